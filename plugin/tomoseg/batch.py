@@ -1,0 +1,199 @@
+"""Many scans, one after the other; one that fails does not stop the rest."""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tomoseg.errors import OutputError, TomosegError, UsageError, one_line
+from tomoseg.files import sha256
+from tomoseg.preview import require_matplotlib, save_preview
+from tomoseg.report import CaseReport, LabelVolume, Report, peak_memory_bytes
+from tomoseg.segmentation import Segmentation
+from tomoseg.segmenter import Segmenter
+from tomoseg.volumes import VOLUME_SUFFIXES, Volume, find_volumes, read_volume, strip_suffix
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan and where its label map goes."""
+
+    input: Path
+    output: Path
+
+
+def plan_cases(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Case]:
+    """Decide which file is written for which scan.
+
+    Args:
+        inputs: files, folders (searched for NIfTI files, the tree is kept) and glob patterns.
+        output: a file name that ends in .nii.gz or .nii for a single scan, else a folder.
+
+    Raises:
+        UsageError: there is no scan, two scans would be written to one file, or the output is an input.
+    """
+    target = Path(output)
+    folders, scans = [], []
+    for given in _expand(inputs):
+        if given.is_dir():
+            if given.resolve() == target.resolve():
+                raise UsageError(f"{target}: the output folder is the input folder; choose another with -o")
+            folders.append(given)
+            scans.extend(find_volumes(given, leave_out=target))
+        else:
+            scans.append(given)
+    if not scans:
+        raise UsageError(f"{', '.join(map(str, folders))}: no NIfTI file (.nii.gz or .nii) in there")
+    scans = list(dict.fromkeys(scans))
+    if target.name.lower().endswith(VOLUME_SUFFIXES) and not target.is_dir():
+        if len(scans) > 1:
+            raise UsageError(f"{target}: {len(scans)} scans cannot go into one file; give a folder with -o")
+        cases = [Case(scans[0], target)]
+    else:
+        base = folders[0] if folders == _expand(inputs) and len(folders) == 1 else _common_parent(scans)
+        cases = [Case(scan, _below(target, scan, base)) for scan in scans]
+    _refuse_clashes(cases)
+    return cases
+
+
+def segment_batch(
+    segmenter: Segmenter,
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    preview: bool = False,
+    on_case: Callable[[CaseReport], None] | None = None,
+) -> Report:
+    """Segment every scan and write its label map; a scan that fails is recorded and the rest go on.
+
+    Args:
+        segmenter: the loaded bundle.
+        inputs: files, folders and glob patterns, as for `plan_cases`.
+        output: a file name for one scan, else a folder.
+        overwrite: replace label maps that are there already; without it they are kept and the scan counts as failed.
+        preview: write a PNG beside each label map.
+        on_case: called after each scan.
+
+    Raises:
+        UsageError: as for `plan_cases`.
+        MissingExtraError: a preview was asked for and matplotlib is not installed.
+    """
+    cases = plan_cases(inputs, output)
+    if preview:
+        require_matplotlib()
+    bundle = segmenter.bundle
+    report = Report(
+        bundle={
+            "name": bundle.name,
+            "version": bundle.version,
+            "config_sha256": sha256(bundle.inference_config),
+            "checkpoint_sha256": sha256(Path(segmenter.checkpoint)),
+        },
+        device=segmenter.device,
+        options={"overwrite": overwrite, "preview": preview},
+    )
+    for case in cases:
+        record = _segment_case(segmenter, case, overwrite, preview)
+        report.cases.append(record)
+        if on_case is not None:
+            on_case(record)
+    return report
+
+
+def _segment_case(segmenter: Segmenter, case: Case, overwrite: bool, preview: bool) -> CaseReport:
+    seconds: dict[str, float] = {}
+    try:
+        if case.output.exists() and not overwrite:
+            raise OutputError(f"{case.output}: is there already; pass --overwrite to replace it")
+        start = time.perf_counter()
+        volume = read_volume(case.input)
+        seconds["reading"] = time.perf_counter() - start
+        result = segmenter(volume)
+        seconds.update({stage: spent for stage, spent in result.seconds.items() if stage != "reading"})
+        start = time.perf_counter()
+        result.save(case.output)
+        remark = _save_picture(case, volume, result) if preview else ""
+        seconds["writing"] = time.perf_counter() - start
+    except TomosegError as error:
+        reason = one_line(error)
+    except MemoryError:
+        reason = f"{case.input}: not enough memory for this scan"
+    except Exception as error:  # an error of ours or of a library: the other scans still matter
+        reason = f"{case.input}: unexpected {type(error).__name__}: {one_line(error)}"
+    else:
+        return CaseReport(
+            input=str(case.input),
+            output=str(case.output),
+            status="done",
+            reason=remark,
+            seconds=seconds,
+            peak_memory_bytes=peak_memory_bytes(),
+            labels=_measure(result),
+        )
+    return CaseReport(str(case.input), None, "failed", reason, seconds, peak_memory_bytes())
+
+
+def _save_picture(case: Case, volume: Volume, result: Segmentation) -> str:
+    """Write the preview; return why there is none, for the label map is good without it."""
+    picture = case.output.with_name(strip_suffix(case.output.name) + ".png")
+    try:
+        save_preview(picture, volume.array, result.labels, volume.grid, result.names, case.input.name)
+    except OutputError as error:
+        return f"no preview: {one_line(error)}"
+    return ""
+
+
+def _measure(result: Segmentation) -> tuple[LabelVolume, ...]:
+    counts: Any = np.bincount(result.labels.ravel(), minlength=max(result.names, default=0) + 1)
+    return tuple(
+        LabelVolume(value, name, int(counts[value]), result.volumes_ml[name]) for value, name in result.names.items()
+    )
+
+
+def _expand(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Resolve glob patterns that no shell resolved; a name that exists is never a pattern."""
+    paths: list[Path] = []
+    for name in inputs:
+        given = os.fspath(name)
+        matches: list[str] = []
+        if glob.has_magic(given) and not Path(given).exists():
+            matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        paths.extend(map(Path, matches or [given]))
+    return paths
+
+
+def _common_parent(scans: Sequence[Path]) -> Path:
+    try:
+        return Path(os.path.commonpath([scan.absolute().parent for scan in scans]))
+    except ValueError:  # several drives
+        return Path()
+
+
+def _below(target: Path, scan: Path, base: Path) -> Path:
+    try:
+        tree = scan.absolute().parent.relative_to(base.absolute())
+    except ValueError:
+        tree = Path()
+    return target / tree / f"{strip_suffix(scan.name)}_seg.nii.gz"
+
+
+def _refuse_clashes(cases: Sequence[Case]) -> None:
+    writers: dict[Path, Path] = {}
+    sources = {case.input.resolve() for case in cases}
+    for case in cases:
+        place = case.output.resolve()
+        if place in writers:
+            raise UsageError(
+                f"{case.output}: both {writers[place]} and {case.input} would be written there; rename one"
+            )
+        if place in sources:
+            raise UsageError(f"{case.output}: is an input, too; choose another place with -o")
+        writers[place] = case.input

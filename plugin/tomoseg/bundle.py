@@ -1,0 +1,101 @@
+"""What a MONAI bundle says of itself, read from its JSON without importing what runs it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tomoseg.errors import BundleError, one_line
+
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder laid out as a MONAI bundle: `configs/metadata.json`, `configs/inference.json`, `models/`.
+
+    Args:
+        name: the name it is registered under, or the folder's.
+        root: the folder.
+
+    Raises:
+        BundleError: the folder is missing or is not a bundle.
+    """
+
+    name: str
+    root: Path
+
+    def __post_init__(self) -> None:
+        if not self.root.is_dir():
+            raise BundleError(f"{self.root}: no such bundle folder")
+        if not (self.root / "configs").is_dir():
+            raise BundleError(
+                f"{self.root}: not a MONAI bundle: expected a folder 'configs' with metadata.json and inference.json"
+            )
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """The contents of `configs/metadata.json`.
+
+        Raises:
+            BundleError: it is missing or is not a JSON object.
+        """
+        path = self.root / "configs" / "metadata.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise BundleError(f"{path}: missing; every MONAI bundle has one") from error
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path}: cannot be read as JSON: {one_line(error)}") from error
+        if not isinstance(content, dict):
+            raise BundleError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        return content
+
+    @property
+    def inference_config(self) -> Path:
+        """The inference config's file.
+
+        Raises:
+            BundleError: there is none.
+        """
+        for suffix in CONFIG_SUFFIXES:
+            path = self.root / "configs" / f"inference{suffix}"
+            if path.is_file():
+                return path
+        raise BundleError(
+            f"{self.root}: expected configs/inference.json, got none; without it nothing can be segmented"
+        )
+
+    @property
+    def version(self) -> str:
+        return str(self.metadata.get("version", "unknown"))
+
+    @property
+    def description(self) -> str:
+        return str(self.metadata.get("description", ""))
+
+    @property
+    def modality(self) -> str:
+        """The imaging modality of the input, e.g. "MR" or "CT"; "unknown" where the metadata does not say."""
+        return str(self._tensor("inputs", "image").get("modality", "unknown"))
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Names of the label values, background (0) left out; empty where the metadata does not say."""
+        channels = self._tensor("outputs", "pred").get("channel_def", {})
+        if not isinstance(channels, dict):
+            return {}
+        try:
+            return {int(value): str(name) for value, name in channels.items() if int(value) != 0}
+        except ValueError as error:
+            path = self.root / "configs" / "metadata.json"
+            raise BundleError(f"{path}: channel_def: expected integer label values: {one_line(error)}") from error
+
+    def _tensor(self, side: str, name: str) -> dict[str, Any]:
+        node: Any = self.metadata
+        for key in ("network_data_format", side, name):
+            node = node.get(key, {}) if isinstance(node, dict) else {}
+        return node if isinstance(node, dict) else {}

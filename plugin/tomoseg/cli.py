@@ -1,0 +1,182 @@
+"""The command line: `tomoseg segment`, `info`, `bundles`, `doctor`.
+
+Exit status: 0 all done, 1 some case failed (the others are done and written), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import tomoseg
+from tomoseg.bundle import Bundle
+from tomoseg.errors import BundleError, TomosegError, UsageError, one_line
+from tomoseg.registry import describe_all, find_bundle, registered_names
+from tomoseg.report import CaseReport
+from tomoseg.volumes import VOLUME_SUFFIXES
+
+app = typer.Typer(
+    help="3D segmentation of CT and MRI with MONAI bundles.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+BundleOption = Annotated[
+    str,
+    typer.Option("-b", "--bundle", metavar="BUNDLE", help="A registered name, its beginning, or a bundle's folder."),
+]
+
+
+def main() -> None:
+    """Run the command line; whatever a user can mend ends in one line on standard error."""
+    try:
+        app()
+    except TomosegError as error:
+        _complain(one_line(error, 2000))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:  # `tomoseg info | head`
+        sys.stderr.close()
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        print(f"tomoseg {tomoseg.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def segment(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="NIfTI files, folders, or glob patterns.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="A file name (.nii.gz) for one scan, else a folder.", show_default=False),
+    ],
+    bundle: BundleOption = "",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the network runs.")] = "auto",
+    overlap: Annotated[
+        float | None, typer.Option(help="Overlap of neighbouring windows, 0 to below 1; the bundle's own if not given.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps that are there already.")] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Write a picture (PNG) beside each label map.")] = False,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Write statistics.csv for a single output file, too.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Where the report goes; OUT/report.json if OUT is a folder.", show_default=False)
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
+) -> None:
+    """Segment CT or MRI scans and write label maps in each scan's own grid."""
+    if not bundle:
+        raise UsageError(f"expected a bundle with -b; choose one of: {describe_all()}")
+    chosen = find_bundle(bundle)
+    is_file = output.name.lower().endswith(VOLUME_SUFFIXES) and not output.is_dir()
+    if not is_file and output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: expected a folder or a name that ends in .nii.gz, got another file")
+
+    from tomoseg.batch import plan_cases, segment_batch  # torch and monai, 5 s: only once they are needed
+    from tomoseg.segmenter import Segmenter
+
+    plan_cases(inputs, output)  # a wrong call is told before weights are loaded
+    segmenter = Segmenter(chosen, device, overlap)
+    result = segment_batch(
+        segmenter, inputs, output, overwrite=overwrite, preview=preview, on_case=lambda case: _print_case(case, quiet)
+    )
+    result.options.update(overlap=overlap)
+    folder = output.parent if is_file else output
+    if report is not None or not is_file:
+        result.save(report or folder / "report.json")
+    if statistics or not is_file:
+        result.save_statistics(folder / "statistics.csv")
+    if not quiet and len(result.cases) > 1:
+        print(f"{len(result.cases) - len(result.failed)} of {len(result.cases)} done, {len(result.failed)} failed")
+    if result.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A name or a folder; all bundles if left out.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what a bundle segments, in what kind of scan, and where it lies."""
+    described = [_describe(find_bundle(name)) for name in ([bundle] if bundle else registered_names())]
+    if as_json:
+        print(json.dumps(described[0] if bundle else described, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    for entry in described:
+        table = Table("", "", title=escape(entry["name"]), show_header=False, title_justify="left")
+        for key, value in entry.items():
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+            table.add_row(key, escape(shown))
+        console.print(table)
+
+
+@app.command()
+def bundles() -> None:
+    """List the bundles that are installed."""
+    table = Table("name", "version", "modality", "labels")
+    for name in registered_names():
+        try:
+            bundle = find_bundle(name)
+            row = (name, bundle.version, bundle.modality, ", ".join(bundle.labels.values()))
+        except BundleError as error:
+            row = (name, "—", "—", f"unusable: {one_line(error)}")
+        table.add_row(*map(escape, row))
+    Console().print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Check that this installation can work, and say what is missing."""
+    from tomoseg.doctor import examine
+
+    table = Table("", "what", "found")
+    findings = examine()
+    for finding in findings:
+        table.add_row("[green]ok[/]" if finding.good else "[red]bad[/]", escape(finding.what), escape(finding.found))
+    Console().print(table)
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+def _describe(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "modality": bundle.modality,
+        "labels": {str(value): name for value, name in bundle.labels.items()},
+        "description": bundle.description,
+        "folder": str(bundle.root),
+        "licence": str(bundle.metadata.get("copyright", "")),
+    }
+
+
+def _print_case(case: CaseReport, quiet: bool) -> None:
+    if case.status == "failed":
+        _complain(case.reason)
+        return
+    if case.reason:
+        _complain(f"{case.input}: {case.reason}")
+    if not quiet:
+        volumes = ", ".join(f"{row.name} {row.volume_ml:.2f} mL" for row in case.labels)
+        print(f"{case.input} → {case.output}: {volumes} ({sum(case.seconds.values()):.1f} s)", flush=True)
+
+
+def _complain(message: str) -> None:
+    print(f"tomoseg: error: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,45 @@
+"""The errors that tomoseg raises: each message is one line that says what was expected, what came and what to do."""
+
+from __future__ import annotations
+
+
+class TomosegError(Exception):
+    """Base of every error that a user can mend."""
+
+
+class UsageError(TomosegError, ValueError):
+    """A call or a command line that asks for something that cannot be."""
+
+
+class GeometryError(TomosegError, ValueError):
+    """A shape or an affine that describes no volume."""
+
+
+class VolumeError(TomosegError, ValueError):
+    """A scan that cannot be read as one 3D volume. The file stands first in the message."""
+
+
+class OutputError(TomosegError, OSError):
+    """A result that cannot be written. The file stands first in the message."""
+
+
+class BundleError(TomosegError, ValueError):
+    """A bundle that is unknown, incomplete or inconsistent. The bundle or its file stands first in the message."""
+
+
+class MissingExtraError(TomosegError, ImportError):
+    """An optional package is not installed.
+
+    Args:
+        package: the package that failed to import.
+        extra: the extra of tomoseg that brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; install it with: pip install 'tomoseg[{extra}]'")
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return the message of `error` as a single line of at most `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

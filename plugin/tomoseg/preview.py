@@ -1,0 +1,116 @@
+"""A picture of a result: the three planes through its largest structure."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation
+from numpy.typing import NDArray
+
+from tomoseg.errors import MissingExtraError
+from tomoseg.files import atomic_file
+from tomoseg.geometry import Grid
+
+# (title, axis that is cut, axes shown from left to right and from bottom to top, letters at left and right)
+PLANES = (
+    ("axial", 2, (0, 1), ("L", "R")),
+    ("coronal", 1, (0, 2), ("L", "R")),
+    ("sagittal", 0, (1, 2), ("P", "A")),
+)
+
+
+def require_matplotlib() -> None:
+    """Make sure that pictures can be drawn.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "preview")
+
+
+def save_preview(
+    path: Path, image: NDArray[np.float32], labels: NDArray[Any], grid: Grid, names: dict[int, str], title: str = ""
+) -> None:
+    """Draw an axial, a coronal and a sagittal slice with the labels over them, and write a PNG, atomically.
+
+    The slices are drawn as the patient is seen from the head, the back and the right: the patient's left is at the
+    left, as the letters say.
+
+    Args:
+        path: ends in .png.
+        image: (I, J, K) intensities.
+        labels: (I, J, K) label values.
+        grid: the grid of both.
+        names: label value → name.
+        title: stands above the planes.
+
+    Raises:
+        OutputError: the picture cannot be written.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    image, labels, spacing = _to_ras(image, grid), _to_ras(labels, grid), _ras_spacing(grid)
+    centre = _centre_of_largest(labels)
+    low, high = np.percentile(image, (0.5, 99.5))
+    palette = colormaps["tab10" if max(names, default=1) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    colours = {value: palette[(value - 1) % len(palette)] for value in names}
+    lookup = ListedColormap(
+        [(0, 0, 0, 0), *(colours.get(value + 1, (1, 1, 1)) for value in range(max(names, default=1)))]
+    )
+
+    figure = Figure(figsize=(9, 3.8), dpi=120, facecolor="black", layout="constrained")
+    axes = figure.subplots(1, 3)
+    for axis, (plane, cut, (across, up), letters) in zip(axes, PLANES, strict=True):
+        here = [slice(None)] * 3
+        here[cut] = centre[cut]  # type: ignore[call-overload]
+        grey, overlay = image[tuple(here)].T, labels[tuple(here)].T
+        aspect = spacing[up] / spacing[across]
+        axis.imshow(grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=aspect)
+        axis.imshow(
+            overlay, cmap=lookup, vmin=0, vmax=lookup.N - 1, alpha=0.35, origin="lower", aspect=aspect,
+            interpolation="nearest",
+        )  # fmt: skip
+        for value, colour in colours.items():
+            if (overlay == value).any():
+                axis.contour(overlay == value, levels=[0.5], colors=[colour], linewidths=1.2)
+        axis.set_title(plane, color="white", fontsize=10)
+        axis.set_axis_off()
+        for letter, place in zip(letters, (0.04, 0.96), strict=True):
+            axis.text(place, 0.5, letter, color="yellow", transform=axis.transAxes, ha="center", va="center")
+    present = [Patch(color=colours[value], label=name) for value, name in names.items() if (labels == value).any()]
+    if present:
+        figure.legend(
+            handles=present, loc="outside lower center", ncols=min(len(present), 5), frameon=False, labelcolor="white"
+        )
+    if title:
+        figure.suptitle(title, color="white", fontsize=11)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _to_ras(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
+    """Return a view whose axes point, as nearly as they can, to the right, the front and the head."""
+    return np.asarray(apply_orientation(array, io_orientation(grid.affine)))
+
+
+def _ras_spacing(grid: Grid) -> tuple[float, ...]:
+    order = io_orientation(grid.affine)[:, 0].astype(int)
+    return tuple(grid.spacing[axis] for axis in np.argsort(order))
+
+
+def _centre_of_largest(labels: NDArray[Any]) -> tuple[int, ...]:
+    """Return a voxel of the largest label, near the middle of it; the middle of the volume where there is none."""
+    counts = np.bincount(labels.ravel())
+    counts[0] = 0
+    if not counts.any():
+        return tuple(size // 2 for size in labels.shape)
+    voxels = np.argwhere(labels == counts.argmax())
+    nearest = np.linalg.norm(voxels - voxels.mean(axis=0), axis=1).argmin()
+    return tuple(int(index) for index in voxels[nearest])
