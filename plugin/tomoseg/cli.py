@@ -175,7 +175,7 @@ def _print_case(case: CaseReport, quiet: bool) -> None:
         _complain(f"{case.input}: {case.reason}")
     if not quiet:
         volumes = ", ".join(f"{row.name} {row.volume_ml:.2f} mL" for row in case.labels)
-        print(f"{case.input} → {case.output}: {volumes} ({sum(case.seconds.values()):.1f} s)", flush=True)
+        print(f"{case.input} -> {case.output}: {volumes} ({sum(case.seconds.values()):.1f} s)", flush=True)
 
 
 def _complain(message: str) -> None:

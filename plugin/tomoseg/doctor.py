@@ -46,7 +46,11 @@ def examine() -> list[Finding]:
 
 def _packages() -> list[Finding]:
     findings = []
-    for requirement in requires("tomoseg") or []:
+    try:
+        requirements = requires("tomoseg") or []
+    except PackageNotFoundError:
+        return [Finding("installation", "tomoseg is on the path but not installed; use pip install", good=False)]
+    for requirement in requirements:
         if "extra ==" in requirement:
             continue
         name = re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0]

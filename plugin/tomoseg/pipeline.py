@@ -168,11 +168,11 @@ class Pipeline:
 
     def _find_checkpoint(self) -> tuple[Path, str]:
         """Return the checkpoint's file and the name of the weights in it, as the config's CheckpointLoader says."""
-        handlers = self._parser.get("handlers", [])
-        for index, handler in enumerate(handlers if isinstance(handlers, list) else []):
-            if isinstance(handler, dict) and str(handler.get("_target_", "")).endswith("CheckpointLoader"):
-                path = Path(str(self._build(f"handlers::{index}::load_path")))
-                return path, next(iter(handler.get("load_dict", {})), "model")
+        for key, entry in self._parser.get().items():
+            members = {f"{key}::{index}": item for index, item in enumerate(entry)} if isinstance(entry, list) else {}
+            for place, item in {key: entry, **members}.items():
+                if isinstance(item, dict) and str(item.get("_target_", "")).endswith("CheckpointLoader"):
+                    return Path(str(self._build(f"{place}::load_path"))), next(iter(item.get("load_dict", {})), "model")
         return self.bundle.root / "models" / "model.pt", "model"
 
     def _load_network(self) -> torch.nn.Module:

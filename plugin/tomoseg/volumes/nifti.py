@@ -51,7 +51,9 @@ def load_nifti(path: Path) -> nib.Nifti1Image:
             raise VolumeError(f"{path}: no such file; expected a NIfTI volume (.nii or .nii.gz)") from error
         raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
     except (ImageFileError, HeaderDataError) as error:
-        raise VolumeError(f"{path}: expected a NIfTI volume (.nii or .nii.gz), got something else") from error
+        raise VolumeError(
+            f"{path}: expected a NIfTI volume (.nii or .nii.gz), got something else or a damaged file"
+        ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
     except (ValueError, TypeError, OverflowError) as error:

@@ -1,0 +1,65 @@
+"""Fixtures that several test modules use."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SHARED = CHECKOUT.parent / "shared" / "data"
+BUNDLE_NAME = "hippocampus_mr_segmentation"
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the checkout."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def bundle_folder() -> Path:
+    return CHECKOUT / "monai_bundle" / BUNDLE_NAME
+
+
+@pytest.fixture(scope="session")
+def hippocampus_data() -> Path:
+    """The labelled hippocampus crops of the Medical Segmentation Decathlon; not on a user's machine."""
+    return _shared("Task04_Hippocampus")
+
+
+@pytest.fixture(scope="session")
+def schema_file() -> Path:
+    """MONAI's metadata schema."""
+    return _shared("schema") / "meta_schema_20240725.json"
+
+
+@pytest.fixture(scope="session")
+def real_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A box of 40×56×40 mm around the left hippocampus of MNI152, which any machine has from the package index."""
+    from nilearn.datasets import load_mni152_template
+
+    head = load_mni152_template(resolution=1)
+    first = np.round(np.linalg.inv(head.affine) @ (-46.0, -51.0, -31.0, 1.0)).astype(int)
+    box = head.slicer[tuple(slice(start, start + size) for start, size in zip(first[:3], (40, 56, 40), strict=True))]
+    path = tmp_path_factory.mktemp("real") / "mni_left.nii.gz"
+    nib.save(box, path)
+    return path
+
+
+@pytest.fixture
+def bundle_copy(bundle_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle that a test may damage; its folder's name has characters that MONAI's configs interpret."""
+    target = tmp_path / "a #copy @of % the bundle"
+    shutil.copytree(bundle_folder, target, ignore=shutil.ignore_patterns("train", "eval"))
+    return target
+
+
+def _shared(name: str) -> Path:
+    path = SHARED / name
+    if not path.is_dir():
+        pytest.skip(f"{name} is not at {path}; it is no part of the project")
+    return path

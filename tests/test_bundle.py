@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tomoseg import Bundle, TomosegError
+
+
+def make(root: Path, metadata: object) -> Bundle:
+    (root / "configs").mkdir(parents=True)
+    (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    return Bundle("made", root)
+
+
+def test_tells_modality_and_labels_from_the_metadata(tmp_path: Path) -> None:
+    formats = {
+        "inputs": {"image": {"modality": "CT"}},
+        "outputs": {"pred": {"channel_def": {"0": "background", "1": "liver", "2": "spleen"}}},
+    }
+    bundle = make(tmp_path / "made", {"version": "1.2.3", "network_data_format": formats})
+    assert (bundle.version, bundle.modality, bundle.labels) == ("1.2.3", "CT", {1: "liver", 2: "spleen"})
+
+
+@pytest.mark.parametrize("metadata", [{}, {"network_data_format": []}, {"network_data_format": {"inputs": 3}}])
+def test_says_less_where_the_metadata_does(tmp_path: Path, metadata: object) -> None:
+    bundle = make(tmp_path / "made", metadata)
+    assert (bundle.version, bundle.modality, bundle.labels) == ("unknown", "unknown", {})
+
+
+def test_the_config_may_be_yaml(tmp_path: Path) -> None:
+    bundle = make(tmp_path / "made", {})
+    with pytest.raises(TomosegError, match=r"expected configs/inference\.json, got none"):
+        _ = bundle.inference_config
+    (tmp_path / "made/configs/inference.yaml").touch()
+    assert bundle.inference_config == tmp_path / "made/configs/inference.yaml"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "cannot be read as JSON"), ("[]", "expected a JSON object, got list")]
+)
+def test_damaged_metadata_is_named(tmp_path: Path, content: str, message: str) -> None:
+    bundle = make(tmp_path / "made", {})
+    (tmp_path / "made/configs/metadata.json").write_text(content)
+    with pytest.raises(TomosegError, match=rf"metadata\.json: {message}"):
+        _ = bundle.version
+
+
+def test_label_values_must_be_numbers(tmp_path: Path) -> None:
+    bundle = make(tmp_path / "made", {"network_data_format": {"outputs": {"pred": {"channel_def": {"one": "liver"}}}}})
+    with pytest.raises(TomosegError, match=r"metadata\.json: channel_def: expected integer label values"):
+        _ = bundle.labels
+
+
+def test_a_folder_without_configs_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(TomosegError, match="not a MONAI bundle: expected a folder 'configs'"):
+        Bundle("x", tmp_path)
+    with pytest.raises(TomosegError, match="no such bundle folder"):
+        Bundle("x", tmp_path / "missing")

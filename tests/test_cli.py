@@ -1,0 +1,124 @@
+"""The command line as a user meets it: real processes, their exit status, and what they print."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import tomoseg
+
+NAME = "hippocampus_mr_segmentation"
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tomoseg", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def complaint(finished: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line on standard error."""
+    assert "Traceback" not in finished.stderr
+    lines = finished.stderr.strip().splitlines()
+    assert len(lines) == 1, finished.stderr
+    return lines[0]
+
+
+def test_segments_one_scan_into_one_file(real_scan: Path, tmp_path: Path) -> None:
+    done = run("segment", real_scan, "-o", tmp_path / "new" / "seg.nii.gz", "-b", "hippo", "--statistics", "--preview")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "anterior" in done.stdout
+    assert " mL" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["seg.nii.gz", "seg.png", "statistics.csv"]
+    assert set(np.unique(np.asanyarray(nib.load(tmp_path / "new" / "seg.nii.gz").dataobj))) == {0, 1, 2}
+
+
+def test_segments_a_folder_and_reports_what_failed(real_scan: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    (scans / "sub").mkdir(parents=True)
+    shutil.copy(real_scan, scans / "sub" / "good.nii.gz")
+    (scans / "empty.nii.gz").touch()
+    done = run("segment", scans, scans / "missing.nii.gz", "-o", "out", "-b", NAME, "--quiet", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert [line.split(": ", 3)[2:] for line in done.stderr.splitlines()] == [
+        [str(scans / "empty.nii.gz"), "the file is empty; expected a NIfTI volume"],
+        [str(scans / "missing.nii.gz"), "no such file; expected a NIfTI volume (.nii or .nii.gz)"],
+    ]
+    out = tmp_path / "out"
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert written == ["report.json", "statistics.csv", "sub/good_seg.nii.gz"]
+    report = json.loads((out / "report.json").read_text())
+    assert sorted(case["status"] for case in report["cases"]) == ["done", "failed", "failed"]
+
+
+def test_a_single_bad_scan_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii").write_bytes(b"no scan at all")
+    done = run("segment", tmp_path / "scan.nii", "-o", tmp_path / "new" / "seg.nii.gz", "-b", NAME)
+    assert done.returncode == 1
+    assert f"error: {tmp_path / 'scan.nii'}: expected a NIfTI volume" in complaint(done)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scan.nii", "-o", "out"], f"expected a bundle with -b; choose one of: {NAME} (MR: anterior, posterior)"),
+        (["scan.nii", "-o", "out", "-b", "liver"], "bundle 'liver': no such name or folder; choose one of"),
+        (["scan.nii", "-o", "out", "-b", "."], "not a MONAI bundle: expected a folder 'configs'"),
+        (["scan.nii", "-o", "out", "-b", NAME, "--device", "tpu"], "expected auto, cpu, cuda or cuda:N, got 'tpu'"),
+        (["scan.nii", "-o", "out", "-b", NAME, "--overlap", "1.5"], "overlap: expected a share from 0 to below 1"),
+        (["a.nii", "b.nii", "-o", "x.nii.gz", "-b", NAME], "2 scans cannot go into one file"),
+        ([".", "-o", "out", "-b", NAME], "no NIfTI file"),
+        (["scan.nii", "-o", "taken.txt", "-b", NAME], "taken.txt: expected a folder or a name that ends in .nii.gz"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "taken.txt").touch()
+    done = run("segment", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in complaint(done)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.txt"]
+
+
+def test_a_misspelt_option_is_named_with_the_right_one() -> None:
+    done = run("segment", "scan.nii", "-o", "out", "-b", NAME, "--ovrlap", "0.5")
+    assert done.returncode == 2
+    assert "No such option: --ovrlap" in done.stderr
+    assert "--overlap" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bundle_without_weights_is_wrong_usage(bundle_copy: Path, real_scan: Path, tmp_path: Path) -> None:
+    (bundle_copy / "models" / "model.pt").unlink()
+    done = run("segment", real_scan, "-o", tmp_path / "seg.nii.gz", "-b", bundle_copy)
+    assert done.returncode == 2
+    assert "model.pt: no such checkpoint; train the bundle, or put its weights there" in complaint(done)
+    assert not (tmp_path / "seg.nii.gz").exists()
+
+
+def test_tells_what_there_is() -> None:
+    assert run("--version").stdout == f"tomoseg {tomoseg.__version__}\n"
+    assert "segment" in run("--help").stdout
+    listed = run("bundles")
+    assert listed.returncode == 0
+    assert NAME[:12] in listed.stdout
+    described = json.loads(run("info", "hippo", "--json").stdout)
+    assert described["labels"] == {"1": "anterior", "2": "posterior"}
+    assert described["modality"] == "MR"
+    assert "anterior" in run("info").stdout
+    assert run("info", "liver").returncode == 2
+
+
+def test_doctor_finds_a_sound_installation() -> None:
+    done = run("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "weights load" in done.stdout
+    assert "bad" not in done.stdout

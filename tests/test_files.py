@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tomoseg import TomosegError
+from tomoseg.files import atomic_file
+
+
+def test_the_file_appears_whole_and_its_folders_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "result.json"
+    with atomic_file(path) as temporary:
+        temporary.write_text("whole")
+        assert temporary.name.startswith(".")
+        assert temporary.suffix == ".json"
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert [entry.name for entry in path.parent.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("before")
+    with pytest.raises(type(error)), atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from tomoseg.files import atomic_file\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "with atomic_file(Path(sys.argv[1])) as temporary: temporary.write_bytes(bytes(5000))\n"
+    )
+    path = tmp_path / "seg.nii"
+    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert f"OutputError: {path}: cannot be written" in run.stderr
+    assert os.strerror(errno.EFBIG) in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with (
+        pytest.raises(TomosegError, match=r"out/seg\.nii: cannot be written"),
+        atomic_file(tmp_path / "out" / "seg.nii"),
+    ):
+        pytest.fail("there is no such folder to write to")

@@ -1,0 +1,82 @@
+"""The house: style, types, floors, sizes, and the names that others may rely on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tomoseg
+
+PUBLIC_NAMES = {
+    "Bundle",
+    "Grid",
+    "Report",
+    "Segmentation",
+    "Segmenter",
+    "TomosegError",
+    "Volume",
+    "__version__",
+    "find_bundle",
+    "read_volume",
+    "registered_names",
+    "segment_batch",
+}
+SCRIPTS = ("scripts/demo", "scripts/test")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["mypy"],
+        ["mypy", "--scripts-are-modules", *SCRIPTS],
+    ],
+    ids=" ".join,
+)
+def test_style_and_types(command: list[str], checkout: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_imports_run_one_way(checkout: Path) -> None:
+    lint = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([lint, "--no-cache"], cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def tracked(checkout: Path) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=checkout, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [checkout / name for name in listed.stdout.splitlines() if (checkout / name).is_file()]
+
+
+def test_the_top_level_is_what_the_design_says(checkout: Path) -> None:
+    wanted = {"pyproject.toml", "monai_bundle", "plugin", "tests", "scripts", "README.md"}
+    expected_by_tools = {"LICENSE", "CHANGELOG.md", ".ci", ".gitignore"}
+    assert {path.relative_to(checkout).parts[0] for path in tracked(checkout)} == wanted | expected_by_tools
+
+
+def test_no_source_file_is_longer_than_400_lines(checkout: Path) -> None:
+    sources = [path for path in tracked(checkout) if path.suffix == ".py" or str(path.relative_to(checkout)) in SCRIPTS]
+    assert len(sources) > 20
+    assert {str(path): count for path in sources if (count := len(path.read_text().splitlines())) > 400} == {}
+
+
+def test_only_weights_are_large(checkout: Path) -> None:
+    large = {path for path in tracked(checkout) if path.stat().st_size > 2**20}
+    assert {path.name for path in large} <= {"model.pt"}
+    assert all(path.stat().st_size < 25 * 2**20 for path in large)
+
+
+def test_the_public_names_are_these() -> None:
+    assert set(tomoseg.__all__) == PUBLIC_NAMES
+    assert {name for name in PUBLIC_NAMES if getattr(tomoseg, name, None) is None} == set()
+    assert set(dir(tomoseg)) == PUBLIC_NAMES
+    with pytest.raises(AttributeError, match="no attribute 'segment'"):
+        _ = tomoseg.segment

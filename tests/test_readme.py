@@ -1,0 +1,95 @@
+"""Every command in the README works as it stands there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# these are run, each in a place of its own, by test_scripts.py and test_package.py
+ELSEWHERE = {"scripts/demo", "scripts/test", 'pip install ".[preview]"'}
+
+
+def blocks(checkout: Path, language: str) -> list[str]:
+    return [text for kind, text in FENCE.findall((checkout / "README.md").read_text()) if kind == language]
+
+
+@pytest.fixture
+def workplace(checkout: Path, real_scan: Path, tmp_path: Path) -> Path:
+    """A folder with what the README's commands name."""
+    (tmp_path / "scans" / "sub").mkdir(parents=True)
+    for name in ("scan.nii.gz", "scans/one.nii.gz", "scans/two.nii.gz"):
+        shutil.copy(real_scan, tmp_path / name)
+    shutil.copytree(
+        checkout / "monai_bundle", tmp_path / "monai_bundle", ignore=shutil.ignore_patterns("train", "eval")
+    )
+    return tmp_path
+
+
+def run(command: str, workplace: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-ec", command], cwd=workplace, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def commands(checkout: Path) -> list[str]:
+    return [line for block in blocks(checkout, "bash") for line in block.splitlines() if line not in ELSEWHERE]
+
+
+def test_commands(checkout: Path, workplace: Path) -> None:
+    found = [command for command in commands(checkout) if "Task04" not in command]
+    assert len(found) >= 6
+    for command in found:
+        run(command, workplace)
+    for name in ("seg.nii.gz", "results/one_seg.nii.gz", "results/two_seg.png", "results_monai/one_seg.nii.gz"):
+        assert (workplace / name).is_file(), name
+
+
+@pytest.mark.slow
+def test_training_commands(checkout: Path, workplace: Path, hippocampus_data: Path) -> None:
+    """On six cases and one epoch; the shipped weights must stay as they are."""
+    target = workplace / "data" / "Task04_Hippocampus"
+    listed = json.loads((hippocampus_data / "dataset.json").read_text())
+    listed["training"] = listed["training"][:6]
+    for pair in listed["training"]:
+        for path in pair.values():
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(hippocampus_data / path, target / path)
+    (target / "dataset.json").write_text(json.dumps(listed))
+    weights = workplace / "monai_bundle" / "hippocampus_mr_segmentation" / "models" / "model.pt"
+    before = weights.read_bytes()
+
+    found = [command for command in commands(checkout) if "Task04" in command]
+    assert len(found) >= 2
+    for command in found:
+        run(f"{command} --epochs 1" if "train.json" in command else command, workplace)
+    assert (weights.parent.parent / "train" / "model.pt").is_file()
+    assert weights.read_bytes() == before
+
+
+def test_python(checkout: Path, workplace: Path) -> None:
+    (block,) = blocks(checkout, "python")
+    subprocess.run([sys.executable, "-c", block], cwd=workplace, check=True)
+    assert (workplace / "labels" / "scan_seg.nii.gz").is_file()
+
+
+def test_the_entry_point_group_is_the_one_that_is_read(checkout: Path) -> None:
+    from tomoseg.registry import ENTRY_POINT_GROUP
+
+    (block,) = blocks(checkout, "toml")
+    assert f'entry-points."{ENTRY_POINT_GROUP}"' in block
+
+
+def test_links_lead_somewhere(checkout: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", (checkout / "README.md").read_text()):
+        if not target.startswith("http"):
+            assert (checkout / target).exists(), target

@@ -1,0 +1,106 @@
+"""The two commands, as somebody runs them who has just cloned the project and has only Python."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from nibabel.affines import apply_affine
+
+
+@pytest.fixture(scope="module")
+def clone(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the checkout that git has or would add, in an empty folder."""
+    target = tmp_path_factory.mktemp("fresh") / "tomoseg"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=checkout, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        if (checkout / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(checkout / name, target / name)
+    return target
+
+
+def outside() -> dict[str, str]:
+    """The environment of a shell in which no virtual environment is active."""
+    here = str(Path(sys.executable).parent)
+    path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if part != here)
+    return {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | {"PATH": path}
+
+
+@pytest.mark.slow
+def test_the_demo_works_on_a_fresh_clone_and_at_once_again(clone: Path) -> None:
+    first = subprocess.run(
+        [clone / "scripts/demo"], cwd=clone, env=outside(), capture_output=True, text=True, check=False
+    )
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "Making a virtual environment" in first.stdout
+
+    start = time.perf_counter()
+    second = subprocess.run(
+        [clone / "scripts/demo"], cwd=clone, env=outside(), capture_output=True, text=True, check=True
+    )
+    assert "environment" not in second.stdout
+    assert "Installing" not in second.stdout
+    print(f"the demo's second run took {time.perf_counter() - start:.0f} s")
+
+    results = clone / "tomoseg_demo" / "results"
+    volumes: dict[str, float] = {}
+    with (results / "statistics.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            side = Path(row["input"]).name.split(".")[0]
+            volumes[side] = volumes.get(side, 0.0) + float(row["volume_ml"])
+            assert float(row["volume_ml"]) > 0.8
+    assert set(volumes) == {"left", "right"}
+    for side, volume in volumes.items():
+        assert 2 <= volume <= 5
+        assert re.search(rf"{side} +whole +{volume:.2f}", second.stdout)
+        labels = nib.load(results / f"{side}_seg.nii.gz")
+        scan = nib.load(clone / "tomoseg_demo" / "scans" / f"{side}.nii.gz")
+        assert labels.shape == scan.shape == (40, 56, 40)
+        np.testing.assert_array_equal(labels.affine, scan.affine)
+        centre = apply_affine(labels.affine, np.argwhere(labels.get_fdata() > 0).mean(axis=0))
+        assert (centre[0] < 0) == (side == "left")
+        assert abs(imread(results / f"{side}_seg.png")[..., :3].std(axis=-1)).max() > 0.1  # some of it is in colour
+
+
+def test_python_is_looked_for_and_its_absence_told(checkout: Path, tmp_path: Path) -> None:
+    """A Python of another version, and names on the PATH that do not start, are passed over."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import environment\n"
+        "environment.VERSIONS = ((2, 7),)\n"
+        "environment._find_python()\n"
+    )
+    broken = tmp_path / "python3.11"
+    broken.write_text("#!/bin/sh\nexit 127\n")
+    broken.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(checkout / "scripts")],
+        env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: expected Python 3.10, 3.11 or 3.12 with its venv module, found none")
+
+
+def test_the_script_for_tests_runs_what_it_is_asked_to(checkout: Path) -> None:
+    script = [sys.executable, str(checkout / "scripts/test")]
+    only_list = ["--collect-only", "-q"]
+    listed = subprocess.run([*script, "tests/test_bundle.py", *only_list], capture_output=True, text=True, check=False)
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    assert "test_bundle.py::" in listed.stdout
+    slow = subprocess.run(
+        [*script, "--slow", "tests/test_package.py", *only_list], capture_output=True, text=True, check=False
+    )
+    assert "test_the_installed_wheel_segments_a_scan" in slow.stdout
