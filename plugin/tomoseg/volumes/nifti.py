@@ -42,14 +42,15 @@ def load_nifti(path: Path) -> nib.Nifti1Image:
         raise VolumeError(f"{path}: expected a NIfTI file (.nii or .nii.gz), got a folder")
     try:
         size = path.stat().st_size
-        if size == 0:
-            raise VolumeError(f"{path}: the file is empty; expected a NIfTI volume")
+    except FileNotFoundError as error:
+        raise VolumeError(f"{path}: no such file; expected a NIfTI volume (.nii or .nii.gz)") from error
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
+    if size == 0:
+        raise VolumeError(f"{path}: the file is empty; expected a NIfTI volume")
+    try:
         image = nib.load(path)
         declared = math.prod(image.shape) * image.get_data_dtype().itemsize
-    except FileNotFoundError as error:
-        if path.is_symlink() or not path.exists():
-            raise VolumeError(f"{path}: no such file; expected a NIfTI volume (.nii or .nii.gz)") from error
-        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
     except (ImageFileError, HeaderDataError) as error:
         raise VolumeError(
             f"{path}: expected a NIfTI volume (.nii or .nii.gz), got something else or a damaged file"
