@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+from bundles import BUNDLES, CASES, CHECKOUT, DATA, Place
+
 SHARED = CHECKOUT.parent / "shared" / "data"
 BUNDLE_NAME = "hippocampus_mr_segmentation"
 
@@ -56,6 +58,29 @@ def bundle_copy(bundle_folder: Path, tmp_path: Path) -> Path:
     target = tmp_path / "a #copy @of % the bundle"
     shutil.copytree(bundle_folder, target, ignore=shutil.ignore_patterns("train", "eval"))
     return target
+
+
+@pytest.fixture(scope="module", params=BUNDLES, ids=lambda path: path.name)
+def bundle(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+@pytest.fixture(scope="module", params=["checkout", pytest.param("bundle", marks=pytest.mark.slow)])
+def place(request: pytest.FixtureRequest, bundle: Path) -> Place:
+    return Place(bundle, CHECKOUT if request.param == "checkout" else bundle)
+
+
+@pytest.fixture(scope="module")
+def data(request: pytest.FixtureRequest, bundle: Path) -> Path:
+    folder: Path = request.getfixturevalue(DATA[bundle.name])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cases(data: Path) -> tuple[str, ...]:
+    listed = json.loads((data / "dataset.json").read_text())["training"][:CASES]
+    return tuple(Path(case["image"]).name.removesuffix(".nii.gz") for case in listed)
 
 
 def _shared(name: str) -> Path:

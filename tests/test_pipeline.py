@@ -70,11 +70,11 @@ def zoo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "models").mkdir()
     (root / "configs" / "inference.yaml").write_text(CONFIG)
     (root / "configs" / "metadata.json").write_text('{"version": "0.0.1"}')
-    network = torch.nn.Conv3d(1, 3, 1)
-    with torch.no_grad():
-        network.weight[:] = torch.tensor([0.0, 40.0, 80.0]).reshape(3, 1, 1, 1, 1)
-        network.bias[:] = torch.tensor([0.0, -12.0, -40.0])
-    torch.save({"model": network.state_dict()}, root / "models" / "threshold.pt")
+    weights = {
+        "weight": torch.tensor([0.0, 40.0, 80.0]).reshape(3, 1, 1, 1, 1),
+        "bias": torch.tensor([0.0, -12.0, -40.0]),
+    }
+    torch.save({"model": weights}, root / "models" / "threshold.pt")
     return root
 
 

@@ -119,7 +119,6 @@ def test_each_way_of_being_bad_has_its_own_line(tmp_path: Path) -> None:
     for message, path in bad_files(tmp_path).items():
         with pytest.raises(TomosegError, match=message) as caught:
             read_volume(path)
-        assert str(caught.value).count(str(path)) == 1
         assert str(caught.value).startswith(str(path))
         assert "\n" not in str(caught.value)
 
