@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,13 +98,29 @@ def ct_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_equals_monai_bundle_run(zoo_bundle: Path, ct_scans: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("activation", "remark"),
+    [
+        ("softmax: true", ""),
+        ("other: '$torch.sigmoid'", "run by MONAI itself, for the engine does not know Activationsd"),
+    ],
+    ids=["by the engine", "by MONAI"],
+)
+def test_equals_monai_bundle_run(
+    zoo_bundle: Path, ct_scans: Path, tmp_path: Path, activation: str, remark: str
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(zoo_bundle, bundle)
+    assert "softmax: true" in CONFIG
+    (bundle / "configs" / "inference.yaml").write_text(CONFIG.replace("softmax: true", activation))
     command = ["-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml"]
     command += ["--dataset_dir", str(ct_scans), "--output_dir", str(tmp_path)]
-    subprocess.run([sys.executable, *command], cwd=zoo_bundle, check=True, capture_output=True)
-    segmenter = Segmenter.from_bundle(zoo_bundle)
+    subprocess.run([sys.executable, *command], cwd=bundle, check=True, capture_output=True)
+    segmenter = Segmenter.from_bundle(bundle)
     for scan in sorted(ct_scans.iterdir()):
         ours = segmenter(scan)
+        assert ours.remark.startswith(remark)
+        assert bool(ours.remark) == bool(remark)
         stock = np.asanyarray(nib.load(tmp_path / scan.name.replace(".nii.gz", "_trans.nii.gz")).dataobj)
         assert set(np.unique(ours.labels)) == {0, 1, 2}
         np.testing.assert_array_equal(ours.labels, stock.reshape(ours.labels.shape))

@@ -120,7 +120,7 @@ def _segment_case(segmenter: Segmenter, case: Case, overwrite: bool, preview: bo
         seconds.update({stage: spent for stage, spent in result.seconds.items() if stage != "reading"})
         start = time.perf_counter()
         result.save(case.output)
-        remark = _save_picture(case, volume, result) if preview else ""
+        remarks = [result.remark, _save_picture(case, volume, result) if preview else ""]
         seconds["writing"] = time.perf_counter() - start
     except TomosegError as error:
         reason = one_line(error)
@@ -133,12 +133,19 @@ def _segment_case(segmenter: Segmenter, case: Case, overwrite: bool, preview: bo
             input=str(case.input),
             output=str(case.output),
             status="done",
-            reason=remark,
+            remarks=tuple(filter(None, remarks)),
             seconds=seconds,
             peak_memory_bytes=peak_memory_bytes(),
             labels=_measure(result),
         )
-    return CaseReport(str(case.input), None, "failed", reason, seconds, peak_memory_bytes())
+    return CaseReport(
+        input=str(case.input),
+        output=None,
+        status="failed",
+        reason=reason,
+        seconds=seconds,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
 
 
 def _save_picture(case: Case, volume: Volume, result: Segmentation) -> str:

@@ -171,8 +171,8 @@ def _print_case(case: CaseReport, quiet: bool) -> None:
     if case.status == "failed":
         _complain(case.reason)
         return
-    if case.reason:
-        _complain(f"{case.input}: {case.reason}")
+    for remark in case.remarks:
+        print(f"tomoseg: note: {case.input}: {remark}", file=sys.stderr, flush=True)
     if not quiet:
         volumes = ", ".join(f"{row.name} {row.volume_ml:.2f} mL" for row in case.labels)
         print(f"{case.input} -> {case.output}: {volumes} ({sum(case.seconds.values()):.1f} s)", flush=True)

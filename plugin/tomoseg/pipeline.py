@@ -24,7 +24,9 @@ from monai.transforms import Compose, LoadImaged, SaveImage, SaveImaged
 from numpy.typing import NDArray
 
 from tomoseg.bundle import Bundle
+from tomoseg.engine import NotRecognisedError, place, recognise_inferer, recognise_postprocessing, segment_streamed
 from tomoseg.errors import BundleError, one_line
+from tomoseg.geometry import Grid
 from tomoseg.volumes import Volume
 
 
@@ -59,11 +61,13 @@ class Prediction:
         array: (C, I, J, K), as the bundle's post-processing leaves it; C is 1 for a label map.
         affine: 4×4, voxel indices of `array` to RAS+ mm.
         seconds: time of each stage.
+        remark: why MONAI's own inferer and inverse were run in place of the engine; empty if they were not.
     """
 
     array: NDArray[Any]
     affine: NDArray[np.float64]
     seconds: dict[str, float]
+    remark: str = ""
 
 
 class Pipeline:
@@ -105,29 +109,51 @@ class Pipeline:
         with torch.no_grad(), _quiet():
             with self._stage("preprocessing", seconds):
                 data = self._preprocessing({self._image_key: volume.source})
-                image = data[self._image_key]
-            with self._stage("network", seconds):
-                scores = self._inferer(image[None].to(self.device), self._network)
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-            with self._stage("postprocessing", seconds):
-                data[self._prediction_key] = scores[0]
-                result = self._postprocessing(data)[self._prediction_key]
-        affine = result.affine if isinstance(result, MetaTensor) else image.affine
-        return Prediction(
-            array=torch.as_tensor(result).cpu().numpy(),
-            affine=np.asarray(affine.cpu(), dtype=np.float64),
-            seconds=seconds,
-        )
+            try:
+                array, affine = self._run_streamed(data, volume.grid, seconds)
+                remark = ""
+            except NotRecognisedError as reason:
+                array, affine = self._run_dense(data, seconds)
+                remark = f"run by MONAI itself, for the engine does not know {reason}"
+        return Prediction(array=array, affine=affine, seconds=seconds, remark=remark)
+
+    def _run_streamed(
+        self, data: dict[str, Any], scan: Grid, seconds: dict[str, float]
+    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Blend, restore and label slab by slab; then run what the bundle does with label maps."""
+        recipe = recognise_postprocessing(self._postprocessing, self._prediction_key)
+        inferer = recognise_inferer(self._inferer)
+        image = data[self._image_key]
+        placement = place(image, scan)
+        with self._stage("network", seconds):
+            labels, restoring = segment_streamed(
+                image.as_tensor().to(self.device), placement, scan.shape, inferer, self._network, recipe.activation
+            )
+        seconds["network"] -= restoring
+        seconds["restoring"] = restoring
+        if not recipe.rest.transforms:
+            return labels[None], scan.affine
+        with self._stage("postprocessing", seconds):
+            data[self._prediction_key] = MetaTensor(torch.from_numpy(labels[None]), affine=torch.tensor(scan.affine))
+            return _as_array(recipe.rest(data)[self._prediction_key], scan.affine)
+
+    def _run_dense(self, data: dict[str, Any], seconds: dict[str, float]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Run the bundle's own inferer and post-processing on the whole volume."""
+        image = data[self._image_key]
+        with self._stage("network", seconds):
+            scores = self._inferer(image[None].to(self.device), self._network)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+        with self._stage("postprocessing", seconds):
+            data[self._prediction_key] = scores[0]
+            return _as_array(self._postprocessing(data)[self._prediction_key], image.affine.cpu().numpy())
 
     @contextmanager
     def _stage(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield
-        except torch.OutOfMemoryError:
-            raise
-        except MemoryError:
+        except (NotRecognisedError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a bundle may run any transform, and so raise anything
             raise BundleError(f"bundle {self.bundle.name}: {name} failed: {one_line(_cause(error))}") from error
@@ -170,9 +196,9 @@ class Pipeline:
         """Return the checkpoint's file and the name of the weights in it, as the config's CheckpointLoader says."""
         for key, entry in self._parser.get().items():
             members = {f"{key}::{index}": item for index, item in enumerate(entry)} if isinstance(entry, list) else {}
-            for place, item in {key: entry, **members}.items():
+            for where, item in {key: entry, **members}.items():
                 if isinstance(item, dict) and str(item.get("_target_", "")).endswith("CheckpointLoader"):
-                    return Path(str(self._build(f"{place}::load_path"))), next(iter(item.get("load_dict", {})), "model")
+                    return Path(str(self._build(f"{where}::load_path"))), next(iter(item.get("load_dict", {})), "model")
         return self.bundle.root / "models" / "model.pt", "model"
 
     def _load_network(self) -> torch.nn.Module:
@@ -186,6 +212,12 @@ class Pipeline:
             raise BundleError(f"{self.checkpoint}: {_difference(expected, got)}; is it the checkpoint of this bundle?")
         network.load_state_dict(weights)
         return network.to(self.device).eval()
+
+
+def _as_array(result: Any, affine: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    if isinstance(result, MetaTensor):
+        affine = np.asarray(result.affine.cpu(), dtype=np.float64)
+    return torch.as_tensor(result).cpu().numpy(), affine
 
 
 def _read_config(bundle: Bundle, path: Path) -> ConfigParser:

@@ -38,6 +38,7 @@ class CaseReport:
         status: whether the label map was written.
         reason: one line that says why not.
         seconds: time of each stage.
+        remarks: what was done otherwise than usual.
         peak_memory_bytes: largest resident memory of the process up to the end of this case; None on Windows.
         labels: volumes by label.
     """
@@ -46,6 +47,7 @@ class CaseReport:
     output: str | None
     status: Literal["done", "failed"]
     reason: str = ""
+    remarks: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     labels: tuple[LabelVolume, ...] = ()

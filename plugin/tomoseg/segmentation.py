@@ -25,6 +25,7 @@ class Segmentation:
         names: label value → name, background left out.
         seconds: time of each stage, in the order they ran.
         header: the scan's NIfTI header, if it had one.
+        remark: what was done otherwise than usual, empty if nothing was.
     """
 
     labels: NDArray[np.unsignedinteger[Any]]
@@ -32,6 +33,7 @@ class Segmentation:
     names: dict[int, str]
     seconds: dict[str, float] = field(default_factory=dict)
     header: nib.Nifti1Header | None = None
+    remark: str = ""
 
     @property
     def volumes_ml(self) -> dict[str, float]:

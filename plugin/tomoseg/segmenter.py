@@ -80,6 +80,7 @@ class Segmenter:
             names=self.names,
             seconds={"reading": reading, **prediction.seconds},
             header=volume.header,
+            remark=prediction.remark,
         )
 
     def _label_map(self, prediction: Prediction, grid: Grid) -> np.ndarray[Any, np.dtype[Any]]:

@@ -1,0 +1,120 @@
+"""How the network's grid lies in the scan's: read from what MONAI's transforms recorded on the image they made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+
+from tomoseg.geometry import Grid
+
+# voxel-aligned: only names and directions of the axes change, which the affine says by itself
+REORIENTING = {"Orientation", "Flip"}
+
+
+class NotRecognisedError(Exception):
+    """The preprocessing did something whose inverse is not known here; MONAI's own inverse must be run."""
+
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A scan's voxels in the network's grid, along (D, H, W).
+
+    Args:
+        matrix: 4×4, voxel indices of the scan to fractional ones of the network's grid.
+        scored: first and one past the last voxel whose scores count; the rest of the network's grid is padding.
+        domain: first and one past the last voxel of the resampled scan; coordinates beyond are clamped to it. Where it
+            reaches beyond `scored` the image was cropped, and all scores are 0.
+        inside: first and one past the last voxel along (I, J, K) of the scan that was left before the resampling; the
+            others are background.
+    """
+
+    matrix: NDArray[np.float64]
+    scored: tuple[Triple, Triple]
+    domain: tuple[Triple, Triple]
+    inside: tuple[Triple, Triple]
+
+
+def place(image: Any, scan: Grid) -> Placement:
+    """Find out how a preprocessed image lies in its scan.
+
+    Undone are crops and pads, at most one resampling, and crops, pads and changes of orientation before it.
+
+    Args:
+        image: (C, D, H, W) with the operations that MONAI recorded.
+        scan: the scan's grid.
+
+    Raises:
+        NotRecognisedError: something else was done.
+    """
+    if not isinstance(image, MetaTensor):
+        raise NotRecognisedError("a preprocessing that does not track what it does")
+    affine = np.asarray(image.affine, dtype=np.float64)
+    start, stop = np.zeros(3, dtype=int), np.array(image.shape[1:])
+    scored_start, scored_stop = start.copy(), stop.copy()
+    operations = list(image.applied_operations)
+    while operations and operations[-1]["class"] not in {*REORIENTING, "SpatialResample"}:
+        for before, after in _undone(operations.pop()):
+            start, stop = start + before, stop - after
+            scored_start, scored_stop = np.maximum(scored_start, start), np.minimum(scored_stop, stop)
+    inside_affine, inside_size = affine @ _translation(start), stop - start
+    if operations and operations[-1]["class"] == "SpatialResample":
+        resampling = operations.pop()
+        extra = resampling["extra_info"]
+        if extra["mode"] != "bilinear" or extra["padding_mode"] != "border":
+            raise NotRecognisedError(f"resampling with mode {extra['mode']} and padding {extra['padding_mode']}")
+        inside_affine = np.asarray(extra["src_affine"], dtype=np.float64)
+        inside_size = np.array(resampling["orig_size"])
+    for operation in operations:
+        if operation["class"] not in REORIENTING:
+            _undone(operation)  # refuses what is neither a crop nor a pad
+    return Placement(
+        matrix=np.asarray(np.linalg.solve(affine, scan.affine), dtype=np.float64),
+        scored=(_triple(scored_start), _triple(scored_stop)),
+        domain=(_triple(start), _triple(stop)),
+        inside=_box_in_scan(inside_affine, inside_size, scan),
+    )
+
+
+def _box_in_scan(affine: NDArray[np.float64], size: NDArray[Any], scan: Grid) -> tuple[Triple, Triple]:
+    """Return the voxels of the scan that an array of other axes and another extent covers, voxel on voxel."""
+    corners = np.array([(0, 0, 0, 1), (*(size - 1), 1)], dtype=np.float64).T
+    found = np.linalg.solve(scan.affine, affine @ corners)[:3]
+    rounded = np.round(found)
+    if np.abs(found - rounded).max() > 0.01:
+        raise NotRecognisedError("a change of the grid before the resampling")
+    low, high = rounded.min(axis=1), rounded.max(axis=1) + 1
+    return _triple(np.maximum(low, 0)), _triple(np.minimum(high, scan.shape))
+
+
+def _undone(operation: Mapping[str, Any]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return by how many voxels each undone step moves the first and the last corner inwards, last step first."""
+    extra = operation["extra_info"]
+    steps = _undone(extra["pad_info"]) if "pad_info" in extra else []
+    if "padded" in extra:
+        pads = np.array(extra["padded"][1:])
+        steps.append((pads[:, 0], pads[:, 1]))
+    if "cropped" in extra:
+        cuts = np.array(extra["cropped"])
+        steps.append((-cuts[::2], -cuts[1::2]))
+    if not steps:
+        raise NotRecognisedError(f"the transform {operation['class']}")
+    return steps
+
+
+def _triple(values: NDArray[Any]) -> Triple:
+    d, h, w = (int(value) for value in values)
+    return d, h, w
+
+
+def _translation(offset: NDArray[Any]) -> NDArray[np.float64]:
+    matrix = np.eye(4)
+    matrix[:3, 3] = offset
+    return matrix
