@@ -116,7 +116,7 @@ def test_streamed_labels_equal_the_dense_ones(
         restorer.feed(slab)
     restorer.finish()
     wanted, lead = dense_labels(scores, matrix, scan)
-    clear = lead > 1e-4  # a tie may go either way
+    clear = lead > 1e-3  # a tie may go either way
     np.testing.assert_array_equal(labels[clear], wanted[clear])
     assert labels.max() < classes
 

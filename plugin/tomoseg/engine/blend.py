@@ -32,7 +32,6 @@ def stream_scores(
     weights: torch.Tensor,
     predict: Predictor,
     batch_size: int,
-    on_window: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Slab]:
     """Yield the blended scores of a volume in slabs along the slab axis, in order and without gaps.
 
@@ -45,7 +44,6 @@ def stream_scores(
         weights: (D, H, W) weights within a window.
         predict: the network.
         batch_size: windows that `predict` gets at once.
-        on_window: called with the number of windows done since the last call.
     """
     axis = windows.slab_axis
     thickness = windows.roi_size[axis]
@@ -66,7 +64,6 @@ def stream_scores(
                 # multiplied first, added then, as MONAI rounds
                 _cut(total, local, windows.roi_size).add_(score.to(image.device, torch.float32) * weights)
                 _cut(count[None], local, windows.roi_size).add_(weights)
-            on_window(len(batch))
         last = index + 1 == len(windows.groups)
         finished = thickness if last else windows.groups[index + 1][0] - start
         assert total is not None

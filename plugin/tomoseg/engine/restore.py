@@ -24,6 +24,7 @@ Activation = Callable[[torch.Tensor], torch.Tensor]
 
 CHUNK = 1 << 16  # boundary points interpolated at once
 SNAP = 1e-5  # voxels; a coordinate this close to a grid point missed it by rounding only
+SHEAR = 1e-4  # voxels across the scan; float32 headers shear oblique scans by 3e-5, grid_sample rounds as much
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Restorer:
         self._kept: torch.Tensor | None = None
         self._received = 0  # slices along the slab axis, zeros included
         linear = placement.matrix[:3, :3]
-        linear = np.where(np.abs(linear) * max(labels.shape) < SNAP, 0, linear)
+        linear = np.where(np.abs(linear) * max(labels.shape) < SHEAR, 0, linear)
         self._matrix = np.column_stack([linear, placement.matrix[:3, 3] - origin])
         self._separable = bool(((linear != 0).sum(axis=0) == 1).all() and ((linear != 0).sum(axis=1) == 1).all())
         if self._separable:

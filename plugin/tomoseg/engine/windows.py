@@ -30,10 +30,6 @@ class Windows:
     pad: tuple[tuple[int, int], ...]
     shape: tuple[int, int, int]
 
-    @property
-    def count(self) -> int:
-        return sum(len(starts) for _, starts in self.groups)
-
 
 def place_windows(shape: Sequence[int], inferer: SlidingWindowInferer) -> Windows:
     """Place the windows of `inferer` over a volume of `shape` voxels along (D, H, W).
