@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.exceptions import TyperException
 
 import tomoseg
 from tomoseg.bundle import Bundle
@@ -24,12 +25,12 @@ from tomoseg.volumes import VOLUME_SUFFIXES
 
 app = typer.Typer(
     help="3D segmentation of CT and MRI with MONAI bundles.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 BundleOption = Annotated[
     str,
     typer.Option("-b", "--bundle", metavar="BUNDLE", help="A registered name, its beginning, or a bundle's folder."),
@@ -39,23 +40,31 @@ BundleOption = Annotated[
 def main() -> None:
     """Run the command line; whatever a user can mend ends in one line on standard error."""
     try:
-        app()
+        status = app(standalone_mode=False)
+        if status == INTERRUPTED:
+            _complain("interrupted; the scans that were finished are written")
+        sys.exit(status)
+    except TyperException as error:
+        _complain(f"{error.format_message()} See `tomoseg --help` and `tomoseg COMMAND --help`.")
+        sys.exit(2)
     except TomosegError as error:
         _complain(one_line(error, 2000))
         sys.exit(2)
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        sys.exit(130)
     except BrokenPipeError:  # `tomoseg info | head`
         sys.stderr.close()
         sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def _version(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
     if version:
         print(f"tomoseg {tomoseg.__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
