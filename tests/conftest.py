@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +21,14 @@ BUNDLE_NAME = "hippocampus_mr_segmentation"
 def checkout() -> Path:
     """The root of the checkout."""
     return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def project_files() -> list[Path]:
+    """The files that git has or would add, relative to the checkout."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    return [Path(name) for name in listed.stdout.splitlines() if (CHECKOUT / name).is_file()]
 
 
 @pytest.fixture(scope="session")

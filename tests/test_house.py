@@ -48,30 +48,23 @@ def test_imports_run_one_way(checkout: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def tracked(checkout: Path) -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=checkout, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return [checkout / name for name in listed.stdout.splitlines() if (checkout / name).is_file()]
-
-
-def test_the_top_level_is_what_the_design_says(checkout: Path) -> None:
+def test_the_top_level_is_what_the_design_says(project_files: list[Path]) -> None:
     wanted = {"pyproject.toml", "monai_bundle", "plugin", "tests", "scripts", "README.md"}
     expected_by_tools = {"LICENSE", "CHANGELOG.md", ".ci", ".gitignore"}
-    assert {path.relative_to(checkout).parts[0] for path in tracked(checkout)} == wanted | expected_by_tools
+    assert {path.parts[0] for path in project_files} == wanted | expected_by_tools
 
 
-def test_no_source_file_is_longer_than_400_lines(checkout: Path) -> None:
-    sources = [path for path in tracked(checkout) if path.suffix == ".py" or str(path.relative_to(checkout)) in SCRIPTS]
+def test_no_source_file_is_longer_than_400_lines(checkout: Path, project_files: list[Path]) -> None:
+    sources = [path for path in project_files if path.suffix == ".py" or path.as_posix() in SCRIPTS]
     assert len(sources) > 20
-    assert {str(path): count for path in sources if (count := len(path.read_text().splitlines())) > 400} == {}
+    lengths = {str(path): len((checkout / path).read_text().splitlines()) for path in sources}
+    assert {path: count for path, count in lengths.items() if count > 400} == {}
 
 
-def test_only_weights_are_large(checkout: Path) -> None:
-    large = {path for path in tracked(checkout) if path.stat().st_size > 2**20}
+def test_only_weights_are_large(checkout: Path, project_files: list[Path]) -> None:
+    large = {path for path in project_files if (checkout / path).stat().st_size > 2**20}
     assert {path.name for path in large} <= {"model.pt"}
-    assert all(path.stat().st_size < 25 * 2**20 for path in large)
+    assert all((checkout / path).stat().st_size < 25 * 2**20 for path in large)
 
 
 def test_the_public_names_are_these() -> None:

@@ -19,17 +19,12 @@ from nibabel.affines import apply_affine
 
 
 @pytest.fixture(scope="module")
-def clone(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clone(checkout: Path, project_files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of the checkout that git has or would add, in an empty folder."""
     target = tmp_path_factory.mktemp("fresh") / "tomoseg"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=checkout, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in listed.stdout.splitlines():
-        if (checkout / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(checkout / name, target / name)
+    for path in project_files:
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(checkout / path, target / path)
     return target
 
 

@@ -8,9 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from tomoseg.errors import OutputError, TomosegError, UsageError, one_line
 from tomoseg.files import sha256
@@ -29,6 +26,11 @@ class Case:
     output: Path
 
 
+def is_single_file(output: Path) -> bool:
+    """Tell whether an output names one label map, and not a folder for any number of them."""
+    return output.name.lower().endswith(VOLUME_SUFFIXES) and not output.is_dir()
+
+
 def plan_cases(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Case]:
     """Decide which file is written for which scan.
 
@@ -41,7 +43,8 @@ def plan_cases(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLi
     """
     target = Path(output)
     folders, scans = [], []
-    for given in _expand(inputs):
+    expanded = _expand(inputs)
+    for given in expanded:
         if given.is_dir():
             if given.resolve() == target.resolve():
                 raise UsageError(f"{target}: the output folder is the input folder; choose another with -o")
@@ -52,12 +55,12 @@ def plan_cases(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLi
     if not scans:
         raise UsageError(f"{', '.join(map(str, folders))}: no NIfTI file (.nii.gz or .nii) in there")
     scans = list(dict.fromkeys(scans))
-    if target.name.lower().endswith(VOLUME_SUFFIXES) and not target.is_dir():
+    if is_single_file(target):
         if len(scans) > 1:
             raise UsageError(f"{target}: {len(scans)} scans cannot go into one file; give a folder with -o")
         cases = [Case(scans[0], target)]
     else:
-        base = folders[0] if folders == _expand(inputs) and len(folders) == 1 else _common_parent(scans)
+        base = folders[0] if folders == expanded and len(folders) == 1 else _common_parent(scans)
         cases = [Case(scan, _below(target, scan, base)) for scan in scans]
     _refuse_clashes(cases)
     return cases
@@ -86,7 +89,18 @@ def segment_batch(
         UsageError: as for `plan_cases`.
         MissingExtraError: a preview was asked for and matplotlib is not installed.
     """
-    cases = plan_cases(inputs, output)
+    return segment_cases(segmenter, plan_cases(inputs, output), overwrite=overwrite, preview=preview, on_case=on_case)
+
+
+def segment_cases(
+    segmenter: Segmenter,
+    cases: Sequence[Case],
+    *,
+    overwrite: bool = False,
+    preview: bool = False,
+    on_case: Callable[[CaseReport], None] | None = None,
+) -> Report:
+    """Segment scans whose outputs are planned already; otherwise as `segment_batch`."""
     if preview:
         require_matplotlib()
     bundle = segmenter.bundle
@@ -98,7 +112,7 @@ def segment_batch(
             "checkpoint_sha256": sha256(Path(segmenter.checkpoint)),
         },
         device=segmenter.device,
-        options={"overwrite": overwrite, "preview": preview},
+        options={"overlap": segmenter.overlap, "overwrite": overwrite, "preview": preview},
     )
     for case in cases:
         record = _segment_case(segmenter, case, overwrite, preview)
@@ -159,9 +173,9 @@ def _save_picture(case: Case, volume: Volume, result: Segmentation) -> str:
 
 
 def _measure(result: Segmentation) -> tuple[LabelVolume, ...]:
-    counts: Any = np.bincount(result.labels.ravel(), minlength=max(result.names, default=0) + 1)
     return tuple(
-        LabelVolume(value, name, int(counts[value]), result.volumes_ml[name]) for value, name in result.names.items()
+        LabelVolume(value, result.names[value], count, count * result.grid.voxel_volume_ml)
+        for value, count in result.voxel_counts.items()
     )
 
 

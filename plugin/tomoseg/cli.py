@@ -21,7 +21,6 @@ from tomoseg.bundle import Bundle
 from tomoseg.errors import BundleError, TomosegError, UsageError, one_line
 from tomoseg.registry import describe_all, find_bundle, registered_names
 from tomoseg.report import CaseReport
-from tomoseg.volumes import VOLUME_SUFFIXES
 
 app = typer.Typer(
     help="3D segmentation of CT and MRI with MONAI bundles.",
@@ -93,19 +92,22 @@ def segment(
     if not bundle:
         raise UsageError(f"expected a bundle with -b; choose one of: {describe_all()}")
     chosen = find_bundle(bundle)
-    is_file = output.name.lower().endswith(VOLUME_SUFFIXES) and not output.is_dir()
-    if not is_file and output.exists() and not output.is_dir():
-        raise UsageError(f"{output}: expected a folder or a name that ends in .nii.gz, got another file")
 
-    from tomoseg.batch import plan_cases, segment_batch  # torch and monai, 5 s: only once they are needed
+    from tomoseg.batch import (  # torch and monai, 5 s: only once they are needed
+        is_single_file,
+        plan_cases,
+        segment_cases,
+    )
     from tomoseg.segmenter import Segmenter
 
-    plan_cases(inputs, output)  # a wrong call is told before weights are loaded
+    is_file = is_single_file(output)
+    if not is_file and output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: expected a folder or a name that ends in .nii.gz, got another file")
+    cases = plan_cases(inputs, output)  # a wrong call is told before weights are loaded
     segmenter = Segmenter(chosen, device, overlap)
-    result = segment_batch(
-        segmenter, inputs, output, overwrite=overwrite, preview=preview, on_case=lambda case: _print_case(case, quiet)
+    result = segment_cases(
+        segmenter, cases, overwrite=overwrite, preview=preview, on_case=lambda case: _print_case(case, quiet)
     )
-    result.options.update(overlap=overlap)
     folder = output.parent if is_file else output
     if report is not None or not is_file:
         result.save(report or folder / "report.json")

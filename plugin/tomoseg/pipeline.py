@@ -153,7 +153,7 @@ class Pipeline:
         start = time.perf_counter()
         try:
             yield
-        except (NotRecognisedError, MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a bundle may run any transform, and so raise anything
             raise BundleError(f"bundle {self.bundle.name}: {name} failed: {one_line(_cause(error))}") from error

@@ -36,10 +36,15 @@ class Segmentation:
     remark: str = ""
 
     @property
+    def voxel_counts(self) -> dict[int, int]:
+        """Number of voxels of each label value, 0 for a label that does not occur."""
+        counts = np.bincount(self.labels.ravel(), minlength=max(self.names, default=0) + 1)
+        return {value: int(counts[value]) for value in self.names}
+
+    @property
     def volumes_ml(self) -> dict[str, float]:
         """Volume of each label in millilitres, 0 for a label that does not occur."""
-        counts = np.bincount(self.labels.ravel(), minlength=max(self.names, default=0) + 1)
-        return {name: int(counts[value]) * self.grid.voxel_volume_ml for value, name in self.names.items()}
+        return {self.names[value]: count * self.grid.voxel_volume_ml for value, count in self.voxel_counts.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the label map as NIfTI; the file is there whole or not at all.

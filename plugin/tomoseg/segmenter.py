@@ -39,6 +39,7 @@ class Segmenter:
         if overlap is not None and not 0 <= overlap < 1:
             raise UsageError(f"overlap: expected a share from 0 to below 1, got {overlap}")
         self.bundle = bundle
+        self.overlap = overlap
         self.names = bundle.labels
         self._pipeline = Pipeline(bundle, _choose_device(device), overlap)
 

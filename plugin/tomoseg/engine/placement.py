@@ -96,7 +96,7 @@ def _box_in_scan(affine: NDArray[np.float64], size: NDArray[Any], scan: Grid) ->
 
 def _undone(operation: Mapping[str, Any]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Return by how many voxels each undone step moves the first and the last corner inwards, last step first."""
-    extra = operation["extra_info"]
+    extra = operation.get("extra_info", {})  # not every transform records more than its name
     steps = _undone(extra["pad_info"]) if "pad_info" in extra else []
     if "padded" in extra:
         pads = np.array(extra["padded"][1:])

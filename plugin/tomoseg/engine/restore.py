@@ -112,7 +112,7 @@ class Restorer:
         start = self._received - (self._kept is not None)
         stop = start + scores.shape[1]
         self._kept = scores[:, -1:].clone()
-        best = _arg_max(scores)
+        best: Labels = scores.argmax(dim=0).to(torch.int32).cpu().numpy().astype(self._labels.dtype)
         if self._separable:
             self._feed_separable(scores, best, start, stop)
         else:
@@ -206,8 +206,3 @@ class Restorer:
 
 def _corner(points: list[Neighbours], corner: tuple[bool, ...]) -> tuple[NDArray[np.int64], ...]:
     return tuple(point.upper if up else point.lower for point, up in zip(points, corner, strict=True))
-
-
-def _arg_max(scores: torch.Tensor) -> Labels:
-    best: Labels = scores.argmax(dim=0).to(torch.int32).cpu().numpy()
-    return best.astype(np.uint8 if scores.shape[0] <= 256 else np.uint16)
