@@ -17,24 +17,34 @@ from scipy.ndimage import map_coordinates
 
 from strategies import grids
 from tomoseg import Grid
-from tomoseg.engine.blend import Predictor, Slab, stream_scores
-from tomoseg.engine.placement import Placement, Triple, place
+from tomoseg.engine.blend import Predictor, Slab
+from tomoseg.engine.decision import ArgMax, Decision, Interpolated, Threshold
+from tomoseg.engine.placement import Placement, Triple, identity_placement, place
 from tomoseg.engine.restore import Restorer
-from tomoseg.engine.windows import importance_map, pad_volume, place_windows
-
-CPU = torch.device("cpu")
+from tomoseg.engine.stream import Limits, Output, Tally, segment_streamed
+from tomoseg.engine.windows import place_windows
 
 
 def streamed(
-    image: torch.Tensor, inferer: SlidingWindowInferer, predict: Predictor, batch: int = 1
-) -> tuple[torch.Tensor, int]:
-    windows = place_windows(image.shape[1:], inferer)
-    padded = pad_volume(image, windows, inferer)
-    slabs = list(stream_scores(padded, windows, importance_map(windows, inferer, CPU), predict, batch))
-    assert [slab.start for slab in slabs] == list(
-        np.cumsum([0, *(slab.scores.shape[windows.slab_axis + 1] for slab in slabs)])[:-1]
-    )
-    return torch.cat([slab.scores for slab in slabs], dim=windows.slab_axis + 1), windows.slab_axis
+    image: torch.Tensor, inferer: SlidingWindowInferer, predict: Predictor, **limits: Any
+) -> tuple[torch.Tensor, int, Tally]:
+    """Return the blended scores, each slice as it was handed out first, the slab axis, and what was done."""
+    d, h, w = image.shape[1:]
+    whole = identity_placement((d, h, w))
+    parts: list[torch.Tensor] = []
+
+    def collect(scores: torch.Tensor) -> torch.Tensor:
+        if parts:  # the last slice of the slab before comes again
+            assert torch.equal(scores[:, :1], parts[-1][:, -1:])
+        parts.append(scores[:, 1:].clone() if parts else scores.clone())
+        return scores
+
+    def outputs(labels: int) -> list[Output]:
+        return [Output(np.zeros(image.shape[1:], "uint8"), whole, ArgMax(labels), collect)]
+
+    tally = segment_streamed(image, inferer, predict, outputs, Limits(**limits), "scan")
+    axis = place_windows(image.shape[1:], inferer).slab_axis
+    return torch.cat(parts, dim=1).movedim(1, axis + 1), axis, tally
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,28 +62,26 @@ def test_streamed_scores_equal_the_dense_ones(shape: Triple, roi: Triple, overla
     inferer = SlidingWindowInferer(roi_size=roi, sw_batch_size=1, overlap=overlap, mode=mode, padding_mode="constant")
     with torch.no_grad():
         dense = inferer(image[None], network)[0]
-        ours, axis = streamed(image, inferer, network)
+        ours, axis, _ = streamed(image, inferer, network)
     assert ours.shape == dense.shape
     if axis == 0:  # MONAI adds up in the same order then
         assert torch.equal(ours, dense)
     torch.testing.assert_close(ours, dense, atol=1e-5, rtol=1e-5)
 
 
-def dense_labels(scores: NDArray[Any], matrix: NDArray[Any], shape: Triple) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return arg-max of the interpolated scores, computed the plain way, and how far the best leads."""
+def interpolated(scores: NDArray[Any], matrix: NDArray[Any], shape: Triple) -> NDArray[Any]:
+    """Return the scores in the scan's grid, computed the plain way."""
     index = np.indices(shape).reshape(3, -1)
     coordinates = matrix[:3, :3] @ index + matrix[:3, 3:]
-    values = np.stack(
-        [map_coordinates(part.astype("float64"), coordinates, order=1, mode="nearest") for part in scores]
-    )
-    ordered = np.sort(values, axis=0)
-    return values.argmax(axis=0).reshape(shape), (ordered[-1] - ordered[-2]).reshape(shape)
+    parts = [map_coordinates(part.astype("float64"), coordinates, order=1, mode="nearest") for part in scores]
+    return np.stack(parts).reshape(-1, *shape)
 
 
 def cut(scores: torch.Tensor, axis: int, cuts: list[int]) -> list[Slab]:
-    ends = sorted({*(c % scores.shape[axis + 1] for c in cuts), scores.shape[axis + 1]} - {0})
-    starts = [0, *ends[:-1]]
-    return [Slab(a, scores.narrow(axis + 1, a, b - a)) for a, b in zip(starts, ends, strict=True)]
+    scores = scores.movedim(axis + 1, 1)
+    ends = sorted({*(c % scores.shape[1] for c in cuts), scores.shape[1]} - {0})
+    starts = [0, *(end - 1 for end in ends[:-1])]
+    return [Slab(a, scores[:, a:b]) for a, b in zip(starts, ends, strict=True)]
 
 
 @settings(max_examples=150, deadline=None)
@@ -90,7 +98,7 @@ def cut(scores: torch.Tensor, axis: int, cuts: list[int]) -> list[Slab]:
     classes=st.integers(2, 5),
     seed=st.integers(0, 999),
 )
-def test_streamed_labels_equal_the_dense_ones(
+def test_what_is_restored_slab_by_slab_equals_the_dense_interpolation(
     shape: Triple,
     scan: Triple,
     axes: list[int],
@@ -109,16 +117,33 @@ def test_streamed_labels_equal_the_dense_ones(
     matrix[0, :3] += shear * matrix[1, :3]
     # begin near the corner that the axes point away from, so that most of the scan lies inside
     matrix[:3, 3] = np.where(matrix[:3, :3].sum(axis=1) < 0, np.array(shape) - 1, 0) + np.array(shift)
-    labels = np.full(scan, 99, "uint8")
     whole = ((0, 0, 0), shape)
-    restorer = Restorer(labels, Placement(matrix, whole, whole, ((0, 0, 0), scan)), slab_axis)
-    for slab in cut(torch.from_numpy(scores), slab_axis, cuts):
-        restorer.feed(slab)
-    restorer.finish()
-    wanted, lead = dense_labels(scores, matrix, scan)
-    clear = lead > 1e-3  # a tie may go either way
-    np.testing.assert_array_equal(labels[clear], wanted[clear])
+    placement = Placement(matrix, whole, whole, ((0, 0, 0), scan))
+    given = torch.from_numpy(scores)
+
+    def restored(values: NDArray[Any], decision: Decision, scores: torch.Tensor) -> NDArray[Any]:
+        restorer = Restorer(values, placement, slab_axis, decision)
+        for slab in cut(scores, slab_axis, cuts):
+            restorer.feed(slab)
+        restorer.finish()
+        return values
+
+    # a tie may go either way
+    dense = interpolated(scores, matrix, scan)
+    ordered = np.sort(dense, axis=0)
+    clear = ordered[-1] - ordered[-2] > 1e-3
+    labels = restored(np.full(scan, 99, "uint8"), ArgMax(classes), given)
+    np.testing.assert_array_equal(labels[clear], dense.argmax(axis=0)[clear])
     assert labels.max() < classes
+
+    dense = interpolated(1 / (1 + np.exp(-scores[:1])), matrix, scan)[0]
+    clear = np.abs(dense - 0.4) > 1e-4
+    chosen = restored(np.full(scan, 99, "uint8"), Threshold(0.4, torch.sigmoid), given[:1])
+    np.testing.assert_array_equal(chosen[clear], (dense >= 0.4)[clear])
+    assert chosen.max() <= 1
+
+    values = restored(np.full(scan, np.nan, "float32"), Interpolated(), given[:1])
+    np.testing.assert_allclose(values, interpolated(scores[:1], matrix, scan)[0], atol=1e-4)
 
 
 ORIENT = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None}
@@ -143,6 +168,8 @@ CHAINS = [
     [ORIENT, spacing(1.3, 1.3, 1.3), CENTRE, DIVISIBLE],
     [ORIENT, CROP],
     [spacing(1.2, 1.2, 1.2)],
+    [spacing(1.3, 1.0, 1.2), ORIENT],
+    [CROP, spacing(1.3, 1.1, 1.2), CENTRE, ORIENT, PAD],
 ]
 
 
@@ -169,7 +196,7 @@ def test_labels_equal_those_of_monais_own_inverse(
     clear = ordered[-1] - ordered[-2] > 1e-4  # a tie, such as where the image was cropped, may go either way
 
     labels = np.full(scan.shape, 99, "uint8")
-    restorer = Restorer(labels, place(image, scan), slab_axis)
+    restorer = Restorer(labels, place(image, scan), slab_axis, ArgMax(3))
     for slab in cut(scores, slab_axis, [5, 9]):
         restorer.feed(slab)
     restorer.finish()

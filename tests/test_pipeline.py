@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from tomoseg import Segmenter
+from tomoseg import Segmenter, segment_batch
 
 # a network that a person can compute: the scores of "soft tissue" and "bone" cross where the window's middle is
 CONFIG = """
@@ -45,9 +46,7 @@ inferer: {_target_: SlidingWindowInferer, roi_size: [16, 16, 16], sw_batch_size:
 postprocessing:
   _target_: Compose
   transforms:
-    - {_target_: Activationsd, keys: pred, softmax: true}
-    - {_target_: Invertd, keys: pred, transform: "@preprocessing", orig_keys: image, nearest_interp: false}
-    - {_target_: AsDiscreted, keys: pred, argmax: true}
+    - {_target_: Activationsd, keys: pred, softmax: true}  # this and what follows is replaced
     - {_target_: SaveImaged, keys: pred, output_dir: "@output_dir", separate_folder: false, output_postfix: trans}
 checkpointloader:
   _target_: CheckpointLoader
@@ -73,7 +72,7 @@ def zoo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "configs" / "metadata.json").write_text('{"version": "0.0.1"}')
     weights = {
         "weight": torch.tensor([0.0, 40.0, 80.0]).reshape(3, 1, 1, 1, 1),
-        "bias": torch.tensor([0.0, -12.0, -40.0]),
+        "bias": torch.tensor([0.0, -12.013, -40.017]),  # crossing between whole HU, lest two scores are equal
     }
     torch.save({"model": weights}, root / "models" / "threshold.pt")
     return root
@@ -98,29 +97,79 @@ def ct_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("activation", "remark"),
-    [
-        ("softmax: true", ""),
-        ("other: '$torch.sigmoid'", "run by MONAI itself, for the engine does not know Activationsd"),
-    ],
-    ids=["by the engine", "by MONAI"],
-)
-def test_equals_monai_bundle_run(
-    zoo_bundle: Path, ct_scans: Path, tmp_path: Path, activation: str, remark: str
-) -> None:
-    bundle = tmp_path / "bundle"
-    shutil.copytree(zoo_bundle, bundle)
-    assert "softmax: true" in CONFIG
-    (bundle / "configs" / "inference.yaml").write_text(CONFIG.replace("softmax: true", activation))
+SOFTMAX = "{_target_: Activationsd, keys: pred, softmax: true}"
+SIGMOID = "{_target_: Activationsd, keys: pred, sigmoid: true}"
+OTHER = "{_target_: Activationsd, keys: pred, other: '$torch.sigmoid'}"
+LINEAR = "{_target_: Invertd, keys: pred, transform: '@preprocessing', orig_keys: image, nearest_interp: false}"
+NEAREST = "{_target_: Invertd, keys: pred, transform: '@preprocessing', orig_keys: image, nearest_interp: true}"
+ARGMAX = "{_target_: AsDiscreted, keys: pred, argmax: true}"
+THRESHOLD = "{_target_: AsDiscreted, keys: pred, threshold: 0.5}"
+FILL = "{_target_: FillHolesd, keys: pred, applied_labels: [2]}"
+ORIENTATION = "{_target_: Orientationd, keys: image, axcodes: RAS, labels: null}"
+SPACING = "{_target_: Spacingd, keys: image, pixdim: [2.0, 2.0, 3.0], mode: bilinear}"
+
+VARIANTS = {
+    "a soft-max, interpolated": ([SOFTMAX, LINEAR, ARGMAX], ""),
+    "no activation": ([LINEAR, ARGMAX], ""),
+    "holes filled in the result": ([SOFTMAX, LINEAR, ARGMAX, FILL], ""),
+    "the arg-max before the inverse": ([SOFTMAX, ARGMAX, FILL, NEAREST], ""),
+    "a nearest inverse before the arg-max": ([NEAREST, ARGMAX], ""),
+    "overlapping labels": ([SIGMOID, LINEAR, THRESHOLD], ""),
+    "overlapping labels before the inverse": ([SIGMOID, THRESHOLD, NEAREST], ""),
+    "an activation of its own": ([OTHER, LINEAR, ARGMAX], "run by MONAI itself, for the engine does not know Activ"),
+    "an arg-max of a sigmoid": ([SIGMOID, LINEAR, ARGMAX], "run by MONAI itself, for the engine does not know an a"),
+    "a threshold of a soft-max": ([SOFTMAX, LINEAR, THRESHOLD], "run by MONAI itself, for the engine does not know a "),
+}
+
+
+def write_bundle(zoo_bundle: Path, root: Path, steps: list[str], config: str = CONFIG) -> Path:
+    shutil.copytree(zoo_bundle, root)
+    head, tail = config.split("    - {_target_: Activationsd", 1)
+    saved = tail[tail.index("    - {_target_: SaveImaged") :]
+    (root / "configs" / "inference.yaml").write_text(head + "".join(f"    - {step}\n" for step in steps) + saved)
+    return root
+
+
+def assert_equals_monai_bundle_run(bundle: Path, scans: Path, output: Path, remark: str) -> None:
     command = ["-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml"]
-    command += ["--dataset_dir", str(ct_scans), "--output_dir", str(tmp_path)]
+    command += ["--dataset_dir", str(scans), "--output_dir", str(output)]
     subprocess.run([sys.executable, *command], cwd=bundle, check=True, capture_output=True)
     segmenter = Segmenter.from_bundle(bundle)
-    for scan in sorted(ct_scans.iterdir()):
+    for scan in sorted(scans.iterdir()):
         ours = segmenter(scan)
-        assert ours.remark.startswith(remark)
-        assert bool(ours.remark) == bool(remark)
-        stock = np.asanyarray(nib.load(tmp_path / scan.name.replace(".nii.gz", "_trans.nii.gz")).dataobj)
-        assert set(np.unique(ours.labels)) == {0, 1, 2}
-        np.testing.assert_array_equal(ours.labels, stock.reshape(ours.labels.shape))
+        assert [found[: len(remark)] for found in ours.remarks] == ([remark] if remark else [])
+        stock = np.asanyarray(nib.load(output / scan.name.replace(".nii.gz", "_trans.nii.gz")).dataobj)
+        ours.save(output / "ours.nii.gz")
+        labels = np.asanyarray(nib.load(output / "ours.nii.gz").dataobj)
+        assert len(np.unique(labels)) == (2 if ours.overlapping else 3)
+        np.testing.assert_array_equal(labels, stock.reshape(labels.shape))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_equals_monai_bundle_run(zoo_bundle: Path, ct_scans: Path, tmp_path: Path, variant: str) -> None:
+    steps, remark = VARIANTS[variant]
+    bundle = write_bundle(zoo_bundle, tmp_path / "bundle", steps)
+    assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, remark)
+
+
+def test_the_spacing_may_come_before_the_orientation(zoo_bundle: Path, ct_scans: Path, tmp_path: Path) -> None:
+    config = CONFIG.replace(ORIENTATION, "first").replace(SPACING, ORIENTATION).replace("first", SPACING)
+    assert config.index(SPACING) < config.index(ORIENTATION)
+    bundle = write_bundle(zoo_bundle, tmp_path / "bundle", [SOFTMAX, LINEAR, ARGMAX], config)
+    assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, "")
+
+
+def test_overlapping_labels_have_their_own_names_and_volumes(zoo_bundle: Path, ct_scans: Path, tmp_path: Path) -> None:
+    bundle = write_bundle(zoo_bundle, tmp_path / "bundle", [SIGMOID, LINEAR, THRESHOLD])
+    channels = {"0": "whole", "1": "soft", "2": "bone"}
+    pred = {"network_data_format": {"outputs": {"pred": {"channel_def": channels}}}}
+    (bundle / "configs" / "metadata.json").write_text(json.dumps(pred))
+    result = Segmenter.from_bundle(bundle)(ct_scans / "turned.nii.gz")
+    assert result.overlapping
+    assert result.names == {1: "whole", 2: "soft", 3: "bone"}
+    assert result.labels.shape == (3, *result.grid.shape)
+    assert result.voxel_counts == {value: int((result.labels[value - 1] == 1).sum()) for value in (1, 2, 3)}
+    assert result.volumes_ml["soft"] > result.volumes_ml["bone"] > 0
+    report = segment_batch(Segmenter.from_bundle(bundle), [ct_scans], tmp_path / "out", preview=True)
+    assert [case.remarks for case in report.cases] == [(), ()]
+    assert (tmp_path / "out" / "turned_seg.png").is_file()

@@ -6,16 +6,22 @@ import glob
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-from tomoseg.errors import OutputError, TomosegError, UsageError, one_line
+import numpy as np
+
+from tomoseg.errors import OutputError, TomosegError, UsageError, VolumeError, one_line
 from tomoseg.files import sha256
 from tomoseg.preview import require_matplotlib, save_preview
-from tomoseg.report import CaseReport, LabelVolume, Report, peak_memory_bytes
+from tomoseg.report import CaseReport, LabelVolume, Report
 from tomoseg.segmentation import Segmentation
 from tomoseg.segmenter import Segmenter
-from tomoseg.volumes import VOLUME_SUFFIXES, Volume, find_volumes, read_volume, strip_suffix
+from tomoseg.volumes import VOLUME_SUFFIXES, find_volumes, read_volume, strip_suffix
+
+# a scan's path, the number of its windows that are done, and of all of them
+OnWindow = Callable[[Path, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,16 @@ class Case:
 
     input: Path
     output: Path
+
+    @property
+    def picture(self) -> Path:
+        """The preview's file."""
+        return self.output.with_name(f"{strip_suffix(self.output.name)}.png")
+
+    @property
+    def entropy(self) -> Path:
+        """The entropy map's file."""
+        return self.output.with_name(f"{strip_suffix(self.output.name)}_entropy.nii.gz")
 
 
 def is_single_file(output: Path) -> bool:
@@ -74,6 +90,7 @@ def segment_batch(
     overwrite: bool = False,
     preview: bool = False,
     on_case: Callable[[CaseReport], None] | None = None,
+    on_window: OnWindow | None = None,
 ) -> Report:
     """Segment every scan and write its label map; a scan that fails is recorded and the rest go on.
 
@@ -84,12 +101,14 @@ def segment_batch(
         overwrite: replace label maps that are there already; without it they are kept and the scan counts as failed.
         preview: write a PNG beside each label map.
         on_case: called after each scan.
+        on_window: called with a scan's path, the number of its windows that are done, and of all of them.
 
     Raises:
         UsageError: as for `plan_cases`.
         MissingExtraError: a preview was asked for and matplotlib is not installed.
     """
-    return segment_cases(segmenter, plan_cases(inputs, output), overwrite=overwrite, preview=preview, on_case=on_case)
+    cases = plan_cases(inputs, output)
+    return segment_cases(segmenter, cases, overwrite=overwrite, preview=preview, on_case=on_case, on_window=on_window)
 
 
 def segment_cases(
@@ -99,6 +118,7 @@ def segment_cases(
     overwrite: bool = False,
     preview: bool = False,
     on_case: Callable[[CaseReport], None] | None = None,
+    on_window: OnWindow | None = None,
 ) -> Report:
     """Segment scans whose outputs are planned already; otherwise as `segment_batch`."""
     if preview:
@@ -109,33 +129,36 @@ def segment_cases(
             "name": bundle.name,
             "version": bundle.version,
             "config_sha256": sha256(bundle.inference_config),
-            "checkpoint_sha256": sha256(Path(segmenter.checkpoint)),
+            "checkpoint_sha256": " ".join(sha256(Path(path)) for path in segmenter.checkpoints),
         },
         device=segmenter.device,
-        options={"overlap": segmenter.overlap, "overwrite": overwrite, "preview": preview},
+        backend=segmenter.backend,
+        precision=segmenter.precision,
+        options={**asdict(segmenter.options), "overwrite": overwrite, "preview": preview},
     )
     for case in cases:
-        record = _segment_case(segmenter, case, overwrite, preview)
+        progress = None if on_window is None else partial(on_window, case.input)
+        record = _segment_case(segmenter, case, overwrite, preview, progress)
         report.cases.append(record)
         if on_case is not None:
             on_case(record)
     return report
 
 
-def _segment_case(segmenter: Segmenter, case: Case, overwrite: bool, preview: bool) -> CaseReport:
-    seconds: dict[str, float] = {}
+def _segment_case(
+    segmenter: Segmenter, case: Case, overwrite: bool, preview: bool, on_window: Callable[[int, int], None] | None
+) -> CaseReport:
     try:
-        if case.output.exists() and not overwrite:
-            raise OutputError(f"{case.output}: is there already; pass --overwrite to replace it")
-        start = time.perf_counter()
-        volume = read_volume(case.input)
-        seconds["reading"] = time.perf_counter() - start
-        result = segmenter(volume)
-        seconds.update({stage: spent for stage, spent in result.seconds.items() if stage != "reading"})
+        for path in (case.output, *([case.entropy] if segmenter.options.uncertainty else [])):
+            if path.exists() and not overwrite:
+                raise OutputError(f"{path}: is there already; pass --overwrite to replace it")
+        result = segmenter(case.input, on_window)
         start = time.perf_counter()
         result.save(case.output)
-        remarks = [result.remark, _save_picture(case, volume, result) if preview else ""]
-        seconds["writing"] = time.perf_counter() - start
+        if result.entropy is not None:
+            result.save_entropy(case.entropy)
+        remarks = [*result.remarks, *([_save_picture(case, result)] if preview else [])]
+        writing = time.perf_counter() - start
     except TomosegError as error:
         reason = one_line(error)
     except MemoryError:
@@ -148,26 +171,26 @@ def _segment_case(segmenter: Segmenter, case: Case, overwrite: bool, preview: bo
             output=str(case.output),
             status="done",
             remarks=tuple(filter(None, remarks)),
-            seconds=seconds,
-            peak_memory_bytes=peak_memory_bytes(),
+            seconds={**result.seconds, "writing": writing},
+            windows=result.windows,
+            skipped_windows=result.skipped_windows,
+            memory=result.memory,
             labels=_measure(result),
         )
-    return CaseReport(
-        input=str(case.input),
-        output=None,
-        status="failed",
-        reason=reason,
-        seconds=seconds,
-        peak_memory_bytes=peak_memory_bytes(),
-    )
+    return CaseReport(input=str(case.input), output=None, status="failed", reason=reason)
 
 
-def _save_picture(case: Case, volume: Volume, result: Segmentation) -> str:
+def _save_picture(case: Case, result: Segmentation) -> str:
     """Write the preview; return why there is none, for the label map is good without it."""
-    picture = case.output.with_name(strip_suffix(case.output.name) + ".png")
+    labels = result.labels
+    if result.overlapping:  # the last of several labels is drawn
+        labels = np.zeros(result.grid.shape, np.uint16)
+        for value, mask in enumerate(result.labels, 1):
+            labels[mask > 0] = value
     try:
-        save_preview(picture, volume.array, result.labels, volume.grid, result.names, case.input.name)
-    except OutputError as error:
+        scan = read_volume(case.input)  # once more: while the network ran, its memory was of better use
+        save_preview(case.picture, scan.array, labels, result.grid, result.names, case.input.name)
+    except (OutputError, VolumeError) as error:
         return f"no preview: {one_line(error)}"
     return ""
 

@@ -83,16 +83,21 @@ class Bundle:
         return str(self._tensor("inputs", "image").get("modality", "unknown"))
 
     @property
-    def labels(self) -> dict[int, str]:
-        """Names of the label values, background (0) left out; empty where the metadata does not say."""
+    def channels(self) -> dict[int, str]:
+        """Names of the network's outputs by their number; empty where the metadata does not say."""
         channels = self._tensor("outputs", "pred").get("channel_def", {})
         if not isinstance(channels, dict):
             return {}
         try:
-            return {int(value): str(name) for value, name in channels.items() if int(value) != 0}
+            return {int(value): str(name) for value, name in channels.items()}
         except ValueError as error:
             path = self.root / "configs" / "metadata.json"
             raise BundleError(f"{path}: channel_def: expected integer label values: {one_line(error)}") from error
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Names of the label values, background (0) left out; empty where the metadata does not say."""
+        return {value: name for value, name in self.channels.items() if value != 0}
 
     def _tensor(self, side: str, name: str) -> dict[str, Any]:
         node: Any = self.metadata

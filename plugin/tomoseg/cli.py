@@ -18,7 +18,10 @@ from typer.exceptions import TyperException
 
 import tomoseg
 from tomoseg.bundle import Bundle
+from tomoseg.deferral import collector_paused, deferred
 from tomoseg.errors import BundleError, TomosegError, UsageError, one_line
+from tomoseg.options import Options
+from tomoseg.progress import WindowProgress
 from tomoseg.registry import describe_all, find_bundle, registered_names
 from tomoseg.report import CaseReport
 
@@ -29,6 +32,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# what MONAI imports at once and few bundles use; torch.distributed.optim is ignite's wish, and brings sympy
+SELDOM_USED = ("matplotlib", "pandas", "scipy", "skimage", "sklearn", "torch.distributed.optim")
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 BundleOption = Annotated[
     str,
@@ -75,9 +80,31 @@ def segment(
     ],
     bundle: BundleOption = "",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the network runs.")] = "auto",
+    backend: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the network.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(metavar="auto|fp32|bf16|fp16", help="What the network computes in; auto is the bundle's own.")
+    ] = "auto",
     overlap: Annotated[
         float | None, typer.Option(help="Overlap of neighbouring windows, 0 to below 1; the bundle's own if not given.")
     ] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Average mirrored predictions; slower, a little better.")] = False,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="Weights in place of the bundle's; give it several times to average.", show_default=False),
+    ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Limit for RAM, and for the GPU's memory, e.g. 6GB.")
+    ] = None,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Write a map of the entropy beside each label map.")
+    ] = False,
+    skip_empty: Annotated[
+        bool | None,
+        typer.Option("--skip-empty/--no-skip-empty", help="Run windows of one value, such as air, only once."),
+    ] = None,
+    compile_network: Annotated[
+        bool, typer.Option("--compile", help="Let torch compile the network first; pays off for many scans.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps that are there already.")] = False,
     preview: Annotated[bool, typer.Option("--preview", help="Write a picture (PNG) beside each label map.")] = False,
     statistics: Annotated[
@@ -92,22 +119,44 @@ def segment(
     if not bundle:
         raise UsageError(f"expected a bundle with -b; choose one of: {describe_all()}")
     chosen = find_bundle(bundle)
-
-    from tomoseg.batch import (  # torch and monai, 5 s: only once they are needed
-        is_single_file,
-        plan_cases,
-        segment_cases,
+    options = Options(
+        device=device,
+        backend=backend,
+        precision=precision,
+        overlap=overlap,
+        tta=tta,
+        max_memory=max_memory,
+        uncertainty=uncertainty,
+        skip_empty=skip_empty,
+        checkpoints=tuple(map(str, checkpoint or ())),
+        compile=compile_network,
     )
-    from tomoseg.segmenter import Segmenter
+
+    with collector_paused():
+        import torch  # noqa: F401 - what it needs is not deferred
+
+        with deferred(*SELDOM_USED):
+            from tomoseg.batch import (  # torch and monai, 1 to 2 s: only once they are needed
+                is_single_file,
+                plan_cases,
+                segment_cases,
+            )
+            from tomoseg.segmenter import Segmenter
 
     is_file = is_single_file(output)
     if not is_file and output.exists() and not output.is_dir():
         raise UsageError(f"{output}: expected a folder or a name that ends in .nii.gz, got another file")
     cases = plan_cases(inputs, output)  # a wrong call is told before weights are loaded
-    segmenter = Segmenter(chosen, device, overlap)
-    result = segment_cases(
-        segmenter, cases, overwrite=overwrite, preview=preview, on_case=lambda case: _print_case(case, quiet)
-    )
+    segmenter = Segmenter(chosen, options)
+    with WindowProgress(hidden=quiet) as progress:
+        result = segment_cases(
+            segmenter,
+            cases,
+            overwrite=overwrite,
+            preview=preview,
+            on_case=lambda case: _print_case(case, quiet),
+            on_window=progress.show,
+        )
     folder = output.parent if is_file else output
     if report is not None or not is_file:
         result.save(report or folder / "report.json")
@@ -186,7 +235,8 @@ def _print_case(case: CaseReport, quiet: bool) -> None:
         print(f"tomoseg: note: {case.input}: {remark}", file=sys.stderr, flush=True)
     if not quiet:
         volumes = ", ".join(f"{row.name} {row.volume_ml:.2f} mL" for row in case.labels)
-        print(f"{case.input} -> {case.output}: {volumes} ({sum(case.seconds.values()):.1f} s)", flush=True)
+        skipped = f", {case.skipped_windows} of {case.windows} windows skipped" if case.skipped_windows else ""
+        print(f"{case.input} -> {case.output}: {volumes} ({sum(case.seconds.values()):.1f} s{skipped})", flush=True)
 
 
 def _complain(message: str) -> None:

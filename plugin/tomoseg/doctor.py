@@ -13,10 +13,16 @@ import torch
 
 import tomoseg
 from tomoseg.errors import TomosegError, one_line
+from tomoseg.options import Options
 from tomoseg.registry import find_bundle, registered_names
 from tomoseg.segmenter import Segmenter
 
-EXTRAS = {"matplotlib": "previews", "jsonschema": "monai.bundle verify_metadata", "onnx": "monai.bundle onnx_export"}
+EXTRAS = {
+    "openvino": "fast networks on CPUs",
+    "matplotlib": "previews",
+    "jsonschema": "monai.bundle verify_metadata",
+    "onnx": "monai.bundle onnx_export",
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def _packages() -> list[Finding]:
 def _bundle(name: str) -> Finding:
     try:
         bundle = find_bundle(name)
-        Segmenter(bundle, device="cpu")
+        Segmenter(bundle, Options(device="cpu"))
     except TomosegError as error:
         return Finding(f"bundle {name}", one_line(error), good=False)
     return Finding(f"bundle {name}", f"{bundle.version}, {bundle.modality}, weights load")

@@ -27,6 +27,14 @@ class BundleError(TomosegError, ValueError):
     """A bundle that is unknown, incomplete or inconsistent. The bundle or its file stands first in the message."""
 
 
+class BackendError(TomosegError, RuntimeError):
+    """A network that a backend cannot run."""
+
+
+class MemoryLimitError(TomosegError, MemoryError):
+    """A scan that needs more memory than it may take. The file stands first in the message."""
+
+
 class MissingExtraError(TomosegError, ImportError):
     """An optional package is not installed.
 

@@ -1,59 +1,60 @@
-"""A bundle's inference config, made ready to run on one volume after the other.
-
-Everything comes from the config: MONAI's `ConfigParser` builds the bundle's own transforms, network and inferer. Only
-reading and writing files is left to the caller: `LoadImaged` is handed the volume that was read and checked already,
-and `SaveImaged` is left out.
-"""
+"""A bundle with its weights loaded, run on one volume after the other: by the engine, or by MONAI where it must be."""
 
 from __future__ import annotations
 
-import logging
+import re
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
-from monai.data import ImageReader, MetaTensor
-from monai.transforms import Compose, LoadImaged, SaveImage, SaveImaged
+from monai.data import MetaTensor
+from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from tomoseg.bundle import Bundle
-from tomoseg.engine import NotRecognisedError, place, recognise_inferer, recognise_postprocessing, segment_streamed
-from tomoseg.errors import BundleError, one_line
+from tomoseg.configuration import InferenceConfig, quiet, root_cause
+from tomoseg.engine import (
+    Backend,
+    Interpolated,
+    Limits,
+    NotRecognisedError,
+    Output,
+    Placement,
+    Recipe,
+    averaged,
+    choose_backend,
+    choose_precision,
+    identity_placement,
+    is_out_of_memory,
+    make_backend,
+    place,
+    place_windows,
+    recognise_inferer,
+    recognise_postprocessing,
+    segment_streamed,
+    sigmoid_entropy,
+    softmax_entropy,
+)
+from tomoseg.errors import BackendError, BundleError, TomosegError, UsageError, one_line
+from tomoseg.files import sha256
 from tomoseg.geometry import Grid
+from tomoseg.options import Options
 from tomoseg.volumes import Volume
 
+OnWindow = Callable[[int, int], None]
+Shape = tuple[int, int, int]
 
-class VolumeReader(ImageReader):  # type: ignore[misc]
-    """Hands a volume that is in memory to the `LoadImaged` of a bundle."""
-
-    volume: Volume
-
-    def verify_suffix(self, filename: Any) -> bool:
-        return True
-
-    def read(self, data: Any, **kwargs: Any) -> Volume:
-        return self.volume
-
-    def get_data(self, img: Any) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        affine = np.array(img.grid.affine)
-        meta = {
-            "affine": affine,
-            "original_affine": affine.copy(),
-            "space": "RAS",
-            "spatial_shape": np.array(img.grid.shape),
-            "original_channel_dim": "no_channel",
-        }
-        return img.array, meta
+WORD = re.compile(r"[a-z]+")
+SIDES = {"left", "right"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prediction:
     """What a bundle makes of one volume.
 
@@ -61,13 +62,21 @@ class Prediction:
         array: (C, I, J, K), as the bundle's post-processing leaves it; C is 1 for a label map.
         affine: 4×4, voxel indices of `array` to RAS+ mm.
         seconds: time of each stage.
-        remark: why MONAI's own inferer and inverse were run in place of the engine; empty if they were not.
+        remarks: what was done otherwise than usual.
+        entropy: (I, J, K) float32 in the scan's grid, where it was asked for.
+        windows, skipped: how many windows there were, and how many of them did not need to run.
+        planned_ram_bytes, planned_vram_bytes: predicted peak, 0 where nothing was predicted.
     """
 
     array: NDArray[Any]
     affine: NDArray[np.float64]
     seconds: dict[str, float]
-    remark: str = ""
+    remarks: list[str] = field(default_factory=list)
+    entropy: NDArray[np.float32] | None = None
+    windows: int = 0
+    skipped: int = 0
+    planned_ram_bytes: int = 0
+    planned_vram_bytes: int = 0
 
 
 class Pipeline:
@@ -76,203 +85,204 @@ class Pipeline:
     Args:
         bundle: the bundle.
         device: where the network runs.
-        overlap: share of the window by which neighbours overlap, in [0, 1); None for the config's.
+        options: how it is run.
 
     Raises:
         BundleError: the config or the checkpoint is missing, damaged, or does not fit the other.
+        UsageError: the options do not go together, or not with the bundle.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device, overlap: float | None = None) -> None:
+    def __init__(self, bundle: Bundle, device: torch.device, options: Options) -> None:
         self.bundle = bundle
         self.device = device
-        self._config = bundle.inference_config
-        self._parser = _read_config(bundle, self._config)
-        self._parser["device"] = f"$torch.device('{device}')"
-        if overlap is not None:
-            self._require("inferer::overlap", "it has none, so --overlap cannot change it")
-            self._parser["inferer::overlap"] = overlap
-        self.checkpoint, self._checkpoint_key = self._find_checkpoint()
-        self._preprocessing = self._build_transforms("preprocessing")
-        self._reader = VolumeReader()
-        self._image_key, self._prediction_key = self._connect(self._preprocessing)
-        self._inferer = self._build("inferer")
-        self._network = self._load_network()
+        self._options = options
+        self._config = config = InferenceConfig(bundle, device, options.overlap)
+        self.checkpoints = [Path(path) for path in options.checkpoints] or [config.checkpoint]
+        self._mirror_axes = config.mirror_axes if options.tta else ()
+        if options.tta and not self._mirror_axes:
+            raise UsageError(f"bundle {bundle.name}: declares no mirror_axes in its inference config, so no --tta")
+        skip_empty = config.skip_empty if options.skip_empty is None else options.skip_empty
+        self._limits = Limits(options.max_memory_bytes, options.max_memory_bytes, skip_empty)
+        name = choose_backend(options.backend, device)
+        if options.compile and options.backend == "openvino":
+            raise UsageError("compile: is for the torch backend; use --backend torch")
+        name = "torch" if options.compile else name
+        precision = choose_precision(options.precision, device, config.amp)
+        self._networks = [config.load_network(path) for path in self.checkpoints]
+        self._backends: list[Backend] = [
+            make_backend(name, network, device, precision, sha256(path), options.compile)
+            for network, path in zip(self._networks, self.checkpoints, strict=True)
+        ]
+        self._backend_remark = ""
 
-    def __call__(self, volume: Volume) -> Prediction:
-        """Run preprocessing, network and post-processing on one volume.
+    @property
+    def backend(self) -> str:
+        return self._backends[0].name
+
+    @property
+    def precision(self) -> str:
+        return self._backends[0].precision
+
+    def prepare(self, volume: Volume) -> dict[str, Any]:
+        """Run the bundle's preprocessing.
+
+        Raises:
+            BundleError: it fails.
+        """
+        self._config.reader.volume = volume
+        try:
+            with torch.no_grad(), quiet(), self._stage("preprocessing", {}):
+                return dict(self._config.preprocessing({self._config.image_key: volume.source}))
+        finally:
+            self._config.reader.volume = None
+
+    def predict(self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None = None) -> Prediction:
+        """Run network and post-processing on what `prepare` returned.
+
+        Args:
+            data: what `prepare` returned; emptied on the way.
+            scan: the scan's grid.
+            name: what errors call the scan.
+            on_window: called with the windows that are done and all of them.
 
         Raises:
             BundleError: the bundle's own transforms or network fail on it.
+            MemoryLimitError: it needs more memory than the options allow.
         """
-        self._reader.volume = volume
-        seconds: dict[str, float] = {}
-        with torch.no_grad(), _quiet():
-            with self._stage("preprocessing", seconds):
-                data = self._preprocessing({self._image_key: volume.source})
+        with torch.no_grad(), quiet():
             try:
-                array, affine = self._run_streamed(data, volume.grid, seconds)
-                remark = ""
+                return self._run_streamed(data, scan, name, on_window)
             except NotRecognisedError as reason:
-                array, affine = self._run_dense(data, seconds)
-                remark = f"run by MONAI itself, for the engine does not know {reason}"
-        return Prediction(array=array, affine=affine, seconds=seconds, remark=remark)
+                if self._options.uncertainty:
+                    raise BundleError(f"bundle {self.bundle.name}: no --uncertainty for {reason}") from reason
+                return self._run_dense(data, f"run by MONAI itself, for the engine does not know {reason}")
 
-    def _run_streamed(
-        self, data: dict[str, Any], scan: Grid, seconds: dict[str, float]
-    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Blend, restore and label slab by slab; then run what the bundle does with label maps."""
-        recipe = recognise_postprocessing(self._postprocessing, self._prediction_key)
-        inferer = recognise_inferer(self._inferer)
-        image = data[self._image_key]
+    def _run_streamed(self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None) -> Prediction:
+        """Blend, restore and decide slab by slab; then run what the bundle does with label maps."""
+        recipe = recognise_postprocessing(self._config.postprocessing, self._config.prediction_key)
+        inferer = recognise_inferer(self._config.inferer)
+        image = data[self._config.image_key]
         placement = place(image, scan)
+        self._refuse_swapped_sides(np.asarray(image.affine))
+        outputs = _Outputs(recipe, placement, scan.shape, tuple(image.shape[1:]), self._options.uncertainty)
+        seconds: dict[str, float] = {}
+        with self._stage("loading", seconds):
+            self._compile((inferer.sw_batch_size, image.shape[0], *place_windows(image.shape[1:], inferer).roi_size))
+        predict = averaged(self._backends, self._mirror_axes)
         with self._stage("network", seconds):
-            labels, restoring = segment_streamed(
-                image.as_tensor().to(self.device), placement, scan.shape, inferer, self._network, recipe.activation
+            tally = segment_streamed(
+                image.as_tensor().to(self.device), inferer, predict, outputs.make, self._limits, name, on_window
             )
-        seconds["network"] -= restoring
-        seconds["restoring"] = restoring
-        if not recipe.rest.transforms:
-            return labels[None], scan.affine
-        with self._stage("postprocessing", seconds):
-            data[self._prediction_key] = MetaTensor(torch.from_numpy(labels[None]), affine=torch.tensor(scan.affine))
-            return _as_array(recipe.rest(data)[self._prediction_key], scan.affine)
+        seconds["network"] -= tally.restoring_s
+        seconds["restoring"] = tally.restoring_s
+        array, affine = outputs.labels, scan.affine
+        if not recipe.interpolated:
+            data[self._config.prediction_key] = MetaTensor(torch.from_numpy(array.astype(np.float32)), meta=image.meta)
+        elif recipe.rest.transforms:
+            data[self._config.prediction_key] = MetaTensor(torch.from_numpy(array), affine=torch.tensor(scan.affine))
+        if recipe.rest.transforms:
+            with self._stage("postprocessing", seconds):
+                array, affine = _as_array(recipe.rest(data)[self._config.prediction_key], scan.affine)
+        return Prediction(
+            array=array,
+            affine=affine,
+            seconds=seconds,
+            remarks=[*filter(None, [self._backend_remark]), *tally.remarks],
+            entropy=outputs.entropy,
+            windows=tally.windows,
+            skipped=tally.skipped,
+            planned_ram_bytes=tally.plan.ram_bytes,
+            planned_vram_bytes=tally.plan.vram_bytes,
+        )
 
-    def _run_dense(self, data: dict[str, Any], seconds: dict[str, float]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    def _run_dense(self, data: dict[str, Any], remark: str) -> Prediction:
         """Run the bundle's own inferer and post-processing on the whole volume."""
-        image = data[self._image_key]
+        image = data[self._config.image_key]
+        seconds: dict[str, float] = {}
         with self._stage("network", seconds):
-            scores = self._inferer(image[None].to(self.device), self._network)
+            scores = self._config.inferer(image[None].to(self.device), averaged(self._backends, self._mirror_axes))
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
         with self._stage("postprocessing", seconds):
-            data[self._prediction_key] = scores[0]
-            return _as_array(self._postprocessing(data)[self._prediction_key], image.affine.cpu().numpy())
+            data[self._config.prediction_key] = scores[0]
+            result = self._config.postprocessing(data)[self._config.prediction_key]
+            array, affine = _as_array(result, image.affine.cpu().numpy())
+        return Prediction(array=array, affine=affine, seconds=seconds, remarks=[remark])
+
+    def _compile(self, shape: tuple[int, ...]) -> None:
+        """Make the backends ready for windows of this shape; a network that OpenVINO does not know runs on torch."""
+        try:
+            for backend in self._backends:
+                backend.prepare(shape)
+        except BackendError as reason:
+            if self._options.backend != "auto" or self._options.compile:
+                raise
+            self._backend_remark = f"run by torch, for {one_line(reason)}"
+            self._backends = [
+                make_backend("torch", network, self.device, self.precision, "", compiled=False)
+                for network in self._networks
+            ]
+
+    def _refuse_swapped_sides(self, affine: NDArray[np.float64]) -> None:
+        across = [axis for axis in self._mirror_axes if io_orientation(affine)[axis, 0] == 0]
+        sided = {side for label in self.bundle.labels.values() for side in SIDES & set(WORD.findall(label.lower()))}
+        if across and len(sided) > 1:
+            raise BundleError(
+                f"bundle {self.bundle.name}: mirror_axes: axis {across[0]} runs from left to right, and the bundle "
+                "has left and right labels; take it out"
+            )
 
     @contextmanager
     def _stage(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield
-        except (MemoryError, torch.OutOfMemoryError):
+        except (TomosegError, NotRecognisedError):
             raise
         except Exception as error:  # a bundle may run any transform, and so raise anything
-            raise BundleError(f"bundle {self.bundle.name}: {name} failed: {one_line(_cause(error))}") from error
+            if is_out_of_memory(root_cause(error)):
+                raise MemoryError(one_line(root_cause(error))) from error
+            raise BundleError(f"bundle {self.bundle.name}: {name} failed: {one_line(root_cause(error))}") from error
         seconds[name] = time.perf_counter() - start
 
-    def _require(self, key: str, why: str) -> None:
-        if key not in self._parser:
-            raise BundleError(f"{self._config}: expected the entry {key!r}: {why}")
 
-    def _build(self, key: str) -> Any:
-        self._require(key, "tomoseg runs it")
-        try:
-            with _quiet():
-                return self._parser.get_parsed_content(key)
-        except Exception as error:  # the config may call anything
-            raise BundleError(f"{self._config}: {key!r} cannot be built: {one_line(_cause(error))}") from error
+class _Outputs:
+    """The arrays that the engine fills."""
 
-    def _build_transforms(self, key: str) -> Any:
-        transforms = self._build(key)
-        if not isinstance(transforms, Compose):
-            raise BundleError(f"{self._config}: {key!r}: expected a Compose, got {type(transforms).__name__}")
-        return transforms
+    def __init__(self, recipe: Recipe, placement: Placement, scan: Shape, network: Shape, uncertainty: bool) -> None:
+        self.labels: NDArray[Any] = np.empty(0)
+        self.entropy = np.zeros(scan, np.float32) if uncertainty else None
+        self._recipe = recipe
+        self._placement = placement
+        self._shape = scan if recipe.interpolated else network
+        self._where = placement if recipe.interpolated else identity_placement(network)
 
-    def _connect(self, preprocessing: Any) -> tuple[str, str]:
-        """Put our reader behind LoadImaged, drop SaveImaged; return the keys of the image and of the prediction."""
-        loaders = [step for step in preprocessing.transforms if isinstance(step, LoadImaged)]
-        if not loaders:
-            raise BundleError(f"{self._config}: 'preprocessing': expected a LoadImaged, got none")
-        keys = loaders[0].keys
-        if len(keys) != 1:
-            raise BundleError(f"{self._config}: 'preprocessing': expected LoadImaged with one image, got {list(keys)}")
-        loaders[0].register(self._reader)
-        self._postprocessing = self._build_transforms("postprocessing")
-        savers = [step for step in self._postprocessing.transforms if isinstance(step, SaveImaged | SaveImage)]
-        self._postprocessing.transforms = [step for step in self._postprocessing.transforms if step not in savers]
-        prediction = next((str(saver.keys[0]) for saver in savers if isinstance(saver, SaveImaged)), "pred")
-        return str(keys[0]), prediction
+    def make(self, scores: int) -> list[Output]:
+        """Return what is to be made of so many scores."""
+        decision = self._recipe.decide(scores)
+        if self._recipe.threshold is None:
+            self.labels = np.zeros((1, *self._shape), np.uint8 if scores <= 256 else np.uint16)
+            outputs = [Output(self.labels[0], self._where, decision, _all)]
+        else:
+            self.labels = np.zeros((scores, *self._shape), np.uint8)
+            outputs = [
+                Output(values, self._where, decision, partial(_one, index)) for index, values in enumerate(self.labels)
+            ]
+        if self.entropy is not None:
+            entropy = softmax_entropy if self._recipe.threshold is None else sigmoid_entropy
+            outputs.append(Output(self.entropy, self._placement, Interpolated(), entropy))
+        return outputs
 
-    def _find_checkpoint(self) -> tuple[Path, str]:
-        """Return the checkpoint's file and the name of the weights in it, as the config's CheckpointLoader says."""
-        for key, entry in self._parser.get().items():
-            members = {f"{key}::{index}": item for index, item in enumerate(entry)} if isinstance(entry, list) else {}
-            for where, item in {key: entry, **members}.items():
-                if isinstance(item, dict) and str(item.get("_target_", "")).endswith("CheckpointLoader"):
-                    return Path(str(self._build(f"{where}::load_path"))), next(iter(item.get("load_dict", {})), "model")
-        return self.bundle.root / "models" / "model.pt", "model"
 
-    def _load_network(self) -> torch.nn.Module:
-        weights = _read_weights(self.checkpoint, self._checkpoint_key)
-        network = self._build("network_def")
-        if not isinstance(network, torch.nn.Module):
-            raise BundleError(f"{self._config}: 'network_def': expected a network, got {type(network).__name__}")
-        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        if expected != got:
-            raise BundleError(f"{self.checkpoint}: {_difference(expected, got)}; is it the checkpoint of this bundle?")
-        network.load_state_dict(weights)
-        return network.to(self.device).eval()
+def _all(scores: torch.Tensor) -> torch.Tensor:
+    return scores
+
+
+def _one(index: int, scores: torch.Tensor) -> torch.Tensor:
+    return scores[index : index + 1]
 
 
 def _as_array(result: Any, affine: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
     if isinstance(result, MetaTensor):
         affine = np.asarray(result.affine.cpu(), dtype=np.float64)
     return torch.as_tensor(result).cpu().numpy(), affine
-
-
-def _read_config(bundle: Bundle, path: Path) -> ConfigParser:
-    parser = ConfigParser()
-    try:
-        parser.read_config(str(path))
-    except Exception as error:  # json, yaml and MONAI's own
-        raise BundleError(f"{path}: cannot be read: {one_line(error)}") from error
-    parser["bundle_root"] = _literal(str(bundle.root))
-    return parser
-
-
-def _literal(text: str) -> str:
-    """Return a config expression for `text`: in a plain string MONAI would give #, @, % and $ a meaning."""
-    return "$'" + "".join(c if c.isalnum() or c in "/._-" else f"\\U{ord(c):08x}" for c in text) + "'"
-
-
-def _read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise BundleError(f"{path}: no such checkpoint; train the bundle, or put its weights there")
-    try:
-        # weights_only: a pickle of unknown origin must not run code
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip, torch and the operating system each have their own
-        raise BundleError(f"{path}: cannot be read as a checkpoint: {one_line(_cause(error))}") from error
-    weights = content.get(key, content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise BundleError(f"{path}: expected a state dict, or one under {key!r}, got something else")
-    return weights
-
-
-def _difference(expected: dict[str, tuple[int, ...]], got: dict[str, tuple[int, ...]]) -> str:
-    for name, shape in expected.items():
-        if name not in got:
-            return f"expected the weights {name!r}, got {len(got)} others without it"
-        if got[name] != shape:
-            return f"expected the weights {name!r} of shape {shape}, got {got[name]}"
-    return f"got the weights {next(name for name in got if name not in expected)!r}, which the network does not have"
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return the error that MONAI wrapped: its own messages quote whole configs and batches."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep MONAI's warnings for developers off the screen of somebody who only segments."""
-    level = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(level)

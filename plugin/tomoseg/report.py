@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import platform
-import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +28,21 @@ class LabelVolume:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a scan was predicted to take and took, in bytes; 0 where nothing was predicted, or without a GPU.
+
+    Args:
+        planned_bytes, peak_bytes: of the whole process.
+        planned_vram_bytes, peak_vram_bytes: on the GPU.
+    """
+
+    planned_bytes: int = 0
+    peak_bytes: int = 0
+    planned_vram_bytes: int = 0
+    peak_vram_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class CaseReport:
     """The outcome for one input.
 
@@ -39,7 +53,9 @@ class CaseReport:
         reason: one line that says why not.
         seconds: time of each stage.
         remarks: what was done otherwise than usual.
-        peak_memory_bytes: largest resident memory of the process up to the end of this case; None on Windows.
+        windows: number of windows of the network.
+        skipped_windows: those of them that did not need to run.
+        memory: what it took; None where it failed.
         labels: volumes by label.
     """
 
@@ -49,7 +65,9 @@ class CaseReport:
     reason: str = ""
     remarks: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory_bytes: int | None = None
+    windows: int = 0
+    skipped_windows: int = 0
+    memory: Memory | None = None
     labels: tuple[LabelVolume, ...] = ()
 
 
@@ -58,14 +76,18 @@ class Report:
     """A whole run.
 
     Args:
-        bundle: name, version and SHA-256 of config and weights.
+        bundle: name, version and SHA-256 of config and checkpoints.
         device: where the network ran.
+        backend: what ran it.
+        precision: what it computed in.
         options: what the user asked for.
         cases: one entry an input, in the order they ran.
     """
 
     bundle: dict[str, str]
     device: str
+    backend: str
+    precision: str
     options: dict[str, Any] = field(default_factory=dict)
     cases: list[CaseReport] = field(default_factory=list)
 
@@ -101,13 +123,3 @@ class Report:
             for case in self.cases:
                 for row in case.labels:
                     writer.writerow((case.input, row.label, row.name, row.voxels, f"{row.volume_ml:.6g}"))
-
-
-def peak_memory_bytes() -> int | None:
-    """Return the largest resident memory of this process so far; None where the system does not count it."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere

@@ -12,20 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.geometry import Grid
-from tomoseg.volumes import write_label_map
+from tomoseg.report import Memory
+from tomoseg.volumes import write_label_map, write_map
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """A label map in the scan's own grid.
+    """Labels in the scan's own grid.
 
     Args:
-        labels: (I, J, K) uint8, or uint16 where the bundle has more than 255 labels.
+        labels: (I, J, K) uint8, or uint16 where the bundle has more than 255 labels; (label, I, J, K) with 0 and 1
+            where labels may overlap.
         grid: equal to the scan's.
-        names: label value → name, background left out.
+        names: label value → name, background left out; labels that may overlap are numbered from 1 on.
         seconds: time of each stage, in the order they ran.
         header: the scan's NIfTI header, if it had one.
-        remark: what was done otherwise than usual, empty if nothing was.
+        remarks: what was done otherwise than usual.
+        entropy: (I, J, K) float32, 0 where the network is certain and 1 where all labels are alike to it; None if it
+            was not asked for.
+        windows: number of windows of the network.
+        skipped_windows: those of them that did not need to run.
+        memory: what it took.
     """
 
     labels: NDArray[np.unsignedinteger[Any]]
@@ -33,13 +40,26 @@ class Segmentation:
     names: dict[int, str]
     seconds: dict[str, float] = field(default_factory=dict)
     header: nib.Nifti1Header | None = None
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
+    entropy: NDArray[np.float32] | None = None
+    windows: int = 0
+    skipped_windows: int = 0
+    memory: Memory = field(default_factory=Memory)
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether a voxel may have several labels."""
+        return self.labels.ndim == 4
 
     @property
     def voxel_counts(self) -> dict[int, int]:
         """Number of voxels of each label value, 0 for a label that does not occur."""
-        counts = np.bincount(self.labels.ravel(), minlength=max(self.names, default=0) + 1)
-        return {value: int(counts[value]) for value in self.names}
+        if self.overlapping:
+            return {value: int(np.count_nonzero(self.labels[value - 1])) for value in self.names}
+        size = max(self.names, default=0) + 1
+        # plane by plane, for bincount makes int64 of all it gets
+        counts = sum(np.bincount(plane.ravel(), minlength=size)[:size] for plane in self.labels)
+        return {value: int(np.atleast_1d(counts)[value]) for value in self.names}
 
     @property
     def volumes_ml(self) -> dict[str, float]:
@@ -47,7 +67,9 @@ class Segmentation:
         return {self.names[value]: count * self.grid.voxel_volume_ml for value, count in self.voxel_counts.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the label map as NIfTI; the file is there whole or not at all.
+        """Write the labels as NIfTI; the file is there whole or not at all.
+
+        Labels that may overlap become the fourth axis of the file.
 
         Args:
             path: ends in .nii.gz or .nii; missing folders are made.
@@ -55,4 +77,16 @@ class Segmentation:
         Raises:
             OutputError: the name has another suffix, or the file cannot be written.
         """
-        write_label_map(Path(path), self.labels, self.grid, self.header)
+        labels = np.moveaxis(self.labels, 0, -1) if self.overlapping else self.labels
+        write_label_map(Path(path), labels, self.grid, self.header)
+
+    def save_entropy(self, path: str | os.PathLike[str]) -> None:
+        """Write the entropy as NIfTI, float32; the file is there whole or not at all.
+
+        Raises:
+            ValueError: the entropy was not asked for.
+            OutputError: as for `save`.
+        """
+        if self.entropy is None:
+            raise ValueError("there is no entropy; ask for it with uncertainty=True")
+        write_map(Path(path), self.entropy, self.grid, self.header)

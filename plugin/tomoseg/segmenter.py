@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tomoseg.bundle import Bundle
-from tomoseg.errors import BundleError, UsageError, one_line
+from tomoseg.engine import PeakMemory, megabytes
+from tomoseg.errors import BundleError, MemoryLimitError, UsageError, one_line
 from tomoseg.geometry import Grid
-from tomoseg.pipeline import Pipeline, Prediction
+from tomoseg.options import Options
+from tomoseg.pipeline import OnWindow, Pipeline, Prediction
 from tomoseg.registry import find_bundle
+from tomoseg.report import Memory
 from tomoseg.segmentation import Segmentation
 from tomoseg.volumes import Volume, read_volume
 
@@ -27,82 +31,135 @@ class Segmenter:
 
     Args:
         bundle: the bundle.
-        device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
-        overlap: share of the sliding window by which neighbours overlap, in [0, 1); None for the bundle's own.
+        options: how it is run.
 
     Raises:
-        UsageError: the device does not exist, or the overlap is out of range.
+        UsageError: the device does not exist, or the options do not go together.
         BundleError: the bundle's config or checkpoint is missing, damaged, or does not fit the other.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "auto", overlap: float | None = None) -> None:
-        if overlap is not None and not 0 <= overlap < 1:
-            raise UsageError(f"overlap: expected a share from 0 to below 1, got {overlap}")
+    def __init__(self, bundle: Bundle, options: Options | None = None) -> None:
         self.bundle = bundle
-        self.overlap = overlap
+        self.options = options or Options()
         self.names = bundle.labels
-        self._pipeline = Pipeline(bundle, _choose_device(device), overlap)
+        self._pipeline = Pipeline(bundle, _choose_device(self.options.device), self.options)
 
     @classmethod
-    def from_bundle(
-        cls, name_or_folder: str | os.PathLike[str], *, device: str = "auto", overlap: float | None = None
-    ) -> Segmenter:
-        """Load a bundle by its registered name, an unambiguous beginning of one, or its folder."""
-        return cls(find_bundle(name_or_folder), device, overlap)
+    def from_bundle(cls, name_or_folder: str | os.PathLike[str], **options: Any) -> Segmenter:
+        """Load a bundle by its registered name, an unambiguous beginning of one, or its folder.
+
+        Args:
+            name_or_folder: the bundle.
+            options: as `Options` takes them, e.g. `device="cpu", backend="torch", max_memory="6GB"`.
+        """
+        return cls(find_bundle(name_or_folder), Options(**options))
 
     @property
     def device(self) -> str:
         return str(self._pipeline.device)
 
     @property
-    def checkpoint(self) -> str:
-        """Path of the weights in use."""
-        return str(self._pipeline.checkpoint)
+    def backend(self) -> str:
+        """What runs the network: "openvino", "torch" or "torch.compile"."""
+        return self._pipeline.backend
+
+    @property
+    def precision(self) -> str:
+        """What the network computes in: "fp32", "bf16" or "fp16"."""
+        return self._pipeline.precision
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Paths of the weights in use."""
+        return [str(path) for path in self._pipeline.checkpoints]
 
     def __call__(
-        self, source: str | os.PathLike[str] | nib.spatialimages.SpatialImage | sitk.Image | Volume
+        self,
+        source: str | os.PathLike[str] | nib.spatialimages.SpatialImage | sitk.Image | Volume,
+        on_window: OnWindow | None = None,
     ) -> Segmentation:
         """Segment one scan.
 
         Args:
             source: path of a NIfTI file, a nibabel image, a SimpleITK image, or a volume that was read already.
+            on_window: called with the number of windows that are done and of all of them.
 
         Raises:
             VolumeError: the scan is missing, damaged, not 3D, or holds non-finite values.
             BundleError: the bundle fails on it.
+            MemoryLimitError: it needs more memory than the options allow.
         """
-        start = time.perf_counter()
-        volume = source if isinstance(source, Volume) else read_volume(source)
-        reading = time.perf_counter() - start
-        prediction = self._pipeline(volume)
+        with PeakMemory(self._pipeline.device) as peak:
+            start = time.perf_counter()
+            volume = source if isinstance(source, Volume) else read_volume(source)
+            read = time.perf_counter()
+            grid, header, name = volume.grid, volume.header, volume.source
+            data = self._pipeline.prepare(volume)
+            del volume  # the network needs the memory
+            prepared = time.perf_counter()
+            preparing = peak.now()
+            self._refuse_excess(preparing, name)
+            prediction = self._pipeline.predict(data, grid, name, on_window)
+            labels = self._label_map(prediction, grid)
+        seconds = {"reading": read - start, "preprocessing": prepared - read, **prediction.seconds}
         return Segmentation(
-            labels=self._label_map(prediction, volume.grid),
-            grid=volume.grid,
-            names=self.names,
-            seconds={"reading": reading, **prediction.seconds},
-            header=volume.header,
-            remark=prediction.remark,
+            labels=labels,
+            grid=grid,
+            names=self._names(labels),
+            seconds=seconds,
+            header=header,
+            remarks=tuple(prediction.remarks),
+            entropy=prediction.entropy,
+            windows=prediction.windows,
+            skipped_windows=prediction.skipped,
+            memory=Memory(
+                planned_bytes=max(prediction.planned_ram_bytes, preparing) if prediction.planned_ram_bytes else 0,
+                peak_bytes=peak.bytes,
+                planned_vram_bytes=prediction.planned_vram_bytes,
+                peak_vram_bytes=peak.vram_bytes,
+            ),
         )
 
-    def _label_map(self, prediction: Prediction, grid: Grid) -> np.ndarray[Any, np.dtype[Any]]:
-        """Return the labels as (I, J, K), after making sure that they lie in the scan's grid."""
+    def _refuse_excess(self, taken: int, name: str) -> None:
+        limit = self.options.max_memory_bytes
+        if limit is not None and taken > limit:
+            raise MemoryLimitError(
+                f"{name}: reading and resampling alone took {megabytes(taken)} MB of memory, --max-memory allows "
+                f"{megabytes(limit)} MB; allow more"
+            )
+
+    def _names(self, labels: NDArray[Any]) -> dict[int, str]:
+        """Return the names by label value; labels that may overlap are numbered from 1 on."""
+        channels = self.bundle.channels
+        if labels.ndim == 3:
+            return self.names or ({1: channels[0]} if len(channels) == 1 else {})
+        return {index + 1: channels.get(index, f"label {index + 1}") for index in range(len(labels))}
+
+    def _label_map(self, prediction: Prediction, grid: Grid) -> NDArray[np.unsignedinteger[Any]]:
+        """Return the labels as (I, J, K), or (label, I, J, K), after making sure that they lie in the scan's grid."""
         where = f"bundle {self.bundle.name}: post-processing"
         array = prediction.array
-        if array.ndim == 4 and array.shape[0] != 1:
+        if array.ndim == 4 and array.shape[0] != 1 and not _is_binary(array):
             raise BundleError(
-                f"{where}: expected one label map, got {array.shape[0]} channels; end it with an arg-max (AsDiscreted)"
+                f"{where}: expected one label map, got {array.shape[0]} channels; end it with an arg-max or a "
+                "threshold (AsDiscreted)"
             )
-        array = array.reshape(array.shape[-3:])
-        if not Grid(array.shape, prediction.affine).matches(grid):
+        if array.ndim == 3 or array.shape[0] == 1:
+            array = array.reshape(array.shape[-3:])
+        if not Grid(array.shape[-3:], prediction.affine).matches(grid):
             raise BundleError(
-                f"{where}: expected labels in the scan's grid {grid.shape}, got {array.shape} elsewhere; "
+                f"{where}: expected labels in the scan's grid {grid.shape}, got {array.shape[-3:]} elsewhere; "
                 "the config lacks an Invertd that undoes its preprocessing"
             )
         largest = max(self.names, default=int(array.max(initial=0)))
-        labels = array.astype(np.uint8 if largest <= 255 else np.uint16)
+        labels = array.astype(np.uint8 if largest <= 255 or array.ndim == 4 else np.uint16, copy=False)
         if not np.array_equal(labels, array):
             raise BundleError(f"{where}: expected whole label numbers, got others, e.g. {array.max():g}")
         return labels
+
+
+def _is_binary(array: NDArray[Any]) -> bool:
+    return all(bool(np.isin(channel, (0, 1)).all()) for channel in array)
 
 
 def _choose_device(name: str) -> torch.device:

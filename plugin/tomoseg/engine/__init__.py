@@ -1,15 +1,39 @@
 """The engine: a volume through a network in slabs, straight into labels in the scan's own grid."""
 
-from tomoseg.engine.placement import NotRecognisedError, Placement, place
+from tomoseg.engine.backends import BACKENDS, PRECISIONS, Backend, choose_backend, choose_precision, make_backend
+from tomoseg.engine.decision import Interpolated
+from tomoseg.engine.ensemble import averaged
+from tomoseg.engine.memory import PeakMemory, is_out_of_memory, megabytes
+from tomoseg.engine.placement import NotRecognisedError, Placement, identity_placement, place
 from tomoseg.engine.recognise import Recipe, recognise_inferer, recognise_postprocessing
-from tomoseg.engine.stream import segment_streamed
+from tomoseg.engine.stream import Limits, Output, Tally, segment_streamed
+from tomoseg.engine.uncertainty import sigmoid_entropy, softmax_entropy
+from tomoseg.engine.windows import place_windows
 
 __all__ = [
+    "BACKENDS",
+    "PRECISIONS",
+    "Backend",
+    "Interpolated",
+    "Limits",
     "NotRecognisedError",
+    "Output",
+    "PeakMemory",
     "Placement",
     "Recipe",
+    "Tally",
+    "averaged",
+    "choose_backend",
+    "choose_precision",
+    "identity_placement",
+    "is_out_of_memory",
+    "make_backend",
+    "megabytes",
     "place",
+    "place_windows",
     "recognise_inferer",
     "recognise_postprocessing",
     "segment_streamed",
+    "sigmoid_entropy",
+    "softmax_entropy",
 ]

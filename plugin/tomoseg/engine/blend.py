@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,86 +18,87 @@ class Slab:
     """Finished scores.
 
     Args:
-        start: first slice along the slab axis, in voxels of the unpadded volume.
-        scores: (labels, D, H, W), the slab axis cut to the finished slices.
+        start: first slice along the slab axis, in voxels of the unpadded volume. It is the last one of the slab before,
+            so that neighbouring slices meet in one slab.
+        scores: (labels, slices, A, B), the slab axis first; a view that is good until the next slab is made.
     """
 
     start: int
     scores: torch.Tensor
 
 
-def stream_scores(
-    image: torch.Tensor,
-    windows: Windows,
-    weights: torch.Tensor,
-    predict: Predictor,
-    batch_size: int,
-) -> Iterator[Slab]:
-    """Yield the blended scores of a volume in slabs along the slab axis, in order and without gaps.
+class Blend:
+    """The scores of the windows in work: as many slices as one window is thick, and the last finished one.
 
-    The sum over all windows divided by the sum of their weights, added up in MONAI's order, so that the scores equal
-    those of `sliding_window_inference`. Never more than one window's thickness of slices is held.
+    The sum over all windows divided by the sum of their weights, added up in MONAI's order and with its roundings, so
+    that the scores equal those of `sliding_window_inference`.
 
     Args:
-        image: (C, D, H, W), padded to `windows.shape`.
         windows: where the windows lie.
-        weights: (D, H, W) weights within a window.
-        predict: the network.
-        batch_size: windows that `predict` gets at once.
+        weights: (D, H, W) float32, weights within a window.
+        labels: number of scores.
+        dtype: of the scores.
+        device: where the slab lives.
     """
-    axis = windows.slab_axis
-    thickness = windows.roi_size[axis]
-    shape = list(windows.shape)
-    shape[axis] = thickness
-    total: torch.Tensor | None = None
-    count = torch.zeros(shape, dtype=torch.float32, device=image.device)
 
-    for index, (start, corners) in enumerate(windows.groups):
-        for first in range(0, len(corners), batch_size):
-            batch = corners[first : first + batch_size]
-            scores = predict(torch.stack([_cut(image, corner, windows.roi_size) for corner in batch]))
-            if total is None:
-                total = torch.zeros((scores.shape[1], *shape), dtype=torch.float32, device=image.device)
-            for corner, score in zip(batch, scores, strict=True):
-                local = [*corner]
-                local[axis] = 0
-                # multiplied first, added then, as MONAI rounds
-                _cut(total, local, windows.roi_size).add_(score.to(image.device, torch.float32) * weights)
-                _cut(count[None], local, windows.roi_size).add_(weights)
-        last = index + 1 == len(windows.groups)
-        finished = thickness if last else windows.groups[index + 1][0] - start
-        assert total is not None
-        slab = _unpad(_hand_over(total, count, axis, finished), start, windows)
-        if slab is not None:
-            yield slab
+    def __init__(
+        self, windows: Windows, weights: torch.Tensor, labels: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._windows = windows
+        self._axis = windows.slab_axis
+        self._across = [axis for axis in range(3) if axis != self._axis]
+        self._thickness = windows.roi_size[self._axis]
+        self._weights = weights.to(device)
+        size = (1 + self._thickness, *(windows.shape[axis] for axis in self._across))
+        self._total = torch.zeros((labels, *size), dtype=dtype, device=device)
+        self._count = torch.zeros(size, dtype=torch.float32, device=device)
+        self._first = True
 
+    @property
+    def device(self) -> torch.device:
+        return self._total.device
 
-def _cut(volume: torch.Tensor, corner: Sequence[int], size: Sequence[int]) -> torch.Tensor:
-    """Return a view of a box of (C, D, H, W)."""
-    for axis, (start, length) in enumerate(zip(corner, size, strict=True)):
-        volume = volume.narrow(axis + 1, start, length)
-    return volume
+    def to(self, device: torch.device) -> None:
+        """Move the slab."""
+        self._total, self._count = self._total.to(device), self._count.to(device)
+        self._weights = self._weights.to(device)
 
+    def add(self, corner: Sequence[int], scores: torch.Tensor) -> None:
+        """Add the scores (labels, D, H, W) of the window whose first voxel is `corner`."""
+        box = [slice(1, None)]
+        box += [slice(corner[axis], corner[axis] + self._windows.roi_size[axis]) for axis in self._across]
+        weights = self._weights.movedim(self._axis, 0)
+        self._count[tuple(box)].add_(weights)
+        for total, score in zip(self._total, scores, strict=True):  # a label's window fits the processor's cache
+            # multiplied first, added then, as MONAI rounds
+            total[tuple(box)].add_(score.to(self.device, torch.float32).movedim(self._axis, 0) * weights)
 
-def _hand_over(total: torch.Tensor, count: torch.Tensor, axis: int, finished: int) -> torch.Tensor:
-    """Return the first `finished` slices, normalised, and move the others to the front of the buffers."""
-    scores = total.narrow(axis + 1, 0, finished) / count.narrow(axis, 0, finished)
-    for buffer, along in ((total, axis + 1), (count, axis)):
-        size = buffer.shape[along]
-        rest = buffer.narrow(along, finished, size - finished).clone()
-        buffer.narrow(along, 0, size - finished).copy_(rest)
-        buffer.narrow(along, size - finished, finished).zero_()
-    return scores
+    def finish(self, slices: int, start: int) -> Slab | None:
+        """Return the first slices as a slab; None if all of them are padding.
 
+        Args:
+            slices: how many no later window touches.
+            start: the first one, in voxels of the padded volume.
+        """
+        ready = self._total[:, 1 : 1 + slices]
+        ready.div_(self._count[1 : 1 + slices])
+        before, after = self._windows.pad[self._axis]
+        low, high = before, self._windows.shape[self._axis] - after
+        kept = 0 if self._first or start <= low else 1
+        begin, end = max(start - kept, low), min(start + slices, high)
+        if end <= max(start, low):
+            return None
+        scores = self._total[:, 1 + begin - start : 1 + end - start]
+        for place, axis in enumerate(self._across):
+            first, last = self._windows.pad[axis]
+            scores = scores.narrow(place + 2, first, self._windows.shape[axis] - first - last)
+        return Slab(begin - low, scores)
 
-def _unpad(scores: torch.Tensor, start: int, windows: Windows) -> Slab | None:
-    """Cut the padding off a slab that begins at slice `start` of the padded volume; None if nothing is left."""
-    for axis, (before, after) in enumerate(windows.pad):
-        low, high = before, windows.shape[axis] - after
-        if axis == windows.slab_axis:
-            stop = min(start + scores.shape[axis + 1], high)
-            low, high = max(low - start, 0), stop - start
-            if high <= low:
-                return None
-        scores = scores.narrow(axis + 1, low, high - low)
-    return Slab(max(start - windows.pad[windows.slab_axis][0], 0), scores)
+    def advance(self, slices: int) -> None:
+        """Forget the first slices but the last of them, and make room for as many new ones."""
+        self._first = False
+        rest = self._thickness - slices
+        for buffer in (*self._total, self._count):
+            buffer[0] = buffer[slices]
+            buffer[1 : 1 + rest] = buffer[1 + slices :].clone()
+            buffer[1 + rest :] = 0

@@ -42,10 +42,34 @@ class Placement:
     inside: tuple[Triple, Triple]
 
 
+@dataclass(frozen=True)
+class _Box:
+    """First and one past the last voxel along each axis."""
+
+    start: NDArray[Any]
+    stop: NDArray[Any]
+
+    def turned(self, matrix: NDArray[np.float64]) -> _Box:
+        """Return the box in voxel indices after a change of orientation."""
+        ends = np.stack([self.start, self.stop - 1], axis=1)
+        turned = np.round(matrix[:3, :3] @ ends + matrix[:3, 3:]).astype(int)
+        return _Box(turned.min(axis=1), turned.max(axis=1) + 1)
+
+    @property
+    def corners(self) -> tuple[Triple, Triple]:
+        return _triple(self.start), _triple(self.stop)
+
+
+def identity_placement(shape: Triple) -> Placement:
+    """Return the placement of the network's grid in itself."""
+    whole = ((0, 0, 0), shape)
+    return Placement(np.eye(4), whole, whole, whole)
+
+
 def place(image: Any, scan: Grid) -> Placement:
     """Find out how a preprocessed image lies in its scan.
 
-    Undone are crops and pads, at most one resampling, and crops, pads and changes of orientation before it.
+    Undone are crops, pads and changes of orientation, and at most one resampling among them.
 
     Args:
         image: (C, D, H, W) with the operations that MONAI recorded.
@@ -56,15 +80,27 @@ def place(image: Any, scan: Grid) -> Placement:
     """
     if not isinstance(image, MetaTensor):
         raise NotRecognisedError("a preprocessing that does not track what it does")
-    affine = np.asarray(image.affine, dtype=np.float64)
-    start, stop = np.zeros(3, dtype=int), np.array(image.shape[1:])
-    scored_start, scored_stop = start.copy(), stop.copy()
+    affine = network_affine = np.asarray(image.affine, dtype=np.float64)
+    box = _Box(np.zeros(3, dtype=int), np.array(image.shape[1:]))
+    scored = box
     operations = list(image.applied_operations)
-    while operations and operations[-1]["class"] not in {*REORIENTING, "SpatialResample"}:
-        for before, after in _undone(operations.pop()):
-            start, stop = start + before, stop - after
-            scored_start, scored_stop = np.maximum(scored_start, start), np.minimum(scored_stop, stop)
-    inside_affine, inside_size = affine @ _translation(start), stop - start
+    resampled = any(operation["class"] == "SpatialResample" for operation in operations)
+    turn = np.eye(4)  # voxel indices at this step to those of the network's grid
+    while operations and operations[-1]["class"] != "SpatialResample":
+        if operations[-1]["class"] in REORIENTING:
+            if not resampled:
+                break
+            before = operations.pop()["extra_info"].get("original_affine")
+            if before is None:
+                raise NotRecognisedError("a flip after the resampling")
+            step = np.linalg.solve(before, affine)
+            box, scored = box.turned(step), scored.turned(step)
+            turn, affine = turn @ np.linalg.inv(step), np.asarray(before, dtype=np.float64)
+            continue
+        for first, last in _undone(operations.pop()):
+            box = _Box(box.start + first, box.stop - last)
+            scored = _Box(np.maximum(scored.start, box.start), np.minimum(scored.stop, box.stop))
+    inside_affine, inside_size = affine @ _translation(box.start), box.stop - box.start
     if operations and operations[-1]["class"] == "SpatialResample":
         resampling = operations.pop()
         extra = resampling["extra_info"]
@@ -76,9 +112,9 @@ def place(image: Any, scan: Grid) -> Placement:
         if operation["class"] not in REORIENTING:
             _undone(operation)  # refuses what is neither a crop nor a pad
     return Placement(
-        matrix=np.asarray(np.linalg.solve(affine, scan.affine), dtype=np.float64),
-        scored=(_triple(scored_start), _triple(scored_stop)),
-        domain=(_triple(start), _triple(stop)),
+        matrix=np.asarray(np.linalg.solve(network_affine, scan.affine), dtype=np.float64),
+        scored=scored.turned(turn).corners,
+        domain=box.turned(turn).corners,
         inside=_box_in_scan(inside_affine, inside_size, scan),
     )
 

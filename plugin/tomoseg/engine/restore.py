@@ -1,13 +1,13 @@
-"""From scores in the network's grid to labels in the scan's own, without ever holding scores in the scan's grid.
+"""From scores in the network's grid to values in the scan's own, without ever holding scores in the scan's grid.
 
 The labels are those of `argmax(linear interpolation of the scores)`, coordinates beyond the border clamped to it.
 Where all network voxels around a point have one arg-max, that is the answer, for a convex combination keeps the order
-of the scores; only points at a boundary between labels interpolate them all.
+of the scores; only points at a boundary between labels interpolate them all. The same holds for a threshold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -17,12 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from tomoseg.engine.blend import Slab
+from tomoseg.engine.decision import Decision
 from tomoseg.engine.placement import Placement
 
-Labels = NDArray[np.unsignedinteger[Any]]
-Activation = Callable[[torch.Tensor], torch.Tensor]
-
-CHUNK = 1 << 16  # boundary points interpolated at once
+BLOCK = 1 << 20  # voxels of the scan that are filled at once
+CHUNK = 1 << 16  # points that are interpolated at once
 SNAP = 1e-5  # voxels; a coordinate this close to a grid point missed it by rounding only
 SHEAR = 1e-4  # voxels across the scan; float32 headers shear oblique scans by 3e-5, grid_sample rounds as much
 
@@ -31,178 +30,237 @@ SHEAR = 1e-4  # voxels across the scan; float32 headers shear oblique scans by 3
 class Neighbours:
     """Linear interpolation along one axis: for each position the neighbours' indices and the share of the upper one."""
 
-    lower: NDArray[np.int64]
-    upper: NDArray[np.int64]
-    share: NDArray[np.float32]
+    lower: torch.Tensor
+    upper: torch.Tensor
+    share: torch.Tensor
+
+    def __getitem__(self, index: Any) -> Neighbours:
+        return Neighbours(self.lower[index], self.upper[index], self.share[index])
 
 
-def neighbours(coordinates: NDArray[np.float64], low: int, high: int) -> Neighbours:
+def neighbours(coordinates: NDArray[np.float64], low: int, high: int, device: torch.device) -> Neighbours:
     """Return the neighbours of fractional coordinates on an axis, clamped to [low, high]."""
     nearest = np.round(coordinates)
     snapped = np.where(np.abs(coordinates - nearest) < SNAP, nearest, coordinates)
     clamped = np.clip(snapped, low, high)
     lower = np.floor(clamped).astype(np.int64)
     share = (clamped - lower).astype(np.float32)
-    return Neighbours(lower, np.where(share > 0, lower + 1, lower), share)
+    upper = np.where(share > 0, lower + 1, lower)
+    return Neighbours(*(torch.from_numpy(part).to(device) for part in (lower, upper, share)))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The scores of one slab with what surrounds them, slab axis first.
+
+    Args:
+        scores: (labels, rows, A, B), only what counts.
+        before: voxels of zeros in front of it, along (rows, A, B).
+        cells: (rows, A, B), zeros included: the value that a voxel and its upper neighbours share, else `mixed`.
+        first: index of the first row in the whole volume.
+    """
+
+    scores: torch.Tensor
+    before: tuple[int, int, int]
+    cells: torch.Tensor
+    first: int
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.cells.shape[0]
 
 
 class Restorer:
-    """Takes slabs of scores in order and fills in the labels of the scan.
+    """Takes slabs of scores in order and fills in the voxels of the scan.
 
     Args:
-        labels: (I, J, K), filled in place.
+        values: (I, J, K), filled in place.
         placement: where the scan's voxels lie in the network's grid.
         slab_axis: the axis of the network's grid along which the slabs come.
-        activation: applied to scores, labels first, before they are interpolated; must keep their order. None for none.
+        decision: what is made of the scores.
     """
 
-    def __init__(
-        self, labels: Labels, placement: Placement, slab_axis: int, activation: Activation | None = None
-    ) -> None:
-        self._labels = labels
-        self._axis = slab_axis
-        self._activation = activation
-        self._start, self._stop = (np.array(corner) for corner in placement.scored)
-        # where the image was cropped, one voxel of zeros stands for all that was cut away
-        below, above = (np.array(corner) for corner in placement.domain)
-        self._zeros = (below < self._start).astype(int), (above > self._stop).astype(int)
-        origin = self._start - self._zeros[0]
-        self._low = np.maximum(below - origin, 0)
-        self._high = np.minimum(above - origin, self._stop + self._zeros[1] - origin) - 1
+    def __init__(self, values: NDArray[Any], placement: Placement, slab_axis: int, decision: Decision) -> None:
+        self._values = values
+        self._decision = decision
+        self._device = torch.device("cpu")
         self._inside = placement.inside
-        self._kept: torch.Tensor | None = None
-        self._received = 0  # slices along the slab axis, zeros included
-        linear = placement.matrix[:3, :3]
-        linear = np.where(np.abs(linear) * max(labels.shape) < SHEAR, 0, linear)
-        self._matrix = np.column_stack([linear, placement.matrix[:3, 3] - origin])
+        order = [slab_axis, *(axis for axis in range(3) if axis != slab_axis)]
+        start, stop = (np.array(corner)[order] for corner in placement.scored)
+        below, above = (np.array(corner)[order] for corner in placement.domain)
+        # where the image was cropped, one voxel of zeros stands for all that was cut away
+        self._zeros = (below < start).astype(int), (above > stop).astype(int)
+        self._scored = start, stop
+        origin = start - self._zeros[0]
+        self._low = np.maximum(below - origin, 0)
+        self._high = np.minimum(above - origin, stop + self._zeros[1] - origin) - 1
+        self._received = 0  # rows of the frame, zeros included
+        linear = placement.matrix[order, :3]
+        linear = np.where(np.abs(linear) * max(values.shape) < SHEAR, 0, linear)
+        self._matrix = np.column_stack([linear, placement.matrix[order, 3] - origin])
         self._separable = bool(((linear != 0).sum(axis=0) == 1).all() and ((linear != 0).sum(axis=1) == 1).all())
+        self._uneven = [True] * 3
         if self._separable:
             self._scan_axes = tuple(int(np.flatnonzero(row)[0]) for row in linear)
             self._lines = [self._line(axis) for axis in range(3)]
+            self._uneven = [bool(line.share.any()) for line in self._lines]
 
     def feed(self, slab: Slab) -> None:
-        """Label every voxel of the scan whose neighbours are all there by now."""
-        axis, stop = self._axis, slab.start + slab.scores.shape[self._axis + 1]
-        scores = slab.scores
-        pads: list[int] = []
-        for other in (2, 1, 0):
-            low, high = self._start[other], self._stop[other]
-            before, after = self._zeros[0][other], self._zeros[1][other]
-            if other == axis:
-                before, after = before * (slab.start <= low < stop), after * (slab.start < high <= stop)
-                low, high = max(low - slab.start, 0), min(high, stop) - slab.start
-                if high <= low:
-                    return
-            scores = scores.narrow(other + 1, low, high - low)
-            pads += [int(before), int(after)]
-        if any(pads):
-            scores = torch.nn.functional.pad(scores, pads)
-        self._label(scores.movedim(axis + 1, 1))
+        """Fill every voxel of the scan whose neighbours are all there by now."""
+        self._follow(slab.scores.device)
+        frame = self._frame(slab)
+        if frame is None or frame.stop <= self._received:
+            return
+        if self._separable:
+            for target, lines in self._blocks(frame):
+                self._fill_box(target, frame, lines)
+        else:
+            for target, where, points in self._planes(frame):
+                self._fill_points(target, where, frame, points)
+        self._received = frame.stop
 
     def finish(self) -> None:
         """Make background of what was cropped away before the network's grid was made."""
         for axis, (first, stop) in enumerate(zip(*self._inside, strict=True)):
-            along = np.moveaxis(self._labels, axis, 0)
+            along = np.moveaxis(self._values, axis, 0)
             along[:first] = 0
             along[stop:] = 0
 
-    def _label(self, scores: torch.Tensor) -> None:
-        if self._kept is not None:
-            scores = torch.cat([self._kept, scores], dim=1)
-        start = self._received - (self._kept is not None)
-        stop = start + scores.shape[1]
-        self._kept = scores[:, -1:].clone()
-        best: Labels = scores.argmax(dim=0).to(torch.int32).cpu().numpy().astype(self._labels.dtype)
-        if self._separable:
-            self._feed_separable(scores, best, start, stop)
-        else:
-            self._feed_general(scores, best, start, stop)
-        self._received = stop
+    def _follow(self, device: torch.device) -> None:
+        """Work where the scores are; a slab that outgrows the GPU is moved."""
+        if device != self._device and self._separable:
+            self._lines = [Neighbours(n.lower.to(device), n.upper.to(device), n.share.to(device)) for n in self._lines]
+        self._device = device
 
-    def _order(self) -> tuple[int, int, int]:
-        """Return the axes of the network's grid with the slab axis first."""
-        first, second = (axis for axis in range(3) if axis != self._axis)
-        return self._axis, first, second
+    def _frame(self, slab: Slab) -> Frame | None:
+        start, stop = (corner.copy() for corner in self._scored)
+        before, after = (zeros.copy() for zeros in self._zeros)
+        slab_stop = slab.start + slab.scores.shape[1]
+        before[0] *= self._received == 0
+        after[0] *= slab_stop >= stop[0]
+        first = max(start[0], slab.start) - start[0] + self._zeros[0][0] - before[0]
+        start[0], stop[0] = max(start[0] - slab.start, 0), min(stop[0], slab_stop) - slab.start
+        if stop[0] <= start[0]:
+            return None
+        scores = slab.scores
+        for axis in range(3):
+            scores = scores.narrow(axis + 1, int(start[axis]), int(stop[axis] - start[axis]))
+        values = self._decision.at_voxels(scores)
+        pads = [int(size) for axis in (2, 1, 0) for size in (before[axis], after[axis])]
+        if any(pads):
+            values = torch.nn.functional.pad(values, pads)
+        return Frame(scores, (int(before[0]), int(before[1]), int(before[2])), self._agreed(values), int(first))
+
+    def _agreed(self, values: torch.Tensor) -> torch.Tensor:
+        low = high = values
+        for axis, uneven in enumerate(self._uneven):
+            size = values.shape[axis] - 1
+            if uneven and size:
+                smaller, larger = low.clone(), high.clone()
+                torch.minimum(low.narrow(axis, 0, size), low.narrow(axis, 1, size), out=smaller.narrow(axis, 0, size))
+                torch.maximum(high.narrow(axis, 0, size), high.narrow(axis, 1, size), out=larger.narrow(axis, 0, size))
+                low, high = smaller, larger
+        return low if low is high else torch.where(low == high, low, self._decision.mixed)
 
     def _line(self, axis: int) -> Neighbours:
         scan_axis = self._scan_axes[axis]
-        positions = np.arange(self._labels.shape[scan_axis])
+        positions = np.arange(self._values.shape[scan_axis])
         coordinates = self._matrix[axis, scan_axis] * positions + self._matrix[axis, 3]
-        return neighbours(coordinates, self._low[axis], self._high[axis])
+        return neighbours(coordinates, self._low[axis], self._high[axis], self._device)
 
-    def _feed_separable(self, scores: torch.Tensor, best: Labels, start: int, stop: int) -> None:
-        order = self._order()
-        along, *across = (self._lines[axis] for axis in order)
-        ready = np.flatnonzero((along.upper >= self._received) & (along.upper < stop))
-        if not ready.size:
+    def _ready(self, along: Neighbours, frame: Frame) -> torch.Tensor:
+        return torch.nonzero((along.upper >= self._received) & (along.upper < frame.stop))[:, 0]
+
+    def _blocks(self, frame: Frame) -> Iterator[tuple[NDArray[Any], list[Neighbours]]]:
+        """Yield boxes of the scan with their points along each axis by itself."""
+        target = self._values.transpose(self._scan_axes)
+        ready = self._ready(self._lines[0], frame)
+        if not ready.numel():
             return
-        rows = slice(ready[0], ready[-1] + 1)  # coordinates are monotone, so these are neighbours
-        lines = [Neighbours(along.lower[rows] - start, along.upper[rows] - start, along.share[rows]), *across]
-        low = high = best  # smallest and largest label among the neighbours
-        for axis, line in enumerate(lines):
-            smaller, larger = np.take(low, line.lower, axis), np.take(high, line.lower, axis)
-            if line.share.any():
-                np.minimum(smaller, np.take(low, line.upper, axis), out=smaller)
-                np.maximum(larger, np.take(high, line.upper, axis), out=larger)
-            low, high = smaller, larger
-        where = np.nonzero(low != high)
-        points = [Neighbours(n.lower[i], n.upper[i], n.share[i]) for n, i in zip(lines, where, strict=True)]
-        low[where] = self._interpolate(scores, points)
-        target = self._labels.transpose([self._scan_axes[axis] for axis in order])
-        target[rows] = low
+        first, stop = int(ready[0]), int(ready[-1]) + 1  # coordinates are monotone, so these are neighbours
+        rows = max(BLOCK // (target.shape[1] * target.shape[2]), 1)
+        for begin in range(first, stop, rows):
+            part = slice(begin, min(begin + rows, stop))
+            yield target[part], [self._lines[0][part], *self._lines[1:]]
 
-    def _feed_general(self, scores: torch.Tensor, best: Labels, start: int, stop: int) -> None:
+    def _planes(self, frame: Frame) -> Iterator[tuple[NDArray[Any], NDArray[np.int64], list[Neighbours]]]:
         """The same for a grid that is sheared against the network's: point by point, plane by plane of the scan."""
-        order = self._order()
-        plane = np.indices(self._labels.shape[1:]).reshape(2, -1)
-        for i in range(self._labels.shape[0]):
-            matrix = self._matrix[list(order)]
-            coordinates = matrix[:, 1:3] @ plane + (matrix[:, :1] * i + matrix[:, 3:])
-            along = neighbours(coordinates[0], self._low[order[0]], self._high[order[0]])
-            ready = np.flatnonzero((along.upper >= self._received) & (along.upper < stop))
-            if not ready.size:
-                continue
-            points = [Neighbours(along.lower[ready] - start, along.upper[ready] - start, along.share[ready])]
-            points += [
-                neighbours(coordinates[position, ready], self._low[axis], self._high[axis])
-                for position, axis in ((1, order[1]), (2, order[2]))
+        plane = np.indices(self._values.shape[1:]).reshape(2, -1)
+        for i, target in enumerate(self._values):
+            coordinates = self._matrix[:, 1:3] @ plane + (self._matrix[:, :1] * i + self._matrix[:, 3:])
+            points = [
+                neighbours(coordinates[axis], self._low[axis], self._high[axis], self._device) for axis in range(3)
             ]
-            values = self._label_points(scores, best, points)
-            self._labels[i].reshape(-1)[ready] = values
+            ready = self._ready(points[0], frame)
+            if ready.numel():
+                yield target.reshape(-1), ready.cpu().numpy(), [point[ready] for point in points]
 
-    def _label_points(self, scores: torch.Tensor, best: Labels, points: list[Neighbours]) -> Labels:
-        values = best[tuple(point.lower for point in points)]
-        split = np.zeros(values.shape, dtype=bool)
-        for corner in product((False, True), repeat=3):
-            split |= best[_corner(points, corner)] != values
-        if split.any():
-            chosen = [Neighbours(p.lower[split], p.upper[split], p.share[split]) for p in points]
-            values[split] = self._interpolate(scores, chosen)
-        return values
+    def _fill_box(self, target: NDArray[Any], frame: Frame, lines: list[Neighbours]) -> None:
+        rows = lines[0].lower - frame.first
+        first = int(rows.min())
+        cells = frame.cells[first : int(rows.max()) + 1]
+        for axis in (2, 1):
+            cells = cells.index_select(axis, lines[axis].lower)
+        cells = cells.index_select(0, rows - first)
+        target[...] = cells.cpu().numpy()
+        where = torch.nonzero(cells == self._decision.mixed).T
+        if where.numel():
+            points = [line[index] for line, index in zip(lines, where, strict=True)]
+            target[tuple(where.cpu().numpy())] = self._interpolate(frame, points)
 
-    def _interpolate(self, scores: torch.Tensor, points: list[Neighbours]) -> Labels:
-        """Return the arg-max of the interpolated scores at points given by their neighbours along each axis."""
-        flat = scores.reshape(scores.shape[0], -1)
-        result = np.empty(points[0].lower.size, dtype=self._labels.dtype)
-        for first in range(0, result.size, CHUNK):
-            part = [
-                Neighbours(p.lower[first:][:CHUNK], p.upper[first:][:CHUNK], p.share[first:][:CHUNK]) for p in points
-            ]
-            total: torch.Tensor | None = None
-            for corner in product((False, True), repeat=3):
-                weight = np.prod([p.share if up else 1 - p.share for p, up in zip(part, corner, strict=True)], axis=0)
-                if not weight.any():
-                    continue
-                index = np.ravel_multi_index(_corner(part, corner), tuple(scores.shape[1:]))
-                values = flat.index_select(1, torch.from_numpy(index).to(flat.device))
-                if self._activation is not None:
-                    values = self._activation(values)
-                values *= torch.from_numpy(weight).to(values.device)
-                total = values if total is None else total.add_(values)
-            assert total is not None
-            result[first : first + CHUNK] = total.argmax(dim=0).cpu().numpy()
-        return result
+    def _fill_points(
+        self, target: NDArray[Any], where: NDArray[np.int64], frame: Frame, points: list[Neighbours]
+    ) -> None:
+        values = frame.cells[points[0].lower - frame.first, points[1].lower, points[2].lower]
+        target[where] = values.cpu().numpy()
+        mixed = values == self._decision.mixed
+        if mixed.any():
+            target[where[mixed.cpu().numpy()]] = self._interpolate(frame, [point[mixed] for point in points])
 
+    def _interpolate(self, frame: Frame, points: list[Neighbours]) -> NDArray[Any]:
+        """Return the values at points given by their neighbours along each axis."""
+        result = [
+            self._decision.at_points(self._weigh(frame, [point[first : first + CHUNK] for point in points]))
+            for first in range(0, points[0].lower.numel(), CHUNK)
+        ]
+        return torch.cat(result).cpu().numpy()
 
-def _corner(points: list[Neighbours], corner: tuple[bool, ...]) -> tuple[NDArray[np.int64], ...]:
-    return tuple(point.upper if up else point.lower for point, up in zip(points, corner, strict=True))
+    def _weigh(self, frame: Frame, points: list[Neighbours]) -> torch.Tensor:
+        """Return the interpolated scores (points, labels)."""
+        first = int(points[0].lower.min())
+        size = (int(points[0].upper.max()) - first + 1, *frame.cells.shape[1:])
+        strides = (size[1] * size[2], size[2], 1)
+        index: list[torch.Tensor] = []
+        weight: list[torch.Tensor] = []
+        sides = [(False, True) if point.share.any() else (False,) for point in points]
+        for corner in product(*sides):
+            ends = [point.upper if up else point.lower for point, up in zip(points, corner, strict=True)]
+            shares = [point.share if up else 1 - point.share for point, up in zip(points, corner, strict=True)]
+            index.append((ends[0] - first) * strides[0] + ends[1] * strides[1] + ends[2])
+            weight.append(shares[0] * shares[1] * shares[2])
+        corners = torch.stack(index, dim=1)
+        used = torch.zeros(size[0] * strides[0], dtype=torch.bool, device=self._device)
+        used[corners.reshape(-1)] = True
+        voxels = torch.nonzero(used)[:, 0]
+        position = torch.empty(used.shape, dtype=torch.int32, device=self._device)
+        position[voxels] = torch.arange(voxels.numel(), dtype=torch.int32, device=self._device)
+        return torch.nn.functional.embedding_bag(
+            position[corners],
+            self._rows(frame, voxels, first, strides),
+            per_sample_weights=torch.stack(weight, dim=1),
+            mode="sum",
+        )
+
+    def _rows(self, frame: Frame, voxels: torch.Tensor, first: int, strides: tuple[int, int, int]) -> torch.Tensor:
+        """Return the activated scores (voxels, labels) of voxels given by their flat indices; 0 beyond the slab."""
+        row, rest = first - frame.first + voxels // strides[0], voxels % strides[0]
+        where = [row, rest // strides[1], rest % strides[1]]
+        where = [index - before for index, before in zip(where, frame.before, strict=True)]
+        inside = torch.ones(voxels.shape, dtype=torch.bool, device=self._device)
+        for index, length in zip(where, frame.scores.shape[1:], strict=True):
+            inside &= (index >= 0) & (index < length)
+        where = [index[inside] for index in where]
+        scored = frame.scores[:, where[0], where[1], where[2]].T.float()
+        rows = torch.zeros(voxels.numel(), frame.scores.shape[0], device=self._device)
+        rows[inside] = self._decision.activate(scored)
+        return rows

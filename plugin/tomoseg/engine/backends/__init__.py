@@ -1,0 +1,96 @@
+"""What runs a network: PyTorch on CPUs and GPUs, OpenVINO on CPUs."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Final, Protocol
+
+import torch
+
+from tomoseg.engine.backends.openvino_network import OpenvinoNetwork
+from tomoseg.engine.backends.torch_network import TorchNetwork
+from tomoseg.errors import MissingExtraError, UsageError
+
+BACKENDS: Final = ("auto", "torch", "openvino")
+PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16")
+
+
+class Backend(Protocol):
+    """A network that is ready to run.
+
+    Attributes:
+        name: "torch", "torch.compile" or "openvino".
+        precision: "fp32", "bf16" or "fp16".
+    """
+
+    name: str
+    precision: str
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Compile for batches of windows (B, C, D, H, W) of this shape, if there is anything to compile.
+
+        Raises:
+            BackendError: the network cannot be compiled.
+        """
+        ...
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the scores (B, labels, D, H, W) of a batch (B, C, D, H, W), good until the next call."""
+        ...
+
+
+def choose_backend(name: str, device: torch.device) -> str:
+    """Return "torch" or "openvino" for a name of BACKENDS; auto is OpenVINO on a CPU where it is installed.
+
+    Raises:
+        UsageError: there is no such backend, or it does not run on the device.
+        MissingExtraError: it is not installed.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"backend: expected {', '.join(BACKENDS)}, got {name!r}")
+    if name == "auto":
+        return "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
+    if name == "openvino":
+        if device.type != "cpu":
+            raise UsageError(f"backend: openvino runs on the CPU, the device is {device}; use --backend torch")
+        if not find_spec("openvino"):
+            raise MissingExtraError("openvino", "openvino")
+    return name
+
+
+def choose_precision(name: str, device: torch.device, amp: bool) -> str:
+    """Return "fp32", "bf16" or "fp16" for a name of PRECISIONS; auto is what the bundle's own evaluator would use.
+
+    Args:
+        name: what was asked for.
+        device: where the network runs.
+        amp: whether the bundle's evaluator runs with automatic mixed precision, which MONAI does on GPUs only.
+
+    Raises:
+        UsageError: there is no such precision, or the device does not have it.
+    """
+    if name not in PRECISIONS:
+        raise UsageError(f"precision: expected {', '.join(PRECISIONS)}, got {name!r}")
+    if name == "auto":
+        return "fp16" if amp and device.type == "cuda" else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise UsageError("precision: fp16 needs a GPU; use --precision bf16 on a CPU")
+    return name
+
+
+def make_backend(
+    name: str, network: torch.nn.Module, device: torch.device, precision: str, key: str, compiled: bool
+) -> Backend:
+    """Return a network on a backend.
+
+    Args:
+        name: "torch" or "openvino".
+        network: with its weights, on its device.
+        device: where it runs.
+        precision: "fp32", "bf16" or "fp16".
+        key: hash of the weights; what is compiled is kept on disk under it.
+        compiled: whether torch compiles it first.
+    """
+    if name == "openvino":
+        return OpenvinoNetwork(network, precision, key)
+    return TorchNetwork(network, device, precision, compiled)

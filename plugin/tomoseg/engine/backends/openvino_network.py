@@ -1,0 +1,151 @@
+"""Networks run by OpenVINO on CPUs, compiled once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+import torch
+
+from tomoseg.errors import BackendError, OutputError, one_line
+from tomoseg.files import atomic_file
+
+if TYPE_CHECKING:
+    import openvino
+
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+DIGEST_BYTES = 32
+
+
+class OpenvinoNetwork:
+    """A network run by OpenVINO, one window after the other.
+
+    Args:
+        network: with its weights, on the CPU.
+        precision: "fp32" or "bf16"; a processor without bf16 computes in fp32 all the same.
+        key: hash of the weights.
+    """
+
+    def __init__(self, network: torch.nn.Module, precision: str, key: str) -> None:
+        self.name = "openvino"
+        self.precision = precision
+        self._network = network
+        self._key = key
+        self._shape: tuple[int, ...] = ()
+        self._request: Any = None
+        self._scores = torch.empty(0)
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Compile for windows of this shape, or load what was compiled before."""
+        shape = (1, *shape[1:])
+        if shape == self._shape:
+            return
+        ov = import_openvino()
+        core = ov.Core()
+        hints = {
+            "INFERENCE_PRECISION_HINT": HINTS[self.precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        described = (
+            self._key,
+            repr(self._network),
+            shape,
+            sorted(hints.items()),
+            ov.get_version(),
+            core.get_property("CPU", "FULL_DEVICE_NAME"),
+            core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+        )
+        path = cache_folder() / f"{self._key[:16]}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.blob"
+        compiled = _load(core, path, hints)
+        if compiled is None:
+            try:
+                compiled = core.compile_model(_convert(self._network, shape), "CPU", hints)
+            except Exception as error:  # OpenVINO and torch.jit.trace each have their own
+                raise BackendError(f"OpenVINO cannot compile the network: {one_line(error)}") from error
+            _keep(compiled, path)
+        self._request = compiled.create_infer_request()
+        self._shape = shape
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the scores of a batch, float32."""
+        self.prepare(tuple(batch.shape))
+        scores: list[torch.Tensor] = []
+        for window in batch.contiguous():
+            found = self._request.infer([window[None].numpy()], share_inputs=True, share_outputs=True)
+            scores.append(torch.from_numpy(found[0]))
+            if len(batch) > 1:  # the next window is written over it
+                scores[-1] = scores[-1].clone()
+        return torch.cat(scores) if len(scores) > 1 else scores[0]
+
+
+def cache_folder() -> Path:
+    """Return the folder where compiled networks are kept."""
+    return Path(platformdirs.user_cache_dir("tomoseg", appauthor=False)) / "openvino"
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without the telemetry that it sends home from the moment it is imported."""
+    with _without("openvino_telemetry"):
+        import openvino
+    return openvino
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Make the import of a module fail in here, as if it were not installed; OpenVINO then uses an empty stub."""
+    had = sys.modules.get(module)
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if had is None:
+            del sys.modules[module]
+        else:
+            sys.modules[module] = had
+
+
+def _convert(network: torch.nn.Module, shape: tuple[int, ...]) -> openvino.Model:
+    """Return the network as an OpenVINO model for one shape."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with torch.no_grad():
+        traced = torch.jit.trace(network, torch.zeros(shape), check_trace=False)  # type: ignore[no-untyped-call]
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(traced)  # must live as long as it is converted
+    model = frontend.convert(frontend.load(decoder))
+    model.reshape({model.input(0): list(shape)})
+    if len(model.outputs) != 1:
+        raise ValueError(f"expected one output, got {len(model.outputs)}")
+    return model
+
+
+def _load(core: Any, path: Path, hints: dict[str, Any]) -> Any:
+    """Return the compiled network of an earlier process; None if there is none, or it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, blob = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    if hashlib.sha256(blob).digest() != digest:
+        return None
+    try:
+        return core.import_model(blob, "CPU", hints)
+    except RuntimeError:  # of another build of OpenVINO
+        return None
+
+
+def _keep(compiled: Any, path: Path) -> None:
+    """Put a compiled network where the next process finds it; whole or not at all, whoever else does the same."""
+    blob = compiled.export_model().getvalue()
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(hashlib.sha256(blob).digest() + blob)
+    except OutputError:  # a read-only home: the next process compiles again
+        return

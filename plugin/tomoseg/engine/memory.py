@@ -1,0 +1,209 @@
+"""How much memory a volume will need, what is given up when there is less, and how much it took."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Final
+
+import psutil
+import torch
+
+from tomoseg.engine.restore import BLOCK, CHUNK
+from tomoseg.engine.windows import Windows
+from tomoseg.errors import MemoryLimitError
+
+SAMPLE_EVERY_S: Final = 0.005
+POINT_BYTES: Final = 8 * (8 + 4 + 4) + 3 * 24  # indices, weights and positions of a point's eight corners
+FLOAT32: Final = 4
+CPU: Final = torch.device("cpu")
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is in RAM."""
+    return int(psutil.Process().memory_info().rss)
+
+
+class PeakMemory:
+    """Measures what is taken while it is open: the system's own mark cannot be set back for each scan.
+
+    Args:
+        device: the GPU to watch, too; any other device for none.
+
+    Attributes:
+        before_bytes, bytes: resident memory when it was opened, and the largest since.
+        vram_before_bytes, vram_bytes: the same on the GPU, of what torch allocated; 0 without one.
+    """
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        self._gpu = device if device.type == "cuda" else None
+        self.before_bytes = self.bytes = resident_bytes()
+        self.vram_before_bytes = self.vram_bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        if self._gpu is not None:
+            self.vram_before_bytes = self.vram_bytes = torch.cuda.memory_allocated(self._gpu)
+            torch.cuda.reset_peak_memory_stats(self._gpu)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.now()
+        if self._gpu is not None:
+            self.vram_bytes = torch.cuda.max_memory_allocated(self._gpu)
+
+    def now(self) -> int:
+        """Return the largest resident memory so far, in bytes."""
+        self.bytes = max(self.bytes, resident_bytes())
+        return self.bytes
+
+    def _watch(self) -> None:
+        while not self._stop.wait(SAMPLE_EVERY_S):
+            self.now()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a volume is run with.
+
+    Args:
+        batch_size: windows that the network gets at once.
+        dtype: of the slab of scores.
+        device: where the slab lives.
+        ram_bytes: predicted peak of the process.
+        vram_bytes: predicted peak on the GPU; 0 without one.
+    """
+
+    batch_size: int
+    dtype: torch.dtype
+    device: torch.device
+    ram_bytes: int = 0
+    vram_bytes: int = 0
+
+    def step_down(self) -> Plan | None:
+        """Return a plan that needs less memory at once, for a network that ran out of it; None if there is none."""
+        if self.batch_size > 1:
+            return replace(self, batch_size=self.batch_size // 2)
+        if self.device.type == "cuda":
+            return replace(self, device=CPU)
+        return None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is known of a volume once its first window has run.
+
+    Args:
+        windows: where the windows lie.
+        labels: number of scores.
+        batch_size: windows at once, as the bundle asks for.
+        resident: bytes of the process before the first window.
+        network: bytes that the network takes for one window, its scores included.
+        result: bytes of what is made in the scan's grid.
+        network_device: where the network runs.
+        on_gpu: bytes that are taken on the GPU before the first window.
+        kept: bytes of scores that are kept for windows that hold one value only.
+    """
+
+    windows: Windows
+    labels: int
+    batch_size: int
+    resident: int
+    network: int
+    result: int
+    network_device: torch.device
+    on_gpu: int = 0
+    kept: int = 0
+
+    def slab(self, dtype: torch.dtype) -> int:
+        """Return the bytes of the slab, its weights and the copies that are made of one label of it."""
+        axis = self.windows.slab_axis
+        plane = math.prod(size for other, size in enumerate(self.windows.shape) if other != axis)
+        slices = self.windows.roi_size[axis] + 1
+        return slices * plane * (self.labels * dtype.itemsize + 3 * FLOAT32)
+
+    @property
+    def restoring(self) -> int:
+        """Return the bytes of a block of the scan, its boundary points and their scores, all of it boundary."""
+        axis = self.windows.slab_axis
+        plane = math.prod(size for other, size in enumerate(self.windows.shape) if other != axis)
+        rows = min(CHUNK * 8, 3 * plane)
+        return BLOCK * 40 + CHUNK * (POINT_BYTES + self.labels * FLOAT32) + 2 * rows * self.labels * FLOAT32
+
+
+def make_plan(needs: Needs, ram_limit: int | None, vram_limit: int | None, name: str) -> Plan:
+    """Choose the first of these that fits: all as the bundle says, smaller batches, the slab in RAM, half precision.
+
+    Args:
+        needs: what the volume needs.
+        ram_limit: bytes that the process may take; None for what the machine has left, which is never refused.
+        vram_limit: bytes that it may take on the GPU; None for what is free there.
+        name: what errors call the scan.
+
+    Raises:
+        MemoryLimitError: nothing fits into the limits that were asked for.
+    """
+    on_gpu = needs.network_device.type == "cuda"
+    ram = ram_limit or needs.resident + int(psutil.virtual_memory().available)
+    vram = (vram_limit or torch.cuda.mem_get_info(needs.network_device)[1]) if on_gpu else 0
+    plans = [
+        _predict(needs, Plan(batch, dtype, device))
+        for dtype in (torch.float32, torch.float16)
+        for device in dict.fromkeys((needs.network_device, CPU))
+        for batch in _halved(needs.batch_size)
+    ]
+    for plan in plans:
+        if plan.ram_bytes <= ram and plan.vram_bytes <= vram:
+            return plan
+    smallest = min(plans, key=lambda plan: (plan.vram_bytes, plan.ram_bytes))
+    if ram_limit is None and vram_limit is None:
+        return smallest
+    asked = [f"{megabytes(smallest.ram_bytes)} MB of memory"]
+    if on_gpu:
+        asked.append(f"{megabytes(smallest.vram_bytes)} MB on the GPU")
+    raise MemoryLimitError(
+        f"{name}: needs {' and '.join(asked)}, --max-memory allows {megabytes(ram)} MB; allow more, "
+        "or use a bundle with fewer labels or smaller windows"
+    )
+
+
+def megabytes(size: int) -> int:
+    """Return bytes as whole MB (10⁶ bytes), rounded up."""
+    return -(-size // 10**6)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of Python, torch or a backend says that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        words in text for words in ("not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+    )
+
+
+def _predict(needs: Needs, plan: Plan) -> Plan:
+    working = plan.batch_size * needs.network + needs.kept
+    slab = needs.slab(plan.dtype) + needs.restoring
+    on_gpu = needs.network_device.type == "cuda"
+    slab_on_gpu = plan.device.type == "cuda"
+    return replace(
+        plan,
+        ram_bytes=needs.resident + needs.result + (0 if on_gpu else working) + (0 if slab_on_gpu else slab),
+        vram_bytes=(needs.on_gpu + working + (slab if slab_on_gpu else 0)) if on_gpu else 0,
+    )
+
+
+def _halved(batch_size: int) -> list[int]:
+    sizes = [batch_size]
+    while sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2)
+    return sizes

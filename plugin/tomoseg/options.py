@@ -1,0 +1,67 @@
+"""How a bundle is run, as a user asks for it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tomoseg.errors import UsageError
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a bundle is run; the default of each is what the bundle itself would do.
+
+    Args:
+        device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
+        backend: "auto" (OpenVINO on a CPU where it is installed, else torch), "torch" or "openvino".
+        precision: "auto" (fp16 on a GPU if the bundle's evaluator has `amp`, else fp32), "fp32", "bf16" or "fp16".
+        overlap: share of the sliding window by which neighbours overlap, in [0, 1); None for the bundle's own.
+        tta: average the predictions over the mirrorings that the bundle declares in `mirror_axes`.
+        max_memory: limit for the process, and for its part of the GPU, in bytes or as "6GB"; None for no limit.
+        uncertainty: make a map of the entropy, too.
+        skip_empty: run windows that hold one value only once for all of them; None for the bundle's `skip_empty`.
+        checkpoints: paths of weights in place of the bundle's own; the scores of several are averaged.
+        compile: let torch compile the network first.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    device: str = "auto"
+    backend: str = "auto"
+    precision: str = "auto"
+    overlap: float | None = None
+    tta: bool = False
+    max_memory: int | str | None = None
+    uncertainty: bool = False
+    skip_empty: bool | None = None
+    checkpoints: tuple[str, ...] = ()
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise UsageError(f"overlap: expected a share from 0 to below 1, got {self.overlap}")
+        _ = self.max_memory_bytes
+
+    @property
+    def max_memory_bytes(self) -> int | None:
+        return None if self.max_memory is None else parse_size(self.max_memory)
+
+
+def parse_size(size: int | str) -> int:
+    """Return bytes for a number of bytes or a text such as "6GB", "6.5 GB" or "500MiB".
+
+    Raises:
+        UsageError: it is neither, or not above 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)\s*", str(size).upper())
+    unit = found[2] if found else "?"
+    unit = unit if unit.endswith("B") or not unit else f"{unit}B"
+    factor = 1 if unit == "B" else UNITS.get(unit)
+    number = round(float(found[1]) * factor) if found and factor else 0
+    if number <= 0:
+        raise UsageError(f"max_memory: expected a size such as 6GB or 500MB, got {str(size)!r}")
+    return number
