@@ -32,6 +32,21 @@ def enter(extra: str) -> None:
         os.execv(PYTHON, arguments)
 
 
+def separate(name: str, *packages: str) -> Path:
+    """Return the Python of an environment of its own, `.venv-NAME`, for packages that would disturb the project's."""
+    folder = ROOT / f".venv-{name}"
+    python = folder / PYTHON.relative_to(VENV)
+    stamp = folder / ".tomoseg"
+    wanted = " ".join((TORCH, *packages))
+    if not _works(python) or not stamp.is_file() or stamp.read_text() != wanted:
+        print(f"Making {folder} with {wanted} …", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        _run([_find_python(), "-m", "venv", str(folder)])
+        _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", TORCH, *packages])
+        stamp.write_text(wanted)
+    return python
+
+
 def _install(extra: str) -> None:
     if not _works(PYTHON):
         print(f"Making a virtual environment in {VENV} …", flush=True)

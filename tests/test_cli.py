@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -76,6 +79,16 @@ def test_a_single_bad_scan_leaves_nothing_behind(tmp_path: Path) -> None:
         (["scan.nii", "-o", "out", "-b", "."], "not a MONAI bundle: expected a folder 'configs'"),
         (["scan.nii", "-o", "out", "-b", NAME, "--device", "tpu"], "expected auto, cpu, cuda or cuda:N, got 'tpu'"),
         (["scan.nii", "-o", "out", "-b", NAME, "--overlap", "1.5"], "overlap: expected a share from 0 to below 1"),
+        (["scan.nii", "-o", "out", "-b", NAME, "--max-memory", "much"], "max_memory: expected a size such as 6GB"),
+        (
+            ["scan.nii", "-o", "out", "-b", NAME, "--backend", "onnx"],
+            "backend: expected auto, torch, openvino, got 'on",
+        ),
+        (
+            ["scan.nii", "-o", "out", "-b", NAME, "--precision", "fp8"],
+            "precision: expected auto, fp32, bf16, fp16, got",
+        ),
+        (["scan.nii", "-o", "out", "-b", NAME, "--checkpoint", "none.pt"], "none.pt: no such checkpoint"),
         (["a.nii", "b.nii", "-o", "x.nii.gz", "-b", NAME], "2 scans cannot go into one file"),
         ([".", "-o", "out", "-b", NAME], "no NIfTI file"),
         (["scan.nii", "-o", "taken.txt", "-b", NAME], "taken.txt: expected a folder or a name that ends in .nii.gz"),
@@ -105,6 +118,53 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], message: 
     assert done.returncode == 2
     assert message in complaint(done)
     assert "--help" in complaint(done)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_terminal_shows_the_windows(real_scan: Path, tmp_path: Path, quiet: bool) -> None:
+    import pty
+
+    scan = nib.load(real_scan)
+    nib.save(nib.Nifti1Image(np.tile(scan.get_fdata(dtype="float32"), (1, 3, 2)), scan.affine), tmp_path / "large.nii")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "tomoseg", "segment", "large.nii", "-o", "seg.nii", "-b", NAME]
+    process = subprocess.Popen(
+        [*command, *(["--quiet"] if quiet else [])], cwd=tmp_path, stderr=theirs, stdout=subprocess.DEVNULL,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(ours, 1024):
+            shown += part
+    assert process.wait() == 0
+    if quiet:
+        assert shown == b""
+    else:
+        assert b"large.nii" in shown
+        assert re.search(rb"\d+/15 windows", re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown))
+
+
+def test_options_reach_the_report(bundle_copy: Path, real_scan: Path, tmp_path: Path) -> None:
+    weights = bundle_copy / "models" / "model.pt"
+    options = ["--backend", "torch", "--precision", "bf16", "--tta", "--checkpoint", weights, "--checkpoint", weights]
+    options += ["--max-memory", "8GB", "--uncertainty", "--skip-empty", "--overlap", "0.25"]
+    done = run("segment", real_scan, "-o", tmp_path / "out", "-b", bundle_copy, "--quiet", *options)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "mni_left_seg_entropy.nii.gz",
+        "mni_left_seg.nii.gz",
+        "report.json",
+        "statistics.csv",
+    }
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["backend"], report["precision"]) == ("torch", "bf16")
+    wanted = {"tta": True, "max_memory": "8GB", "uncertainty": True, "skip_empty": True, "overlap": 0.25}
+    assert wanted.items() <= report["options"].items()
+    memory = report["cases"][0]["memory"]
+    assert 0 < memory["planned_bytes"] < 8e9
+    assert 0 < memory["peak_bytes"] < 8e9
 
 
 def test_ctrl_c_leaves_whole_files_only(real_scan: Path, tmp_path: Path) -> None:

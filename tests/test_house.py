@@ -24,7 +24,7 @@ PUBLIC_NAMES = {
     "registered_names",
     "segment_batch",
 }
-SCRIPTS = ("scripts/demo", "scripts/test")
+SCRIPTS = ("scripts/bench", "scripts/demo", "scripts/test")
 
 
 @pytest.mark.parametrize(

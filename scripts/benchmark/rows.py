@@ -1,0 +1,196 @@
+"""What is compared: large scans against MONAI and nnU-Net, a whole body within a limit, and a cold start."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from bundle_writer import write_bundle
+from measure import Timing, last_json, run
+from phantom import phantom
+
+HERE = Path(__file__).parent
+LIMIT = "6GB"
+Row = dict[str, Any]
+Command = list[str | Path]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a benchmark works, and how.
+
+    Args:
+        folder: for scans, bundles and results.
+        repeat: runs of each command, interleaved.
+        device: where networks run.
+        nnunet: a Python that has nnunetv2; None to leave it out.
+    """
+
+    folder: Path
+    repeat: int
+    device: str
+    nnunet: Path | None
+
+    def scan(self, name: str, shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Path:
+        """Return a synthetic CT alone in a folder, made on the first call."""
+        path = self.folder / name / f"{name}.nii.gz"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image, _, affine = phantom(shape, spacing)
+            nib.save(nib.Nifti1Image(image, affine), path)
+        return path
+
+    def bundle(self, classes: int) -> Path:
+        folder = self.folder / f"bundle_{classes}"
+        return write_bundle(folder, classes, amp=self.device != "cpu")
+
+    def fresh(self, name: str) -> Path:
+        """Return an empty folder for results."""
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        (self.folder / name).mkdir(parents=True)
+        return self.folder / name
+
+
+def tomoseg(bench: Bench, scan: Path, bundle: str | Path, name: str, *options: str) -> Callable[[Timing], Path]:
+    """Return what segments a scan from the shell."""
+
+    def once(timing: Timing) -> Path:
+        output = bench.fresh(name)
+        target = output / f"{scan.name.removesuffix('.nii.gz')}_seg.nii.gz"
+        command: Command = [sys.executable, "-m", "tomoseg", "segment", scan, "-o", target, "-b", bundle, "--quiet"]
+        run([*command, "--device", bench.device, "--report", output / "report.json", *options], timing)
+        (case,) = json.loads((output / "report.json").read_text())["cases"]
+        timing.inner_s.append(case["seconds"])
+        return target
+
+    return once
+
+
+def stock(bench: Bench, scan: Path, bundle: Path) -> Callable[[Timing], Path]:
+    """Return what runs the same bundle with MONAI alone: once as its command, once to time what is inside of it."""
+
+    def once(timing: Timing) -> Path:
+        output = bench.fresh("monai")
+        command: Command = [sys.executable, "-m", "monai.bundle", "run"]
+        command += ["--config_file", bundle / "configs" / "inference.json", "--bundle_root", bundle]
+        run([*command, "--dataset_dir", scan.parent, "--output_dir", output], timing)
+        inner = Timing()
+        arguments: Command = [bundle, scan.parent, output, bench.device]
+        timing.inner_s.append(last_json(run([sys.executable, HERE / "stock_peer.py", *arguments], inner))["seconds"])
+        return output / f"{scan.name.removesuffix('.nii.gz')}_seg.nii.gz"
+
+    return once
+
+
+def nnunet(bench: Bench, scan: Path, bundle: Path) -> Callable[[Timing], Path]:
+    """Return what runs the same network with nnU-Net's predictor, as nnUNetv2_predict does it."""
+
+    def once(timing: Timing) -> Path:
+        target = bench.fresh("nnunet") / "seg.nii.gz"
+        command: Command = [bench.nnunet or sys.executable, HERE / "nnunet_peer.py", scan, target]
+        seconds = last_json(
+            run([*command, "--weights", bundle / "models" / "model.pt", "--device", bench.device], timing)
+        )["seconds"]
+        timing.inner_s.append({name: value for name, value in seconds.items() if name != "total"})
+        return target
+
+    return once
+
+
+def interleaved(bench: Bench, peers: dict[str, Callable[[Timing], Path]]) -> tuple[dict[str, Timing], dict[str, Path]]:
+    """Run each peer in turn, again and again, so that a busy minute of the machine hits all of them."""
+    timings: dict[str, Timing] = {name: Timing() for name in peers}
+    results: dict[str, Path] = {}
+    for index in range(bench.repeat):
+        for name, once in peers.items():
+            print(f"  {index + 1} of {bench.repeat}: {name}", file=sys.stderr, flush=True)
+            results[name] = once(timings[name])
+    return timings, results
+
+
+def large_ct(bench: Bench) -> Row:
+    """25 classes, 512×512×78 at 0.73×0.73×2 mm, network grid 1.5×1.5×2 mm, windows of 96³ voxels, overlap 0.5."""
+    scan = bench.scan("ct", (512, 512, 78), (0.73, 0.73, 2.0))
+    bundle = bench.bundle(25)
+    peers = {"monai.bundle run": stock(bench, scan, bundle)}
+    if bench.nnunet:
+        peers["nnU-Net"] = nnunet(bench, scan, bundle)
+    if bench.device == "cpu":
+        options = {
+            "tomoseg, torch fp32": ["--backend", "torch"],
+            "tomoseg, OpenVINO fp32": ["--backend", "openvino"],
+            "tomoseg, OpenVINO bf16": ["--backend", "openvino", "--precision", "bf16"],
+            "tomoseg, OpenVINO bf16, --skip-empty": ["--backend", "openvino", "--precision", "bf16", "--skip-empty"],
+        }
+    else:
+        options = {"tomoseg, torch fp16": ["--precision", "fp16"], "tomoseg, torch fp32": ["--precision", "fp32"]}
+    for name, chosen in options.items():
+        peers[name] = tomoseg(bench, scan, bundle, name.replace(" ", "_"), *chosen)
+    if bench.device == "cpu":  # what is compiled once is no part of it
+        for name in list(options)[1:]:
+            peers[name](Timing())
+    timings, results = interleaved(bench, peers)
+    labels = {name: np.asanyarray(nib.load(path).dataobj) for name, path in results.items()}
+    reference = labels["monai.bundle run"]
+    rows = {}
+    for name, timing in timings.items():
+        base = timings["monai.bundle run"]
+        rows[name] = {
+            **timing.as_dict(),
+            "faster": round(base.inner / timing.inner, 2),
+            "faster_as_process": round(base.wall / timing.wall, 2),
+            "memory_share": round(timing.peak / base.peak, 3),
+            "voxels_that_differ": int((labels[name] != reference).sum()),
+            "lowest_dice": round(min(_dice(labels[name] == k, reference == k) for k in range(1, 25)), 5),
+        }
+        if name.startswith("tomoseg"):
+            rows[name]["of_network_time"] = round(timing.inner / timing.stage("network"), 2)
+    return {"what": large_ct.__doc__, "voxels": int(reference.size), "rows": rows}
+
+
+def whole_body(bench: Bench) -> Row:
+    """117 classes, 512×512×400 at 0.73×0.73×2 mm, the same grid and windows, within 6 GB."""
+    scan = bench.scan("body", (512, 512, 400), (0.73, 0.73, 2.0))
+    options = ["--max-memory", LIMIT, *(["--precision", "bf16"] if bench.device == "cpu" else [])]
+    timing = Timing()
+    tomoseg(bench, scan, bench.bundle(117), "body_seg", *options)(timing)
+    (case,) = json.loads((bench.folder / "body_seg" / "report.json").read_text())["cases"]
+    network_voxels = 249 * 249 * 400
+    # MONAI: scores and their soft-max in the network's grid; then their inverse in the scan's
+    needs = 4 * 117 * max(2 * network_voxels, network_voxels + 512 * 512 * 400)
+    row = {**timing.as_dict(), "planned_bytes": case["memory"]["planned_bytes"], "remarks": case["remarks"]}
+    return {"what": whole_body.__doc__, "rows": {f"tomoseg --max-memory {LIMIT}": row}, "monai_needs_bytes": needs}
+
+
+def cold_start(bench: Bench) -> Row:
+    """One small MRI with the hippocampus bundle, from the shell, starting Python and loading the model included."""
+    scan = bench.scan("small", (36, 50, 36), (1.0, 1.0, 1.0))
+    bundle = HERE.parent.parent / "monai_bundle" / "hippocampus_mr_segmentation"
+    small = Bench(bench.folder, max(bench.repeat, 5), bench.device, None)
+    peers = {"monai.bundle run": stock(small, scan, bundle), "tomoseg": tomoseg(small, scan, bundle, "small_seg")}
+    peers["tomoseg"](Timing())  # what is compiled once is no part of it
+    timings, _ = interleaved(small, peers)
+    empty, imported = Timing(), Timing()
+    for _ in range(7):
+        run([sys.executable, "-c", "pass"], empty)
+        run([sys.executable, "-c", "import tomoseg"], imported)
+    base = timings["monai.bundle run"]
+    rows = {
+        name: {**timing.as_dict(), "of_monai": round(timing.wall / base.wall, 3)} for name, timing in timings.items()
+    }
+    return {"what": cold_start.__doc__, "rows": rows, "import_tomoseg_s": round(imported.wall - empty.wall, 3)}
+
+
+def _dice(one: Any, other: Any) -> float:
+    return float(2 * np.sum(one & other) / max(np.sum(one) + np.sum(other), 1))
+
+
+ROWS: dict[str, Callable[[Bench], Row]] = {"ct": large_ct, "body": whole_body, "start": cold_start}
