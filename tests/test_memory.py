@@ -143,6 +143,27 @@ def test_running_out_of_memory_steps_down_and_goes_on_from_there() -> None:
     assert network.calls < 2 * tally.windows  # what was done was not done again
 
 
+def test_half_precision_scores_give_nearly_the_same_labels() -> None:
+    shape = (160, 100, 100)
+    image = torch.nn.functional.avg_pool3d(torch.randn(1, 166, 106, 106), 7, stride=1)
+    inferer = SlidingWindowInferer(roi_size=(32, 32, 32), sw_batch_size=1, overlap=0.25, mode="gaussian")
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 64, 1)
+
+    def run(limit: int | None) -> tuple[np.ndarray, Tally]:
+        labels = np.zeros(shape, "uint8")
+        outputs = [Output(labels, identity_placement(shape), ArgMax(64), lambda scores: scores)]
+        with torch.no_grad():
+            return labels, segment_streamed(image, inferer, network, lambda _: outputs, Limits(limit), "scan")
+
+    wanted, full = run(None)
+    labels, half = run(full.plan.ram_bytes - 33 * 100 * 100 * 64)  # the slab would be 4 bytes a score
+    assert full.remarks == []
+    assert half.remarks == ["the scores were kept in half precision, for want of memory"]
+    assert half.plan.dtype == torch.float16
+    assert 0 < (labels != wanted).mean() < 0.01
+
+
 def test_running_out_of_memory_for_good_is_an_error() -> None:
     with pytest.raises(MemoryError):
         segment(Network(set(), above=0))

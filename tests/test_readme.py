@@ -14,7 +14,7 @@ import pytest
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # these are run, each in a place of its own, by test_scripts.py and test_package.py
-ELSEWHERE = {"scripts/demo", "scripts/test", 'pip install ".[preview]"'}
+ELSEWHERE = {"scripts/demo", "scripts/test", "scripts/bench", 'pip install ".[preview,openvino]"'}
 
 
 def blocks(checkout: Path, language: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-SAMPLE_EVERY_S = 0.02
+SAMPLE_EVERY_S = 0.05
 
 
 @dataclass

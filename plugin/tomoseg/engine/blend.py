@@ -9,6 +9,8 @@ import torch
 
 from tomoseg.engine.windows import Windows
 
+PART = 1 << 20  # scores that are added at once
+
 # one batch of windows (B, C, D, H, W) to its scores (B, labels, D, H, W)
 Predictor = Callable[[torch.Tensor], torch.Tensor]
 
@@ -36,21 +38,26 @@ class Blend:
     Args:
         windows: where the windows lie.
         weights: (D, H, W) float32, weights within a window.
-        labels: number of scores.
-        dtype: of the scores.
+        like: scores (labels, D, H, W) of a window; the slab has their number of labels, and their order in memory.
+        dtype: of the slab.
         device: where the slab lives.
     """
 
     def __init__(
-        self, windows: Windows, weights: torch.Tensor, labels: int, dtype: torch.dtype, device: torch.device
+        self, windows: Windows, weights: torch.Tensor, like: torch.Tensor, dtype: torch.dtype, device: torch.device
     ) -> None:
         self._windows = windows
         self._axis = windows.slab_axis
         self._across = [axis for axis in range(3) if axis != self._axis]
         self._thickness = windows.roi_size[self._axis]
-        self._weights = weights.to(device)
+        self._weights = weights.to(device).movedim(self._axis, 0)
         size = (1 + self._thickness, *(windows.shape[axis] for axis in self._across))
-        self._total = torch.zeros((labels, *size), dtype=dtype, device=device)
+        labels = like.shape[0]
+        self._labels_last = labels > 1 and like.stride(0) == 1
+        if self._labels_last:
+            self._total = torch.zeros((*size, labels), dtype=dtype, device=device).movedim(-1, 0)
+        else:
+            self._total = torch.zeros((labels, *size), dtype=dtype, device=device)
         self._count = torch.zeros(size, dtype=torch.float32, device=device)
         self._first = True
 
@@ -65,13 +72,19 @@ class Blend:
 
     def add(self, corner: Sequence[int], scores: torch.Tensor) -> None:
         """Add the scores (labels, D, H, W) of the window whose first voxel is `corner`."""
-        box = [slice(1, None)]
-        box += [slice(corner[axis], corner[axis] + self._windows.roi_size[axis]) for axis in self._across]
-        weights = self._weights.movedim(self._axis, 0)
-        self._count[tuple(box)].add_(weights)
-        for total, score in zip(self._total, scores, strict=True):  # a label's window fits the processor's cache
+        place = [slice(corner[axis], corner[axis] + self._windows.roi_size[axis]) for axis in self._across]
+        self._count[1:, place[0], place[1]].add_(self._weights)
+        total = self._total[:, 1:, place[0], place[1]]
+        scores = scores.movedim(self._axis + 1, 1)
+        # part by part, each small enough for the processor's cache
+        along = 1 if self._labels_last else 0
+        step = max(PART * scores.shape[along] // scores.numel(), 1)
+        for first in range(0, scores.shape[along], step):
+            length = min(step, scores.shape[along] - first)
+            part = scores.narrow(along, first, length).to(self.device, torch.float32)
+            weights = self._weights.narrow(0, first, length) if self._labels_last else self._weights
             # multiplied first, added then, as MONAI rounds
-            total[tuple(box)].add_(score.to(self.device, torch.float32).movedim(self._axis, 0) * weights)
+            total.narrow(along, first, length).add_(part * weights)
 
     def finish(self, slices: int, start: int) -> Slab | None:
         """Return the first slices as a slab; None if all of them are padding.
@@ -97,8 +110,7 @@ class Blend:
     def advance(self, slices: int) -> None:
         """Forget the first slices but the last of them, and make room for as many new ones."""
         self._first = False
-        rest = self._thickness - slices
-        for buffer in (*self._total, self._count):
-            buffer[0] = buffer[slices]
-            buffer[1 : 1 + rest] = buffer[1 + slices :].clone()
-            buffer[1 + rest :] = 0
+        for buffer in (self._total.movedim(1, 0), self._count):
+            for index in range(self._thickness + 1 - slices):  # slice by slice, for no copy of all of them
+                buffer[index] = buffer[index + slices]
+            buffer[self._thickness + 1 - slices :] = 0

@@ -153,7 +153,7 @@ def make_plan(needs: Needs, ram_limit: int | None, vram_limit: int | None, name:
     """
     on_gpu = needs.network_device.type == "cuda"
     ram = ram_limit or needs.resident + int(psutil.virtual_memory().available)
-    vram = (vram_limit or torch.cuda.mem_get_info(needs.network_device)[1]) if on_gpu else 0
+    vram = (vram_limit or _free_on_gpu(needs.network_device)) if on_gpu else 0
     plans = [
         _predict(needs, Plan(batch, dtype, device))
         for dtype in (torch.float32, torch.float16)
@@ -173,6 +173,11 @@ def make_plan(needs: Needs, ram_limit: int | None, vram_limit: int | None, name:
         f"{name}: needs {' and '.join(asked)}, --max-memory allows {megabytes(ram)} MB; allow more, "
         "or use a bundle with fewer labels or smaller windows"
     )
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    """Return the bytes that torch holds on a GPU and those that nobody does."""
+    return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
 
 
 def megabytes(size: int) -> int:

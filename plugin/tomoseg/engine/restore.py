@@ -260,7 +260,7 @@ class Restorer:
         for index, length in zip(where, frame.scores.shape[1:], strict=True):
             inside &= (index >= 0) & (index < length)
         where = [index[inside] for index in where]
-        scored = frame.scores[:, where[0], where[1], where[2]].T.float()
+        scored = frame.scores.movedim(0, -1)[where[0], where[1], where[2]].float()
         rows = torch.zeros(voxels.numel(), frame.scores.shape[0], device=self._device)
         rows[inside] = self._decision.activate(scored)
         return rows

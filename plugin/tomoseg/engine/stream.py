@@ -185,7 +185,7 @@ class _Run:
         if self.tally.plan.device != self._image.device:
             self.tally.remarks.append("the scores were kept in RAM, for want of memory on the GPU")
         weights = importance_map(self.windows, self._inferer, self.tally.plan.device)
-        self._blend = Blend(self.windows, weights, labels, self.tally.plan.dtype, self.tally.plan.device)
+        self._blend = Blend(self.windows, weights, scores[0], self.tally.plan.dtype, self.tally.plan.device)
         self._restorers = [
             Restorer(output.values, output.placement, self.windows.slab_axis, output.decision)
             for output in self._outputs

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 DIGEST_BYTES = 32
+FORMAT = "labels last"  # of what is kept
 
 
 class OpenvinoNetwork:
@@ -58,6 +59,7 @@ class OpenvinoNetwork:
             shape,
             sorted(hints.items()),
             ov.get_version(),
+            FORMAT,
             core.get_property("CPU", "FULL_DEVICE_NAME"),
             core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
         )
@@ -65,7 +67,7 @@ class OpenvinoNetwork:
         compiled = _load(core, path, hints)
         if compiled is None:
             try:
-                compiled = core.compile_model(_convert(self._network, shape), "CPU", hints)
+                compiled = core.compile_model(_convert(ov, self._network, shape), "CPU", hints)
             except Exception as error:  # OpenVINO and torch.jit.trace each have their own
                 raise BackendError(f"OpenVINO cannot compile the network: {one_line(error)}") from error
             _keep(compiled, path)
@@ -78,7 +80,7 @@ class OpenvinoNetwork:
         scores: list[torch.Tensor] = []
         for window in batch.contiguous():
             found = self._request.infer([window[None].numpy()], share_inputs=True, share_outputs=True)
-            scores.append(torch.from_numpy(found[0]))
+            scores.append(torch.from_numpy(found[0]).movedim(-1, 1))
             if len(batch) > 1:  # the next window is written over it
                 scores[-1] = scores[-1].clone()
         return torch.cat(scores) if len(scores) > 1 else scores[0]
@@ -110,8 +112,8 @@ def _without(module: str) -> Iterator[None]:
             sys.modules[module] = had
 
 
-def _convert(network: torch.nn.Module, shape: tuple[int, ...]) -> openvino.Model:
-    """Return the network as an OpenVINO model for one shape."""
+def _convert(ov: Any, network: torch.nn.Module, shape: tuple[int, ...]) -> openvino.Model:
+    """Return the network as an OpenVINO model for one shape, whose scores are (1, D, H, W, labels)."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -121,9 +123,13 @@ def _convert(network: torch.nn.Module, shape: tuple[int, ...]) -> openvino.Model
     decoder = TorchScriptPythonDecoder(traced)  # must live as long as it is converted
     model = frontend.convert(frontend.load(decoder))
     model.reshape({model.input(0): list(shape)})
-    if len(model.outputs) != 1:
-        raise ValueError(f"expected one output, got {len(model.outputs)}")
-    return model
+    if len(model.outputs) != 1 or len(model.output(0).shape) != len(shape):
+        raise ValueError(f"expected one map of scores, got {[str(output) for output in model.outputs]}")
+    # OpenVINO computes with the labels last; to bring them to the front takes a sixth of the time
+    steps = ov.preprocess.PrePostProcessor(model)
+    steps.output().model().set_layout(ov.Layout("NCDHW"))
+    steps.output().tensor().set_layout(ov.Layout("NDHWC"))
+    return steps.build()
 
 
 def _load(core: Any, path: Path, hints: dict[str, Any]) -> Any:
