@@ -159,13 +159,14 @@ def test_the_entropy_is_interpolated_as_the_scores_are(bundle_copy: Path, real_s
     np.testing.assert_allclose(entropy, wanted.reshape(coarse.shape), atol=1e-4)
 
 
-def test_the_entropy_needs_the_engine(bundle_copy: Path, real_scan: Path) -> None:
+@pytest.mark.parametrize("option", ["uncertainty", "tta"])
+def test_what_needs_the_engine_is_told(bundle_copy: Path, real_scan: Path, option: str) -> None:
     path = bundle_copy / "configs" / "inference.json"
     config = json.loads(path.read_text())
     config["inferer"] = {"_target_": "SliceInferer", "roi_size": [56, 40], "spatial_dim": 0}
     path.write_text(json.dumps(config))
-    with pytest.raises(TomosegError, match="no --uncertainty for the inferer SliceInferer"):
-        Segmenter.from_bundle(bundle_copy, uncertainty=True)(real_scan)
+    with pytest.raises(TomosegError, match=f"no --{option} for the inferer SliceInferer"):
+        Segmenter.from_bundle(bundle_copy, **{option: True})(real_scan)
 
 
 @pytest.mark.parametrize("declared", [True, False])

@@ -159,6 +159,20 @@ def test_the_spacing_may_come_before_the_orientation(zoo_bundle: Path, ct_scans:
     assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, "")
 
 
+def test_an_inferer_of_slices_runs_through_monai(zoo_bundle: Path, ct_scans: Path, tmp_path: Path) -> None:
+    inferer = "{_target_: SlidingWindowInferer, roi_size: [16, 16, 16], sw_batch_size: 4, overlap: 0.25}"
+    config = CONFIG.replace(inferer, "{_target_: SliceInferer, roi_size: [16, 16], spatial_dim: 2}")
+    config = config.replace("torch.nn.Conv3d", "torch.nn.Conv2d")
+    assert "SliceInferer" in config
+    bundle = write_bundle(zoo_bundle, tmp_path / "bundle", [SOFTMAX, LINEAR, ARGMAX], config)
+    weights = torch.load(bundle / "models" / "threshold.pt", weights_only=True)["model"]
+    torch.save({"model": {**weights, "weight": weights["weight"][..., 0]}}, bundle / "models" / "threshold.pt")
+    remark = "run by MONAI itself, for the engine does not know the inferer SliceInferer"
+    assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, remark)
+    (limited,) = Segmenter.from_bundle(bundle, max_memory="9GB")(ct_scans / "plain.nii.gz").remarks
+    assert limited == f"{remark}; --max-memory does not hold for it"
+
+
 def test_overlapping_labels_have_their_own_names_and_volumes(zoo_bundle: Path, ct_scans: Path, tmp_path: Path) -> None:
     bundle = write_bundle(zoo_bundle, tmp_path / "bundle", [SIGMOID, LINEAR, THRESHOLD])
     channels = {"0": "whole", "1": "soft", "2": "bone"}

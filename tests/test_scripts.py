@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -69,6 +70,29 @@ def test_the_demo_works_on_a_fresh_clone_and_at_once_again(clone: Path) -> None:
         centre = apply_affine(labels.affine, np.argwhere(labels.get_fdata() > 0).mean(axis=0))
         assert (centre[0] < 0) == (side == "left")
         assert abs(imread(results / f"{side}_seg.png")[..., :3].std(axis=-1)).max() > 0.1  # some of it is in colour
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_and_all_give_the_same_labels(checkout: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(checkout / "scripts/bench"), "--quick", "--no-nnunet", "--repeat", "1"]
+    done = subprocess.run(
+        [*command, "--folder", str(tmp_path), "--json", str(tmp_path / "bench.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "bench.json").read_text())
+    large = found["ct"]["rows"]
+    assert large["tomoseg, torch fp32"]["voxels_that_differ"] <= 1e-5 * found["ct"]["voxels"]
+    assert large["tomoseg, OpenVINO fp32"]["voxels_that_differ"] <= 1e-5 * found["ct"]["voxels"]
+    assert large["tomoseg, OpenVINO bf16"]["mean_dice"] > 0.98
+    for name in ("ct", "body", "start"):
+        for row in found[name]["rows"].values():
+            assert row["wall_s"] > row.get("inner_s", 0) > 0
+            assert row["peak_bytes"] > 1e8
+    assert "tomoseg --max-memory 6GB" in done.stdout
+    assert "import_tomoseg_s" in done.stdout
 
 
 def test_python_is_looked_for_and_its_absence_told(checkout: Path, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ class Pipeline:
         """Run network and post-processing on what `prepare` returned.
 
         Args:
-            data: what `prepare` returned; emptied on the way.
+            data: what `prepare` returned.
             scan: the scan's grid.
             name: what errors call the scan.
             on_window: called with the windows that are done and all of them.
@@ -153,9 +153,11 @@ class Pipeline:
             try:
                 return self._run_streamed(data, scan, name, on_window)
             except NotRecognisedError as reason:
-                if self._options.uncertainty:
-                    raise BundleError(f"bundle {self.bundle.name}: no --uncertainty for {reason}") from reason
-                return self._run_dense(data, f"run by MONAI itself, for the engine does not know {reason}")
+                for option, asked in (("uncertainty", self._options.uncertainty), ("tta", self._options.tta)):
+                    if asked:
+                        raise BundleError(f"bundle {self.bundle.name}: no --{option} for {reason}") from reason
+                beyond = "" if self._options.max_memory is None else "; --max-memory does not hold for it"
+                return self._run_dense(data, f"run by MONAI itself, for the engine does not know {reason}{beyond}")
 
     def _run_streamed(self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None) -> Prediction:
         """Blend, restore and decide slab by slab; then run what the bundle does with label maps."""
@@ -169,11 +171,13 @@ class Pipeline:
         with self._stage("loading", seconds):
             self._compile((inferer.sw_batch_size, image.shape[0], *place_windows(image.shape[1:], inferer).roi_size))
         predict = averaged(self._backends, self._mirror_axes)
-        with self._stage("network", seconds):
+        streaming: dict[str, float] = {}
+        with self._stage("network", streaming):
             tally = segment_streamed(
                 image.as_tensor().to(self.device), inferer, predict, outputs.make, self._limits, name, on_window
             )
-        seconds["network"] -= tally.restoring_s
+        seconds["network"] = tally.network_s
+        seconds["blending"] = streaming["network"] - tally.network_s - tally.restoring_s
         seconds["restoring"] = tally.restoring_s
         array, affine = outputs.labels, scan.affine
         if not recipe.interpolated:
@@ -200,7 +204,7 @@ class Pipeline:
         image = data[self._config.image_key]
         seconds: dict[str, float] = {}
         with self._stage("network", seconds):
-            scores = self._config.inferer(image[None].to(self.device), averaged(self._backends, self._mirror_axes))
+            scores = self._config.inferer(image[None].to(self.device), averaged(self._torch_backends()))
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
         with self._stage("postprocessing", seconds):
@@ -218,10 +222,14 @@ class Pipeline:
             if self._options.backend != "auto" or self._options.compile:
                 raise
             self._backend_remark = f"run by torch, for {one_line(reason)}"
-            self._backends = [
-                make_backend("torch", network, self.device, self.precision, "", compiled=False)
-                for network in self._networks
-            ]
+            self._backends = self._torch_backends()
+
+    def _torch_backends(self) -> list[Backend]:
+        """Return the networks as PyTorch runs them, whatever they are."""
+        return [
+            make_backend("torch", network, self.device, self.precision, "", compiled=False)
+            for network in self._networks
+        ]
 
     def _refuse_swapped_sides(self, affine: NDArray[np.float64]) -> None:
         across = [axis for axis in self._mirror_axes if io_orientation(affine)[axis, 0] == 0]

@@ -50,8 +50,12 @@ class Blend:
         self._axis = windows.slab_axis
         self._across = [axis for axis in range(3) if axis != self._axis]
         self._thickness = windows.roi_size[self._axis]
-        self._weights = weights.to(device).movedim(self._axis, 0)
-        size = (1 + self._thickness, *(windows.shape[axis] for axis in self._across))
+        # what pads the volume is not blended; along an axis that is padded there is one window
+        self._kept = [
+            slice(before, size - after) for (before, after), size in zip(windows.pad, windows.roi_size, strict=True)
+        ]
+        self._weights = self._cut(weights.to(device))
+        size = (1 + self._thickness, *(windows.shape[axis] - sum(windows.pad[axis]) for axis in self._across))
         labels = like.shape[0]
         self._labels_last = labels > 1 and like.stride(0) == 1
         if self._labels_last:
@@ -72,10 +76,11 @@ class Blend:
 
     def add(self, corner: Sequence[int], scores: torch.Tensor) -> None:
         """Add the scores (labels, D, H, W) of the window whose first voxel is `corner`."""
-        place = [slice(corner[axis], corner[axis] + self._windows.roi_size[axis]) for axis in self._across]
+        scores = self._cut(scores)
+        ends = zip(self._across, scores.shape[2:], strict=True)
+        place = [slice(corner[axis], corner[axis] + length) for axis, length in ends]
         self._count[1:, place[0], place[1]].add_(self._weights)
         total = self._total[:, 1:, place[0], place[1]]
-        scores = scores.movedim(self._axis + 1, 1)
         # part by part, each small enough for the processor's cache
         along = 1 if self._labels_last else 0
         step = max(PART * scores.shape[along] // scores.numel(), 1)
@@ -85,6 +90,13 @@ class Blend:
             weights = self._weights.narrow(0, first, length) if self._labels_last else self._weights
             # multiplied first, added then, as MONAI rounds
             total.narrow(along, first, length).add_(part * weights)
+
+    def _cut(self, window: torch.Tensor) -> torch.Tensor:
+        """Return (…, D, H, W) with the slab axis before the others, and these without what pads the volume."""
+        for axis in self._across:
+            kept = self._kept[axis]
+            window = window.narrow(axis - 3, kept.start, kept.stop - kept.start)
+        return window.movedim(self._axis - 3, -3)
 
     def finish(self, slices: int, start: int) -> Slab | None:
         """Return the first slices as a slab; None if all of them are padding.
@@ -101,11 +113,7 @@ class Blend:
         begin, end = max(start - kept, low), min(start + slices, high)
         if end <= max(start, low):
             return None
-        scores = self._total[:, 1 + begin - start : 1 + end - start]
-        for place, axis in enumerate(self._across):
-            first, last = self._windows.pad[axis]
-            scores = scores.narrow(place + 2, first, self._windows.shape[axis] - first - last)
-        return Slab(begin - low, scores)
+        return Slab(begin - low, self._total[:, 1 + begin - start : 1 + end - start])
 
     def advance(self, slices: int) -> None:
         """Forget the first slices but the last of them, and make room for as many new ones."""

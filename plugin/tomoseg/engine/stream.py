@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -49,6 +49,7 @@ class Tally:
         plan: what it was run with in the end.
         skipped: those of them whose scores were known from another window with the same voxels.
         remarks: what was given up for want of memory.
+        network_s: seconds spent in the network.
         restoring_s: seconds spent from scores to labels.
     """
 
@@ -56,6 +57,7 @@ class Tally:
     plan: Plan
     skipped: int = 0
     remarks: list[str] = field(default_factory=list)
+    network_s: float = 0.0
     restoring_s: float = 0.0
 
 
@@ -151,11 +153,8 @@ class _Run:
             last = index + 1 == len(groups)
             slices = self.windows.roi_size[self.windows.slab_axis] if last else groups[index + 1][0] - start
             slab = self._blend.finish(slices, start)
-            begin = time.perf_counter()
             if slab is not None:
-                for output, restorer in zip(self._outputs, self._restorers, strict=True):
-                    restorer.feed(Slab(slab.start, output.scores(slab.scores)))
-            self.tally.restoring_s += time.perf_counter() - begin
+                self._restore(slab)
             if not last:
                 self._blend.advance(slices)
         for restorer in self._restorers:
@@ -184,8 +183,12 @@ class _Run:
             self.tally.remarks.append("the scores were kept in half precision, for want of memory")
         if self.tally.plan.device != self._image.device:
             self.tally.remarks.append("the scores were kept in RAM, for want of memory on the GPU")
-        weights = importance_map(self.windows, self._inferer, self.tally.plan.device)
-        self._blend = Blend(self.windows, weights, scores[0], self.tally.plan.dtype, self.tally.plan.device)
+        weights = importance_map(self.windows, self._inferer, self._image.device)
+        try:
+            self._blend = Blend(self.windows, weights, scores[0], self.tally.plan.dtype, self.tally.plan.device)
+        except Exception as error:
+            self._leave_gpu(error)
+            self._blend = Blend(self.windows, weights, scores[0], self.tally.plan.dtype, self.tally.plan.device)
         self._restorers = [
             Restorer(output.values, output.placement, self.windows.slab_axis, output.decision)
             for output in self._outputs
@@ -217,7 +220,10 @@ class _Run:
     def _run(self, corners: Corners) -> torch.Tensor:
         """Run the network on windows; return (B, labels, D, H, W) where the slab lives."""
         batch = torch.stack([self._window(corner) for corner in corners])
+        begin = time.perf_counter()
         scores = self._predict(batch)
+        _wait(batch.device)
+        self.tally.network_s += time.perf_counter() - begin
         if not isinstance(scores, torch.Tensor):
             raise NotRecognisedError(f"a network that returns a {type(scores).__name__}")
         if scores.shape[2:] != batch.shape[2:]:
@@ -225,9 +231,28 @@ class _Run:
         if scores.device != self.tally.plan.device:  # only ever from the GPU to RAM
             staged = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
             staged.copy_(scores, non_blocking=True)
-            torch.cuda.synchronize(scores.device)
+            _wait(scores.device)
             return staged
         return scores
+
+    def _restore(self, slab: Slab) -> None:
+        """Fill in what the slab decides."""
+        _wait(slab.scores.device)
+        begin = time.perf_counter()
+        for output, restorer in zip(self._outputs, self._restorers, strict=True):
+            try:
+                restorer.feed(Slab(slab.start, output.scores(slab.scores)))
+            except Exception as error:
+                self._leave_gpu(error)
+                slab = Slab(slab.start, slab.scores.cpu())
+                restorer.feed(Slab(slab.start, output.scores(slab.scores)))  # it fills in the same voxels again
+        self.tally.restoring_s += time.perf_counter() - begin
+
+    def _leave_gpu(self, error: Exception) -> None:
+        """Move the slab to RAM if an error says that the GPU's memory ran out; otherwise raise it."""
+        if self.tally.plan.device.type != "cuda" or not is_out_of_memory(error):
+            raise error
+        self._step_down(replace(self.tally.plan, device=torch.device("cpu")))
 
     def _step_down(self, plan: Plan) -> None:
         if plan.device != self.tally.plan.device:
@@ -249,3 +274,9 @@ class _Run:
         """Return the one value that all voxels of a window have, None if they differ."""
         low, high = torch.aminmax(self._window(corner))
         return float(low) if low == high else None
+
+
+def _wait(device: torch.device) -> None:
+    """Wait for a GPU, so that each stage is charged with its own time."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
