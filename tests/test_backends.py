@@ -136,6 +136,39 @@ def test_other_weights_are_compiled_anew(cache: Path, bundle_copy: Path, real_sc
     assert len(blobs(cache)) == 2
 
 
+class Scaled(torch.nn.Module):
+    """What it computes is told by its attributes, not by its weights."""
+
+    def __init__(self, scale: float, normalised: bool = False) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv3d(1, 2, 1)
+        self.scale, self.normalised = scale, normalised
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.normalised and x.mean() > 0.5:
+            x = x - 0.5
+        return self.scale * self.layer(x)
+
+
+def test_other_settings_are_compiled_anew(cache: Path) -> None:
+    one, other = Scaled(1.0), Scaled(-1.0)
+    other.load_state_dict(one.state_dict())
+    window = torch.randn(1, 1, 8, 8, 8)
+    for network in (one, other, one):
+        with torch.no_grad():
+            wanted = network(window)
+        found = make_backend("openvino", network, CPU, "fp32", "same weights", compiled=False)(window)
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert len(blobs(cache)) == 2
+
+
+def test_a_branch_that_would_be_frozen_is_noticed(cache: Path) -> None:
+    backend = make_backend("openvino", Scaled(1.0, normalised=True), CPU, "fp32", "key", compiled=False)
+    with pytest.raises(BackendError, match="OpenVINO cannot compile the network: its scores are off by"):
+        backend.prepare((1, 1, 8, 8, 8))
+    assert blobs(cache) == []
+
+
 def test_a_home_that_cannot_be_written_does_no_harm(cache: Path, real_scan: Path) -> None:
     (cache / "tomoseg").touch()  # a file where the folder should be
     (cache / ".cache").touch()

@@ -60,6 +60,11 @@ def test_the_real_module_is_used_once_something_is_called(packages: Path) -> Non
     assert importlib.import_module("heavy").__version__ == "2.1"
 
 
+def test_a_module_out_of_a_package_is_found(packages: Path) -> None:
+    (packages / "light.py").write_text("from heavy import inner\n\ndef total(): return inner.add(1, 2)\n")
+    assert _import_light().total() == 3
+
+
 def test_isinstance_asks_the_real_class(packages: Path) -> None:
     light = _import_light()
     assert not light.is_base(3)

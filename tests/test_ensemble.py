@@ -109,10 +109,20 @@ def test_several_checkpoints_are_averaged(
 def test_entropy_of_certain_and_of_undecided_scores() -> None:
     certain, undecided = torch.zeros(4, 1, 1, 1), torch.zeros(4, 1, 1, 1)
     certain[2] = 100
-    assert softmax_entropy(certain).item() == pytest.approx(0, abs=1e-6)
-    assert softmax_entropy(undecided).item() == pytest.approx(1)
-    assert sigmoid_entropy(undecided).item() == pytest.approx(1)
-    assert sigmoid_entropy(torch.full((4, 1, 1, 1), -100.0)).item() == pytest.approx(0, abs=1e-6)
+    for activated in (False, True):  # these are no probabilities
+        assert softmax_entropy(certain, activated).item() == pytest.approx(0, abs=1e-6)
+        assert softmax_entropy(undecided, activated).item() == pytest.approx(1)
+    assert sigmoid_entropy(undecided, activated=False).item() == pytest.approx(1)
+    assert sigmoid_entropy(torch.full((4, 1, 1, 1), -100.0), activated=False).item() == pytest.approx(0, abs=1e-6)
+    assert softmax_entropy(torch.zeros(1, 1, 1, 1), activated=False).item() == 0
+
+
+def test_entropy_of_scores_that_are_probabilities_already() -> None:
+    certain = torch.tensor([0.0, 1.0, 0.0]).reshape(3, 1, 1, 1)
+    assert softmax_entropy(certain, activated=True).item() == pytest.approx(0, abs=1e-6)
+    assert softmax_entropy(certain, activated=False).item() > 0.5
+    assert sigmoid_entropy(certain, activated=True).item() == pytest.approx(0, abs=1e-6)
+    assert sigmoid_entropy(torch.full((3, 1, 1, 1), 0.5), activated=True).item() == pytest.approx(1)
 
 
 def test_the_entropy_lies_in_the_grid_of_the_scan(network: torch.nn.Module, real_scan: Path, tmp_path: Path) -> None:
@@ -121,7 +131,7 @@ def test_the_entropy_lies_in_the_grid_of_the_scan(network: torch.nn.Module, real
     image = scan.get_fdata(dtype="float32")
     with torch.no_grad():
         scores = network(torch.from_numpy((image - image.mean()) / image.std())[None, None])[0]
-    wanted = softmax_entropy(scores)[0].numpy()
+    wanted = softmax_entropy(scores, activated=True)[0].numpy()
     result = Segmenter.from_bundle("hippocampus", uncertainty=True)(scan)
     assert result.entropy is not None
     np.testing.assert_allclose(result.entropy, wanted, atol=2e-3)
@@ -167,6 +177,15 @@ def test_what_needs_the_engine_is_told(bundle_copy: Path, real_scan: Path, optio
     path.write_text(json.dumps(config))
     with pytest.raises(TomosegError, match=f"no --{option} for the inferer SliceInferer"):
         Segmenter.from_bundle(bundle_copy, **{option: True})(real_scan)
+
+
+def test_the_entropy_is_not_written_over_a_scan(bundle_copy: Path, real_scan: Path, tmp_path: Path) -> None:
+    scan = tmp_path / "a_entropy.nii.gz"
+    shutil.copy(real_scan, scan)
+    segmenter = Segmenter.from_bundle(bundle_copy, uncertainty=True)
+    with pytest.raises(TomosegError, match=r"a_entropy\.nii\.gz: the entropy would be written over it"):
+        segment_batch(segmenter, [scan], tmp_path / "a.nii.gz", overwrite=True)
+    assert scan.read_bytes() == real_scan.read_bytes()
 
 
 @pytest.mark.parametrize("declared", [True, False])

@@ -18,7 +18,7 @@ from tomoseg import Segmenter, segment_batch
 
 # a network that a person can compute: the scores of "soft tissue" and "bone" cross where the window's middle is
 CONFIG = """
-imports: ["$import glob", "$import os"]
+imports: ["$import glob", "$import monai", "$import os"]
 bundle_root: .
 dataset_dir: data
 output_dir: eval
@@ -101,6 +101,7 @@ SOFTMAX = "{_target_: Activationsd, keys: pred, softmax: true}"
 SIGMOID = "{_target_: Activationsd, keys: pred, sigmoid: true}"
 OTHER = "{_target_: Activationsd, keys: pred, other: '$torch.sigmoid'}"
 LINEAR = "{_target_: Invertd, keys: pred, transform: '@preprocessing', orig_keys: image, nearest_interp: false}"
+OTHER_INVERSE = LINEAR.replace("'@preprocessing'", "'$monai.transforms.Compose(@preprocessing.transforms)'")
 NEAREST = "{_target_: Invertd, keys: pred, transform: '@preprocessing', orig_keys: image, nearest_interp: true}"
 ARGMAX = "{_target_: AsDiscreted, keys: pred, argmax: true}"
 THRESHOLD = "{_target_: AsDiscreted, keys: pred, threshold: 0.5}"
@@ -116,6 +117,14 @@ VARIANTS = {
     "a nearest inverse before the arg-max": ([NEAREST, ARGMAX], ""),
     "overlapping labels": ([SIGMOID, LINEAR, THRESHOLD], ""),
     "overlapping labels before the inverse": ([SIGMOID, THRESHOLD, NEAREST], ""),
+    "arithmetic on the labels": (
+        [LINEAR, ARGMAX, "{_target_: Lambdad, keys: pred, func: '$lambda x: 0.5 * x * 2'}"],
+        "",
+    ),
+    "an inverse of something else": (
+        [OTHER_INVERSE, ARGMAX],
+        "run by MONAI itself, for the engine does not know Invertd of other transforms",
+    ),
     "an activation of its own": ([OTHER, LINEAR, ARGMAX], "run by MONAI itself, for the engine does not know Activ"),
     "an arg-max of a sigmoid": ([SIGMOID, LINEAR, ARGMAX], "run by MONAI itself, for the engine does not know an a"),
     "a threshold of a soft-max": ([SOFTMAX, LINEAR, THRESHOLD], "run by MONAI itself, for the engine does not know a "),
@@ -171,6 +180,18 @@ def test_an_inferer_of_slices_runs_through_monai(zoo_bundle: Path, ct_scans: Pat
     assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, remark)
     (limited,) = Segmenter.from_bundle(bundle, max_memory="9GB")(ct_scans / "plain.nii.gz").remarks
     assert limited == f"{remark}; --max-memory does not hold for it"
+
+
+def test_voxels_that_were_cut_off_and_padded_back_are_background(
+    zoo_bundle: Path, ct_scans: Path, tmp_path: Path
+) -> None:
+    crop = "{_target_: CenterSpatialCropd, keys: image, roi_size: [24, 20, 20]}"
+    pad = "{_target_: SpatialPadd, keys: image, spatial_size: [36, 36, 36], mode: constant, value: 300}"
+    config = CONFIG.replace(f"    - {ORIENTATION}", f"    - {crop}\n    - {pad}\n    - {ORIENTATION}")
+    assert crop in config
+    bundle = write_bundle(zoo_bundle, tmp_path / "bundle", [SOFTMAX, LINEAR, ARGMAX], config)
+    remark = "run by MONAI itself, for the engine does not know a crop followed by a pad"
+    assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, remark)
 
 
 def test_overlapping_labels_have_their_own_names_and_volumes(zoo_bundle: Path, ct_scans: Path, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,26 @@ def test_accuracy_on_labelled_cases(segmenter: Segmenter, hippocampus_data: Path
         labels = segmenter(hippocampus_data / "imagesTr" / f"{case}.nii.gz").labels
         scores.append([dice(labels == label, truth == label) for label in (1, 2)])
     assert np.mean(scores, axis=0).min() > 0.87
+
+
+def test_threads_get_the_labels_of_their_own_scan(segmenter: Segmenter, real_scan: Path) -> None:
+    scan = nib.load(real_scan)
+    scans = [nib.Nifti1Image(np.roll(scan.get_fdata(dtype="float32"), shift, 1), scan.affine) for shift in range(6)]
+    alone = [segmenter(scan).labels for scan in scans]
+    with ThreadPoolExecutor(3) as threads:
+        together = [result.labels for result in threads.map(segmenter, scans)]
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (alone[0] != alone[5]).any()
+
+
+def test_what_the_caller_holds_is_not_changed(bundle_copy: Path, real_scan: Path) -> None:
+    edit(bundle_copy, lambda config: config["preprocessing"]["transforms"][3].update(nonzero=True, channel_wise=True))
+    volume = read_volume(real_scan)
+    array = np.ascontiguousarray(volume.array)
+    before = array.copy()
+    Segmenter.from_bundle(bundle_copy)(dataclasses.replace(volume, array=array))
+    np.testing.assert_array_equal(array, before)
 
 
 def test_overlap_reaches_the_inferer_of_the_bundle(real_scan: Path) -> None:

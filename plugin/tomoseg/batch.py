@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tomoseg.errors import OutputError, TomosegError, UsageError, VolumeError, one_line
+from tomoseg.errors import OutputError, TomosegError, UsageError, one_line
 from tomoseg.files import sha256
 from tomoseg.preview import require_matplotlib, save_preview
 from tomoseg.report import CaseReport, LabelVolume, Report
@@ -136,12 +136,15 @@ def segment_cases(
         precision=segmenter.precision,
         options={**asdict(segmenter.options), "overwrite": overwrite, "preview": preview},
     )
+    if segmenter.options.uncertainty:
+        _refuse_entropy_clashes(cases)
     for case in cases:
         progress = None if on_window is None else partial(on_window, case.input)
         record = _segment_case(segmenter, case, overwrite, preview, progress)
         report.cases.append(record)
         if on_case is not None:
             on_case(record)
+    report.backend = segmenter.backend  # known for sure once a network was compiled
     return report
 
 
@@ -154,15 +157,15 @@ def _segment_case(
                 raise OutputError(f"{path}: is there already; pass --overwrite to replace it")
         result = segmenter(case.input, on_window)
         start = time.perf_counter()
-        result.save(case.output)
         if result.entropy is not None:
             result.save_entropy(case.entropy)
+        result.save(case.output)
         remarks = [*result.remarks, *([_save_picture(case, result)] if preview else [])]
         writing = time.perf_counter() - start
     except TomosegError as error:
         reason = one_line(error)
-    except MemoryError:
-        reason = f"{case.input}: not enough memory for this scan"
+    except MemoryError as error:
+        reason = f"{case.input}: not enough memory for this scan: {one_line(error)}"
     except Exception as error:  # an error of ours or of a library: the other scans still matter
         reason = f"{case.input}: unexpected {type(error).__name__}: {one_line(error)}"
     else:
@@ -190,7 +193,7 @@ def _save_picture(case: Case, result: Segmentation) -> str:
     try:
         scan = read_volume(case.input)  # once more: while the network ran, its memory was of better use
         save_preview(case.picture, scan.array, labels, result.grid, result.names, case.input.name)
-    except (OutputError, VolumeError) as error:
+    except Exception as error:  # whatever matplotlib raises, the label map is written
         return f"no preview: {one_line(error)}"
     return ""
 
@@ -241,3 +244,10 @@ def _refuse_clashes(cases: Sequence[Case]) -> None:
         if place in sources:
             raise UsageError(f"{case.output}: is an input, too; choose another place with -o")
         writers[place] = case.input
+
+
+def _refuse_entropy_clashes(cases: Sequence[Case]) -> None:
+    taken = {path.resolve() for case in cases for path in (case.input, case.output)}
+    for case in cases:
+        if case.entropy.resolve() in taken:
+            raise UsageError(f"{case.entropy}: the entropy would be written over it; choose another place with -o")

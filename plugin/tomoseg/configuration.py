@@ -46,7 +46,8 @@ class VolumeReader(ImageReader):  # type: ignore[misc]
             "spatial_shape": np.array(img.grid.shape),
             "original_channel_dim": "no_channel",
         }
-        return img.array, meta
+        # a copy, for transforms may change it in place; in the order that MONAI would bring it to
+        return np.array(img.array, order="C"), meta
 
 
 class InferenceConfig:

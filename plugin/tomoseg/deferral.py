@@ -22,8 +22,8 @@ def deferred(*names: str) -> Iterator[None]:
     """Defer the modules `names` and all below them for what is imported inside the `with`.
 
     Those that are imported already, or are not installed, are left alone. The others are stand-ins that import the real
-    module as soon as something of it is called, subclassed, looked into or used in `isinstance`. Imports after the
-    `with` are not deferred.
+    module as soon as something of it is called, subclassed, looked into or used in `isinstance`; they cannot stand in
+    an `except` or for the value of a constant. Imports after the `with` are not deferred.
     """
     finder = _Finder(names)
     sys.meta_path.insert(0, finder)
@@ -121,7 +121,8 @@ def _resolve(module: str, name: str) -> Any:
         sys.meta_path[:] = [finder for finder in sys.meta_path if finder not in finders]
         _forget_stand_ins()
     try:
-        return getattr(import_module(module), name)
+        home = import_module(module)
+        return getattr(home, name) if hasattr(home, name) else import_module(f"{module}.{name}")
     finally:
         sys.meta_path[:0] = finders
 

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 from tomoseg.errors import UsageError
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+UNITS = {
+    "": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise UsageError(f"overlap: expected a share from 0 to below 1, got {self.overlap}")
+        if isinstance(self.checkpoints, str):
+            raise UsageError(f"checkpoints: expected a list of paths, got one: {self.checkpoints!r}")
         _ = self.max_memory_bytes
 
     @property

@@ -157,11 +157,15 @@ class Pipeline:
                     if asked:
                         raise BundleError(f"bundle {self.bundle.name}: no --{option} for {reason}") from reason
                 beyond = "" if self._options.max_memory is None else "; --max-memory does not hold for it"
-                return self._run_dense(data, f"run by MONAI itself, for the engine does not know {reason}{beyond}")
+                remark = f"run by MONAI itself, for the engine does not know {reason}{beyond}"
+            return self._run_dense(data, remark)  # not in the `except`, which keeps all that was made until then
 
     def _run_streamed(self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None) -> Prediction:
         """Blend, restore and decide slab by slab; then run what the bundle does with label maps."""
-        recipe = recognise_postprocessing(self._config.postprocessing, self._config.prediction_key)
+        config = self._config
+        recipe = recognise_postprocessing(
+            config.postprocessing, config.prediction_key, config.preprocessing, config.image_key
+        )
         inferer = recognise_inferer(self._config.inferer)
         image = data[self._config.image_key]
         placement = place(image, scan)
@@ -183,7 +187,8 @@ class Pipeline:
         if not recipe.interpolated:
             data[self._config.prediction_key] = MetaTensor(torch.from_numpy(array.astype(np.float32)), meta=image.meta)
         elif recipe.rest.transforms:
-            data[self._config.prediction_key] = MetaTensor(torch.from_numpy(array), affine=torch.tensor(scan.affine))
+            labels = torch.from_numpy(array.astype(np.float32))  # as AsDiscreted gives them
+            data[self._config.prediction_key] = MetaTensor(labels, affine=torch.tensor(scan.affine))
         if recipe.rest.transforms:
             with self._stage("postprocessing", seconds):
                 array, affine = _as_array(recipe.rest(data)[self._config.prediction_key], scan.affine)
@@ -278,7 +283,8 @@ class _Outputs:
             ]
         if self.entropy is not None:
             entropy = softmax_entropy if self._recipe.threshold is None else sigmoid_entropy
-            outputs.append(Output(self.entropy, self._placement, Interpolated(), entropy))
+            chosen = partial(entropy, activated=self._recipe.activation is None)
+            outputs.append(Output(self.entropy, self._placement, Interpolated(), chosen))
         return outputs
 
 

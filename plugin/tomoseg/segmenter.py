@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ class Segmenter:
         self.bundle = bundle
         self.options = options or Options()
         self.names = bundle.labels
+        self._one_at_a_time = threading.Lock()
         self._pipeline = Pipeline(bundle, _choose_device(self.options.device), self.options)
 
     @classmethod
@@ -78,7 +80,7 @@ class Segmenter:
         source: str | os.PathLike[str] | nib.spatialimages.SpatialImage | sitk.Image | Volume,
         on_window: OnWindow | None = None,
     ) -> Segmentation:
-        """Segment one scan.
+        """Segment one scan; other threads wait.
 
         Args:
             source: path of a NIfTI file, a nibabel image, a SimpleITK image, or a volume that was read already.
@@ -89,7 +91,7 @@ class Segmenter:
             BundleError: the bundle fails on it.
             MemoryLimitError: it needs more memory than the options allow.
         """
-        with PeakMemory(self._pipeline.device) as peak:
+        with self._one_at_a_time, PeakMemory(self._pipeline.device) as peak:
             start = time.perf_counter()
             volume = source if isinstance(source, Volume) else read_volume(source)
             read = time.perf_counter()

@@ -74,6 +74,11 @@ class Blend:
         self._total, self._count = self._total.to(device), self._count.to(device)
         self._weights = self._weights.to(device)
 
+    def moved(self, slab: Slab) -> Slab:
+        """Return the slab that was finished last, where the blend has moved to."""
+        view = slab.scores
+        return Slab(slab.start, self._total.as_strided(view.shape, view.stride(), view.storage_offset()))
+
     def add(self, corner: Sequence[int], scores: torch.Tensor) -> None:
         """Add the scores (labels, D, H, W) of the window whose first voxel is `corner`."""
         scores = self._cut(scores)

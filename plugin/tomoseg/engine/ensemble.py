@@ -8,6 +8,7 @@ from itertools import chain, combinations
 import torch
 
 from tomoseg.engine.blend import Predictor
+from tomoseg.engine.placement import NotRecognisedError
 
 
 def averaged(predictors: Sequence[Predictor], mirror_axes: Sequence[int] = ()) -> Predictor:
@@ -28,7 +29,10 @@ def averaged(predictors: Sequence[Predictor], mirror_axes: Sequence[int] = ()) -
         for flip in flips:
             axes = [axis + 2 for axis in flip]
             for predictor in predictors:
-                scores = predictor(batch.flip(axes)).flip(axes).float()
+                scores = predictor(batch.flip(axes))
+                if not isinstance(scores, torch.Tensor):
+                    raise NotRecognisedError(f"a network that returns a {type(scores).__name__}")
+                scores = scores.flip(axes).float()
                 total = scores if total is None else total.add_(scores)
         assert total is not None
         return total.div_(len(flips) * len(predictors))

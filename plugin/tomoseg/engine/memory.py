@@ -18,6 +18,15 @@ from tomoseg.errors import MemoryLimitError
 SAMPLE_EVERY_S: Final = 0.005
 POINT_BYTES: Final = 8 * (8 + 4 + 4) + 3 * 24  # indices, weights and positions of a point's eight corners
 FLOAT32: Final = 4
+# how torch, CUDA's libraries and OpenVINO say it
+OUT_OF_MEMORY: Final = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",
+    "bad_alloc",
+)
 CPU: Final = torch.device("cpu")
 
 
@@ -190,9 +199,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        words in text for words in ("not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
-    )
+    return isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
 
 
 def _predict(needs: Needs, plan: Plan) -> Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,15 +108,28 @@ def place(image: Any, scan: Grid) -> Placement:
             raise NotRecognisedError(f"resampling with mode {extra['mode']} and padding {extra['padding_mode']}")
         inside_affine = np.asarray(extra["src_affine"], dtype=np.float64)
         inside_size = np.array(resampling["orig_size"])
-    for operation in operations:
-        if operation["class"] not in REORIENTING:
-            _undone(operation)  # refuses what is neither a crop nor a pad
+    _refuse_padded_crops(operations)
     return Placement(
         matrix=np.asarray(np.linalg.solve(network_affine, scan.affine), dtype=np.float64),
         scored=scored.turned(turn).corners,
         domain=box.turned(turn).corners,
         inside=_box_in_scan(inside_affine, inside_size, scan),
     )
+
+
+def _refuse_padded_crops(operations: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse what is neither crop nor pad nor a change of orientation, and voxels that were cut off and padded back.
+
+    `inside` is one box, the extent in the end; voxels in it that were cut off before must not get labels.
+    """
+    cropped = False
+    for operation in operations:
+        if operation["class"] in REORIENTING:
+            continue
+        for first, last in reversed(_undone(operation)):
+            if cropped and (max(first) > 0 or max(last) > 0):
+                raise NotRecognisedError("a crop followed by a pad before the change of the grid")
+            cropped = cropped or min(first) < 0 or min(last) < 0
 
 
 def _box_in_scan(affine: NDArray[np.float64], size: NDArray[Any], scan: Grid) -> tuple[Triple, Triple]:

@@ -50,7 +50,7 @@ def recognise_inferer(inferer: Any) -> SlidingWindowInferer:
     return inferer
 
 
-def recognise_postprocessing(postprocessing: Compose, key: str) -> Recipe:
+def recognise_postprocessing(postprocessing: Compose, key: str, preprocessing: Compose, image_key: str) -> Recipe:
     """Recognise how a post-processing makes labels of scores: an optional Activationsd, then Invertd and AsDiscreted.
 
     Invertd may come before AsDiscreted (linear, or nearest, which may as well come after), or anywhere behind it.
@@ -58,6 +58,8 @@ def recognise_postprocessing(postprocessing: Compose, key: str) -> Recipe:
     Args:
         postprocessing: the bundle's, without SaveImaged.
         key: the key of the prediction.
+        preprocessing: what Invertd must undo, all of it.
+        image_key: the key of the image.
 
     Raises:
         NotRecognisedError: it begins otherwise.
@@ -78,6 +80,8 @@ def recognise_postprocessing(postprocessing: Compose, key: str) -> Recipe:
         return Recipe(activation, threshold, interpolated=False, rest=Compose(steps))
     if tuple(invert.keys) != (key,) or invert.post_func != (None,):
         raise NotRecognisedError("Invertd other than one of the prediction")
+    if tuple(invert.orig_keys) != (image_key,) or invert.transform is not preprocessing:
+        raise NotRecognisedError("Invertd of other transforms than the whole preprocessing of the image")
     if invert.nearest_interp == (True,):
         return Recipe(activation, threshold, interpolated=False, rest=Compose([invert, *steps]))
     return Recipe(activation, threshold, interpolated=True, rest=Compose(steps))

@@ -148,6 +148,7 @@ class _Run:
                     self._blend.add(corner, score)
                 del pending[: len(scores)]
                 done += len(scores)
+                del scores, score  # the next batch needs the memory
                 yield done
             assert self._blend is not None
             last = index + 1 == len(groups)
@@ -155,6 +156,7 @@ class _Run:
             slab = self._blend.finish(slices, start)
             if slab is not None:
                 self._restore(slab)
+                slab = None  # it is a view of the blend, and would keep it on a GPU that is left
             if not last:
                 self._blend.advance(slices)
         for restorer in self._restorers:
@@ -171,7 +173,7 @@ class _Run:
             windows=self.windows,
             labels=labels,
             batch_size=self._inferer.sw_batch_size,
-            resident=peak.before_bytes,
+            resident=peak.bytes if on_gpu else peak.before_bytes,
             network=peak.vram_bytes - peak.vram_before_bytes if on_gpu else peak.bytes - peak.before_bytes,
             result=sum(output.values.nbytes for output in self._outputs),
             network_device=self._image.device,
@@ -197,18 +199,19 @@ class _Run:
 
     def _scores(self, pending: Corners) -> Sequence[torch.Tensor]:
         """Return the scores (labels, D, H, W) of as many of the next windows as are run at once."""
-        if self._limits.skip_empty and (value := self._constant_value(pending[0])) is not None:
-            if self._constant is None or self._constant[0] != value:
-                self._constant = value, self._run(pending[:1])[0].clone()
-            else:
-                self.tally.skipped += 1
+        value = self._constant_value(pending[0]) if self._limits.skip_empty else None
+        if value is not None and self._constant is not None and self._constant[0] == value:
+            self.tally.skipped += 1
             return [self._constant[1]]
         while True:
-            batch = pending[: self.tally.plan.batch_size]
-            if self._limits.skip_empty:
+            batch = pending[: self.tally.plan.batch_size if value is None else 1]
+            if self._limits.skip_empty and value is None:
                 batch = list(takewhile(lambda corner: self._constant_value(corner) is None, batch))
             try:
-                return list(self._run(batch))
+                scores = list(self._run(batch))
+                if value is not None:
+                    self._constant = value, scores[0].clone()
+                return scores
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -244,7 +247,8 @@ class _Run:
                 restorer.feed(Slab(slab.start, output.scores(slab.scores)))
             except Exception as error:
                 self._leave_gpu(error)
-                slab = Slab(slab.start, slab.scores.cpu())
+                assert self._blend is not None
+                slab = self._blend.moved(slab)
                 restorer.feed(Slab(slab.start, output.scores(slab.scores)))  # it fills in the same voxels again
         self.tally.restoring_s += time.perf_counter() - begin
 

@@ -8,24 +8,42 @@ from collections.abc import Callable
 import torch
 
 
-def softmax_entropy(scores: torch.Tensor) -> torch.Tensor:
-    """Return (1, D, H, W), the entropy of the soft-max of (labels, D, H, W): 0 for certain, 1 for all labels alike.
+def softmax_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
+    """Return (1, D, H, W), the entropy over (labels, D, H, W): 0 for certain, 1 for all labels alike.
 
     Shannon's entropy divided by the logarithm of the number of labels.
+
+    Args:
+        scores: (labels, D, H, W).
+        activated: whether the bundle applies no soft-max of its own: its network may end with one, and scores that are
+            probabilities already are taken as they are.
     """
-    return _by_plane(scores, lambda plane: torch.special.entr(plane.softmax(dim=0)).sum(dim=0) / math.log(len(scores)))
+
+    def entropy(plane: torch.Tensor) -> torch.Tensor:
+        probabilities = plane if activated and _are_probabilities(plane) else plane.softmax(dim=0)
+        return torch.special.entr(probabilities).sum(dim=0) / math.log(max(len(plane), 2))
+
+    return _by_plane(scores, entropy)
 
 
-def sigmoid_entropy(scores: torch.Tensor) -> torch.Tensor:
-    """Return (1, D, H, W), the entropy of a yes or no for each label, in bits, averaged over (labels, D, H, W)."""
-    return _by_plane(scores, _binary)
+def sigmoid_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
+    """Return (1, D, H, W), the entropy of a yes or no for each label, in bits, averaged over (labels, D, H, W).
+
+    Args:
+        scores: (labels, D, H, W).
+        activated: whether they are probabilities already.
+    """
+
+    def entropy(plane: torch.Tensor) -> torch.Tensor:
+        yes = plane.clamp(0, 1) if activated else plane.sigmoid()
+        bits: torch.Tensor = (torch.special.entr(yes) + torch.special.entr(1 - yes)).mean(dim=0) / math.log(2)
+        return bits
+
+    return _by_plane(scores, entropy)
 
 
-def _binary(plane: torch.Tensor) -> torch.Tensor:
-    probability = plane.sigmoid()
-    bits = torch.special.entr(probability) + torch.special.entr(1 - probability)
-    mean: torch.Tensor = bits.mean(dim=0) / math.log(2)
-    return mean
+def _are_probabilities(plane: torch.Tensor) -> bool:
+    return bool(plane.min() >= 0) and bool((plane.sum(dim=0) - 1).abs().max() < 1e-2)
 
 
 def _by_plane(scores: torch.Tensor, entropy: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

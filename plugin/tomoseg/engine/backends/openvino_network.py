@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import torch
 
+from tomoseg.engine.backends.fingerprint import describe_network
+from tomoseg.engine.memory import is_out_of_memory
 from tomoseg.errors import BackendError, OutputError, one_line
 from tomoseg.files import atomic_file
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 DIGEST_BYTES = 32
 FORMAT = "labels last"  # of what is kept
+# largest difference of a score from torch's, relative to their range
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.2}
 
 
 class OpenvinoNetwork:
@@ -39,7 +43,6 @@ class OpenvinoNetwork:
         self._key = key
         self._shape: tuple[int, ...] = ()
         self._request: Any = None
-        self._scores = torch.empty(0)
 
     def prepare(self, shape: tuple[int, ...]) -> None:
         """Compile for windows of this shape, or load what was compiled before."""
@@ -54,8 +57,7 @@ class OpenvinoNetwork:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
         described = (
-            self._key,
-            repr(self._network),
+            describe_network(self._network),
             shape,
             sorted(hints.items()),
             ov.get_version(),
@@ -66,16 +68,13 @@ class OpenvinoNetwork:
         path = cache_folder() / f"{self._key[:16]}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.blob"
         compiled = _load(core, path, hints)
         if compiled is None:
-            try:
-                compiled = core.compile_model(_convert(ov, self._network, shape), "CPU", hints)
-            except Exception as error:  # OpenVINO and torch.jit.trace each have their own
-                raise BackendError(f"OpenVINO cannot compile the network: {one_line(error)}") from error
+            compiled = self._compile(ov, core, shape, hints)
             _keep(compiled, path)
         self._request = compiled.create_infer_request()
         self._shape = shape
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return the scores of a batch, float32."""
+        """Return the scores of a batch, float32, good until the next call."""
         self.prepare(tuple(batch.shape))
         scores: list[torch.Tensor] = []
         for window in batch.contiguous():
@@ -84,6 +83,27 @@ class OpenvinoNetwork:
             if len(batch) > 1:  # the next window is written over it
                 scores[-1] = scores[-1].clone()
         return torch.cat(scores) if len(scores) > 1 else scores[0]
+
+    def _compile(self, ov: Any, core: Any, shape: tuple[int, ...], hints: dict[str, Any]) -> Any:
+        """Return the network compiled, after making sure that it computes what torch computes."""
+        window = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        other = 2 * window + 1  # not what it is traced with, lest a branch is frozen
+        try:
+            compiled = core.compile_model(_convert(ov, self._network, window), "CPU", hints)
+            found = torch.from_numpy(compiled.create_infer_request().infer([other.numpy()])[0]).movedim(-1, 1)
+            with torch.no_grad():
+                wanted = self._network(other)
+        except Exception as error:  # OpenVINO and torch.jit.trace each have their own
+            if is_out_of_memory(error):
+                raise MemoryError(one_line(error)) from error
+            raise BackendError(f"OpenVINO cannot compile the network: {one_line(error)}") from error
+        span = float((wanted.max() - wanted.min()).clamp(min=1e-6))
+        difference = float((found - wanted).abs().max()) / span
+        if not difference <= TOLERANCES[self.precision]:
+            raise BackendError(
+                f"OpenVINO cannot compile the network: its scores are off by {difference:.2g} of their range"
+            )
+        return compiled
 
 
 def cache_folder() -> Path:
@@ -112,18 +132,18 @@ def _without(module: str) -> Iterator[None]:
             sys.modules[module] = had
 
 
-def _convert(ov: Any, network: torch.nn.Module, shape: tuple[int, ...]) -> openvino.Model:
-    """Return the network as an OpenVINO model for one shape, whose scores are (1, D, H, W, labels)."""
+def _convert(ov: Any, network: torch.nn.Module, window: torch.Tensor) -> openvino.Model:
+    """Return the network as an OpenVINO model for one window, whose scores are (1, D, H, W, labels)."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with torch.no_grad():
-        traced = torch.jit.trace(network, torch.zeros(shape), check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(network, window, check_trace=False)  # type: ignore[no-untyped-call]
     frontend = FrontEndManager().load_by_framework("pytorch")
     decoder = TorchScriptPythonDecoder(traced)  # must live as long as it is converted
     model = frontend.convert(frontend.load(decoder))
-    model.reshape({model.input(0): list(shape)})
-    if len(model.outputs) != 1 or len(model.output(0).shape) != len(shape):
+    model.reshape({model.input(0): list(window.shape)})
+    if len(model.outputs) != 1 or len(model.output(0).shape) != window.ndim:
         raise ValueError(f"expected one map of scores, got {[str(output) for output in model.outputs]}")
     # OpenVINO computes with the labels last; to bring them to the front takes a sixth of the time
     steps = ov.preprocess.PrePostProcessor(model)
