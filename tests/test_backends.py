@@ -147,7 +147,8 @@ class Scaled(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.normalised and x.mean() > 0.5:
             x = x - 0.5
-        return self.scale * self.layer(x)
+        scores: torch.Tensor = self.scale * self.layer(x)
+        return scores
 
 
 def test_other_settings_are_compiled_anew(cache: Path) -> None:

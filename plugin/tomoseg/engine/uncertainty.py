@@ -21,7 +21,8 @@ def softmax_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
 
     def entropy(plane: torch.Tensor) -> torch.Tensor:
         probabilities = plane if activated and _are_probabilities(plane) else plane.softmax(dim=0)
-        return torch.special.entr(probabilities).sum(dim=0) / math.log(max(len(plane), 2))
+        nats: torch.Tensor = torch.special.entr(probabilities).sum(dim=0)
+        return nats / math.log(max(len(plane), 2))
 
     return _by_plane(scores, entropy)
 
@@ -36,8 +37,8 @@ def sigmoid_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
 
     def entropy(plane: torch.Tensor) -> torch.Tensor:
         yes = plane.clamp(0, 1) if activated else plane.sigmoid()
-        bits: torch.Tensor = (torch.special.entr(yes) + torch.special.entr(1 - yes)).mean(dim=0) / math.log(2)
-        return bits
+        nats: torch.Tensor = (torch.special.entr(yes) + torch.special.entr(1 - yes)).mean(dim=0)
+        return nats / math.log(2)
 
     return _by_plane(scores, entropy)
 
