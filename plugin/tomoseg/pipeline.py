@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,10 +175,11 @@ class Pipeline:
         with self._stage("loading", seconds):
             self._compile((inferer.sw_batch_size, image.shape[0], *place_windows(image.shape[1:], inferer).roi_size))
         predict = averaged(self._backends, self._mirror_axes)
+        limits = replace(self._limits, batch_size=self._backends[0].batch_size)
         streaming: dict[str, float] = {}
         with self._stage("network", streaming):
             tally = segment_streamed(
-                image.as_tensor().to(self.device), inferer, predict, outputs.make, self._limits, name, on_window
+                image.as_tensor().to(self.device), inferer, predict, outputs.make, limits, name, on_window
             )
         seconds["network"] = tally.network_s
         seconds["blending"] = streaming["network"] - tally.network_s - tally.restoring_s

@@ -6,7 +6,7 @@ from tomoseg.engine.ensemble import averaged
 from tomoseg.engine.memory import PeakMemory, is_out_of_memory, megabytes
 from tomoseg.engine.placement import NotRecognisedError, Placement, identity_placement, place
 from tomoseg.engine.recognise import Recipe, recognise_inferer, recognise_postprocessing
-from tomoseg.engine.stream import Limits, Output, Tally, segment_streamed
+from tomoseg.engine.stream import Limits, Output, segment_streamed
 from tomoseg.engine.uncertainty import sigmoid_entropy, softmax_entropy
 from tomoseg.engine.windows import place_windows
 
@@ -21,7 +21,6 @@ __all__ = [
     "PeakMemory",
     "Placement",
     "Recipe",
-    "Tally",
     "averaged",
     "choose_backend",
     "choose_precision",

@@ -33,11 +33,13 @@ class Limits:
         ram_bytes: of the whole process; None for no limit.
         vram_bytes: on the GPU; None for no limit.
         skip_empty: whether windows that hold one value only are run once for all of them.
+        batch_size: windows at once at most; None for what the inferer says.
     """
 
     ram_bytes: int | None = None
     vram_bytes: int | None = None
     skip_empty: bool = False
+    batch_size: int | None = None
 
 
 @dataclass
@@ -172,7 +174,7 @@ class _Run:
         needs = Needs(
             windows=self.windows,
             labels=labels,
-            batch_size=self._inferer.sw_batch_size,
+            batch_size=min(self._inferer.sw_batch_size, self._limits.batch_size or self._inferer.sw_batch_size),
             resident=peak.bytes if on_gpu else peak.before_bytes,
             network=peak.vram_bytes - peak.vram_before_bytes if on_gpu else peak.bytes - peak.before_bytes,
             result=sum(output.values.nbytes for output in self._outputs),

@@ -21,10 +21,12 @@ class Backend(Protocol):
     Attributes:
         name: "torch", "torch.compile" or "openvino".
         precision: "fp32", "bf16" or "fp16".
+        batch_size: windows that are worth running at once; None for as many as the bundle says.
     """
 
     name: str
     precision: str
+    batch_size: int | None
 
     def prepare(self, shape: tuple[int, ...]) -> None:
         """Compile for batches of windows (B, C, D, H, W) of this shape, if there is anything to compile.

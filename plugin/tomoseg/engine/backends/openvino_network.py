@@ -39,6 +39,7 @@ class OpenvinoNetwork:
     def __init__(self, network: torch.nn.Module, precision: str, key: str) -> None:
         self.name = "openvino"
         self.precision = precision
+        self.batch_size: int | None = 1  # all cores work on one window; more would only take more memory
         self._network = network
         self._key = key
         self._shape: tuple[int, ...] = ()

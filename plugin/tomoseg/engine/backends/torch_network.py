@@ -22,6 +22,7 @@ class TorchNetwork:
     def __init__(self, network: torch.nn.Module, device: torch.device, precision: str, compiled: bool) -> None:
         self.name = "torch.compile" if compiled else "torch"
         self.precision = precision
+        self.batch_size: int | None = None
         self._device = device
         self._compiled = compiled
         self._network = torch.compile(network) if compiled else network
