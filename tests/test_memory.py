@@ -52,27 +52,27 @@ def test_sizes_that_are_none_are_told(text: str) -> None:
 
 
 def test_less_memory_means_smaller_batches_then_half_precision_then_a_refusal() -> None:
-    ample = make_plan(needs(), 20 * GB, None, "scan")
+    ample = make_plan(needs(), 20 * GB, "scan")
     assert (ample.batch_size, ample.dtype) == (4, torch.float32)
-    smaller = make_plan(needs(), ample.ram_bytes - 1, None, "scan")
+    smaller = make_plan(needs(), ample.ram_bytes - 1, "scan")
     assert (smaller.batch_size, smaller.dtype) == (2, torch.float32)
     assert smaller.ram_bytes == ample.ram_bytes - GB
-    half = make_plan(needs(), ample.ram_bytes - int(1.6 * GB), None, "scan")
+    half = make_plan(needs(), ample.ram_bytes - int(1.6 * GB), "scan")
     assert (half.batch_size, half.dtype) == (2, torch.float16)
-    least = make_plan(needs(batch_size=1), half.ram_bytes, None, "scan")
+    least = make_plan(needs(batch_size=1), half.ram_bytes, "scan")
     with pytest.raises(TomosegError, match=rf"scan: needs {-(-least.ram_bytes // 10**6)} MB of memory, --max-memory a"):
-        make_plan(needs(), least.ram_bytes - 1, None, "scan")
+        make_plan(needs(), least.ram_bytes - 1, "scan")
 
 
 def test_a_plan_holds_what_the_slab_takes() -> None:
     """117 float32 scores of 250×250 voxels and 96 slices are 2.8 GB, and no axis makes a thinner slab."""
-    plan = make_plan(needs(labels=117), 20 * GB, None, "scan")
-    other = make_plan(needs(labels=1), 20 * GB, None, "scan")
+    plan = make_plan(needs(labels=117), 20 * GB, "scan")
+    other = make_plan(needs(labels=1), 20 * GB, "scan")
     assert plan.ram_bytes - other.ram_bytes == pytest.approx(116 * 97 * 250 * 250 * 4, rel=0.2)
 
 
 def test_without_a_limit_nothing_is_refused() -> None:
-    plan = make_plan(needs(labels=10**6), None, None, "scan")
+    plan = make_plan(needs(labels=10**6), None, "scan")
     assert (plan.batch_size, plan.dtype) == (1, torch.float16)
 
 

@@ -129,7 +129,7 @@ def segment_cases(
             "name": bundle.name,
             "version": bundle.version,
             "config_sha256": sha256(bundle.inference_config),
-            "checkpoint_sha256": " ".join(sha256(Path(path)) for path in segmenter.checkpoints),
+            "checkpoint_sha256": " ".join(segmenter.checkpoint_sha256),
         },
         device=segmenter.device,
         backend=segmenter.backend,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +24,7 @@ from tomoseg.engine import (
     Interpolated,
     Limits,
     NotRecognisedError,
+    OnWindow,
     Output,
     Placement,
     Recipe,
@@ -47,7 +48,6 @@ from tomoseg.geometry import Grid
 from tomoseg.options import Options
 from tomoseg.volumes import Volume
 
-OnWindow = Callable[[int, int], None]
 Shape = tuple[int, int, int]
 
 WORD = re.compile(r"[a-z]+")
@@ -97,21 +97,22 @@ class Pipeline:
         self.device = device
         self._options = options
         self._config = config = InferenceConfig(bundle, device, options.overlap)
-        self.checkpoints = [Path(path) for path in options.checkpoints] or [config.checkpoint]
+        checkpoints = [Path(path) for path in options.checkpoints] or [config.checkpoint]
         self._mirror_axes = config.mirror_axes if options.tta else ()
         if options.tta and not self._mirror_axes:
             raise UsageError(f"bundle {bundle.name}: declares no mirror_axes in its inference config, so no --tta")
         skip_empty = config.skip_empty if options.skip_empty is None else options.skip_empty
-        self._limits = Limits(options.max_memory_bytes, options.max_memory_bytes, skip_empty)
+        self._limits = Limits(options.max_memory_bytes, skip_empty)
         name = choose_backend(options.backend, device)
         if options.compile and options.backend == "openvino":
             raise UsageError("compile: is for the torch backend; use --backend torch")
         name = "torch" if options.compile else name
         precision = choose_precision(options.precision, device, config.amp)
-        self._networks = [config.load_network(path) for path in self.checkpoints]
+        self._networks = [config.load_network(path) for path in checkpoints]
+        self.checkpoint_sha256 = [sha256(path) for path in checkpoints]
         self._backends: list[Backend] = [
-            make_backend(name, network, device, precision, sha256(path), options.compile)
-            for network, path in zip(self._networks, self.checkpoints, strict=True)
+            make_backend(name, network, device, precision, key, options.compile)
+            for network, key in zip(self._networks, self.checkpoint_sha256, strict=True)
         ]
         self._backend_remark = ""
 

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from tomoseg.bundle import Bundle
-from tomoseg.engine import PeakMemory, megabytes
+from tomoseg.engine import OnWindow, PeakMemory, megabytes
 from tomoseg.errors import BundleError, MemoryLimitError, UsageError, one_line
 from tomoseg.geometry import Grid
 from tomoseg.options import Options
-from tomoseg.pipeline import OnWindow, Pipeline, Prediction
+from tomoseg.pipeline import Pipeline, Prediction
 from tomoseg.registry import find_bundle
 from tomoseg.report import Memory
 from tomoseg.segmentation import Segmentation
@@ -71,9 +71,9 @@ class Segmenter:
         return self._pipeline.precision
 
     @property
-    def checkpoints(self) -> list[str]:
-        """Paths of the weights in use."""
-        return [str(path) for path in self._pipeline.checkpoints]
+    def checkpoint_sha256(self) -> list[str]:
+        """SHA-256 of the files of the weights in use."""
+        return self._pipeline.checkpoint_sha256
 
     def __call__(
         self,

@@ -6,7 +6,7 @@ from tomoseg.engine.ensemble import averaged
 from tomoseg.engine.memory import PeakMemory, is_out_of_memory, megabytes
 from tomoseg.engine.placement import NotRecognisedError, Placement, identity_placement, place
 from tomoseg.engine.recognise import Recipe, recognise_inferer, recognise_postprocessing
-from tomoseg.engine.stream import Limits, Output, segment_streamed
+from tomoseg.engine.stream import Limits, OnWindow, Output, segment_streamed
 from tomoseg.engine.uncertainty import sigmoid_entropy, softmax_entropy
 from tomoseg.engine.windows import place_windows
 
@@ -17,6 +17,7 @@ __all__ = [
     "Interpolated",
     "Limits",
     "NotRecognisedError",
+    "OnWindow",
     "Output",
     "PeakMemory",
     "Placement",

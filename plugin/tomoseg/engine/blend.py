@@ -65,10 +65,6 @@ class Blend:
         self._count = torch.zeros(size, dtype=torch.float32, device=device)
         self._first = True
 
-    @property
-    def device(self) -> torch.device:
-        return self._total.device
-
     def to(self, device: torch.device) -> None:
         """Move the slab."""
         self._total, self._count = self._total.to(device), self._count.to(device)
@@ -91,7 +87,7 @@ class Blend:
         step = max(PART * scores.shape[along] // scores.numel(), 1)
         for first in range(0, scores.shape[along], step):
             length = min(step, scores.shape[along] - first)
-            part = scores.narrow(along, first, length).to(self.device, torch.float32)
+            part = scores.narrow(along, first, length).to(total.device, torch.float32)
             weights = self._weights.narrow(0, first, length) if self._labels_last else self._weights
             # multiplied first, added then, as MONAI rounds
             total.narrow(along, first, length).add_(part * weights)

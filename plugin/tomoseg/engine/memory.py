@@ -132,37 +132,37 @@ class Needs:
     on_gpu: int = 0
     kept: int = 0
 
+    @property
+    def plane(self) -> int:
+        """Return the voxels of one slice across the slab axis."""
+        return math.prod(self.windows.shape) // self.windows.shape[self.windows.slab_axis]
+
     def slab(self, dtype: torch.dtype) -> int:
         """Return the bytes of the slab, its weights and the copies that are made of one label of it."""
-        axis = self.windows.slab_axis
-        plane = math.prod(size for other, size in enumerate(self.windows.shape) if other != axis)
-        slices = self.windows.roi_size[axis] + 1
-        return slices * plane * (self.labels * dtype.itemsize + 3 * FLOAT32)
+        slices = self.windows.roi_size[self.windows.slab_axis] + 1
+        return slices * self.plane * (self.labels * dtype.itemsize + 3 * FLOAT32)
 
     @property
     def restoring(self) -> int:
         """Return the bytes of a block of the scan, its boundary points and their scores, all of it boundary."""
-        axis = self.windows.slab_axis
-        plane = math.prod(size for other, size in enumerate(self.windows.shape) if other != axis)
-        rows = min(CHUNK * 8, 3 * plane)
+        rows = min(CHUNK * 8, 3 * self.plane)
         return BLOCK * 40 + CHUNK * (POINT_BYTES + self.labels * FLOAT32) + 2 * rows * self.labels * FLOAT32
 
 
-def make_plan(needs: Needs, ram_limit: int | None, vram_limit: int | None, name: str) -> Plan:
+def make_plan(needs: Needs, limit: int | None, name: str) -> Plan:
     """Choose the first of these that fits: all as the bundle says, smaller batches, the slab in RAM, half precision.
 
     Args:
         needs: what the volume needs.
-        ram_limit: bytes that the process may take; None for what the machine has left, which is never refused.
-        vram_limit: bytes that it may take on the GPU; None for what is free there.
+        limit: bytes that the process may take, and on a GPU, too; None for what is free, which is never refused.
         name: what errors call the scan.
 
     Raises:
-        MemoryLimitError: nothing fits into the limits that were asked for.
+        MemoryLimitError: nothing fits into the limit that was asked for.
     """
     on_gpu = needs.network_device.type == "cuda"
-    ram = ram_limit or needs.resident + int(psutil.virtual_memory().available)
-    vram = (vram_limit or _free_on_gpu(needs.network_device)) if on_gpu else 0
+    ram = limit or needs.resident + int(psutil.virtual_memory().available)
+    vram = (limit or _free_on_gpu(needs.network_device)) if on_gpu else 0
     plans = [
         _predict(needs, Plan(batch, dtype, device))
         for dtype in (torch.float32, torch.float16)
@@ -173,7 +173,7 @@ def make_plan(needs: Needs, ram_limit: int | None, vram_limit: int | None, name:
         if plan.ram_bytes <= ram and plan.vram_bytes <= vram:
             return plan
     smallest = min(plans, key=lambda plan: (plan.vram_bytes, plan.ram_bytes))
-    if ram_limit is None and vram_limit is None:
+    if limit is None:
         return smallest
     asked = [f"{megabytes(smallest.ram_bytes)} MB of memory"]
     if on_gpu:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tomoseg.engine.blend import Blend, Predictor, Slab
 from tomoseg.engine.decision import Decision
-from tomoseg.engine.memory import Needs, PeakMemory, Plan, is_out_of_memory, make_plan
+from tomoseg.engine.memory import CPU, Needs, PeakMemory, Plan, is_out_of_memory, make_plan
 from tomoseg.engine.placement import NotRecognisedError, Placement
 from tomoseg.engine.restore import Restorer
 from tomoseg.engine.windows import importance_map, pad_volume, place_windows
@@ -30,14 +30,12 @@ class Limits:
     """What a run may take.
 
     Args:
-        ram_bytes: of the whole process; None for no limit.
-        vram_bytes: on the GPU; None for no limit.
+        memory_bytes: of the whole process, and of its part of the GPU; None for no limit.
         skip_empty: whether windows that hold one value only are run once for all of them.
         batch_size: windows at once at most; None for what the inferer says.
     """
 
-    ram_bytes: int | None = None
-    vram_bytes: int | None = None
+    memory_bytes: int | None = None
     skip_empty: bool = False
     batch_size: int | None = None
 
@@ -182,7 +180,7 @@ class _Run:
             on_gpu=peak.vram_before_bytes,
             kept=scores[0].nbytes if self._limits.skip_empty else 0,
         )
-        self.tally.plan = make_plan(needs, self._limits.ram_bytes, self._limits.vram_bytes, self._name)
+        self.tally.plan = make_plan(needs, self._limits.memory_bytes, self._name)
         if self.tally.plan.dtype != torch.float32:
             self.tally.remarks.append("the scores were kept in half precision, for want of memory")
         if self.tally.plan.device != self._image.device:
@@ -258,7 +256,7 @@ class _Run:
         """Move the slab to RAM if an error says that the GPU's memory ran out; otherwise raise it."""
         if self.tally.plan.device.type != "cuda" or not is_out_of_memory(error):
             raise error
-        self._step_down(replace(self.tally.plan, device=torch.device("cpu")))
+        self._step_down(replace(self.tally.plan, device=CPU))
 
     def _step_down(self, plan: Plan) -> None:
         if plan.device != self.tally.plan.device:
