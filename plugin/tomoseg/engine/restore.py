@@ -183,17 +183,33 @@ class Restorer:
             part = slice(begin, min(begin + rows, stop))
             yield target[part], [self._lines[0][part], *self._lines[1:]]
 
-    def _planes(self, frame: Frame) -> Iterator[tuple[NDArray[Any], NDArray[np.int64], list[Neighbours]]]:
+    def _planes(self, frame: Frame) -> Iterator[tuple[NDArray[Any], torch.Tensor, list[Neighbours]]]:
         """The same for a grid that is sheared against the network's: point by point, plane by plane of the scan."""
-        plane = np.indices(self._values.shape[1:]).reshape(2, -1)
-        for i, target in enumerate(self._values):
-            coordinates = self._matrix[:, 1:3] @ plane + (self._matrix[:, :1] * i + self._matrix[:, 3:])
-            points = [
-                neighbours(coordinates[axis], self._low[axis], self._high[axis], self._device) for axis in range(3)
-            ]
-            ready = self._ready(points[0], frame)
+        # across the scan's axis that runs most along the slab's, so that few planes meet the slab
+        order = np.argsort(-np.abs(self._matrix[0, :3]), kind="stable")
+        values, matrix = self._values.transpose(order), self._matrix[:, [*order, 3]]
+        rows, columns = (np.arange(size) for size in values.shape[1:])
+        within = matrix[0, 1] * rows[:, None] + matrix[0, 2] * columns
+        lowest, highest = within.min() - 1, within.max() + 1
+        for i, target in enumerate(values):
+            constant = matrix[:, 0] * i + matrix[:, 3]
+            ends = np.clip((constant[0] + lowest, constant[0] + highest), self._low[0], self._high[0])
+            if ends[1] < self._received or ends[0] >= frame.stop:
+                continue
+            along = neighbours(within + constant[0], self._low[0], self._high[0], self._device)
+            ready = torch.nonzero((along.upper >= self._received) & (along.upper < frame.stop)).T
             if ready.numel():
-                yield target.reshape(-1), ready.cpu().numpy(), [point[ready] for point in points]
+                row, column = ready.cpu().numpy()
+                others = [
+                    neighbours(
+                        matrix[axis, 1] * row + matrix[axis, 2] * column + constant[axis],
+                        self._low[axis],
+                        self._high[axis],
+                        self._device,
+                    )
+                    for axis in (1, 2)
+                ]
+                yield target, ready, [along[tuple(ready)], *others]
 
     def _fill_box(self, target: NDArray[Any], frame: Frame, lines: list[Neighbours]) -> None:
         rows = lines[0].lower - frame.first
@@ -208,14 +224,13 @@ class Restorer:
             points = [line[index] for line, index in zip(lines, where, strict=True)]
             target[tuple(where.cpu().numpy())] = self._interpolate(frame, points)
 
-    def _fill_points(
-        self, target: NDArray[Any], where: NDArray[np.int64], frame: Frame, points: list[Neighbours]
-    ) -> None:
+    def _fill_points(self, target: NDArray[Any], where: torch.Tensor, frame: Frame, points: list[Neighbours]) -> None:
         values = frame.cells[points[0].lower - frame.first, points[1].lower, points[2].lower]
-        target[where] = values.cpu().numpy()
+        target[tuple(where.cpu().numpy())] = values.cpu().numpy()
         mixed = values == self._decision.mixed
         if mixed.any():
-            target[where[mixed.cpu().numpy()]] = self._interpolate(frame, [point[mixed] for point in points])
+            points = [point[mixed] for point in points]
+            target[tuple(where[:, mixed].cpu().numpy())] = self._interpolate(frame, points)
 
     def _interpolate(self, frame: Frame, points: list[Neighbours]) -> NDArray[Any]:
         """Return the values at points given by their neighbours along each axis."""
