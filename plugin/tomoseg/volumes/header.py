@@ -1,0 +1,169 @@
+"""What a scan's header says, without the voxels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.errors import VolumeError, one_line
+from tomoseg.geometry import Grid
+from tomoseg.volumes.formats import ITK_SUFFIXES, has_suffix
+from tomoseg.volumes.itk_image import KNOWN_SPACES, READERS, _check_size, _read_fields, read_itk
+from tomoseg.volumes.nifti import from_nibabel, load_nifti
+from tomoseg.volumes.read import read_volume
+from tomoseg.volumes.search import is_dicom
+from tomoseg.volumes.volume import LPS_TO_RAS, make_volume
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from tomoseg.volumes.dicom import SeriesSummary
+    from tomoseg.volumes.dicom_grid import Slice
+
+ITK_TYPE = re.compile(r"(\d+)-bit (?:(un)?signed )?(integer|float)")  # as SimpleITK calls them
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """A scan whose voxels were not read.
+
+    Args:
+        path: the file, or the folder of the series.
+        format: "NIfTI", "NRRD", "MetaImage" or "DICOM".
+        dtype: type of the stored values, e.g. "int16".
+        grid: where the voxels lie; None for a series that makes no volume.
+        remarks: as of the volume.
+        series: the DICOM series.
+        reason: one line that says why the series makes no volume.
+        slices: of the DICOM series, in order.
+    """
+
+    path: Path
+    format: str
+    dtype: str
+    grid: Grid | None
+    remarks: tuple[str, ...] = ()
+    series: SeriesSummary | None = None
+    reason: str = ""
+    slices: tuple[Slice, ...] = ()
+
+    def read_voxels(self) -> NDArray[np.float32]:
+        """Return the values (I, J, K), those that are not finite included.
+
+        Raises:
+            VolumeError: they are truncated or damaged.
+        """
+        if not self.slices:
+            return read_volume(self.path, allow_non_finite=True).array
+        from tomoseg.volumes.dicom_pixels import read_pixels
+
+        return read_pixels(self.slices)  # not by its UID: that would read every header below the folder again
+
+
+def read_headers(path: Path, series: str | None = None) -> list[Header]:
+    """Read the header of a file, or those of all DICOM series below a folder or of this one.
+
+    What the voxels are not needed for is checked and remarked as in `read_volume`.
+
+    Raises:
+        VolumeError: as for `read_volume`, but for a single series: that one is returned with its reason.
+    """
+    try:
+        if path.is_dir() or (path.is_file() and is_dicom(path)):
+            return _read_dicom(path, series)
+        if not path.is_file() or path.stat().st_size == 0:
+            read_volume(path)  # knows what to say
+        return [_read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else _read_nifti(path)]
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
+
+
+def _read_nifti(path: Path) -> Header:
+    image = load_nifti(path)
+    if min(image.shape, default=0) > 0:
+        # the same header over voxels that take no memory: what is checked is what the reader checks
+        nothing = np.broadcast_to(np.float32(0), image.shape)
+        volume = from_nibabel(type(image)(nothing, image.affine, image.header), str(path))
+    else:
+        volume = from_nibabel(image, str(path))  # knows what to say
+    return Header(path, "NIfTI", image.get_data_dtype().name, volume.grid, volume.remarks)
+
+
+def _read_itk(path: Path) -> Header:
+    import SimpleITK as sitk
+
+    fields = _read_fields(path)
+    name = READERS[path.suffix.lower()]
+    form = "NRRD" if name == "NrrdImageIO" else "MetaImage"
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(name)
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        reader.ReadImageInformation()
+        _check_size(path, fields, reader)
+        size, kind = reader.GetSize(), ITK_TYPE.fullmatch(sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+        affine = np.eye(4)
+        affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * np.array(reader.GetSpacing())
+        affine[:3, 3] = reader.GetOrigin()
+        plain = reader.GetNumberOfComponents() == 1 and min(size) > 1
+    except VolumeError:
+        raise
+    except (RuntimeError, OverflowError, ValueError):
+        plain = False
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+    if not plain or kind is None:  # of another dimension, or damaged: the reader knows what to say
+        volume = read_itk(path)
+        return Header(path, form, str(volume.array.dtype), volume.grid, volume.remarks)
+    unknown = form == "NRRD" and fields.get("space", "").lower() not in KNOWN_SPACES
+    remark = "its header does not say where the patient's left, back and head are: taken as LPS, as ITK does"
+    volume = make_volume(np.broadcast_to(np.float32(0), size), LPS_TO_RAS @ affine, str(path))
+    dtype = f"{'u' * bool(kind[2])}{kind[3].replace('integer', 'int')}{kind[1]}"
+    return Header(path, form, dtype, volume.grid, (remark,) if unknown else ())
+
+
+def _read_dicom(path: Path, series: str | None) -> list[Header]:
+    from tomoseg.volumes.dicom import _choose, _group, _quiet, _volumes
+
+    with _quiet():
+        groups = _group(path)
+        found = _volumes(groups)
+        if not found or series is not None:
+            found = {"": _choose(groups, path, series)}
+        return [_read_series(headers, path) for headers in found.values()]
+
+
+def _read_series(headers: Sequence[Dataset], path: Path) -> Header:
+    from tomoseg.volumes.dicom import _slices, _summary, _too_few
+    from tomoseg.volumes.dicom_grid import arrange
+
+    series = _summary(headers)
+    try:
+        slices, remarks = _slices(headers, path)
+        if len(slices) < 2:
+            raise VolumeError(f"{path}: {_too_few(path)}")
+        ordered, grid, told = arrange(slices, str(path))
+    except VolumeError as error:
+        return Header(path, "DICOM", "", None, series=series, reason=one_line(error))
+    dtype = _stored_type(ordered[0].frame.path)
+    return Header(path, "DICOM", dtype, grid, (*remarks, *told), series, slices=tuple(ordered))
+
+
+def _stored_type(path: Path) -> str:
+    from pydicom import dcmread
+
+    try:
+        found = dcmread(
+            path, force=True, stop_before_pixels=True, specific_tags=["BitsAllocated", "PixelRepresentation"]
+        )
+        return f"{'' if found.PixelRepresentation else 'u'}int{int(found.BitsAllocated)}"
+    except Exception:  # whatever damaged bytes do to pydicom: reading the pixels will tell
+        return ""
