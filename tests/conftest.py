@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from bundles import BUNDLES, CASES, CHECKOUT, DATA, Place
+from dicoms import write_series
+from tomoseg import Grid
 
 SHARED = CHECKOUT.parent / "shared" / "data"
 BUNDLE_NAME = "hippocampus_mr_segmentation"
@@ -59,6 +61,17 @@ def real_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("real") / "mni_left.nii.gz"
     nib.save(box, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def dicom_scan(real_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a folder with a DICOM series; beside it `mni.nii.gz` with the same values."""
+    image = nib.load(real_scan)
+    folder = tmp_path_factory.mktemp("real") / "mni_dicom"
+    array = np.round(np.asanyarray(image.dataobj) * 1000).astype(np.int16)
+    write_series(folder, array, Grid(image.shape, image.affine), modality="MR")
+    nib.save(nib.Nifti1Image(array, image.affine), folder.with_name("mni.nii.gz"))
+    return folder
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Many scans: which file is written where, and one bad scan does not stop the rest."""
+"""Many scans: one that is bad does not stop the rest, and each result is in the format that was asked for."""
 
 from __future__ import annotations
 
@@ -9,70 +9,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
+import SimpleITK as sitk
 
 from tomoseg import Segmenter, TomosegError, segment_batch
-from tomoseg.batch import Case, plan_cases
-
-
-def touch(folder: Path, *names: str) -> list[Path]:
-    paths = [folder / name for name in names]
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return paths
-
-
-def outputs(cases: list[Case], folder: Path) -> list[str]:
-    return [case.output.relative_to(folder).as_posix() for case in cases]
-
-
-def test_one_scan_goes_into_the_named_file(tmp_path: Path) -> None:
-    scan, *_ = touch(tmp_path, "scan.nii")
-    assert plan_cases([scan], tmp_path / "x.nii.gz") == [Case(scan, tmp_path / "x.nii.gz")]
-
-
-def test_a_folder_keeps_its_tree(tmp_path: Path) -> None:
-    touch(tmp_path / "in", "b.nii", "one/a.nii.gz", "two/a.nii.gz", "one/notes.txt")
-    cases = plan_cases([tmp_path / "in"], tmp_path / "out")
-    assert outputs(cases, tmp_path / "out") == ["b_seg.nii.gz", "one/a_seg.nii.gz", "two/a_seg.nii.gz"]
-
-
-def test_several_inputs_keep_what_tells_them_apart(tmp_path: Path) -> None:
-    scans = touch(tmp_path / "in", "one/a.nii.gz", "two/a.nii.gz", "two/b.nii")
-    wanted = ["one/a_seg.nii.gz", "two/a_seg.nii.gz", "two/b_seg.nii.gz"]
-    for given in (scans, [tmp_path / "in/one", tmp_path / "in/two"], [str(tmp_path / "in/*/*.nii*")]):
-        assert outputs(plan_cases(given, tmp_path / "out"), tmp_path / "out") == wanted
-    assert outputs(plan_cases(scans[1:], tmp_path / "out"), tmp_path / "out") == ["a_seg.nii.gz", "b_seg.nii.gz"]
-
-
-def test_a_scan_named_twice_is_segmented_once(tmp_path: Path) -> None:
-    scan, *_ = touch(tmp_path / "in", "a.nii")
-    assert len(plan_cases([scan, scan], tmp_path / "out")) == 1
-
-
-def test_a_name_with_a_bracket_is_no_pattern(tmp_path: Path) -> None:
-    scan, *_ = touch(tmp_path / "in", "a[1].nii")
-    assert plan_cases([scan], tmp_path / "out")[0].input == scan
-
-
-def test_results_of_an_earlier_run_are_no_scans(tmp_path: Path) -> None:
-    touch(tmp_path, "a.nii", "out/a_seg.nii.gz")
-    assert len(plan_cases([tmp_path], tmp_path / "out")) == 1
-
-
-def test_wrong_calls_are_told(tmp_path: Path) -> None:
-    a, b, packed = touch(tmp_path / "in", "a.nii", "b.nii", "a.nii.gz")
-    (tmp_path / "empty").mkdir()
-    for inputs, output, message in [
-        ([a, b], tmp_path / "x.nii.gz", "2 scans cannot go into one file"),
-        ([tmp_path / "empty"], tmp_path / "out", "no NIfTI file"),
-        ([tmp_path / "in"], tmp_path / "in", "the output folder is the input folder"),
-        ([a, packed], tmp_path / "out", r"a_seg.nii.gz: both .*a.nii and .*a.nii.gz would be written there"),
-        ([a], a, "is an input, too"),
-    ]:
-        with pytest.raises(TomosegError, match=message):
-            plan_cases(inputs, output)
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +86,89 @@ def test_a_folder_that_cannot_be_written_fails_the_case(segmenter: Segmenter, re
     (tmp_path / "out").touch()
     report = segment_batch(segmenter, [real_scan], tmp_path / "out" / "below")
     assert "cannot be written" in report.cases[0].reason
+
+
+def test_a_dicom_series_gives_what_its_nifti_gives(segmenter: Segmenter, dicom_scan: Path, tmp_path: Path) -> None:
+    nifti = dicom_scan.with_name("mni.nii.gz")
+    report = segment_batch(segmenter, [dicom_scan, nifti], tmp_path / "out", preview=True)
+    assert [case.status for case in report.cases] == ["done", "done"], report.cases
+    assert report.cases[0].series is not None
+    by_dicom, by_nifti = (nib.load(str(case.output)) for case in report.cases)
+    np.testing.assert_array_equal(np.asanyarray(by_dicom.dataobj), np.asanyarray(by_nifti.dataobj))
+    np.testing.assert_allclose(by_dicom.affine, by_nifti.affine, atol=1e-4)
+    assert (by_dicom.header["qform_code"], by_dicom.header["sform_code"]) == (1, 1)
+    assert by_dicom.header.get_xyzt_units()[0] == "mm"
+    assert (tmp_path / "out" / "mni_dicom_seg.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("output_type", "name"),
+    [
+        ("nrrd", "mni_dicom.seg.nrrd"),
+        ("dicom-seg", "mni_dicom_seg.dcm"),
+        ("dicom-labelmap", "mni_dicom_labelmap.dcm"),
+        ("rtstruct", "mni_dicom_rtstruct.dcm"),
+    ],
+)
+def test_other_formats_hold_the_same_labels(
+    segmenter: Segmenter, dicom_scan: Path, tmp_path: Path, output_type: str, name: str
+) -> None:
+    report = segment_batch(segmenter, [dicom_scan], tmp_path / "out", output_type=output_type)
+    assert not report.failed, report.failed
+    assert report.options["output_type"] == [output_type]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    written = tmp_path / "out" / name
+    counted = {row.name: row.voxels for row in report.cases[0].labels}
+    if output_type == "nrrd":
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(written)))
+        assert counted == {"anterior": (array == 1).sum(), "posterior": (array == 2).sum()}
+        return
+    dataset = pydicom.dcmread(written)
+    source = pydicom.dcmread(next(dicom_scan.iterdir()))
+    assert dataset.PatientID == source.PatientID
+    assert dataset.StudyInstanceUID == source.StudyInstanceUID
+    assert dataset.SeriesInstanceUID != source.SeriesInstanceUID
+    if output_type == "rtstruct":
+        assert [roi.ROIName for roi in dataset.StructureSetROISequence] == list(counted)
+        return
+    assert [
+        (one.SegmentLabel, one.SegmentedPropertyTypeCodeSequence[0].CodeMeaning) for one in dataset.SegmentSequence
+    ][-2:] == [("anterior", "Hippocampus"), ("posterior", "Hippocampus")]
+    pixels = dataset.pixel_array
+    voxels = (pixels > 0).sum() if output_type == "dicom-labelmap" else pixels.sum()
+    assert voxels == sum(counted.values())
+
+
+def test_a_format_that_refers_to_dicom_needs_dicom(segmenter: Segmenter, real_scan: Path, tmp_path: Path) -> None:
+    report = segment_batch(segmenter, [real_scan], tmp_path / "seg.dcm")
+    assert "mni_left.nii.gz: expected a DICOM series, for dicom-seg refers to one" in report.cases[0].reason
+    result = segmenter(nib.load(real_scan))
+    with pytest.raises(TomosegError, match=r"seg\.dcm: expected a scan read from DICOM"):
+        result.save(tmp_path / "seg.dcm")
+    with pytest.raises(TomosegError, match=r"expected a name that ends in \.dcm for rtstruct"):
+        result.save(tmp_path / "seg.nii.gz", "rtstruct")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_cleaned_is_told(real_scan: Path, tmp_path: Path) -> None:
+    image = nib.load(real_scan)
+    array = image.get_fdata(dtype="float32")
+    array[0, 0, :5] = np.nan
+    nib.save(nib.Nifti1Image(array, image.affine), tmp_path / "nan.nii.gz")
+    plain = Segmenter.from_bundle("hippocampus")
+    report = segment_batch(plain, [tmp_path / "nan.nii.gz"], tmp_path / "out")
+    assert "NaN or infinity in 5 of" in report.cases[0].reason
+    assert "--clean non-finite" in report.cases[0].reason
+
+    cleaning = Segmenter.from_bundle("hippocampus", clean=("non-finite", "bias-field"))
+    (case,) = segment_batch(cleaning, [tmp_path / "nan.nii.gz"], tmp_path / "out", preview=True).cases
+    assert case.status == "done", case.reason
+    assert "5 NaN replaced by" in case.remarks[0]
+    assert "N4" in case.remarks[1]
+    assert case.seconds["cleaning"] > 0
+    assert (tmp_path / "out" / "nan_seg.png").exists()
+    nib.save(nib.Nifti1Image(np.full_like(array, np.nan), image.affine), tmp_path / "all.nii")
+    (case,) = segment_batch(cleaning, [tmp_path / "all.nii"], tmp_path / "out").cases
+    assert case.reason == f"{tmp_path / 'all.nii'}: expected a scan, got nothing but NaN and infinite values"
+    with pytest.raises(TomosegError, match="clean: expected some of non-finite, denoise"):
+        Segmenter.from_bundle("hippocampus", clean=("sharpen",))

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 import tomoseg
+from dicoms import write_series
+from tomoseg import Grid
 
 NAME = "hippocampus_mr_segmentation"
 
@@ -53,8 +56,8 @@ def test_segments_a_folder_and_reports_what_failed(real_scan: Path, tmp_path: Pa
     assert done.returncode == 1
     assert done.stdout == ""
     assert [line.split(": ", 3)[2:] for line in done.stderr.splitlines()] == [
-        [str(scans / "empty.nii.gz"), "the file is empty; expected a NIfTI volume"],
-        [str(scans / "missing.nii.gz"), "no such file; expected a NIfTI volume (.nii or .nii.gz)"],
+        [str(scans / "empty.nii.gz"), "the file is empty; expected a NIfTI, NRRD or MetaImage file, or a DICOM series"],
+        [str(scans / "missing.nii.gz"), "no such file; expected a NIfTI, NRRD or MetaImage file, or a DICOM series"],
     ]
     out = tmp_path / "out"
     written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
@@ -69,6 +72,24 @@ def test_a_single_bad_scan_leaves_nothing_behind(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"error: {tmp_path / 'scan.nii'}: expected a NIfTI volume" in complaint(done)
     assert not (tmp_path / "new").exists()
+
+
+def test_one_of_several_series_is_chosen(dicom_scan: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(dicom_scan, study)
+    write_series(study, np.zeros((8, 9, 4), "int16"), Grid((8, 9, 4), np.eye(4)), uid="1.2.3", names="abcd")
+    uid = str(pydicom.dcmread(next(dicom_scan.iterdir())).SeriesInstanceUID)
+    done = run("segment", study, "-o", tmp_path / "out", "-b", NAME)
+    assert done.returncode == 1
+    assert f"{study}: 2 series in there; choose one with --series UID: " in complaint(done)
+    assert f"{uid} (MR, 40 images, phantom)" in complaint(done)
+    assert "1.2.3 (CT, 4 images, phantom)" in complaint(done)
+    assert "Doe" not in done.stderr + (tmp_path / "out" / "report.json").read_text()
+
+    done = run("segment", study, "-o", tmp_path / "out", "-b", NAME, "--series", uid, "--output-type", "rtstruct")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "study_rtstruct.dcm").is_file()
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["cases"][0]["series"] == uid
 
 
 @pytest.mark.parametrize(
@@ -90,7 +111,10 @@ def test_a_single_bad_scan_leaves_nothing_behind(tmp_path: Path) -> None:
         ),
         (["scan.nii", "-o", "out", "-b", NAME, "--checkpoint", "none.pt"], "none.pt: no such checkpoint"),
         (["a.nii", "b.nii", "-o", "x.nii.gz", "-b", NAME], "2 scans cannot go into one file"),
-        ([".", "-o", "out", "-b", NAME], "no NIfTI file"),
+        ([".", "-o", "out", "-b", NAME], "no NIfTI, NRRD or MetaImage file"),
+        (["scan.nii", "-o", "out", "-b", NAME, "--output-type", "png"], "output type: expected nifti, nrrd, dicom-seg"),
+        (["scan.nii", "-o", "x.nii", "-b", NAME, "--output-type", "nrrd"], "x.nii: expected a name that ends in .nrrd"),
+        (["scan.nii", "-o", "out", "-b", NAME, "--clean", "all"], "clean: expected some of non-finite, denoise"),
         (["scan.nii", "-o", "taken.txt", "-b", NAME], "taken.txt: expected a folder or a name that ends in .nii.gz"),
     ],
 )
@@ -194,6 +218,32 @@ def test_a_bundle_without_weights_is_wrong_usage(bundle_copy: Path, real_scan: P
     assert done.returncode == 2
     assert "model.pt: no such checkpoint; train the bundle, or put its weights there" in complaint(done)
     assert not (tmp_path / "seg.nii.gz").exists()
+
+
+def test_check_tells_what_is_wrong(real_scan: Path, dicom_scan: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    shutil.copytree(dicom_scan, scans / "series")
+    shutil.copy(real_scan, scans / "good.nii.gz")
+    done = run("check", scans, "--voxels")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "good.nii.gz" in done.stdout
+    assert "40×56×40" in done.stdout
+    assert "Doe" not in done.stdout
+
+    (scans / "cut.nii.gz").write_bytes(real_scan.read_bytes()[:5000])
+    done = run("check", scans, "--voxels", "--json")
+    assert done.returncode == 1
+    assert done.stderr == ""
+    survey = json.loads(done.stdout)
+    assert not survey["ok"]
+    assert {Path(scan["path"]).name: scan["readable"] for scan in survey["scans"]} == {
+        "cut.nii.gz": False,
+        "good.nii.gz": True,
+        "series": True,
+    }
+    (tmp_path / "empty").mkdir()
+    assert run("check", tmp_path / "empty").returncode == 2
+    assert run("check").returncode == 2
 
 
 def test_tells_what_there_is() -> None:

@@ -12,9 +12,10 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from strategies import ORIENTATIONS
 from tomoseg import Grid, TomosegError
+from tomoseg.labels import Label
 from tomoseg.preview import require_matplotlib, save_preview
 
-NAMES = {1: "anterior", 2: "posterior"}
+LABELS = (Label(1, "anterior", (31, 119, 180)), Label(2, "posterior", (255, 127, 14)))
 
 
 def scene() -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
@@ -32,7 +33,7 @@ def draw(path: Path, codes: str) -> np.ndarray:
         part.as_reoriented(ornt_transform(io_orientation(part.affine), axcodes2ornt(tuple(codes)))) for part in scene()
     )
     grid = Grid(image.shape, image.affine)
-    save_preview(path, np.asanyarray(image.dataobj), np.asanyarray(labels.dataobj), grid, NAMES, "scene")
+    save_preview(path, np.asanyarray(image.dataobj), np.asanyarray(labels.dataobj), grid, LABELS, "scene")
     return np.asarray(imread(path))
 
 
@@ -54,7 +55,7 @@ def test_the_patients_right_is_at_the_right_and_the_front_at_the_top(tmp_path: P
 
 def test_a_scan_without_anything_still_has_a_picture(tmp_path: Path) -> None:
     empty = np.zeros((5, 6, 7), "uint8")
-    save_preview(tmp_path / "empty.png", empty.astype("float32"), empty, Grid(empty.shape, np.eye(4)), NAMES)
+    save_preview(tmp_path / "empty.png", empty.astype("float32"), empty, Grid(empty.shape, np.eye(4)), LABELS)
     assert imread(tmp_path / "empty.png").shape[2] == 4
 
 

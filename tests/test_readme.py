@@ -14,7 +14,7 @@ import pytest
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # these are run, each in a place of its own, by test_scripts.py and test_package.py
-ELSEWHERE = {"scripts/demo", "scripts/test", "scripts/bench", 'pip install ".[preview,openvino]"'}
+ELSEWHERE = {"scripts/demo", "scripts/test", "scripts/bench", 'pip install ".[preview,openvino,dicom,clean]"'}
 
 
 def blocks(checkout: Path, language: str) -> list[str]:
@@ -22,11 +22,12 @@ def blocks(checkout: Path, language: str) -> list[str]:
 
 
 @pytest.fixture
-def workplace(checkout: Path, real_scan: Path, tmp_path: Path) -> Path:
+def workplace(checkout: Path, real_scan: Path, dicom_scan: Path, tmp_path: Path) -> Path:
     """A folder with what the README's commands name."""
     (tmp_path / "scans" / "sub").mkdir(parents=True)
     for name in ("scan.nii.gz", "scans/one.nii.gz", "scans/two.nii.gz"):
         shutil.copy(real_scan, tmp_path / name)
+    shutil.copytree(dicom_scan, tmp_path / "series")
     shutil.copytree(
         checkout / "monai_bundle", tmp_path / "monai_bundle", ignore=shutil.ignore_patterns("train", "eval")
     )
@@ -50,7 +51,14 @@ def test_commands(checkout: Path, workplace: Path) -> None:
     assert len(found) >= 6
     for command in found:
         run(command, workplace)
-    for name in ("seg.nii.gz", "results/one_seg.nii.gz", "results/two_seg.png", "results_monai/one_seg.nii.gz"):
+    for name in (
+        "seg.nii.gz",
+        "results/one_seg.nii.gz",
+        "results/two_seg.png",
+        "results_monai/one_seg.nii.gz",
+        "scan.seg.nrrd",
+        "series_rtstruct.dcm",
+    ):
         assert (workplace / name).is_file(), name
 
 

@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from strategies import grids
 from tomoseg import Grid, TomosegError, Volume, read_volume
@@ -58,6 +59,62 @@ def test_a_fourth_axis_of_one_is_one_volume(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.array, ramp("float32"))
 
 
+SHEARED = np.array([[2, 0.3, 0, 5], [0, 3, 0, 6], [0, 0, 4, 7], [0, 0, 0, 1]])
+# the quaternion of a qform holds no shear, and has another origin
+TURNED = np.array([[0, 3, 0, -9], [-2, 0, 0, 8], [0, 0, 4, 1], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("sform", "qform", "grid", "remarks"),
+    [
+        (SHEARED, None, SHEARED, ""),
+        (TURNED, TURNED, TURNED, ""),
+        (None, TURNED, TURNED, ""),
+        (SHEARED, TURNED, SHEARED, "its sform and qform differ by up to 23.58 mm; the sform is used, as NIfTI has it"),
+        (None, None, None, "neither its sform nor its qform is set: which side is left is a guess, nibabel's"),
+    ],
+)
+def test_the_sform_wins_over_the_qform(tmp_path: Path, sform: Any, qform: Any, grid: Any, remarks: str) -> None:
+    image = nib.Nifti1Image(ramp(), None)
+    image.header.set_zooms((2, 3, 4))
+    image.set_sform(sform, 1 if sform is not None else 0)
+    image.set_qform(qform, 1 if qform is not None else 0)
+    nib.save(image, tmp_path / "scan.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    if grid is not None:
+        np.testing.assert_allclose(volume.grid.affine, grid, atol=1e-5)
+    assert volume.grid.spacing == pytest.approx((2, np.hypot(3, 0.3) if grid is SHEARED else 3, 4))
+    assert volume.remarks == ((remarks,) if remarks else ())
+
+
+def test_what_a_qform_rounds_is_no_contradiction(tmp_path: Path) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", (11, -23, 35), degrees=True).as_matrix() * (0.7, 0.8, 2.5)
+    image = nib.Nifti1Image(np.zeros((200, 180, 40), "uint8"), affine)
+    image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "scan.nii")
+    assert read_volume(tmp_path / "scan.nii").remarks == ()
+
+
+def test_a_damaged_qform_beside_a_sform_is_told(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(ramp(), SHEARED)
+    image.set_qform(TURNED, 1)
+    nib.save(image, tmp_path / "scan.nii")
+    damage(tmp_path / "scan.nii", 268, np.array([np.nan], "<f4").tobytes())  # qoffset_x
+    volume = read_volume(tmp_path / "scan.nii")
+    np.testing.assert_allclose(volume.grid.affine, SHEARED, atol=1e-6)
+    assert volume.remarks == ("its qform is damaged; the sform is used",)
+
+
+@pytest.mark.parametrize("unit", ["micron", "meter"])
+def test_lengths_that_are_not_in_mm_are_refused(tmp_path: Path, unit: str) -> None:
+    image = nib.Nifti1Image(ramp(), np.eye(4))
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "scan.nii")
+    with pytest.raises(TomosegError, match=rf"scan\.nii: expected lengths in mm, its header says {unit}; convert it"):
+        read_volume(tmp_path / "scan.nii")
+
+
 @settings(max_examples=30)
 @given(grids())
 def test_a_path_a_nibabel_image_and_a_simpleitk_image_are_one_volume(
@@ -100,7 +157,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
         "or a damaged file": copy("header_cut.nii.gz", zipped[:40]),
         "got something else": copy("text.nii", b"These are not the voxels you are looking for." * 20),
         "something else or a damaged file$": copy("photo.nii.gz", gzip.compress(os.urandom(2000))),
-        "got a folder": folder,
+        "expected a CT or MR series, got no DICOM file": folder,
         "got a 2D image": write(folder / "flat.nii", ramp()[0]),
         "2D image or a single": write(folder / "slice.nii", ramp()[:, :, :1]),
         "expected one 3D volume, got 4D 5×6×7×3": write(folder / "4d.nii", np.stack([ramp()] * 3, axis=-1)),

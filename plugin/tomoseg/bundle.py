@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoseg.errors import BundleError, one_line
+from tomoseg.labels import TISSUE, Code, Label, default_colour
 
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 
@@ -99,8 +100,42 @@ class Bundle:
         """Names of the label values, background (0) left out; empty where the metadata does not say."""
         return {value: name for value, name in self.channels.items() if value != 0}
 
+    @property
+    def label_table(self) -> dict[int, Label]:
+        """What each of `channels` means, by its number; colours and codes come from the metadata's `label_table`.
+
+        Raises:
+            BundleError: the table is no table of colours and codes.
+        """
+        table = self.metadata.get("label_table", {})
+        try:
+            return {
+                value: _label(value, name, table.get(str(value), {}) if value else {})
+                for value, name in self.channels.items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            path = self.root / "configs" / "metadata.json"
+            raise BundleError(
+                f"{path}: label_table: expected for each label a color [R, G, B] and codes (category, type, modifier) "
+                f"with value, scheme and meaning: {one_line(error)}"
+            ) from error
+
     def _tensor(self, side: str, name: str) -> dict[str, Any]:
         node: Any = self.metadata
         for key in ("network_data_format", side, name):
             node = node.get(key, {}) if isinstance(node, dict) else {}
         return node if isinstance(node, dict) else {}
+
+
+def _label(value: int, name: str, entry: dict[str, Any]) -> Label:
+    red, green, blue = (int(part) for part in entry.get("color", default_colour(value)))
+    if not all(0 <= part <= 255 for part in (red, green, blue)):
+        raise ValueError(f"color {entry['color']}")
+    codes = {
+        key: Code(str(entry[key]["value"]), str(entry[key]["scheme"]), str(entry[key]["meaning"]))
+        for key in ("category", "type", "modifier")
+        if key in entry
+    }
+    return Label(
+        value, name, (red, green, blue), codes.get("category", TISSUE), codes.get("type", TISSUE), codes.get("modifier")
+    )

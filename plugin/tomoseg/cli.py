@@ -1,4 +1,4 @@
-"""The command line: `tomoseg segment`, `info`, `bundles`, `doctor`.
+"""The command line: `tomoseg segment`, `check`, `info`, `bundles`, `doctor`.
 
 Exit status: 0 all done, 1 some case failed (the others are done and written), 2 wrong usage.
 """
@@ -18,12 +18,14 @@ from typer.exceptions import TyperException
 
 import tomoseg
 from tomoseg.bundle import Bundle
+from tomoseg.cases import plan_cases
 from tomoseg.deferral import collector_paused, deferred
 from tomoseg.errors import BundleError, TomosegError, UsageError, one_line
-from tomoseg.options import Options
+from tomoseg.options import CLEANERS, Options
 from tomoseg.progress import WindowProgress
 from tomoseg.registry import describe_all, find_bundle, registered_names
 from tomoseg.report import CaseReport
+from tomoseg.volumes import names_output_file
 
 app = typer.Typer(
     help="3D segmentation of CT and MRI with MONAI bundles.",
@@ -33,7 +35,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # what MONAI imports at once and few bundles use; torch.distributed.optim is ignite's wish, and brings sympy
-SELDOM_USED = ("matplotlib", "pandas", "scipy", "skimage", "sklearn", "torch.distributed.optim")
+SELDOM_USED = (
+    "itk", "matplotlib", "nrrd", "pandas", "pydicom", "scipy", "skimage", "sklearn", "torch.distributed.optim",
+)  # fmt: skip
+WIDE = 1000  # columns
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 BundleOption = Annotated[
     str,
@@ -73,12 +78,32 @@ def _version(
 
 @app.command()
 def segment(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="NIfTI files, folders, or glob patterns.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Scans: files, DICOM folders, folders of them, or globs.")
+    ],
     output: Annotated[
         Path,
         typer.Option("-o", "--output", help="A file name (.nii.gz) for one scan, else a folder.", show_default=False),
     ],
     bundle: BundleOption = "",
+    output_type: Annotated[
+        str | None,
+        typer.Option(
+            metavar="nifti|nrrd|dicom-seg|dicom-labelmap|rtstruct",
+            help="What the labels are written as; by default what the output's name ends in, and nifti for a folder.",
+        ),
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(metavar="UID", help="Only the DICOM series with this SeriesInstanceUID.")
+    ] = None,
+    clean: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="|".join(CLEANERS),
+            help="Clean each scan first; may be given several times, done in that order.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the network runs.")] = "auto",
     backend: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the network.")] = "auto",
     precision: Annotated[
@@ -119,6 +144,10 @@ def segment(
     if not bundle:
         raise UsageError(f"expected a bundle with -b; choose one of: {describe_all()}")
     chosen = find_bundle(bundle)
+    is_file = names_output_file(output)
+    if not is_file and output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: expected a folder or a name that ends in .nii.gz, got another file")
+    cases = plan_cases(inputs, output, output_type, series)
     options = Options(
         device=device,
         backend=backend,
@@ -130,23 +159,16 @@ def segment(
         skip_empty=skip_empty,
         checkpoints=tuple(map(str, checkpoint or ())),
         compile=compile_network,
+        clean=tuple(clean or ()),
     )
 
     with collector_paused():
         import torch  # noqa: F401 - what it needs is not deferred
 
         with deferred(*SELDOM_USED):
-            from tomoseg.batch import (  # torch and monai, 1 to 2 s: only once they are needed
-                is_single_file,
-                plan_cases,
-                segment_cases,
-            )
+            from tomoseg.batch import segment_cases  # torch and monai, 1 to 2 s: only once they are needed
             from tomoseg.segmenter import Segmenter
 
-    is_file = is_single_file(output)
-    if not is_file and output.exists() and not output.is_dir():
-        raise UsageError(f"{output}: expected a folder or a name that ends in .nii.gz, got another file")
-    cases = plan_cases(inputs, output)  # a wrong call is told before weights are loaded
     segmenter = Segmenter(chosen, options)
     with WindowProgress(hidden=quiet) as progress:
         result = segment_cases(
@@ -165,6 +187,39 @@ def segment(
     if not quiet and len(result.cases) > 1:
         print(f"{len(result.cases) - len(result.failed)} of {len(result.cases)} done, {len(result.failed)} failed")
     if result.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Scans, folders with scans, or labelled datasets.")
+    ],
+    voxels: Annotated[bool, typer.Option("--voxels", help="Read the voxels, too, not only the headers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what scans and labelled datasets hold, and what is wrong with them."""
+    from tomoseg.inspection import inspect_paths, list_problems, list_remarks, tabulate
+
+    with Console(stderr=True).status("looking for scans") as status:  # nothing is shown where nobody looks
+        survey = inspect_paths(paths, voxels=voxels, on_scan=lambda path: status.update(escape(str(path))))
+    if as_json:
+        print(json.dumps(survey.as_json(), indent=2, ensure_ascii=False))
+    else:
+        # in a file or a pipe, a line is a line
+        console = Console(width=None if sys.stdout.isatty() else WIDE)
+        for content in tabulate(survey):
+            table = Table(title=escape(content.title), title_justify="left")
+            for name in content.columns:
+                table.add_column(name, overflow="fold")  # a path or a UID is of use only whole
+            for row in content.rows:
+                table.add_row(*map(escape, row))
+            console.print(table)
+        for remark in list_remarks(survey):
+            print(f"note: {remark}")
+        for problem in list_problems(survey):
+            print(f"problem: {problem}")
+    if not survey.ok:
         raise typer.Exit(1)
 
 

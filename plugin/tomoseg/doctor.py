@@ -20,6 +20,9 @@ from tomoseg.segmenter import Segmenter
 EXTRAS = {
     "openvino": "fast networks on CPUs",
     "matplotlib": "previews",
+    "highdicom": "DICOM-SEG",
+    "contourpy": "RTSTRUCT",
+    "skimage": "--clean denoise",
     "jsonschema": "monai.bundle verify_metadata",
     "onnx": "monai.bundle onnx_export",
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from nibabel.orientations import aff2axcodes
@@ -76,11 +75,12 @@ class Grid:
         """Return the 4×4 matrix from this grid's voxel indices to those of `other`, which may be fractional."""
         return np.asarray(np.linalg.solve(other.affine, self.affine), dtype=np.float64)
 
-    def matches(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
-        """Tell whether both grids have one shape and their voxel centres differ by at most `tolerance_mm`."""
-        if self.shape != other.shape:
-            return False
+    def distance_mm(self, other: Grid) -> float:
+        """Return by how many mm a voxel of this grid may lie off the voxel of `other` with the same index."""
         # an affine map deviates most at a corner
         corners = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape], [1], indexing="ij")).reshape(4, -1)
-        deviation: Any = np.linalg.norm(((self.affine - other.affine) @ corners)[:3], axis=0)
-        return bool(deviation.max() <= tolerance_mm)
+        return float(np.linalg.norm(((self.affine - other.affine) @ corners)[:3], axis=0).max())
+
+    def matches(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
+        """Tell whether both grids have one shape and their voxel centres differ by at most `tolerance_mm`."""
+        return self.shape == other.shape and self.distance_mm(other) <= tolerance_mm

@@ -18,6 +18,8 @@ UNITS = {
     "GIB": 2**30,
     "TIB": 2**40,
 }
+# what `tomoseg.cleaning` can do to a scan before the bundle gets it
+CLEANERS = ("non-finite", "denoise", "denoise-curvature", "bias-field")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Options:
         skip_empty: run windows that hold one value only once for all of them; None for the bundle's `skip_empty`.
         checkpoints: paths of weights in place of the bundle's own; the scores of several are averaged.
         compile: let torch compile the network first.
+        clean: what is done to a scan before the bundle gets it, in this order: some of `CLEANERS`.
 
     Raises:
         UsageError: a value is out of range.
@@ -50,12 +53,16 @@ class Options:
     skip_empty: bool | None = None
     checkpoints: tuple[str, ...] = ()
     compile: bool = False
+    clean: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise UsageError(f"overlap: expected a share from 0 to below 1, got {self.overlap}")
         if isinstance(self.checkpoints, str):
             raise UsageError(f"checkpoints: expected a list of paths, got one: {self.checkpoints!r}")
+        unknown = [name for name in self.clean if name not in CLEANERS]
+        if isinstance(self.clean, str) or unknown:
+            raise UsageError(f"clean: expected some of {', '.join(CLEANERS)}, got {self.clean!r}")
         _ = self.max_memory_bytes
 
     @property

@@ -18,6 +18,7 @@ from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from tomoseg.bundle import Bundle
+from tomoseg.cleaning import CLEANERS, ReplaceNonFinited, cleaning_remarks
 from tomoseg.configuration import InferenceConfig, quiet, root_cause
 from tomoseg.engine import (
     Backend,
@@ -108,6 +109,7 @@ class Pipeline:
             raise UsageError("compile: is for the torch backend; use --backend torch")
         name = "torch" if options.compile else name
         precision = choose_precision(options.precision, device, config.amp)
+        self._cleaners = [CLEANERS[name]("image") for name in options.clean]
         self._networks = [config.load_network(path) for path in checkpoints]
         self.checkpoint_sha256 = [sha256(path) for path in checkpoints]
         self._backends: list[Backend] = [
@@ -124,18 +126,45 @@ class Pipeline:
     def precision(self) -> str:
         return self._backends[0].precision
 
+    @property
+    def replaces_non_finite(self) -> bool:
+        """Whether NaN and infinite values are replaced, by the options or by the bundle's own preprocessing."""
+        steps = [*self._cleaners, *self._config.preprocessing.transforms]
+        return any(isinstance(step, ReplaceNonFinited) for step in steps)
+
+    def clean(self, volume: Volume) -> Volume:
+        """Run the cleaning that the options ask for.
+
+        Raises:
+            VolumeError: there is nothing in the volume that could be cleaned.
+            MissingExtraError: a library for it is not installed.
+        """
+        if not self._cleaners:
+            return volume
+        image = MetaTensor(np.ascontiguousarray(volume.array)[None], affine=torch.tensor(volume.grid.affine))
+        image.meta["filename_or_obj"] = volume.source
+        data = {"image": image}
+        with quiet():
+            for cleaner in self._cleaners:  # one by one, for Compose makes RuntimeErrors of all that is raised
+                data = cleaner(data)
+        image = data["image"]
+        return replace(volume, array=image.numpy()[0], remarks=(*volume.remarks, *cleaning_remarks(image)))
+
     def prepare(self, volume: Volume) -> dict[str, Any]:
         """Run the bundle's preprocessing.
 
         Raises:
-            BundleError: it fails.
+            BundleError: it fails, or leaves values that are not finite.
         """
         self._config.reader.volume = volume
         try:
             with torch.no_grad(), quiet(), self._stage("preprocessing", {}):
-                return dict(self._config.preprocessing({self._config.image_key: volume.source}))
+                data = dict(self._config.preprocessing({self._config.image_key: volume.source}))
         finally:
             self._config.reader.volume = None
+        if self.replaces_non_finite and not data[self._config.image_key].isfinite().all():
+            raise BundleError(f"bundle {self.bundle.name}: preprocessing leaves NaN or infinity in {volume.source}")
+        return data
 
     def predict(self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None = None) -> Prediction:
         """Run network and post-processing on what `prepare` returned.
@@ -198,7 +227,7 @@ class Pipeline:
             array=array,
             affine=affine,
             seconds=seconds,
-            remarks=[*filter(None, [self._backend_remark]), *tally.remarks],
+            remarks=[*cleaning_remarks(image), *filter(None, [self._backend_remark]), *tally.remarks],
             entropy=outputs.entropy,
             windows=tally.windows,
             skipped=tally.skipped,
@@ -218,7 +247,7 @@ class Pipeline:
             data[self._config.prediction_key] = scores[0]
             result = self._config.postprocessing(data)[self._config.prediction_key]
             array, affine = _as_array(result, image.affine.cpu().numpy())
-        return Prediction(array=array, affine=affine, seconds=seconds, remarks=[remark])
+        return Prediction(array=array, affine=affine, seconds=seconds, remarks=[*cleaning_remarks(image), remark])
 
     def _compile(self, shape: tuple[int, ...]) -> None:
         """Make the backends ready for windows of this shape; a network that OpenVINO does not know runs on torch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from tomoseg.errors import MissingExtraError
 from tomoseg.files import atomic_file
 from tomoseg.geometry import Grid
+from tomoseg.labels import Label
 
 # (title, axis that is cut, axes shown from left to right and from bottom to top, letters at left and right)
 PLANES = (
@@ -33,7 +35,12 @@ def require_matplotlib() -> None:
 
 
 def save_preview(
-    path: Path, image: NDArray[np.float32], labels: NDArray[Any], grid: Grid, names: dict[int, str], title: str = ""
+    path: Path,
+    image: NDArray[np.float32],
+    labels: NDArray[Any],
+    grid: Grid,
+    label_table: Sequence[Label],
+    title: str = "",
 ) -> None:
     """Draw an axial, a coronal and a sagittal slice with the labels over them, and write a PNG, atomically.
 
@@ -45,13 +52,12 @@ def save_preview(
         image: (I, J, K) intensities.
         labels: (I, J, K) label values.
         grid: the grid of both.
-        names: label value → name.
+        label_table: names and colours.
         title: stands above the planes.
 
     Raises:
         OutputError: the picture cannot be written.
     """
-    from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -59,11 +65,9 @@ def save_preview(
     image, labels, spacing = _to_ras(image, grid), _to_ras(labels, grid), _ras_spacing(grid)
     centre = _centre_of_largest(labels)
     low, high = np.percentile(image, (0.5, 99.5))
-    palette = colormaps["tab10" if max(names, default=1) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
-    colours = {value: palette[(value - 1) % len(palette)] for value in names}
-    lookup = ListedColormap(
-        [(0, 0, 0, 0), *(colours.get(value + 1, (1, 1, 1)) for value in range(max(names, default=1)))]
-    )
+    colours = {label.value: tuple(part / 255 for part in label.colour) for label in label_table}
+    top = max(colours, default=1)
+    lookup = ListedColormap([(0, 0, 0, 0), *(colours.get(value, (1, 1, 1)) for value in range(1, top + 1))])
 
     figure = Figure(figsize=(9, 3.8), dpi=120, facecolor="black", layout="constrained")
     axes = figure.subplots(1, 3)
@@ -84,7 +88,9 @@ def save_preview(
         axis.set_axis_off()
         for letter, place in zip(letters, (0.04, 0.96), strict=True):
             axis.text(place, 0.5, letter, color="yellow", transform=axis.transAxes, ha="center", va="center")
-    present = [Patch(color=colours[value], label=name) for value, name in names.items() if (labels == value).any()]
+    present = [
+        Patch(color=colours[label.value], label=label.name) for label in label_table if (labels == label.value).any()
+    ]
     if present:
         figure.legend(
             handles=present, loc="outside lower center", ncols=min(len(present), 5), frameon=False, labelcolor="white"

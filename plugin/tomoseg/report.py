@@ -13,7 +13,7 @@ from typing import Any, Literal
 import tomoseg
 from tomoseg.files import atomic_file
 
-REPORTED_PACKAGES = ("torch", "monai", "nibabel", "numpy", "SimpleITK")
+REPORTED_PACKAGES = ("torch", "monai", "nibabel", "numpy", "pydicom", "SimpleITK")
 STATISTICS_COLUMNS = ("input", "label", "name", "voxels", "volume_ml")
 
 
@@ -51,6 +51,7 @@ class CaseReport:
         output: path of the label map, None where there is none.
         status: whether the label map was written.
         reason: one line that says why not.
+        series: SeriesInstanceUID of a DICOM scan.
         seconds: time of each stage.
         remarks: what was done otherwise than usual.
         windows: number of windows of the network.
@@ -63,6 +64,7 @@ class CaseReport:
     output: str | None
     status: Literal["done", "failed"]
     reason: str = ""
+    series: str | None = None
     remarks: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     windows: int = 0

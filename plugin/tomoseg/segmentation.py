@@ -11,9 +11,11 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoseg.errors import OutputError
 from tomoseg.geometry import Grid
+from tomoseg.labels import Label
 from tomoseg.report import Memory
-from tomoseg.volumes import write_label_map, write_map
+from tomoseg.volumes import DicomSeries, choose_output_type, write_label_map, write_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +26,11 @@ class Segmentation:
         labels: (I, J, K) uint8, or uint16 where the bundle has more than 255 labels; (label, I, J, K) with 0 and 1
             where labels may overlap.
         grid: equal to the scan's.
-        names: label value → name, background left out; labels that may overlap are numbered from 1 on.
+        label_table: what each label means, background left out; labels that may overlap are numbered from 1 on.
+        algorithm, version: what made the labels.
         seconds: time of each stage, in the order they ran.
         header: the scan's NIfTI header, if it had one.
+        series: the DICOM series that the scan was read from, if any.
         remarks: what was done otherwise than usual.
         entropy: (I, J, K) float32, 0 where the network is certain and 1 where all labels are alike to it; None if it
             was not asked for.
@@ -37,14 +41,22 @@ class Segmentation:
 
     labels: NDArray[np.unsignedinteger[Any]]
     grid: Grid
-    names: dict[int, str]
+    label_table: tuple[Label, ...]
+    algorithm: str
+    version: str
     seconds: dict[str, float] = field(default_factory=dict)
     header: nib.Nifti1Header | None = None
+    series: DicomSeries | None = None
     remarks: tuple[str, ...] = ()
     entropy: NDArray[np.float32] | None = None
     windows: int = 0
     skipped_windows: int = 0
     memory: Memory = field(default_factory=Memory)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Names of the labels by their value."""
+        return {label.value: label.name for label in self.label_table}
 
     @property
     def overlapping(self) -> bool:
@@ -66,19 +78,50 @@ class Segmentation:
         """Volume of each label in millilitres, 0 for a label that does not occur."""
         return {self.names[value]: count * self.grid.voxel_volume_ml for value, count in self.voxel_counts.items()}
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the labels as NIfTI; the file is there whole or not at all.
-
-        Labels that may overlap become the fourth axis of the file.
+    def save(self, path: str | os.PathLike[str], output_type: str | None = None) -> None:
+        """Write the labels; the file is there whole or not at all.
 
         Args:
-            path: ends in .nii.gz or .nii; missing folders are made.
+            path: missing folders are made.
+            output_type: "nifti" (.nii.gz, .nii; labels that may overlap become its fourth axis), "nrrd" (.nrrd, best
+                .seg.nrrd; 3D Slicer's segmentation), or for a scan read from DICOM "dicom-seg", "dicom-labelmap"
+                (DICOM's newer form, which fewer systems read) or "rtstruct" (.dcm). By default what the path ends in,
+                with "dicom-seg" for .dcm.
 
         Raises:
-            OutputError: the name has another suffix, or the file cannot be written.
+            UsageError: the path does not fit the output type.
+            OutputError: the scan was not read from DICOM and the type refers to it, or the file cannot be written.
+            MissingExtraError: a package for DICOM is not installed.
         """
-        labels = np.moveaxis(self.labels, 0, -1) if self.overlapping else self.labels
-        write_label_map(Path(path), labels, self.grid, self.header)
+        target = Path(path)
+        kind = choose_output_type(output_type, target).name
+        if kind == "nifti":
+            labels = np.moveaxis(self.labels, 0, -1) if self.overlapping else self.labels
+            write_label_map(target, labels, self.grid, self.header)
+        elif kind == "nrrd":
+            from tomoseg.volumes.nrrd_segmentation import write_nrrd_segmentation
+
+            write_nrrd_segmentation(target, self.labels, self.grid, self.label_table)
+        elif self.series is None:
+            raise OutputError(
+                f"{path}: expected a scan read from DICOM, for {kind} refers to its series; use nifti or nrrd"
+            )
+        elif kind == "rtstruct":
+            from tomoseg.volumes.rtstruct import write_rtstruct
+
+            write_rtstruct(target, self.labels, self.grid, self.series, self.label_table, self.algorithm, self.version)
+        else:
+            from tomoseg.volumes.dicom_seg import write_dicom_seg
+
+            write_dicom_seg(
+                target,
+                self.labels,
+                self.series,
+                self.label_table,
+                self.algorithm,
+                self.version,
+                labelmap=kind == "dicom-labelmap",
+            )
 
     def save_entropy(self, path: str | os.PathLike[str]) -> None:
         """Write the entropy as NIfTI, float32; the file is there whole or not at all.

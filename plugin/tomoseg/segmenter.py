@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
@@ -16,12 +17,13 @@ from tomoseg.bundle import Bundle
 from tomoseg.engine import OnWindow, PeakMemory, megabytes
 from tomoseg.errors import BundleError, MemoryLimitError, UsageError, one_line
 from tomoseg.geometry import Grid
+from tomoseg.labels import Label, unnamed
 from tomoseg.options import Options
 from tomoseg.pipeline import Pipeline, Prediction
 from tomoseg.registry import find_bundle
 from tomoseg.report import Memory
 from tomoseg.segmentation import Segmentation
-from tomoseg.volumes import Volume, read_volume
+from tomoseg.volumes import Volume, read_volume, refuse_non_finite
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -79,12 +81,15 @@ class Segmenter:
         self,
         source: str | os.PathLike[str] | nib.spatialimages.SpatialImage | sitk.Image | Volume,
         on_window: OnWindow | None = None,
+        series: str | None = None,
     ) -> Segmentation:
         """Segment one scan; other threads wait.
 
         Args:
-            source: path of a NIfTI file, a nibabel image, a SimpleITK image, or a volume that was read already.
+            source: path of a NIfTI, NRRD or MetaImage file, of a folder with a DICOM series or of a multi-frame DICOM
+                file; a nibabel image, a SimpleITK image, or a volume that was read already.
             on_window: called with the number of windows that are done and of all of them.
+            series: SeriesInstanceUID of the series where the folder holds several.
 
         Raises:
             VolumeError: the scan is missing, damaged, not 3D, or holds non-finite values.
@@ -93,9 +98,16 @@ class Segmenter:
         """
         with self._one_at_a_time, PeakMemory(self._pipeline.device) as peak:
             start = time.perf_counter()
-            volume = source if isinstance(source, Volume) else read_volume(source)
+            allowed = self._pipeline.replaces_non_finite
+            volume = source if isinstance(source, Volume) else read_volume(source, series, allow_non_finite=allowed)
+            if not allowed and volume is source:
+                refuse_non_finite(volume)
             read = time.perf_counter()
-            grid, header, name = volume.grid, volume.header, volume.source
+            volume = self._pipeline.clean(volume)
+            cleaned = time.perf_counter()
+            grid, header, found, name, remarks = (
+                volume.grid, volume.header, volume.series, volume.source, volume.remarks,
+            )  # fmt: skip
             data = self._pipeline.prepare(volume)
             del volume  # the network needs the memory
             prepared = time.perf_counter()
@@ -103,14 +115,18 @@ class Segmenter:
             self._refuse_excess(preparing, name)
             prediction = self._pipeline.predict(data, grid, name, on_window)
             labels = self._label_map(prediction, grid)
-        seconds = {"reading": read - start, "preprocessing": prepared - read, **prediction.seconds}
+        cleaning = {"cleaning": cleaned - read} if self.options.clean else {}
+        seconds = {"reading": read - start, **cleaning, "preprocessing": prepared - cleaned, **prediction.seconds}
         return Segmentation(
             labels=labels,
             grid=grid,
-            names=self._names(labels),
+            label_table=self._label_table(labels),
+            algorithm=self.bundle.name,
+            version=self.bundle.version,
             seconds=seconds,
             header=header,
-            remarks=tuple(prediction.remarks),
+            series=found,
+            remarks=(*remarks, *prediction.remarks),
             entropy=prediction.entropy,
             windows=prediction.windows,
             skipped_windows=prediction.skipped,
@@ -130,12 +146,18 @@ class Segmenter:
                 f"{megabytes(limit)} MB; allow more"
             )
 
-    def _names(self, labels: NDArray[Any]) -> dict[int, str]:
-        """Return the names by label value; labels that may overlap are numbered from 1 on."""
-        channels = self.bundle.channels
-        if labels.ndim == 3:
-            return self.names or ({1: channels[0]} if len(channels) == 1 else {})
-        return {index + 1: channels.get(index, f"label {index + 1}") for index in range(len(labels))}
+    def _label_table(self, labels: NDArray[Any]) -> tuple[Label, ...]:
+        """Return what the label values mean; labels that may overlap are numbered from 1 on."""
+        table = self.bundle.label_table
+        if labels.ndim == 4:
+            named = (table.get(index) or unnamed(index + 1) for index in range(len(labels)))
+            return tuple(replace(label, value=value) for value, label in enumerate(named, 1))
+        if len(table) == 1 and 0 in table:  # a single score, and so a threshold
+            return (replace(table[0], value=1),)
+        table.pop(0, None)
+        if labels.max(initial=0) > max(table, default=0):  # the metadata says less than the network
+            table |= {value: unnamed(value) for value in np.unique(labels).tolist() if value and value not in table}
+        return tuple(label for _, label in sorted(table.items()))
 
     def _label_map(self, prediction: Prediction, grid: Grid) -> NDArray[np.unsignedinteger[Any]]:
         """Return the labels as (I, J, K), or (label, I, J, K), after making sure that they lie in the scan's grid."""

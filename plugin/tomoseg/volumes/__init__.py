@@ -1,7 +1,38 @@
-"""Scans in, label maps out."""
+"""Scans in, label maps out.
 
-from tomoseg.volumes.nifti import VOLUME_SUFFIXES, strip_suffix, write_label_map, write_map
+What needs pydicom (0.2 s to import) is imported from its own module where it is used.
+"""
+
+from tomoseg.volumes.formats import (
+    OUTPUT_TYPES,
+    VOLUME_SUFFIXES,
+    OutputType,
+    choose_output_type,
+    has_suffix,
+    names_output_file,
+    strip_suffix,
+)
+from tomoseg.volumes.nifti import write_label_map, write_map
+from tomoseg.volumes.read import read_volume
+from tomoseg.volumes.scans import Scan, find_scans
 from tomoseg.volumes.search import find_volumes
-from tomoseg.volumes.volume import Volume, read_volume
+from tomoseg.volumes.volume import DicomSeries, Volume, refuse_non_finite
 
-__all__ = ["VOLUME_SUFFIXES", "Volume", "find_volumes", "read_volume", "strip_suffix", "write_label_map", "write_map"]
+__all__ = [
+    "OUTPUT_TYPES",
+    "VOLUME_SUFFIXES",
+    "DicomSeries",
+    "OutputType",
+    "Scan",
+    "Volume",
+    "choose_output_type",
+    "find_scans",
+    "find_volumes",
+    "has_suffix",
+    "names_output_file",
+    "read_volume",
+    "refuse_non_finite",
+    "strip_suffix",
+    "write_label_map",
+    "write_map",
+]

@@ -14,24 +14,69 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from tomoseg.errors import OutputError, VolumeError, one_line
+from tomoseg.errors import GeometryError, OutputError, VolumeError, one_line
 from tomoseg.files import atomic_file
 from tomoseg.geometry import Grid
+from tomoseg.volumes.formats import DEFLATE_LIMIT, NIFTI_SUFFIXES, has_suffix
+from tomoseg.volumes.volume import Volume, by, make_volume
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii")
-
-# deflate shrinks by at most 1032:1 (https://zlib.net/zlib_tech.html), so a header that declares more than this
-# is damaged, and must not make anybody reserve the memory it asks for
-DEFLATE_LIMIT = 1032
+TOLERANCE = 0.05  # of a voxel: float32 quaternions are not exact
 GZIP_LEVEL = 1  # of 0 to 3; a label map is as small as with zlib's 1, in a fifth of the time
 
 
-def strip_suffix(name: str) -> str:
-    """Return a file's name without .nii or .nii.gz."""
-    for suffix in VOLUME_SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+def read_nifti(path: Path) -> Volume:
+    """Read a NIfTI file.
+
+    Raises:
+        VolumeError: it is empty, truncated, no NIfTI, not 3D, not real-valued, or its lengths are not in mm.
+    """
+    return from_nibabel(load_nifti(path), str(path))
+
+
+def from_nibabel(image: nib.spatialimages.SpatialImage, name: str) -> Volume:
+    """Return the volume of a nibabel image.
+
+    Raises:
+        VolumeError: as for `read_nifti`.
+    """
+    shape = image.shape
+    while len(shape) > 3 and shape[-1] == 1:  # (I, J, K, 1) is one volume, too
+        shape = shape[:-1]
+    if len(shape) > 3:
+        raise VolumeError(f"{name}: expected one 3D volume, got {len(shape)}D {by(shape)}; split it into volumes first")
+    if len(shape) < 3 or min(shape) < 2:
+        raise VolumeError(f"{name}: expected a 3D volume, got a 2D image or a single line of voxels, {by(image.shape)}")
+    dtype = image.get_data_dtype()
+    if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
+        raise VolumeError(
+            f"{name}: expected one real value a voxel, got the type {dtype}; convert it to grey values first"
+        )
+    header = image.header if isinstance(image.header, nib.Nifti1Header) else None
+    remarks = () if header is None else _contradictions(header, image.affine, name)
+    return make_volume(_read_voxels(image, name).reshape(shape), image.affine, name, header, remarks=remarks)
+
+
+def _contradictions(header: nib.Nifti1Header, affine: NDArray[Any], name: str) -> tuple[str, ...]:
+    """Return what the header leaves open or says twice and differently.
+
+    The rule is NIfTI's: the sform if its code is above 0, else the qform if its code is above 0, else the voxel sizes
+    alone (https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields/nifti1fields_pages/qsform.html).
+    """
+    unit = header.get_xyzt_units()[0]
+    if unit in ("meter", "micron"):
+        raise VolumeError(f"{name}: expected lengths in mm, its header says {unit}; convert it first")
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    if sform_code <= 0 and qform_code <= 0:
+        return ("neither its sform nor its qform is set: which side is left is a guess, nibabel's",)
+    if sform_code > 0 and qform_code > 0:
+        shape = header.get_data_shape()[:3]
+        try:
+            apart = Grid(shape, affine).distance_mm(Grid(shape, header.get_qform()))
+        except (GeometryError, HeaderDataError, ValueError):
+            return ("its qform is damaged; the sform is used",)
+        if apart > TOLERANCE * min(header.get_zooms()[:3]):
+            return (f"its sform and qform differ by up to {apart:.2f} mm; the sform is used, as NIfTI has it",)
+    return ()
 
 
 def load_nifti(path: Path) -> nib.Nifti1Image:
@@ -40,16 +85,7 @@ def load_nifti(path: Path) -> nib.Nifti1Image:
     Raises:
         VolumeError: the file is missing, empty, too short for its header, or no NIfTI.
     """
-    if path.is_dir():
-        raise VolumeError(f"{path}: expected a NIfTI file (.nii or .nii.gz), got a folder")
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError as error:
-        raise VolumeError(f"{path}: no such file; expected a NIfTI volume (.nii or .nii.gz)") from error
-    except OSError as error:
-        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
-    if size == 0:
-        raise VolumeError(f"{path}: the file is empty; expected a NIfTI volume")
+    size = path.stat().st_size
     try:
         image = nib.load(path)
         declared = math.prod(image.shape) * image.get_data_dtype().itemsize
@@ -71,7 +107,7 @@ def load_nifti(path: Path) -> nib.Nifti1Image:
     return image
 
 
-def read_voxels(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[Any]:
+def _read_voxels(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[Any]:
     """Return the voxels with the header's slope and intercept applied.
 
     Raises:
@@ -106,11 +142,17 @@ def write_map(path: Path, values: NDArray[np.float32], grid: Grid, like: nib.Nif
 
 
 def _write(path: Path, array: NDArray[Any], grid: Grid, like: nib.Nifti1Header | None, intent: str) -> None:
-    if not path.name.lower().endswith(VOLUME_SUFFIXES):
+    if not has_suffix(path.name, NIFTI_SUFFIXES):
         raise OutputError(f"{path}: expected a name that ends in .nii.gz or .nii")
     image_type = nib.Nifti2Image if isinstance(like, nib.Nifti2Header) else nib.Nifti1Image
     image = image_type(array, grid.affine, header=like)
     header = image.header
+    if like is None:
+        header.set_xyzt_units("mm")
+        image.set_sform(grid.affine, "scanner")
+        directions = grid.affine[:3, :3] / grid.spacing
+        if np.allclose(directions.T @ directions, np.eye(3), atol=1e-4):  # a qform cannot hold a sheared grid
+            image.set_qform(grid.affine, "scanner")
     header.set_data_dtype(array.dtype)
     header["cal_min"] = header["cal_max"] = 0  # display limits of the scan mean nothing here
     header["descrip"] = b""

@@ -1,24 +1,51 @@
-"""The volumes below a folder."""
+"""The scans below a folder."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from tomoseg.volumes.nifti import VOLUME_SUFFIXES
+from tomoseg.volumes.formats import SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix
+
+DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+INDEX = "DICOMDIR"  # the index of a medium, itself a DICOM file
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file says that it is DICOM, by its 129th to 132nd byte or by its name."""
+    if has_suffix(path.name, DICOM_SUFFIXES):
+        return True
+    if path.name.upper() == INDEX or has_suffix(path.name, VOLUME_SUFFIXES) or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def dicom_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
+    """Return the DICOM files below a folder, sorted; hidden ones, and those below `leave_out`, are left out."""
+    return [path for path in _walk(folder, leave_out) if is_dicom(path)]
 
 
 def find_volumes(folder: Path, leave_out: Path | None = None) -> list[Path]:
-    """Return the NIfTI files below `folder`, sorted; hidden ones, and those below `leave_out`, are left out."""
+    """Return the NIfTI, NRRD and MetaImage files below a folder, sorted.
+
+    Hidden ones, 3D Slicer's segmentations, and what lies below `leave_out` are left out.
+    """
+    return [
+        path
+        for path in _walk(folder, leave_out)
+        if has_suffix(path.name, VOLUME_SUFFIXES) and not has_suffix(path.name, (SEGMENTATION_SUFFIX,))
+    ]
+
+
+def _walk(folder: Path, leave_out: Path | None) -> list[Path]:
     found: list[Path] = []
     for here, folders, names in os.walk(folder):
         place = Path(here)
-        folders[:] = sorted(
+        folders[:] = [
             name
             for name in folders
             if not name.startswith(".") and (leave_out is None or (place / name).resolve() != leave_out.resolve())
-        )
-        found.extend(
-            place / name for name in names if name.lower().endswith(VOLUME_SUFFIXES) and not name.startswith(".")
-        )
+        ]
+        found.extend(place / name for name in names if not name.startswith("."))
     return sorted(found)

@@ -1,0 +1,138 @@
+"""Which file is written for which scan."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tomoseg.errors import UsageError
+from tomoseg.volumes import OutputType, Scan, choose_output_type, find_scans, names_output_file, strip_suffix
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan and where its labels go.
+
+    Args:
+        input: a file, or a folder with a DICOM series.
+        output: the file of the labels.
+        kind: its format.
+        series: SeriesInstanceUID, where the input may hold several series.
+    """
+
+    input: Path
+    output: Path
+    kind: OutputType
+    series: str | None = None
+
+    @property
+    def picture(self) -> Path:
+        """The preview's file."""
+        return self.output.with_name(f"{strip_suffix(self.output.name)}.png")
+
+    @property
+    def entropy(self) -> Path:
+        """The entropy map's file."""
+        return self.output.with_name(f"{strip_suffix(self.output.name)}_entropy.nii.gz")
+
+
+def plan_cases(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    output_type: str | None = None,
+    series: str | None = None,
+) -> list[Case]:
+    """Decide which file is written for which scan.
+
+    Args:
+        inputs: files, folders (searched for scans, the tree is kept) and glob patterns.
+        output: a file name for a single scan, else a folder.
+        output_type: one of `OUTPUT_TYPES`; None for what the output's name ends in, and NIfTI for a folder.
+        series: only DICOM series of this SeriesInstanceUID.
+
+    Raises:
+        UsageError: there is no scan, two scans would be written to one file, or the output is an input.
+    """
+    target = Path(output)
+    kind = choose_output_type(output_type, target)
+    expanded = _expand(inputs)
+    folders = [given for given in expanded if given.is_dir()]
+    scans: list[Scan] = []
+    empty = 0
+    for given in expanded:
+        if given not in folders:
+            scans.append(Scan(given, series))
+            continue
+        if given.resolve() == target.resolve():
+            raise UsageError(f"{target}: the output folder is the input folder; choose another with -o")
+        found = find_scans(given, series, leave_out=target)
+        empty += not found
+        # a folder without any is kept beside others: it fails, and is not passed over in silence
+        scans.extend(found or [Scan(given, series)])
+    if empty == len(expanded):
+        wanted = (
+            "NIfTI, NRRD or MetaImage file, and no CT or MR series in DICOM" if series is None else f"series {series}"
+        )
+        raise UsageError(f"{', '.join(map(str, folders))}: no {wanted} in there")
+    scans = list(dict.fromkeys(scans))
+    if names_output_file(target):
+        if len(scans) > 1:
+            raise UsageError(f"{target}: {len(scans)} scans cannot go into one file; give a folder with -o")
+        cases = [Case(scans[0].path, target, kind, scans[0].series)]
+    else:
+        base = folders[0] if folders == expanded and len(folders) == 1 else _common_parent(scans)
+        cases = [Case(scan.path, _below(target, scan.path, base, kind), kind, scan.series) for scan in scans]
+    _refuse_clashes(cases)
+    return cases
+
+
+def _expand(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Resolve glob patterns that no shell resolved; a name that exists is never a pattern."""
+    paths: list[Path] = []
+    for name in inputs:
+        given = os.fspath(name)
+        matches: list[str] = []
+        if glob.has_magic(given) and not Path(given).exists():
+            matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        paths.extend(map(Path, matches or [given]))
+    return paths
+
+
+def _common_parent(scans: Sequence[Scan]) -> Path:
+    try:
+        return Path(os.path.commonpath([scan.path.absolute().parent for scan in scans]))
+    except ValueError:  # several drives
+        return Path()
+
+
+def _below(target: Path, scan: Path, base: Path, kind: OutputType) -> Path:
+    try:
+        tree = scan.absolute().parent.relative_to(base.absolute())
+    except ValueError:  # the base itself is the scan
+        tree = Path()
+    return target / tree / f"{strip_suffix(scan.resolve().name)}{kind.ending}"
+
+
+def _refuse_clashes(cases: Sequence[Case]) -> None:
+    writers: dict[Path, Path] = {}
+    sources = {case.input.resolve() for case in cases}
+    for case in cases:
+        place = case.output.resolve()
+        if place in writers:
+            raise UsageError(
+                f"{case.output}: both {writers[place]} and {case.input} would be written there; rename one"
+            )
+        if place in sources:
+            raise UsageError(f"{case.output}: is an input, too; choose another place with -o")
+        writers[place] = case.input
+
+
+def refuse_entropy_clashes(cases: Sequence[Case]) -> None:
+    """Raise UsageError if an entropy map would be written over a scan or a label map."""
+    taken = {path.resolve() for case in cases for path in (case.input, case.output)}
+    for case in cases:
+        if case.entropy.resolve() in taken:
+            raise UsageError(f"{case.entropy}: the entropy would be written over it; choose another place with -o")

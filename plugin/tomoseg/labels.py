@@ -1,0 +1,52 @@
+"""What a label means: its name, its colour, and its code in a terminology that other systems know."""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass
+
+GOLDEN_RATIO = 0.618034  # steps of it round the circle of hues never come close to each other
+
+
+@dataclass(frozen=True)
+class Code:
+    """A term of a coding scheme, e.g. Code("5366008", "SCT", "Hippocampus") of SNOMED CT."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+# what a segment is if nobody says: https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_7150.html
+TISSUE = Code("85756007", "SCT", "Tissue")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label of a bundle.
+
+    Args:
+        value: in a label map, at least 1.
+        name: as the bundle calls it.
+        colour: red, green and blue, 0 to 255.
+        category, kind: DICOM's segmented property category and type.
+        modifier: DICOM's modifier of the type, such as a side.
+    """
+
+    value: int
+    name: str
+    colour: tuple[int, int, int]
+    category: Code = TISSUE
+    kind: Code = TISSUE
+    modifier: Code | None = None
+
+
+def default_colour(value: int) -> tuple[int, int, int]:
+    """Return a colour, 0 to 255, that differs from that of other small values."""
+    red, green, blue = colorsys.hsv_to_rgb(value * GOLDEN_RATIO % 1, 0.75, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def unnamed(value: int) -> Label:
+    """Return the label of a value that nobody has named."""
+    return Label(value, f"label {value}", default_colour(value))

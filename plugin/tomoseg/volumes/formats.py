@@ -1,0 +1,81 @@
+"""Which formats are known by the ends of their files' names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tomoseg.errors import UsageError
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+SEGMENTATION_SUFFIX = ".seg.nrrd"  # 3D Slicer's; never a scan
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+
+# deflate shrinks by at most 1032:1 (https://zlib.net/zlib_tech.html), so a header that declares more than this
+# is damaged, and must not make anybody reserve the memory it asks for
+DEFLATE_LIMIT = 1032
+
+
+def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Tell whether a file's name ends in one of these, in any case."""
+    return name.lower().endswith(suffixes)
+
+
+def strip_suffix(name: str) -> str:
+    """Return a file's name without what tells its format."""
+    for suffix in (SEGMENTATION_SUFFIX, *VOLUME_SUFFIXES, ".dcm"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+@dataclass(frozen=True)
+class OutputType:
+    """A format for labels.
+
+    Args:
+        name: what the command line calls it.
+        suffixes: that a file's name may end in.
+        ending: of the names of files in an output folder.
+        packages: that it needs; they come with the extra "dicom", and write only what refers to a DICOM series.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    ending: str
+    packages: tuple[str, ...] = ()
+
+
+OUTPUT_TYPES = {
+    kind.name: kind
+    for kind in (
+        OutputType("nifti", NIFTI_SUFFIXES, "_seg.nii.gz"),
+        OutputType("nrrd", (".nrrd",), SEGMENTATION_SUFFIX),
+        OutputType("dicom-seg", (".dcm",), "_seg.dcm", ("highdicom",)),
+        OutputType("dicom-labelmap", (".dcm",), "_labelmap.dcm", ("highdicom",)),
+        OutputType("rtstruct", (".dcm",), "_rtstruct.dcm", ("contourpy",)),
+    )
+}
+
+
+def names_output_file(output: Path) -> bool:
+    """Tell whether an output names one file of labels, and not a folder for any number of them."""
+    return any(has_suffix(output.name, kind.suffixes) for kind in OUTPUT_TYPES.values()) and not output.is_dir()
+
+
+def choose_output_type(name: str | None, output: Path) -> OutputType:
+    """Return the format that was asked for by name, else the one that the output's name ends in, else NIfTI.
+
+    Raises:
+        UsageError: there is no such format, or the output's name ends as that of another.
+    """
+    if name is not None and name not in OUTPUT_TYPES:
+        raise UsageError(f"output type: expected {', '.join(OUTPUT_TYPES)}, got {name!r}")
+    kinds = [kind for kind in OUTPUT_TYPES.values() if name in (None, kind.name)]
+    if not names_output_file(output):
+        return kinds[0]
+    for kind in kinds:
+        if has_suffix(output.name, kind.suffixes):
+            return kind
+    raise UsageError(f"{output}: expected a name that ends in {' or '.join(kinds[0].suffixes)} for {name}")

@@ -1,0 +1,205 @@
+"""NRRD and MetaImage files, read by SimpleITK, and SimpleITK's images."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from isal import isal_zlib
+
+from tomoseg.errors import VolumeError, one_line
+from tomoseg.volumes.formats import DEFLATE_LIMIT
+from tomoseg.volumes.volume import LPS_TO_RAS, Volume, by, make_volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+READERS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+HEADER_BYTES = 1 << 20  # far more than any header has
+BLOCK = 1 << 20  # bytes decompressed at once
+HERE = "LOCAL"  # the voxels follow the header
+# how many bytes of voxels one byte of the file can hold: a digit and a space may stand for a float64
+EXPANSION = {"raw": 1, "text": 4, "compressed": DEFLATE_LIMIT}
+# NRRD's spaces that ITK converts from
+KNOWN_SPACES = {
+    "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps",
+}  # fmt: skip
+
+
+def read_itk(path: Path) -> Volume:
+    """Read a NRRD or a MetaImage file.
+
+    Raises:
+        VolumeError: it is damaged, truncated, not 3D, or has more than one value a voxel.
+    """
+    import SimpleITK as sitk
+
+    fields = _read_fields(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(READERS[path.suffix.lower()])
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's go to the screen, without the file's name
+    try:
+        reader.ReadImageInformation()
+        _check_size(path, fields, reader)
+        _check_stream(path, fields, _declared(reader))
+        volume = from_itk(reader.Execute(), str(path))
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise VolumeError(f"{path}: truncated or damaged: {_reason(error)}") from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+    return replace(volume, remarks=_remarks(path, fields))
+
+
+def from_itk(image: sitk.Image, name: str) -> Volume:
+    """Return the volume of a SimpleITK image.
+
+    Raises:
+        VolumeError: it is not 3D, or has more than one value a voxel.
+    """
+    import SimpleITK as sitk
+
+    while image.GetDimension() == 4 and image.GetSize()[3] == 1:  # one volume, too
+        image = image[:, :, :, 0]
+    components = image.GetNumberOfComponentsPerPixel()
+    if image.GetDimension() != 3 or min(image.GetSize()) < 2 or components != 1:
+        raise VolumeError(
+            f"{name}: expected a 3D volume with one value a voxel, got {by(image.GetSize())} with {components} values"
+        )
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise VolumeError(f"{name}: expected one real value a voxel, got complex ones; convert it to grey values first")
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    # SimpleITK's arrays are (K, J, I) and its coordinates are LPS mm
+    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    return make_volume(array, LPS_TO_RAS @ affine, name)
+
+
+def _read_fields(path: Path) -> dict[str, str]:
+    """Return the fields of the header, their names in lower case, once the file of the voxels is known to be there.
+
+    ITK opens whatever a header names, and would wait for ever at a pipe.
+    """
+    fields, _ = _parse(path)
+    data, place = _data_file(path, fields), Path(_place(fields))
+    if data != path and (place.is_absolute() or ".." in place.parts or not data.is_file()):
+        raise VolumeError(f"{path}: expected the file of its voxels beside it, got {_place(fields)!r}")
+    if fields.get("dimension") == "3" and "none" in fields.get("space directions", ""):
+        raise VolumeError(f"{path}: expected three space directions, got {fields['space directions']}")
+    return fields
+
+
+def _parse(path: Path) -> tuple[dict[str, str], int]:
+    """Return the fields of the header and its length in bytes."""
+    with path.open("rb") as file:
+        start = file.read(HEADER_BYTES)
+    nrrd = _is_nrrd(path)
+    if nrrd != start.startswith(b"NRRD") or (not nrrd and b"ElementDataFile" not in start):
+        kind = "NRRD" if nrrd else "MetaImage"
+        raise VolumeError(f"{path}: expected a {kind} volume, got something else or a damaged file")
+    fields: dict[str, str] = {}
+    length = 0
+    for line in start.splitlines(keepends=True):
+        length += len(line)
+        name, _, value = line.decode("latin-1").strip().partition(":" if nrrd else "=")
+        if nrrd and not name:
+            break
+        fields[name.strip().lower()] = value.strip()
+        if name.strip() == "ElementDataFile":
+            break
+    return fields, length
+
+
+def _is_nrrd(path: Path) -> bool:
+    return READERS[path.suffix.lower()] == "NrrdImageIO"
+
+
+def _place(fields: dict[str, str]) -> str:
+    return fields.get("data file", fields.get("datafile", fields.get("elementdatafile", HERE)))
+
+
+def _data_file(path: Path, fields: dict[str, str]) -> Path:
+    return path if _place(fields).upper() == HERE else path.parent / _place(fields)
+
+
+def _packing(fields: dict[str, str]) -> str:
+    encoding = fields.get("encoding", "raw").lower()
+    if encoding in ("ascii", "text", "txt", "hex") or fields.get("binarydata", "true").lower() in ("false", "0"):
+        return "text"
+    return "compressed" if encoding != "raw" or fields.get("compresseddata", "").lower() in ("true", "1") else "raw"
+
+
+def _declared(reader: sitk.ImageFileReader) -> int:
+    """Return how many bytes of voxels the header declares."""
+    values: int = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    return values * _bytes_per_value(reader)
+
+
+def _check_size(path: Path, fields: dict[str, str], reader: sitk.ImageFileReader) -> None:
+    """Refuse a header that declares more voxels than its file can hold, before anybody reserves memory for them."""
+    data = _data_file(path, fields)
+    held = data.stat().st_size - (_parse(path)[1] if data == path else 0)
+    declared = _declared(reader)
+    if declared > held * EXPANSION[_packing(fields)]:
+        raise VolumeError(
+            f"{path}: truncated or damaged: "
+            f"the header declares {declared} bytes of voxels, {data.name} has {max(held, 0)} bytes for them"
+        )
+
+
+def _check_stream(path: Path, fields: dict[str, str], declared: int) -> None:
+    """Check the length and the checksum of compressed voxels, which ITK does not look at."""
+    skipped = any(
+        fields.get(name, "0") != "0" for name in ("line skip", "lineskip", "byte skip", "byteskip", "headersize")
+    )
+    if _packing(fields) != "compressed" or skipped or fields.get("encoding", "gzip").lower() not in ("gz", "gzip"):
+        return
+    data = _data_file(path, fields)
+    stream = isal_zlib.decompressobj(wbits=47)  # gzip as NRRD has it, zlib as MetaImage has it
+    count = 0
+    try:
+        with data.open("rb") as file:
+            file.seek(_parse(path)[1] if data == path else 0)
+            while count <= declared and not stream.eof and (block := stream.unconsumed_tail or file.read(BLOCK)):
+                count += len(stream.decompress(block, BLOCK))
+    except isal_zlib.error as error:  # type: ignore[misc]  # a class, but its stub has an instance
+        raise VolumeError(f"{path}: truncated or damaged: {one_line(error)}") from error
+    if count < declared:
+        raise VolumeError(
+            f"{path}: truncated or damaged: the header declares {declared} bytes of voxels, {data.name} holds {count}"
+        )
+    if count == declared and not stream.eof:
+        raise VolumeError(f"{path}: truncated: the checksum at the end of {data.name} is missing")
+
+
+def _remarks(path: Path, fields: dict[str, str]) -> tuple[str, ...]:
+    remarks = []
+    if _is_nrrd(path):
+        if fields.get("space", "").lower() not in KNOWN_SPACES:
+            remarks.append(
+                "its header does not say where the patient's left, back and head are: taken as LPS, as ITK does"
+            )
+        if "space directions" not in fields and "nan" in fields.get("spacings", "nan").lower():
+            remarks.append("its header does not say how large its voxels are: taken as 1 mm")
+    return tuple(remarks)
+
+
+def _bytes_per_value(reader: sitk.ImageFileReader) -> int:
+    import SimpleITK as sitk
+
+    name: str = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    bits = re.search(r"\d+", name)
+    return int(bits[0]) // 8 if bits else 1
+
+
+def _reason(error: BaseException) -> str:
+    """Return what happened of ITK's account, which begins with where in its sources, and goes from the call inwards."""
+    account = re.sub(r"^\w+\(0x[0-9a-f]+\): (?:\w+: )?", "", str(error).rpartition("ERROR: ")[2])
+    lines = [line.strip() for line in account.splitlines() if line.strip()] or [type(error).__name__]
+    return one_line(RuntimeError(lines[-1] if lines[-1].startswith("[nrrd]") else lines[0]))
