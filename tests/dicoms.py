@@ -231,7 +231,7 @@ def _save(path: Path, dataset: Dataset, pixels: NDArray[Any], syntax: str) -> No
     file["PixelData"].VR = "OW" if pixels.itemsize == 2 or implicit else "OB"
     if syntax in BY_GDCM:
         frames = pixels.reshape(-1, *pixels.shape[-2:])
-        file.PixelData = encapsulate([_compress_by_gdcm(frame, syntax) for frame in frames])
+        file.PixelData = encapsulate([_compress_by_gdcm(frame, syntax, dataset.BitsStored) for frame in frames])
         file["PixelData"].is_undefined_length = True
         meta.TransferSyntaxUID = UID(syntax)
     elif syntax not in NATIVE:
@@ -239,12 +239,13 @@ def _save(path: Path, dataset: Dataset, pixels: NDArray[Any], syntax: str) -> No
     file.save_as(path, enforce_file_format=True)
 
 
-def _compress_by_gdcm(pixels: NDArray[Any], syntax: str) -> bytes:
+def _compress_by_gdcm(pixels: NDArray[Any], syntax: str, bits: int) -> bytes:
     """Return the stream of one image (rows, columns) in a syntax that pydicom's own encoders do not write."""
     import gdcm
 
     plain = _common(pixels.T, Grid((*pixels.shape[::-1], 1), np.eye(4)), "OT", None)
     plain.SOPClassUID = SecondaryCaptureImageStorage
+    plain.BitsStored, plain.HighBit = bits, bits - 1
     with TemporaryDirectory() as folder:
         path = Path(folder) / "frame.dcm"
         _save(path, plain, pixels, ExplicitVRLittleEndian)

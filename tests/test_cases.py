@@ -126,5 +126,5 @@ def test_a_series_in_several_folders_is_one_scan(tmp_path: Path) -> None:
         path.rename(tmp_path / "in/doe/2" / path.name)
     write_series(tmp_path / "in/roe", np.zeros(grid.shape, "int16"), grid, uid="1.2.4")
     cases = plan_cases([tmp_path / "in"], tmp_path / "out")
-    assert [(case.input.name, case.series) for case in cases] == [("doe", "1.2.3"), ("roe", None)]
+    assert [(case.input.name, case.series) for case in cases] == [("doe", "1.2.3"), ("roe", "1.2.4")]
     assert read_volume(cases[0].input, cases[0].series).grid.matches(grid)

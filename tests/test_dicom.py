@@ -21,7 +21,7 @@ from pydicom.uid import JPEG2000Lossless, MediaStorageDirectoryStorage, Secondar
 from dicoms import NATIVE, make_series, oriented_grid, write_enhanced, write_series
 from strategies import grids
 from tomoseg import Grid, TomosegError, read_volume
-from tomoseg.volumes.dicom import list_series
+from tomoseg.volumes.header import read_headers
 from tomoseg.volumes.volume import LPS_TO_RAS
 
 SHAPE = (34, 33, 6)
@@ -187,7 +187,7 @@ def test_everything_else_in_the_folder_is_passed_over(study: Path) -> None:
     assert volume.series is not None
     assert volume.series.uid == "1.2.3"
     assert volume.remarks == ("left out as copies of other files: 1",)
-    assert [str(one) for one in list_series(study)] == ["1.2.3 (CT, 7 images, phantom)"]
+    assert [str(one.series) for one in read_headers(study)] == ["1.2.3 (CT, 6 images, phantom)"]
 
 
 def test_a_medium_with_an_index_is_read(tmp_path: Path) -> None:

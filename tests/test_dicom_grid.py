@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,15 +148,34 @@ def test_slices_of_two_spacings(tmp_path: Path) -> None:
 def test_slices_that_lie_on_no_line(tmp_path: Path) -> None:
     for k, path in enumerate(write_series(tmp_path, ramp(), axial())):
         move(path, (0.2 * k * k, 0, 0))
-    assert "do not lie on a straight line, but up to 2.40 mm off one" in reason(tmp_path)
+    assert "do not lie on a straight line, but up to 1.40 mm off one" in reason(tmp_path)
 
 
-def test_two_echoes_in_one_series_are_told_apart(tmp_path: Path) -> None:
-    for echo in (5, 10):
-        write_series(tmp_path / str(echo), ramp(), axial(), modality="MR", uid="1.2.3", EchoTime=echo)
+def test_two_images_at_one_place_are_told_apart(tmp_path: Path) -> None:
+    for number in (5, 10):
+        write_series(tmp_path / str(number), ramp(), axial(), modality="MR", uid="1.2.3", AcquisitionNumber=number)
     told = reason(tmp_path)
     assert told.startswith("expected one image at each place, got 8 or more at the same places; they differ in ")
-    assert re.search(r"EchoTime (5.0 and 10.0|10.0 and 5.0); put each acquisition into a folder of its own$", told)
+    assert "AcquisitionNumber 5 and 10" in told or "AcquisitionNumber 10 and 5" in told
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [("EchoTime", (5, 10)), ("ConvolutionKernel", ("B30f", "B70f")), ("FrameOfReferenceUID", ("1.2.7", "1.2.8"))],
+)
+def test_acquisitions_between_each_others_slices_are_no_volume(tmp_path: Path, key: str, values: Sequence[Any]) -> None:
+    paths = write_series(tmp_path, ramp(), axial())
+    for k, path in enumerate(paths):
+        dataset = dcmread(path)
+        setattr(dataset, key, values[k % 2])
+        dataset.save_as(path)
+    told = reason(tmp_path)
+    assert told.startswith(f"expected one acquisition in a series, got images with {key} ")
+    for path in paths:  # as far apart as rounding takes them, and no further
+        dataset = dcmread(path)
+        setattr(dataset, key, values[0])
+        dataset.save_as(path)
+    assert read_volume(tmp_path).remarks == ()
 
 
 def test_two_images_at_one_place_that_nothing_tells_apart(tmp_path: Path) -> None:
@@ -194,5 +212,5 @@ def test_a_slice_that_is_half_a_tenth_off_is_told(tmp_path: Path) -> None:
     path = write_series(tmp_path, ramp(), axial())[3]
     move(path, (0, 0, 0.06))
     assert read_volume(tmp_path).remarks == (
-        "its slices lie up to 0.06 mm off an even spacing of 1.25 mm, which is assumed",
+        "its slices lie up to 0.0521 mm off an even spacing of 1.25 mm, which is assumed",
     )

@@ -17,6 +17,7 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -141,6 +142,30 @@ def outcome_of(path: Path) -> Volume | str:
         return str(error)
 
 
+@pytest.mark.parametrize("bits", [7, 8])
+def test_eight_bits_of_which_some_are_not_used_do_not_crash_gdcm(tmp_path: Path, bits: int) -> None:
+    array = smooth("uint8", 8) >> (8 - bits)
+    write_series(tmp_path, array, GRID, syntax=JPEGLosslessSV1, BitsStored=bits, HighBit=bits - 1)
+    np.testing.assert_array_equal(read_volume(tmp_path).array, array)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("representation", [0, 1])
+def test_lossless_jpeg_of_fewer_bits_than_gdcm_writes(tmp_path: Path, bits: int, representation: int) -> None:
+    array = np.random.default_rng(0).integers(0, 1 << bits, GRID.shape)
+    # the first pixel is predicted as 1 << (bits - 1), each other one by its neighbour (ITU-T T.81, H.1.2.1)
+    written = (array + (1 << 15) - (1 << (bits - 1))).astype("uint16")
+    for path in write_series(tmp_path, written, GRID, syntax=JPEGLosslessSV1):
+        dataset = dcmread(path)
+        stream = bytearray(next(generate_frames(dataset.PixelData, number_of_frames=1)))
+        stream[6] = dataset.BitsStored = bits
+        dataset.PixelData = encapsulate([bytes(stream)])
+        dataset.HighBit, dataset.PixelRepresentation = bits - 1, representation
+        dataset.save_as(path)
+    signed = array - (array >> (bits - 1) << bits)  # two's complement
+    np.testing.assert_array_equal(read_volume(tmp_path).array, signed if representation else array)
+
+
 @pytest.mark.parametrize("syntax", SYNTAXES.values(), ids=SYNTAXES)
 def test_a_truncated_file_is_an_error_never_other_values(tmp_path: Path, syntax: str) -> None:
     path = write_series(tmp_path, smooth(), GRID, syntax=syntax)[1]
@@ -178,7 +203,7 @@ def test_streams_from_elsewhere_are_read_as_by_another_decoder(tmp_path: Path, n
         dataset = dcmread(source)
         x, y, z = dataset.ImagePositionPatient
         dataset.ImagePositionPatient = [x, y, z + 2 * k]
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{k}"
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.3.{k}")
         dataset.save_as(tmp_path / f"{k}.dcm")
     volume = read_volume(tmp_path)
     for k in range(3):
@@ -238,6 +263,9 @@ DAMAGE = {
 def test_a_damaged_header_of_a_stream_never_reaches_the_decoder(tmp_path: Path, name: str) -> None:
     stream = stream_of(STREAMS[name], tmp_path / "whole")
     check_codestream(stream, STREAMS[name], ROWS, COLUMNS, 16)
+    for bits in (1, 12, 32, 64):
+        with pytest.raises(CodestreamError, match=f"expected 8 or 16 bits a pixel of a compressed image, got {bits}"):
+            check_codestream(stream, STREAMS[name], ROWS, COLUMNS, bits)
     for message, (place, value) in DAMAGE[name].items():
         damaged = stream[:place] + value + stream[place + len(value) :]
         with pytest.raises(CodestreamError, match=message):
@@ -263,7 +291,7 @@ def test_what_nothing_can_decode_is_an_error_of_one_line(tmp_path: Path) -> None
     write_series(tmp_path, smooth("uint8", 8), GRID, syntax=JPEGBaseline8Bit)
     for path in tmp_path.iterdir():
         dataset = dcmread(path)
-        dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+        dataset.file_meta.TransferSyntaxUID = UID(JPEGExtended12Bit)
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
         dataset.save_as(path)
     with pytest.raises(TomosegError, match=rf"^{tmp_path}/IM\d+: its pixels cannot be read: .*") as caught:

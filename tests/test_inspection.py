@@ -253,7 +253,7 @@ def test_every_series_is_a_row_and_no_name_of_a_patient_is_told(tmp_path: Path) 
     assert rows[first].voxels is not None
     assert (rows[second].modality, rows[second].description, rows[second].images) == ("MR", "T1", 7)
     assert not rows[second].readable
-    assert rows[second].problems[0].startswith("1 slices are missing")
+    assert rows[second].problems[0].startswith("1 slice is missing")
     told = json.dumps(survey.as_json()) + str(tabulate(survey)) + str(list_problems(survey)) + str(list_remarks(survey))
     assert "Doe" not in told
     assert "4711" not in told

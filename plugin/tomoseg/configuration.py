@@ -7,10 +7,6 @@ volume that was read and checked already, and `SaveImaged` is left out.
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ from numpy.typing import NDArray
 
 from tomoseg.bundle import Bundle
 from tomoseg.errors import BundleError, one_line
+from tomoseg.silence import quiet
 from tomoseg.volumes import Volume
 
 
@@ -210,16 +207,3 @@ def root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep MONAI's warnings for developers off the screen of somebody who only segments."""
-    level = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(level)

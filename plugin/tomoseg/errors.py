@@ -49,5 +49,10 @@ class MissingExtraError(TomosegError, ImportError):
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return the message of `error` as a single line of at most `limit` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return shorten(str(error), limit) or type(error).__name__
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return a text as a single line of at most `limit` characters, without those that steer a terminal."""
+    line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

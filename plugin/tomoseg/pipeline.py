@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tomoseg.bundle import Bundle
 from tomoseg.cleaning import CLEANERS, ReplaceNonFinited, cleaning_remarks
-from tomoseg.configuration import InferenceConfig, quiet, root_cause
+from tomoseg.configuration import InferenceConfig, root_cause
 from tomoseg.engine import (
     Backend,
     Interpolated,
@@ -47,6 +47,7 @@ from tomoseg.errors import BackendError, BundleError, TomosegError, UsageError, 
 from tomoseg.files import sha256
 from tomoseg.geometry import Grid
 from tomoseg.options import Options
+from tomoseg.silence import quiet
 from tomoseg.volumes import Volume
 
 Shape = tuple[int, int, int]

@@ -15,6 +15,7 @@ from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTr
 
 # markers of JPEG (ITU-T T.81, table B.1) and of JPEG-LS (T.87, C.1.1)
 START, END, TABLES, ARITHMETIC, SCAN = 0xD8, 0xD9, 0xC4, 0xCC, 0xDA
+JFIF, LAST_NO_SEGMENT = 0xE0, 0xBF
 JPEG_FRAMES, JPEG_LS_FRAMES = {0xC0, 0xC1, 0xC3}, {0xF7}  # sequential, and lossless; hierarchy is not allowed in DICOM
 # what may stand between compressed values: a stuffed byte, fill bytes, a restart
 NO_MARKER = {"jpeg": re.compile(rb"\xff[^\x00\xd0-\xd7\xff]"), "jpeg-ls": re.compile(rb"\xff[^\x00-\x7f\xd0-\xd7\xff]")}
@@ -50,6 +51,8 @@ def check_codestream(code: bytes, syntax: str, rows: int, columns: int, bits: in
         raise CodestreamError("the compressed image is truncated") from error
     if size != (rows, columns):
         raise CodestreamError(f"the compressed image has {size[0]}×{size[1]} pixels, expected {rows}×{columns}")
+    if bits not in (8, 16):
+        raise CodestreamError(f"expected 8 or 16 bits a pixel of a compressed image, got {bits}")
     if not 2 <= precision <= bits:
         raise CodestreamError(f"the compressed image has {precision} bits a pixel, expected at most {bits}")
 
@@ -79,13 +82,15 @@ def _check_jpeg(code: bytes, kind: str, frames: set[int]) -> tuple[tuple[int, in
             if code[found.end() - 1] != END:
                 break
             return size, precision
-        elif marker in (START, END, ARITHMETIC, *range(0xC0, 0xD0)):
+        elif marker <= LAST_NO_SEGMENT or marker in (START, END, ARITHMETIC, *range(0xC0, 0xD0)):
             break
+        elif marker == JFIF and code[start : start + 5] == b"JFIF\0" and code[start + 5 : start + 6] != b"\1":
+            raise CodestreamError("the compressed image is of an unknown version of JFIF")  # on which GDCM aborts
     raise CodestreamError("the header of the compressed image is damaged")
 
 
 def _segments(code: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, first and last byte of the contents, of each segment of a JPEG header."""
+    """Yield the marker of each segment of a JPEG header, and where its contents [start, stop) are."""
     at = 2
     while True:
         if code[at] != 0xFF:
@@ -140,7 +145,10 @@ def _check_jpeg_2000(code: bytes) -> tuple[tuple[int, int], int]:
         at += 2 + length
     while code[at : at + 2] == TILE:
         (part,) = struct.unpack_from(">L", code, at + 6)  # 0: up to the end
-        at = at + part if part else code.rfind(END_OF_CODESTREAM, at)
+        if not part:
+            end = code.rfind(END_OF_CODESTREAM, at)
+            part = (end if end > 0 else len(code)) - at
+        at += part
         if part in range(1, 14) or not 0 <= at <= len(code):
             raise CodestreamError("the compressed image is truncated")
     if code[at : at + 2] not in (END_OF_CODESTREAM, b"", b"\0", b"\0\0"):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,12 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 
-from tomoseg.errors import VolumeError, one_line
+from tomoseg.errors import VolumeError, one_line, shorten
+from tomoseg.silence import quiet
 from tomoseg.volumes.dicom_grid import Slice, arrange
 from tomoseg.volumes.dicom_pixels import read_pixels
 from tomoseg.volumes.search import dicom_files
-from tomoseg.volumes.volume import DicomFrame, DicomSeries, Volume, make_volume
+from tomoseg.volumes.volume import LONGEST_MM, DicomFrame, DicomSeries, Volume, make_volume
 
 # https://dicom.nema.org/medical/dicom/current/output/chtml/part04/sect_B.5.html
 SINGLE_FRAME = {"1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"}  # CT, MR
@@ -31,7 +30,7 @@ MULTI_FRAME = {
 # what tells images at one place apart
 TRAITS = (
     "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "InversionTime", "FlipAngle",
-    "DiffusionBValue", "ConvolutionKernel", "ImageType", "ContentTime", "InstanceNumber",
+    "DiffusionBValue", "ConvolutionKernel", "FrameOfReferenceUID", "ImageType", "ContentTime", "InstanceNumber",
 )  # fmt: skip
 HEADER = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "Rows", "Columns",
@@ -72,7 +71,7 @@ def read_dicom(path: Path, series: str | None = None) -> Volume:
     Raises:
         VolumeError: there is none, or several; a file is damaged; or the slices make no regular grid.
     """
-    with _quiet():
+    with quiet():
         headers = _choose(_group(path), path, series)
         slices, remarks = _slices(headers, path)
         if len(slices) < 2:
@@ -84,31 +83,20 @@ def read_dicom(path: Path, series: str | None = None) -> Volume:
     return make_volume(array, grid.affine, str(path), series=found, remarks=(*remarks, *told))
 
 
-def list_series(path: Path) -> list[SeriesSummary]:
-    """Return the CT and MR series below a folder, or in a file; those of a single image are no volumes, and left out.
-
-    Raises:
-        VolumeError: a file is damaged.
-    """
-    with _quiet():
-        return [_summary(headers) for headers in _volumes(_group(path)).values()]
-
-
-def first_image(paths: Sequence[Path], series: str | None = None) -> str | None:
-    """Return the SeriesInstanceUID of the first CT or MR image among these files, or of this series; None without one.
-
-    Files that are damaged are passed over: whoever reads the series is told.
-    """
-    with _quiet():
+def find_series(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Return the files of each CT or MR series that may be a volume, by its UID, and the files that are damaged."""
+    groups: dict[str, list[Dataset]] = defaultdict(list)
+    damaged = []
+    with quiet():
         for path in paths:
             try:
                 header = read_header(path)
             except VolumeError:
-                continue
-            uid = str(header.get("SeriesInstanceUID", ""))
-            if _is_image(header) and series in (None, uid):
-                return uid
-    return None
+                damaged.append(path)
+            else:
+                groups[str(header.get("SeriesInstanceUID", ""))].append(header)
+    found = _volumes({uid: headers for uid, headers in groups.items() if uid})
+    return {uid: [Path(str(one.filename)) for one in headers] for uid, headers in found.items()}, damaged
 
 
 def read_header(path: Path) -> Dataset:
@@ -144,11 +132,12 @@ def _group(path: Path) -> dict[str, list[Dataset]]:
 
 
 def _volumes(groups: dict[str, list[Dataset]]) -> dict[str, list[Dataset]]:
-    """Return what may be volumes: CT and MR images, and of them those with several slices if there are any."""
+    """Return what may be volumes: CT and MR images, without localizers and single ones unless there is nothing else."""
     images = {uid: [one for one in headers if _is_image(one)] for uid, headers in groups.items()}
     images = {uid: headers for uid, headers in images.items() if headers}
-    if "" in images and len(images) > 1:
+    if "" in images:
         raise VolumeError(f"{images[''][0].filename}: a damaged DICOM file: it has no SeriesInstanceUID")
+    images = {uid: headers for uid, headers in images.items() if not all(map(_is_localizer, headers))} or images
     several = {uid: headers for uid, headers in images.items() if sum(map(_frames, headers)) > 1}
     return several or images
 
@@ -173,16 +162,21 @@ def _is_image(header: Dataset) -> bool:
     return str(header.get("SOPClassUID", "")) in SINGLE_FRAME | MULTI_FRAME
 
 
+def _is_localizer(header: Dataset) -> bool:
+    return "LOCALIZER" in (header.get("ImageType") or ())
+
+
 def _frames(header: Dataset) -> int:
     return int(header.get("NumberOfFrames") or 1) if str(header.SOPClassUID) in MULTI_FRAME else 1
 
 
 def _summary(headers: Sequence[Dataset]) -> SeriesSummary:
     first = headers[0]
-    description = one_line(RuntimeError(first.get("SeriesDescription") or " "), 60)
-    description = "" if description == "RuntimeError" else description
     return SeriesSummary(
-        str(first.get("SeriesInstanceUID", "")), _modality(first), description, sum(map(_frames, headers))
+        uid=str(first.get("SeriesInstanceUID", "")),
+        modality=_modality(first),
+        description=shorten(str(first.get("SeriesDescription") or ""), 60),
+        images=sum(map(_frames, _without_copies(headers).values())),
     )
 
 
@@ -198,11 +192,11 @@ def _too_few(path: Path) -> str:
 
 def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[str]]:
     """Return each image of a series once, with what was left out."""
-    unique = {str(one.get("SOPInstanceUID", index)): one for index, one in enumerate(headers)}
+    unique = _without_copies(headers)
     remarks = []
     if len(unique) < len(headers):
         remarks.append(f"left out as copies of other files: {len(headers) - len(unique)}")
-    images = [one for one in unique.values() if "LOCALIZER" not in (one.get("ImageType") or ())]
+    images = [one for one in unique.values() if not _is_localizer(one)]
     if images and len(images) < len(unique):
         remarks.append(f"left out as localizers: {len(unique) - len(images)}")
     slices: list[Slice] = []
@@ -214,6 +208,15 @@ def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[s
         except Exception as error:  # a value of another kind than the standard has
             raise VolumeError(f"{header.filename}: a damaged DICOM header: {one_line(error)}") from error
     return slices, remarks
+
+
+def _without_copies(headers: Sequence[Dataset]) -> dict[tuple[str, str], Dataset]:
+    """Return each image once; those of one UID at several places are several images, whoever numbered them."""
+    keys = (
+        (str(one.get("SOPInstanceUID", index)), str(one.get("ImagePositionPatient")))
+        for index, one in enumerate(headers)
+    )
+    return dict(zip(keys, headers, strict=True))
 
 
 class _MissingError(Exception):
@@ -230,6 +233,8 @@ def _slices_of(header: Dataset) -> Iterator[Slice]:
         raise _MissingError("its values go through a lookup table, expected a slope and an intercept")
     traits = {key: str(header.get(key)) for key in TRAITS if key in header}
     if str(header.SOPClassUID) in SINGLE_FRAME:
+        if int(header.get("NumberOfFrames") or 1) > 1:
+            raise _MissingError(f"expected a single frame in this kind of image, got {header.NumberOfFrames}")
         yield _slice(header, header, header, header, DicomFrame(path), traits, header)
         return
     shared = _first(header, "SharedFunctionalGroupsSequence") or Dataset()
@@ -238,7 +243,7 @@ def _slices_of(header: Dataset) -> Iterator[Slice]:
         raise _MissingError(f"expected {_frames(header)} frames to be described, got {len(groups)}")
     for number, group in enumerate(groups, 1):
         plane, orientation, measures, values, content = (
-            _first(group, keyword) or _first(shared, keyword) or Dataset()
+            _first(group, keyword) or _first(shared, keyword) or header
             for keyword in (
                 "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
                 "PixelValueTransformationSequence", "FrameContentSequence",
@@ -263,8 +268,11 @@ def _slice(
     if np.abs(lengths - 1).max() > 0.01 or abs(row @ column) > 1e-3:
         told = f"expected two unit vectors at right angles, got {cosines.ravel()}"
         raise _MissingError(f"ImageOrientationPatient: {told}")
+    position = _numbers(plane, "ImagePositionPatient", 3)
+    if np.abs(position).max() > LONGEST_MM:
+        raise _MissingError(f"ImagePositionPatient: expected a place in mm, got {position}")
     spacing = _numbers(measures, "PixelSpacing", 2)
-    if spacing.min() <= 0:
+    if spacing.min() <= 0 or spacing.max() > LONGEST_MM:
         raise _MissingError(f"PixelSpacing: expected two lengths in mm, got {spacing}")
     slope, intercept = (
         float(_numbers(values, keyword, 1)[0]) if values.get(keyword) is not None else default
@@ -274,7 +282,7 @@ def _slice(
         raise _MissingError("RescaleSlope: expected a number above or below 0, got 0")
     return Slice(
         frame=frame,
-        position=_numbers(plane, "ImagePositionPatient", 3),
+        position=position,
         row=row,
         column=column,
         spacing=(float(spacing[0]), float(spacing[1])),
@@ -296,11 +304,3 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> Any:
 def _first(dataset: Dataset, keyword: str) -> Dataset | None:
     sequence = dataset.get(keyword)
     return sequence[0] if sequence else None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep pydicom's remarks on the letter of the standard off the screen."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.errors import VolumeError
+from tomoseg.errors import GeometryError, VolumeError, one_line
 from tomoseg.geometry import Grid
 from tomoseg.volumes.volume import LPS_TO_RAS, DicomFrame, by
 
@@ -17,6 +17,14 @@ SPACING_TOLERANCE = 1e-3  # relative
 SAME_PLACE_MM = 1e-3
 # how far a slice may lie from where the regular grid has it, as a share of the slice spacing; reported above the first
 NOTED_DEVIATION, LARGEST_DEVIATION = 0.01, 0.1
+ROUNDING_MM = 0.06  # positions are often written with one decimal
+MANY = 0.2  # of the gaps: more wide ones are no missing slices, but another spacing
+# what may not change within one volume
+ALIKE = (
+    "EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue", "TemporalPositionIdentifier", "ConvolutionKernel",
+    "FrameOfReferenceUID",
+)  # fmt: skip
+ALIKE_TOLERANCE = 0.01  # relative, of those that are numbers
 NOTED_TILT_DEGREES = 0.1
 
 
@@ -58,6 +66,7 @@ def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tupl
     first = slices[0]
     for other in slices[1:]:
         _refuse_differences(first, other, name)
+    _refuse_mixtures(slices, name)
     normal = np.cross(first.row, first.column)
     ordered = sorted(slices, key=lambda one: float(one.position @ normal))
     positions = np.array([one.position for one in ordered])
@@ -65,11 +74,11 @@ def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tupl
     gaps = np.diff(heights)
     if gaps.min() < SAME_PLACE_MM:
         raise VolumeError(f"{name}: {_same_place(ordered, gaps)}")
-    step = (positions[-1] - positions[0]) / (len(ordered) - 1)
+    # a least-squares fit: positions that were rounded pull its ends less than they pull two slices
+    step, origin = np.polyfit(np.arange(len(ordered)), positions, 1)
     spacing = float(step @ normal)
-    regular = positions[0] + np.outer(np.arange(len(ordered)), step)
-    deviation = float(np.linalg.norm(positions - regular, axis=1).max())
-    if deviation > LARGEST_DEVIATION * spacing:
+    deviation = float(np.linalg.norm(positions - (origin + np.outer(np.arange(len(ordered)), step)), axis=1).max())
+    if deviation > max(LARGEST_DEVIATION * spacing, ROUNDING_MM):
         raise VolumeError(f"{name}: {_uneven(gaps, heights, deviation)}")
     remarks = []
     if deviation > NOTED_DEVIATION * spacing:
@@ -83,9 +92,13 @@ def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tupl
     affine[:3, 0] = first.row * first.spacing[1]
     affine[:3, 1] = first.column * first.spacing[0]
     affine[:3, 2] = step
-    affine[:3, 3] = positions[0]
+    affine[:3, 3] = origin
     rows, columns = first.size
-    return ordered, Grid((columns, rows, len(ordered)), LPS_TO_RAS @ affine), tuple(remarks)
+    try:
+        grid = Grid((columns, rows, len(ordered)), LPS_TO_RAS @ affine)
+    except GeometryError as error:
+        raise VolumeError(f"{name}: {one_line(error)}; its headers are damaged") from error
+    return ordered, grid, tuple(remarks)
 
 
 def _refuse_differences(one: Slice, other: Slice, name: str) -> None:
@@ -101,6 +114,23 @@ def _refuse_differences(one: Slice, other: Slice, name: str) -> None:
         raise VolumeError(f"{name}: {expected}, got images of several directions; leave out the localizers")
 
 
+def _refuse_mixtures(slices: Sequence[Slice], name: str) -> None:
+    """Refuse images of several acquisitions, even where each has a place of its own."""
+    for key in ALIKE:
+        values = sorted({one.traits[key] for one in slices if one.traits.get(key)})
+        if len(values) < 2:
+            continue
+        try:
+            numbers = [float(value) for value in values]
+        except ValueError:
+            numbers = []
+        if not numbers or max(numbers) - min(numbers) > ALIKE_TOLERANCE * max(map(abs, numbers)):
+            raise VolumeError(
+                f"{name}: expected one acquisition in a series, got images with {key} {' and '.join(values[:3])}; "
+                "split the series first"
+            )
+
+
 def _same_place(ordered: Sequence[Slice], gaps: NDArray[np.float64]) -> str:
     index = int(gaps.argmin())
     count = int((gaps < SAME_PLACE_MM).sum())
@@ -109,7 +139,7 @@ def _same_place(ordered: Sequence[Slice], gaps: NDArray[np.float64]) -> str:
     told = f"they differ in {', '.join(apart[:3])}" if apart else "nothing in their headers tells them apart"
     return (
         f"expected one image at each place, got {count + 1 if count == 1 else count} or more at the same places; "
-        f"{told}; put each acquisition into a folder of its own"
+        f"{told}; split the series first"
     )
 
 
@@ -117,7 +147,7 @@ def _uneven(gaps: NDArray[np.float64], heights: NDArray[np.float64], deviation: 
     usual = float(np.median(gaps))
     times = gaps / usual
     wide = np.flatnonzero(times > 1.5)
-    if wide.size and np.abs(times - np.round(times)).max() < LARGEST_DEVIATION:
+    if 0 < wide.size <= max(MANY * len(gaps), 1) and np.abs(times - np.round(times)).max() < LARGEST_DEVIATION:
         places = ", ".join(f"{heights[at]:.1f} and {heights[at + 1]:.1f} mm" for at in wide[:3])
         missing = int(np.round(times).sum()) - len(gaps)
         told = "slice is" if missing == 1 else "slices are"

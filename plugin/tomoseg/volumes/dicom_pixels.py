@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -15,14 +18,18 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
     JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
 )
 
 from tomoseg.errors import VolumeError, one_line
-from tomoseg.volumes.codestream import check_codestream
+from tomoseg.silence import quiet
+from tomoseg.volumes.codestream import CodestreamError, check_codestream
 from tomoseg.volumes.dicom_grid import Slice
 from tomoseg.volumes.formats import DEFLATE_LIMIT
 from tomoseg.volumes.volume import by
 
+STANDARD_ERROR = 2
+CORRUPT = b"Corrupt JPEG data"
 ALWAYS_PLAUSIBLE = 1 << 26  # bytes; JPEG 2000 stores an image of one value, however large, in some hundred bytes
 
 # pydicom tries GDCM first, which crashes on damaged streams more readily than these
@@ -41,7 +48,8 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
         files[one.frame.path].append((index, one))
     array: NDArray[np.float32] | None = None
     for path, members in files.items():
-        stored = _read_stored(path)
+        with quiet():
+            stored = _read_stored(path)
         if stored.shape[1:] != (rows, columns) or len(stored) < max(one.frame.number for _, one in members):
             raise VolumeError(
                 f"{path}: its header is damaged: "
@@ -62,9 +70,14 @@ def _read_stored(path: Path) -> NDArray[Any]:
     try:
         dataset = dcmread(path, force=True)
         _refuse_excess(dataset, path)
+        stored = int(dataset.BitsStored)
+        high = int(dataset.get("HighBit", stored - 1))
+        if not 1 <= stored <= high + 1 <= int(dataset.BitsAllocated):
+            raise ValueError(f"BitsStored {stored} and HighBit {high} do not fit together")
         pixels = _decode(dataset)
-        if pixels.dtype.kind in "iu":
-            pixels = _without_unused_bits(pixels, dataset)
+        # a stream of JPEG 2000 has its own sign and width, which lossy values may need all of
+        if pixels.dtype.kind in "iu" and dataset.file_meta.TransferSyntaxUID not in JPEG2000TransferSyntaxes:
+            pixels = _without_unused_bits(pixels, stored, high)
     except VolumeError:
         raise
     except Exception as error:  # pydicom and the decoders have any number of them
@@ -92,12 +105,36 @@ def _decode(dataset: Dataset) -> NDArray[Any]:
     if syntax.is_encapsulated:
         for stream in _streams(dataset):
             check_codestream(stream, syntax, int(dataset.Rows), int(dataset.Columns), int(dataset.BitsAllocated))
+    if syntax in JPEGTransferSyntaxes:  # GDCM aborts where BitsStored is less than the 8 bits of the stream
+        dataset.BitsStored = dataset.BitsAllocated
     decoder = DECODERS.get(syntax, "")
     if hasattr(dataset, "pixel_array_options"):
         dataset.pixel_array_options(decoding_plugin=decoder, correct_unused_bits=False)
     else:  # pydicom 2, which MONAI Label needs
         dataset.convert_pixel_data({"pyjpegls": "jpeg_ls"}.get(decoder, decoder))
-    return np.asarray(dataset.pixel_array)
+    if syntax not in JPEGTransferSyntaxes:
+        return np.asarray(dataset.pixel_array)
+    with _what_libjpeg_says() as said:
+        pixels = np.asarray(dataset.pixel_array)
+    if CORRUPT in said[0]:  # it goes on with grey, and says so on the screen only
+        raise CodestreamError("the compressed image is damaged")
+    return pixels
+
+
+@contextmanager
+def _what_libjpeg_says() -> Iterator[list[bytes]]:
+    """Yield a list whose one member will be what was written to standard error by C libraries meanwhile."""
+    said = [b""]
+    with TemporaryFile() as file:
+        screen = os.dup(STANDARD_ERROR)
+        os.dup2(file.fileno(), STANDARD_ERROR)
+        try:
+            yield said
+        finally:
+            os.dup2(screen, STANDARD_ERROR)
+            os.close(screen)
+            file.seek(0)
+            said[0] = file.read()
 
 
 def _streams(dataset: Dataset) -> Iterator[bytes]:
@@ -111,11 +148,8 @@ def _streams(dataset: Dataset) -> Iterator[bytes]:
     return iter(encaps.generate_pixel_data_frame(dataset.PixelData, frames))
 
 
-def _without_unused_bits(pixels: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
+def _without_unused_bits(pixels: NDArray[Any], stored: int, high: int) -> NDArray[Any]:
     """Return the values without what old scanners keep in the bits that they do not use, such as overlays."""
-    stored, high = int(dataset.BitsStored), int(dataset.HighBit)
-    if not 1 <= stored <= high + 1 <= int(dataset.BitsAllocated):
-        raise ValueError(f"BitsStored {stored} and HighBit {high} do not fit together")
     width = 8 * pixels.itemsize  # a stream of few bits makes an array of fewer than BitsAllocated
     if stored == width or high >= width:
         return pixels

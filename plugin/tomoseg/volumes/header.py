@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tomoseg.errors import VolumeError, one_line
 from tomoseg.geometry import Grid
+from tomoseg.silence import quiet
 from tomoseg.volumes.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.volumes.itk_image import KNOWN_SPACES, READERS, _check_size, _read_fields, read_itk
 from tomoseg.volumes.nifti import from_nibabel, load_nifti
@@ -131,9 +132,9 @@ def _read_itk(path: Path) -> Header:
 
 
 def _read_dicom(path: Path, series: str | None) -> list[Header]:
-    from tomoseg.volumes.dicom import _choose, _group, _quiet, _volumes
+    from tomoseg.volumes.dicom import _choose, _group, _volumes
 
-    with _quiet():
+    with quiet():
         groups = _group(path)
         found = _volumes(groups)
         if not found or series is not None:

@@ -13,7 +13,7 @@ from isal import isal_zlib
 
 from tomoseg.errors import VolumeError, one_line
 from tomoseg.volumes.formats import DEFLATE_LIMIT
-from tomoseg.volumes.volume import LPS_TO_RAS, Volume, by, make_volume
+from tomoseg.volumes.volume import LONGEST_MM, LPS_TO_RAS, Volume, by, make_volume
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 READERS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 HEADER_BYTES = 1 << 20  # far more than any header has
 BLOCK = 1 << 20  # bytes decompressed at once
+# what places the voxels; ITK works for minutes to find out how numbers without measure are turned
+LENGTHS = {
+    "space directions", "space origin", "spacings", "transformmatrix", "orientation", "rotation", "elementspacing",
+    "elementsize", "offset", "origin", "position",
+}  # fmt: skip
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+AXES = {"1", "2", "3", "4"}
 HERE = "LOCAL"  # the voxels follow the header
 # how many bytes of voxels one byte of the file can hold: a digit and a space may stand for a float64
 EXPANSION = {"raw": 1, "text": 4, "compressed": DEFLATE_LIMIT}
@@ -113,6 +120,12 @@ def _parse(path: Path) -> tuple[dict[str, str], int]:
         fields[name.strip().lower()] = value.strip()
         if name.strip() == "ElementDataFile":
             break
+    for name in fields.keys() & LENGTHS:
+        numbers = [float(number) for number in NUMBER.findall(fields[name])]
+        if any(abs(number) > LONGEST_MM for number in numbers):
+            raise VolumeError(f"{path}: its header is damaged: {name}: {fields[name]}")
+    if not nrrd and fields.get("ndims") not in AXES:  # MetaIO writes past its arrays
+        raise VolumeError(f"{path}: expected a 3D volume, got NDims = {fields.get('ndims')}")
     return fields, length
 
 
@@ -145,6 +158,12 @@ def _check_size(path: Path, fields: dict[str, str], reader: sitk.ImageFileReader
     """Refuse a header that declares more voxels than its file can hold, before anybody reserves memory for them."""
     data = _data_file(path, fields)
     held = data.stat().st_size - (_parse(path)[1] if data == path else 0)
+    packed = fields.get("compresseddatasize", "0")
+    if not packed.isdecimal() or int(packed) > held:
+        raise VolumeError(
+            f"{path}: truncated or damaged: "
+            f"the header declares {packed} bytes of compressed voxels, {data.name} has {max(held, 0)}"
+        )
     declared = _declared(reader)
     if declared > held * EXPANSION[_packing(fields)]:
         raise VolumeError(

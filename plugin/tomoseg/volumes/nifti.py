@@ -62,8 +62,9 @@ def _contradictions(header: nib.Nifti1Header, affine: NDArray[Any], name: str) -
     The rule is NIfTI's: the sform if its code is above 0, else the qform if its code is above 0, else the voxel sizes
     alone (https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields/nifti1fields_pages/qsform.html).
     """
-    unit = header.get_xyzt_units()[0]
-    if unit in ("meter", "micron"):
+    code = int(header["xyzt_units"]) & 7
+    unit = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}.get(code, f"unit {code}, which there is not")
+    if unit not in ("unknown", "mm"):
         raise VolumeError(f"{name}: expected lengths in mm, its header says {unit}; convert it first")
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     if sform_code <= 0 and qform_code <= 0:
@@ -115,7 +116,7 @@ def _read_voxels(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[An
     """
     try:
         return np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         raise VolumeError(f"{name}: truncated or damaged: {one_line(error)}") from error
 
 

@@ -21,27 +21,25 @@ class Scan:
 def find_scans(folder: Path, series: str | None = None, leave_out: Path | None = None) -> list[Scan]:
     """Return the scans below a folder, sorted by path.
 
-    A folder that itself holds CT or MR images in DICOM is one scan; where it holds several series, reading it will say
-    so. A series that is spread over several folders is one scan, the folder above them.
+    Each CT or MR series in DICOM is one scan: the folder that holds all of its files, however many folders they are
+    spread over. Where one folder holds all of several series, it is one scan, and reading it will say so.
 
     Args:
         folder: searched to its depth; hidden files and folders are left out.
         series: only the series of this UID.
         leave_out: a folder that is not searched.
     """
-    by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for path in dicom_files(folder, leave_out):
-        by_folder[path.parent].append(path)
-    places: dict[str, list[Path]] = defaultdict(list)
-    if by_folder:
-        from tomoseg.volumes.dicom import first_image  # pydicom takes 0.2 s, and not everybody has DICOM
-
-        for place, paths in by_folder.items():
-            uid = first_image(paths, series)
-            if uid is not None:
-                places[uid].append(place)
     scans = [Scan(path) for path in find_volumes(folder, leave_out)] if series is None else []
-    for uid, members in places.items():
-        alone = len(members) == 1
-        scans.append(Scan(Path(os.path.commonpath(members)), series if alone else uid))
+    dicom = dicom_files(folder, leave_out)
+    if dicom:
+        from tomoseg.volumes.dicom import find_series  # pydicom takes 0.2 s, and not everybody has DICOM
+
+        found, damaged = find_series(dicom)
+        places: dict[Path, list[str]] = defaultdict(list)
+        for uid, files in found.items():
+            if series in (None, uid):
+                places[Path(os.path.commonpath([file.parent for file in files]))].append(uid)
+        scans += [Scan(place, uids[0] if len(uids) == 1 else None) for place, uids in places.items()]
+        if series is None:  # nothing in there could be read: it is a scan that fails
+            scans += [Scan(place) for place in {file.parent for file in damaged} - places.keys()]
     return sorted(scans, key=lambda scan: (scan.path, scan.series or ""))
