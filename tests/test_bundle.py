@@ -74,6 +74,7 @@ def test_the_label_table_has_colours_and_codes(tmp_path: Path) -> None:
     found = table({"1": {"color": [221, 130, 101], "type": liver}})
     assert found[1] == Label(1, "Liver", (221, 130, 101), TISSUE, Code("10200004", "SCT", "Liver"))
     assert found[2] == Label(2, "Spleen", default_colour(2))
+    assert table({"0": {"color": [1, 2, 3]}})[0].colour == (1, 2, 3)  # a score of its own where labels may overlap
     wrongs: list[object] = [
         {"1": {"color": [1, 2]}},
         {"1": {"color": [1, 2, 300]}},

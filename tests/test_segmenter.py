@@ -267,3 +267,17 @@ def test_checkpoints_that_cannot_be_used(bundle_copy: Path, tmp_path: Path) -> N
     checkpoint.unlink()
     with pytest.raises(TomosegError, match=r"model\.pt: no such checkpoint; train the bundle"):
         Segmenter.from_bundle(bundle_copy)
+
+
+def test_a_label_that_the_metadata_leaves_out_is_still_counted_and_written(
+    bundle_copy: Path, real_scan: Path, tmp_path: Path
+) -> None:
+    path = bundle_copy / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = {"0": "background", "2": "posterior"}
+    path.write_text(json.dumps(metadata))
+    result = Segmenter.from_bundle(bundle_copy)(real_scan)
+    assert result.names == {1: "label 1", 2: "posterior"}
+    assert min(result.volumes_ml.values()) > 1
+    result.save(tmp_path / "seg.seg.nrrd")
+    np.testing.assert_array_equal(read_volume(tmp_path / "seg.seg.nrrd").array, result.labels)

@@ -109,10 +109,7 @@ class Bundle:
         """
         table = self.metadata.get("label_table", {})
         try:
-            return {
-                value: _label(value, name, table.get(str(value), {}) if value else {})
-                for value, name in self.channels.items()
-            }
+            return {value: _label(value, name, table.get(str(value), {})) for value, name in self.channels.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             path = self.root / "configs" / "metadata.json"
             raise BundleError(

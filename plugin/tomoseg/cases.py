@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tomoseg.errors import UsageError
-from tomoseg.volumes import OutputType, Scan, choose_output_type, find_scans, names_output_file, strip_suffix
+from tomoseg.volumes import (
+    INDEX,
+    OutputType,
+    Scan,
+    choose_output_type,
+    find_scans,
+    is_dicom,
+    names_output_file,
+    strip_suffix,
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ def plan_cases(
     kind = choose_output_type(output_type, target)
     expanded = _expand(inputs)
     folders = [given for given in expanded if given.is_dir()]
+    _refuse_what_is_no_scan([given for given in expanded if given not in folders], series)
     scans: list[Scan] = []
     empty = 0
     for given in expanded:
@@ -99,6 +109,20 @@ def _expand(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
             matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         paths.extend(map(Path, matches or [given]))
     return paths
+
+
+def _refuse_what_is_no_scan(files: Sequence[Path], series: str | None) -> None:
+    """Raise UsageError for files that are scans only together with others, or not at all."""
+    dicom = [file for file in files if is_dicom(file)]
+    for file in files:
+        if file.name.upper() == INDEX:
+            raise UsageError(f"{file}: the index of a medium; give the folder that it lies in")
+        if series is not None and file not in dicom:
+            raise UsageError(f"{file}: no DICOM, so it has no series {series}; leave out --series")
+    beside = [file.parent for file in dicom]
+    for folder in set(beside):
+        if beside.count(folder) > 1 and len(find_scans(folder)) == 1:
+            raise UsageError(f"{folder}: {beside.count(folder)} files of one DICOM series; give the folder")
 
 
 def _common_parent(scans: Sequence[Scan]) -> Path:

@@ -155,7 +155,9 @@ class Segmenter:
         if len(table) == 1 and 0 in table:  # a single score, and so a threshold
             return (replace(table[0], value=1),)
         table.pop(0, None)
-        if labels.max(initial=0) > max(table, default=0):  # the metadata says less than the network
+        if (
+            not set(range(1, int(labels.max(initial=0)) + 1)) <= table.keys()
+        ):  # the metadata may say less than the network
             table |= {value: unnamed(value) for value in np.unique(labels).tolist() if value and value not in table}
         return tuple(label for _, label in sorted(table.items()))
 

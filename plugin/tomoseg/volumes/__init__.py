@@ -15,10 +15,11 @@ from tomoseg.volumes.formats import (
 from tomoseg.volumes.nifti import write_label_map, write_map
 from tomoseg.volumes.read import read_volume
 from tomoseg.volumes.scans import Scan, find_scans
-from tomoseg.volumes.search import find_volumes
+from tomoseg.volumes.search import INDEX, find_volumes, is_dicom
 from tomoseg.volumes.volume import DicomSeries, Volume, refuse_non_finite
 
 __all__ = [
+    "INDEX",
     "OUTPUT_TYPES",
     "VOLUME_SUFFIXES",
     "DicomSeries",
@@ -29,6 +30,7 @@ __all__ = [
     "find_scans",
     "find_volumes",
     "has_suffix",
+    "is_dicom",
     "names_output_file",
     "read_volume",
     "refuse_non_finite",

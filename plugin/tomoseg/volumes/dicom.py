@@ -13,6 +13,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from tomoseg.errors import VolumeError, one_line, shorten
+from tomoseg.geometry import Grid
 from tomoseg.silence import quiet
 from tomoseg.volumes.dicom_grid import Slice, arrange
 from tomoseg.volumes.dicom_pixels import read_pixels
@@ -73,14 +74,37 @@ def read_dicom(path: Path, series: str | None = None) -> Volume:
     """
     with quiet():
         headers = _choose(_group(path), path, series)
-        slices, remarks = _slices(headers, path)
-        if len(slices) < 2:
-            raise VolumeError(f"{path}: {_too_few(path)}")
-        ordered, grid, told = arrange(slices, str(path))
+        ordered, grid, remarks = arrange_series(headers, path)
         array = read_pixels(ordered)
     frames = tuple(one.frame for one in ordered)
     found = DicomSeries(str(headers[0].SeriesInstanceUID), _modality(headers[0]), frames)
-    return make_volume(array, grid.affine, str(path), series=found, remarks=(*remarks, *told))
+    return make_volume(array, grid.affine, str(path), series=found, remarks=remarks)
+
+
+def series_headers(path: Path, series: str | None = None) -> list[list[Dataset]]:
+    """Return the headers of each CT or MR series below a folder, or in a file, that may be a volume; or of this one.
+
+    Raises:
+        VolumeError: there is none; a file is damaged.
+    """
+    with quiet():
+        groups = _group(path)
+        return (
+            list(_volumes(groups).values()) if series is None and _volumes(groups) else [_choose(groups, path, series)]
+        )
+
+
+def arrange_series(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], Grid, tuple[str, ...]]:
+    """Return the slices of a series in order, the grid that they make, and what is to be remarked on it.
+
+    Raises:
+        VolumeError: they make no regular grid.
+    """
+    slices, remarks = _slices(headers, path)
+    if len(slices) < 2:
+        raise VolumeError(f"{path}: {_too_few(path)}")
+    ordered, grid, told = arrange(slices, str(path))
+    return ordered, grid, (*remarks, *told)
 
 
 def find_series(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
@@ -149,7 +173,7 @@ def _choose(groups: dict[str, list[Dataset]], path: Path, series: str | None) ->
         raise VolumeError(f"{path}: expected a CT or MR series, got {', '.join(kinds) or 'no DICOM file'}")
     if series is not None and series in volumes:
         return volumes[series]
-    listed = "; ".join(str(_summary(headers)) for headers in list(volumes.values())[:LISTED])
+    listed = "; ".join(str(summarise(headers)) for headers in list(volumes.values())[:LISTED])
     more = f"; and {len(volumes) - LISTED} more" if len(volumes) > LISTED else ""
     if series is not None:
         raise VolumeError(f"{path}: no series {series} in there, but {listed}{more}")
@@ -170,7 +194,8 @@ def _frames(header: Dataset) -> int:
     return int(header.get("NumberOfFrames") or 1) if str(header.SOPClassUID) in MULTI_FRAME else 1
 
 
-def _summary(headers: Sequence[Dataset]) -> SeriesSummary:
+def summarise(headers: Sequence[Dataset]) -> SeriesSummary:
+    """Return what tells a series from others."""
     first = headers[0]
     return SeriesSummary(
         uid=str(first.get("SeriesInstanceUID", "")),

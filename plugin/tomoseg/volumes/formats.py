@@ -74,6 +74,8 @@ def choose_output_type(name: str | None, output: Path) -> OutputType:
         raise UsageError(f"output type: expected {', '.join(OUTPUT_TYPES)}, got {name!r}")
     kinds = [kind for kind in OUTPUT_TYPES.values() if name in (None, kind.name)]
     if not names_output_file(output):
+        if has_suffix(output.name, VOLUME_SUFFIXES) and not output.is_dir():
+            raise UsageError(f"{output}: labels cannot be written as that; use {' or '.join(NIFTI_SUFFIXES)}")
         return kinds[0]
     for kind in kinds:
         if has_suffix(output.name, kind.suffixes):

@@ -15,11 +15,11 @@ from tomoseg.errors import VolumeError, one_line
 from tomoseg.geometry import Grid
 from tomoseg.silence import quiet
 from tomoseg.volumes.formats import ITK_SUFFIXES, has_suffix
-from tomoseg.volumes.itk_image import KNOWN_SPACES, READERS, _check_size, _read_fields, read_itk
+from tomoseg.volumes.itk_image import READERS, affine_of, open_itk, read_itk, remarks_of
 from tomoseg.volumes.nifti import from_nibabel, load_nifti
 from tomoseg.volumes.read import read_volume
 from tomoseg.volumes.search import is_dicom
-from tomoseg.volumes.volume import LPS_TO_RAS, make_volume
+from tomoseg.volumes.volume import make_volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -99,63 +99,34 @@ def _read_nifti(path: Path) -> Header:
 def _read_itk(path: Path) -> Header:
     import SimpleITK as sitk
 
-    fields = _read_fields(path)
-    name = READERS[path.suffix.lower()]
-    form = "NRRD" if name == "NrrdImageIO" else "MetaImage"
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO(name)
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        reader.ReadImageInformation()
-        _check_size(path, fields, reader)
+    form = "NRRD" if READERS[path.suffix.lower()] == "NrrdImageIO" else "MetaImage"
+    with open_itk(path) as (reader, fields):
         size, kind = reader.GetSize(), ITK_TYPE.fullmatch(sitk.GetPixelIDValueAsString(reader.GetPixelID()))
-        affine = np.eye(4)
-        affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * np.array(reader.GetSpacing())
-        affine[:3, 3] = reader.GetOrigin()
-        plain = reader.GetNumberOfComponents() == 1 and min(size) > 1
-    except VolumeError:
-        raise
-    except (RuntimeError, OverflowError, ValueError):
-        plain = False
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-    if not plain or kind is None:  # of another dimension, or damaged: the reader knows what to say
-        volume = read_itk(path)
-        return Header(path, form, str(volume.array.dtype), volume.grid, volume.remarks)
-    unknown = form == "NRRD" and fields.get("space", "").lower() not in KNOWN_SPACES
-    remark = "its header does not say where the patient's left, back and head are: taken as LPS, as ITK does"
-    volume = make_volume(np.broadcast_to(np.float32(0), size), LPS_TO_RAS @ affine, str(path))
-    dtype = f"{'u' * bool(kind[2])}{kind[3].replace('integer', 'int')}{kind[1]}"
-    return Header(path, form, dtype, volume.grid, (remark,) if unknown else ())
+        if len(size) == 3 and min(size) > 1 and reader.GetNumberOfComponents() == 1 and kind is not None:
+            volume = make_volume(np.broadcast_to(np.float32(0), size), affine_of(reader), str(path))
+            dtype = f"{'u' * bool(kind[2])}{kind[3].replace('integer', 'int')}{kind[1]}"
+            return Header(path, form, dtype, volume.grid, remarks_of(path, fields))
+    volume = read_itk(path)  # of another dimension: the reader knows what to say
+    return Header(path, form, str(volume.array.dtype), volume.grid, volume.remarks)
 
 
 def _read_dicom(path: Path, series: str | None) -> list[Header]:
-    from tomoseg.volumes.dicom import _choose, _group, _volumes
+    from tomoseg.volumes.dicom import series_headers
 
     with quiet():
-        groups = _group(path)
-        found = _volumes(groups)
-        if not found or series is not None:
-            found = {"": _choose(groups, path, series)}
-        return [_read_series(headers, path) for headers in found.values()]
+        return [_read_series(headers, path) for headers in series_headers(path, series)]
 
 
 def _read_series(headers: Sequence[Dataset], path: Path) -> Header:
-    from tomoseg.volumes.dicom import _slices, _summary, _too_few
-    from tomoseg.volumes.dicom_grid import arrange
+    from tomoseg.volumes.dicom import arrange_series, summarise
 
-    series = _summary(headers)
+    series = summarise(headers)
     try:
-        slices, remarks = _slices(headers, path)
-        if len(slices) < 2:
-            raise VolumeError(f"{path}: {_too_few(path)}")
-        ordered, grid, told = arrange(slices, str(path))
+        ordered, grid, remarks = arrange_series(headers, path)
     except VolumeError as error:
         return Header(path, "DICOM", "", None, series=series, reason=one_line(error))
     dtype = _stored_type(ordered[0].frame.path)
-    return Header(path, "DICOM", dtype, grid, (*remarks, *told), series, slices=tuple(ordered))
+    return Header(path, "DICOM", dtype, grid, remarks, series, slices=tuple(ordered))
 
 
 def _stored_type(path: Path) -> str:

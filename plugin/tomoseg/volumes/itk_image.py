@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from isal import isal_zlib
+from numpy.typing import NDArray
 
 from tomoseg.errors import VolumeError, one_line
 from tomoseg.volumes.formats import DEFLATE_LIMIT
@@ -43,6 +46,19 @@ def read_itk(path: Path) -> Volume:
     Raises:
         VolumeError: it is damaged, truncated, not 3D, or has more than one value a voxel.
     """
+    with open_itk(path) as (reader, fields):
+        _check_stream(path, fields, _declared(fields, reader))
+        volume = from_itk(reader.Execute(), str(path))
+    return replace(volume, remarks=remarks_of(path, fields))
+
+
+@contextmanager
+def open_itk(path: Path) -> Iterator[tuple[sitk.ImageFileReader, dict[str, str]]]:
+    """Yield a reader that has read the header of a NRRD or a MetaImage file, and the header's fields.
+
+    Raises:
+        VolumeError: the file is damaged or truncated, which may become known only in reading on.
+    """
     import SimpleITK as sitk
 
     fields = _read_fields(path)
@@ -54,13 +70,11 @@ def read_itk(path: Path) -> Volume:
     try:
         reader.ReadImageInformation()
         _check_size(path, fields, reader)
-        _check_stream(path, fields, _declared(reader))
-        volume = from_itk(reader.Execute(), str(path))
+        yield reader, fields
     except (RuntimeError, OverflowError, MemoryError) as error:
         raise VolumeError(f"{path}: truncated or damaged: {_reason(error)}") from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-    return replace(volume, remarks=_remarks(path, fields))
 
 
 def from_itk(image: sitk.Image, name: str) -> Volume:
@@ -80,12 +94,16 @@ def from_itk(image: sitk.Image, name: str) -> Volume:
         )
     if "complex" in image.GetPixelIDTypeAsString():
         raise VolumeError(f"{name}: expected one real value a voxel, got complex ones; convert it to grey values first")
+    # SimpleITK's arrays are (K, J, I)
+    return make_volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine_of(image), name)
+
+
+def affine_of(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:
+    """Return the 4×4 matrix from voxel indices to RAS+ mm of a 3D image, or of one whose header was read."""
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    # SimpleITK's arrays are (K, J, I) and its coordinates are LPS mm
-    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
-    return make_volume(array, LPS_TO_RAS @ affine, name)
+    return LPS_TO_RAS @ affine  # SimpleITK's coordinates are LPS mm
 
 
 def _read_fields(path: Path) -> dict[str, str]:
@@ -96,7 +114,10 @@ def _read_fields(path: Path) -> dict[str, str]:
     fields, _ = _parse(path)
     data, place = _data_file(path, fields), Path(_place(fields))
     if data != path and (place.is_absolute() or ".." in place.parts or not data.is_file()):
-        raise VolumeError(f"{path}: expected the file of its voxels beside it, got {_place(fields)!r}")
+        raise VolumeError(f"{path}: expected its voxels in one file beside it or below, got {_place(fields)!r}")
+    units = set(re.findall(r'"(.*?)"', fields.get("space units", ""))) - {"mm", ""}
+    if units:
+        raise VolumeError(f"{path}: expected lengths in mm, its header says {units.pop()}; convert it first")
     if fields.get("dimension") == "3" and "none" in fields.get("space directions", ""):
         raise VolumeError(f"{path}: expected three space directions, got {fields['space directions']}")
     return fields
@@ -148,10 +169,11 @@ def _packing(fields: dict[str, str]) -> str:
     return "compressed" if encoding != "raw" or fields.get("compresseddata", "").lower() in ("true", "1") else "raw"
 
 
-def _declared(reader: sitk.ImageFileReader) -> int:
+def _declared(fields: dict[str, str], reader: sitk.ImageFileReader) -> int:
     """Return how many bytes of voxels the header declares."""
     values: int = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-    return values * _bytes_per_value(reader)
+    sizes = re.findall(r"\d+", fields.get("sizes", ""))  # NRRD's, of which ITK tells the last 32 bits
+    return max(values, math.prod(map(int, sizes))) * _bytes_per_value(reader)
 
 
 def _check_size(path: Path, fields: dict[str, str], reader: sitk.ImageFileReader) -> None:
@@ -164,7 +186,7 @@ def _check_size(path: Path, fields: dict[str, str], reader: sitk.ImageFileReader
             f"{path}: truncated or damaged: "
             f"the header declares {packed} bytes of compressed voxels, {data.name} has {max(held, 0)}"
         )
-    declared = _declared(reader)
+    declared = _declared(fields, reader)
     if declared > held * EXPANSION[_packing(fields)]:
         raise VolumeError(
             f"{path}: truncated or damaged: "
@@ -197,10 +219,11 @@ def _check_stream(path: Path, fields: dict[str, str], declared: int) -> None:
         raise VolumeError(f"{path}: truncated: the checksum at the end of {data.name} is missing")
 
 
-def _remarks(path: Path, fields: dict[str, str]) -> tuple[str, ...]:
+def remarks_of(path: Path, fields: dict[str, str]) -> tuple[str, ...]:
+    """Return what the header leaves open."""
     remarks = []
     if _is_nrrd(path):
-        if fields.get("space", "").lower() not in KNOWN_SPACES:
+        if fields.get("space", "").lower().removesuffix("-time") not in KNOWN_SPACES:
             remarks.append(
                 "its header does not say where the patient's left, back and head are: taken as LPS, as ITK does"
             )

@@ -151,9 +151,10 @@ def _write(path: Path, array: NDArray[Any], grid: Grid, like: nib.Nifti1Header |
     if like is None:
         header.set_xyzt_units("mm")
         image.set_sform(grid.affine, "scanner")
-        directions = grid.affine[:3, :3] / grid.spacing
-        if np.allclose(directions.T @ directions, np.eye(3), atol=1e-4):  # a qform cannot hold a sheared grid
-            image.set_qform(grid.affine, "scanner")
+        # ITK refuses an sform that is sheared, if only by rounding, and takes the qform; none can hold a real shear
+        image.set_qform(grid.affine, "scanner")
+        if grid.distance_mm(Grid(grid.shape, image.get_qform())) > TOLERANCE * min(grid.spacing):
+            image.set_qform(None)
     header.set_data_dtype(array.dtype)
     header["cal_min"] = header["cal_max"] = 0  # display limits of the scan mean nothing here
     header["descrip"] = b""
