@@ -184,7 +184,7 @@ def damaged(draw: st.DrawFn, content: bytes) -> Content:
         elif kind == "drop":
             del changed[place : place + length]
         elif kind == "insert":
-            changed[place:place] = draw(st.binary(min_size=1, max_size=16))
+            changed[place:place] = draw(st.one_of(st.binary(min_size=1, max_size=16), st.just(b"x" * 6000)))
         else:
             start = draw(st.integers(0, max(size - 1, 0)))
             changed[place : place + length] = changed[start : start + length]

@@ -242,6 +242,9 @@ NRRDS = {
     "Cannot currently handle nrrdTypeBlock": nrrd_text(LPS + "block size: 2\n", RAW, type="block"),
     "already set field": nrrd_text(LPS + "sizes: 6 7 8\n", RAW),
     "expected a NRRD volume, got something else or a damaged file": b"NRD0004" + nrrd_text(LPS, RAW),
+    "its header is damaged: 'type: xxxx": nrrd_text(LPS, RAW, type="x" * 5000),
+    "its header is damaged: space directions: '(1e308,": nrrd_text(LPS.replace("(1,", "(1e308,"), RAW),
+    "the header declares 927712935936 bytes of voxels": nrrd_text("", RAW, sizes="4294967296 36 3"),
     "the file is empty": b"",
 }  # fmt: skip
 
@@ -261,7 +264,14 @@ METAS: dict[str, dict[str, Any]] = {
     "Zero-valued spacing": {"ElementSpacing": "nan 1 1"},
     "Bad direction": {"TransformMatrix": "0 0 0 0 0 0 0 0 0"},
     "got 6×7×4 with 2 values": {"DimSize": "6 7 4", "ElementNumberOfChannels": 2},
-    "Unknown PixelType": {"ElementType": "MET_VOXELS"},
+    "or of no scan: 'ElementType = MET_STRING'": {"ElementType": "MET_STRING"},
+    "or of no scan: 'NDims = 4294967296'": {"NDims": 4294967296},
+    "or of no scan: 'BinaryData = a'": {"BinaryData": "a"},
+    "or of no scan: 'Name = xxxx": {"Name": "x" * 5000},
+    "or of no scan: 'ndims = 3'": {"ndims": 3},
+    "transformmatrix: '1e308": {"TransformMatrix": "1e308 0 0 1e308 1 0 0 0 1"},
+    "declares -1 bytes of compressed voxels": {"CompressedData": True, "CompressedDataSize": -1},
+    "declares 9999 bytes of compressed voxels, scan.mha has 672": {"CompressedData": True, "CompressedDataSize": 9999},
     "cannot be read": {"BinaryData": False, "data": b"1 two 3 " * 200},
     "got 6×7×4×2 with 1 values": {
         "NDims": 4, "DimSize": "6 7 4 2", "ElementSpacing": "1 1 1 1", "Offset": "0 0 0 0",
@@ -312,6 +322,29 @@ def test_a_nrrd_that_does_not_say_where_the_patient_is_says_so(tmp_path: Path) -
         assert_same(volume, noise(), Grid(SHAPE, np.diag([-spacing[0], -spacing[1], spacing[2], 1])))
 
 
+def test_a_long_key_and_value_of_a_nrrd_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "scan.nrrd").write_bytes(nrrd_text(f"{LPS}note:={'x' * 90000}\n", RAW))
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan.nrrd").array, noise())
+
+
+def test_the_voxels_may_have_a_name_in_any_language(tmp_path: Path) -> None:
+    (tmp_path / "Schädel.raw").write_bytes(RAW)
+    (tmp_path / "scan.nhdr").write_bytes(nrrd_text(f"{LPS}data file: Schädel.raw\n"))
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan.nhdr").array, noise())
+    np.testing.assert_array_equal(
+        read_volume(write_meta(tmp_path / "scan.mhd", noise(), ElementDataFile="Schädel.raw")).array, noise()
+    )
+
+
 def test_a_fourth_axis_of_one_is_one_volume(tmp_path: Path) -> None:
     (tmp_path / "scan.nrrd").write_bytes(nrrd_text("", RAW, dimension="4", sizes="6 7 8 1"))
     np.testing.assert_array_equal(read_volume(tmp_path / "scan.nrrd").array, noise())
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd"])
+def test_what_itk_keeps_of_a_dicom_header_is_no_damage(tmp_path: Path, suffix: str) -> None:
+    image = sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(3, 4, 5))
+    image.SetMetaData("0008|0008", "ORIGINAL\\PRIMARY\\AXIAL")
+    image.SetMetaData("0008|1030", "long " * 500)
+    sitk.WriteImage(image, str(tmp_path / f"scan{suffix}"))
+    np.testing.assert_array_equal(read_volume(tmp_path / f"scan{suffix}").array.T, sitk.GetArrayFromImage(image))

@@ -30,7 +30,23 @@ LENGTHS = {
     "elementsize", "offset", "origin", "position",
 }  # fmt: skip
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-AXES = {"1", "2", "3", "4"}
+# what MetaIO can take of a MetaImage header; the rest makes it write past its arrays
+META_LINE = re.compile(r"[ \w|.:-]{1,100}=[^\x00-\x08\x0e-\x1f]*")
+BOOLEANS = {"true", "false", "1", "0"}
+META_VALUES = {
+    "ndims": {"1", "2", "3", "4"},
+    "elementtype": {
+        "met_char", "met_short", "met_int", "met_long", "met_long_long", "met_uchar", "met_ushort", "met_uint",
+        "met_ulong", "met_ulong_long", "met_float", "met_double",
+    },
+    "binarydata": BOOLEANS, "compresseddata": BOOLEANS,
+    "binarydatabyteordermsb": BOOLEANS, "elementbyteordermsb": BOOLEANS,
+}  # fmt: skip
+LONGEST_TEXT = 250
+LONGEST_ELEMENT = 16000
+# of a field of NRRD, which its reader copies into its account of what is wrong, past the end of that; a key with a
+# value of its own may be as long as it likes
+LONGEST_LINE = 500
 HERE = "LOCAL"  # the voxels follow the header
 # how many bytes of voxels one byte of the file can hold: a digit and a space may stand for a float64
 EXPANSION = {"raw": 1, "text": 4, "compressed": DEFLATE_LIMIT}
@@ -135,19 +151,40 @@ def _parse(path: Path) -> tuple[dict[str, str], int]:
     length = 0
     for line in start.splitlines(keepends=True):
         length += len(line)
-        name, _, value = line.decode("latin-1").strip().partition(":" if nrrd else "=")
+        text = line.decode("utf-8", "surrogateescape").strip()
+        name, _, value = (part.strip() for part in text.partition(":" if nrrd else "="))
         if nrrd and not name:
             break
-        fields[name.strip().lower()] = value.strip()
-        if name.strip() == "ElementDataFile":
+        if nrrd and len(text) > LONGEST_LINE and not re.match("[^:]*:=", text):
+            raise VolumeError(f"{path}: its header is damaged: {_shown(text)}")
+        if not nrrd and text:
+            _check_meta(path, text, name.lower() in fields)
+        fields[name.lower()] = value
+        if name == "ElementDataFile":
             break
+    if not nrrd and "ndims" not in fields:
+        raise VolumeError(f"{path}: its header is damaged: it has no NDims")
     for name in fields.keys() & LENGTHS:
         numbers = [float(number) for number in NUMBER.findall(fields[name])]
         if any(abs(number) > LONGEST_MM for number in numbers):
-            raise VolumeError(f"{path}: its header is damaged: {name}: {fields[name]}")
-    if not nrrd and fields.get("ndims") not in AXES:  # MetaIO writes past its arrays
-        raise VolumeError(f"{path}: expected a 3D volume, got NDims = {fields.get('ndims')}")
+            raise VolumeError(f"{path}: its header is damaged: {name}: {fields[name]!r}")
     return fields, length
+
+
+def _check_meta(path: Path, line: str, again: bool) -> None:
+    """Refuse a line of a MetaImage header that MetaIO does not survive, or that it and we may read differently."""
+    name, _, value = (part.strip() for part in line.partition("="))
+    known = META_VALUES.get(name.lower(), {value.lower()})
+    if "|" in name:  # an element that ITK has kept of a DICOM file
+        longest = LONGEST_ELEMENT
+    else:
+        longest = LONGEST_TEXT if name.lower() not in LENGTHS else 4 * LONGEST_TEXT
+    if again or not META_LINE.fullmatch(line) or len(value) > longest or value.lower() not in known:
+        raise VolumeError(f"{path}: its header is damaged, or of no scan: {_shown(line)}")
+
+
+def _shown(line: str) -> str:
+    return repr(line if len(line) < 100 else line[:99] + "…")
 
 
 def _is_nrrd(path: Path) -> bool:
