@@ -1,0 +1,184 @@
+"""report.json and statistics.csv: what is in them, under which names, whatever the files are called."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from dataclasses import asdict, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tomoseg
+from tomoseg import Report, Segmenter, TomosegError, segment_batch
+from tomoseg.measures import measure_labels
+from tomoseg.page import write_page
+from tomoseg.report import STATISTICS_COLUMNS, CaseReport, LabelVolume, Memory, describe_hardware, utc_now
+
+# a byte of a path that is no UTF-8 is one of these lone surrogates: https://peps.python.org/pep-0383/
+NAMES = st.text(st.characters(exclude_categories=["Cs"]) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
+AMOUNTS = st.floats(0, 1e6)
+BOXES = st.none() | st.tuples(*[st.integers(0, 600)] * 3)
+LABELS = st.builds(
+    LabelVolume, st.integers(1, 200), NAMES, st.integers(0, 10**8), AMOUNTS, st.none() | AMOUNTS, st.none() | AMOUNTS,
+    BOXES, BOXES, st.booleans(),
+)  # fmt: skip
+CASES = st.builds(
+    CaseReport,
+    input=NAMES,
+    output=st.none() | NAMES,
+    status=st.sampled_from(("done", "failed", "skipped")),
+    reason=NAMES,
+    series=st.none() | NAMES,
+    remarks=st.lists(NAMES, max_size=3).map(tuple),
+    seconds=st.dictionaries(NAMES, AMOUNTS, max_size=3),
+    windows=st.integers(0, 9),
+    skipped_windows=st.integers(0, 9),
+    memory=st.none() | st.builds(Memory, *[st.integers(0, 10**10)] * 4),
+    labels=st.lists(LABELS, max_size=3).map(tuple),
+    preview=st.none() | NAMES,
+)
+
+
+def make_report(*cases: CaseReport, **others: Any) -> Report:
+    return Report({"name": "organs", "version": "1.0"}, "cpu", "torch", "fp32", cases=list(cases), **others)
+
+
+def read(report: Report, folder: Path) -> dict[str, Any]:
+    report.save(folder / "report.json")
+    content: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return content
+
+
+def rows(report: Report, folder: Path) -> list[dict[str, str]]:
+    report.save_statistics(folder / "statistics.csv")
+    with (folder / "statistics.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_json_has_what_the_docstring_says(tmp_path: Path) -> None:
+    label = LabelVolume(1, "liver", 8, 0.5, 60.0, 10.0, (1, 2, 3), (3, 4, 5), True)
+    case = CaseReport("a.nii", "a_seg.nii.gz", "done", labels=(label,), memory=Memory(peak_bytes=7), seconds={"x": 1.5})
+    content = read(make_report(case, hardware=describe_hardware(["NVIDIA H200"])), tmp_path)
+    versions = ["tomoseg", "python", "packages", "system"]
+    assert list(content) == versions + [one.name for one in fields(Report)]
+    assert list(content["cases"][0]) == [one.name for one in fields(CaseReport)]
+    assert list(content["cases"][0]["labels"][0]) == [one.name for one in fields(LabelVolume)]
+    assert list(content["cases"][0]["memory"]) == [one.name for one in fields(Memory)]
+    assert content["tomoseg"] == tomoseg.__version__
+    assert {"torch", "monai", "numpy"} <= set(content["packages"])
+    assert content["hardware"]["gpus"] == ["NVIDIA H200"]
+    assert content["finished"] is None
+    assert content["cases"][0]["labels"][0]["first"] == [1, 2, 3]
+
+
+@given(CASES)
+def test_a_case_comes_back_from_json_as_it_was(case: CaseReport) -> None:
+    assert CaseReport.from_dict(json.loads(json.dumps(asdict(case)))) == case
+
+
+@pytest.mark.parametrize("content", [{}, {"input": "a"}, {"remarks": [], "memory": None, "labels": [{}]}])
+def test_what_is_no_case_is_told(content: dict[str, Any]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        CaseReport.from_dict(content)
+
+
+@given(st.lists(CASES, max_size=3))
+def test_any_report_is_written_and_read(tmp_path_factory: pytest.TempPathFactory, cases: list[CaseReport]) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    content = read(make_report(*cases), folder)
+    assert list(map(CaseReport.from_dict, content["cases"])) == cases  # lone surrogates, too
+    found = rows(make_report(*cases), folder)
+    wanted = [label for case in cases for label in case.labels]
+    assert [int(row["voxels"]) for row in found] == [label.voxels for label in wanted]
+    assert [row["touches_border"] for row in found] == ["yes" if label.touches_border else "no" for label in wanted]
+
+
+def test_a_path_that_is_no_utf8_stands_in_both(tmp_path: Path) -> None:
+    name = os.fsdecode(b"scan \xff.nii")
+    report = make_report(CaseReport(name, None, "done", labels=(LabelVolume(1, "liver", 0, 0.0),)), pending=[name])
+    content = read(report, tmp_path)
+    assert os.fsencode(content["cases"][0]["input"]) == os.fsencode(content["pending"][0]) == b"scan \xff.nii"
+    assert rows(report, tmp_path)[0]["input"] == "scan \\udcff.nii"
+
+
+def test_statistics_are_those_of_the_labels(tmp_path: Path) -> None:
+    present = LabelVolume(1, "liver, left", 8, 0.123456789, -60.25, 0.0, (0, 2, 3), (3, 4, 5), True)
+    absent = LabelVolume(2, "spleen", 0, 0.0)
+    failed = CaseReport("b.nii", None, "failed", "b.nii: damaged")
+    report = make_report(CaseReport("a.nii", "o.nii", "done", labels=(present, absent)), failed)
+    assert STATISTICS_COLUMNS == (
+        "input", "label", "name", "voxels", "volume_ml", "mean", "sd",
+        "first_i", "first_j", "first_k", "stop_i", "stop_j", "stop_k", "touches_border",
+    )  # fmt: skip
+    one, other = (list(row.values()) for row in rows(report, tmp_path))
+    assert one == ["a.nii", "1", "liver, left", "8", "0.123457", "-60.25", "0", "0", "2", "3", "3", "4", "5", "yes"]
+    assert other == ["a.nii", "2", "spleen", "0", "0", *[""] * 8, "no"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for write in (make_report().save, make_report().save_statistics, lambda path: write_page(make_report(), path)):
+        with pytest.raises(TomosegError, match=r"file/out: cannot be written"):
+            write(tmp_path / "file" / "out")
+
+
+def test_the_hardware_is_this_machine() -> None:
+    found = describe_hardware()
+    assert list(found) == ["cpu", "cores", "memory_bytes", "gpus"]
+    assert 1 <= found["cores"] <= (os.cpu_count() or 1)
+    assert found["memory_bytes"] > 1e8
+    assert found["cpu"]
+    assert found["gpus"] == []
+
+
+def test_a_report_knows_when_it_began() -> None:
+    began = datetime.fromisoformat(make_report().started)
+    assert abs((datetime.now(timezone.utc) - began).total_seconds()) < 60
+    assert datetime.fromisoformat(utc_now()) >= began
+
+
+@pytest.fixture(scope="module")
+def real_run(dicom_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run over a DICOM series, whose patient is Jane Doe, leaves behind, and its reports."""
+    folder = tmp_path_factory.mktemp("run")
+    report = segment_batch(Segmenter.from_bundle("hippocampus"), [dicom_scan], folder, preview=True)
+    assert not report.failed, report.failed
+    report.save(folder / "report.json")
+    report.save_statistics(folder / "statistics.csv")
+    write_page(report, folder / "report.html")
+    return folder
+
+
+def test_a_run_measures_its_labels(real_run: Path, dicom_scan: Path) -> None:
+    scan = nib.load(dicom_scan.with_name("mni.nii.gz")).get_fdata(dtype=np.float32)
+    labels = np.asanyarray(nib.load(real_run / "mni_dicom_seg.nii.gz").dataobj)
+    with (real_run / "statistics.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["name"] for row in found] == ["anterior", "posterior"]
+    for row in found:
+        inside = scan[labels == int(row["label"])].astype(float)
+        assert int(row["voxels"]) == inside.size
+        assert float(row["mean"]) == pytest.approx(inside.mean(), rel=1e-5)
+        assert float(row["sd"]) == pytest.approx(inside.std(), rel=1e-5)
+        wanted = measure_labels(labels, (int(row["label"]),))[int(row["label"])]
+        assert tuple(int(row[f"first_{axis}"]) for axis in "ijk") == wanted.first
+        assert tuple(int(row[f"stop_{axis}"]) for axis in "ijk") == wanted.stop
+
+
+def test_no_report_names_the_patient(real_run: Path) -> None:
+    written = [path for path in real_run.rglob("*") if path.is_file() and not path.name.endswith(".nii.gz")]
+    assert {"report.json", "statistics.csv", "report.html", "mni_dicom_seg.png"} <= {path.name for path in written}
+    for path in written:
+        content = re.sub(rb"data:image[^\"]*", b"", path.read_bytes())  # where four letters may stand by chance
+        for secret in (b"Doe^Jane", b"19700101", *((b"Jane", b"4711") if path.suffix != ".png" else ())):
+            assert secret not in content, (path, secret)
+            assert secret.decode() not in path.name
