@@ -32,12 +32,16 @@ def scans(tmp_path: Path, real_scan: Path) -> Path:
     return folder
 
 
+def visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def test_bad_scans_are_recorded_and_the_rest_are_done(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
     seen = []
     report = segment_batch(segmenter, [scans], tmp_path / "out", preview=True, on_case=lambda case: seen.append(case))
     assert seen == report.cases
     assert [case.status for case in report.cases] == ["done", "failed", "failed", "done"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+    assert visible(tmp_path / "out") == [
         "a good #1_seg.nii.gz",
         "a good #1_seg.png",
         "d_seg.nii.gz",
@@ -116,7 +120,7 @@ def test_other_formats_hold_the_same_labels(
     report = segment_batch(segmenter, [dicom_scan], tmp_path / "out", output_type=output_type)
     assert not report.failed, report.failed
     assert report.options["output_type"] == [output_type]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    assert visible(tmp_path / "out") == [name]
     written = tmp_path / "out" / name
     counted = {row.name: row.voxels for row in report.cases[0].labels}
     if output_type == "nrrd":

@@ -60,8 +60,8 @@ def test_segments_a_folder_and_reports_what_failed(real_scan: Path, tmp_path: Pa
         [str(scans / "missing.nii.gz"), "no such file; expected a NIfTI, NRRD or MetaImage file, or a DICOM series"],
     ]
     out = tmp_path / "out"
-    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    assert written == ["report.json", "statistics.csv", "sub/good_seg.nii.gz"]
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("[!.]*") if path.is_file())
+    assert written == ["report.html", "report.json", "statistics.csv", "sub/good_seg.nii.gz"]
     report = json.loads((out / "report.json").read_text())
     assert sorted(case["status"] for case in report["cases"]) == ["done", "failed", "failed"]
 
@@ -176,9 +176,10 @@ def test_options_reach_the_report(bundle_copy: Path, real_scan: Path, tmp_path: 
     options += ["--max-memory", "8GB", "--uncertainty", "--skip-empty", "--overlap", "0.25"]
     done = run("segment", real_scan, "-o", tmp_path / "out", "-b", bundle_copy, "--quiet", *options)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+    assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {
         "mni_left_seg_entropy.nii.gz",
         "mni_left_seg.nii.gz",
+        "report.html",
         "report.json",
         "statistics.csv",
     }
@@ -191,7 +192,7 @@ def test_options_reach_the_report(bundle_copy: Path, real_scan: Path, tmp_path: 
     assert 0 < memory["peak_bytes"] < 8e9
 
 
-def test_ctrl_c_leaves_whole_files_only(real_scan: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_whole_files_and_a_report(real_scan: Path, tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
     for index in range(200):
         (tmp_path / "scans" / f"{index:03}.nii.gz").symlink_to(real_scan)
@@ -206,10 +207,14 @@ def test_ctrl_c_leaves_whole_files_only(real_scan: Path, tmp_path: Path) -> None
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors.strip() == "tomoseg: error: interrupted; the scans that were finished are written"
-    written = list((tmp_path / "out").iterdir())
+    written = list((tmp_path / "out").glob("*.nii.gz"))
     assert 1 <= len(written) < 200
     for path in written:
         assert nib.load(path).get_fdata().any()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["interrupted"]
+    assert len(report["cases"]) + len(report["pending"]) == 200
+    assert "The run ended before its turn" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_bundle_without_weights_is_wrong_usage(bundle_copy: Path, real_scan: Path, tmp_path: Path) -> None:

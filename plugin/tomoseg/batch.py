@@ -1,28 +1,42 @@
-"""Many scans, one after the other; one that fails does not stop the rest."""
+"""Many scans: while one is at the network, the next is read and the last is written; one that fails stops nobody."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeAlias
 
-import numpy as np
+import torch
 
 from tomoseg.cases import Case, plan_cases, refuse_entropy_clashes
+from tomoseg.delivery import Delivery
 from tomoseg.errors import MissingExtraError, OutputError, TomosegError, one_line
-from tomoseg.files import sha256
-from tomoseg.preview import require_matplotlib, save_preview
-from tomoseg.report import CaseReport, LabelVolume, Report
+from tomoseg.files import remove_stale, sha256
+from tomoseg.preview import require_matplotlib
+from tomoseg.report import CaseReport, Report, describe_hardware, utc_now
 from tomoseg.segmentation import Segmentation
-from tomoseg.segmenter import Segmenter
-from tomoseg.volumes import VOLUME_SUFFIXES, has_suffix, read_volume
+from tomoseg.segmenter import Prepared, Segmenter
+from tomoseg.sidecar import hash_run, hash_scan
+from tomoseg.volumes import VOLUME_SUFFIXES, has_suffix
 
 # a scan's path, the number of its windows that are done, and of all of them
 OnWindow = Callable[[Path, int, int], None]
+_Future: TypeAlias = "Future[Any]"
+
+
+class BatchInterruptedError(KeyboardInterrupt):
+    """Ctrl-C, with the report of what was done until then."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.report = report
 
 
 def segment_batch(
@@ -91,76 +105,98 @@ def segment_cases(
             "overwrite": overwrite,
             "preview": preview,
         },
+        hardware=describe_hardware([torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]),
+        pending=[str(case.input) for case in cases],
     )
     if segmenter.options.uncertainty:
         refuse_entropy_clashes(cases)
-    for case in cases:
-        progress = None if on_window is None else partial(on_window, case.input)
-        record = _segment_case(segmenter, case, overwrite, preview, progress)
-        report.cases.append(record)
-        if on_case is not None:
-            on_case(record)
-    report.backend = segmenter.backend  # known for sure once a network was compiled
+    for folder in {case.output.parent for case in cases}:
+        remove_stale(folder)
+    chosen = [sorted({case.kind.name for case in cases}), sorted({str(case.series) for case in cases})]
+    run = hash_run(bundle, segmenter.checkpoint_sha256, segmenter.options, segmenter.precision, chosen)
+    delivery = Delivery(run, overwrite, preview, segmenter.options.uncertainty)
+    try:
+        for record in _run(segmenter, delivery, cases, on_window):
+            report.cases.append(record)
+            report.pending.pop(0)
+            if on_case is not None:
+                on_case(record)
+    except KeyboardInterrupt as error:
+        report.interrupted = True
+        raise BatchInterruptedError(report) from error
+    finally:
+        report.backend = segmenter.backend  # known for sure once a network was compiled
+        report.finished = utc_now()
     return report
 
 
-def _segment_case(
-    segmenter: Segmenter, case: Case, overwrite: bool, preview: bool, on_window: Callable[[int, int], None] | None
-) -> CaseReport:
+def _run(
+    segmenter: Segmenter, delivery: Delivery, cases: Sequence[Case], on_window: OnWindow | None
+) -> Iterator[CaseReport]:
+    """Yield the outcome of each case, in order: while one is at the network, the next is read, the last written."""
+    apart = segmenter.options.max_memory is None  # what else is in memory would break a limit
+    with ThreadPoolExecutor(1, "tomoseg-read") as reader, ThreadPoolExecutor(1, "tomoseg-write") as writer:
+        waiting, reading, writing = deque(cases), deque[tuple[Case, _Future]](), deque[_Future]()
+
+        def read_next() -> None:
+            if waiting and not reading:
+                case = waiting.popleft()
+                reading.append((case, reader.submit(_guarded, case, _prepare, segmenter, delivery, case)))
+
+        try:
+            read_next()
+            while reading:
+                case, future = reading.popleft()
+                ready = future.result()
+                if apart:
+                    read_next()
+                if not isinstance(ready, CaseReport):
+                    ready = _guarded(case, _predict, segmenter, case, *ready, on_window)
+                if isinstance(ready, CaseReport):
+                    writing.append(writer.submit(_as_it_is, ready))
+                else:
+                    writing.append(writer.submit(_guarded, case, delivery.deliver, case, *ready))
+                del ready
+                while len(writing) > apart:
+                    yield writing.popleft().result()
+                read_next()
+            while writing:
+                yield writing.popleft().result()
+        except BaseException:
+            for _, future in reading:
+                future.cancel()
+            raise
+
+
+def _prepare(segmenter: Segmenter, delivery: Delivery, case: Case) -> CaseReport | tuple[Prepared, str]:
+    if case.kind.packages and case.input.is_file() and has_suffix(case.input.name, VOLUME_SUFFIXES):
+        raise OutputError(f"{case.input}: expected a DICOM series, for {case.kind.name} refers to one")
+    scan = ""
+    if case.resumable:
+        with suppress(OSError):  # the reader will tell what is wrong with it
+            scan = hash_scan(case.input)
+    return delivery.earlier(case, scan) or (segmenter.prepare(case.input, case.series), scan)
+
+
+def _predict(
+    segmenter: Segmenter, case: Case, prepared: Prepared, scan: str, on_window: OnWindow | None
+) -> tuple[Segmentation, str]:
+    progress = None if on_window is None else partial(on_window, case.input)
+    return segmenter.predict(prepared, progress), scan
+
+
+def _as_it_is(report: CaseReport) -> CaseReport:
+    return report
+
+
+def _guarded(case: Case, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what the work returns, or the report that it failed: the other scans still matter."""
     try:
-        for path in (case.output, *([case.entropy] if segmenter.options.uncertainty else [])):
-            if path.exists() and not overwrite:
-                raise OutputError(f"{path}: is there already; pass --overwrite to replace it")
-        if case.kind.packages and case.input.is_file() and has_suffix(case.input.name, VOLUME_SUFFIXES):
-            raise OutputError(f"{case.input}: expected a DICOM series, for {case.kind.name} refers to one")
-        result = segmenter(case.input, on_window, case.series)
-        start = time.perf_counter()
-        if result.entropy is not None:
-            result.save_entropy(case.entropy)
-        result.save(case.output, case.kind.name)
-        remarks = [*result.remarks, *([_save_picture(case, result)] if preview else [])]
-        writing = time.perf_counter() - start
+        return work(*arguments)
     except TomosegError as error:
         reason = one_line(error)
     except MemoryError as error:
         reason = f"{case.input}: not enough memory for this scan: {one_line(error)}"
-    except Exception as error:  # an error of ours or of a library: the other scans still matter
+    except Exception as error:  # an error of ours or of a library
         reason = f"{case.input}: unexpected {type(error).__name__}: {one_line(error)}"
-    else:
-        return CaseReport(
-            input=str(case.input),
-            output=str(case.output),
-            status="done",
-            series=result.series.uid if result.series else None,
-            remarks=tuple(filter(None, remarks)),
-            seconds={**result.seconds, "writing": writing},
-            windows=result.windows,
-            skipped_windows=result.skipped_windows,
-            memory=result.memory,
-            labels=_measure(result),
-        )
     return CaseReport(input=str(case.input), output=None, status="failed", reason=reason)
-
-
-def _save_picture(case: Case, result: Segmentation) -> str:
-    """Write the preview; return why there is none, for the label map is good without it."""
-    labels = result.labels
-    if result.overlapping:  # the last of several labels is drawn
-        labels = np.zeros(result.grid.shape, np.uint16)
-        for value, mask in enumerate(result.labels, 1):
-            labels[mask > 0] = value
-    try:
-        # once more: while the network ran, its memory was of better use
-        scan = read_volume(case.input, case.series, allow_non_finite=True)
-        image = np.nan_to_num(scan.array)
-        save_preview(case.picture, image, labels, result.grid, result.label_table, case.input.resolve().name)
-    except Exception as error:  # whatever matplotlib raises, the label map is written
-        return f"no preview: {one_line(error)}"
-    return ""
-
-
-def _measure(result: Segmentation) -> tuple[LabelVolume, ...]:
-    return tuple(
-        LabelVolume(value, result.names[value], count, count * result.grid.voxel_volume_ml)
-        for value, count in result.voxel_counts.items()
-    )

@@ -30,12 +30,24 @@ class Case:
         output: the file of the labels.
         kind: its format.
         series: SeriesInstanceUID, where the input may hold several series.
+        resumable: whether a sidecar proves that it is done; not for a single file that was named.
     """
 
     input: Path
     output: Path
     kind: OutputType
     series: str | None = None
+    resumable: bool = False
+
+    @property
+    def name(self) -> str:
+        """What people call the scan: the name of its file or folder."""
+        return _name(self.input)
+
+    @property
+    def sidecar(self) -> Path:
+        """The hidden file that proves that the case is done."""
+        return self.output.with_name(f".{self.output.name}.done.json")
 
     @property
     def picture(self) -> Path:
@@ -94,7 +106,7 @@ def plan_cases(
         cases = [Case(scans[0].path, target, kind, scans[0].series)]
     else:
         base = folders[0] if folders == expanded and len(folders) == 1 else _common_parent(scans)
-        cases = [Case(scan.path, _below(target, scan.path, base, kind), kind, scan.series) for scan in scans]
+        cases = [Case(scan.path, _below(target, scan.path, base, kind), kind, scan.series, True) for scan in scans]
     _refuse_clashes(cases)
     return cases
 
@@ -132,12 +144,17 @@ def _common_parent(scans: Sequence[Scan]) -> Path:
         return Path()
 
 
+def _name(scan: Path) -> str:
+    """Return the last part of a path, that of "." and ".." too; a link keeps its own."""
+    return Path(os.path.abspath(scan)).name  # noqa: PTH100 - `resolve` follows links
+
+
 def _below(target: Path, scan: Path, base: Path, kind: OutputType) -> Path:
     try:
         tree = scan.absolute().parent.relative_to(base.absolute())
     except ValueError:  # the base itself is the scan
         tree = Path()
-    return target / tree / f"{strip_suffix(scan.resolve().name)}{kind.ending}"
+    return target / tree / f"{strip_suffix(_name(scan))}{kind.ending}"
 
 
 def _refuse_clashes(cases: Sequence[Case]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,9 +23,10 @@ from tomoseg.cases import plan_cases
 from tomoseg.deferral import collector_paused, deferred
 from tomoseg.errors import BundleError, TomosegError, UsageError, one_line
 from tomoseg.options import CLEANERS, Options
-from tomoseg.progress import WindowProgress
+from tomoseg.page import write_page
+from tomoseg.progress import BatchProgress
 from tomoseg.registry import describe_all, find_bundle, registered_names
-from tomoseg.report import CaseReport
+from tomoseg.report import CaseReport, Report
 from tomoseg.volumes import names_output_file
 
 app = typer.Typer(
@@ -39,6 +41,7 @@ SELDOM_USED = (
     "itk", "matplotlib", "nrrd", "pandas", "pydicom", "scipy", "skimage", "sklearn", "torch.distributed.optim",
 )  # fmt: skip
 WIDE = 1000  # columns
+STATUSES = {"done": "done", "skipped": "done by an earlier run", "failed": "failed"}
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 BundleOption = Annotated[
     str,
@@ -166,26 +169,42 @@ def segment(
         import torch  # noqa: F401 - what it needs is not deferred
 
         with deferred(*SELDOM_USED):
-            from tomoseg.batch import segment_cases  # torch and monai, 1 to 2 s: only once they are needed
+            from tomoseg.batch import (
+                BatchInterruptedError,
+                segment_cases,
+            )  # torch and monai, 1 to 2 s: only once they are needed
             from tomoseg.segmenter import Segmenter
 
     segmenter = Segmenter(chosen, options)
-    with WindowProgress(hidden=quiet) as progress:
-        result = segment_cases(
-            segmenter,
-            cases,
-            overwrite=overwrite,
-            preview=preview,
-            on_case=lambda case: _print_case(case, quiet),
-            on_window=progress.show,
-        )
+    interruption = None
+    try:
+        with BatchProgress(len(cases), hidden=quiet) as progress:
+
+            def told(case: CaseReport) -> None:
+                _print_case(case, quiet)
+                progress.count(case)
+
+            result = segment_cases(
+                segmenter,
+                cases,
+                overwrite=overwrite,
+                preview=preview,
+                on_case=told,
+                on_window=progress.show,
+            )
+    except BatchInterruptedError as error:
+        result, interruption = error.report, error
     folder = output.parent if is_file else output
     if report is not None or not is_file:
         result.save(report or folder / "report.json")
     if statistics or not is_file:
         result.save_statistics(folder / "statistics.csv")
+    if not is_file:
+        write_page(result, folder / "report.html")
+    if interruption is not None:
+        raise interruption
     if not quiet and len(result.cases) > 1:
-        print(f"{len(result.cases) - len(result.failed)} of {len(result.cases)} done, {len(result.failed)} failed")
+        _print_summary(result, None if is_file else folder / "report.html")
     if result.failed:
         raise typer.Exit(1)
 
@@ -206,8 +225,7 @@ def check(
     if as_json:
         print(json.dumps(survey.as_json(), indent=2, ensure_ascii=False))
     else:
-        # in a file or a pipe, a line is a line
-        console = Console(width=None if sys.stdout.isatty() else WIDE)
+        console = _console()
         for content in tabulate(survey):
             table = Table(title=escape(content.title), title_justify="left")
             for name in content.columns:
@@ -286,12 +304,33 @@ def _print_case(case: CaseReport, quiet: bool) -> None:
     if case.status == "failed":
         _complain(case.reason)
         return
+    if case.status == "skipped":
+        if not quiet:
+            print(f"{case.input} -> {case.output}: done by an earlier run", flush=True)
+        return
     for remark in case.remarks:
         print(f"tomoseg: note: {case.input}: {remark}", file=sys.stderr, flush=True)
     if not quiet:
         volumes = ", ".join(f"{row.name} {row.volume_ml:.2f} mL" for row in case.labels)
         skipped = f", {case.skipped_windows} of {case.windows} windows skipped" if case.skipped_windows else ""
         print(f"{case.input} -> {case.output}: {volumes} ({sum(case.seconds.values()):.1f} s{skipped})", flush=True)
+
+
+def _print_summary(report: Report, page: Path | None) -> None:
+    """Print how many cases ended how, those that failed once more, and where to read on."""
+    counts = Counter[str](case.status for case in report.cases)
+    if report.failed:
+        table = Table("failed", "why", title_justify="left")
+        for case in report.failed:
+            table.add_row(escape(case.input), escape(case.reason.removeprefix(f"{case.input}: ")))
+        _console().print(table)
+    told = ", ".join(f"{counts[status]} {name}" for status, name in STATUSES.items() if counts[status])
+    print(f"{told} of {len(report.cases)}{f'; see {page}' if page else ''}", flush=True)
+
+
+def _console() -> Console:
+    """Return standard output; in a file or a pipe, a line is a line."""
+    return Console(width=None if sys.stdout.isatty() else WIDE)
 
 
 def _complain(message: str) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
 
 from tomoseg.errors import OutputError, one_line
 
@@ -33,6 +36,41 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # gone already, or its folder was never there
             temporary.unlink()
+
+
+STAGING = f".tomoseg-{platform.node()}-"  # and the process; other machines may work in the same folder
+
+
+@contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new hidden folder in `parent`, for files that are to take their names at once; it is removed afterwards.
+
+    Raises:
+        OutputError: it cannot be made, or what is written in there fails.
+    """
+    folder = None
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(mkdtemp(prefix=f"{STAGING}{os.getpid()}-", dir=parent))
+        yield folder
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{parent}: cannot be written to: {one_line(error)}") from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_stale(parent: Path) -> None:
+    """Remove what processes of this machine that are no more left in `parent`."""
+    import psutil  # 25 ms that `tomoseg --help` need not wait for
+
+    with suppress(OSError):
+        for folder in parent.glob(f"{STAGING}*-*"):
+            pid = folder.name.removeprefix(STAGING).partition("-")[0]
+            if pid.isdigit() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

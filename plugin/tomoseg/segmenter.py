@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -23,10 +23,32 @@ from tomoseg.pipeline import Pipeline, Prediction
 from tomoseg.registry import find_bundle
 from tomoseg.report import Memory
 from tomoseg.segmentation import Segmentation
-from tomoseg.volumes import Volume, read_volume, refuse_non_finite
+from tomoseg.volumes import DicomSeries, Volume, read_volume, refuse_non_finite
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+    Source: TypeAlias = str | os.PathLike[str] | nib.spatialimages.SpatialImage | sitk.Image
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A scan that is ready for the network, without its own voxels; the fields are those of `Volume`.
+
+    Args:
+        data: what the bundle's preprocessing made of it; the network's turn changes it.
+        seconds: time of each stage so far.
+        peak_bytes: what the process took at most meanwhile.
+    """
+
+    data: dict[str, Any]
+    grid: Grid
+    name: str
+    header: nib.Nifti1Header | None
+    series: DicomSeries | None
+    remarks: tuple[str, ...]
+    seconds: dict[str, float]
+    peak_bytes: int
 
 
 class Segmenter:
@@ -45,7 +67,8 @@ class Segmenter:
         self.bundle = bundle
         self.options = options or Options()
         self.names = bundle.labels
-        self._one_at_a_time = threading.Lock()
+        self._one_is_prepared = threading.Lock()
+        self._one_is_predicted = threading.Lock()
         self._pipeline = Pipeline(bundle, _choose_device(self.options.device), self.options)
 
     @classmethod
@@ -79,7 +102,7 @@ class Segmenter:
 
     def __call__(
         self,
-        source: str | os.PathLike[str] | nib.spatialimages.SpatialImage | sitk.Image | Volume,
+        source: Source | Volume,
         on_window: OnWindow | None = None,
         series: str | None = None,
     ) -> Segmentation:
@@ -96,43 +119,52 @@ class Segmenter:
             BundleError: the bundle fails on it.
             MemoryLimitError: it needs more memory than the options allow.
         """
-        with self._one_at_a_time, PeakMemory(self._pipeline.device) as peak:
+        return self.predict(self.prepare(source, series), on_window)
+
+    def prepare(self, source: Source | Volume, series: str | None = None) -> Prepared:
+        """Read, clean and preprocess a scan; another one may be predicted meanwhile. Otherwise as for a call."""
+        with self._one_is_prepared, PeakMemory(self._pipeline.device) as peak:
             start = time.perf_counter()
             allowed = self._pipeline.replaces_non_finite
             volume = source if isinstance(source, Volume) else read_volume(source, series, allow_non_finite=allowed)
             if not allowed and volume is source:
                 refuse_non_finite(volume)
-            read = time.perf_counter()
-            volume = self._pipeline.clean(volume)
-            cleaned = time.perf_counter()
-            grid, header, found, name, remarks = (
-                volume.grid, volume.header, volume.series, volume.source, volume.remarks,
-            )  # fmt: skip
+            seconds = {"reading": time.perf_counter() - start}
+            if self.options.clean:
+                start = time.perf_counter()
+                volume = self._pipeline.clean(volume)
+                seconds["cleaning"] = time.perf_counter() - start
+            start = time.perf_counter()
             data = self._pipeline.prepare(volume)
-            del volume  # the network needs the memory
-            prepared = time.perf_counter()
-            preparing = peak.now()
-            self._refuse_excess(preparing, name)
-            prediction = self._pipeline.predict(data, grid, name, on_window)
-            labels = self._label_map(prediction, grid)
-        cleaning = {"cleaning": cleaned - read} if self.options.clean else {}
-        seconds = {"reading": read - start, **cleaning, "preprocessing": prepared - cleaned, **prediction.seconds}
+            seconds["preprocessing"] = time.perf_counter() - start
+        self._refuse_excess(peak.bytes, volume.source)
+        # the volume's own voxels go: the network needs the memory
+        return Prepared(
+            data, volume.grid, volume.source, volume.header, volume.series, volume.remarks, seconds, peak.bytes
+        )
+
+    def predict(self, prepared: Prepared, on_window: OnWindow | None = None) -> Segmentation:
+        """Run network and post-processing on a scan that `prepare` returned; otherwise as for a call."""
+        before = prepared.peak_bytes
+        with self._one_is_predicted, PeakMemory(self._pipeline.device) as peak:
+            prediction = self._pipeline.predict(prepared.data, prepared.grid, prepared.name, on_window)
+            labels = self._label_map(prediction, prepared.grid)
         return Segmentation(
             labels=labels,
-            grid=grid,
+            grid=prepared.grid,
             label_table=self._label_table(labels),
             algorithm=self.bundle.name,
             version=self.bundle.version,
-            seconds=seconds,
-            header=header,
-            series=found,
-            remarks=(*remarks, *prediction.remarks),
+            seconds={**prepared.seconds, **prediction.seconds},
+            header=prepared.header,
+            series=prepared.series,
+            remarks=(*prepared.remarks, *prediction.remarks),
             entropy=prediction.entropy,
             windows=prediction.windows,
             skipped_windows=prediction.skipped,
             memory=Memory(
-                planned_bytes=max(prediction.planned_ram_bytes, preparing) if prediction.planned_ram_bytes else 0,
-                peak_bytes=peak.bytes,
+                planned_bytes=max(prediction.planned_ram_bytes, before) if prediction.planned_ram_bytes else 0,
+                peak_bytes=max(peak.bytes, before),
                 planned_vram_bytes=prediction.planned_vram_bytes,
                 peak_vram_bytes=peak.vram_bytes,
             ),

@@ -14,7 +14,7 @@ from tomoseg.volumes.formats import (
 )
 from tomoseg.volumes.nifti import write_label_map, write_map
 from tomoseg.volumes.read import read_volume
-from tomoseg.volumes.scans import Scan, find_scans
+from tomoseg.volumes.scans import Scan, files_of, find_scans
 from tomoseg.volumes.search import INDEX, find_volumes, is_dicom
 from tomoseg.volumes.volume import DicomSeries, Volume, refuse_non_finite
 
@@ -27,6 +27,7 @@ __all__ = [
     "Scan",
     "Volume",
     "choose_output_type",
+    "files_of",
     "find_scans",
     "find_volumes",
     "has_suffix",

@@ -9,6 +9,7 @@ from tomoseg.errors import UsageError
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+DETACHED_SUFFIXES = (".nhdr", ".mhd")  # the voxels are in another file
 SEGMENTATION_SUFFIX = ".seg.nrrd"  # 3D Slicer's; never a scan
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 

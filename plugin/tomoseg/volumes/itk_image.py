@@ -175,10 +175,9 @@ def _check_meta(path: Path, line: str, again: bool) -> None:
     """Refuse a line of a MetaImage header that MetaIO does not survive, or that it and we may read differently."""
     name, _, value = (part.strip() for part in line.partition("="))
     known = META_VALUES.get(name.lower(), {value.lower()})
+    longest = LONGEST_TEXT if name.lower() not in LENGTHS else 4 * LONGEST_TEXT
     if "|" in name:  # an element that ITK has kept of a DICOM file
         longest = LONGEST_ELEMENT
-    else:
-        longest = LONGEST_TEXT if name.lower() not in LENGTHS else 4 * LONGEST_TEXT
     if again or not META_LINE.fullmatch(line) or len(value) > longest or value.lower() not in known:
         raise VolumeError(f"{path}: its header is damaged, or of no scan: {_shown(line)}")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from tomoseg.volumes.formats import DETACHED_SUFFIXES, has_suffix
 from tomoseg.volumes.search import dicom_files, find_volumes
 
 
@@ -43,3 +45,12 @@ def find_scans(folder: Path, series: str | None = None, leave_out: Path | None =
         if series is None:  # nothing in there could be read: it is a scan that fails
             scans += [Scan(place) for place in {file.parent for file in damaged} - places.keys()]
     return sorted(scans, key=lambda scan: (scan.path, scan.series or ""))
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that a scan is made of: itself, or the DICOM files below a folder, or header and voxels."""
+    if path.is_dir():
+        return dicom_files(path)
+    if has_suffix(path.name, DETACHED_SUFFIXES):
+        return [path, *(other for other in path.parent.glob(f"{glob.escape(path.stem)}.*") if other != path)]
+    return [path]

@@ -1,0 +1,182 @@
+"""A batch that is stopped, killed, run twice or run at once by two: nothing is lost, and nothing is made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tomoseg import Segmenter, segment_batch
+from tomoseg.report import Report
+from tomoseg.segmenter import Prepared
+
+NAME = "hippocampus_mr_segmentation"
+KILLS = 50
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter.from_bundle(NAME)
+
+
+@pytest.fixture
+def scans(tmp_path: Path, real_scan: Path) -> Path:
+    """Six scans that differ, in two folders."""
+    image = nib.load(real_scan)
+    for index in range(6):
+        path = tmp_path / "scans" / str(index % 2) / f"{index}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.roll(image.get_fdata(dtype="float32"), index, axis=1), image.affine), path)
+    return tmp_path / "scans"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the label maps."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*_seg.nii.gz"))}
+
+
+def statuses(report: Report) -> list[str]:
+    return [case.status for case in report.cases]
+
+
+def test_what_is_proven_is_not_made_again(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
+    first = segment_batch(segmenter, [scans], tmp_path / "out")
+    assert statuses(first) == ["done"] * 6
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    again = segment_batch(segmenter, [scans], tmp_path / "out")
+    assert statuses(again) == ["skipped"] * 6
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == times
+    # the report is as complete as the first
+    assert [case.labels for case in again.cases] == [case.labels for case in first.cases]
+    assert [case.seconds["network"] for case in again.cases] == [case.seconds["network"] for case in first.cases]
+
+
+def test_what_is_not_proven_is_told_or_made_again(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    segment_batch(segmenter, [scans], out)
+    wanted = contents(out)
+    (out / "0/0_seg.nii.gz").unlink()
+    (out / "0/2_seg.nii.gz").write_bytes(wanted["0/2_seg.nii.gz"][:-9])
+    (out / "0/.4_seg.nii.gz.done.json").write_text("{")
+    shutil.copy(scans / "1/3.nii.gz", scans / "1/1.nii.gz")
+    report = segment_batch(segmenter, [scans], out)
+    assert statuses(report) == ["done", "failed", "failed", "failed", "skipped", "skipped"]
+    assert report.cases[1].reason.endswith("2_seg.nii.gz: is there already; pass --overwrite to replace it")
+    assert "1_seg.nii.gz: is there already, and the scan changed since" in report.cases[3].reason
+    assert (out / "0/0_seg.nii.gz").read_bytes() == wanted["0/0_seg.nii.gz"]
+
+    other = Segmenter.from_bundle(NAME, overlap=0.1)
+    report = segment_batch(other, [scans / "1/5.nii.gz"], out / "1")
+    assert "the bundle, its weights or the options changed since" in report.cases[0].reason
+    assert statuses(segment_batch(segmenter, [scans], out, overwrite=True)) == ["done"] * 6
+    assert contents(out) == {**wanted, "1/1_seg.nii.gz": contents(out)["1/3_seg.nii.gz"]}
+
+
+def test_a_file_of_its_own_has_no_sidecar(segmenter: Segmenter, real_scan: Path, tmp_path: Path) -> None:
+    segment_batch(segmenter, [real_scan], tmp_path / "new" / "seg.nii.gz")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["seg.nii.gz"]
+
+
+def command(scans: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "tomoseg", "segment", str(scans), "-o", str(out), "-b", NAME, "--preview"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="kill -9")
+def test_killed_at_random_moments_it_ends_as_if_it_never_was(scans: Path, tmp_path: Path) -> None:
+    subprocess.run(command(scans, tmp_path / "whole"), check=True, capture_output=True)
+    wanted = contents(tmp_path / "whole")
+    assert len(wanted) == 6
+    chance = random.Random(0)
+    out, cut = tmp_path / "out", 0
+    for _ in range(KILLS):
+        process = subprocess.Popen(command(scans, out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert process.stdout is not None
+        if chance.random() < 0.7:  # most often amid the scans, not in starting
+            process.stdout.readline()
+            time.sleep(chance.uniform(0, 0.3))
+        else:
+            time.sleep(chance.uniform(0, 2))
+        process.send_signal(signal.SIGKILL)
+        cut += process.wait() == -signal.SIGKILL
+        for name, content in contents(out).items():  # never half of a file under its name
+            assert content == wanted[name]
+        if len(contents(out)) == len(wanted):
+            shutil.rmtree(out)
+    assert cut > KILLS // 2
+    done = subprocess.run(command(scans, out), check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == wanted
+    assert not list(out.rglob(".tomoseg-*"))
+
+
+def test_two_processes_in_one_folder_do_not_disturb_each_other(scans: Path, tmp_path: Path) -> None:
+    both = [
+        subprocess.Popen(command(scans, tmp_path / "out"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in both:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    done = subprocess.run(command(scans, tmp_path / "out"), check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [case["status"] for case in report["cases"]] == ["skipped"] * 6
+    assert not list((tmp_path / "out").rglob(".tomoseg-*"))
+
+
+def test_a_scan_that_vanishes_fails_alone(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
+    def vanish(case: object) -> None:
+        (scans / "1/5.nii.gz").unlink(missing_ok=True)
+
+    report = segment_batch(segmenter, [scans], tmp_path / "out", on_case=vanish)
+    assert statuses(report) == ["done"] * 5 + ["failed"]
+    assert "5.nii.gz: no such file" in report.cases[-1].reason
+
+
+def test_no_more_than_one_scan_waits_for_the_network_and_one_for_the_disk(
+    segmenter: Segmenter, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    ahead: list[int] = []
+    prepare = segmenter.prepare
+
+    def noted(source: Path, series: str | None) -> Prepared:
+        started.append(source)
+        return prepare(source, series)
+
+    monkeypatch.setattr(segmenter, "prepare", noted)
+    report = segment_batch(
+        segmenter, [scans], tmp_path / "out", on_case=lambda case: ahead.append(len(started) - len(ahead) - 1)
+    )
+    assert statuses(report) == ["done"] * 6
+    assert 1 <= max(ahead) <= 2
+
+
+def test_with_a_limit_of_memory_one_scan_is_done_before_the_next_is_read(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = Segmenter.from_bundle(NAME, max_memory="8GB")
+    started: list[Path] = []
+    ahead: list[int] = []
+    prepare = segmenter.prepare
+
+    def noted(source: Path, series: str | None) -> Prepared:
+        started.append(source)
+        return prepare(source, series)
+
+    monkeypatch.setattr(segmenter, "prepare", noted)
+    segment_batch(
+        segmenter, [scans], tmp_path / "out", on_case=lambda case: ahead.append(len(started) - len(ahead) - 1)
+    )
+    assert ahead == [0] * 6
