@@ -82,6 +82,18 @@ def test_what_is_not_proven_is_told_or_made_again(segmenter: Segmenter, scans: P
     assert contents(out) == {**wanted, "1/1_seg.nii.gz": contents(out)["1/3_seg.nii.gz"]}
 
 
+def test_a_picture_that_is_asked_for_later_is_made(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
+    segment_batch(segmenter, [scans / "0"], tmp_path / "out")
+    wanted = contents(tmp_path / "out")
+    assert statuses(segment_batch(segmenter, [scans / "0"], tmp_path / "out", preview=True)) == ["done"] * 3
+    assert contents(tmp_path / "out") == wanted
+    assert statuses(segment_batch(segmenter, [scans / "0"], tmp_path / "out", preview=True)) == ["skipped"] * 3
+    # a scan that comes later leaves the proofs of the others alone
+    shutil.copy(scans / "1/1.nii.gz", scans / "0/9.nii.gz")
+    again = segment_batch(segmenter, [scans / "0"], tmp_path / "out")
+    assert statuses(again) == ["skipped"] * 3 + ["done"]
+
+
 def test_a_file_of_its_own_has_no_sidecar(segmenter: Segmenter, real_scan: Path, tmp_path: Path) -> None:
     segment_batch(segmenter, [real_scan], tmp_path / "new" / "seg.nii.gz")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["seg.nii.gz"]

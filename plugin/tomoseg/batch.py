@@ -112,8 +112,7 @@ def segment_cases(
         refuse_entropy_clashes(cases)
     for folder in {case.output.parent for case in cases}:
         remove_stale(folder)
-    chosen = [sorted({case.kind.name for case in cases}), sorted({str(case.series) for case in cases})]
-    run = hash_run(bundle, segmenter.checkpoint_sha256, segmenter.options, segmenter.precision, chosen)
+    run = hash_run(bundle, segmenter.checkpoint_sha256, segmenter.options, segmenter.precision)
     delivery = Delivery(run, overwrite, preview, segmenter.options.uncertainty)
     try:
         for record in _run(segmenter, delivery, cases, on_window):
@@ -174,7 +173,7 @@ def _prepare(segmenter: Segmenter, delivery: Delivery, case: Case) -> CaseReport
     scan = ""
     if case.resumable:
         with suppress(OSError):  # the reader will tell what is wrong with it
-            scan = hash_scan(case.input)
+            scan = hash_scan(case.input, case.kind.name, case.series)
     return delivery.earlier(case, scan) or (segmenter.prepare(case.input, case.series), scan)
 
 

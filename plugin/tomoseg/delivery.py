@@ -50,7 +50,8 @@ class Delivery:
             return None
         sidecar = read_sidecar(case.sidecar) if case.resumable else None
         outputs = self.outputs(case)
-        if sidecar is not None and sidecar.proves(scan, self.run, outputs):
+        asked = [*outputs, *([case.picture] if self.preview else [])]
+        if sidecar is not None and sidecar.proves(scan, self.run, asked):
             return replace(sidecar.case, input=str(case.input), output=str(case.output), status="skipped")
         for path in outputs:
             # files that a run made and could not finish with are replaced; those of anybody else are not

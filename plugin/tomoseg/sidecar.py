@@ -62,27 +62,31 @@ def read_sidecar(path: Path) -> Sidecar | None:
         return None
 
 
-def hash_scan(path: Path) -> str:
+def hash_scan(path: Path, *others: Any) -> str:
     """Return the SHA-256 over the contents of the files of a scan, whatever they are called.
+
+    Args:
+        path: a file, or a folder with DICOM files.
+        others: what else is asked of this scan alone, e.g. the series and the format.
 
     Raises:
         OSError: one of them cannot be read.
     """
-    return _hash(sorted(map(sha256, files_of(path))))
+    return _hash([sorted(map(sha256, files_of(path))), list(others)])
 
 
-def hash_run(bundle: Bundle, checkpoints: Sequence[str], options: Options, *others: Any) -> str:
+def hash_run(bundle: Bundle, checkpoints: Sequence[str], options: Options, precision: str) -> str:
     """Return the SHA-256 over all besides the scan that decides what comes of it.
 
     Args:
         bundle: the bundle.
         checkpoints: SHA-256 of the weights in use.
         options: as the user asked for them.
-        others: what else matters, e.g. the format.
+        precision: what the network computes in.
     """
     asked = {key: value for key, value in asdict(options).items() if key not in WITHOUT_EFFECT | {"checkpoints"}}
     described = [sha256(bundle.inference_config), sha256(bundle.root / "configs" / "metadata.json"), bundle.name]
-    return _hash([described, list(checkpoints), asked, list(others)])
+    return _hash([described, list(checkpoints), asked, precision])
 
 
 def _hash(content: Any) -> str:
