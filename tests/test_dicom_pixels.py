@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,9 @@ def test_streams_that_itk_writes_are_read(tmp_path: Path, compressor: str) -> No
     writer.KeepOriginalImageUIDOn()
     writer.UseCompressionOn()
     writer.SetCompressor(compressor)
+    language = locale.setlocale(locale.LC_ALL)
     writer.Execute(sitk.ReadImage(str(path)))
+    locale.setlocale(locale.LC_ALL, language)  # GDCM leaves it at C, where open() reads ASCII
     packed = dcmread(tmp_path / "packed.dcm")
     stream = next(generate_frames(packed.PixelData, number_of_frames=1))
     check_codestream(stream, packed.file_meta.TransferSyntaxUID, ROWS, COLUMNS, 16)

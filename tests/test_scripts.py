@@ -87,9 +87,9 @@ def test_the_benchmark_runs_and_all_give_the_same_labels(checkout: Path, tmp_pat
     assert large["tomoseg, torch fp32"]["voxels_that_differ"] <= 1e-5 * found["ct"]["voxels"]
     assert large["tomoseg, OpenVINO fp32"]["voxels_that_differ"] <= 1e-5 * found["ct"]["voxels"]
     assert large["tomoseg, OpenVINO bf16"]["mean_dice"] > 0.98
-    for name in ("ct", "body", "start"):
+    for name in ("ct", "body", "start", "mris", "cts"):
         for row in found[name]["rows"].values():
-            assert row["wall_s"] > row.get("inner_s", 0) > 0
+            assert row["wall_s"] > row.get("inner_s", 0.1) > 0
             assert row["peak_bytes"] > 1e8
     assert "tomoseg --max-memory 6GB" in done.stdout
     assert "import_tomoseg_s" in done.stdout

@@ -120,8 +120,8 @@ class CaseReport:
 
 
 def utc_now() -> str:
-    """Return the time, UTC, as ISO 8601 with whole seconds."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    """Return the time, UTC, as ISO 8601 with milliseconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 @dataclass

@@ -8,6 +8,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,55 @@ def cold_start(bench: Bench) -> Row:
     return {"what": cold_start.__doc__, "rows": rows, "import_tomoseg_s": round(imported.wall - empty.wall, 3)}
 
 
+def small_batch(bench: Bench) -> Row:
+    """40 small MRIs in a folder with the hippocampus bundle."""
+    bundle = HERE.parent.parent / "monai_bundle" / "hippocampus_mr_segmentation"
+    return {"what": small_batch.__doc__, "rows": _batch(bench, "small", (36, 50, 36), (1.0, 1.0, 1.0), 40, bundle)}
+
+
+def large_batch(bench: Bench) -> Row:
+    """6 CTs of 512×512×78 voxels in a folder, 25 classes."""
+    rows = _batch(bench, "ct", (512, 512, 78), (0.73, 0.73, 2.0), 6, bench.bundle(25))
+    return {"what": large_batch.__doc__, "rows": rows}
+
+
+def _batch(
+    bench: Bench, name: str, shape: tuple[int, int, int], spacing: tuple[float, float, float], count: int, bundle: Path
+) -> dict[str, Row]:
+    """Return what a folder of so many copies of a scan takes MONAI, and takes us."""
+    scan = bench.scan(name, shape, spacing)
+    folder = bench.folder / f"{scan.parent.name}_batch"
+    folder.mkdir(exist_ok=True)
+    for index in range(2 if bench.quick else count):
+        shutil.copyfile(scan, folder / f"{index:02}.nii.gz")
+    network: list[float] = []
+
+    def ours(timing: Timing) -> Path:
+        output = bench.fresh("batch")
+        command: Command = [sys.executable, "-m", "tomoseg", "segment", folder, "-o", output, "-b", bundle, "--quiet"]
+        run([*command, "--device", bench.device], timing)
+        report = json.loads((output / "report.json").read_text())
+        start, stop = (datetime.fromisoformat(report[key]) for key in ("started", "finished"))
+        timing.inner_s.append({"all": (stop - start).total_seconds()})
+        network.append(sum(case["seconds"]["network"] for case in report["cases"]))
+        return output
+
+    def monai(timing: Timing) -> Path:
+        output = bench.fresh("monai_batch")
+        command: Command = [sys.executable, "-m", "monai.bundle", "run"]
+        command += ["--config_file", bundle / "configs" / "inference.json", "--bundle_root", bundle]
+        run([*command, "--dataset_dir", folder, "--output_dir", output], timing)
+        return output
+
+    ours(Timing())  # what is compiled once is no part of it
+    network.clear()
+    timings, _ = interleaved(bench, {"monai.bundle run": monai, "tomoseg": ours})
+    rows: dict[str, Row] = {key: timing.as_dict() for key, timing in timings.items()}
+    rows["tomoseg"]["of_network_time"] = round(timings["tomoseg"].inner / statistics.median(network), 2)
+    rows["tomoseg"]["faster_as_process"] = round(timings["monai.bundle run"].wall / timings["tomoseg"].wall, 1)
+    return rows
+
+
 def _dice(one: Any, other: Any) -> list[float]:
     """Return the Dice of each label of two label maps."""
     return [
@@ -202,4 +252,10 @@ def _dice(one: Any, other: Any) -> list[float]:
     ]
 
 
-ROWS: dict[str, Callable[[Bench], Row]] = {"ct": large_ct, "body": whole_body, "start": cold_start}
+ROWS: dict[str, Callable[[Bench], Row]] = {
+    "ct": large_ct,
+    "body": whole_body,
+    "start": cold_start,
+    "mris": small_batch,
+    "cts": large_batch,
+}
