@@ -48,6 +48,7 @@ def segment_batch(
     series: str | None = None,
     overwrite: bool = False,
     preview: bool = False,
+    measure: bool = True,
     on_case: Callable[[CaseReport], None] | None = None,
     on_window: OnWindow | None = None,
 ) -> Report:
@@ -62,6 +63,7 @@ def segment_batch(
         series: only DICOM series of this SeriesInstanceUID.
         overwrite: replace label maps that are there already; without it they are kept and the scan counts as failed.
         preview: write a PNG beside each label map.
+        measure: tell intensity and place of each label, too, and not only its volume.
         on_case: called after each scan.
         on_window: called with a scan's path, the number of its windows that are done, and of all of them.
 
@@ -70,7 +72,15 @@ def segment_batch(
         MissingExtraError: what a preview or the output type needs is not installed.
     """
     cases = plan_cases(inputs, output, output_type, series)
-    return segment_cases(segmenter, cases, overwrite=overwrite, preview=preview, on_case=on_case, on_window=on_window)
+    return segment_cases(
+        segmenter,
+        cases,
+        overwrite=overwrite,
+        preview=preview,
+        measure=measure,
+        on_case=on_case,
+        on_window=on_window,
+    )
 
 
 def segment_cases(
@@ -79,6 +89,7 @@ def segment_cases(
     *,
     overwrite: bool = False,
     preview: bool = False,
+    measure: bool = True,
     on_case: Callable[[CaseReport], None] | None = None,
     on_window: OnWindow | None = None,
 ) -> Report:
@@ -113,7 +124,7 @@ def segment_cases(
     for folder in {case.output.parent for case in cases}:
         remove_stale(folder)
     run = hash_run(bundle, segmenter.checkpoint_sha256, segmenter.options, segmenter.precision)
-    delivery = Delivery(run, overwrite, preview, segmenter.options.uncertainty)
+    delivery = Delivery(run, overwrite, preview, measure, segmenter.options.uncertainty)
     try:
         for record in _run(segmenter, delivery, cases, on_window):
             report.cases.append(record)

@@ -189,6 +189,7 @@ def segment(
                 cases,
                 overwrite=overwrite,
                 preview=preview,
+                measure=statistics or report is not None or not is_file,
                 on_case=told,
                 on_window=progress.show,
             )

@@ -28,12 +28,14 @@ class Delivery:
         run: SHA-256 of all besides the scan that decides what comes of it.
         overwrite: replace files that are there already.
         preview: draw a picture.
+        measure: look for intensity and place of each label, too, and not only for its volume.
         uncertainty: there is an entropy map.
     """
 
     run: str
     overwrite: bool = False
     preview: bool = False
+    measure: bool = True
     uncertainty: bool = False
 
     def outputs(self, case: Case) -> list[Path]:
@@ -85,7 +87,7 @@ class Delivery:
             if self.uncertainty:
                 result.save_entropy(staged[1])
             remarks = list(result.remarks)
-            volume, why = _read_again(case)
+            volume, why = _read_again(case) if self.measure or self.preview else (None, "")
             preview = None
             if self.preview:
                 why = why or _draw(folder / case.picture.name, case, result, volume)
@@ -105,7 +107,7 @@ class Delivery:
                 skipped_windows=result.skipped_windows,
                 voxels=math.prod(result.grid.shape),
                 memory=result.memory,
-                labels=_measure(result, volume),
+                labels=_measure(result, volume) if self.measure else _count(result),
                 preview=preview,
             )
             if case.resumable:
@@ -137,6 +139,13 @@ def _draw(path: Path, case: Case, result: Segmentation, volume: Volume | None) -
     except Exception as error:  # whatever matplotlib raises, the labels are good without it
         return one_line(error)
     return ""
+
+
+def _count(result: Segmentation) -> tuple[LabelVolume, ...]:
+    return tuple(
+        LabelVolume(value, result.names[value], count, count * result.grid.voxel_volume_ml)
+        for value, count in result.voxel_counts.items()
+    )
 
 
 def _measure(result: Segmentation, volume: Volume | None) -> tuple[LabelVolume, ...]:
