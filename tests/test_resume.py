@@ -41,8 +41,13 @@ def scans(tmp_path: Path, real_scan: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return the label maps."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*_seg.nii.gz"))}
+    """Return the label maps, those aside that are not finished yet."""
+    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*_seg.nii.gz"))}
+    return {
+        name.as_posix(): path.read_bytes()
+        for name, path in found.items()
+        if not any(part.startswith(".") for part in name.parts)
+    }
 
 
 def statuses(report: Report) -> list[str]:
