@@ -161,9 +161,8 @@ def test_a_scan_that_vanishes_fails_alone(segmenter: Segmenter, scans: Path, tmp
     assert "5.nii.gz: no such file" in report.cases[-1].reason
 
 
-def test_no_more_than_one_scan_waits_for_the_network_and_one_for_the_disk(
-    segmenter: Segmenter, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def scans_ahead(segmenter: Segmenter, scans: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return how many scans had been begun beyond each one when it was done with."""
     started: list[Path] = []
     ahead: list[int] = []
     prepare = segmenter.prepare
@@ -173,27 +172,19 @@ def test_no_more_than_one_scan_waits_for_the_network_and_one_for_the_disk(
         return prepare(source, series)
 
     monkeypatch.setattr(segmenter, "prepare", noted)
-    report = segment_batch(
-        segmenter, [scans], tmp_path / "out", on_case=lambda case: ahead.append(len(started) - len(ahead) - 1)
-    )
+    report = segment_batch(segmenter, [scans], out, on_case=lambda case: ahead.append(len(started) - len(ahead) - 1))
     assert statuses(report) == ["done"] * 6
-    assert 1 <= max(ahead) <= 2
+    return ahead
+
+
+def test_no_more_than_one_scan_waits_for_the_network_and_one_for_the_disk(
+    segmenter: Segmenter, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 1 <= max(scans_ahead(segmenter, scans, tmp_path / "out", monkeypatch)) <= 2
 
 
 def test_with_a_limit_of_memory_one_scan_is_done_before_the_next_is_read(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    segmenter = Segmenter.from_bundle(NAME, max_memory="8GB")
-    started: list[Path] = []
-    ahead: list[int] = []
-    prepare = segmenter.prepare
-
-    def noted(source: Path, series: str | None) -> Prepared:
-        started.append(source)
-        return prepare(source, series)
-
-    monkeypatch.setattr(segmenter, "prepare", noted)
-    segment_batch(
-        segmenter, [scans], tmp_path / "out", on_case=lambda case: ahead.append(len(started) - len(ahead) - 1)
-    )
-    assert ahead == [0] * 6
+    limited = Segmenter.from_bundle(NAME, max_memory="8GB")
+    assert scans_ahead(limited, scans, tmp_path / "out", monkeypatch) == [0] * 6
