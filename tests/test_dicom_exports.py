@@ -187,3 +187,10 @@ def test_what_is_given_wrongly_is_told_at_once(tmp_path: Path) -> None:
     ]:
         with pytest.raises(TomosegError, match=message):
             plan_cases(inputs, tmp_path / output, series=series)
+
+
+def test_images_without_a_series_are_a_scan_that_fails(tmp_path: Path) -> None:
+    for path in write_series(tmp_path / "bad", ARRAY, GRID):
+        change(path, SeriesInstanceUID=None)
+    write_series(tmp_path / "good", ARRAY, GRID)
+    assert [scan.path.name for scan in find_scans(tmp_path)] == ["bad", "good"]

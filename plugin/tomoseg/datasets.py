@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from tomoseg.errors import UsageError, one_line
+from tomoseg.errors import UsageError, one_line, shorten
 from tomoseg.volumes import VOLUME_SUFFIXES, has_suffix, strip_suffix
 
 DESCRIPTION = "dataset.json"
@@ -314,7 +314,7 @@ def label_stems(stem: str) -> list[str]:
 
 
 def _quote(value: object) -> str:
-    return one_line(ValueError(repr(value)), 80)
+    return shorten(repr(value), 80)
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +55,11 @@ class Delivery:
         asked = [*outputs, *([case.picture] if self.preview else [])]
         if sidecar is not None and sidecar.proves(scan, self.run, asked):
             return replace(sidecar.case, input=str(case.input), output=str(case.output), status="skipped")
-        for path in outputs:
+        for path in filter(Path.exists, outputs):
             # files that a run made and could not finish with are replaced; those of anybody else are not
-            if path.exists() and not (sidecar is not None and sidecar.made(path)):
+            if sidecar is None or not sidecar.made(path):
                 raise OutputError(f"{path}: is there already; pass --overwrite to replace it")
-            if path.exists() and sidecar is not None and (sidecar.scan, sidecar.run) != (scan, self.run):
+            if (sidecar.scan, sidecar.run) != (scan, self.run):
                 changed = "the scan" if sidecar.scan != scan else "the bundle, its weights or the options"
                 raise OutputError(
                     f"{path}: is there already, and {changed} changed since; pass --overwrite to replace it"
@@ -152,16 +152,6 @@ def _measure(result: Segmentation, volume: Volume | None) -> tuple[LabelVolume, 
     table = {label.value: label.name for label in result.label_table}
     measured = measure_labels(result.labels, tuple(table), None if volume is None else volume.array)
     return tuple(
-        LabelVolume(
-            value,
-            name,
-            measured[value].voxels,
-            measured[value].voxels * result.grid.voxel_volume_ml,
-            measured[value].mean,
-            measured[value].sd,
-            measured[value].first,
-            measured[value].stop,
-            measured[value].touches_border,
-        )
-        for value, name in table.items()
+        LabelVolume(value, table[value], volume_ml=measure.voxels * result.grid.voxel_volume_ml, **asdict(measure))
+        for value, measure in measured.items()
     )

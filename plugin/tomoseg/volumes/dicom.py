@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,8 @@ def series_headers(path: Path, series: str | None = None) -> list[list[Dataset]]
     """
     with quiet():
         groups = _group(path)
-        return (
-            list(_volumes(groups).values()) if series is None and _volumes(groups) else [_choose(groups, path, series)]
-        )
+        found = list(_volumes(groups).values()) if series is None else []
+        return found or [_choose(groups, path, series)]
 
 
 def arrange_series(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], Grid, tuple[str, ...]]:
@@ -109,18 +108,18 @@ def arrange_series(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice],
 
 def find_series(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
     """Return the files of each CT or MR series that may be a volume, by its UID, and the files that are damaged."""
-    groups: dict[str, list[Dataset]] = defaultdict(list)
-    damaged = []
+    headers: list[Dataset] = []
+    damaged: list[Path] = []
     with quiet():
         for path in paths:
             try:
-                header = read_header(path)
+                headers.append(read_header(path))
             except VolumeError:
                 damaged.append(path)
-            else:
-                groups[str(header.get("SeriesInstanceUID", ""))].append(header)
-    found = _volumes({uid: headers for uid, headers in groups.items() if uid})
-    return {uid: [Path(str(one.filename)) for one in headers] for uid, headers in found.items()}, damaged
+    groups = _by_series(headers)
+    damaged += [Path(str(one.filename)) for one in groups.pop("", []) if _is_image(one)]
+    found = _volumes(groups)
+    return {uid: [Path(str(one.filename)) for one in members] for uid, members in found.items()}, damaged
 
 
 def read_header(path: Path) -> Dataset:
@@ -147,10 +146,13 @@ def read_header(path: Path) -> Dataset:
 
 
 def _group(path: Path) -> dict[str, list[Dataset]]:
-    """Return the headers of all DICOM files by their series."""
+    """Return the headers of all DICOM files below a folder, or of one, by their series."""
+    return _by_series(map(read_header, dicom_files(path) if path.is_dir() else [path]))
+
+
+def _by_series(headers: Iterable[Dataset]) -> dict[str, list[Dataset]]:
     found: dict[str, list[Dataset]] = defaultdict(list)
-    for file in dicom_files(path) if path.is_dir() else [path]:
-        header = read_header(file)
+    for header in headers:
         found[str(header.get("SeriesInstanceUID", ""))].append(header)
     return found
 

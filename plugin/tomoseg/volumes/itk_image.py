@@ -14,7 +14,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from tomoseg.errors import VolumeError, one_line
+from tomoseg.errors import VolumeError, one_line, shorten
 from tomoseg.volumes.formats import DEFLATE_LIMIT
 from tomoseg.volumes.volume import LONGEST_MM, LPS_TO_RAS, Volume, by, make_volume
 
@@ -280,4 +280,4 @@ def _reason(error: BaseException) -> str:
     """Return what happened of ITK's account, which begins with where in its sources, and goes from the call inwards."""
     account = re.sub(r"^\w+\(0x[0-9a-f]+\): (?:\w+: )?", "", str(error).rpartition("ERROR: ")[2])
     lines = [line.strip() for line in account.splitlines() if line.strip()] or [type(error).__name__]
-    return one_line(RuntimeError(lines[-1] if lines[-1].startswith("[nrrd]") else lines[0]))
+    return shorten(lines[-1] if lines[-1].startswith("[nrrd]") else lines[0], 300)
