@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from browser import Browser, running_browser
 from bundles import BUNDLES, CASES, CHECKOUT, DATA, Place
 from dicoms import write_series
+from pages import draw_picture
 from tomoseg import Grid
 
 SHARED = CHECKOUT.parent / "shared" / "data"
@@ -103,6 +106,19 @@ def data(request: pytest.FixtureRequest, bundle: Path) -> Path:
 def cases(data: Path) -> tuple[str, ...]:
     listed = json.loads((data / "dataset.json").read_text())["training"][:CASES]
     return tuple(Path(case["image"]).name.removesuffix(".nii.gz") for case in listed)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser, for the pages that a run writes."""
+    with running_browser(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preview, in a file whose name has characters that pages interpret."""
+    return draw_picture(tmp_path_factory.mktemp("pictures") / "one #1 seg.png")
 
 
 def _shared(name: str) -> Path:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from browser import Browser, running_browser
+from browser import Browser
 from pages import (
     DAMAGED,
     FOLDER,
     done_case,
-    draw_picture,
     make_report,
     mixed_report,
     open_page,
@@ -23,17 +20,6 @@ from pages import (
 )
 from tomoseg.page import write_page
 from tomoseg.page.pictures import SIZES
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with running_browser(tmp_path_factory.mktemp("profile")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_picture(tmp_path_factory.mktemp("pictures") / "one #1 seg.png")
 
 
 def test_failures_stand_first_and_tell_why(browser: Browser, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from browser import Browser, running_browser
-from pages import FOLDER, draw_picture, failed_case, make_report, mixed_report, open_page, read_column, read_names
+from browser import Browser
+from pages import FOLDER, failed_case, make_report, mixed_report, open_page, read_column, read_names
 from tomoseg.page import write_page
 from tomoseg.report import CaseReport, LabelVolume
 
@@ -50,17 +49,6 @@ CONTRASTS = """
   return low;
 })()
 """
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with running_browser(tmp_path_factory.mktemp("profile")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_picture(tmp_path_factory.mktemp("pictures") / "one #1 seg.png")
 
 
 def test_nothing_is_asked_of_any_network(browser: Browser, picture: Path, tmp_path: Path) -> None:
