@@ -71,14 +71,16 @@ class Browser:
         read: dict[str, Any] = json.loads(message)
         return read
 
-    def open(self, page: Path, width: int = 1280, dark: bool = False, scripts: bool = True, media: str = "") -> None:
-        """Load a page, in a window of this many CSS pixels across, and wait until all of it is there."""
+    def open(
+        self, page: Path | str, width: int = 1280, dark: bool = False, scripts: bool = True, media: str = ""
+    ) -> None:
+        """Load a file or an address, in a window of this many CSS pixels across, and wait until all of it is there."""
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.command("Emulation.setEmulatedMedia", media=media, features=features)
         self.command("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.command("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self.events.clear()
-        self.command("Page.navigate", url=page.as_uri())
+        self.command("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read())
 
@@ -135,13 +137,20 @@ class Browser:
 
 
 @contextmanager
-def running_browser(profile: Path) -> Iterator[Browser]:
-    """Start Chromium without a window and without a network; its settings go into an empty folder."""
+def running_browser(profile: Path, application: bool = False) -> Iterator[Browser]:
+    """Start Chromium without a window and without a network; its settings go into an empty folder.
+
+    Args:
+        profile: the folder.
+        application: for a server on this computer, with WebGL; otherwise for pages in files.
+    """
     their_input, to = os.pipe()
     answers, their_output = os.pipe()
     options = [
-        "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run", "--disable-gpu",
-        "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-dev-shm-usage",
+        "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run",
+        "--hide-scrollbars", "--disable-dev-shm-usage",
+        f"--host-resolver-rules=MAP * ~NOTFOUND{', EXCLUDE 127.0.0.1' if application else ''}",
+        *(["--use-angle=swiftshader", "--enable-unsafe-swiftshader"] if application else ["--disable-gpu"]),
         *(["--no-sandbox"] if os.geteuid() == 0 else []),
     ]  # fmt: skip
     process = subprocess.Popen(

@@ -4,12 +4,13 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tomoseg import TomosegError
-from tomoseg.files import atomic_file
+from tomoseg.files import STAGING, atomic_file, remove_stale
 
 
 def test_the_file_appears_whole_and_its_folders_with_it(tmp_path: Path) -> None:
@@ -55,3 +56,20 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
         atomic_file(tmp_path / "out" / "seg.nii"),
     ):
         pytest.fail("there is no such folder to write to")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process that ended is gone there")
+def test_what_processes_that_ended_left_is_removed(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert ended.stdout is not None
+    ended.stdout.read()  # it is over, and nobody has asked for its status yet
+    for pid in (ended.pid, os.getpid()):
+        (tmp_path / f"{STAGING}{pid}-abc").mkdir()
+    for _ in range(100):
+        remove_stale(tmp_path)
+        left = [entry.name for entry in tmp_path.iterdir()]
+        if len(left) == 1:
+            break
+        time.sleep(0.05)
+    assert left == [f"{STAGING}{os.getpid()}-abc"]
+    assert ended.wait() == 0

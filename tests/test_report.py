@@ -14,14 +14,23 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tomoseg
 from tomoseg import Report, Segmenter, TomosegError, segment_batch
 from tomoseg.measures import measure_labels
 from tomoseg.page import write_page
-from tomoseg.report import STATISTICS_COLUMNS, CaseReport, LabelVolume, Memory, describe_hardware, utc_now
+from tomoseg.report import (
+    STATISTICS_COLUMNS,
+    CaseReport,
+    LabelVolume,
+    Location,
+    Memory,
+    RegionVolume,
+    describe_hardware,
+    utc_now,
+)
 
 # a byte of a path that is no UTF-8 is one of these lone surrogates: https://peps.python.org/pep-0383/
 NAMES = st.text(st.characters(exclude_categories=["Cs"]) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
@@ -30,6 +39,11 @@ BOXES = st.none() | st.tuples(*[st.integers(0, 600)] * 3)
 LABELS = st.builds(
     LabelVolume, st.integers(1, 200), NAMES, st.integers(0, 10**8), AMOUNTS, st.none() | AMOUNTS, st.none() | AMOUNTS,
     BOXES, BOXES, st.booleans(),
+)  # fmt: skip
+LOCATIONS = st.builds(
+    Location, NAMES, *[st.none() | AMOUNTS] * 4,
+    st.lists(st.builds(RegionVolume, NAMES, st.integers(0, 10**8), AMOUNTS, st.none() | AMOUNTS,
+                       st.tuples(*[st.floats(-1e3, 1e3)] * 3)), max_size=2).map(tuple),
 )  # fmt: skip
 CASES = st.builds(
     CaseReport,
@@ -45,6 +59,8 @@ CASES = st.builds(
     memory=st.none() | st.builds(Memory, *[st.integers(0, 10**10)] * 4),
     labels=st.lists(LABELS, max_size=3).map(tuple),
     preview=st.none() | NAMES,
+    warnings=st.lists(NAMES, max_size=2).map(tuple),
+    location=st.none() | LOCATIONS,
 )
 
 
@@ -91,12 +107,16 @@ def test_what_is_no_case_is_told(content: dict[str, Any]) -> None:
         CaseReport.from_dict(content)
 
 
+@settings(deadline=None)  # a busy disk
 @given(st.lists(CASES, max_size=3))
 def test_any_report_is_written_and_read(tmp_path_factory: pytest.TempPathFactory, cases: list[CaseReport]) -> None:
     folder = tmp_path_factory.mktemp("any")
     content = read(make_report(*cases), folder)
     assert list(map(CaseReport.from_dict, content["cases"])) == cases  # lone surrogates, too
-    found = rows(make_report(*cases), folder)
+    every = rows(make_report(*cases), folder)
+    regions = [region for case in cases if case.location for region in case.location.regions]
+    assert [int(row["voxels"]) for row in every if not row["label"]] == [region.voxels for region in regions]
+    found = [row for row in every if row["label"]]
     wanted = [label for case in cases for label in case.labels]
     assert [int(row["voxels"]) for row in found] == [label.voxels for label in wanted]
     assert [row["touches_border"] for row in found] == ["yes" if label.touches_border else "no" for label in wanted]
@@ -118,10 +138,39 @@ def test_statistics_are_those_of_the_labels(tmp_path: Path) -> None:
     assert STATISTICS_COLUMNS == (
         "input", "label", "name", "voxels", "volume_ml", "mean", "sd",
         "first_i", "first_j", "first_k", "stop_i", "stop_j", "stop_k", "touches_border",
+        "volume_per_icv", "icv_ml", "asymmetry_percent",
     )  # fmt: skip
     one, other = (list(row.values()) for row in rows(report, tmp_path))
-    assert one == ["a.nii", "1", "liver, left", "8", "0.123457", "-60.25", "0", "0", "2", "3", "3", "4", "5", "yes"]
-    assert other == ["a.nii", "2", "spleen", "0", "0", *[""] * 8, "no"]
+    assert one == [
+        "a.nii",
+        "1",
+        "liver, left",
+        "8",
+        "0.123457",
+        "-60.25",
+        "0",
+        "0",
+        "2",
+        "3",
+        "3",
+        "4",
+        "5",
+        "yes",
+        "",
+        "",
+        "",
+    ]
+    assert other == ["a.nii", "2", "spleen", "0", "0", *[""] * 8, "no", "", "", ""]
+
+
+def test_structures_have_rows_of_their_own(tmp_path: Path) -> None:
+    regions = (RegionVolume("left", 4, 4.0, 2.5, (1, 2, 3)), RegionVolume("right", 3, 3.0, None, (1, 2, 3)))
+    location = Location("MNI152", 0.5, 1.0, 1600.0, 28.57142857, regions)
+    case = CaseReport("a.nii", "o.nii", "done", labels=(LabelVolume(1, "left part", 4, 4.0),), location=location)
+    label, left, right = (list(row.values()) for row in rows(make_report(case), tmp_path))
+    assert label[:5] == ["a.nii", "1", "left part", "4", "4"]
+    assert left == ["a.nii", "", "left", "4", "4", *[""] * 9, "2.5", "1600", "28.5714"]
+    assert right == ["a.nii", "", "right", "3", "3", *[""] * 9, "", "1600", "28.5714"]
 
 
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:

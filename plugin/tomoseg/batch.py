@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,10 +15,14 @@ from typing import Any, TypeAlias
 
 import torch
 
+from tomoseg.bundle import Bundle
 from tomoseg.cases import Case, plan_cases, refuse_entropy_clashes
+from tomoseg.configuration import root_cause
 from tomoseg.delivery import Delivery
-from tomoseg.errors import MissingExtraError, OutputError, TomosegError, one_line
+from tomoseg.engine import is_out_of_memory
+from tomoseg.errors import MemoryLimitError, MissingExtraError, OutputError, TomosegError, one_line
 from tomoseg.files import remove_stale, sha256
+from tomoseg.options import Options
 from tomoseg.preview import require_matplotlib
 from tomoseg.report import CaseReport, Report, describe_hardware, utc_now
 from tomoseg.segmentation import Segmentation
@@ -29,6 +33,17 @@ from tomoseg.volumes import VOLUME_SUFFIXES, has_suffix
 # a scan's path, the number of its windows that are done, and of all of them
 OnWindow = Callable[[Path, int, int], None]
 _Future: TypeAlias = "Future[Any]"
+
+
+@dataclass(frozen=True)
+class ShortOfMemory:
+    """A scan for which memory ran out; with nothing else beside it, it may fit.
+
+    Args:
+        report: what is told of it if it does not.
+    """
+
+    report: CaseReport
 
 
 class BatchInterruptedError(KeyboardInterrupt):
@@ -90,28 +105,71 @@ def segment_cases(
     overwrite: bool = False,
     preview: bool = False,
     measure: bool = True,
+    follow: bool = False,
     on_case: Callable[[CaseReport], None] | None = None,
     on_window: OnWindow | None = None,
 ) -> Report:
-    """Segment scans whose outputs are planned already; otherwise as `segment_batch`."""
+    """Segment scans whose outputs are planned already; otherwise as `segment_batch`.
+
+    Args:
+        follow: as for `Delivery`.
+    """
+    refuse_what_cannot_be(cases, segmenter.options, preview)
+    report = start_report(
+        segmenter.bundle, segmenter.checkpoint_sha256, segmenter.options, cases, overwrite=overwrite, preview=preview
+    )
+    report.device, report.backend, report.precision = segmenter.device, segmenter.backend, segmenter.precision
+    for folder in {case.output.parent for case in cases}:
+        remove_stale(folder)
+    run = hash_run(segmenter.bundle, segmenter.checkpoint_sha256, segmenter.options, segmenter.precision)
+    delivery = Delivery(run, overwrite, preview, measure, segmenter.options.uncertainty, follow)
+    try:
+        return fill_report(report, cases, _run(segmenter, delivery, cases, on_window), on_case)
+    finally:
+        report.backend = segmenter.backend  # known for sure once a network was compiled
+
+
+def refuse_what_cannot_be(cases: Sequence[Case], options: Options, preview: bool) -> None:
+    """Raise MissingExtraError or UsageError if what was asked of a batch cannot be, whatever its scans are."""
     if preview:
         require_matplotlib()
     for package in {package for case in cases for package in case.kind.packages}:
         if find_spec(package) is None:
             raise MissingExtraError(package, "dicom")
-    bundle = segmenter.bundle
-    report = Report(
+    if options.uncertainty:
+        refuse_entropy_clashes(cases)
+
+
+def start_report(
+    bundle: Bundle,
+    checkpoints: Sequence[str],
+    options: Options,
+    cases: Sequence[Case],
+    *,
+    overwrite: bool,
+    preview: bool,
+) -> Report:
+    """Return the report of a batch that is about to start; what its networks run on is for the caller to fill in.
+
+    Args:
+        bundle: the bundle.
+        checkpoints: SHA-256 of the weights in use.
+        options: as the user asked for them.
+        cases: the scans.
+        overwrite, preview: as for `segment_batch`.
+    """
+    return Report(
         bundle={
             "name": bundle.name,
             "version": bundle.version,
             "config_sha256": sha256(bundle.inference_config),
-            "checkpoint_sha256": " ".join(segmenter.checkpoint_sha256),
+            "checkpoint_sha256": " ".join(checkpoints),
         },
-        device=segmenter.device,
-        backend=segmenter.backend,
-        precision=segmenter.precision,
+        device="",
+        backend="",
+        precision="",
         options={
-            **asdict(segmenter.options),
+            **asdict(options),
             "output_type": sorted({case.kind.name for case in cases}),
             "overwrite": overwrite,
             "preview": preview,
@@ -119,32 +177,76 @@ def segment_cases(
         hardware=describe_hardware([torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]),
         pending=[str(case.input) for case in cases],
     )
-    if segmenter.options.uncertainty:
-        refuse_entropy_clashes(cases)
-    for folder in {case.output.parent for case in cases}:
-        remove_stale(folder)
-    run = hash_run(bundle, segmenter.checkpoint_sha256, segmenter.options, segmenter.precision)
-    delivery = Delivery(run, overwrite, preview, measure, segmenter.options.uncertainty)
+
+
+def fill_report(
+    report: Report,
+    cases: Sequence[Case],
+    outcomes: Iterable[tuple[int, CaseReport]],
+    on_case: Callable[[CaseReport], None] | None,
+) -> Report:
+    """Return the report with the outcomes of the cases, in the cases' order.
+
+    Args:
+        report: as `start_report` made it.
+        cases: all of the batch.
+        outcomes: the index of each case and what came of it, in any order.
+        on_case: called after each.
+
+    Raises:
+        BatchInterruptedError: Ctrl-C; the report tells what was done until then.
+    """
+    done: dict[int, CaseReport] = {}
     try:
-        for record in _run(segmenter, delivery, cases, on_window):
-            report.cases.append(record)
-            report.pending.pop(0)
+        for index, record in outcomes:
+            done[index] = record
             if on_case is not None:
                 on_case(record)
     except KeyboardInterrupt as error:
         report.interrupted = True
         raise BatchInterruptedError(report) from error
     finally:
-        report.backend = segmenter.backend  # known for sure once a network was compiled
+        report.cases = [done[index] for index in sorted(done)]
+        report.pending = [str(case.input) for index, case in enumerate(cases) if index not in done]
         report.finished = utc_now()
     return report
 
 
+def segment_case(
+    segmenter: Segmenter, delivery: Delivery, case: Case, on_window: OnWindow | None = None
+) -> CaseReport | ShortOfMemory:
+    """Read, segment and write one scan; several threads may, for the segmenter lets one at a time do each stage."""
+    outcome = _guarded(case, _prepare, segmenter, delivery, case)
+    if isinstance(outcome, tuple):
+        outcome = _guarded(case, _predict, segmenter, case, *outcome, on_window)
+    if isinstance(outcome, tuple):
+        outcome = _guarded(case, delivery.deliver, case, *outcome)
+    assert isinstance(outcome, CaseReport | ShortOfMemory)
+    return outcome
+
+
 def _run(
     segmenter: Segmenter, delivery: Delivery, cases: Sequence[Case], on_window: OnWindow | None
-) -> Iterator[CaseReport]:
-    """Yield the outcome of each case, in order: while one is at the network, the next is read, the last written."""
+) -> Iterator[tuple[int, CaseReport]]:
+    """Yield each case's index and outcome; those that ran out of memory beside others are run again alone, last."""
     apart = segmenter.options.max_memory is None  # what else is in memory would break a limit
+    again: list[int] = []
+    for index, outcome in enumerate(_overlapped(segmenter, delivery, cases, on_window, apart)):
+        if isinstance(outcome, CaseReport):
+            yield index, outcome
+        elif apart and len(cases) > 1:
+            again.append(index)
+        else:
+            yield index, outcome.report
+    for index in again:
+        outcome = segment_case(segmenter, delivery, cases[index], on_window)
+        yield index, outcome if isinstance(outcome, CaseReport) else outcome.report
+
+
+def _overlapped(
+    segmenter: Segmenter, delivery: Delivery, cases: Sequence[Case], on_window: OnWindow | None, apart: bool
+) -> Iterator[CaseReport | ShortOfMemory]:
+    """Yield the outcome of each case, in order: while one is at the network, the next is read, the last written."""
     with ThreadPoolExecutor(1, "tomoseg-read") as reader, ThreadPoolExecutor(1, "tomoseg-write") as writer:
         waiting, reading, writing = deque(cases), deque[tuple[Case, _Future]](), deque[_Future]()
 
@@ -160,12 +262,12 @@ def _run(
                 ready = future.result()
                 if apart:
                     read_next()
-                if not isinstance(ready, CaseReport):
+                if isinstance(ready, tuple):
                     ready = _guarded(case, _predict, segmenter, case, *ready, on_window)
-                if isinstance(ready, CaseReport):
-                    writing.append(writer.submit(_as_it_is, ready))
-                else:
+                if isinstance(ready, tuple):
                     writing.append(writer.submit(_guarded, case, delivery.deliver, case, *ready))
+                else:
+                    writing.append(writer.submit(_as_it_is, ready))
                 del ready
                 while len(writing) > apart:
                     yield writing.popleft().result()
@@ -195,18 +297,22 @@ def _predict(
     return segmenter.predict(prepared, progress), scan
 
 
-def _as_it_is(report: CaseReport) -> CaseReport:
-    return report
+def _as_it_is(outcome: CaseReport | ShortOfMemory) -> CaseReport | ShortOfMemory:
+    return outcome
 
 
 def _guarded(case: Case, work: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what the work returns, or the report that it failed: the other scans still matter."""
+    """Return what the work returns, or that it failed: the other scans still matter."""
     try:
         return work(*arguments)
-    except TomosegError as error:
-        reason = one_line(error)
-    except MemoryError as error:
-        reason = f"{case.input}: not enough memory for this scan: {one_line(error)}"
-    except Exception as error:  # an error of ours or of a library
-        reason = f"{case.input}: unexpected {type(error).__name__}: {one_line(error)}"
-    return CaseReport(input=str(case.input), output=None, status="failed", reason=reason)
+    except Exception as error:  # a reason that is known, or an error of ours or of a library
+        # a limit that was asked for holds, whatever else is in memory
+        short = not isinstance(error, MemoryLimitError) and is_out_of_memory(root_cause(error))
+        if isinstance(error, TomosegError):
+            reason = one_line(error)
+        elif short:
+            reason = f"{case.input}: not enough memory for this scan: {one_line(error)}"
+        else:
+            reason = f"{case.input}: unexpected {type(error).__name__}: {one_line(error)}"
+    report = CaseReport(input=str(case.input), output=None, status="failed", reason=reason)
+    return ShortOfMemory(report) if short else report

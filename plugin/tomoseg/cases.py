@@ -106,7 +106,7 @@ def plan_cases(
         cases = [Case(scans[0].path, target, kind, scans[0].series)]
     else:
         base = folders[0] if folders == expanded and len(folders) == 1 else _common_parent(scans)
-        cases = [Case(scan.path, _below(target, scan.path, base, kind), kind, scan.series, True) for scan in scans]
+        cases = [plan_case(scan, base, target, kind) for scan in scans]
     _refuse_clashes(cases)
     return cases
 
@@ -149,12 +149,14 @@ def _name(scan: Path) -> str:
     return Path(os.path.abspath(scan)).name  # noqa: PTH100 - `resolve` follows links
 
 
-def _below(target: Path, scan: Path, base: Path, kind: OutputType) -> Path:
+def plan_case(scan: Scan, base: Path, target: Path, kind: OutputType) -> Case:
+    """Return the case of a scan whose place below `base` its labels have below the folder `target`."""
     try:
-        tree = scan.absolute().parent.relative_to(base.absolute())
+        tree = scan.path.absolute().parent.relative_to(base.absolute())
     except ValueError:  # the base itself is the scan
         tree = Path()
-    return target / tree / f"{strip_suffix(_name(scan))}{kind.ending}"
+    output = target / tree / f"{strip_suffix(_name(scan.path))}{kind.ending}"
+    return Case(scan.path, output, kind, scan.series, True)
 
 
 def _refuse_clashes(cases: Sequence[Case]) -> None:

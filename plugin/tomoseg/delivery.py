@@ -30,6 +30,7 @@ class Delivery:
         preview: draw a picture.
         measure: look for intensity and place of each label, too, and not only for its volume.
         uncertainty: there is an entropy map.
+        follow: make again what was made of an earlier state of a scan; leave what another bundle or options made.
     """
 
     run: str
@@ -37,6 +38,7 @@ class Delivery:
     preview: bool = False
     measure: bool = True
     uncertainty: bool = False
+    follow: bool = False
 
     def outputs(self, case: Case) -> list[Path]:
         """Return the files without which the case is not done."""
@@ -54,12 +56,16 @@ class Delivery:
         outputs = self.outputs(case)
         asked = [*outputs, *([case.picture] if self.preview else [])]
         if sidecar is not None and sidecar.proves(scan, self.run, asked):
-            return replace(sidecar.case, input=str(case.input), output=str(case.output), status="skipped")
+            return _skipped(sidecar, case)
         for path in filter(Path.exists, outputs):
             # files that a run made and could not finish with are replaced; those of anybody else are not
             if sidecar is None or not sidecar.made(path):
                 raise OutputError(f"{path}: is there already; pass --overwrite to replace it")
-            if (sidecar.scan, sidecar.run) != (scan, self.run):
+            if self.follow and sidecar.scan == scan and sidecar.run != self.run:
+                return _skipped(
+                    sidecar, case, "made by another bundle, other weights or other options, and left as it is"
+                )
+            if (sidecar.scan, sidecar.run) != (scan, self.run) and not self.follow:
                 changed = "the scan" if sidecar.scan != scan else "the bundle, its weights or the options"
                 raise OutputError(
                     f"{path}: is there already, and {changed} changed since; pass --overwrite to replace it"
@@ -102,6 +108,8 @@ class Delivery:
                 status="done",
                 series=result.series.uid if result.series else None,
                 remarks=tuple(remarks),
+                warnings=result.warnings,
+                location=result.location,
                 seconds=result.seconds,
                 windows=result.windows,
                 skipped_windows=result.skipped_windows,
@@ -115,6 +123,17 @@ class Delivery:
             for path in staged:
                 path.replace(case.output.with_name(path.name))
         return replace(report, seconds={**result.seconds, "writing": time.perf_counter() - start})
+
+
+def _skipped(sidecar: Sidecar, case: Case, *remarks: str) -> CaseReport:
+    earlier = sidecar.case
+    return replace(
+        earlier,
+        input=str(case.input),
+        output=str(case.output),
+        status="skipped",
+        remarks=(*earlier.remarks, *remarks),
+    )
 
 
 def _read_again(case: Case) -> tuple[Volume | None, str]:

@@ -64,13 +64,21 @@ def staging_folder(parent: Path) -> Iterator[Path]:
 
 def remove_stale(parent: Path) -> None:
     """Remove what processes of this machine that are no more left in `parent`."""
-    import psutil  # 25 ms that `tomoseg --help` need not wait for
-
     with suppress(OSError):
         for folder in parent.glob(f"{STAGING}*-*"):
             pid = folder.name.removeprefix(STAGING).partition("-")[0]
-            if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            if pid.isdigit() and not _is_alive(int(pid)):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether a process is there and does something; one that was killed stays until its parent asks for it."""
+    import psutil  # 25 ms that `tomoseg --help` need not wait for
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def sha256(path: Path) -> str:

@@ -33,17 +33,19 @@ class BatchProgress:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
+        self._on_terminal = console.is_terminal
         self._progress = Progress(
             *columns,
             console=console,
             transient=True,
-            disable=hidden or not console.is_terminal,
+            disable=hidden or not self._on_terminal,
             speed_estimate_period=RECENT_S,
         )
-        self._batch = self._progress.add_task("", total=cases, visible=cases > 1, unit="scans")
+        self._batch = self._progress.add_task("", total=0, visible=False, unit="scans")
         self._scan = self._progress.add_task("", visible=False, unit="windows")
         self._input: Path | None = None
-        self._failed = self._voxels = 0
+        self._cases = self._done = self._failed = self._voxels = 0
+        self.expect(cases)
 
     def __enter__(self) -> BatchProgress:
         self._progress.start()
@@ -54,6 +56,16 @@ class BatchProgress:
     ) -> None:
         self._progress.stop()
 
+    def expect(self, cases: int) -> None:
+        """Draw that so many scans more are to come."""
+        self._cases += cases
+        self._progress.update(self._batch, total=self._cases, visible=self._cases > 1)
+
+    @property
+    def place(self) -> str:
+        """Where in the batch the scan stands that was counted last, as "[3/40] "; nothing where a bar tells it."""
+        return "" if self._cases < 2 or self._on_terminal else f"[{self._done}/{self._cases}] "
+
     def show(self, scan: Path, done: int, total: int) -> None:
         """Draw that `done` of `total` windows of a scan are done."""
         if scan != self._input:
@@ -63,6 +75,7 @@ class BatchProgress:
 
     def count(self, case: CaseReport) -> None:
         """Draw that a scan is done with."""
+        self._done += 1
         self._failed += case.status == "failed"
         self._voxels += case.voxels
         told = [f"{self._voxels / 1e6:.0f} million voxels"] if self._voxels >= 1e6 else []

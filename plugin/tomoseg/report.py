@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -16,10 +16,13 @@ from typing import Any, Literal
 import tomoseg
 from tomoseg.files import atomic_file
 
-REPORTED_PACKAGES = ("torch", "monai", "openvino", "nibabel", "numpy", "scipy", "pydicom", "highdicom", "SimpleITK")
+REPORTED_PACKAGES = (
+    "torch", "monai", "openvino", "nibabel", "numpy", "scipy", "pydicom", "highdicom", "SimpleITK", "nilearn",
+)  # fmt: skip
 STATISTICS_COLUMNS = (
     "input", "label", "name", "voxels", "volume_ml", "mean", "sd",
     "first_i", "first_j", "first_k", "stop_i", "stop_j", "stop_k", "touches_border",
+    "volume_per_icv", "icv_ml", "asymmetry_percent",
 )  # fmt: skip
 # A path that is no valid UTF-8 holds lone surrogates: as \udcff they are readable, and in JSON the very same path.
 UNENCODABLE = "backslashreplace"
@@ -52,6 +55,48 @@ class LabelVolume:
 
 
 @dataclass(frozen=True)
+class RegionVolume:
+    """How much of one structure was found in a whole scan, e.g. of the left hippocampus.
+
+    Args:
+        name: as the bundle calls it.
+        voxels: of all its labels together.
+        volume_ml: the same in millilitres.
+        per_icv: mL of it for each litre of the intracranial volume; None where that is not known.
+        centre_mm: of it, or of its box where it was not found; RAS+ mm of the scan.
+    """
+
+    name: str
+    voxels: int
+    volume_ml: float
+    per_icv: float | None
+    centre_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the structures of a bundle that was trained on crops were found in a whole scan.
+
+    Args:
+        template: what was laid over the scan.
+        score: share of the scan's variance within the brain that the template's tissues explain, 0 to 1; None for a
+            place that was given by hand.
+        seen: share of the template's brain that the scan covers; None as for the score.
+        icv_ml: intracranial volume, that of the template scaled as it was for this scan (Buckner et al. 2004,
+            doi:10.1016/j.neuroimage.2004.06.018); None as for the score.
+        asymmetry_percent: (left - right) / mean of both; None where one of them is not there.
+        regions: one for each structure.
+    """
+
+    template: str
+    score: float | None
+    seen: float | None
+    icv_ml: float | None
+    asymmetry_percent: float | None
+    regions: tuple[RegionVolume, ...]
+
+
+@dataclass(frozen=True)
 class Memory:
     """What a scan was predicted to take and took, in bytes; 0 where nothing was predicted, or without a GPU.
 
@@ -77,6 +122,7 @@ class CaseReport:
         reason: one line that says why it is not "done".
         series: SeriesInstanceUID of a DICOM scan.
         remarks: what was done otherwise than usual.
+        warnings: why the labels may be wrong.
         seconds: time of each stage.
         windows: number of windows of the network.
         skipped_windows: those of them that did not need to run.
@@ -84,6 +130,7 @@ class CaseReport:
         memory: what it took; None where it failed.
         labels: one entry for each label of the bundle.
         preview: path of the picture, None where there is none.
+        location: where the structures are in a whole scan, for a bundle that was trained on crops.
     """
 
     input: str
@@ -99,6 +146,8 @@ class CaseReport:
     memory: Memory | None = None
     labels: tuple[LabelVolume, ...] = ()
     preview: str | None = None
+    warnings: tuple[str, ...] = ()
+    location: Location | None = None
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> CaseReport:
@@ -111,6 +160,8 @@ class CaseReport:
         fields["remarks"] = tuple(fields["remarks"])
         fields["memory"] = None if fields["memory"] is None else Memory(**fields["memory"])
         fields["labels"] = tuple(map(_read_label, fields["labels"]))
+        fields["warnings"] = tuple(fields["warnings"])
+        fields["location"] = None if fields["location"] is None else _read_location(fields["location"])
         return cls(**fields)
 
     @property
@@ -138,7 +189,7 @@ class Report:
         started, finished: UTC, ISO 8601; `finished` is None while the run goes on.
         interrupted: whether it stopped before its end.
         pending: the inputs that have not run; none are left once a run has reached its end.
-        cases: one entry an input, in the order they ran.
+        cases: one entry an input, in the order of the plan.
     """
 
     bundle: dict[str, str]
@@ -182,7 +233,8 @@ class Report:
         """Write the measures of each label as CSV, one row a case and label, atomically.
 
         The columns are `STATISTICS_COLUMNS`: as in `LabelVolume`, with the box `[first, stop)` axis by axis and "yes"
-        or "no" for the border. A cell is empty where there is nothing to tell.
+        or "no" for the border. Structures that were found in a whole scan have a row of their own, without a label,
+        with what `Location` tells. A cell is empty where there is nothing to tell.
 
         Raises:
             OutputError: it cannot be written.
@@ -195,6 +247,7 @@ class Report:
             writer.writerow(STATISTICS_COLUMNS)
             for case in self.cases:
                 writer.writerows((case.input, *_statistics(row)) for row in case.labels)
+                writer.writerows((case.input, *row) for row in _regions(case.location))
 
 
 def describe_hardware(gpus: Sequence[str] = ()) -> dict[str, Any]:
@@ -233,6 +286,11 @@ def _read_label(content: Mapping[str, Any]) -> LabelVolume:
     return LabelVolume(**fields)
 
 
+def _read_location(content: Mapping[str, Any]) -> Location:
+    regions = (RegionVolume(**{**region, "centre_mm": tuple(region["centre_mm"])}) for region in content["regions"])
+    return Location(**{**content, "regions": tuple(regions)})
+
+
 def _cpu_model() -> str:
     # platform.processor() tells no more than "x86_64", or nothing, on Linux
     information = Path("/proc/cpuinfo")
@@ -256,4 +314,14 @@ def _statistics(row: LabelVolume) -> tuple[object, ...]:
         *(row.first or ("",) * 3),
         *(row.stop or ("",) * 3),
         "yes" if row.touches_border else "no",
+        *("",) * 3,
     )
+
+
+def _regions(location: Location | None) -> Iterator[tuple[object, ...]]:
+    if location is None:
+        return
+    for region in location.regions:
+        relative = (region.per_icv, location.icv_ml, location.asymmetry_percent)
+        shown = ("" if value is None else f"{value:.6g}" for value in relative)
+        yield ("", region.name, region.voxels, f"{region.volume_ml:.6g}", *("",) * 9, *shown)

@@ -1,25 +1,27 @@
-"""The page as a whole: what stands above and below the table, and the file itself."""
+"""The page of a run: what stands above and below the table."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import platform
 from collections.abc import Sequence
 from datetime import datetime
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 import tomoseg
-from tomoseg.files import atomic_file
 from tomoseg.page.findings import NAMED, STATUSES, Column, Row, common_folder, make_columns, make_rows
 from tomoseg.page.pictures import embed
+from tomoseg.page.shell import read_asset, write_html
 from tomoseg.page.table import WIDE, make_table, name_when_narrow, show_duration
-from tomoseg.report import UNENCODABLE, Report, installed_packages
+from tomoseg.report import Report, installed_packages
 
-FILTERS = {**STATUSES, "outlier": "unusual volumes", "edge": "at the edge", "remark": "with remarks"}
+FILTERS = {
+    **STATUSES,
+    "warning": "with warnings",
+    "outlier": "unusual volumes",
+    "edge": "at the edge",
+    "remark": "with remarks",
+}
 REASONS = 20  # that stand above the table
 
 
@@ -40,15 +42,11 @@ def write_page(report: Report, path: Path) -> None:
     columns = make_columns(report.cases)
     rows = make_rows(report, columns, base)
     pictures = embed([row.case.preview if row.case else None for row in rows])
-    style, script = _asset("page.css") + name_when_narrow(columns, bool(any(pictures))), _asset("page.js")
     bundle = report.bundle.get("name", "")
-    content = Template(_asset("page.html")).substitute(
-        policy=(
-            "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-            f"style-src '{_fingerprint(style)}'; script-src '{_fingerprint(script)}'"
-        ),
-        style=style,
-        script=script,
+    write_html(
+        path,
+        read_asset("tomoseg.page", "page.html"),
+        name_when_narrow(columns, bool(any(pictures))),
         title=escape(f"{bundle}: {len(report.cases) + len(report.pending)} scans, {len(report.failed)} failed"),
         heading=f"{escape(bundle)} <small>{escape(report.bundle.get('version', ''))}</small>",
         when=escape(_when_and_where(report)),
@@ -63,8 +61,6 @@ def write_page(report: Report, path: Path) -> None:
         notes=_notes(columns),
         details=_details(report),
     )
-    with atomic_file(path) as temporary:
-        temporary.write_text(content, encoding="utf-8", errors=UNENCODABLE)
 
 
 def _verdict(rows: Sequence[Row]) -> str:
@@ -76,6 +72,8 @@ def _verdict(rows: Sequence[Row]) -> str:
         parts.append(f"{counts['skipped']} skipped (done earlier)")
     if counts["pending"]:
         parts.append(f"{counts['pending']} not run")
+    if counts["warning"]:
+        parts.append(f"<b class=flagged>{counts['warning']} with warnings</b>")
     if counts["outlier"]:
         parts.append(f"<b class=flagged>{counts['outlier']} with unusual volumes</b>")
     return " · ".join(parts)
@@ -195,11 +193,3 @@ def _when_and_where(report: Report) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _asset(name: str) -> str:
-    return files("tomoseg.page").joinpath(name).read_text(encoding="utf-8")
-
-
-def _fingerprint(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

@@ -14,7 +14,7 @@ from tomoseg.measures import Usual, find_outliers
 from tomoseg.report import CaseReport, Report
 
 STATUSES = {"failed": "failed", "pending": "not run", "skipped": "skipped", "done": "done"}  # the gravest first
-KINDS = ("reason", "outlier", "edge", "remark")  # of what is to be known of a scan, the gravest first
+KINDS = ("reason", "warning", "outlier", "edge", "remark")  # of what is to be known of a scan, the gravest first
 NAMED = 6  # outliers and labels at the edge that are told one by one
 
 
@@ -68,15 +68,13 @@ class Row:
 
 def make_columns(cases: Sequence[CaseReport]) -> list[Column]:
     """Return a column for each label that the scans have or lack."""
-    names: dict[int, str] = {}
-    volumes: dict[int, dict[int, float]] = {}
+    # a whole scan and a crop have labels of one number and another meaning
+    volumes: dict[tuple[int, str], dict[int, float]] = {}
     for index, case in enumerate(cases):
         for row in case.labels if case.status != "failed" else ():
-            names.setdefault(row.label, row.name)
-            volumes.setdefault(row.label, {})[index] = row.volume_ml
+            volumes.setdefault((row.label, row.name), {})[index] = row.volume_ml
     columns = []
-    for label, name in sorted(names.items()):
-        found = volumes[label]
+    for (label, name), found in sorted(volumes.items()):
         usual = find_outliers(list(found.values()))
         outliers = [] if usual is None else np.array(list(found))[usual.outliers].tolist()
         middle = float(np.median([volume for volume in found.values() if volume] or [1.0]))
@@ -124,6 +122,7 @@ def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[t
         return
     if case.status == "skipped":
         yield "", case.reason or "An earlier run has done it."
+    yield from (("warning", text) for text in case.warnings)
     outliers = [explain_outlier(column, column.volumes_ml[index]) for column in columns if index in column.outliers]
     yield from (("outlier", text) for text in outliers[:NAMED])
     if len(outliers) > NAMED:

@@ -1,6 +1,6 @@
 
 "use strict";
-const table = document.querySelector("table");
+const table = document.querySelector("table:is(.all, .wide)");
 const body = table.tBodies[0];
 const rows = [...body.rows];
 const heads = [...table.tHead.rows[0].cells];
@@ -109,13 +109,13 @@ body.addEventListener("click", (event) => {
   event.preventDefault();
   show(link.closest("tr"));
 });
-viewer.addEventListener("click", (event) => {
+viewer?.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button) step(Number(button.dataset.step));
   else if (event.target === viewer) viewer.close();
 });
-viewer.addEventListener("keydown", (event) => {
+viewer?.addEventListener("keydown", (event) => {
   if (event.key === "ArrowLeft") step(-1);
   if (event.key === "ArrowRight") step(1);
 });
-viewer.addEventListener("close", () => current?.querySelector(".picture a").focus());
+viewer?.addEventListener("close", () => current?.querySelector(".picture a").focus());

@@ -76,8 +76,8 @@ def _row(row: Row, columns: Sequence[Column], picture: str, illustrated: bool, h
     look = "".join(f"<p{f' class={kind}' if kind else ''}>{escape(text)}</p>" for kind, text in row.look)
     cells.append(f"<td class=look data-v={rank}>{look}</td>")
     cells.append(_time(case) if case and case.seconds else "<td class=n></td>")
-    at_edge = {one.label for one in case.labels if one.touches_border} if case else set()
-    cells += [_volume(row.index, column, column.label in at_edge) for column in columns]
+    at_edge = {(one.label, one.name) for one in case.labels if one.touches_border} if case else set()
+    cells += [_volume(row.index, column, (column.label, column.name) in at_edge) for column in columns]
     return f'<tr class="{" ".join(kinds)}">{"".join(cells)}</tr>'
 
 

@@ -1,0 +1,64 @@
+"""A batch whose scans need so much memory that two at once do not fit; prints what came of each, in that order.
+
+`python memory_worker.py OUT SCAN…`: the last scan does not fit alone either.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from tomoseg import Segmenter, find_bundle, segment_batch
+from tomoseg.options import Options
+from tomoseg.segmentation import Segmentation
+from tomoseg.segmenter import Prepared
+
+NEEDED = 600_000_000  # bytes
+ALLOWED = 1_000_000_000
+
+
+class HungrySegmenter(Segmenter):
+    """Holds a large array from the preparation to the end of the prediction of each scan."""
+
+    tries = 0
+    largest = ""
+
+    def prepare(self, source: Any, series: str | None = None, as_it_is: bool = False) -> Prepared:
+        prepared = super().prepare(source, series, as_it_is)
+        self.tries += 1
+        prepared.data["ballast"] = np.ones((2 if str(source) == self.largest else 1) * NEEDED, np.uint8)
+        return prepared
+
+    def predict(self, prepared: Prepared, on_window: Any = None) -> Segmentation:
+        tries = self.tries
+        pause = threading.Event()
+        for _ in range(100):  # until the next one has been tried, if there is one
+            if self.tries > tries or pause.wait(0.01):
+                break
+        return super().predict(prepared, on_window)
+
+
+def main() -> None:
+    out, *scans = sys.argv[1:]
+    segmenter = HungrySegmenter(find_bundle("hippocampus"), Options(backend="torch", device="cpu"))
+    segmenter(scans[0])  # all libraries have what they need now
+    segmenter.largest = scans[-1]
+    limit = psutil.Process().memory_info().vms + ALLOWED
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    told: list[str] = []
+    report = segment_batch(
+        segmenter, scans, out, measure=False, on_case=lambda case: told.append(Path(case.input).name)
+    )
+    cases = [[Path(case.input).name, case.status, case.reason] for case in report.cases]
+    print(json.dumps({"told": told, "cases": cases, "tries": segmenter.tries - 1}))
+
+
+if __name__ == "__main__":
+    main()
