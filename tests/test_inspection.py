@@ -24,7 +24,7 @@ from tomoseg import Grid, read_volume
 from tomoseg.errors import UsageError
 from tomoseg.inspection import Survey, inspect_paths, list_problems, list_remarks, tabulate
 from tomoseg.inspection.scan import ROUNDING, compare_grids
-from tomoseg.inspection.voxels import doubt_hounsfield_units, summarise
+from tomoseg.inspection.voxels import doubt_values, summarise
 from tomoseg.volumes import write_label_map
 
 SLOW_SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -95,7 +95,7 @@ def phantom() -> np.ndarray:
     ],
 )
 def test_values_that_are_no_hounsfield_units_are_doubted(change: Any, doubt: str | None) -> None:
-    found = doubt_hounsfield_units(summarise(change(phantom()).astype(np.float32), (1, 1, 1)))
+    found = doubt_values(summarise(change(phantom()).astype(np.float32), (1, 1, 1)))
     assert found is None if doubt is None else found is not None and doubt in found
 
 

@@ -30,7 +30,10 @@ class Label:
         name: as the bundle calls it.
         colour: red, green and blue, 0 to 255.
         category, kind: DICOM's segmented property category and type.
-        modifier: DICOM's modifier of the type, such as a side.
+        modifier: DICOM's modifier of the type, such as "Anterior".
+        side: another, left or right (CID 244, https://dicom.nema.org/medical/dicom/current/output/chtml/part16/).
+        roi_name: what radiotherapy calls it (AAPM TG-263), such as "Parotid_R".
+        volume_ml: the smallest and the largest that is plausible.
     """
 
     value: int
@@ -39,11 +42,24 @@ class Label:
     category: Code = TISSUE
     kind: Code = TISSUE
     modifier: Code | None = None
+    side: Code | None = None
+    roi_name: str | None = None
+    volume_ml: tuple[float, float] | None = None
+
+    @property
+    def modifiers(self) -> tuple[Code, ...]:
+        """The side, if there is one, and the modifier."""
+        return tuple(code for code in (self.side, self.modifier) if code is not None)
+
+
+def default_hue(value: int) -> float:
+    """Return a hue, 0 to 1, that differs from that of other small values."""
+    return value * GOLDEN_RATIO % 1
 
 
 def default_colour(value: int) -> tuple[int, int, int]:
     """Return a colour, 0 to 255, that differs from that of other small values."""
-    red, green, blue = colorsys.hsv_to_rgb(value * GOLDEN_RATIO % 1, 0.75, 0.95)
+    red, green, blue = colorsys.hsv_to_rgb(default_hue(value), 0.75, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 

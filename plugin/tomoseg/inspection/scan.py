@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from tomoseg.errors import TomosegError, one_line
 from tomoseg.geometry import Grid
-from tomoseg.inspection.voxels import VoxelSummary, doubt_hounsfield_units, summarise
+from tomoseg.inspection.voxels import VoxelSummary, doubt_values, summarise
 from tomoseg.volumes.header import Header, read_headers
 from tomoseg.volumes.volume import by
 
@@ -196,7 +196,7 @@ def _judge_values(voxels: VoxelSummary, modality: str | None) -> tuple[list[str]
     if voxels.constant_slices and voxels.values is None:  # few values: a label map, which has empty slices
         axis = ("first", "second", "third")[voxels.slice_axis]
         remarks.append(f"{voxels.constant_slices} of {voxels.slices} slices along the {axis} axis hold one value each")
-    doubt = doubt_hounsfield_units(voxels) if modality == "CT" else None
+    doubt = doubt_values(voxels) if modality == "CT" else None
     return [], [*remarks, *([doubt] if doubt else [])]
 
 

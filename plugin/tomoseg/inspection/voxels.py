@@ -9,13 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoseg.plausibility import AIR, SOFT_TISSUE, doubt_hounsfield_units
+
 LARGEST_BIN = 1 << 16  # below this value counting is faster than sorting
 ANISOTROPIC = 1.01  # an axis whose spacing exceeds the others' by this factor runs across the slices
-# Hounsfield units by definition: air −1000, water 0; fat, muscle and organs lie within 200 of water
-# (https://radiopaedia.org/articles/hounsfield-unit)
-AIR = (-1100, -900)
-SOFT_TISSUE = (-200, 200)
-LEAST_SHARE = 0.001  # of the voxels, of each of the two
 
 
 @dataclass(frozen=True)
@@ -103,24 +100,11 @@ def summarise(array: NDArray[np.float32], spacing: tuple[float, float, float], m
     )
 
 
-def doubt_hounsfield_units(voxels: VoxelSummary) -> str | None:
+def doubt_values(voxels: VoxelSummary) -> str | None:
     """Return why the values of a CT do not look like Hounsfield units, None if they do."""
     if voxels.minimum is None or voxels.maximum is None:
         return None
-    shown = f"values from {voxels.minimum:g} to {voxels.maximum:g}"
-    if voxels.minimum >= 0:
-        if voxels.maximum <= 255:
-            return f"{shown}: no Hounsfield units, but grey levels of a picture?"
-        return f"{shown}: no Hounsfield units? rescale intercept not applied"
-    if voxels.minimum > AIR[1]:
-        return f"{shown}: no Hounsfield units, or a crop without air? expected air, below {AIR[1]}"
-    for name, share, (low, high) in (
-        ("air", voxels.air, AIR),
-        ("soft tissue", voxels.soft_tissue, SOFT_TISSUE),
-    ):
-        if share < LEAST_SHARE:
-            return f"{shown}: no Hounsfield units? hardly any {name}, {low} to {high}"
-    return None
+    return doubt_hounsfield_units(voxels.minimum, voxels.maximum, voxels.air, voxels.soft_tissue)
 
 
 def _slice_axis(spacing: tuple[float, float, float]) -> int:
