@@ -116,7 +116,7 @@ def read_dataset(folder: str | os.PathLike[str]) -> Dataset:
     description = _read_description(root / DESCRIPTION)
     try:
         modality = _read_modality(description)
-        names = _read_label_names(description.get("labels") or {})
+        names = read_label_names(description.get("labels") or {})
         lists = _read_lists(description)
         found = _named_alike(root, description) if lists is None else _listed(root, lists, set(names.values()))
     except _DescriptionError as error:
@@ -129,7 +129,7 @@ def read_dataset(folder: str | os.PathLike[str]) -> Dataset:
     return replace(found, label_names=names, modality=modality)
 
 
-class _DescriptionError(Exception):
+class _DescriptionError(UsageError):
     """Something in dataset.json that cannot be."""
 
 
@@ -163,8 +163,26 @@ def _read_modality(description: dict[str, Any]) -> str | None:
     return None
 
 
-def _read_label_names(labels: object) -> dict[int, str]:
-    """Return names by value, background left out; several names of one value, as of nnU-Net's regions, are joined."""
+def described_labels(folder: Path) -> dict[int, str]:
+    """Return the names of labels by value that the dataset.json in a folder tells, whatever else it holds.
+
+    Raises:
+        UsageError: it is missing or damaged.
+    """
+    return read_label_names(_read_description(folder / DESCRIPTION).get("labels") or {})
+
+
+def read_label_names(labels: object) -> dict[int, str]:
+    """Return the names of labels by value, background left out, as dataset.json has them.
+
+    Several names of one value, as of nnU-Net's regions, are joined.
+
+    Args:
+        labels: {"1": "name"} as of the Decathlon, or {"name": 1} as of nnU-Net.
+
+    Raises:
+        UsageError: it is neither.
+    """
     expected = 'labels: expected {"1": "name"} or {"name": 1}'
     if not isinstance(labels, dict):
         raise _DescriptionError(f"{expected}, got {type(labels).__name__}")

@@ -1,0 +1,7 @@
+"""From a labelled dataset to a bundle: a fingerprint, rules that decide by it, and the files."""
+
+from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.imbalance import Imbalance
+from tomoseg.planning.rules import PRESETS, Budget, Plan
+
+__all__ = ["PRESETS", "Budget", "Imbalance", "Plan", "plan_bundle"]

@@ -1,0 +1,118 @@
+"""How scans are changed at random for a training: where they are cut and turned, and what becomes of their values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tomoseg.planning import data_config, negatives
+from tomoseg.planning.data_config import KEYS, Json
+from tomoseg.planning.rules import Plan
+
+BESIDE = 2  # windows on the background for one on a label
+MOVED = 0.2  # of the crops, by up to half a window
+THICK_MM = 3.6  # slices of many scans in use
+
+
+def labelled_augmentation(plan: Plan) -> list[Json]:
+    """Return the augmentation of scan and label map; a third of the crops lie on a label."""
+    image, label = KEYS
+    steps: list[Json] = []
+    if plan.cut:
+        steps.append(
+            {
+                "_target_": "RandCropByLabelClassesd",
+                "keys": KEYS,
+                "label_key": label,
+                "spatial_size": "@crop_size",
+                "ratios": [float(f"{BESIDE * sum(plan.ratios):.4g}"), *plan.ratios],
+                "num_classes": plan.network.scores,
+                "indices_key": f"${label} + '_cls_indices'",
+                "warn": False,
+            }
+        )
+    steps += [*negatives.cut_out(plan), *_moved_out(plan), *turned(plan, KEYS), *valued(plan, image)]
+    chosen = {"_target_": "SelectItemsd", "keys": KEYS}  # cases may differ in what else they have
+    return [*steps, chosen, _tensors(KEYS)]
+
+
+def unlabelled_augmentation(plan: Plan, image: str, student: str) -> list[Json]:
+    """Return the augmentation of a scan without label map: turned for both networks, then changed for the student.
+
+    Args:
+        plan: what was decided.
+        image: key of the scan, which the teacher sees.
+        student: key of what the student sees, which is made.
+    """
+    steps: list[Json] = []
+    if plan.cut:
+        steps.append({"_target_": "RandSpatialCropd", "keys": image, "roi_size": "@crop_size", "random_size": False})
+    copied = {"_target_": "CopyItemsd", "keys": image, "names": student}
+    return [*steps, *turned(plan, [image]), copied, *valued(plan, student), _tensors([image, student])]
+
+
+def turned(plan: Plan, keys: list[str]) -> list[Json]:
+    """Return what turns, scales, moves and mirrors a scan, and its label map if that is the second key."""
+    several = len(keys) > 1
+    where: Any = keys if several else keys[0]
+    affine = {
+        "_target_": "RandAffined",
+        "keys": where,
+        "prob": 0.6,
+        "rotate_range": [0.35, 0.35, 0.35],
+        "scale_range": [0.25, 0.25, 0.25],
+        "translate_range": [size // 10 for size in plan.patch],
+        "spatial_size": "@patch_size",
+        "mode": ["bilinear", "nearest"] if several else "bilinear",
+        "device": "$torch.device(@cache_device)",
+        "padding_mode": "zeros" if plan.intensities is None else "border",
+    }
+    flips = [{"_target_": "RandFlipd", "keys": where, "prob": 0.5, "spatial_axis": axis} for axis in plan.mirror_axes]
+    return [affine, *flips]
+
+
+def valued(plan: Plan, key: str) -> list[Json]:
+    """Return what changes the values of a scan and leaves every voxel where it is."""
+
+    def change(target: str, **options: Any) -> Json:
+        return {"_target_": target, "keys": key, **options}
+
+    # scans in use are often coarser than those of a dataset, and often along one axis only;
+    # nnU-Net's limits are half the resolution and a blur of 1 voxel
+    coarsest = max(0.28, min(0.5, min(plan.spacing_mm) / THICK_MM))
+    blur = [max(1.0, min(1.5, 0.5 * THICK_MM / spacing)) for spacing in plan.spacing_mm]
+    steps = [
+        change("RandGaussianNoised", prob=0.15, std=0.2),
+        change("RandGaussianSmoothd", prob=0.2, **{f"sigma_{axis}": [0.3, blur[i]] for i, axis in enumerate("xyz")}),
+    ]
+    if plan.modality != "CT":
+        steps.append(change("RandBiasFieldd", prob=0.1, coeff_range=[0.0, 0.1]))
+    return [
+        *steps,
+        change("RandStdShiftIntensityd", prob=0.15, factors=0.3),
+        change("RandScaleIntensityd", prob=0.15, factors=0.3),
+        change("RandSimulateLowResolutiond", prob=0.4, zoom_range=[round(coarsest, 2), 1.0], downsample_mode="area"),
+        change("RandAdjustContrastd", prob=0.3, gamma=[0.7, 1.5], retain_stats=True),
+    ]
+
+
+def _moved_out(plan: Plan) -> list[Json]:
+    """Return what moves some crops of a CT by up to half a window, with air on the other side.
+
+    A scan that is to be segmented may be wider or longer than all those of the dataset, so that windows lie beside the
+    body, hold one end of it, or nothing but air.
+    """
+    if plan.intensities is None or not plan.cut:
+        return []
+    image, label = KEYS
+    border = [size // 2 for size in plan.patch]
+    moved = [
+        {"_target_": "BorderPadd", "keys": image, "spatial_border": border, "value": data_config.outside(plan)},
+        {"_target_": "BorderPadd", "keys": label, "spatial_border": border},
+        {"_target_": "RandSpatialCropd", "keys": KEYS, "roi_size": "@crop_size", "random_size": False},
+    ]
+    choices = [{"_target_": "Compose", "transforms": moved}, {"_target_": "Identityd", "keys": KEYS}]
+    return [{"_target_": "OneOf", "transforms": choices, "weights": [MOVED, 1 - MOVED]}]
+
+
+def _tensors(keys: list[str]) -> Json:
+    return {"_target_": "EnsureTyped", "keys": keys, "track_meta": False}

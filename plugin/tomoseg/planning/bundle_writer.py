@@ -1,0 +1,183 @@
+"""From a labelled dataset to a MONAI bundle that can be trained on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import tomoseg
+from tomoseg.datasets import DESCRIPTION, PARTS, Dataset, read_dataset
+from tomoseg.errors import DatasetError, UsageError
+from tomoseg.files import staging_folder
+from tomoseg.inspection import ignored_value, require_trainable, trainable_labels
+from tomoseg.planning.card import LICENSE, LOGGING, data_license, write_card
+from tomoseg.planning.fingerprint import Fingerprint, OnScan, take_fingerprint
+from tomoseg.planning.imbalance import USUAL, Imbalance
+from tomoseg.planning.inference_config import evaluate_config, inference_config, multi_gpu_evaluate_config
+from tomoseg.planning.layout import find_layout
+from tomoseg.planning.metadata import make_metadata
+from tomoseg.planning.rules import Budget, Plan, decide
+from tomoseg.planning.semi_supervised_config import semi_supervised_config
+from tomoseg.planning.train_config import multi_gpu_train_config, train_config
+from tomoseg.volumes import read_volume
+
+SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a folder that a config names: MONAI interprets # @ % $
+WORD = re.compile(r"[^a-z0-9]+")
+AIR = -500  # an image whose voxels go below that, in Hounsfield units
+
+
+def plan_bundle(
+    folder: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    budget: Budget,
+    modality: str | None = None,
+    *,
+    imbalance: Imbalance = USUAL,
+    overwrite: bool = False,
+    on_scan: OnScan | None = None,
+) -> Plan:
+    """Check a labelled dataset, decide how to train on it, and write the bundle; the same data give the same bundle.
+
+    Args:
+        folder: the dataset: of the Decathlon, of nnU-Net, or folders `images` and `labels`.
+        output: the bundle's folder, which is made.
+        budget: what the training may use.
+        modality: "CT" or "MR"; None for what the dataset says, or looks like.
+        imbalance: what is asked for where some labels are rare.
+        overwrite: replace the configs and docs of a bundle that is there; its weights are left alone.
+        on_scan: told the path of each scan before it is read.
+
+    Raises:
+        UsageError: the folder is no dataset, or the output cannot be.
+        DatasetError: the dataset has to be mended first.
+        OutputError: the bundle cannot be written.
+    """
+    target = Path(output)
+    name = target.resolve().name
+    if not SAFE.fullmatch(name):
+        raise UsageError(f"{target}: expected a folder's name of letters, digits, - _ and ., got {name!r}")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
+        raise UsageError(f"{target}: is there already; choose another folder with -o, or --overwrite")
+    dataset = require_trainable(read_dataset(folder), on_scan=on_scan)
+    layout = find_layout(dataset, _lists_pairs(dataset))
+    names = trainable_labels(dataset)
+    renamed = dict(zip(names, _plain_names(list(names.values())), strict=True))
+    fingerprint = take_fingerprint(dataset, names, on_scan)
+    kind = _choose_modality(modality, dataset)
+    plan = decide(fingerprint, kind, budget, ignored_value(dataset), imbalance)
+    plan = _with_plain_names(plan, renamed)
+    title, source = _describe(dataset)
+    dataset_name = dataset.root.resolve().name if SAFE.fullmatch(dataset.root.resolve().name) else "dataset"
+    arguments = (plan, layout, name, dataset_name)
+    train = train_config(*arguments)
+    evaluate = evaluate_config(*arguments)
+    if plan.partial:
+        for config in (train, evaluate):
+            config["annotated_names"] = _annotated_names(list(names.values()), dataset.root)
+    configs = {
+        "metadata": make_metadata(plan, fingerprint, layout, title, source),
+        "inference": inference_config(*arguments),
+        "evaluate": evaluate,
+        "multi_gpu_evaluate": multi_gpu_evaluate_config(),
+        "train": train,
+        "semi_supervised": semi_supervised_config(plan),
+        "multi_gpu_train": multi_gpu_train_config(),
+        "plan": _explain(plan, fingerprint, budget, dataset, renamed),
+    }
+    files = {f"configs/{stem}.json": json.dumps(content, indent=4) + "\n" for stem, content in configs.items()}
+    files["configs/logging.conf"] = LOGGING
+    files["docs/README.md"] = write_card(plan, fingerprint, budget, layout, name, title, source)
+    files["docs/data_license.txt"] = data_license(title, source)
+    files["LICENSE"] = LICENSE
+    _write(target, files)
+    return plan
+
+
+def _write(target: Path, files: dict[str, str]) -> None:
+    """Write all files in a hidden folder beside the target first, so that a full disk leaves no half of a bundle."""
+    with staging_folder(target.absolute().parent) as hidden:
+        staging = hidden / "bundle"  # that others may read it, as any folder
+        for path, text in files.items():
+            (staging / path).parent.mkdir(parents=True, exist_ok=True)
+            (staging / path).write_text(text, encoding="utf-8")
+        if not target.exists():
+            staging.replace(target)
+            return
+        for path in files:
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            (staging / path).replace(target / path)
+
+
+def _lists_pairs(dataset: Dataset) -> bool:
+    """Tell whether dataset.json lists the pairs as MONAI reads them."""
+    content = _description(dataset)
+    return any(content.get(part) for part in PARTS)
+
+
+def _description(dataset: Dataset) -> dict[str, Any]:
+    path = dataset.root / DESCRIPTION
+    content = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _describe(dataset: Dataset) -> tuple[str, str]:
+    """Return what the dataset calls itself, and where it comes from."""
+    content = _description(dataset)
+    title = str(content.get("name") or dataset.root.resolve().name)
+    parts = [content.get(key) for key in ("description", "reference", "licence", "license")]
+    source = ". ".join(" ".join(str(part).split()) for part in parts if part)
+    return " ".join(title.split()), source or "not said"
+
+
+def _choose_modality(asked: str | None, dataset: Dataset) -> str:
+    """Return "CT" or "MR": what was asked for, what the dataset says, or what the values look like."""
+    if asked is not None:
+        if asked.upper() not in ("CT", "MR", "MRI"):
+            raise UsageError(f"modality: expected CT or MR, got {asked}")
+        return "CT" if asked.upper() == "CT" else "MR"
+    if dataset.modality is not None:
+        return "CT" if dataset.modality == "CT" else "MR"
+    return "CT" if read_volume(dataset.pairs[0].image).array.min() < AIR else "MR"
+
+
+def _plain_names(names: list[str]) -> list[str]:
+    """Return lower-case names of letters, digits and underscores, as the clients of MONAI Label want them."""
+    plain = [WORD.sub("_", name.lower()).strip("_") or "label" for name in names]
+    return [
+        f"{name}_{index}" if plain.count(name) > 1 or name == "background" else name
+        for index, name in enumerate(plain, start=1)
+    ]
+
+
+def _with_plain_names(plan: Plan, renamed: dict[int, str]) -> Plan:
+    from dataclasses import replace
+
+    return replace(plan, labels=dict(enumerate(renamed.values(), start=1)))
+
+
+def _annotated_names(names: list[str], root: Path) -> list[str]:
+    unsafe = [name for name in names if set(name) & set("#@%$")]
+    if unsafe:
+        raise DatasetError(f"{root}: expected label names without # @ % $, got {unsafe[0]!r}; rename it")
+    return names
+
+
+def _explain(
+    plan: Plan, fingerprint: Fingerprint, budget: Budget, dataset: Dataset, renamed: dict[int, str]
+) -> dict[str, Any]:
+    """Return plan.json."""
+    names = {label.value: label.name for label in fingerprint.labels}
+    return {
+        "tomoseg": tomoseg.__version__,
+        "budget": {"memory_bytes": budget.memory, "device": budget.device, "preset": budget.preset},
+        "modality": plan.modality,
+        "choices": {
+            choice: {"value": value, "reason": plan.reasons[choice]} for choice, value in plan.choices().items()
+        },
+        "dataset_labels": {str(value): {"dataset": names[value], "bundle": renamed[value]} for value in names},
+        "training_bytes": plan.network.training_bytes(plan.patch, plan.batch),
+        "fingerprint": fingerprint.as_json(),
+    }

@@ -1,0 +1,213 @@
+"""What all configs of a planned bundle say of the data: where it lies, which cases, and how a scan is prepared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tomoseg.planning.layout import Layout
+from tomoseg.planning.rules import FOLDS, Plan
+
+Json = dict[str, Any]
+
+SEED = 12345  # of the folds; nnU-Net's
+SUFFIXES = (".nii.gz", ".nii")
+KEYS = ["@image_key", "@label_key"]  # of a training case
+
+
+def bundle_root(name: str) -> str:
+    """Return the expression for the bundle's folder: below where the user stands, or where they stand."""
+    return f"$next(p for p in ('{name}', 'monai_bundle/{name}', '.') if p == '.' or os.path.isdir(p + '/configs'))"
+
+
+def cases(plan: Plan, layout: Layout) -> Json:
+    """Return the entries that list the cases and their folds."""
+    entries: Json = {}
+    if layout.listed:
+        entries["listed"] = _listed("training")
+        entries["listed_validation"] = _listed("validation") if layout.has_validation else []
+    else:
+        entries["image_ending"] = layout.image_ending
+        entries["label_ending"] = layout.label_ending
+        entries["image_dir"] = f"$os.path.join(@dataset_dir, '{layout.image_folder}')"
+        entries["label_dir"] = f"$os.path.join(@dataset_dir, '{layout.label_folder}')"
+        entries["listed"] = (
+            "$[{'image': os.path.join(@image_dir, f[:len(f) - len(@label_ending)] + @image_ending), "
+            "'label': os.path.join(@label_dir, f)} for f in sorted(os.listdir(@label_dir)) "
+            "if f.endswith(@label_ending) and not f.startswith('.')]"
+        )
+        entries["listed_validation"] = []
+    if plan.partial:
+        # what a case does not say to have been drawn is not known in it
+        entries["label_names"] = list(plan.labels.values())
+        entries["annotated_names"] = list(plan.labels.values())
+        entries["drawn"] = (
+            "$sorted({tuple(n in c.get('annotated', @annotated_names) for n in @annotated_names) "
+            "for c in @listed + @listed_validation} | {(True,) * len(@annotated_names)})"
+        )
+        entries["all_drawn"] = "$@drawn.index((True,) * len(@annotated_names))"
+        entries["cases"] = _with_drawn("listed")
+        entries["validation_cases"] = _with_drawn("listed_validation")
+    else:
+        entries["cases"] = "@listed"
+        entries["validation_cases"] = "@listed_validation"
+    entries["splits_file"] = "$os.path.join(@dataset_dir, 'splits.json')"
+    entries["case_ids"] = "$[os.path.basename(c['image']).split('.')[0] for c in @cases]"
+    entries["folds"] = (
+        "$[f['val'] for f in json.load(open(@splits_file))] if os.path.isfile(@splits_file) else "
+        f"monai.data.partition_dataset(sorted(@case_ids), num_partitions=min({FOLDS}, len(@case_ids)), "
+        f"shuffle=True, seed={SEED})"
+    )
+    entries["val_ids"] = "$@folds[@fold if isinstance(@fold, int) else 0]"
+    return entries
+
+
+def default_fold(layout: Layout) -> int | str:
+    """Return which cases are kept for validation unless somebody says otherwise."""
+    return "validation" if layout.has_validation else 0
+
+
+def load(keys: list[str]) -> Json:
+    """Return what reads scan, or scan and label map."""
+    return {"_target_": "LoadImaged", "keys": keys if len(keys) > 1 else keys[0], "ensure_channel_first": True}
+
+
+def spatial(plan: Plan, keys: list[str]) -> list[Json]:
+    """Return orientation and spacing."""
+    several = len(keys) > 1
+    where: Any = keys if several else keys[0]
+    return [
+        {"_target_": "Orientationd", "keys": where, "axcodes": "RAS", "labels": None},
+        {
+            "_target_": "Spacingd",
+            "keys": where,
+            "pixdim": list(plan.spacing_mm),
+            "mode": ["bilinear", "nearest"] if several else "bilinear",
+        },
+    ]
+
+
+def intensities(plan: Plan, key: str) -> Json:
+    """Return what is done to the intensities."""
+    if plan.intensities is None:
+        step: Json = {"_target_": "NormalizeIntensityd", "keys": key}
+        return step | {"nonzero": True} if plan.nonzero else step
+    low, high, mean, sd = plan.intensities
+    return {
+        "_target_": "ScaleIntensityRanged",
+        "keys": key,
+        "a_min": low,
+        "a_max": high,
+        "b_min": round((low - mean) / sd, 6),
+        "b_max": round((high - mean) / sd, 6),
+        "clip": True,
+    }
+
+
+def label_values(plan: Plan, key: str) -> list[Any]:
+    """Return what makes the network's labels of the dataset's; the first value beyond them is to be ignored."""
+    steps: list[Any] = []
+    if plan.renumbered or plan.ignored is not None:
+        ignored = [] if plan.ignored is None else [plan.ignored]
+        steps.append(
+            {
+                "_target_": "MapLabelValued",
+                "keys": key,
+                "orig_labels": [*plan.sources, *ignored],
+                "target_labels": [*plan.labels, *([plan.network.scores] if ignored else [])],
+            }
+        )
+    return steps
+
+
+def change(entries: str) -> Json:
+    """Return a transform that replaces entries of a case.
+
+    A bare function would do, too, but MONAI caches nothing of what comes after one.
+
+    Args:
+        entries: as in a dictionary, of `data`.
+    """
+    return {"_target_": "Lambda", "func": f"$lambda data: {{**data, {entries}}}"}
+
+
+def drawn_only(plan: Plan, label: str) -> list[Json]:
+    """Return what makes background of labels that were not drawn in a case, though some voxels may have them."""
+    if not plan.partial:
+        return []
+    return [
+        change(
+            f"{label}: data[{label}] * torch.tensor([True, *@drawn[data.get('drawn', @all_drawn)], True])"
+            f".to(data[{label}])[data[{label}].long()]"
+        )
+    ]
+
+
+def forget_ignored(plan: Plan, label: str) -> list[Json]:
+    """Return what remembers where the ignore label lies, and makes background of it."""
+    if plan.ignored is None:
+        return []
+    return [
+        change(
+            f"'known': data[{label}] < {plan.network.scores}, "
+            f"{label}: data[{label}] * (data[{label}] < {plan.network.scores})"
+        )
+    ]
+
+
+def score_known(plan: Plan, label: str) -> list[Json]:
+    """Return what takes predictions out of a score where the ignore label lies."""
+    if plan.ignored is None:
+        return []
+    return [change("'pred': data['pred'] * data['known'].to(data['pred'].device)")]
+
+
+def outside(plan: Plan) -> float:
+    """Return the value of what lies beyond a scan: in CT the lowest, which is air, else the mean of the image."""
+    return 0.0 if plan.intensities is None else float(intensities(plan, "image")["b_min"])
+
+
+def pad(plan: Plan, keys: list[str], size: str) -> list[Json]:
+    """Return what makes a scan, and its label map, at least as large as `size`, as the inferer does."""
+    if plan.intensities is None:
+        return [{"_target_": "SpatialPadd", "keys": keys if len(keys) > 1 else keys[0], "spatial_size": size}]
+    image, *labels = keys
+    return [
+        {"_target_": "SpatialPadd", "keys": image, "spatial_size": size, "value": outside(plan)},
+        *[{"_target_": "SpatialPadd", "keys": label, "spatial_size": size} for label in labels],
+    ]
+
+
+def inferer(plan: Plan, roi_size: Any) -> Json:
+    """Return the sliding window."""
+    step = {
+        "_target_": "SlidingWindowInferer",
+        "roi_size": roi_size,
+        "sw_batch_size": 2,
+        "overlap": 0.5,
+        "mode": "gaussian",
+    }
+    return step if plan.intensities is None else step | {"cval": outside(plan)}
+
+
+def dice_of_each(plan: Plan, label: str) -> Json:
+    """Return a metric for each label."""
+    return {
+        f"val_dice_{name}": {
+            "_target_": "MeanDice",
+            "include_background": False,
+            "output_transform": f"$lambda out: ([o['pred'][[0, {value}]] for o in out], "
+            f"[o[{label}][[0, {value}]] for o in out])",
+        }
+        for value, name in plan.labels.items()
+    }
+
+
+def _listed(part: str) -> str:
+    return f"$monai.data.load_decathlon_datalist(@dataset_dir + '/dataset.json', data_list_key='{part}')"
+
+
+def _with_drawn(entry: str) -> str:
+    return (
+        "$[{'image': c['image'], 'label': c['label'], 'drawn': @drawn.index("
+        f"tuple(n in c.get('annotated', @annotated_names) for n in @annotated_names))}} for c in @{entry}]"
+    )

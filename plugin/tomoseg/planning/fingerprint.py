@@ -1,0 +1,229 @@
+"""What a labelled dataset is like, in the few numbers that the rules of planning read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import io_orientation
+from numpy.typing import NDArray
+
+from tomoseg.datasets import Dataset, Pair
+from tomoseg.geometry import Grid
+from tomoseg.volumes import Volume, read_volume
+
+SAMPLES = 10_000  # foreground voxels of a case whose intensities are kept, evenly spread over the foreground
+PERCENTILES = (0.5, 99.5)  # nnU-Net's limits of CT intensities
+FEWEST = 5  # whole labels, from which a range of volumes is told
+ABSENT = 0.05  # of the cases in which a label would have been drawn; beyond that its absence is nothing odd
+
+OnScan = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class LabelPlace:
+    """Where one label lies in one case.
+
+    Args:
+        voxels: how many there are.
+        volume_ml: their volume.
+        centre_mm: their centre of mass, RAS+ mm.
+        whole: whether none of them lies at the scan's border.
+    """
+
+    voxels: int
+    volume_ml: float
+    centre_mm: tuple[float, float, float]
+    whole: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class CasePrint:
+    """One case, its axes in the order right, anterior, superior.
+
+    Args:
+        shape: voxels.
+        spacing_mm: mm.
+        zeros: share of the scan's voxels that are 0.
+        intensities: (≤ `SAMPLES`,) of the foreground.
+        labels: where each label lies, by its value; those that do not occur are left out.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    zeros: float
+    intensities: NDArray[np.float32]
+    labels: dict[int, LabelPlace]
+
+
+@dataclass(frozen=True)
+class LabelPrint:
+    """One label over all cases.
+
+    Args:
+        value: in the label maps.
+        name: as the dataset calls it.
+        cases: number of cases in which it occurs.
+        annotated: number of cases in which it was drawn, as far as the dataset says.
+        median_ml: median volume where it occurs.
+        least_ml, most_ml: volumes of those that were drawn and lie within the scan as a whole; the least is 0 where the
+            label is often absent though it would have been drawn. None for too few.
+    """
+
+    value: int
+    name: str
+    cases: int
+    annotated: int
+    median_ml: float
+    least_ml: float | None = None
+    most_ml: float | None = None
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A labelled dataset in numbers; axes in the order right, anterior, superior, lengths in mm.
+
+    Args:
+        cases: number of training cases.
+        validation_cases: number of those that the dataset itself keeps for validation.
+        median_shape, largest_shape: voxels of the scans as they are.
+        median_spacing_mm, coarse_spacing_mm, finest_spacing_mm: median, 10th percentile and minimum along each axis.
+        median_extent_mm: median length of the scans.
+        zeros: median share of voxels that are 0.
+        intensity_mean, intensity_sd, intensity_low, intensity_high: of the foreground; low and high are the 0.5th and
+            the 99.5th percentile.
+        labels: by value, background left out.
+        partial: whether some cases have labels that were not drawn.
+        opposite: pairs of label values that lie left and right of each other.
+    """
+
+    cases: int
+    validation_cases: int
+    median_shape: tuple[int, int, int]
+    largest_shape: tuple[int, int, int]
+    median_spacing_mm: tuple[float, float, float]
+    coarse_spacing_mm: tuple[float, float, float]
+    finest_spacing_mm: tuple[float, float, float]
+    median_extent_mm: tuple[float, float, float]
+    zeros: float
+    intensity_mean: float
+    intensity_sd: float
+    intensity_low: float
+    intensity_high: float
+    labels: tuple[LabelPrint, ...]
+    partial: bool
+    opposite: tuple[tuple[int, int], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON has it; no case is named in it."""
+        return asdict(self)
+
+
+def take_fingerprint(dataset: Dataset, names: dict[int, str], on_scan: OnScan | None = None) -> Fingerprint:
+    """Read all scans and label maps of a dataset, one pair at a time.
+
+    Args:
+        dataset: one that `require_trainable` found sound.
+        names: of the labels, by value; voxels of other values (an ignore label) are left out.
+        on_scan: told the path of each scan before it is read.
+    """
+    from tomoseg.planning.sides import find_opposite
+
+    prints: list[CasePrint] = []
+    for pair in dataset.pairs:
+        if on_scan is not None:
+            on_scan(pair.image)
+        prints.append(print_case(read_volume(pair.image), read_volume(pair.label), set(names)))
+    spacings = np.array([case.spacing_mm for case in prints])
+    shapes = np.array([case.shape for case in prints])
+    intensities = np.concatenate([case.intensities for case in prints]).astype(np.float64)
+    low, high = np.percentile(intensities, PERCENTILES)
+    training = [pair for pair in dataset.pairs if pair.part == "training"]
+    return Fingerprint(
+        cases=len(training),
+        validation_cases=len(dataset.pairs) - len(training),
+        median_shape=_whole(np.median(shapes, axis=0)),
+        largest_shape=_whole(shapes.max(axis=0)),
+        median_spacing_mm=_lengths(np.median(spacings, axis=0)),
+        coarse_spacing_mm=_lengths(np.percentile(spacings, 10, axis=0)),
+        finest_spacing_mm=_lengths(spacings.min(axis=0)),
+        median_extent_mm=_lengths(np.median(shapes * spacings, axis=0)),
+        zeros=round(float(np.median([case.zeros for case in prints])), 4),
+        intensity_mean=_round(float(intensities.mean())),
+        intensity_sd=_round(float(intensities.std())),
+        intensity_low=_round(float(low)),
+        intensity_high=_round(float(high)),
+        labels=tuple(_print_label(value, name, dataset.pairs, prints) for value, name in sorted(names.items())),
+        partial=any(pair.annotated is not None and set(names.values()) - set(pair.annotated) for pair in dataset.pairs),
+        opposite=find_opposite([case.labels for case in prints]),
+    )
+
+
+def print_case(image: Volume, label: Volume, values: set[int]) -> CasePrint:
+    """Return what one case is like.
+
+    Args:
+        image, label: on one grid.
+        values: the labels that count.
+    """
+    order = np.argsort(io_orientation(image.grid.affine)[:, 0])
+    labels = np.rint(label.array).astype(np.int32)
+    foreground = image.array[np.isin(labels, sorted(values))]
+    if foreground.size == 0:  # a case without any label tells nothing of the foreground
+        intensities = foreground
+    else:
+        chosen = np.linspace(0, foreground.size - 1, min(SAMPLES, foreground.size)).round().astype(np.intp)
+        intensities = foreground[chosen]
+    i, j, k = (int(image.grid.shape[axis]) for axis in order)
+    x, y, z = (float(image.grid.spacing[axis]) for axis in order)
+    return CasePrint(
+        shape=(i, j, k),
+        spacing_mm=(x, y, z),
+        zeros=1 - np.count_nonzero(image.array) / image.array.size,
+        intensities=intensities,
+        labels={value: place for value in sorted(values) if (place := _place(labels == value, image.grid))},
+    )
+
+
+def _place(mask: NDArray[np.bool_], grid: Grid) -> LabelPlace | None:
+    voxels = np.argwhere(mask)
+    if not len(voxels):
+        return None
+    x, y, z, _ = (grid.affine @ np.append(voxels.mean(axis=0), 1.0)).tolist()
+    whole = bool((voxels.min(axis=0) > 0).all() and (voxels.max(axis=0) < np.array(mask.shape) - 1).all())
+    return LabelPlace(len(voxels), len(voxels) * grid.voxel_volume_ml, (x, y, z), whole)
+
+
+def _print_label(value: int, name: str, pairs: Sequence[Pair], prints: Sequence[CasePrint]) -> LabelPrint:
+    volumes = [case.labels[value].volume_ml for case in prints if value in case.labels]
+    median = _round(float(np.median(volumes))) if volumes else 0.0
+    drawn = [
+        case.labels.get(value)
+        for pair, case in zip(pairs, prints, strict=True)
+        if pair.annotated is None or name in pair.annotated
+    ]
+    whole = [place.volume_ml for place in drawn if place is not None and place.whole]
+    if len(whole) < FEWEST:
+        return LabelPrint(value, name, len(volumes), len(drawn), median)
+    often_absent = drawn.count(None) > ABSENT * len(drawn)
+    least = 0.0 if often_absent else _round(min(whole))
+    return LabelPrint(value, name, len(volumes), len(drawn), median, least, _round(max(whole)))
+
+
+def _round(value: float) -> float:
+    """Return a value with 6 significant digits, so that a sum in another order gives the same bundle."""
+    return 0.0 if value == 0 else round(value, 5 - math.floor(math.log10(abs(value))))
+
+
+def _lengths(values: NDArray[Any]) -> tuple[float, float, float]:
+    x, y, z = (_round(float(value)) for value in values)
+    return x, y, z
+
+
+def _whole(values: NDArray[Any]) -> tuple[int, int, int]:
+    i, j, k = (math.ceil(float(value)) for value in values)
+    return i, j, k

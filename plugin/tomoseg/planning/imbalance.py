@@ -1,0 +1,129 @@
+"""What is done where some labels are rare or small: the loss, and where windows are cut."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tomoseg.errors import UsageError
+from tomoseg.planning.fingerprint import LabelPrint
+
+# what each is called, and why somebody would ask for it
+LOSSES = {
+    "dice-ce": ("Dice and cross-entropy", "their sum with equal weights is nnU-Net's"),
+    "dice-focal": (
+        "Dice and focal loss",
+        "as asked for: the focal loss (gamma 2) counts voxels little that are right already, so that the few that are "
+        "hard are not outvoted; its scores are less fit for a map of uncertainty",
+    ),
+    "tversky": (
+        "Tversky loss and cross-entropy",
+        "as asked for: the Tversky loss (0.3 and 0.7) counts a voxel that is missed more than one too much, so that "
+        "small labels are found rather than left out; cross-entropy learns them where nothing of them is found yet",
+    ),
+}
+UNIFORM, INVERSE_VOLUME = "uniform", "inverse-volume"
+MOST = 10.0  # times as often as the middle label, or as rarely: no label takes all windows
+EXPECTED = f"sampling: expected {UNIFORM}, {INVERSE_VOLUME} or NAME=RATIO,NAME=RATIO"
+
+
+@dataclass(frozen=True)
+class Imbalance:
+    """What is asked for where some labels are rare or small.
+
+    Args:
+        loss: one of `LOSSES`.
+        sampling: how often the windows of a training lie on each label: "uniform" (each as often as the others),
+            "inverse-volume" (smaller labels more often), or "NAME=RATIO,NAME=RATIO" (1 for labels left out).
+
+    Raises:
+        UsageError: one of them is unknown.
+    """
+
+    loss: str = "dice-ce"
+    sampling: str = UNIFORM
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise UsageError(f"loss: expected one of {', '.join(LOSSES)}, got {self.loss}")
+        _ = self.named_ratios
+
+    @property
+    def named_ratios(self) -> dict[str, float]:
+        """The ratios that are given by name."""
+        if self.sampling in (UNIFORM, INVERSE_VOLUME):
+            return {}
+        ratios = {}
+        for part in self.sampling.split(","):
+            name, _, text = (piece.strip() for piece in part.rpartition("="))
+            try:
+                ratio = float(text)
+            except ValueError:
+                ratio = -1.0
+            if not name or not math.isfinite(ratio) or ratio < 0:
+                raise UsageError(f"{EXPECTED} with numbers from 0 on, got {self.sampling}")
+            ratios[name] = ratio
+        return ratios
+
+
+USUAL = Imbalance()  # nothing is asked for
+
+
+def choose_loss(asked: Imbalance, masked: bool) -> tuple[str, str]:
+    """Return what the loss is called, and why; each goes with labels that are not known everywhere, too.
+
+    Args:
+        asked: what was asked for.
+        masked: whether there are voxels whose label is not known.
+    """
+    name, reason = LOSSES[asked.loss]
+    if not masked:
+        return name, f"every voxel is annotated; {reason}"
+    return (
+        f"marginal {name}",
+        "voxels whose label is not known (labels that were not drawn in a case, or the ignore label) may be any of "
+        f"those that they can be; {reason}",
+    )
+
+
+def choose_ratios(asked: Imbalance, labels: Sequence[LabelPrint], cut: bool) -> tuple[tuple[float, ...], str]:
+    """Return how often windows lie on each label, in the order of the labels, and why.
+
+    Args:
+        asked: what was asked for.
+        labels: of the dataset.
+        cut: whether windows are cut from larger scans.
+
+    Raises:
+        UsageError: it names a label that is none, or leaves no label.
+    """
+    ratios, reason = _ratios(asked, labels)
+    if not cut:
+        reason = "every scan fits into a window as a whole, so that none is cut, whatever is asked for"
+    return ratios, reason
+
+
+def _ratios(asked: Imbalance, labels: Sequence[LabelPrint]) -> tuple[tuple[float, ...], str]:
+    third = "a third of the windows lies on a label"
+    if asked.sampling == UNIFORM:
+        return (1.0,) * len(labels), f"{third}, on each as often as on the others (nnU-Net)"
+    if asked.sampling == INVERSE_VOLUME:
+        middle = statistics.median(label.median_ml for label in labels)
+        ratios = [middle / max(label.median_ml, middle / MOST) if middle else 1.0 for label in labels]
+        return (
+            tuple(float(f"{max(ratio, 1 / MOST):.3g}") for ratio in ratios),
+            f"as asked for: {third}, the smaller its median volume the more often (median-frequency balancing, Eigen "
+            f"and Fergus, ICCV 2015), {MOST:g} times the middle label at most",
+        )
+    named = asked.named_ratios
+    unknown = [name for name in named if name not in {label.name for label in labels}]
+    if unknown:
+        raise UsageError(
+            f"sampling: expected names of labels ({', '.join(label.name for label in labels)}), got {unknown[0]}"
+        )
+    given = tuple(named.get(label.name, 1.0) for label in labels)
+    if not any(given):
+        raise UsageError("sampling: expected a ratio above 0 for some label, got 0 for all")
+    return given, f"as asked for: {third}, on each as often as its ratio says"

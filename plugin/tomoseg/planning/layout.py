@@ -1,0 +1,58 @@
+"""How the files of a dataset are found by a config that names nothing but MONAI and Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import takewhile
+
+from tomoseg.datasets import DESCRIPTION, Dataset, Pair
+from tomoseg.errors import DatasetError
+from tomoseg.volumes import strip_suffix
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where scans and label maps lie.
+
+    Args:
+        listed: dataset.json lists the pairs; the rest is empty then.
+        has_validation: it lists some for validation, too.
+        image_folder, label_folder: names of the folders.
+        image_ending, label_ending: what follows the name that scan and label map have in common.
+    """
+
+    listed: bool
+    has_validation: bool = False
+    image_folder: str = ""
+    label_folder: str = ""
+    image_ending: str = ""
+    label_ending: str = ""
+
+
+def find_layout(dataset: Dataset, listed: bool) -> Layout:
+    """Return how the pairs of a dataset are named.
+
+    Args:
+        dataset: the dataset.
+        listed: whether dataset.json lists the pairs.
+
+    Raises:
+        DatasetError: the names do not follow one pattern.
+    """
+    if listed:
+        return Layout(listed=True, has_validation=any(pair.part == "validation" for pair in dataset.pairs))
+    endings = sorted({_endings(pair) for pair in dataset.pairs})
+    folders = sorted({(pair.image.parent.name, pair.label.parent.name) for pair in dataset.pairs})
+    if len(endings) > 1 or len(folders) > 1:
+        shown = ", ".join(f"CASE{image} with CASE{label}" for image, label in endings[:3])
+        raise DatasetError(
+            f"{dataset.root}: expected files named alike, or listed in {DESCRIPTION}; got {shown}: rename them"
+        )
+    return Layout(False, False, *folders[0], *endings[0])
+
+
+def _endings(pair: Pair) -> tuple[str, str]:
+    """Return what follows the name of the case: the channel's number or `_seg`, and the suffix."""
+    image, label = (strip_suffix(path.name) for path in (pair.image, pair.label))
+    common = len(list(takewhile(lambda letters: letters[0] == letters[1], zip(image, label, strict=False))))
+    return pair.image.name[common:], pair.label.name[common:]

@@ -1,0 +1,390 @@
+"""The rules: from a fingerprint and what may be used, every choice and its reason. No torch, no files, no chance.
+
+Most follow nnU-Net (Isensee et al., Nature Methods 18, 203-211, 2021); where they differ, the reason says so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tomoseg.errors import UsageError
+from tomoseg.planning.fingerprint import Fingerprint
+from tomoseg.planning.imbalance import USUAL, Imbalance, choose_loss, choose_ratios
+from tomoseg.planning.network import Network, Triple, shape_levels
+from tomoseg.planning.sides import find_sided_names
+
+Spacing = tuple[float, float, float]
+
+ANISOTROPIC = 3.0  # an axis is coarse beyond so many times the next coarser one
+SHARE = 64  # the window holds at least one of so many parts of the median scan
+EDGE = 4  # voxels at the coarsest level
+SMALLEST_PATCH = 16  # voxels along each axis, so that there are three levels
+BATCHES = {"cpu": 2, "cuda": 8}
+LARGEST_SHARE = 0.05  # of all voxels of the dataset in one batch
+MASKED = 0.25  # share of zeros from which an MRI counts as cropped to the head
+ROOM = 1.25  # the crop that is turned and scaled is so many times the window
+FOLDS = 5
+STEPS = 100  # of an epoch
+EPOCHS = {"cpu": 100, "cuda": 250}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How large a network may get.
+
+    Args:
+        features: of its first level, the most, by device.
+        most_features: of any level.
+        parameters: of all, in millions, the most.
+        voxels: of the window, by device.
+        residual: whether its encoder is residual.
+    """
+
+    features: dict[str, int]
+    most_features: int
+    parameters: float
+    voxels: dict[str, int]
+    residual: bool = False
+
+
+PRESETS = {
+    "small": Preset({"cpu": 16, "cuda": 16}, 64, 0.74, {"cpu": 64**3, "cuda": 96**3}),
+    "medium": Preset({"cpu": 24, "cuda": 32}, 320, 6.2, {"cpu": 74**3, "cuda": 128**3}),
+    "large": Preset({"cpu": 32, "cuda": 32}, 320, 60, {"cpu": 96**3, "cuda": 160**3}, residual=True),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a training may use.
+
+    Args:
+        memory: bytes, of RAM on a CPU, of the GPU on one.
+        device: "cpu" or "cuda".
+        preset: one of `PRESETS`.
+
+    Raises:
+        UsageError: device or preset is unknown.
+    """
+
+    memory: int
+    device: str = "cpu"
+    preset: str = "medium"
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("device", self.device, EPOCHS), ("preset", self.preset, PRESETS)):
+            if value not in known:
+                raise UsageError(f"{what}: expected one of {', '.join(known)}, got {value}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every choice, and why; axes in the order right, anterior, superior.
+
+    Args:
+        modality: "CT" or "MR".
+        labels: names by the value that the network gives, from 1 on.
+        sources: the values of these labels in the dataset.
+        ignored: the value of nnU-Net's ignore label in the dataset.
+        partial: whether cases say which labels were drawn in them.
+        spacing_mm, patch, crop: the network's grid, its window, and what is cut out to be turned and scaled.
+        cut: whether scans are larger than that, so that a place to cut has to be drawn.
+        batch: windows in a step.
+        network: the network.
+        intensities: (low, high, mean, sd) for CT; None for a z-score of each image.
+        nonzero: the z-score is over voxels other than 0.
+        mirror_axes: axes that may be mirrored.
+        loss: one of `LOSSES`.
+        ratios: how often windows lie on each label.
+        steps: of an epoch.
+        folds: of the cross-validation.
+        reasons: why, by choice.
+    """
+
+    modality: str
+    labels: dict[int, str]
+    sources: tuple[int, ...]
+    ignored: int | None
+    partial: bool
+    spacing_mm: Spacing
+    patch: Triple
+    crop: Triple
+    cut: bool
+    batch: int
+    network: Network
+    intensities: tuple[float, float, float, float] | None
+    nonzero: bool
+    mirror_axes: tuple[int, ...]
+    loss: str
+    ratios: tuple[float, ...]
+    steps: int
+    folds: int
+    reasons: dict[str, str]
+
+    @property
+    def renumbered(self) -> bool:
+        """Whether the network's labels have other values than the dataset's."""
+        return self.sources != tuple(self.labels)
+
+    def choices(self) -> dict[str, Any]:
+        """Return what was chosen, by the names that `reasons` has."""
+        return {
+            "labels": {str(value): name for value, name in self.labels.items()},
+            "spacing_mm": list(self.spacing_mm),
+            "intensities": self._describe_intensities(),
+            "patch": list(self.patch),
+            "batch": self.batch,
+            "network": {
+                "filters": list(self.network.filters),
+                "kernels": [list(kernel) for kernel in self.network.kernels],
+                "strides": [list(stride) for stride in self.network.strides],
+                "residual": self.network.residual,
+                "parameters": self.network.parameters,
+            },
+            "mirror_axes": list(self.mirror_axes),
+            "loss": choose_loss(Imbalance(self.loss), self.masked)[0],
+            "sampling": dict(zip(self.labels.values(), self.ratios, strict=True)) if self.cut else "whole scans",
+            "steps": self.steps,
+            "folds": self.folds,
+        }
+
+    @property
+    def masked(self) -> bool:
+        """Whether there are voxels whose label is not known."""
+        return self.partial or self.ignored is not None
+
+    def _describe_intensities(self) -> str:
+        if self.intensities is None:
+            return f"z-score of each image{', over voxels other than 0' if self.nonzero else ''}"
+        low, high, mean, sd = self.intensities
+        return f"clipped to {low:g}..{high:g}, minus {mean:g}, divided by {sd:g}"
+
+
+def decide(
+    fingerprint: Fingerprint,
+    modality: str,
+    budget: Budget,
+    ignored: int | None = None,
+    imbalance: Imbalance = USUAL,
+) -> Plan:
+    """Return the plan for a dataset.
+
+    Args:
+        fingerprint: of the dataset.
+        modality: "CT" or "MR".
+        budget: what the training may use.
+        ignored: the value of nnU-Net's ignore label.
+        imbalance: what is asked for where some labels are rare.
+
+    Raises:
+        UsageError: nothing fits into the memory, or a label is asked for that is none.
+    """
+    reasons: dict[str, str] = {}
+    sources = tuple(label.value for label in fingerprint.labels)
+    labels = {index: label.name for index, label in enumerate(fingerprint.labels, start=1)}
+    reasons["labels"] = (
+        "as in the dataset"
+        if sources == tuple(labels)
+        else f"the dataset's values {', '.join(map(str, sources))}, numbered from 1 on without gaps"
+    )
+    preset = PRESETS[budget.preset]
+    spacing, reasons["spacing_mm"] = choose_spacing(fingerprint, preset.voxels[budget.device])
+    shape = _shape(fingerprint, spacing)
+    patch, network, reasons["patch"], reasons["network"] = choose_network(shape, spacing, len(labels) + 1, budget)
+    batch, reasons["batch"] = choose_batch(network, patch, shape, fingerprint, budget)
+    intensities, nonzero, reasons["intensities"] = choose_intensities(fingerprint, modality)
+    mirror_axes, reasons["mirror_axes"] = choose_mirroring(fingerprint)
+    crop = _triple([math.ceil(size * ROOM / 2 - size / 2) * 2 + size for size in patch])
+    largest = _triple([
+        math.ceil(size * mm / target)
+        for size, mm, target in zip(fingerprint.largest_shape, fingerprint.median_spacing_mm, spacing, strict=True)
+    ])  # fmt: skip
+    cut = any(size > room for size, room in zip(largest, crop, strict=True))
+    _, reasons["loss"] = choose_loss(imbalance, fingerprint.partial or ignored is not None)
+    ratios, reasons["sampling"] = choose_ratios(imbalance, fingerprint.labels, cut)
+    reasons["steps"] = (
+        f"an epoch is {STEPS} steps, whatever the number of cases; {EPOCHS['cpu']} epochs on a CPU, where AdamW comes "
+        f"near nnU-Net's accuracy within them, and {EPOCHS['cuda']} on a GPU, where they cost little"
+    )
+    folds = min(FOLDS, fingerprint.cases)
+    reasons["folds"] = f"{folds} parts of the {fingerprint.cases} training cases"
+    return Plan(
+        modality=modality,
+        labels=labels,
+        sources=sources,
+        ignored=ignored,
+        partial=fingerprint.partial,
+        spacing_mm=spacing,
+        patch=patch,
+        crop=crop,
+        cut=cut,
+        batch=batch,
+        network=network,
+        intensities=intensities,
+        nonzero=nonzero,
+        mirror_axes=mirror_axes,
+        loss=imbalance.loss,
+        ratios=ratios,
+        steps=STEPS,
+        folds=folds,
+        reasons=reasons,
+    )
+
+
+def choose_spacing(fingerprint: Fingerprint, voxels: int) -> tuple[Spacing, str]:
+    """Return the network's grid: the median spacing, the 10th percentile on a coarse axis, coarser for large scans."""
+    spacing = list(fingerprint.median_spacing_mm)
+    reason = "the median of the scans"
+    worst = max(range(3), key=lambda axis: spacing[axis])
+    others = [spacing[axis] for axis in range(3) if axis != worst]
+    if spacing[worst] > ANISOTROPIC * max(others):
+        spacing[worst] = max(fingerprint.coarse_spacing_mm[worst], max(others))
+        reason += f"; on the coarse axis the 10th percentile, {spacing[worst]:g} mm instead of the median"
+    median = math.prod(_shape(fingerprint, _lengths(spacing)))
+    if median > SHARE * voxels:
+        excess = median / (SHARE * voxels)
+        spacing = _coarsen(spacing, excess)
+        reason += f"; then coarser, for a window could hold no more than 1/{SHARE * excess:.0f} of the median scan"
+    return _lengths(spacing), reason
+
+
+def _coarsen(spacing: list[float], factor: float) -> list[float]:
+    """Return a spacing with so many times fewer voxels, the finest axes first, which makes it more isotropic."""
+    low, high = min(spacing), max(spacing) * factor
+    for _ in range(60):
+        floor = (low + high) / 2
+        enough = math.prod(max(length, floor) for length in spacing) >= math.prod(spacing) * factor
+        low, high = (low, floor) if enough else (floor, high)
+    return [max(length, high) for length in spacing]
+
+
+def choose_network(shape: Triple, spacing: Spacing, scores: int, budget: Budget) -> tuple[Triple, Network, str, str]:
+    """Return the window and the network: as much of the median scan as memory and time allow.
+
+    Args:
+        shape: of the median scan, in the network's grid.
+        spacing: of that grid.
+        scores: number of labels, background included.
+        budget: what may be used.
+    """
+    preset = PRESETS[budget.preset]
+    voxels = float(preset.voxels[budget.device])
+    while True:
+        box = _box(shape, spacing, voxels)
+        patch, network = _fit(box, shape, spacing, scores, preset, preset.features[budget.device])
+        if network.training_bytes(patch, min(BATCHES["cpu"], BATCHES[budget.device])) <= budget.memory:
+            break
+        voxels *= 0.9
+        if voxels < SMALLEST_PATCH**3:
+            raise UsageError(
+                f"memory: expected at least {network.training_bytes(patch, 2) / 1e9:.1f} GB for {scores} labels, got "
+                f"{budget.memory / 1e9:.1f} GB; allow more with --memory, or choose --preset small"
+            )
+    whole = all(edge >= size for edge, size in zip(patch, shape, strict=True))
+    holds = "the whole median scan" if whole else f"1/{math.prod(shape) / math.prod(patch):.1f} of the median scan"
+    why_patch = (
+        f"holds {holds} ({'×'.join(map(str, shape))} voxels); multiples of {'×'.join(map(str, network.divisor))}, "
+        f"which {len(network.strides)} levels ask for; needs about {network.training_bytes(patch, 2) / 1e9:.1f} GB "
+        f"with a batch of 2, of {budget.memory / 1e9:.1f} GB"
+    )
+    why_network = (
+        f"axes are halved down to {EDGE} voxels, the fine ones first; {network.filters[0]} features double up to "
+        f"{network.filters[-1]}: {budget.preset} starts with at most {preset.features[budget.device]} on a "
+        f"{'CPU' if budget.device == 'cpu' else 'GPU'} and keeps within {preset.parameters:g} million weights "
+        f"({network.parameters / 1e6:.2f})"
+    )
+    return patch, network, why_patch, why_network
+
+
+def _box(shape: Triple, spacing: Spacing, voxels: float) -> Triple:
+    """Return the window of so many voxels that is nearest to a cube in mm and nowhere beyond the scan."""
+    low, high = 0.0, max(size * mm for size, mm in zip(shape, spacing, strict=True))
+    for _ in range(60):
+        edge = (low + high) / 2
+        held = math.prod(min(size, edge / mm) for size, mm in zip(shape, spacing, strict=True))
+        low, high = (edge, high) if held <= voxels else (low, edge)
+    return _triple([
+        max(SMALLEST_PATCH, math.floor(min(size, low / mm + 1e-6))) for size, mm in zip(shape, spacing, strict=True)
+    ])  # fmt: skip
+
+
+def _fit(
+    box: Triple, shape: Triple, spacing: Spacing, scores: int, preset: Preset, most: int
+) -> tuple[Triple, Network]:
+    """Return the network for a window, and the window as its strides ask for; rounded up where it holds the scan."""
+    kernels, strides = shape_levels(box, spacing, EDGE)
+    network = Network(scores, tuple(kernels), tuple(strides), (), preset.residual)
+    for features in range(most, 7, -4):
+        filters = tuple(min(features * 2**level, preset.most_features) for level in range(len(strides)))
+        network = replace(network, filters=filters)
+        if network.parameters <= preset.parameters * 1e6:
+            break
+    return _triple([
+        by * (math.ceil(size / by) if size >= scan else round(size / by))
+        for size, scan, by in zip(box, shape, network.divisor, strict=True)
+    ]), network  # fmt: skip
+
+
+def choose_batch(
+    network: Network, patch: Triple, shape: Triple, fingerprint: Fingerprint, budget: Budget
+) -> tuple[int, str]:
+    """Return the windows of a step: 2 on a CPU, more on a GPU while memory and the dataset allow it."""
+    most = BATCHES[budget.device]
+    if budget.device == "cpu":
+        return most, "on a CPU more steps are worth more than larger ones"
+    dataset = math.prod(shape) * fingerprint.cases
+    batch = 2
+    while (
+        batch < most
+        and network.training_bytes(patch, batch + 1) <= budget.memory
+        and math.prod(patch) * (batch + 1) <= LARGEST_SHARE * dataset
+    ):
+        batch += 1
+    return batch, f"up to {most}, as far as memory allows and a batch is no more than 5 % of the dataset"
+
+
+def choose_intensities(
+    fingerprint: Fingerprint, modality: str
+) -> tuple[tuple[float, float, float, float] | None, bool, str]:
+    """Return what is done to the intensities: by the fingerprint in CT, by each image in MRI."""
+    if modality == "CT":
+        low, high = fingerprint.intensity_low, fingerprint.intensity_high
+        mean, sd = fingerprint.intensity_mean, fingerprint.intensity_sd
+        if high > low and sd > 0:
+            reason = (
+                "Hounsfield units mean the same in every scan; these are percentiles, mean and SD of the foreground"
+            )
+            return (low, high, mean, sd), False, reason
+    nonzero = fingerprint.zeros > MASKED
+    reason = "the units of an MRI scanner mean nothing"
+    if nonzero:
+        reason += f"; {fingerprint.zeros:.0%} of the voxels are 0 (median), so they are left out"
+    return None, nonzero, reason
+
+
+def choose_mirroring(fingerprint: Fingerprint) -> tuple[tuple[int, ...], str]:
+    """Return the axes to mirror: left and right, which a body hardly differs in, unless labels have a side."""
+    named = find_sided_names([label.name for label in fingerprint.labels])
+    if named:
+        return (), f"{' and '.join(named[0])} differ in their side"
+    if fingerprint.opposite:
+        names = {label.value: label.name for label in fingerprint.labels}
+        one, other = (names[value] for value in fingerprint.opposite[0])
+        return (), f"{one} and {other} always lie beside each other, in the same order from left to right"
+    return (0,), "left and right only: no label has a side, and a body mirrored otherwise is none (nnU-Net mirrors all)"
+
+
+def _shape(fingerprint: Fingerprint, spacing: Spacing) -> Triple:
+    return _triple([max(1, round(mm / by)) for mm, by in zip(fingerprint.median_extent_mm, spacing, strict=True)])
+
+
+def _triple(values: list[int]) -> Triple:
+    i, j, k = values
+    return i, j, k
+
+
+def _lengths(values: list[float]) -> Spacing:
+    x, y, z = (float(f"{value:.4g}") for value in values)
+    return x, y, z

@@ -1,0 +1,95 @@
+"""The config of a planned bundle that goes over train.json where most scans have no label map: semi_supervised.json.
+
+A mean teacher (Tarvainen and Valpola, NeurIPS 2017; for segmentation Yu et al., UA-MT, MICCAI 2019): the moving average
+of the network that train.json has anyway scores scans without label map, and the network is pulled towards its scores.
+Both see the scan in the same place, turned and mirrored alike, but only the network that learns sees it with its values
+changed (FixMatch; Sohn et al., NeurIPS 2020).
+"""
+
+from __future__ import annotations
+
+from tomoseg.planning import data_config
+from tomoseg.planning.augmentation import unlabelled_augmentation
+from tomoseg.planning.data_config import Json
+from tomoseg.planning.rules import Plan
+from tomoseg.volumes import VOLUME_SUFFIXES
+
+IMAGE, STUDENT = "@image_key", "student"
+RAMP = 0.3  # of the training, during which the teacher comes to count
+
+
+def semi_supervised_config(plan: Plan) -> Json:
+    """Return semi_supervised.json, which goes over train.json.
+
+    Args:
+        plan: what was decided.
+    """
+    return {
+        "unlabelled_dir": "data/unlabelled",
+        "unlabelled_files": "$sorted(os.path.join(folder, name) for folder, _, names in os.walk(@unlabelled_dir) "
+        f"for name in names if name.endswith({VOLUME_SUFFIXES}) and not name.startswith('.'))",
+        "unlabelled_weight": 1.0,
+        "ramp_up": f"${RAMP} * @epochs * @steps",
+        "unlabelled": {
+            "cases": "$[{@image_key: path} for path in @unlabelled_files]",
+            "preprocessing": {
+                "_target_": "Compose",
+                "transforms": [
+                    data_config.load([IMAGE]),
+                    *data_config.spatial(plan, [IMAGE]),
+                    data_config.intensities(plan, IMAGE),
+                    *data_config.pad(plan, [IMAGE], "@crop_size"),
+                    {
+                        "_target_": "EnsureTyped",
+                        "keys": IMAGE,
+                        "dtype": "$torch.float32",
+                        "device": "@cache_device",
+                        "track_meta": False,
+                    },
+                    *unlabelled_augmentation(plan, IMAGE, STUDENT),
+                ],
+            },
+            "part": "$monai.data.partition_dataset(@unlabelled::cases, num_partitions=torch.distributed."
+            "get_world_size(), shuffle=True, seed=@seed, even_divisible=True)[torch.distributed.get_rank()] "
+            "if torch.distributed.is_available() and torch.distributed.is_initialized() else @unlabelled::cases",
+            "dataset": {
+                "_target_": "CacheDataset",
+                "data": "@unlabelled::part",
+                "transform": "@unlabelled::preprocessing",
+                "cache_rate": 1.0,
+                "num_workers": 2,
+                "progress": False,
+            },
+            "sampler": {
+                "_target_": "torch.utils.data.RandomSampler",
+                "data_source": "@unlabelled::dataset",
+                "num_samples": "$@steps * @batch_size",
+                "generator": "$torch.Generator().manual_seed(@seed + 1)",
+            },
+            "dataloader": {
+                "_target_": "DataLoader",
+                "dataset": "@unlabelled::dataset",
+                "batch_size": "@batch_size",
+                "sampler": "@unlabelled::sampler",
+                "num_workers": "@num_workers",
+            },
+            "both": "$type('Both', (), {'__len__': lambda _: len(@train::dataloader), "
+            "'__iter__': lambda _: zip(@train::dataloader, @unlabelled::dataloader)})()",
+            "teacher": "$@ema.eval()",  # a validation leaves it so
+            "guesses": "$torch.no_grad()(lambda images: "
+            "torch.softmax(@train::inferer(images, @unlabelled::teacher).float(), 1))",
+            # exp(-5 (1 - t)^2), t from 0 to 1 (Laine and Aila, ICLR 2017); the average counts its updates itself, so
+            # that a training that was interrupted goes on where it was
+            "weight": "$lambda: @unlabelled_weight * "
+            "torch.exp(-5 * (1 - (@ema.n_averaged / @ramp_up).clamp(max=1)) ** 2)",
+            "consistency": {"_target_": "torch.nn.MSELoss"},
+            # labelled windows come first, then as many others; of (B, level, score, D, H, W) the first level is finest
+            "loss": "$lambda pred, target: @loss(pred[:len(target[0])], target[0]) + @unlabelled::weight() * "
+            "@unlabelled::consistency(torch.softmax(pred[len(target[0]):, 0].float(), 1), target[1])",
+        },
+        "train::trainer::train_data_loader": "@unlabelled::both",
+        "train::trainer::prepare_batch": "$lambda batch, device, *_, **__: ("
+        f"torch.cat([batch[0][@image_key].to(device), batch[1]['{STUDENT}'].to(device)]), "
+        "(batch[0][@label_key].to(device), @unlabelled::guesses(batch[1][@image_key].to(device))))",
+        "train::trainer::loss_function": "@unlabelled::loss",
+    }

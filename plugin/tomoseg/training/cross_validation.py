@@ -1,0 +1,241 @@
+"""All folds: predictions for cases that their network never saw, and what is best made of the networks."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from tomoseg.bundle import Bundle
+from tomoseg.datasets import Dataset, Pair
+from tomoseg.errors import BundleError, TrainingError, UsageError
+from tomoseg.files import atomic_file
+from tomoseg.options import Options
+from tomoseg.segmenter import Segmenter
+from tomoseg.training.ensemble import (
+    average_weights,
+    ensemble_config,
+    keep_components,
+    read_inference,
+    single_config,
+    write_inference,
+)
+from tomoseg.training.monitor import TrainingMonitor
+from tomoseg.training.options import TrainingOptions
+from tomoseg.training.scoring import Scorer, mean_of_labels
+from tomoseg.training.training import Trained, train
+
+GAIN = 0.0005  # of a label's mean Dice, from which it is cut down to its largest component; less is chance
+COMPARED = 20  # cases, on which the mean of the weights is compared with that of the scores
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What all folds gave.
+
+    Args:
+        folder: with `predictions/`, `scores.csv` and `summary.json`.
+        cases: number of cases that were predicted by a network that had not seen them.
+        labels: names by value.
+        dice: mean of each label, as the network gives it.
+        largest: labels that are cut down to their largest component, with their mean Dice then.
+        averaged: whether the bundle has the mean of the weights, and not all of them.
+        installed: whether the bundle was changed at all.
+    """
+
+    folder: Path
+    cases: int
+    labels: dict[int, str]
+    dice: tuple[float, ...]
+    largest: dict[int, float]
+    averaged: bool
+    installed: bool
+
+    @property
+    def lines(self) -> list[str]:
+        """What to tell, one line each."""
+        named = [f"{name} {value:.4f}" for name, value in zip(self.labels.values(), self.dice, strict=True)]
+        told = [f"{self.folder}: {self.cases} cases, each predicted by a network that had not seen it"]
+        told.append(f"mean Dice: {', '.join(named)}")
+        told += [f"{self.labels[label]}: largest component only, {value:.4f}" for label, value in self.largest.items()]
+        if not self.installed:
+            return [*told, "the bundle's own weights are kept as they were; replace them with --overwrite"]
+        return [*told, f"the bundle has {'the mean of the weights' if self.averaged else 'all networks'} of the folds"]
+
+
+def cross_validate(
+    bundle: Bundle,
+    dataset: Dataset,
+    options: TrainingOptions,
+    folder: Path,
+    hidden: bool = False,
+    negatives: Sequence[Path] = (),
+) -> CrossValidation:
+    """Train every fold, predict what each held out, choose the post-processing, and put the networks into the bundle.
+
+    Args:
+        bundle: the bundle; its inference.json is changed.
+        dataset: a sound one.
+        options: how; the fold is left out.
+        folder: with a folder for each fold, and `cross_validation/`.
+        hidden: show nothing.
+        negatives: as `train` takes them.
+
+    Raises:
+        BundleError: the bundle has no folds, or no inference.json such as `tomoseg plan` writes.
+        TrainingError, UsageError, OutputError: as `train`.
+    """
+    config = single_config(read_inference(bundle))
+    folds: list[Trained] = []
+    while not folds or len(folds) < folds[0].folds:
+        number = len(folds)
+        one = replace(options, fold=number)
+        folds.append(train(bundle, dataset, one, folder / f"fold_{number}", hidden, negatives))
+        gc.collect()  # the cached cases of one fold need not wait for the next one
+    if folds[0].folds < 2:
+        raise BundleError(f"{bundle.root}: train.json has no folds; choose one training with --fold none")
+    scorer = Scorer(bundle, dataset)
+    target = folder / "cross_validation"
+    rows = _predict_held_out(bundle, dataset, folds, options.device, target / "predictions", scorer, hidden)
+    plain = mean_of_labels([row.plain for row in rows])
+    largest = mean_of_labels([row.largest for row in rows])
+    chosen = {
+        label: after
+        for label, before, after in zip(scorer.labels, plain, largest, strict=True)
+        if after > before + GAIN
+    }
+    _write_scores(target / "scores.csv", rows, list(scorer.labels.values()))
+    installed = options.overwrite or not (bundle.root / "models" / "model.pt").exists()
+    weights = [fold.weights for fold in folds]
+    average_weights(weights, target / "average.pt")
+    pairs = _spread([_pair_of(dataset, case) for fold in folds for case in fold.held_out])
+    together = _mean_dice(bundle, weights, pairs, options.device, scorer)
+    alone = _mean_dice(bundle, [target / "average.pt"], pairs, options.device, scorer)
+    averaged = alone >= together
+    if installed:
+        _install(bundle, keep_components(config, list(chosen)), folds, target / "average.pt", averaged)
+    result = CrossValidation(
+        folder=target,
+        cases=len(rows),
+        labels=scorer.labels,
+        dice=tuple(plain),
+        largest=chosen,
+        averaged=averaged,
+        installed=installed,
+    )
+    _write_summary(target / "summary.json", result, folds, rows, together, alone)
+    return result
+
+
+@dataclass(frozen=True)
+class _Row:
+    case: str
+    fold: int | str | None
+    plain: list[float]
+    largest: list[float]
+
+
+def _predict_held_out(
+    bundle: Bundle,
+    dataset: Dataset,
+    folds: Sequence[Trained],
+    device: str,
+    folder: Path,
+    scorer: Scorer,
+    hidden: bool,
+) -> list[_Row]:
+    rows: list[_Row] = []
+    with TrainingMonitor("cases held out", hidden) as monitor:
+        monitor.begin(0, 1, sum(len(fold.held_out) for fold in folds))
+        for fold in folds:
+            segmenter = Segmenter(bundle, Options(device=device, checkpoints=(str(fold.weights),)))
+            for case in fold.held_out:
+                pair = _pair_of(dataset, case)
+                result = segmenter(pair.image)
+                result.save(folder / f"{pair.name}.nii.gz")
+                rows.append(_Row(pair.name, fold.fold, *scorer.score(result.labels, pair)))
+                monitor.step(len(rows), 1, 1)
+    return rows
+
+
+def _pair_of(dataset: Dataset, case: dict[str, Any]) -> Pair:
+    """Return the pair of a case that the config lists."""
+    image = Path(str(case["image"])).resolve()
+    for pair in dataset.pairs:
+        if pair.image.resolve() == image:
+            return pair
+    raise UsageError(f"{image}: the bundle's train.json lists it, but it is no case of {dataset.root}")
+
+
+def _spread(pairs: list[Pair]) -> list[Pair]:
+    """Return at most `COMPARED` pairs, evenly spread."""
+    step = max(1, -(-len(pairs) // COMPARED))
+    return pairs[::step]
+
+
+def _mean_dice(bundle: Bundle, weights: Sequence[Path], pairs: Sequence[Pair], device: str, scorer: Scorer) -> float:
+    """Return the mean over the labels of the mean Dice over the cases.
+
+    Every case was seen by all folds but one, so this compares, and measures nothing.
+    """
+    segmenter = Segmenter(bundle, Options(device=device, checkpoints=tuple(map(str, weights))))
+    means = mean_of_labels([scorer.score(segmenter(pair.image).labels, pair)[0] for pair in pairs])
+    known = [mean for mean in means if not math.isnan(mean)]
+    if not known:
+        raise TrainingError(f"{bundle.root}: none of the cases held out has a label, so nothing can be compared")
+    return sum(known) / len(known)
+
+
+def _install(bundle: Bundle, config: dict[str, Any], folds: Sequence[Trained], average: Path, averaged: bool) -> None:
+    """Put weights and config into the bundle, the config last, so that it never names a file that is not there."""
+    models = bundle.root / "models"
+    names = [] if averaged else [f"fold_{fold.fold}.pt" for fold in folds]
+    sources = [fold.weights for fold in folds]
+    # what exports one network, and what evaluate.json scores
+    for source, name in [(average if averaged else sources[0], "model.pt"), *zip(sources, names, strict=False)]:
+        with atomic_file(models / name) as temporary:
+            shutil.copyfile(source, temporary)
+    write_inference(bundle, ensemble_config(config, names) if names else config)
+
+
+def _write_scores(path: Path, rows: Sequence[_Row], labels: Sequence[str]) -> None:
+    text = StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["case", "fold", *labels, *(f"{label}_largest_component" for label in labels)])
+    for row in rows:
+        cells = ["" if math.isnan(value) else f"{value:.6f}" for value in (*row.plain, *row.largest)]
+        writer.writerow([row.case, row.fold, *cells])
+    with atomic_file(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _write_summary(
+    path: Path, result: CrossValidation, folds: Sequence[Trained], rows: Sequence[_Row], together: float, alone: float
+) -> None:
+    names = list(result.labels.values())
+    content = {
+        "cases": result.cases,
+        "mean_dice": dict(zip(names, result.dice, strict=True)),
+        "folds": [
+            {
+                "fold": fold.fold,
+                "epochs": fold.epochs,
+                "mean_dice": dict(
+                    zip(names, mean_of_labels([row.plain for row in rows if row.fold == fold.fold]), strict=True)
+                ),
+            }
+            for fold in folds
+        ],
+        "largest_component_only": {result.labels[label]: value for label, value in result.largest.items()},
+        "compared_on_seen_cases": {"mean_of_scores": together, "mean_of_weights": alone},
+        "averaged_weights": result.averaged,
+    }
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

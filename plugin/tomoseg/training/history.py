@@ -1,0 +1,58 @@
+"""What happened in each epoch, as a table and as a picture."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+
+from tomoseg.files import atomic_file
+
+Row = dict[str, float]  # "epoch", "loss", "learning_rate", "seconds", and the metrics of a validation
+
+
+def save_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write a CSV with a row for each epoch, atomically; metrics are empty where there was no validation.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def draw_curve(path: Path, rows: Sequence[Row]) -> bool:
+    """Draw loss and metrics over the epochs, and write a PNG, atomically.
+
+    Returns:
+        False where matplotlib is not installed, so that nothing was drawn.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if find_spec("matplotlib") is None:
+        return False
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    losses = figure.subplots()
+    losses.plot([row["epoch"] for row in rows], [row["loss"] for row in rows], color="grey", label="loss")
+    losses.set_xlabel("epoch")
+    losses.set_ylabel("loss")
+    metrics = losses.twinx()
+    for name in sorted({name for row in rows for name in row if name.startswith("val_")}):
+        points = [(row["epoch"], row[name]) for row in rows if name in row]
+        metrics.plot(*zip(*points, strict=True), marker=".", label=name.removeprefix("val_").replace("_", " "))
+    metrics.set_ylabel("Dice on the cases held out")
+    metrics.set_ylim(None, 1)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return True

@@ -1,0 +1,78 @@
+"""What a training shows while it runs: a bar with the time left, or a line for each epoch."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tomoseg.training.history import Row
+
+RECENT_S = 1800  # the time left is that of the last half hour
+
+
+class TrainingMonitor:
+    """Draws on standard error while it is open: a bar on a terminal, else a line for each epoch.
+
+    Args:
+        title: what is trained.
+        hidden: draw nothing at all.
+    """
+
+    def __init__(self, title: str, hidden: bool = False) -> None:
+        self._console = Console(stderr=True)
+        self._title = title
+        self._hidden = hidden
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(
+            *columns,
+            console=self._console,
+            transient=True,
+            disable=hidden or not self._console.is_terminal,
+            speed_estimate_period=RECENT_S,
+        )
+        self._task = self._bar.add_task(title)
+        self._start = 0.0
+        self._first = 0
+
+    def __enter__(self) -> TrainingMonitor:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, epoch: int, epochs: int, steps: int) -> None:
+        """Show that `epoch` of `epochs` epochs of so many steps are done."""
+        self._start, self._first = time.monotonic(), epoch
+        self._bar.update(self._task, total=epochs * steps, completed=epoch * steps)
+
+    def step(self, done: int, epoch: int, epochs: int) -> None:
+        """Show that so many steps are done, the last of them in `epoch`."""
+        self._bar.update(self._task, completed=done, description=f"{self._title}, epoch {epoch} of {epochs}")
+
+    def tell(self, text: str) -> None:
+        """Print a line."""
+        if not self._hidden:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def finish_epoch(self, row: Row, epochs: int) -> None:
+        """Print what an epoch gave: each of them where there is no bar, else those with a validation."""
+        metrics = [f"{name.removeprefix('val_').replace('_', ' ')} {row[name]:.4f}" for name in row if "val_" in name]
+        if self._console.is_terminal and not metrics:
+            return
+        epoch = int(row["epoch"])
+        left = (time.monotonic() - self._start) / (epoch - self._first) * (epochs - epoch) / 60
+        shown = ", ".join([f"loss {row['loss']:.4f}", *metrics, f"{row['seconds']:.1f} s", f"{left:.0f} min left"])
+        self.tell(f"{self._title}: epoch {epoch} of {epochs}: {shown}")

@@ -1,0 +1,43 @@
+"""Chance that is the same whether a training was interrupted or not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import set_rnd
+
+STRIDE = 1_000_003  # a prime, so that no epoch of one seed is the next epoch of the next
+LARGEST = 2**32 - 1
+
+
+def seed_epoch(loaders: Sequence[Any], seed: int, epoch: int) -> None:
+    """Set every source of chance to what belongs to an epoch, so that none of them has to be stored.
+
+    Called before a loader is asked for its first batch: workers that it starts draw their seed from torch's.
+
+    Args:
+        loaders: MONAI's or torch's data loaders, each of which gets chance of its own.
+        seed: of the training.
+        epoch: from 1 on.
+    """
+    number = (seed * STRIDE + epoch * 7919) % LARGEST
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+    for index, loader in enumerate(loaders):
+        _seed_loader(loader, (number + index) % LARGEST, epoch)
+
+
+def _seed_loader(loader: Any, number: int, epoch: int) -> None:
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(generator := getattr(sampler, "generator", None), torch.Generator):
+        generator.manual_seed(number)
+    if set_epoch := getattr(sampler, "set_epoch", None):
+        set_epoch(epoch)
+    dataset = getattr(loader, "dataset", None)
+    if dataset is not None:
+        set_rnd(dataset, seed=number)

@@ -1,0 +1,93 @@
+"""What a training may take of the machine: where it runs, and how much of the data is kept in memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from tomoseg.bundle import Bundle
+from tomoseg.errors import UsageError
+
+RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
+GPU_SHARE = 0.3
+CACHED_BYTES = 4 + 1 + 1  # a voxel of scan and label map, and the places that crops are drawn from
+
+
+def choose_device(asked: str) -> torch.device:
+    """Return the device to train on.
+
+    Raises:
+        UsageError: a GPU was asked for that is not there.
+    """
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(asked)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device: expected one of {torch.cuda.device_count()} GPUs that torch can use, got {asked}")
+    return device
+
+
+def plan_cache(
+    bundle: Bundle, config: dict[str, Any], cases: int, device: torch.device, unlabelled: int = 0
+) -> dict[str, Any]:
+    """Return the entries of train.json to change so that the cache fits: on the GPU, in memory, or in part.
+
+    Args:
+        bundle: the bundle; without `configs/plan.json` nobody knows how large its cases are, and nothing is changed.
+        config: its train.json.
+        cases: number of cases that are kept, those for validation included.
+        device: where it is trained.
+        unlabelled: number of scans without label map that are kept; the first to stay out of a cache.
+    """
+    size = case_bytes(bundle.root / "configs" / "plan.json", config.get("crop_size"))
+    if size is None or config.get("train", {}).get("dataset", {}).get("_target_") != "CacheDataset":
+        return {}
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    labelled, others = math.ceil(cases / processes), math.ceil(unlabelled / processes)
+    on_gpu = device.type == "cuda" and "cache_device" in config
+    if on_gpu and size * (labelled + others) <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return {"cache_device": "$str(@device)"}
+    room = int(RAM_SHARE * free_bytes() / processes // size)
+    changes = {}
+    if labelled > room:
+        changes["train::dataset::cache_num"] = room
+    if labelled + others > room and others:
+        changes["unlabelled::dataset::cache_num"] = max(0, room - labelled)
+    return changes
+
+
+def case_bytes(plan: Path, crop: Any) -> int | None:
+    """Return the memory of a cached case, None where the bundle was not planned."""
+    try:
+        content = json.loads(plan.read_text(encoding="utf-8"))
+        extent = content["fingerprint"]["median_extent_mm"]
+        spacing = content["choices"]["spacing_mm"]["value"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    edges: list[float] = [mm / by for mm, by in zip(extent, spacing, strict=True)]
+    if isinstance(crop, list):
+        edges = [max(edge, float(size)) for edge, size in zip(edges, crop, strict=True)]
+    return math.ceil(math.prod(edges) * CACHED_BYTES)
+
+
+def free_bytes() -> int:
+    """Return the memory that this process may still take: the machine's, or its container's."""
+    free = int(psutil.virtual_memory().available)
+    for limit, used in CONTROL_GROUPS:
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return max(free, 0)
+
+
+CONTROL_GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)

@@ -1,0 +1,105 @@
+"""All that a training has to remember, in one file that is whole or not there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tomoseg.configuration import root_cause
+from tomoseg.errors import TrainingError, one_line
+from tomoseg.files import atomic_file
+
+FORMAT = 1
+
+
+@dataclass
+class TrainingState:
+    """What a training is after an epoch.
+
+    Args:
+        signature: what must be the same for it to go on: config, data, fold, epochs, seed.
+        epoch: epochs that are done.
+        objects: state of the network, the optimiser and whatever else has one, by its name in the config.
+        best: best value of the key metric so far, None before the first validation.
+        best_epoch: when that was.
+        history: a row for each epoch.
+    """
+
+    signature: dict[str, Any]
+    epoch: int = 0
+    objects: dict[str, Any] = field(default_factory=dict)
+    best: float | None = None
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write it, atomically.
+
+        Raises:
+            OutputError: it cannot be written; what was there is as it was.
+        """
+        with atomic_file(path) as temporary:
+            _save({"format": FORMAT, **vars(self)}, temporary)
+
+
+def load_state(path: Path) -> TrainingState:
+    """Read a state, without unpickling code.
+
+    Raises:
+        TrainingError: it is missing, damaged, or of another version.
+    """
+    if not path.is_file():
+        raise TrainingError(f"{path}: there is no training to go on with; leave out --resume")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content.pop("format") != FORMAT:
+            raise ValueError("written by another version of tomoseg")
+        return TrainingState(**content)
+    except Exception as error:  # pickle, zip, torch and the operating system each have their own
+        raise TrainingError(
+            f"{path}: cannot be read, so the training cannot go on: {one_line(root_cause(error))}; begin anew with "
+            "--overwrite"
+        ) from error
+
+
+def collect_objects(parser: Any) -> dict[str, Any]:
+    """Return everything at the top level of a config that was built and has a state, by its name.
+
+    An object of several names is returned once: `network` is `network_def` on a device, or wrapped for several GPUs.
+    """
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    for name, item in sorted(parser.ref_resolver.resolved_content.items()):
+        if "::" in name or not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
+            continue
+        inner = getattr(item, "module", item) if isinstance(item, torch.nn.parallel.DistributedDataParallel) else item
+        if id(inner) not in seen and inner.state_dict():
+            seen.add(id(inner))
+            found[name] = inner
+    return found
+
+
+def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write a state dict that any bundle's CheckpointLoader reads, atomically.
+
+    Raises:
+        OutputError: it cannot be written; what was there is as it was.
+    """
+    plain: dict[str, torch.Tensor] = {}
+    written: dict[tuple[Any, ...], torch.Tensor] = {}  # a tensor that has several names is written once
+    for name, tensor in weights.items():
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        plain[name] = written.setdefault(place, tensor.detach().cpu().contiguous())
+    with atomic_file(path) as temporary:
+        _save(plain, temporary)
+
+
+def _save(content: Any, path: Path) -> None:
+    try:
+        with path.open("wb") as file:  # a file's name would be stored in it, and differ from run to run
+            torch.save(content, file)
+    except RuntimeError as error:  # torch's own writer says so of a disk that is full
+        raise OSError(one_line(error)) from error

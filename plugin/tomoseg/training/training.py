@@ -1,0 +1,223 @@
+"""One training from its beginning, or from where it stopped, to the weights of a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from tomoseg.bundle import Bundle
+from tomoseg.datasets import Dataset, read_dataset
+from tomoseg.errors import UsageError
+from tomoseg.files import atomic_file
+from tomoseg.inspection import require_negatives, require_trainable
+from tomoseg.silence import quiet
+from tomoseg.training.monitor import TrainingMonitor
+from tomoseg.training.options import TrainingOptions
+from tomoseg.training.pretrained import load_matching
+from tomoseg.training.session import BEST, LAST, STATE, TrainingSession
+from tomoseg.training.state import TrainingState, load_state
+from tomoseg.training.workflow import TrainingWorkflow, is_first
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gave.
+
+    Args:
+        folder: where it is.
+        fold: that was held out.
+        epochs: that were run, those of earlier runs included.
+        best, best_epoch: of the key metric on the cases held out; None without a validation.
+        metrics: of the last validation.
+        held_out: the cases that were held out, as the config lists them.
+        folds: number of folds that the bundle knows.
+    """
+
+    folder: Path
+    fold: int | str | None
+    epochs: int
+    best: float | None
+    best_epoch: int
+    metrics: dict[str, float]
+    held_out: tuple[dict[str, object], ...]
+    folds: int
+
+    @property
+    def weights(self) -> Path:
+        """The file of the last weights, which no case held out has chosen."""
+        return self.folder / LAST
+
+    @property
+    def best_weights(self) -> Path:
+        """The file of the weights that were best on the cases held out."""
+        return self.folder / BEST
+
+
+def check_data(data: Path, tell: Tell | None = None) -> Dataset:
+    """Return the dataset, once all its scans were read and nothing has to be mended.
+
+    Raises:
+        UsageError: it is no dataset.
+        DatasetError: something in it has to be mended; one line each.
+    """
+    return require_trainable(read_dataset(data), on_scan=None if tell is None else lambda path: tell(str(path)))
+
+
+def check_negatives(folder: Path, bundle: Bundle, tell: Tell | None = None) -> tuple[Path, ...]:
+    """Return the scans without any label in a folder, once all were read and nothing has to be mended.
+
+    Raises:
+        UsageError: there is none.
+        DatasetError: something in them has to be mended; one line each.
+    """
+    return require_negatives(folder, bundle.modality, on_scan=None if tell is None else lambda path: tell(str(path)))
+
+
+def train(
+    bundle: Bundle,
+    dataset: Dataset,
+    options: TrainingOptions,
+    folder: Path,
+    hidden: bool = False,
+    negatives: Sequence[Path] = (),
+) -> Trained:
+    """Train a bundle, from the beginning or from where an earlier run stopped.
+
+    Args:
+        bundle: the bundle.
+        dataset: a sound one, see `check_data`.
+        options: how.
+        folder: for `model.pt`, `model_best.pt`, `state.pt`, `history.csv`, `curve.png` and `tensorboard/`.
+        hidden: show nothing.
+        negatives: the scans in the folder that the options name, see `check_negatives`.
+
+    Raises:
+        BundleError: the bundle's config fails.
+        UsageError: an earlier run is there, or is to go on with something else than before.
+        TrainingError: it cannot go on; what was saved is kept.
+        OutputError: the last state cannot be written.
+    """
+    saved = folder / STATE
+    state = load_state(saved) if options.resume and saved.is_file() else None
+    if state is None and saved.is_file() and not options.overwrite:
+        raise UsageError(f"{folder}: a training is there; go on with --resume, or begin anew with --overwrite")
+    if state is not None and options.epochs is None:  # a machine with a GPU has more epochs of its own
+        options = replace(options, epochs=int(state.signature["epochs"]))
+    with quiet():
+        workflow = TrainingWorkflow(bundle, dataset.root, options, len(dataset.pairs) + len(negatives))
+        workflow.build()
+        data = hash_files(dataset, negatives)
+        trained = _run(workflow, data, options, folder, state, hidden)
+        workflow.close()  # not after an error: other processes would be waited for in vain
+        return trained
+
+
+def _run(
+    workflow: TrainingWorkflow,
+    data: str,
+    options: TrainingOptions,
+    folder: Path,
+    state: TrainingState | None,
+    hidden: bool,
+) -> Trained:
+    signature = workflow.signature(data)
+    name = f"fold {workflow.fold}" if isinstance(workflow.fold, int) else f"fold {workflow.fold or 'none'}"
+    with TrainingMonitor(name, hidden or not is_first()) as monitor:
+        if state is None:
+            state = TrainingState(signature)
+            if options.init is not None:
+                for line in load_matching(workflow.network, Path(options.init)).lines:
+                    monitor.tell(line)
+        else:
+            _refuse_changes(folder / STATE, state.signature, signature)
+        if is_first():
+            _clear(folder, keep=state.epoch > 0)
+        session = TrainingSession(workflow, folder, state, monitor)
+        try:
+            if is_first() and not state.epoch:
+                session.save()  # a disk that is too small, or a folder of somebody else, is told before the work
+            if state.epoch < workflow.epochs:
+                workflow.run()
+        finally:
+            session.close()
+    rows = [row for row in state.history if any(key.startswith("val_") for key in row)]
+    metrics = {key: value for key, value in rows[-1].items() if key.startswith("val_")} if rows else {}
+    return Trained(
+        folder=folder,
+        fold=workflow.fold,
+        epochs=state.epoch,
+        best=state.best,
+        best_epoch=state.best_epoch,
+        metrics=metrics,
+        held_out=tuple(workflow.held_out()),
+        folds=workflow.folds,
+    )
+
+
+def install(trained: Path, bundle: Bundle, overwrite: bool) -> bool:
+    """Copy weights to where the bundle's inference looks for them, atomically.
+
+    Args:
+        trained: their file.
+        bundle: the bundle.
+        overwrite: replace those that are there.
+
+    Returns:
+        False if others were there and are kept.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    target = bundle.root / "models" / "model.pt"
+    if target.exists() and not overwrite:
+        return False
+    with atomic_file(target) as temporary:
+        shutil.copyfile(trained, temporary)
+    return True
+
+
+def hash_files(dataset: Dataset, negatives: Sequence[Path] = ()) -> str:
+    """Return the SHA-256 of names and sizes of all scans and label maps: no training goes on with other data."""
+    digest = hashlib.sha256()
+    for pair in sorted(dataset.pairs, key=lambda pair: pair.image):
+        for path in (pair.image, pair.label):
+            digest.update(f"{path.relative_to(dataset.root).as_posix()} {path.stat().st_size}\n".encode())
+    for path in negatives:
+        digest.update(f"without labels: {path.name} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _refuse_changes(path: Path, before: dict[str, object], now: dict[str, object]) -> None:
+    names = {
+        "config": "train.json",
+        "data": "the dataset (or what --negatives names)",
+        "unlabelled": "what --unlabelled names",
+        "processes": "the number of processes",
+    }
+    for key, value in now.items():
+        if before.get(key) != value:
+            shown = f": {before.get(key)} before, {value} now" if key not in ("config", "data", "unlabelled") else ""
+            raise UsageError(
+                f"{path}: {names.get(key, key)} was changed since{shown}; "
+                "begin anew with --overwrite, or change it back"
+            )
+
+
+def _clear(folder: Path, keep: bool) -> None:
+    """Remove what killed processes left half-written and, where a training begins anew, what an earlier one left."""
+    for path in folder.glob(".*.*"):
+        pid = path.name.split(".")[1]
+        if path.is_file() and pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+            path.unlink(missing_ok=True)
+    if not keep:
+        for name in (STATE, LAST, BEST, "history.csv", "curve.png"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)

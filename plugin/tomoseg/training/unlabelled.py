@@ -1,0 +1,110 @@
+"""Scans without label map that a training learns from: those that can be read and are none of the dataset's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from tomoseg.datasets import Dataset
+from tomoseg.errors import UsageError
+from tomoseg.files import sha256
+from tomoseg.inspection.scan import Inspector
+from tomoseg.volumes import find_volumes, has_suffix
+from tomoseg.volumes.formats import NIFTI_SUFFIXES
+
+OWN = "is one of the dataset's own scans"
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """What was found in a folder.
+
+    Args:
+        scans: sound ones, sorted.
+        left_out: why each of the others is not used, its path first.
+        own: number of those that are the dataset's own: what is held out of a training must not come back into it.
+    """
+
+    scans: tuple[Path, ...]
+    left_out: tuple[str, ...]
+    own: int
+
+    @property
+    def summary(self) -> str:
+        """How many there are, in one line."""
+        own = f"; {self.own} more are the dataset's own, and left out" if self.own else ""
+        return f"{len(self.scans)} unlabelled scans{own}"
+
+
+def check_unlabelled(folder: Path, dataset: Dataset, tell: Callable[[str], None] | None = None) -> Unlabelled:
+    """Return the scans below a folder that a training can learn from; all are read.
+
+    Args:
+        folder: searched to its depth for NIfTI, NRRD and MetaImage files.
+        dataset: the labelled one.
+        tell: told the path of each scan before it is read.
+
+    Raises:
+        UsageError: there is no such folder, or no scan that can be used in there.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: expected a folder of scans, got {'a file' if folder.exists() else 'nothing'}")
+    labels = {pair.label.resolve() for pair in dataset.pairs}
+    found = [path for path in find_volumes(folder) if path.resolve() not in labels]
+    if not found:
+        raise UsageError(f"{folder}: expected NIfTI, NRRD or MetaImage files in there, got none")
+    is_own = _recogniser(dataset)
+    inspector = Inspector(True, None if tell is None else lambda path: tell(str(path)))
+    scans, left_out, own = [], [], 0
+    for path in found:
+        if is_own(path):
+            own += 1
+        elif problems := _problems(path, inspector):
+            left_out.append(f"{path}: {problems[0]}")
+        else:
+            scans.append(path)
+    if not scans:
+        why = left_out[0] if left_out else f"{found[0]}: {OWN}"
+        raise UsageError(f"{folder}: expected scans beside those of the dataset, got {len(found)}, none usable: {why}")
+    return Unlabelled(tuple(scans), tuple(left_out), own)
+
+
+def hash_scans(scans: Sequence[Path]) -> str:
+    """Return the SHA-256 of the names and sizes of scans: no training goes on with others."""
+    digest = hashlib.sha256()
+    for path in scans:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _problems(path: Path, inspector: Inspector) -> list[str]:
+    if not has_suffix(path.name, NIFTI_SUFFIXES) and find_spec("itk") is None:
+        return ["MONAI needs the package itk to read it; install itk, or convert it to NIfTI"]
+    findings = inspector.look_at(path, "image")
+    if len(findings) != 1:
+        return [f"expected one scan, got {len(findings)}"]
+    (found,) = findings
+    if not found.readable or found.problems:
+        return list(found.problems) or ["cannot be read"]
+    return ["every voxel has the same value"] if found.voxels is not None and found.voxels.constant else []
+
+
+def _recogniser(dataset: Dataset) -> Callable[[Path], bool]:
+    """Return what tells whether a file has the bytes of one of the dataset's scans; few files are of one size."""
+    own: dict[int, list[Path]] = defaultdict(list)
+    for path in (*(pair.image for pair in dataset.pairs), *dataset.test):
+        own[path.stat().st_size].append(path)
+    known: dict[Path, str] = {}
+
+    def is_own(path: Path) -> bool:
+        alike = own.get(path.stat().st_size, [])
+        for other in alike:
+            if other not in known:
+                known[other] = sha256(other)
+        return bool(alike) and sha256(path) in {known[other] for other in alike}
+
+    return is_own

@@ -1,0 +1,211 @@
+"""A bundle's own training, as MONAI's `ConfigWorkflow` builds and runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from tomoseg.bundle import CONFIG_SUFFIXES, Bundle
+from tomoseg.configuration import literal, root_cause
+from tomoseg.engine import is_out_of_memory
+from tomoseg.errors import BundleError, MemoryLimitError, TomosegError, UsageError, one_line
+from tomoseg.training.options import TrainingOptions
+from tomoseg.training.resources import choose_device, plan_cache
+from tomoseg.training.unlabelled import hash_scans
+
+REPLACED = ("CheckpointSaver", "StatsHandler")  # handlers of ours do what these do, atomically and for people
+
+
+def world_size() -> int:
+    """Return the number of processes that torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Tell whether this is the process that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class TrainingWorkflow:
+    """The training of one bundle on one dataset.
+
+    Args:
+        bundle: the bundle.
+        data: the dataset's folder.
+        options: how it is trained.
+        cases: number of cases to be kept in memory, negatives included.
+
+    Attributes:
+        fold, epochs, seed: what holds, the bundle's own included.
+        folds: number of folds that the config knows; 0 where it has none.
+        loaders: what batches come from.
+
+    Raises:
+        BundleError: the config is missing, or cannot be built.
+        UsageError: an option is none that the config has.
+    """
+
+    def __init__(self, bundle: Bundle, data: Path, options: TrainingOptions, cases: int) -> None:
+        self._bundle = bundle
+        self._files = _config_files(bundle, bool(options.unlabelled))
+        self._unlabelled = options.unlabelled
+        raw = _read(self._files)
+        self.device = choose_device(options.device)
+        overrides: dict[str, Any] = {
+            "bundle_root": literal(str(bundle.root.absolute())),
+            "dataset_dir": literal(str(data.absolute())),
+        }
+        if world_size() == 1:  # with torchrun each process takes a GPU of its own
+            overrides["device"] = f"$torch.device('{self.device}')"
+        for name in ("fold", "epochs", "seed"):
+            if (asked := getattr(options, name)) is not None:
+                if name not in raw:
+                    raise UsageError(f"--{name}: {self._files[0]} has no entry {name!r} to set")
+                overrides[name] = asked
+        if options.negatives is not None:
+            if "negatives_dir" not in raw:
+                raise UsageError(
+                    f"--negatives: {self._files[0]} has no entry 'negatives_dir'; make it with `tomoseg plan`"
+                )
+            overrides["negatives_dir"] = literal(str(Path(options.negatives).absolute()))
+        for part in ("train", "validate"):
+            for index, handler in enumerate(raw.get(part, {}).get("handlers", [])):
+                if isinstance(handler, dict) and str(handler.get("_target_", "")).endswith(REPLACED):
+                    overrides[f"{part}::handlers::{index}::_disabled_"] = True
+        if options.unlabelled:
+            overrides["unlabelled_files"] = (
+                f"$[{', '.join(literal(str(p.absolute()))[1:] for p in options.unlabelled)}]"
+            )
+        overrides |= plan_cache(bundle, raw, cases, self.device, len(options.unlabelled))
+        with self._told("cannot be built"):
+            self._workflow = ConfigWorkflow(
+                config_file=[str(path) for path in self._files],
+                meta_file=str(bundle.root / "configs" / "metadata.json"),
+                logging_file=False,
+                workflow_type="train",
+                **overrides,
+            )
+        self.parser: ConfigParser = self._workflow.parser
+
+    def build(self) -> None:
+        """Run the config's `initialize` and build the trainer, which reads all cases that are cached."""
+        with self._told("cannot be built"):
+            self._workflow.initialize()
+            folds = self.parser.get_parsed_content("folds") if "folds" in self.parser else None
+            self.fold = self.parser.get_parsed_content("fold") if "fold" in self.parser else None
+            if folds is not None and isinstance(self.fold, int) and self.fold >= len(folds):
+                raise UsageError(f"fold: expected 0 to {len(folds) - 1}, got {self.fold}")
+            self.folds = 0 if folds is None else len(folds)
+            self.trainer = self.parser.get_parsed_content("train::trainer")
+            self.loaders = self._find_loaders()
+            has_evaluator = "validate" in self.parser and "evaluator" in self.parser["validate"]
+            self.evaluator = self.parser.get_parsed_content("validate::evaluator") if has_evaluator else None
+            self.seed = int(self.parser.get_parsed_content("seed")) if "seed" in self.parser else 0
+            self.epochs = int(self.trainer.state.max_epochs)
+
+    def _find_loaders(self) -> list[Any]:
+        """Return the loaders that batches come from: the trainer's, or both of those that it has as one."""
+        if not self._unlabelled:
+            return [self.trainer.data_loader]
+        return [self.parser.get_parsed_content(f"{part}::dataloader") for part in ("train", "unlabelled")]
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network that is trained, without what shares it between GPUs."""
+        network: torch.nn.Module = self.trainer.network
+        inner = getattr(network, "module", network)
+        return inner if isinstance(network, torch.nn.parallel.DistributedDataParallel) else network
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights that inference loads: what the config calls so, else the network's."""
+        source = self.parser.get_parsed_content("inference_weights") if "inference_weights" in self.parser else None
+        weights: dict[str, torch.Tensor] = (source or self.network).state_dict()
+        return weights
+
+    def held_out(self) -> list[dict[str, Any]]:
+        """Return the cases that are held out, as the config lists them."""
+        with self._told("cannot be built"):
+            cases: list[dict[str, Any]] = self.parser.get_parsed_content("val_cases")
+        return cases
+
+    def signature(self, data_sha256: str) -> dict[str, Any]:
+        """Return what must be the same for a training to go on."""
+        digest = hashlib.sha256()
+        for path in self._files:
+            digest.update(path.read_bytes())
+        return {
+            "unlabelled": hash_scans(self._unlabelled) if self._unlabelled else None,
+            "config": digest.hexdigest(),
+            "data": data_sha256,
+            "fold": self.fold,
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "processes": world_size(),
+        }
+
+    def run(self) -> None:
+        """Run the config's `run`."""
+        with self._told("failed"):
+            self._workflow.run()
+
+    def close(self) -> None:
+        """Run the config's `finalize`."""
+        with self._told("failed"):
+            self._workflow.finalize()
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Turn whatever a config raises into one line."""
+        try:
+            yield
+        except Exception as error:
+            cause = root_cause(error)
+            if isinstance(cause, TomosegError):
+                raise cause from None
+            if is_out_of_memory(cause):
+                raise MemoryLimitError(
+                    f"{self._bundle.root}: training ran out of memory on {self.device}; "
+                    "plan the bundle with less --memory"
+                ) from error
+            raise BundleError(f"{self._files[0]}: {what}: {type(cause).__name__}: {one_line(cause)}") from error
+
+
+def default_fold(bundle: Bundle) -> int | str | None:
+    """Return which cases a bundle's own train.json holds out; None where it does not say.
+
+    Raises:
+        BundleError: it is missing or cannot be read.
+    """
+    fold = _read(_config_files(bundle)).get("fold")
+    return fold if isinstance(fold, int | str) else None
+
+
+def _config_files(bundle: Bundle, with_unlabelled: bool = False) -> list[Path]:
+    names = ["train", *(["semi_supervised"] if with_unlabelled else [])]
+    names += [] if world_size() == 1 else ["multi_gpu_train"]
+    found = []
+    for name in names:
+        paths = [bundle.root / "configs" / f"{name}{suffix}" for suffix in CONFIG_SUFFIXES]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            hint = "; plan it anew with --overwrite" if name == "semi_supervised" else ""
+            raise BundleError(
+                f"{bundle.root}: expected configs/{name}.json, got none; so it cannot be trained this way{hint}"
+            )
+        found.append(path)
+    return found
+
+
+def _read(paths: list[Path]) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = ConfigParser.load_config_files([str(path) for path in paths])
+    except Exception as error:  # json, yaml and MONAI's own
+        raise BundleError(f"{paths[0]}: cannot be read: {one_line(error)}") from error
+    return content

@@ -1,0 +1,181 @@
+"""The rules of planning: published choices on known data, and what holds for any data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tomoseg.errors import UsageError
+from tomoseg.planning.augmentation import valued
+from tomoseg.planning.fingerprint import Fingerprint, LabelPlace, LabelPrint
+from tomoseg.planning.network import Network, shape_levels
+from tomoseg.planning.rules import PRESETS, Budget, decide
+from tomoseg.planning.sides import find_opposite, find_sided_names
+
+# of 208 hippocampi of the Decathlon
+HIPPOCAMPUS = Fingerprint(
+    cases=208,
+    validation_cases=0,
+    median_shape=(35, 50, 36),
+    largest_shape=(42, 58, 45),
+    median_spacing_mm=(1.0, 1.0, 1.0),
+    coarse_spacing_mm=(1.0, 1.0, 1.0),
+    finest_spacing_mm=(1.0, 1.0, 1.0),
+    median_extent_mm=(35.0, 50.0, 36.0),
+    zeros=0.0,
+    intensity_mean=19609.8,
+    intensity_sd=56154.8,
+    intensity_low=28.0,
+    intensity_high=265104.0,
+    labels=(LabelPrint(1, "Anterior", 208, 208, 1.7), LabelPrint(2, "Posterior", 208, 208, 1.6)),
+    partial=False,
+    opposite=(),
+)
+BUDGET = Budget(8 * 10**9)
+
+
+def with_spacing(x: float, y: float, z: float, shape: tuple[int, int, int] = (256, 256, 60)) -> Fingerprint:
+    return replace(
+        HIPPOCAMPUS,
+        median_shape=shape,
+        largest_shape=shape,
+        median_spacing_mm=(x, y, z),
+        coarse_spacing_mm=(0.8 * x, 0.8 * y, 0.8 * z),
+        median_extent_mm=(shape[0] * x, shape[1] * y, shape[2] * z),
+    )
+
+
+def test_hippocampus_gets_the_window_that_nnunet_published() -> None:
+    plan = decide(HIPPOCAMPUS, "MR", BUDGET)
+    assert plan.patch == (40, 56, 40)
+    assert plan.spacing_mm == (1, 1, 1)
+    assert plan.network.filters == (24, 48, 96, 192)
+    assert decide(HIPPOCAMPUS, "MR", Budget(24 * 10**9, "cuda")).network.filters == (32, 64, 128, 256)
+    assert plan.intensities is None
+    assert plan.mirror_axes == (0,)
+    assert not plan.cut
+
+
+def test_a_coarse_axis_gets_the_tenth_percentile_beyond_3_to_1() -> None:
+    budget = Budget(24 * 10**9, "cuda")
+    assert decide(with_spacing(1.0, 1.0, 5.0), "MR", budget).spacing_mm == (1.0, 1.0, 4.0)
+    assert decide(with_spacing(1.0, 1.0, 2.9), "MR", budget).spacing_mm == (1.0, 1.0, 2.9)
+
+
+def test_a_coarse_axis_is_halved_later_and_convolved_later() -> None:
+    network = decide(with_spacing(1.0, 1.0, 5.0), "MR", Budget(24 * 10**9, "cuda")).network
+    assert network.kernels[0] == (3, 3, 1)
+    assert network.strides[1] == (2, 2, 1)
+    assert network.kernels[-1] == (3, 3, 3)
+
+
+def test_scans_too_large_for_the_window_are_seen_coarser() -> None:
+    plan = decide(with_spacing(0.5, 0.5, 0.5, shape=(700, 700, 700)), "MR", BUDGET)
+    assert min(plan.spacing_mm) > 1
+    assert "coarser" in plan.reasons["spacing_mm"]
+    whole = math.prod(350 / mm for mm in plan.spacing_mm)
+    assert whole / math.prod(plan.patch) < 100
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    spacing=st.tuples(*[st.floats(0.3, 6)] * 3),
+    shape=st.tuples(*[st.integers(20, 512)] * 3),
+    labels=st.integers(1, 20),
+    device=st.sampled_from(["cpu", "cuda"]),
+    preset=st.sampled_from(sorted(PRESETS)),
+    memory=st.sampled_from([4, 8, 40]),
+)
+def test_every_plan_can_be_built_and_fits(
+    spacing: tuple[float, float, float], shape: tuple[int, int, int], labels: int, device: str, preset: str, memory: int
+) -> None:
+    named = tuple(LabelPrint(value, f"organ {value}", 9, 9, 1.0) for value in range(1, labels + 1))
+    budget = Budget(memory * 10**9, device, preset)
+    plan = decide(replace(with_spacing(*spacing, shape=shape), labels=named), "MR", budget)
+    network = plan.network
+    assert all(size % by == 0 for size, by in zip(plan.patch, network.divisor, strict=True))
+    assert len(network.kernels) == len(network.strides) == len(network.filters) >= 3
+    assert max(size // by for size, by in zip(plan.patch, network.divisor, strict=True)) >= 2  # DynUNet's own demand
+    assert network.training_bytes(plan.patch, plan.batch) <= budget.memory
+    assert network.parameters <= PRESETS[preset].parameters * 1e6 or network.filters[0] == 8
+    # an even difference: a crop is turned about the middle of the window
+    assert all((crop - size) % 2 == 0 and crop > size for crop, size in zip(plan.crop, plan.patch, strict=True))
+    assert set(plan.choices()) == set(plan.reasons)
+    assert plan == decide(replace(with_spacing(*spacing, shape=shape), labels=named), "MR", budget)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 0.8, 4.0)])
+def test_parameters_are_those_that_monai_builds(spacing: tuple[float, float, float], residual: bool) -> None:
+    from monai.bundle import ConfigParser
+
+    kernels, strides = shape_levels((64, 64, 32), spacing, 4)
+    network = Network(3, tuple(kernels), tuple(strides), tuple(8 * 2**i for i in range(len(strides))), residual)
+    built = ConfigParser({"network": network.config(supervised=False)}).get_parsed_content("network")
+    assert sum(parameter.numel() for parameter in built.parameters()) == network.parameters
+
+
+def test_too_little_memory_is_told() -> None:
+    with pytest.raises(UsageError, match=r"memory: expected at least .* GB for 3 labels, got 0\.1 GB"):
+        decide(HIPPOCAMPUS, "MR", Budget(10**8))
+
+
+@pytest.mark.parametrize(("arguments", "told"), [((1, "tpu"), "device"), ((1, "cpu", "huge"), "preset")])
+def test_unknown_hardware_and_presets_are_told(arguments: tuple[int, str], told: str) -> None:
+    with pytest.raises(UsageError, match=f"{told}: expected one of"):
+        Budget(*arguments)
+
+
+def test_ct_is_scaled_by_the_fingerprint_and_mri_by_itself() -> None:
+    ct = decide(HIPPOCAMPUS, "CT", BUDGET)
+    assert ct.intensities == (28.0, 265104.0, 19609.8, 56154.8)
+    assert decide(replace(HIPPOCAMPUS, zeros=0.6), "MR", BUDGET).nonzero
+
+
+def test_labels_with_a_side_by_name_or_by_place_are_not_mirrored() -> None:
+    sided = (LabelPrint(1, "Kidney, left", 5, 5, 1.0), LabelPrint(2, "Kidney, right", 5, 5, 1.0))
+    assert decide(replace(HIPPOCAMPUS, labels=sided), "MR", BUDGET).mirror_axes == ()
+    placed = decide(replace(HIPPOCAMPUS, opposite=((1, 2),)), "MR", BUDGET)
+    assert placed.mirror_axes == ()
+    assert "Anterior and Posterior" in placed.reasons["mirror_axes"]
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["parotid_right", "parotid_left", "mandible"], 1),
+        (["LeftLung", "right_lung"], 0),
+        (["hippocampus L", "hippocampus R"], 1),
+        (["left atrium"], 0),
+        (["left_ventricle", "right_atrium"], 0),
+        (["rib_left_1", "rib_left_2", "rib_right_1", "rib_right_2"], 2),
+    ],
+)
+def test_sides_in_names(names: list[str], pairs: int) -> None:
+    assert len(find_sided_names(names)) == pairs
+
+
+def test_labels_beside_each_other_are_opposite_only_if_always_in_one_order() -> None:
+    def case(x: float, volume: float = 1.0, y: float = 0.0) -> dict[int, LabelPlace]:
+        return {1: LabelPlace(9, 1.0, (0.0, 0.0, 0.0)), 2: LabelPlace(9, volume, (x, y, 0.0))}
+
+    assert find_opposite([case(20.0)] * 4) == ((1, 2),)
+    assert find_opposite([case(20.0), case(-20.0)] * 2) == ()
+    assert find_opposite([case(20.0, y=15.0)] * 4) == ()
+    assert find_opposite([case(20.0, volume=5.0)] * 4) == ()
+    assert find_opposite([case(20.0)] * 2) == ()  # too few to tell
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shrunk", "blurs"), [(1.0, 0.28, 1.5), (2.0, 0.5, 1.0), (0.4, 0.28, 1.5), (4.0, 0.5, 1.0)]
+)
+def test_fine_scans_are_seen_as_coarse_ones_are(spacing: float, shrunk: float, blurs: float) -> None:
+    """As those of slices of 3.6 mm; along all axes, and by the blur of each axis for itself, along one."""
+    fingerprint = with_spacing(spacing, spacing, spacing, (40, 40, 40))
+    steps = {step["_target_"]: step for step in valued(decide(fingerprint, "MR", BUDGET), "image")}
+    assert steps["RandSimulateLowResolutiond"]["zoom_range"][0] == shrunk
+    assert {steps["RandGaussianSmoothd"][f"sigma_{axis}"][1] for axis in "xyz"} == {blurs}

@@ -1,0 +1,159 @@
+"""All folds: each case is predicted by a network that had not seen it, and the bundle gets the best of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from bundles import Place, read_config, voxels
+from config_names import check_names
+from tomoseg import Segmenter, find_bundle
+from tomoseg.bundle import Bundle
+from tomoseg.errors import UsageError
+from tomoseg.options import Options
+from tomoseg.training import CrossValidation, TrainingOptions, check_data, cross_validate
+from tomoseg.training.ensemble import average_weights, ensemble_config, keep_components, single_config
+from tomoseg.training.scoring import dice, keep_largest, mean_of_labels
+from trainings import load, tiny_bundle, tomoseg, write_dataset
+
+OPTIONS = TrainingOptions(epochs=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CrossValidation]:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("folds")
+    bundle = tiny_bundle(write_dataset(folder / "data", partial=True), folder / "bundle", steps=8)
+    return folder, cross_validate(
+        find_bundle(bundle), check_data(folder / "data"), OPTIONS, folder / "out", hidden=True
+    )
+
+
+def test_every_case_is_predicted_once_by_the_fold_that_held_it_out(validated: tuple[Path, CrossValidation]) -> None:
+    folder, result = validated
+    assert result.cases == 6
+    with (result.folder / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["case"] for row in rows) == [f"case_{case:02}" for case in range(6)]
+    for row in rows:
+        weights = folder / "out" / f"fold_{row['fold']}" / "model.pt"
+        bundle = single(folder)
+        fresh = Segmenter(bundle, Options(device="cpu", checkpoints=(str(weights),)))
+        scan = folder / "data" / "imagesTr" / f"{row['case']}.nii.gz"
+        predicted = voxels(nib.load(result.folder / "predictions" / scan.name))
+        np.testing.assert_array_equal(predicted, fresh(scan).labels)
+        truth = voxels(nib.load(folder / "data" / "labelsTr" / scan.name))
+        assert float(row["front"]) == pytest.approx(dice(predicted == 1, truth == 1), abs=1e-6)
+        assert bool(row["back_part"]) == bool((truth == 2).any()), "not scored where it was not drawn"
+
+
+def single(folder: Path) -> Bundle:
+    """Return the bundle as it was planned, without what the cross-validation made of it."""
+    copy = folder / "single_bundle"
+    if not copy.exists():
+        shutil.copytree(folder / "bundle", copy)
+        path = copy / "configs" / "inference.json"
+        path.write_text(json.dumps(keep_components(single_config(json.loads(path.read_text())), [])))
+    return find_bundle(copy)
+
+
+def test_the_summary_has_every_fold_and_what_was_chosen(validated: tuple[Path, CrossValidation]) -> None:
+    _, result = validated
+    content = json.loads((result.folder / "summary.json").read_text())
+    assert [fold["fold"] for fold in content["folds"]] == [0, 1, 2, 3, 4]
+    compared = content["compared_on_seen_cases"]
+    assert content["averaged_weights"] == (compared["mean_of_weights"] >= compared["mean_of_scores"])
+    for label, name in result.labels.items():
+        raised = content["largest_component_only"].get(name)
+        assert (label in result.largest) == (raised is not None)
+        assert raised is None or raised > content["mean_dice"][name]
+
+
+def test_the_bundle_with_all_networks_is_stock_monais(validated: tuple[Path, CrossValidation], tmp_path: Path) -> None:
+    """`monai.bundle run`, the plugin and the mean of the scores agree."""
+    folder, _ = validated
+    bundle = shutil.copytree(single(folder).root, tmp_path / "together")
+    names = [f"fold_{fold}.pt" for fold in range(5)]
+    (bundle / "models").mkdir(exist_ok=True)
+    for fold, name in enumerate(names):
+        shutil.copy(folder / "out" / f"fold_{fold}" / "model.pt", bundle / "models" / name)
+    config = read_config(bundle, "inference")
+    made = ensemble_config(config, names)
+    assert single_config(made) == {**config, "imports": made["imports"]}
+    (bundle / "configs" / "inference.json").write_text(json.dumps(made))
+    check_names(bundle, "inference")
+    images = folder / "data" / "imagesTr"
+    place = Place(bundle, bundle)
+    place.run(
+        *("run", "--config_file", place.configs("inference"), "--dataset_dir", str(images)),
+        *("--output_dir", str(tmp_path / "stock")),
+        scratch=tmp_path,
+    )
+    ours = Segmenter(find_bundle(bundle), Options(device="cpu", backend="torch"))
+    one_by_one = Segmenter(
+        single(folder),
+        Options(device="cpu", backend="torch", checkpoints=tuple(str(bundle / "models" / name) for name in names)),
+    )
+    for scan in sorted(images.iterdir())[:3]:
+        labels = ours(scan).labels
+        np.testing.assert_array_equal(labels, one_by_one(scan).labels)
+        stock = voxels(nib.load(tmp_path / "stock" / scan.name.replace(".nii.gz", "_seg.nii.gz")))
+        np.testing.assert_array_equal(labels, stock)
+
+
+def test_a_bundle_that_is_cross_validated_segments(validated: tuple[Path, CrossValidation], tmp_path: Path) -> None:
+    folder, _ = validated
+    scan = next((folder / "data" / "imagesTr").iterdir())
+    done = tomoseg("segment", scan, "-o", tmp_path / "seg.nii.gz", "-b", folder / "bundle")
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_goes_on_where_it_was_stopped_and_overwrites_nothing(validated: tuple[Path, CrossValidation]) -> None:
+    folder, result = validated
+    bundle, data = find_bundle(folder / "bundle"), check_data(folder / "data")
+    with pytest.raises(UsageError, match="a training is there"):
+        cross_validate(bundle, data, OPTIONS, folder / "out", hidden=True)
+    again = cross_validate(bundle, data, TrainingOptions(epochs=2, device="cpu", resume=True), folder / "out", True)
+    assert again.dice == result.dice
+    assert not again.installed
+
+
+def test_the_mean_of_weights_is_their_mean(tmp_path: Path) -> None:
+    for index, value in enumerate((1.0, 2.0, 6.0)):
+        torch.save({"w": torch.full((3,), value)}, tmp_path / f"{index}.pt")
+    average_weights([tmp_path / f"{index}.pt" for index in range(3)], tmp_path / "mean.pt")
+    assert load(tmp_path / "mean.pt")["w"].tolist() == [3.0] * 3
+
+
+@settings(max_examples=50, deadline=None)
+@given(one=arrays(bool, (4, 3, 5)), other=arrays(bool, (4, 3, 5)))
+def test_dice_is_monais(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> None:
+    from monai.metrics import compute_dice
+
+    mine = dice(one, other)
+    theirs = float(compute_dice(torch.tensor(one)[None, None].float(), torch.tensor(other)[None, None].float()))
+    assert (math.isnan(mine) and math.isnan(theirs)) or mine == pytest.approx(theirs, abs=1e-6)
+
+
+def test_the_largest_component_is_kept_as_monai_does() -> None:
+    monai = pytest.importorskip("skimage", reason="MONAI needs scikit-image for it") and __import__("monai")
+    mask = np.random.default_rng(0).random((12, 12, 12)) > 0.85
+    theirs = monai.transforms.KeepLargestConnectedComponent()(torch.tensor(mask)[None].float())[0].numpy()
+    np.testing.assert_array_equal(keep_largest(mask), theirs > 0)
+
+
+def test_means_leave_out_what_is_not_known() -> None:
+    means = mean_of_labels([[0.5, math.nan], [1.0, math.nan]])
+    assert means[0] == 0.75
+    assert math.isnan(means[1])

@@ -1,0 +1,127 @@
+"""Labelled datasets of a few small phantoms, and bundles planned for them that train in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tomoseg.planning import Budget, plan_bundle
+
+# one thread: the same sums in the same order, and two processes share two cores
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+SHAPE = (22, 24, 18)
+NAMES = {"Front": 1, "Back part": 2}
+CT_BASE, CT_STEP = -1000.0, 1000.0
+
+
+def phantom(seed: int, values: Sequence[int] = (1, 2), ct: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return a scan (I, J, K) and its label map: a ball for each label, one in front of the other."""
+    rng = np.random.default_rng(seed)
+    centre = np.array(SHAPE) / 2 + rng.uniform(-1.5, 1.5, 3)
+    indices = np.moveaxis(np.indices(SHAPE), 0, -1)
+    label = np.zeros(SHAPE, np.uint8)
+    for value, offset in zip(values, (4.5, -4.5), strict=True):
+        label[np.linalg.norm(indices - centre - (0, offset, 0), axis=-1) < 4] = value
+    image = rng.normal(0, 0.15, SHAPE) + np.searchsorted(sorted(values), label, side="right") * (label > 0)
+    if ct:
+        image = CT_BASE + CT_STEP * image
+    return image.astype(np.float32), label
+
+
+def write_dataset(
+    root: Path,
+    cases: int = 6,
+    *,
+    layout: str = "msd",
+    names: dict[str, int] = NAMES,
+    modality: str = "MRI",
+    partial: bool = False,
+    ignore: bool = False,
+    validation: int = 0,
+) -> Path:
+    """Write a dataset as the Decathlon ("msd"), nnU-Net ("nnunet") or anybody ("plain") lays it out.
+
+    With `partial`, every second case has the first label only; with `ignore`, a corner of each label map is ignored.
+    """
+    folders = ("images", "labels") if layout == "plain" else ("imagesTr", "labelsTr")
+    image_ending = "_0000.nii.gz" if layout == "nnunet" else ".nii.gz"
+    label_ending = "_seg.nii.gz" if layout == "plain" else ".nii.gz"
+    listed: list[dict[str, Any]] = []
+    declared = dict(names)
+    if ignore:
+        declared["ignore"] = max(names.values()) + 1
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+    for case in range(cases + validation):
+        image, label = phantom(case, list(names.values()), ct=modality == "CT")
+        entry: dict[str, Any] = {}
+        if partial:
+            entry["annotated"] = list(names)[: 1 + (case + 1) % 2]
+            label[~np.isin(label, [names[name] for name in entry["annotated"]])] = 0
+        if ignore:
+            label[:6, :6, :6] = declared["ignore"]
+        stem = f"case_{case:02}"
+        for folder, ending, array in zip(folders, (image_ending, label_ending), (image, label), strict=True):
+            nib.save(nib.Nifti1Image(array, np.diag([1.0, 1.0, 1.0, 1.0])), root / folder / f"{stem}{ending}")
+        entry |= {"image": f"{folders[0]}/{stem}{image_ending}", "label": f"{folders[1]}/{stem}{label_ending}"}
+        listed.append(entry)
+    if layout == "msd":
+        content: dict[str, Any] = {
+            "name": "Phantoms",
+            "modality": {"0": modality},
+            "labels": {"0": "background", **{str(value): name for name, value in declared.items()}},
+            "training": listed[:cases],
+            "validation": listed[cases:],
+        }
+    else:
+        content = {"channel_names": {"0": modality}, "labels": {"background": 0, **declared}, "file_ending": ".nii.gz"}
+    if layout != "plain":
+        (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def tiny_bundle(dataset: Path, folder: Path, steps: int = 3) -> Path:
+    """Plan a bundle, then take a network of a few features, and epochs of a few steps."""
+    plan_bundle(dataset, folder, Budget(4 * 10**9, preset="small"))
+    for name in ("train", "evaluate", "inference"):
+        path = folder / "configs" / f"{name}.json"
+        config = json.loads(path.read_text())
+        config["network_def"]["filters"] = [4] * len(config["network_def"]["strides"])
+        if name == "train":
+            config |= {"steps": steps, "val_interval": 2, "num_workers": 0}
+        path.write_text(json.dumps(config, indent=4))
+    return folder
+
+
+def tomoseg(*arguments: str | Path, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "tomoseg", *map(str, arguments)],
+        cwd=folder,
+        env=ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+def load(path: Path) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
+    return weights
+
+
+def same(one: Path, other: Path) -> bool:
+    """Tell whether two checkpoints hold the same weights, bit for bit."""
+    first, second = load(one), load(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
