@@ -1,0 +1,220 @@
+"""The scores of one case, label by label."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tomoseg.errors import TomosegError, one_line
+from tomoseg.evaluation.label_map import read_prediction, read_reference
+from tomoseg.evaluation.overlap import Overlap, count_overlap
+from tomoseg.evaluation.pairing import Match
+from tomoseg.evaluation.protocol import Protocol
+from tomoseg.evaluation.surface import SurfaceScores, score_surfaces
+from tomoseg.geometry import Grid
+
+Labels = NDArray[np.unsignedinteger[Any]]
+Box = tuple[slice, slice, slice]
+NOTHING = SurfaceScores(math.nan, math.nan, math.nan)
+LISTED = 10  # values in a remark
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """How one label of one case was predicted.
+
+    Args:
+        label: its value.
+        overlap: in voxels.
+        surface: in mm.
+        voxel_ml: the volume of a voxel.
+    """
+
+    label: int
+    overlap: Overlap
+    surface: SurfaceScores
+    voxel_ml: float
+
+    @property
+    def predicted_ml(self) -> float:
+        return self.overlap.predicted * self.voxel_ml
+
+    @property
+    def reference_ml(self) -> float:
+        return self.overlap.reference * self.voxel_ml
+
+    @property
+    def volume_error_ml(self) -> float:
+        """The volume predicted too much (above 0) or too little."""
+        return (self.overlap.predicted - self.overlap.reference) * self.voxel_ml
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """The outcome for one case.
+
+    Args:
+        name: what it is called.
+        prediction, reference: the files; None for one that is missing.
+        status: "done", or "failed" if it could not be scored.
+        reason: one line that says why it failed.
+        remarks: what is worth knowing of the files.
+        labels: by value; a label that was not annotated in this case is left out.
+        absent: what a label scores that neither of the two has; None where the case failed.
+        annotated: values of the labels that were drawn; None: all were.
+        image: the scan, where it is known.
+        seconds: that it took.
+    """
+
+    name: str
+    prediction: Path | None
+    reference: Path | None
+    status: Literal["done", "failed"]
+    reason: str = ""
+    remarks: tuple[str, ...] = ()
+    labels: tuple[LabelScores, ...] = ()
+    absent: Overlap | None = None
+    annotated: frozenset[int] | None = None
+    image: Path | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found in two label maps.
+
+    Args:
+        scores: by value.
+        voxels: that were counted, without those that are ignored.
+        unnamed: values that occur and are not scored.
+    """
+
+    scores: tuple[LabelScores, ...]
+    voxels: int
+    unnamed: tuple[int, ...] = ()
+
+
+def score_case(match: Match, protocol: Protocol) -> CaseScores:
+    """Read both label maps of a case and compare them; what goes wrong is told, not raised."""
+    started = time.perf_counter()
+    try:
+        reference = read_reference(match.reference)
+        prediction = read_prediction(match.prediction, reference.grid, protocol.names)
+        found = compare_labels(prediction.labels, reference.labels, reference.grid, protocol, match.annotated)
+    except TomosegError as error:
+        reason = one_line(error)
+    except MemoryError:
+        reason = f"{match.prediction}: not enough memory to compare it"
+    except Exception as error:  # an error of ours or of a library; the other cases still matter
+        reason = f"{match.prediction}: unexpected {type(error).__name__}: {one_line(error)}"
+    else:
+        strange = []
+        if found.unnamed:
+            values = ", ".join(map(str, found.unnamed[:LISTED])) + (", …" if len(found.unnamed) > LISTED else "")
+            strange.append(f"holds the values {values}, which no label has; they are not scored")
+        return CaseScores(
+            name=match.name,
+            prediction=match.prediction,
+            reference=match.reference,
+            status="done",
+            remarks=tuple(dict.fromkeys((*reference.remarks, *prediction.remarks, *strange))),
+            labels=found.scores,
+            absent=Overlap(0, 0, 0, found.voxels),
+            annotated=match.annotated,
+            image=match.image,
+            seconds=time.perf_counter() - started,
+        )
+    return CaseScores(match.name, match.prediction, match.reference, "failed", reason)
+
+
+def compare_labels(
+    prediction: Labels,
+    reference: Labels,
+    grid: Grid,
+    protocol: Protocol,
+    annotated: Iterable[int] | None = None,
+) -> Comparison:
+    """Compare two label maps on one grid, each label in the box that just holds it.
+
+    Voxels that the reference has as `protocol.ignore` are background in both and counted nowhere.
+
+    Args:
+        prediction, reference: (I, J, K) label values.
+        grid: of both.
+        protocol: what is scored, and how.
+        annotated: values of the labels that were drawn in the reference; None: all were.
+    """
+    hidden = None
+    if protocol.ignore is not None:
+        hidden = reference == protocol.ignore
+        prediction, reference = (np.where(hidden, labels.dtype.type(0), labels) for labels in (prediction, reference))
+    ours, theirs = _find_boxes(prediction), _find_boxes(reference)
+    found = {*ours, *theirs}
+    values = set(protocol.names or found)
+    if annotated is not None:
+        values &= set(annotated)
+    scores = []
+    for value in sorted(values):
+        box = _around([boxes[value] for boxes in (ours, theirs) if value in boxes])
+        counted = (slice(None),) * 3
+        if value in protocol.within_slices and value in theirs:
+            counted = _slices_of(theirs[value], grid)
+            box = _within(box, counted)
+        voxels = _count_voxels(reference.shape, counted, hidden)
+        predicted, true = prediction[box] == value, reference[box] == value
+        surface = score_surfaces(predicted, true, grid.affine, protocol.tolerance(value))
+        scores.append(LabelScores(value, count_overlap(predicted, true, voxels), surface, grid.voxel_volume_ml))
+    unnamed = sorted(found - set(protocol.names)) if protocol.names else []
+    return Comparison(tuple(scores), _count_voxels(reference.shape, (slice(None),) * 3, hidden), tuple(unnamed))
+
+
+def scores_of(case: CaseScores, label: int) -> LabelScores | None:
+    """Return the scores of a label, which neither of the two need have; None if it was not annotated in this case."""
+    found = next((scores for scores in case.labels if scores.label == label), None)
+    if found is not None or case.absent is None:
+        return found
+    if case.annotated is not None and label not in case.annotated:
+        return None
+    return LabelScores(label, case.absent, NOTHING, 0.0)
+
+
+def _find_boxes(labels: Labels) -> dict[int, Box]:
+    """Return the box of each value but 0."""
+    found = ndimage.find_objects(labels.T)  # what the readers return lies in memory in this order
+    return {value: (box[2], box[1], box[0]) for value, box in enumerate(found, start=1) if box is not None}
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    """Return the box that just holds all; an empty one if there is none."""
+    if not boxes:
+        return slice(0, 0), slice(0, 0), slice(0, 0)
+    i, j, k = (slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
+    return i, j, k
+
+
+def _slices_of(box: Box, grid: Grid) -> Box:
+    """Return the part of the volume between the first and the last slice of a box, along the patient."""
+    i, j, k = (side if letter in "SI" else slice(None) for side, letter in zip(box, grid.orientation, strict=True))
+    return i, j, k
+
+
+def _within(box: Box, limits: Box) -> Box:
+    i, j, k = (
+        side if limit.start is None else slice(max(side.start, limit.start), min(side.stop, limit.stop))
+        for side, limit in zip(box, limits, strict=True)
+    )
+    return i, j, k
+
+
+def _count_voxels(shape: tuple[int, ...], box: Box, hidden: NDArray[np.bool_] | None) -> int:
+    """Return how many voxels of a box are counted."""
+    voxels = math.prod(len(range(*side.indices(size))) for side, size in zip(box, shape, strict=True))
+    return voxels - (0 if hidden is None else int(np.count_nonzero(hidden[box])))

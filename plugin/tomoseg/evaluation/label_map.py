@@ -1,0 +1,82 @@
+"""A label map in memory, checked: whole numbers, each of them a label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.errors import VolumeError
+from tomoseg.geometry import Grid
+from tomoseg.volumes import is_segmentation, read_segmentation, read_volume
+from tomoseg.volumes.volume import by
+
+LARGEST = np.iinfo(np.uint16).max
+ROUNDING = 0.05  # of a voxel: the coordinates of a header are float32, or decimals of 16 characters
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """A label map.
+
+    Args:
+        labels: (I, J, K) values.
+        grid: where its voxels lie.
+        remarks: on the file.
+    """
+
+    labels: NDArray[np.unsignedinteger[Any]]
+    grid: Grid
+    remarks: tuple[str, ...] = ()
+
+
+def read_reference(path: Path) -> LabelMap:
+    """Read a label map (NIfTI, NRRD, .seg.nrrd, MetaImage).
+
+    Raises:
+        VolumeError: it is no 3D volume, or holds values that are no labels.
+    """
+    if is_segmentation(path):
+        raise VolumeError(f"{path}: a reference has to be a volume with a grid of its own; convert it to NIfTI")
+    volume = read_volume(path)
+    lowest, highest = float(volume.array.min()), float(volume.array.max())
+    if lowest < 0 or highest > LARGEST:
+        raise VolumeError(f"{path}: expected labels from 0 to {LARGEST}, got values from {lowest:g} to {highest:g}")
+    labels = volume.array.astype(np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16)
+    if not np.array_equal(labels, volume.array):
+        raise VolumeError(f"{path}: expected a label map, got values that are no integers")
+    return LabelMap(labels, volume.grid, volume.remarks)
+
+
+def read_prediction(path: Path, grid: Grid, names: Mapping[int, str]) -> LabelMap:
+    """Read a label map that lies on the grid of its reference; DICOM-SEG may lie on a part of it, and turned.
+
+    Args:
+        path: the file.
+        grid: of the reference.
+        names: of the labels by value, for the segments of DICOM-SEG.
+
+    Raises:
+        VolumeError: as for `read_reference`; or it lies on another grid.
+    """
+    if is_segmentation(path):
+        return LabelMap(read_segmentation(path, grid, names), grid)
+    found = read_reference(path)
+    if found.grid.shape != grid.shape:
+        raise VolumeError(
+            f"{path}: expected the {by(grid.shape)} voxels of its reference, got {by(found.grid.shape)}; "
+            "resample it to the reference's grid first"
+        )
+    apart = found.grid.distance_mm(grid)
+    if apart > ROUNDING * min(grid.spacing):
+        orientations = {found.grid.orientation, grid.orientation}
+        turned = f" ({found.grid.orientation} and {grid.orientation})" if len(orientations) > 1 else ""
+        raise VolumeError(
+            f"{path}: expected the grid of its reference, got one{turned} whose voxels lie up to {apart:.3g} mm off; "
+            "resample it to the reference's grid first"
+        )
+    return found

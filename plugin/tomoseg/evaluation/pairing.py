@@ -1,0 +1,207 @@
+"""Which prediction belongs to which reference, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from tomoseg.datasets import DESCRIPTION, FIRST_CHANNEL, FOLDERS, LABEL_ENDINGS, Dataset, described_labels, read_dataset
+from tomoseg.errors import UsageError, one_line
+from tomoseg.volumes import VOLUME_SUFFIXES, has_suffix, is_segmentation, strip_suffix, visible_files
+
+# of names that `tomoseg segment` gives: `_labelmap.dcm` beside those of datasets
+ENDINGS = (*LABEL_ENDINGS, "_labelmap")
+ENTROPY = "_entropy"  # `tomoseg segment --uncertainty` writes it beside a label map
+SHOWN = 3  # names in an error
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Match:
+    """A prediction with its reference.
+
+    Args:
+        name: what the case is called.
+        prediction, reference: the files of the label maps.
+        image: the scan, where a dataset tells it.
+        annotated: values of the labels that were drawn in the reference; None: all were.
+    """
+
+    name: str
+    prediction: Path
+    reference: Path
+    image: Path | None = None
+    annotated: frozenset[int] | None = None
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What was found on both sides.
+
+    Args:
+        pairs: by name.
+        lonely_predictions, lonely_references: files without their partner, by name.
+        label_names: by value, as dataset.json calls them; empty where there is none.
+        remarks: what is worth knowing of both sides.
+    """
+
+    pairs: tuple[Match, ...]
+    lonely_predictions: tuple[Path, ...] = ()
+    lonely_references: tuple[Path, ...] = ()
+    label_names: dict[int, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+def match_cases(prediction: Path, reference: Path) -> Matches:
+    """Pair predictions with references by their names, `_seg`, `_label` and the like at the end left out.
+
+    Folders are searched to their depth. Files of the same name in folders of the same name go together; else files
+    whose name occurs but once on either side. Two files are a pair whatever they are called.
+
+    Args:
+        prediction: a file, or a folder of them.
+        reference: a file, a folder of them, or a labelled dataset; what a dataset.json beside or above them says of
+            labels, scans and annotations is heeded.
+
+    Raises:
+        UsageError: one side is missing or empty, nothing fits together, or two files claim one case.
+    """
+    for side in (prediction, reference):
+        if not side.exists():
+            raise UsageError(f"{side}: no such file or folder; expected label maps")
+    dataset, names, remarks = _find_dataset(reference)
+    listed = {pair.label.resolve(): pair for pair in dataset.pairs} if dataset else {}
+
+    def match(ours: Path, theirs: Path) -> Match:
+        pair = listed.get(theirs.resolve())
+        annotated = None
+        if pair is not None and pair.annotated is not None:
+            annotated = frozenset(value for value, name in names.items() if name in pair.annotated)
+        return Match(case_name(theirs), ours, theirs, pair.image if pair else None, annotated)
+
+    if prediction.is_file() and reference.is_file():
+        return Matches((match(prediction, reference),), (), (), names, remarks)
+    ours, theirs = _collect(prediction), _collect_references(reference, dataset)
+    if not prediction.is_file() and not ours:
+        raise UsageError(f"{prediction}: no label map in there; expected NIfTI, NRRD, MetaImage or DICOM-SEG files")
+    if not reference.is_file() and not theirs:
+        raise UsageError(f"{reference}: no label map in there; expected NIfTI, NRRD or MetaImage files")
+    partners = _join(ours, theirs)
+    if not partners:
+        raise UsageError(
+            f"{prediction}: expected label maps called as those of {reference} ({_some(theirs)}), got {_some(ours)}"
+        )
+    pairs = _tell_apart([match(ours[partner], theirs[key]) for key, partner in partners.items()], reference)
+    return Matches(
+        tuple(sorted(pairs, key=lambda pair: pair.name)),
+        # of one file, nobody asked what else there is
+        () if reference.is_file() else tuple(ours[key] for key in sorted(ours.keys() - set(partners.values()))),
+        () if prediction.is_file() else tuple(theirs[key] for key in sorted(theirs.keys() - partners.keys())),
+        names,
+        remarks,
+    )
+
+
+def case_name(path: Path) -> str:
+    """Return what a case is called by the name of one of its label maps."""
+    stem = strip_suffix(path.name)
+    for ending in ENDINGS:
+        if stem.endswith(ending) and stem != ending:
+            return stem.removesuffix(ending)
+    return stem
+
+
+Key = tuple[Path, str]  # the folder below that which was given, and the name of the case
+
+
+def _collect(side: Path) -> dict[Key, Path]:
+    """Return the label maps below a folder, or a file alone."""
+    if side.is_file():
+        return {(Path(), case_name(side)): side}
+    files = [path for path in visible_files(side) if has_suffix(path.name, VOLUME_SUFFIXES) or is_segmentation(path)]
+    stems = {(path.parent, strip_suffix(path.name)) for path in files}
+    entropies = {(folder, f"{stem}{ENTROPY}") for folder, stem in stems}
+    return _by_key((path for path in files if (path.parent, strip_suffix(path.name)) not in entropies), side)
+
+
+def _collect_references(side: Path, dataset: Dataset | None) -> dict[Key, Path]:
+    if dataset is None or side != dataset.root:
+        return _collect(side)
+    return _by_key((*(pair.label for pair in dataset.pairs), *dataset.labels_without_image), side)
+
+
+def _by_key(files: Iterable[Path], base: Path) -> dict[Key, Path]:
+    """Return label maps by their place and name; a scan beside its label map gives way."""
+    found: dict[Key, Path] = {}
+    for path in files:
+        key = (path.parent.relative_to(base), case_name(path))
+        other = found.setdefault(key, path)
+        if other == path:
+            continue
+        plain = [one for one in (other, path) if strip_suffix(one.name) == key[1]]
+        if len(plain) != 1:
+            raise UsageError(f"{path}: {other.name} in the same folder is called as the same case; remove one of them")
+        found[key] = path if plain[0] == other else other
+    return found
+
+
+def _join(ours: dict[Key, Path], theirs: dict[Key, Path]) -> dict[Key, Key]:
+    """Return the key of the prediction by that of the reference; what fits most closely is joined first.
+
+    A name joins only what is the only one of that name on its side: where each patient has a folder with a file of one
+    name, those that are left over are of different patients.
+    """
+    partners: dict[Key, Key] = {}
+    closeness: tuple[Callable[[Key], object], ...] = (
+        lambda key: key,
+        lambda key: key[1],
+        lambda key: key[1].removesuffix(FIRST_CHANNEL),  # a scan of nnU-Net's naming, segmented
+    )
+    for name in closeness:
+        left, right, taken = _unique(theirs, name), _unique(ours, name), set(partners.values())
+        for shared in left.keys() & right.keys():
+            if left[shared] not in partners and right[shared] not in taken:
+                partners[left[shared]] = right[shared]
+    return partners
+
+
+def _unique(keys: Iterable[Key], name: Callable[[Key], object]) -> dict[object, Key]:
+    """Return the keys by a name, without those that share theirs with another."""
+    found: dict[object, list[Key]] = {}
+    for key in keys:
+        found.setdefault(name(key), []).append(key)
+    return {shared: same[0] for shared, same in found.items() if len(same) == 1}
+
+
+def _tell_apart(pairs: list[Match], reference: Path) -> list[Match]:
+    """Put the folder before names that occur more than once."""
+    names = [pair.name for pair in pairs]
+    if len(set(names)) == len(names):
+        return pairs
+    places = [(pair.reference.parent.relative_to(reference) / pair.name).as_posix() for pair in pairs]
+    return [replace(pair, name=place) for place, pair in zip(places, pairs, strict=True)]
+
+
+def _find_dataset(reference: Path) -> tuple[Dataset | None, dict[int, str], tuple[str, ...]]:
+    """Return the dataset that the references are, or belong to, its labels' names, and what is to be remarked on it."""
+    if any(all((reference / name).is_dir() for name in names) for names in FOLDERS):
+        dataset = read_dataset(reference)
+        return dataset, dataset.label_names, ()
+    above = [*reference.absolute().parents][:2] if reference.is_file() else [reference, reference.absolute().parent]
+    for folder in above:
+        if not (folder / DESCRIPTION).is_file():
+            continue
+        try:
+            dataset = read_dataset(folder)
+            return dataset, dataset.label_names, ()
+        except UsageError as error:  # the labels are good without scans
+            remark = f"{one_line(error)}; scans and annotations were not taken from it"
+            return None, described_labels(folder), (remark,)
+    return None, {}, ()
+
+
+def _some(files: dict[Key, Path]) -> str:
+    names = sorted(path.name for path in files.values())
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -1,0 +1,151 @@
+"""Which labels are scored, and how."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tomoseg.datasets import read_label_names
+from tomoseg.errors import UsageError, one_line, shorten
+from tomoseg.labels import unnamed
+
+DEFAULT_TOLERANCE_MM = 1.0
+IGNORE = "ignore"  # what nnU-Net's dataset.json calls the voxels that nobody annotated
+LENGTH = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:mm)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How label maps are compared.
+
+    Args:
+        names: of the labels that are scored, by value; empty for all that occur.
+        tolerance_mm: within which surfaces count as equal.
+        tolerances_mm: of single labels, by value.
+        ignore: voxels of this value in a reference are not looked at.
+        within_slices: values of labels that are scored between the first and the last slice of their reference only.
+    """
+
+    names: Mapping[int, str] = field(default_factory=dict)
+    tolerance_mm: float = DEFAULT_TOLERANCE_MM
+    tolerances_mm: Mapping[int, float] = field(default_factory=dict)
+    ignore: int | None = None
+    within_slices: frozenset[int] = frozenset()
+
+    def name(self, value: int) -> str:
+        return self.names.get(value) or unnamed(value).name
+
+    def tolerance(self, value: int) -> float:
+        """Return the tolerance in mm of a label."""
+        return self.tolerances_mm.get(value, self.tolerance_mm)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "labels": {str(value): name for value, name in self.names.items()},
+            "tolerance_mm": self.tolerance_mm,
+            "tolerances_mm": {str(value): length for value, length in sorted(self.tolerances_mm.items())},
+            "ignore": self.ignore,
+            "within_slices": sorted(self.within_slices),
+        }
+
+
+def make_protocol(
+    names: Mapping[int, str],
+    tolerances: Sequence[str] = (),
+    ignore: int | None = None,
+    within_slices: Iterable[str] = (),
+) -> Protocol:
+    """Return how to score labels, as a user says it.
+
+    Args:
+        names: of the labels by value; one that is called "ignore" is the value to ignore, if none is given.
+        tolerances: each a length ("2mm") for all labels, "NAME=2mm" for one, or a JSON file of {"NAME": 2}.
+        ignore: a value.
+        within_slices: names or values of labels.
+
+    Raises:
+        UsageError: there is no such label, or a tolerance is no length.
+    """
+    scored = {value: name for value, name in names.items() if name.lower() != IGNORE}
+    if ignore is None:
+        ignore = find_ignored(names)
+    else:
+        scored.pop(ignore, None)
+    general, single = DEFAULT_TOLERANCE_MM, {}
+    for name, length in _read_tolerances(tolerances):
+        if name is None:
+            general = length
+        else:
+            single[_value_of(name, scored, "tolerance")] = length
+    within = frozenset(_value_of(name, scored, "within slices") for name in within_slices)
+    return Protocol(scored, general, single, ignore, within)
+
+
+def find_ignored(names: Mapping[int, str]) -> int | None:
+    """Return the value that is called "ignore", if there is one."""
+    return next((value for value, name in names.items() if name.lower() == IGNORE), None)
+
+
+def parse_labels(text: str) -> dict[int, str]:
+    """Return names by value from "1=anterior,2=posterior" or from a JSON file with such a table.
+
+    The file holds {"1": "name"} or {"name": 1}, or an object with that under "labels", as dataset.json does.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if Path(text).is_file():
+        content = _read_json(Path(text))
+        try:
+            return read_label_names(content.get("labels", content))
+        except UsageError as error:
+            raise UsageError(f"{text}: {error}") from error
+    names: dict[int, str] = {}
+    for part in text.split(","):
+        one, _, other = (piece.strip() for piece in part.partition("="))
+        value, name = (one, other) if one.isdecimal() else (other, one)
+        if not name or not value.isdecimal() or int(value) in names:
+            raise UsageError(f"labels: expected 1=NAME,2=NAME or a JSON file, got {shorten(text, 80)!r}")
+        names[int(value)] = name
+    return {value: name for value, name in sorted(names.items()) if value != 0}
+
+
+def _read_tolerances(given: Sequence[str]) -> Iterable[tuple[str | None, float]]:
+    for text in given:
+        if Path(text).is_file():
+            yield from ((name, _length(str(length), name)) for name, length in _read_json(Path(text)).items())
+        else:
+            name, equals, length = text.rpartition("=")
+            yield (name.strip() if equals else None), _length(length, text)
+
+
+def _length(text: str, shown: str) -> float:
+    found = LENGTH.fullmatch(text.strip())
+    if not found:
+        raise UsageError(f"tolerance: expected a length in mm such as 1mm, or NAME=2mm, got {shorten(shown, 80)!r}")
+    return float(found[1])
+
+
+def _value_of(name: str, names: Mapping[int, str], what: str) -> int:
+    """Return the value of a label by its name, or by itself."""
+    values = [value for value, known in names.items() if known.lower() == name.lower()]
+    if len(values) == 1:
+        return values[0]
+    if name.isdecimal() and int(name) > 0 and (int(name) in names or not names):
+        return int(name)
+    known = ", ".join(f"{name} ({value})" for value, name in names.items()) or "none is named; give values"
+    raise UsageError(f"{what}: no label {shorten(name, 80)!r}; choose from: {known}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: cannot be read as JSON: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content

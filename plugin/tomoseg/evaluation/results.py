@@ -1,0 +1,223 @@
+"""An evaluation as a value, and its files for programs: JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import tomoseg
+from tomoseg.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
+from tomoseg.evaluation.case import CaseScores, LabelScores
+from tomoseg.evaluation.metrics import METRICS
+from tomoseg.evaluation.protocol import Protocol
+from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary
+from tomoseg.files import atomic_file
+from tomoseg.report import UNENCODABLE, utc_now
+
+PACKAGES = ("edt", "nibabel", "numpy", "scipy", "SimpleITK")  # that decide what is computed
+CASE_COLUMNS = (
+    "case", "label", "name", *(metric.key for metric in METRICS), "predicted_ml", "reference_ml",
+    "voxels_both", "voxels_predicted_only", "voxels_reference_only", "prediction", "reference",
+)  # fmt: skip
+SUMMARY_COLUMNS = (
+    "label", "name", "metric", "mean", "low", "high", "sd", "median", "cases", "infinite", "undefined",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions, compared with their references.
+
+    Args:
+        predictions, references: what was given.
+        protocol: how they were compared.
+        cases: by name; those that failed, too.
+        summaries: of each label, then of all labels.
+        remarks: on the whole.
+        left_out: number of references without a prediction that were not asked for.
+        started, finished: UTC, ISO 8601.
+    """
+
+    predictions: Path
+    references: Path
+    protocol: Protocol
+    cases: tuple[CaseScores, ...]
+    summaries: tuple[LabelSummary, ...]
+    remarks: tuple[str, ...] = ()
+    left_out: int = 0
+    started: str = ""
+    finished: str = ""
+
+    @property
+    def done(self) -> list[CaseScores]:
+        return [case for case in self.cases if case.status == "done"]
+
+    @property
+    def failed(self) -> list[CaseScores]:
+        return [case for case in self.cases if case.status == "failed"]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON has it: null for what is not defined, "inf" for an infinite distance."""
+        return {
+            "tomoseg": tomoseg.__version__,
+            "python": platform.python_version(),
+            "packages": _packages(),
+            "predictions": str(self.predictions),
+            "references": str(self.references),
+            "started": self.started,
+            "finished": self.finished or utc_now(),
+            "protocol": self.protocol.as_json(),
+            "bootstrap": {
+                "level": LEVEL,
+                "resamples": RESAMPLES,
+                "seed": SEED,
+                "method": "percentile, cases resampled",
+            },
+            "remarks": list(self.remarks),
+            "counts": {"done": len(self.done), "failed": len(self.failed), "left_out": self.left_out},
+            "labels": [_summary(one) for one in self.summaries],
+            "cases": [self._case(case) for case in self.cases],
+        }
+
+    def save(self, path: Path) -> None:
+        """Write all of it as JSON, atomically.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        text = json.dumps(self.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        with atomic_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors=UNENCODABLE)
+
+    def save_cases(self, path: Path) -> None:
+        """Write the scores as CSV, one row a case and label, atomically.
+
+        The columns are `CASE_COLUMNS`. A cell is empty where a number is not defined; an infinite distance is "inf".
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        _write_csv(path, CASE_COLUMNS, (self._row(case, one) for case in self.done for one in case.labels))
+
+    def save_summary(self, path: Path) -> None:
+        """Write means, intervals and counts as CSV, one row a label and metric, atomically.
+
+        The columns are `SUMMARY_COLUMNS`. The rows of presence have no SD and no median, and their "cases" are all
+        that were counted. Label 0 is all labels.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        _write_csv(path, SUMMARY_COLUMNS, (row for one in self.summaries for row in _summary_rows(one)))
+
+    def _row(self, case: CaseScores, one: LabelScores) -> tuple[object, ...]:
+        overlap = one.overlap
+        return (
+            case.name, one.label, self.protocol.name(one.label), *(_cell(metric.of(one)) for metric in METRICS),
+            _cell(one.predicted_ml), _cell(one.reference_ml),
+            overlap.both, overlap.predicted_only, overlap.reference_only, case.prediction, case.reference,
+        )  # fmt: skip
+
+    def _case(self, case: CaseScores) -> dict[str, Any]:
+        return {
+            "name": case.name,
+            "status": case.status,
+            "reason": case.reason,
+            "remarks": list(case.remarks),
+            "prediction": None if case.prediction is None else str(case.prediction),
+            "reference": None if case.reference is None else str(case.reference),
+            "annotated": None if case.annotated is None else sorted(case.annotated),
+            "seconds": round(case.seconds, 4),
+            "labels": [
+                {
+                    "label": one.label,
+                    "name": self.protocol.name(one.label),
+                    **{metric.key: _number(metric.of(one)) for metric in METRICS},
+                    "predicted_ml": one.predicted_ml,
+                    "reference_ml": one.reference_ml,
+                    "voxels": asdict(one.overlap),
+                }
+                for one in case.labels
+            ],
+        }
+
+
+def _summary(one: LabelSummary) -> dict[str, Any]:
+    presence = one.presence
+    return {
+        "label": one.label,
+        "name": one.name,
+        "tolerance_mm": one.tolerance_mm,
+        "metrics": {
+            key: {
+                **_estimate(found.mean, "mean"),
+                "sd": _number(found.sd),
+                "median": _number(found.median),
+                "cases": found.cases,
+                "infinite": found.infinite,
+                "undefined": found.undefined,
+            }
+            for key, found in one.metrics.items()
+        },
+        "presence": {
+            "both": presence.both,
+            "predicted_only": presence.predicted_only,
+            "reference_only": presence.reference_only,
+            "neither": presence.neither,
+            **{key: _estimate(getattr(presence, key), "value") for key in PRESENCE},
+        },
+        "bland_altman": one.agreement and {key: _number(value) for key, value in asdict(one.agreement).items()},
+    }
+
+
+def _summary_rows(one: LabelSummary) -> Iterator[tuple[object, ...]]:
+    for key, found in one.metrics.items():
+        mean = found.mean
+        numbers = (_cell(value) for value in (mean.value, mean.low, mean.high, found.sd, found.median))
+        yield (one.label, one.name, key, *numbers, found.cases, found.infinite, found.undefined)
+    counted = one.presence.both + one.presence.predicted_only + one.presence.reference_only + one.presence.neither
+    for key in PRESENCE:
+        estimate: Estimate = getattr(one.presence, key)
+        numbers = (_cell(value) for value in (estimate.value, estimate.low, estimate.high))
+        yield (one.label, one.name, f"presence_{key}", *numbers, "", "", counted, 0, 0)
+
+
+def _estimate(estimate: Estimate, name: str) -> dict[str, Any]:
+    return {name: _number(estimate.value), "low": _number(estimate.low), "high": _number(estimate.high)}
+
+
+def _number(value: float) -> float | str | None:
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "inf"
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.9g}"
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterator[tuple[object, ...]]) -> None:
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors=UNENCODABLE) as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,157 @@
+"""All cases, one after the other, and what is written of them."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeAlias
+
+from tomoseg.errors import MissingExtraError, UsageError
+from tomoseg.evaluation.case import CaseScores, score_case
+from tomoseg.evaluation.page import write_page
+from tomoseg.evaluation.pairing import Match, case_name, match_cases
+from tomoseg.evaluation.protocol import Protocol, find_ignored, make_protocol
+from tomoseg.evaluation.results import Evaluation
+from tomoseg.evaluation.summary import summarise
+from tomoseg.evaluation.worst import draw_worst, find_images
+from tomoseg.preview import require_matplotlib
+from tomoseg.report import utc_now
+
+# told each case when it is scored, and how many there are
+OnCase = Callable[[CaseScores, int], None]
+WORST = 6  # cases that are shown
+_Future: TypeAlias = "Future[CaseScores]"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How to compare, as a user says it; see `make_protocol`.
+
+    Args:
+        names: of the labels by value; None for what a dataset.json says, or whatever occurs.
+        tolerances: of the normalised surface distance.
+        ignore: value of the voxels that are not looked at; None for what a dataset.json calls "ignore".
+        within_slices: names of labels that are scored between the first and last slice of their reference only.
+    """
+
+    names: Mapping[int, str] | None = None
+    tolerances: Sequence[str] = ()
+    ignore: int | None = None
+    within_slices: Sequence[str] = ()
+
+
+def evaluate(
+    predictions: str | os.PathLike[str],
+    references: str | os.PathLike[str],
+    rules: Rules | None = None,
+    *,
+    only_predicted: bool = False,
+    jobs: int = 1,
+    on_case: OnCase | None = None,
+) -> Evaluation:
+    """Compare predicted label maps with their references, case by case.
+
+    A case that cannot be scored is recorded, and the others go on. So many pairs of label maps as there are jobs are in
+    memory at a time.
+
+    Args:
+        predictions: a label map, or a folder of them.
+        references: a label map, a folder of them, or a labelled dataset.
+        rules: what is scored, and how.
+        only_predicted: leave out references that have no prediction; without it, each of them is a case that failed.
+        jobs: threads.
+        on_case: called after each case.
+
+    Raises:
+        UsageError: a side is missing or empty, nothing fits together, or the rules name a label that there is not.
+    """
+    if jobs < 1:
+        raise UsageError(f"jobs: expected at least 1, got {jobs}")
+    started = utc_now()
+    rules = rules or Rules()
+    ours, theirs = Path(predictions), Path(references)
+    found = match_cases(ours, theirs)
+    names = found.label_names if rules.names is None else rules.names
+    ignore = find_ignored(found.label_names) if rules.ignore is None else rules.ignore
+    protocol = make_protocol(names, rules.tolerances, ignore, rules.within_slices)
+    lonely = [] if only_predicted else [_without_prediction(path, ours) for path in found.lonely_references]
+    lonely += [_without_reference(path, theirs) for path in found.lonely_predictions]
+    total = len(found.pairs) + len(lonely)
+    cases = []
+    for case in (*_score(found.pairs, protocol, jobs), *lonely):
+        cases.append(case)
+        if on_case is not None:
+            on_case(case, total)
+    return Evaluation(
+        predictions=ours,
+        references=theirs,
+        protocol=protocol,
+        cases=tuple(sorted(cases, key=lambda case: case.name)),
+        summaries=tuple(summarise(cases, protocol)),
+        remarks=found.remarks,
+        left_out=len(found.lonely_references) if only_predicted else 0,
+        started=started,
+        finished=utc_now(),
+    )
+
+
+def save_evaluation(
+    evaluation: Evaluation, folder: Path, *, images: Path | None = None, worst: int | None = None
+) -> None:
+    """Write evaluation.json, metrics.csv, summary.csv and evaluation.html.
+
+    Args:
+        evaluation: what was found.
+        folder: where they go.
+        images: a folder of scans, for the pictures of the worst cases; those of a dataset are known.
+        worst: how many cases to show; None for 6 if pictures can be drawn.
+
+    Raises:
+        OutputError: one of them cannot be written.
+        UsageError: there is no scan among the images.
+        MissingExtraError: pictures are asked for, and matplotlib is not installed.
+    """
+    scans = {} if images is None else find_images(images)
+    note = ""
+    if worst:
+        require_matplotlib()
+    elif worst is None and find_spec("matplotlib") is None:
+        worst, note = 0, str(MissingExtraError("matplotlib", "preview"))
+    evaluation.save(folder / "evaluation.json")
+    evaluation.save_cases(folder / "metrics.csv")
+    evaluation.save_summary(folder / "summary.csv")
+    shown = draw_worst(evaluation, WORST if worst is None else worst, scans)
+    write_page(evaluation, shown, folder / "evaluation.html", note)
+
+
+def _score(pairs: Sequence[Match], protocol: Protocol, jobs: int) -> Iterator[CaseScores]:
+    """Yield the scores of each pair, in order."""
+    if jobs == 1:
+        yield from (score_case(pair, protocol) for pair in pairs)
+        return
+    with ThreadPoolExecutor(jobs, "tomoseg-evaluate") as pool:
+        waiting, running = deque(pairs), deque[_Future]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    running.append(pool.submit(score_case, waiting.popleft(), protocol))
+                yield running.popleft().result()
+        except BaseException:
+            for future in running:
+                future.cancel()
+            raise
+
+
+def _without_prediction(reference: Path, predictions: Path) -> CaseScores:
+    reason = f"{reference}: expected a prediction in {predictions}, got none; --only-predicted leaves such cases out"
+    return CaseScores(case_name(reference), None, reference, "failed", reason)
+
+
+def _without_reference(prediction: Path, references: Path) -> CaseScores:
+    reason = f"{prediction}: expected a reference in {references}, got none"
+    return CaseScores(case_name(prediction), prediction, None, "failed", reason)
