@@ -117,7 +117,7 @@ def test_what_was_compiled_is_used_again(cache: Path, real_scan: Path, monkeypat
     def convert(*_: Any) -> None:
         raise RuntimeError("converted once more")
 
-    monkeypatch.setattr(openvino_network, "_convert", convert)
+    monkeypatch.setattr(openvino_network, "convert", convert)
     np.testing.assert_array_equal(Segmenter.from_bundle("hippocampus", backend="openvino")(real_scan).labels, labels)
     with pytest.raises(TomosegError, match="OpenVINO cannot compile the network: converted once more"):
         Segmenter.from_bundle("hippocampus", backend="openvino", precision="bf16")(real_scan)
@@ -183,7 +183,7 @@ def test_a_network_that_openvino_does_not_know_runs_on_torch(real_scan: Path, mo
     def convert(*_: Any) -> None:
         raise RuntimeError("no such operation")
 
-    monkeypatch.setattr(openvino_network, "_convert", convert)
+    monkeypatch.setattr(openvino_network, "convert", convert)
     segmenter = Segmenter.from_bundle("hippocampus")
     result = segmenter(real_scan)
     assert result.remarks == ("run by torch, for OpenVINO cannot compile the network: no such operation",)
@@ -217,7 +217,9 @@ def test_what_does_not_go_together_is_told() -> None:
         Segmenter.from_bundle("hippocampus", backend="onnx")
     with pytest.raises(TomosegError, match="precision: fp16 needs a GPU; use --precision bf16 on a CPU"):
         Segmenter.from_bundle("hippocampus", precision="fp16", device="cpu")
-    with pytest.raises(TomosegError, match="precision: expected auto, fp32, bf16, fp16, got 'int4'"):
+    with pytest.raises(TomosegError, match="precision: int8 runs on the CPU, the device is cuda; use --device cpu"):
+        choose_precision("int8", cuda, amp=True)
+    with pytest.raises(TomosegError, match="precision: expected auto, fp32, bf16, fp16, int8, got 'int4'"):
         Segmenter.from_bundle("hippocampus", precision="int4")
     with pytest.raises(TomosegError, match="compile: is for the torch backend"):
         Segmenter.from_bundle("hippocampus", backend="openvino", compile=True)

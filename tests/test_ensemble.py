@@ -195,14 +195,17 @@ def test_windows_of_air_run_once_and_change_nothing(bundle_copy: Path, real_scan
     voxels = np.zeros((40, 300, 40), "float32")
     voxels[:, 100:156] = scan.get_fdata(dtype="float32")
     large = nib.Nifti1Image(voxels, scan.affine)
-    every = Segmenter.from_bundle(bundle_copy, backend="torch", skip_empty=False)(large)
-    some = Segmenter.from_bundle(bundle_copy, backend="torch", skip_empty=True)(large)
+    every = Segmenter.from_bundle(bundle_copy, backend="torch", roi=("whole",), skip_empty=False)(large)
+    some = Segmenter.from_bundle(bundle_copy, backend="torch", roi=("whole",), skip_empty=True)(large)
     assert every.skipped_windows == 0
     assert 4 <= some.skipped_windows < some.windows == every.windows
     np.testing.assert_array_equal(some.labels, every.labels)
-    as_declared = Segmenter.from_bundle(bundle_copy, backend="torch")(large)
+    as_declared = Segmenter.from_bundle(bundle_copy, backend="torch", roi=("whole",))(large)
     assert (as_declared.skipped_windows > 0) == declared
-    assert Segmenter.from_bundle(bundle_copy, skip_empty=True)(large).skipped_windows == some.skipped_windows
+    assert (
+        Segmenter.from_bundle(bundle_copy, roi=("whole",), skip_empty=True)(large).skipped_windows
+        == some.skipped_windows
+    )
 
 
 def test_the_report_counts_windows(bundle_copy: Path, real_scan: Path, tmp_path: Path) -> None:

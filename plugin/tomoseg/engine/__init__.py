@@ -1,6 +1,16 @@
 """The engine: a volume through a network in slabs, straight into labels in the scan's own grid."""
 
-from tomoseg.engine.backends import BACKENDS, PRECISIONS, Backend, choose_backend, choose_precision, make_backend
+from tomoseg.engine.backends import (
+    BACKENDS,
+    PRECISIONS,
+    Backend,
+    Int8Network,
+    choose_backend,
+    choose_precision,
+    find_int8,
+    int8_path,
+    make_backend,
+)
 from tomoseg.engine.decision import Interpolated
 from tomoseg.engine.ensemble import averaged
 from tomoseg.engine.memory import PeakMemory, is_out_of_memory, megabytes
@@ -14,6 +24,7 @@ __all__ = [
     "BACKENDS",
     "PRECISIONS",
     "Backend",
+    "Int8Network",
     "Interpolated",
     "Limits",
     "NotRecognisedError",
@@ -25,7 +36,9 @@ __all__ = [
     "averaged",
     "choose_backend",
     "choose_precision",
+    "find_int8",
     "identity_placement",
+    "int8_path",
     "is_out_of_memory",
     "make_backend",
     "megabytes",

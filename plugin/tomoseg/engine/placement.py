@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,10 @@ class Placement:
     scored: tuple[Triple, Triple]
     domain: tuple[Triple, Triple]
     inside: tuple[Triple, Triple]
+
+    def seen_from(self, scan: Grid, other: Grid) -> Placement:
+        """Return where the voxels of another grid lie, of the placement of a scan; none of them are left out."""
+        return replace(self, matrix=self.matrix @ other.index_to(scan), inside=((0, 0, 0), other.shape))
 
 
 @dataclass(frozen=True)

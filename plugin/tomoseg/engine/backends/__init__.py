@@ -7,12 +7,25 @@ from typing import Final, Protocol
 
 import torch
 
+from tomoseg.engine.backends.int8_network import Int8Network, find_int8, int8_path
 from tomoseg.engine.backends.openvino_network import OpenvinoNetwork
 from tomoseg.engine.backends.torch_network import TorchNetwork
 from tomoseg.errors import MissingExtraError, UsageError
 
+__all__ = [
+    "BACKENDS",
+    "PRECISIONS",
+    "Backend",
+    "Int8Network",
+    "choose_backend",
+    "choose_precision",
+    "find_int8",
+    "int8_path",
+    "make_backend",
+]
+
 BACKENDS: Final = ("auto", "torch", "openvino")
-PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
 class Backend(Protocol):
@@ -20,7 +33,7 @@ class Backend(Protocol):
 
     Attributes:
         name: "torch", "torch.compile" or "openvino".
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16", "fp16" or "int8".
         batch_size: windows that are worth running at once; None for as many as the bundle says.
     """
 
@@ -41,15 +54,24 @@ class Backend(Protocol):
         ...
 
 
-def choose_backend(name: str, device: torch.device) -> str:
+def choose_backend(name: str, device: torch.device, precision: str = "fp32") -> str:
     """Return "torch" or "openvino" for a name of BACKENDS; auto is OpenVINO on a CPU where it is installed.
 
+    Args:
+        name: what was asked for.
+        device: where the network runs.
+        precision: what it computes in; only OpenVINO has int8.
+
     Raises:
-        UsageError: there is no such backend, or it does not run on the device.
+        UsageError: there is no such backend, or it does not run on the device, or not in this precision.
         MissingExtraError: it is not installed.
     """
     if name not in BACKENDS:
         raise UsageError(f"backend: expected {', '.join(BACKENDS)}, got {name!r}")
+    if precision == "int8":
+        if name == "torch":
+            raise UsageError("backend: torch does not run int8; use --backend openvino")
+        name = "openvino"
     if name == "auto":
         return "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
     if name == "openvino":
@@ -61,7 +83,7 @@ def choose_backend(name: str, device: torch.device) -> str:
 
 
 def choose_precision(name: str, device: torch.device, amp: bool) -> str:
-    """Return "fp32", "bf16" or "fp16" for a name of PRECISIONS; auto is what the bundle's own evaluator would use.
+    """Return "fp32", "bf16", "fp16" or "int8" for a name of PRECISIONS; auto is what the bundle's evaluator would use.
 
     Args:
         name: what was asked for.
@@ -77,11 +99,19 @@ def choose_precision(name: str, device: torch.device, amp: bool) -> str:
         return "fp16" if amp and device.type == "cuda" else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise UsageError("precision: fp16 needs a GPU; use --precision bf16 on a CPU")
+    if name == "int8" and device.type != "cpu":
+        raise UsageError(f"precision: int8 runs on the CPU, the device is {device}; use --device cpu")
     return name
 
 
 def make_backend(
-    name: str, network: torch.nn.Module, device: torch.device, precision: str, key: str, compiled: bool
+    name: str,
+    network: torch.nn.Module,
+    device: torch.device,
+    precision: str,
+    key: str,
+    compiled: bool,
+    int8: Int8Network | None = None,
 ) -> Backend:
     """Return a network on a backend.
 
@@ -89,10 +119,11 @@ def make_backend(
         name: "torch" or "openvino".
         network: with its weights, on its device.
         device: where it runs.
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16", "fp16" or "int8".
         key: hash of the weights; what is compiled is kept on disk under it.
         compiled: whether torch compiles it first.
+        int8: the network in int8, which is run in its place; None for other precisions.
     """
     if name == "openvino":
-        return OpenvinoNetwork(network, precision, key)
+        return OpenvinoNetwork(network, precision, key, int8)
     return TorchNetwork(network, device, precision, compiled)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import platformdirs
 import torch
 
 from tomoseg.engine.backends.fingerprint import describe_network
+from tomoseg.engine.backends.int8_network import Int8Network
+from tomoseg.engine.backends.openvino_model import convert, import_openvino, labels_last
 from tomoseg.engine.memory import is_out_of_memory
 from tomoseg.errors import BackendError, OutputError, one_line
 from tomoseg.files import atomic_file
 
-if TYPE_CHECKING:
-    import openvino
-
-HINTS = {"fp32": "f32", "bf16": "bf16"}
+# what an int8 network has left in floating point is computed as it was when it was checked
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 DIGEST_BYTES = 32
 FORMAT = "labels last"  # of what is kept
 # largest difference of a score from torch's, relative to their range
@@ -32,16 +29,18 @@ class OpenvinoNetwork:
 
     Args:
         network: with its weights, on the CPU.
-        precision: "fp32" or "bf16"; a processor without bf16 computes in fp32 all the same.
+        precision: "fp32", "bf16" or "int8"; a processor without bf16 computes in fp32 all the same.
         key: hash of the weights.
+        int8: the network as it was exported in int8, which is run in its place; None for other precisions.
     """
 
-    def __init__(self, network: torch.nn.Module, precision: str, key: str) -> None:
+    def __init__(self, network: torch.nn.Module, precision: str, key: str, int8: Int8Network | None = None) -> None:
         self.name = "openvino"
         self.precision = precision
         self.batch_size: int | None = 1  # all cores work on one window; more would only take more memory
         self._network = network
         self._key = key
+        self._int8 = int8
         self._shape: tuple[int, ...] = ()
         self._request: Any = None
 
@@ -58,7 +57,7 @@ class OpenvinoNetwork:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
         described = (
-            describe_network(self._network),
+            self._int8.sha256 if self._int8 else describe_network(self._network),
             shape,
             sorted(hints.items()),
             ov.get_version(),
@@ -69,7 +68,10 @@ class OpenvinoNetwork:
         path = cache_folder() / f"{self._key[:16]}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.blob"
         compiled = _load(core, path, hints)
         if compiled is None:
-            compiled = self._compile(ov, core, shape, hints)
+            if self._int8:
+                compiled = _compile_int8(ov, core, self._int8.xml, shape, hints)
+            else:
+                compiled = self._compile(ov, core, shape, hints)
             _keep(compiled, path)
         self._request = compiled.create_infer_request()
         self._shape = shape
@@ -90,7 +92,7 @@ class OpenvinoNetwork:
         window = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         other = 2 * window + 1  # not what it is traced with, lest a branch is frozen
         try:
-            compiled = core.compile_model(_convert(ov, self._network, window), "CPU", hints)
+            compiled = core.compile_model(labels_last(ov, convert(self._network, window)), "CPU", hints)
             found = torch.from_numpy(compiled.create_infer_request().infer([other.numpy()])[0]).movedim(-1, 1)
             with torch.no_grad():
                 wanted = self._network(other)
@@ -112,45 +114,18 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("tomoseg", appauthor=False)) / "openvino"
 
 
-def import_openvino() -> Any:
-    """Import OpenVINO without the telemetry that it sends home from the moment it is imported."""
-    with _without("openvino_telemetry"):
-        import openvino
-    return openvino
-
-
-@contextmanager
-def _without(module: str) -> Iterator[None]:
-    """Make the import of a module fail in here, as if it were not installed; OpenVINO then uses an empty stub."""
-    had = sys.modules.get(module)
-    sys.modules[module] = None  # type: ignore[assignment]
+def _compile_int8(ov: Any, core: Any, xml: Path, shape: tuple[int, ...], hints: dict[str, Any]) -> Any:
+    """Return a network compiled as it was exported, which is when it was checked."""
     try:
-        yield
-    finally:
-        if had is None:
-            del sys.modules[module]
-        else:
-            sys.modules[module] = had
-
-
-def _convert(ov: Any, network: torch.nn.Module, window: torch.Tensor) -> openvino.Model:
-    """Return the network as an OpenVINO model for one window, whose scores are (1, D, H, W, labels)."""
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
-    with torch.no_grad():
-        traced = torch.jit.trace(network, window, check_trace=False)  # type: ignore[no-untyped-call]
-    frontend = FrontEndManager().load_by_framework("pytorch")
-    decoder = TorchScriptPythonDecoder(traced)  # must live as long as it is converted
-    model = frontend.convert(frontend.load(decoder))
-    model.reshape({model.input(0): list(window.shape)})
-    if len(model.outputs) != 1 or len(model.output(0).shape) != window.ndim:
-        raise ValueError(f"expected one map of scores, got {[str(output) for output in model.outputs]}")
-    # OpenVINO computes with the labels last; to bring them to the front takes a sixth of the time
-    steps = ov.preprocess.PrePostProcessor(model)
-    steps.output().model().set_layout(ov.Layout("NCDHW"))
-    steps.output().tensor().set_layout(ov.Layout("NDHWC"))
-    return steps.build()
+        model = core.read_model(xml)
+        made_for = tuple(model.input(0).shape)
+        if made_for == shape:
+            return core.compile_model(labels_last(ov, model), "CPU", hints)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MemoryError(one_line(error)) from error
+        raise BackendError(f"{xml}: OpenVINO cannot compile it: {one_line(error)}") from error
+    raise BackendError(f"{xml}: expected a network for windows {shape}, got one for {made_for}; export it again")
 
 
 def _load(core: Any, path: Path, hints: dict[str, Any]) -> Any:
