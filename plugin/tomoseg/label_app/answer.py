@@ -1,0 +1,90 @@
+"""A result as the file that a client asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import KeepLargestConnectedComponent
+
+from tomoseg.errors import UsageError
+from tomoseg.label_app.served_labels import ServedLabels, flatten
+from tomoseg.segmentation import Segmentation
+from tomoseg.volumes.nrrd_segmentation import write_nrrd_segmentation
+
+LOGGER = logging.getLogger(__name__)
+
+
+def write_answer(result: Segmentation, extension: str, compress: bool = True) -> Path:
+    """Write a result into a new temporary file, which the caller removes.
+
+    Args:
+        result: labels as they are served.
+        extension: ".nii.gz", ".nii", ".nrrd" (a label map that OHIF reads, too), ".seg.nrrd" (3D Slicer's segmentation;
+            labels that overlap are layers of it) or ".dcm" (DICOM Segmentation).
+        compress: whether .nrrd is compressed; OHIF reads it uncompressed only.
+
+    Raises:
+        UsageError: a DICOM Segmentation is asked for, and the scan was not read from DICOM.
+        OutputError: the file cannot be written.
+        MissingExtraError: a package for DICOM is not installed.
+    """
+    if extension == ".dcm" and result.series is None:
+        raise UsageError("dicom_seg: expected an image that was read from DICOM, for the answer refers to its series")
+    handle, name = tempfile.mkstemp(suffix=extension)
+    os.close(handle)
+    path = Path(name)
+    try:
+        if extension in (".nrrd", ".seg.nrrd"):
+            whole = result if extension == ".seg.nrrd" else flatten(result)
+            write_nrrd_segmentation(path, whole.labels, whole.grid, whole.label_table, compress=compress)
+        elif extension == ".dcm":
+            result.save(path)
+        else:
+            flatten(result).save(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def log_warnings(result: Segmentation, source: str | os.PathLike[str]) -> None:
+    """Log why the labels of a scan may be wrong, for clients show little of what they are told."""
+    for warning in result.warnings:
+        LOGGER.warning("%s: %s", Path(source).name, warning)
+
+
+def keep_largest(result: Segmentation) -> Segmentation:
+    """Return a result with only the largest piece of each label; pieces that touch at corners are one."""
+    channels = result.labels if result.overlapping else result.labels[None]
+    keep = KeepLargestConnectedComponent(independent=True, is_onehot=result.overlapping, connectivity=3)
+    kept = np.asarray(keep(torch.from_numpy(channels.astype(np.int32))), dtype=result.labels.dtype)
+    return replace(result, labels=kept if result.overlapping else kept[0])
+
+
+def describe_answer(result: Segmentation, labels: ServedLabels, version: int) -> dict[str, Any]:
+    """Return what a client is told beside the file.
+
+    Args:
+        result: labels as they are served; its `location`, which tells the sides of a whole scan apart as the network
+            found them, is told as it is in `report.json`.
+        labels: of the bundle.
+        version: of the weights, 0 for the bundle's own.
+    """
+    return {
+        "label_names": {label.name: label.value for label in result.label_table},
+        "label_colors": {label.name: list(label.colour) for label in result.label_table} | labels.colours,
+        "volumes_ml": {name: round(volume, 3) for name, volume in result.volumes_ml.items()},
+        "weights_version": version,
+        "remarks": list(result.remarks),
+        "warnings": list(result.warnings),
+        "location": None if result.location is None else asdict(result.location),
+        "latencies": {stage: round(seconds, 3) for stage, seconds in result.seconds.items()}
+        | {"total": round(sum(result.seconds.values()), 3)},
+    }

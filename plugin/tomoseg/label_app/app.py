@@ -1,0 +1,146 @@
+"""The app that MONAI Label runs: tomoseg's bundles as its models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.utils.async_tasks.utils import processes
+
+import tomoseg
+from tomoseg.errors import BundleError, UsageError, VolumeError
+from tomoseg.label_app.batch_task import IsolatedBatch
+from tomoseg.label_app.clicks import BACKGROUND
+from tomoseg.label_app.dicom_studies import DicomStudies, connect
+from tomoseg.label_app.fine_tuning import find_train_config
+from tomoseg.label_app.folder import AppFolder, load_bundles
+from tomoseg.label_app.image_scores import KINDS
+from tomoseg.label_app.inference import SegmentationTask
+from tomoseg.label_app.interaction import SUFFIX, ClickTask
+from tomoseg.label_app.local_studies import LocalStudies
+from tomoseg.label_app.model import ServedModel
+from tomoseg.label_app.request import flag
+from tomoseg.label_app.scoring import ImageScoring
+from tomoseg.label_app.strategies import make_strategies
+from tomoseg.label_app.train_task import BundleTraining
+
+ALL = "all"
+SCORED_AT_ONCE = 50  # images; an archive may have thousands
+DESCRIPTION = "Segmentation of CT and MRI with MONAI bundles, for research only"
+
+
+class TomosegApp(MONAILabelApp):  # type: ignore[misc]
+    """MONAI Label's app over tomoseg's bundles.
+
+    Args:
+        app_dir: a folder that `AppFolder.write` made.
+        studies: a folder of scans, or the URL of a DICOMweb archive.
+        conf: of MONAI Label's command line; `models` names bundles, by commas, in place of the folder's.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
+        folder = AppFolder(Path(app_dir))
+        named = [name.strip() for name in conf.get("models", "").split(",") if name.strip()]
+        bundles = load_bundles(named) if named else folder.bundles
+        self._wants_scores = False
+        self.models = {bundle.name: ServedModel(bundle, folder) for bundle in bundles}
+        super().__init__(
+            app_dir, studies, dict(conf), name="tomoseg", description=DESCRIPTION, version=tomoseg.__version__,
+            # clients show these; 3D Slicer places clicks for each of them, and so for what is background, too
+            labels=[*dict.fromkeys(name for model in self.models.values() for name in model.labels.ids), BACKGROUND],
+        )  # fmt: skip
+
+    def init_datastore(self) -> Datastore:
+        if not self.studies.startswith(("http://", "https://")):
+            return LocalStudies(Path(self.studies))
+        models = self.models.values()
+        modalities = dict.fromkeys(model.bundle.modality for model in models)
+        labels = [label for model in models for label in model.labels.table]
+        return DicomStudies(connect(self.studies.rstrip("/")), [one for one in modalities if one != "unknown"], labels)
+
+    def init_infers(self) -> dict[str, InferTask]:
+        found = {name: SegmentationTask(model) for name, model in self.models.items()}
+        clicked = (model for model in self.models.values() if not model.labels.overlapping)
+        return found | {f"{model.name}{SUFFIX}": ClickTask(model) for model in clicked}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        return {name: BundleTraining(model) for name, model in self.models.items() if _is_trainable(model)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return make_strategies(self.models)
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        return {
+            "entropy": ImageScoring("How undecided the scores of an image are", ["entropy"], self.models),
+            "expected_dice": ImageScoring("Dice between mirrored predictions", ["expected_dice"], self.models),
+            "features": ImageScoring("What the network makes of an image", ["features"], self.models),
+            ALL: ImageScoring("All of these", list(KINDS), self.models),
+        }
+
+    def async_scoring(self, method: str | None, params: Mapping[str, Any] | None = None) -> Any:
+        """Start scoring in the background; of its own accord MONAI Label asks for it with every image it hands out."""
+        if method is None and self._server_mode and (not self._wants_scores or processes("scoring")):
+            return {}
+        return super().async_scoring(method or ALL, params or {ALL: {"limit": SCORED_AT_ONCE}})
+
+    def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the image to be labelled next, {} if all are."""
+        self._wants_scores = request.get("strategy") in ("uncertain", "diverse")
+        result: dict[str, Any] = super().next_sample(request)
+        return result
+
+    def init_batch_infer(self) -> IsolatedBatch:
+        return IsolatedBatch()
+
+    def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Segment an image of the studies, an uploaded file or a session; the form of the answer is MONAI Label's own.
+
+        Args:
+            request: `model`, `image` (the id of an image, or the absolute path of what a client uploaded) and options;
+                with `save_label`, the result is kept under `label_tag`, too.
+            datastore: where the image is; None for the studies.
+
+        Raises:
+            UsageError: there is no such model.
+            VolumeError: there is no such image, or it cannot be segmented.
+        """
+        task = self._infers.get(request.get("model"))
+        if task is None:
+            raise UsageError(f"model {request.get('model')!r}: expected one of {', '.join(self._infers)}")
+        studies = datastore or self.datastore()
+        image = str(request.get("image") or "")
+        uploaded = Path(image).is_absolute()
+        source = Path(image) if uploaded else find_source(studies, image)
+        tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
+        path, told = task({**request, "image": str(source)})
+        label = path
+        if path and not uploaded and flag(request, "save_label"):
+            label = studies.save_label(image, path, tag, {"model": request["model"], "params": told})
+        return {"label": label, "tag": tag, "file": path, "params": told}
+
+
+def _is_trainable(model: ServedModel) -> bool:
+    try:
+        find_train_config(model.bundle)
+    except BundleError:
+        return False
+    return not model.labels.overlapping  # they would need an annotation for each
+
+
+def find_source(studies: Datastore, image: str) -> Path:
+    """Return the file or folder of an image of the studies.
+
+    Raises:
+        VolumeError: there is no such image.
+    """
+    source: Path | None = studies.source(image) if image else None
+    if source is None:
+        raise VolumeError(f"image {image!r}: no such image in the studies, and no such session")
+    return source

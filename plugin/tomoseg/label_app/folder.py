@@ -1,0 +1,113 @@
+"""The folder that MONAI Label starts an app from, and what is kept in it: the weights that were trained."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tomoseg.bundle import Bundle
+from tomoseg.errors import BundleError, UsageError, one_line
+from tomoseg.files import atomic_file
+from tomoseg.label_app.weights import Weights
+from tomoseg.registry import find_bundle, registered_names
+
+MAIN = '''"""A MONAI Label app that runs tomoseg's bundles; written by `tomoseg label-app`."""
+
+# MONAI Label looks in here for a class that derives from MONAILabelApp
+from tomoseg.label_app.app import TomosegApp
+
+__all__ = ["TomosegApp"]
+'''
+SETTINGS = "tomoseg.json"
+# from a model's name MONAI Label's clients and sample apps guess what kind of model it is
+MISLEADING = re.compile("detection|deepedit|deepgrow|classification", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class AppFolder:
+    """A folder with `main.py`, `tomoseg.json` (which bundles) and `models/` (weights that were trained).
+
+    Args:
+        root: the folder.
+    """
+
+    root: Path
+
+    def write(self, bundles: Sequence[str] = ()) -> tuple[Bundle, ...]:
+        """Write the app, or change which bundles an app serves; trained weights stay.
+
+        Args:
+            bundles: names, beginnings of names, or folders; all that are registered if there are none.
+
+        Returns:
+            The bundles that it serves.
+
+        Raises:
+            UsageError: the folder holds another app, or a bundle's name would mislead MONAI Label's clients.
+            BundleError: a bundle is unknown or unusable.
+            OutputError: the folder cannot be written to.
+        """
+        main = self.root / "main.py"
+        if main.is_file() and "tomoseg" not in main.read_text(encoding="utf-8", errors="replace"):
+            raise UsageError(f"{main}: belongs to another MONAI Label app; choose another folder")
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"{self.root}: expected a folder, got a file")
+        found = load_bundles(bundles or registered_names())
+        # a folder is found again from wherever the server is started
+        names = [name if name in registered_names() else str(root.resolve()) for name, root in _names(found)]
+        with atomic_file(self.root / SETTINGS) as temporary:
+            temporary.write_text(json.dumps({"bundles": names}, indent=2) + "\n", encoding="utf-8")
+        with atomic_file(main) as temporary:
+            temporary.write_text(MAIN, encoding="utf-8")
+        return found
+
+    @property
+    def bundles(self) -> tuple[Bundle, ...]:
+        """The bundles that it serves.
+
+        Raises:
+            UsageError: it is no folder that `write` made.
+            BundleError: a bundle is unknown or unusable.
+        """
+        path = self.root / SETTINGS
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            names = [str(name) for name in content["bundles"]]
+        except FileNotFoundError as error:
+            raise UsageError(f"{path}: missing; make the app with: tomoseg label-app {self.root}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path}: cannot be read, {one_line(error)}; make the app anew") from error
+        return load_bundles(names)
+
+    def weights(self, bundle: Bundle) -> Weights:
+        """Return the weights that were trained for a bundle."""
+        return Weights(self.root / "models" / bundle.name)
+
+
+def load_bundles(names: Sequence[str]) -> tuple[Bundle, ...]:
+    """Return bundles by name, beginning of a name or folder, and make sure that they can be served.
+
+    Raises:
+        UsageError: two have one name, or a name would mislead MONAI Label's clients.
+        BundleError: one is unknown or unusable.
+    """
+    found = tuple(find_bundle(name) for name in names)
+    if not found:
+        raise BundleError("expected a bundle, none is registered; reinstall tomoseg")
+    for bundle in found:
+        if MISLEADING.search(bundle.name):
+            raise UsageError(
+                f"bundle {bundle.name}: MONAI Label takes the name for another kind of model; rename the folder"
+            )
+        _ = bundle.inference_config, bundle.label_table
+    if len({bundle.name for bundle in found}) < len(found):
+        raise UsageError(f"expected bundles with different names, got {', '.join(bundle.name for bundle in found)}")
+    return found
+
+
+def _names(bundles: Sequence[Bundle]) -> list[tuple[str, Path]]:
+    return [(bundle.name, bundle.root) for bundle in bundles]

@@ -1,0 +1,94 @@
+"""A bundle as the app serves it: its labels, the weights in use, and segmenters that are ready."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from tomoseg.bundle import Bundle
+from tomoseg.configuration import InferenceConfig
+from tomoseg.files import sha256
+from tomoseg.label_app.folder import AppFolder
+from tomoseg.label_app.scores import Scores
+from tomoseg.label_app.served_labels import ServedLabels
+from tomoseg.label_app.weights import Version
+from tomoseg.options import Options
+from tomoseg.segmenter import Segmenter
+
+KEPT = 2  # segmenters, each with a network in memory
+
+
+class ServedModel:
+    """One bundle in an app.
+
+    Args:
+        bundle: the bundle.
+        folder: the app, whose trained weights stand in for the bundle's own.
+
+    Attributes:
+        name: what MONAI Label calls it.
+        labels: what it finds.
+        weights: the versions of its weights.
+    """
+
+    def __init__(self, bundle: Bundle, folder: AppFolder) -> None:
+        self.bundle = bundle
+        self.folder = folder
+        self.name = bundle.name
+        self.labels = ServedLabels.of(bundle)
+        self.weights = folder.weights(bundle)
+        self._loaded: OrderedDict[Options, Segmenter] = OrderedDict()
+        self._one_is_loading = threading.Lock()
+        self._hashes: dict[Path, str] = {}
+
+    @cached_property
+    def config(self) -> InferenceConfig:
+        """The bundle's inference config on the CPU, for what it declares and for the shape of its network."""
+        return InferenceConfig(self.bundle, torch.device("cpu"), None)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The weights in use, trained here or the bundle's own.
+
+        Raises:
+            BundleError: the record of what is used is damaged.
+        """
+        return self.weights.current.checkpoint or self.config.checkpoints[0]
+
+    @property
+    def checkpoint_sha256(self) -> str:
+        """SHA-256 of the weights in use; files of weights are never changed, so each is read once."""
+        path = self.checkpoint
+        if path not in self._hashes:
+            self._hashes[path] = sha256(path)
+        return self._hashes[path]
+
+    @property
+    def scores(self) -> Scores:
+        """What is known of the images under the weights in use."""
+        return Scores(self.weights.folder / "scores.json", self.checkpoint_sha256)
+
+    def segmenter(self, options: Options, version: Version | None = None) -> Segmenter:
+        """Return a segmenter; the last few are kept.
+
+        Args:
+            options: how the bundle is run.
+            version: of the weights; None for those in use now.
+
+        Raises:
+            UsageError, BundleError: as for `Segmenter`.
+        """
+        trained = (version or self.weights.current).checkpoint
+        wanted = replace(options, checkpoints=(str(trained),) if trained else options.checkpoints)
+        with self._one_is_loading:
+            if wanted not in self._loaded:
+                while len(self._loaded) >= KEPT:  # before the next one takes memory
+                    self._loaded.popitem(last=False)
+                self._loaded[wanted] = Segmenter(self.bundle, wanted)
+            self._loaded.move_to_end(wanted)
+            return self._loaded[wanted]

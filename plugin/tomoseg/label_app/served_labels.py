@@ -1,0 +1,105 @@
+"""Labels as MONAI Label's clients expect them: numbers 1, 2, … without gaps, and names in lower case.
+
+A bundle that was trained on crops gives whole scans other labels, which say left or right, too. Those are served as the
+bundle's own: clients know one list of labels for each model, and what is corrected and trained on are the bundle's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tomoseg.bundle import Bundle
+from tomoseg.labels import Label
+from tomoseg.localisation import read_localisation
+from tomoseg.segmentation import Segmentation
+
+
+@dataclass(frozen=True)
+class ServedLabels:
+    """The labels of one bundle.
+
+    Args:
+        table: as they are served, numbered 1, 2, … in the order of the bundle's values.
+        values: what each of them is in a `Segmentation` of the bundle, in the same order.
+        overlapping: whether a voxel may have several.
+        whole: the labels of a whole scan, each with which of `values` it is; none for a bundle that takes all scans as
+            they are.
+    """
+
+    table: tuple[Label, ...]
+    values: tuple[int, ...]
+    overlapping: bool
+    whole: tuple[tuple[Label, int], ...] = ()
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> ServedLabels:
+        """Return the labels of a bundle, background left out.
+
+        Raises:
+            BundleError: its label table or localisation is damaged.
+        """
+        channels = bundle.label_table
+        if 0 in channels and channels[0].name.lower() == "background":
+            channels.pop(0)
+        overlapping = 0 in channels  # a threshold of each score, and no background among them
+        ordered = sorted(channels.items())
+        return cls(
+            table=tuple(
+                replace(label, value=number, name=label.name.lower()) for number, (_, label) in enumerate(ordered, 1)
+            ),
+            values=tuple(value + overlapping for value, _ in ordered),  # a Segmentation numbers them from 1 on
+            overlapping=overlapping,
+            whole=_whole_labels(bundle),
+        )
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """Numbers by name."""
+        return {label.name: label.value for label in self.table}
+
+    @property
+    def bundle_values(self) -> dict[str, int]:
+        """The bundle's own values by all the names that they may have in annotations."""
+        whole = {label.name.lower(): value for label, value in self.whole}
+        return whole | {label.name: value for value, label in zip(self.values, self.table, strict=True)}
+
+    @property
+    def colours(self) -> dict[str, list[int]]:
+        """Red, green and blue, 0 to 255, by name."""
+        return {label.name: list(label.colour) for label in self.table}
+
+    def serve(self, result: Segmentation) -> Segmentation:
+        """Return a result with the labels as they are served; labels without a name in the metadata come last."""
+        known = dict(zip(self.values, self.table, strict=True))
+        if result.location is not None:
+            known = {label.value: known[value] for label, value in self.whole if value in known}
+        unknown = [label for label in result.label_table if label.value not in known]
+        served = known | {label.value: replace(label, value=len(self.table) + n) for n, label in enumerate(unknown, 1)}
+        if all(value == label.value for value, label in served.items()) or result.overlapping:
+            labels = result.labels
+        else:
+            numbers = np.zeros(max([*served, int(result.labels.max(initial=0))]) + 1, result.labels.dtype)
+            for value, label in served.items():
+                numbers[value] = label.value
+            labels = numbers[result.labels]
+        table = {label.value: label for label in (*self.table, *served.values())}
+        return replace(result, labels=labels, label_table=tuple(label for _, label in sorted(table.items())))
+
+
+def _whole_labels(bundle: Bundle) -> tuple[tuple[Label, int], ...]:
+    declared = read_localisation(bundle)
+    if declared is None:
+        return ()
+    values = {merged: own for region in declared.regions for own, merged in region.labels.items()}
+    return tuple((label, values[label.value]) for label in declared.label_table)
+
+
+def flatten(result: Segmentation) -> Segmentation:
+    """Return labels that may overlap as one label map (I, J, K); where several lie, the last wins."""
+    if not result.overlapping:
+        return result
+    numbers = np.arange(1, len(result.labels) + 1, dtype=np.uint16 if len(result.labels) > 255 else np.uint8)
+    labels = (result.labels * numbers[:, None, None, None]).max(axis=0)
+    return replace(result, labels=labels.astype(numbers.dtype))

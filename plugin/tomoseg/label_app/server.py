@@ -1,0 +1,107 @@
+"""Starts MONAI Label's own server with our app, on this computer only and without asking the internet for anything."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from platformdirs import user_data_path
+
+from tomoseg.errors import MissingExtraError, UsageError, one_line
+from tomoseg.label_app.folder import AppFolder
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(studies: str, app: Path | None, bundles: Sequence[str], host: str, port: int) -> None:
+    """Serve until the process is stopped.
+
+    Args:
+        studies: a folder of scans, or the http(s) URL of a DICOMweb archive.
+        app: the app's folder, made if it is not there; None for `label_app` in the studies' folder (for an archive, in
+            the user's data folder).
+        bundles: what is served; the app's own, or all that are registered, if there are none.
+        host: address to listen at.
+        port: TCP port.
+
+    Raises:
+        MissingExtraError: MONAI Label is not installed.
+        UsageError: the studies are not there, or the port is taken.
+        BundleError: a bundle is unknown or unusable.
+    """
+    _check_installation()
+    remote = studies.startswith(("http://", "https://"))
+    if not remote and not Path(studies).is_dir():
+        raise UsageError(f"{studies}: no such folder; expected one with scans, or the URL of a DICOMweb archive")
+    folder = AppFolder((app or default_app(studies)).resolve())
+    # an app that is there keeps its bundles, unless others are named
+    served = folder.write(bundles) if bundles or not (folder.root / "main.py").is_file() else folder.bundles
+    _check_port(host, port)
+    os.environ.setdefault("MONAI_LABEL_TRACKING_ENABLED", "false")
+    if warning := exposure(host):
+        print(f"tomoseg: warning: {warning}", file=sys.stderr, flush=True)
+    print(
+        f"MONAI Label at http://{host}:{port} with {', '.join(one.name for one in served)}; stop with Ctrl-C",
+        flush=True,
+    )
+
+    import logging
+
+    from monailabel.main import Main  # reads the settings from the environment
+
+    # what MONAI Label logs at a lower level names patients
+    main = Main(loglevel=logging.WARNING, actions="start_server")
+    arguments = ["start_server", "--app", str(folder.root), "--studies", studies, "--host", host, "--port", str(port)]
+    arguments += ["--verbose", "WARNING", "--log_level", "warning", "--uvicorn_app", "tomoseg.label_app.web:app"]
+    main.action_start_server(main.args_parser().parse_args(arguments))
+
+
+def default_app(studies: str) -> Path:
+    """Return where the app of these studies is kept if nobody says: trained weights belong to the studies."""
+    if not studies.startswith(("http://", "https://")):
+        return Path(studies) / "label_app"
+    parts = urlsplit(studies)
+    place = "_".join(part for part in (parts.hostname or "", str(parts.port or ""), parts.path.strip("/")) if part)
+    return user_data_path("tomoseg") / "label_app" / place.replace("/", "_")
+
+
+def exposure(host: str) -> str:
+    """Return a warning if other computers can reach the server and nobody has to log in, else an empty text."""
+    guarded = os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").strip().lower() in ("1", "true", "yes", "on")
+    if guarded or host in LOCAL or (_is_address(host) and ip_address(host).is_loopback):
+        return ""
+    return (
+        f"everybody who reaches {host} can read the studies, change labels and train, for nobody has to log in. Leave "
+        "--host out and use an SSH tunnel, or set MONAI_LABEL_AUTH_ENABLE and MONAI_LABEL_AUTH_REALM_URI (Keycloak)"
+    )
+
+
+def _check_installation() -> None:
+    try:
+        import monailabel  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("monailabel", "label") from error
+
+
+def _check_port(host: str, port: int) -> None:
+    """Refuse a port that is taken; MONAI Label would load everything first, and then say so in its log."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise UsageError(f"{host}:{port}: cannot listen there, {one_line(error)}; choose another --port") from error
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

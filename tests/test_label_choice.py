@@ -1,0 +1,107 @@
+"""Which image is to be labelled next, and what that is judged by."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tomoseg import Grid, Segmentation, Segmenter, Volume, read_volume
+from tomoseg.configuration import InferenceConfig
+from tomoseg.label_app.choice import choose_diverse, choose_random, choose_uncertain
+from tomoseg.label_app.features import describe_image
+from tomoseg.label_app.scores import Scores
+from tomoseg.label_app.uncertainty import expected_dice, mean_entropy, mirrored
+from tomoseg.labels import unnamed
+from tomoseg.registry import find_bundle
+
+NUMBERS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.floats(0, 1), min_size=1)
+
+
+@given(NUMBERS)
+def test_the_most_uncertain_is_chosen(values: dict[str, float]) -> None:
+    scores = {name: {"entropy": value, "expected_dice": value} for name, value in values.items()}
+    assert values[str(choose_uncertain(list(values), scores))] == max(values.values())
+    assert values[str(choose_uncertain(list(values), scores, "expected_dice"))] == min(values.values())
+    assert choose_uncertain(["elsewhere"], scores) is None
+    assert choose_random(list(values), random.Random(0)) in values
+
+
+def test_the_least_alike_is_chosen() -> None:
+    places = {"a": [0.0, 0.0], "b": [0.1, 0.0], "c": [5.0, 0.0], "d": [0.0, 2.0]}
+    scores = {name: {"features": place} for name, place in places.items()}
+    chosen: list[str] = []
+    for _ in places:
+        chosen.append(str(choose_diverse([name for name in places if name not in chosen], chosen, scores)))
+    assert chosen[1:] == ["c", "d", "a"]  # after the one in the middle
+    assert choose_diverse(["e"], ["a"], scores) is None
+
+
+def test_a_noisy_scan_is_less_certain(real_scan: Path) -> None:
+    segmenter = Segmenter.from_bundle("hippocampus", device="cpu", uncertainty=True)
+    volume = read_volume(real_scan)
+    noise = np.random.default_rng(0).normal(0, 1.0 * volume.array.std(), volume.array.shape).astype(np.float32)
+    noisy = Volume(volume.array + noise, volume.grid, "noisy")
+    assert mean_entropy(segmenter(noisy)) > 1.2 * mean_entropy(segmenter(volume))
+    with pytest.raises(ValueError, match="uncertainty=True"):
+        mean_entropy(Segmenter.from_bundle("hippocampus", device="cpu")(volume))
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "SRA", "PIR"])
+def test_mirroring_is_along_the_networks_axis(orientation: str) -> None:
+    from nibabel.orientations import axcodes2ornt, inv_ornt_aff
+
+    shape = (4, 5, 6)
+    affine = inv_ornt_aff(axcodes2ornt(orientation), shape)
+    scan_shape = tuple(shape[i] for i in np.argsort(axcodes2ornt(orientation)[:, 0].astype(int)))
+    array = np.random.default_rng(0).random(scan_shape, np.float32)
+    volume = Volume(array, Grid(scan_shape, np.linalg.inv(affine)), "scan")
+    flipped, along = mirrored(volume, np.eye(4), 0)
+    assert {"R", "L"} & {volume.grid.orientation[along]}
+    np.testing.assert_array_equal(np.flip(flipped.array, along), array)
+
+
+def test_expected_dice_of_the_same_is_one_and_of_nothing_in_common_zero() -> None:
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[:2], labels[2:] = 1, 2
+    grid = Grid((4, 4, 4), np.eye(4))
+    result = Segmentation(labels, grid, (unnamed(1), unnamed(2)), "test", "0")
+    assert expected_dice(result, [labels, labels]) == 1
+    assert expected_dice(result, [labels[::-1]]) == 0
+    assert expected_dice(result, [labels, labels[::-1]]) == 0.5
+
+
+def test_features_tell_scans_apart(real_scan: Path) -> None:
+    bundle = find_bundle("hippocampus")
+    config = InferenceConfig(bundle, torch.device("cpu"), None)
+    network = config.load_network(config.checkpoints[0])
+    segmenter = Segmenter(bundle)
+    volume = read_volume(real_scan)
+
+    def describe(array: np.ndarray) -> np.ndarray:
+        prepared = segmenter.prepare(Volume(np.ascontiguousarray(array), volume.grid, "scan"))
+        return describe_image(prepared.data[config.image_key].as_tensor(), network, config.inferer)
+
+    same, scaled, turned = describe(volume.array), describe(volume.array * 7), describe(volume.array[:, :, ::-1])
+    assert same.shape == (192,)  # the bottleneck's channels
+    assert np.linalg.norm(same) == pytest.approx(1, abs=1e-5)
+    assert np.linalg.norm(same - scaled) < 1e-3 < np.linalg.norm(same - turned)
+
+
+def test_scores_are_of_one_version_of_the_weights(tmp_path: Path) -> None:
+    first = Scores(tmp_path / "scores.json", "abc")
+    assert first.read() == {}
+    first.add("one", {"entropy": 0.5})
+    first.add("one", {"features": [1.0]})
+    assert first.read() == {"one": {"entropy": 0.5, "features": [1.0]}}
+    second = Scores(tmp_path / "scores.json", "def")
+    assert second.read() == {}
+    second.add("two", {"entropy": 0.1})
+    assert first.read() == {}
+    (tmp_path / "scores.json").write_text("{")
+    assert second.read() == {}
