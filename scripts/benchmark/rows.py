@@ -1,4 +1,4 @@
-"""What is compared: large scans against MONAI and nnU-Net, a whole body within a limit, and a cold start."""
+"""What is compared: scans large, many and small against MONAI and nnU-Net, metrics, and a window on each backend."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import nibabel as nib
 import numpy as np
 
 from bundle_writer import write_bundle
+from exports import exports
+from head_neck import write_planned_bundle, write_series
 from measure import Timing, last_json, run
 from phantom import phantom
 
@@ -35,6 +37,7 @@ class Bench:
         device: where networks run.
         nnunet: a Python that has nnunetv2; None to leave it out.
         quick: scans of a few windows, to see that everything runs; the numbers mean nothing.
+        mris: real crops around the hippocampus for `windows`; None for those of MNI152.
     """
 
     folder: Path
@@ -42,6 +45,7 @@ class Bench:
     device: str
     nnunet: Path | None
     quick: bool
+    mris: Path | None = None
 
     def scan(self, name: str, shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Path:
         """Return a synthetic CT alone in a folder, made on the first call."""
@@ -207,6 +211,71 @@ def large_batch(bench: Bench) -> Row:
     return {"what": large_batch.__doc__, "rows": rows}
 
 
+def metrics(bench: Bench) -> Row:
+    """Two label maps with 24 labels, 512×512×78: Dice, Jaccard, precision, recall, accuracy, HD95, ASSD and NSD."""
+    folder = bench.folder / ("quick_metrics" if bench.quick else "metrics")
+    shape, spacing = ((90, 90, 40), (2.0, 2.0, 3.0)) if bench.quick else ((512, 512, 78), (0.73, 0.73, 2.0))
+    reference, prediction = folder / "references" / "ct.nii.gz", folder / "predictions" / "ct_seg.nii.gz"
+    if not prediction.is_file():
+        _, labels, affine = phantom(shape, spacing)
+        for path, array in ((reference, labels), (prediction, np.roll(labels, (2, 1, 0), axis=(0, 1, 2)))):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, affine), path)
+    scores: dict[str, dict[int, dict[str, float]]] = {}
+
+    def ours(timing: Timing) -> Path:
+        output = bench.fresh("evaluation")
+        command: Command = [sys.executable, "-m", "tomoseg", "evaluate", prediction, reference, "-o", output]
+        run([*command, "--worst", "0", "--quiet"], timing)
+        (case,) = json.loads((output / "evaluation.json").read_text())["cases"]
+        timing.inner_s.append({"all": case["seconds"]})
+        scores["tomoseg"] = {one["label"]: one for one in case["labels"]}
+        return output
+
+    def monai(timing: Timing) -> Path:
+        told = last_json(run([sys.executable, HERE / "metrics_peer.py", prediction, reference], timing))
+        timing.inner_s.append({"all": told["seconds"]})
+        scores["MONAI's metrics"] = {one["label"]: one for one in told["labels"]}
+        return prediction
+
+    timings, _ = interleaved(bench, {"MONAI's metrics": monai, "tomoseg": ours})
+    rows: dict[str, Row] = {name: timing.as_dict() for name, timing in timings.items()}
+    rows["tomoseg"]["faster"] = round(timings["MONAI's metrics"].inner / timings["tomoseg"].inner, 1)
+    rows["tomoseg"]["faster_as_process"] = round(timings["MONAI's metrics"].wall / timings["tomoseg"].wall, 1)
+    apart = {
+        key: max(abs(scores["tomoseg"][label][key] - one[key]) for label, one in scores["MONAI's metrics"].items())
+        for key in next(iter(scores["MONAI's metrics"].values()))
+        if key != "label"
+    }
+    return {"what": metrics.__doc__, "rows": rows, "largest_difference": apart}
+
+
+def contours(bench: Bench) -> Row:
+    """A DICOM series, 512×512×150 at 0.98×0.98×2.5 mm, to RTSTRUCT: the network planned for five organs of the head."""
+    name, shape = ("quick_series", (96, 96, 24)) if bench.quick else ("series", (512, 512, 150))
+    series = write_series(bench.folder / name, shape, (0.98, 0.98, 2.5))
+    bundle = write_planned_bundle(bench.folder / "bundle_head_neck")
+    timings: dict[str, Timing] = {}
+    for precision in ("fp32", "bf16") if bench.device == "cpu" else ("fp16",):
+
+        def once(timing: Timing, precision: str = precision) -> Path:
+            output = bench.fresh(f"contours_{precision}")
+            target = output / "rtstruct.dcm"
+            command: Command = [sys.executable, "-m", "tomoseg", "segment", series, "-o", target, "-b", bundle]
+            command += ["--output-type", "rtstruct", "--quiet", "--report", output / "report.json"]
+            run([*command, "--device", bench.device, "--precision", precision], timing)
+            (case,) = json.loads((output / "report.json").read_text())["cases"]
+            timing.inner_s.append(case["seconds"])
+            return target
+
+        once(Timing())  # what is compiled once is no part of it
+        timings |= interleaved(bench, {f"tomoseg, {precision}": once})[0]
+    rows = {title: timing.as_dict() for title, timing in timings.items()}
+    for title, timing in timings.items():
+        rows[title]["of_network_time"] = round(timing.inner / timing.stage("network"), 2)
+    return {"what": contours.__doc__, "rows": rows}
+
+
 def _batch(
     bench: Bench, name: str, shape: tuple[int, int, int], spacing: tuple[float, float, float], count: int, bundle: Path
 ) -> dict[str, Row]:
@@ -216,17 +285,21 @@ def _batch(
     folder.mkdir(exist_ok=True)
     for index in range(2 if bench.quick else count):
         shutil.copyfile(scan, folder / f"{index:02}.nii.gz")
-    network: list[float] = []
+    precisions = ("fp32", "bf16") if bench.device == "cpu" else ("fp16",)
+    network: dict[str, list[float]] = {precision: [] for precision in precisions}
 
-    def ours(timing: Timing) -> Path:
-        output = bench.fresh("batch")
-        command: Command = [sys.executable, "-m", "tomoseg", "segment", folder, "-o", output, "-b", bundle, "--quiet"]
-        run([*command, "--device", bench.device], timing)
-        report = json.loads((output / "report.json").read_text())
-        start, stop = (datetime.fromisoformat(report[key]) for key in ("started", "finished"))
-        timing.inner_s.append({"all": (stop - start).total_seconds()})
-        network.append(sum(case["seconds"]["network"] for case in report["cases"]))
-        return output
+    def ours(precision: str) -> Callable[[Timing], Path]:
+        def once(timing: Timing) -> Path:
+            output = bench.fresh(f"batch_{precision}")
+            command: Command = [sys.executable, "-m", "tomoseg", "segment", folder, "-o", output, "-b", bundle]
+            run([*command, "--device", bench.device, "--precision", precision, "--quiet"], timing)
+            report = json.loads((output / "report.json").read_text())
+            start, stop = (datetime.fromisoformat(report[key]) for key in ("started", "finished"))
+            timing.inner_s.append({"all": (stop - start).total_seconds()})
+            network[precision].append(sum(case["seconds"]["network"] for case in report["cases"]))
+            return output
+
+        return once
 
     def monai(timing: Timing) -> Path:
         output = bench.fresh("monai_batch")
@@ -235,13 +308,23 @@ def _batch(
         run([*command, "--dataset_dir", folder, "--output_dir", output], timing)
         return output
 
-    ours(Timing())  # what is compiled once is no part of it
-    network.clear()
-    timings, _ = interleaved(bench, {"monai.bundle run": monai, "tomoseg": ours})
+    names = {f"tomoseg, {precision}": precision for precision in precisions}
+    for precision in precisions:
+        ours(precision)(Timing())  # what is compiled once is no part of it
+        network[precision].clear()
+    peers = {"monai.bundle run": monai} | {title: ours(precision) for title, precision in names.items()}
+    timings, _ = interleaved(bench, peers)
     rows: dict[str, Row] = {key: timing.as_dict() for key, timing in timings.items()}
-    rows["tomoseg"]["of_network_time"] = round(timings["tomoseg"].inner / statistics.median(network), 2)
-    rows["tomoseg"]["faster_as_process"] = round(timings["monai.bundle run"].wall / timings["tomoseg"].wall, 1)
+    for title, precision in names.items():
+        rows[title]["of_network_time"] = round(timings[title].inner / statistics.median(network[precision]), 2)
+        rows[title]["faster_as_process"] = round(timings["monai.bundle run"].wall / timings[title].wall, 1)
     return rows
+
+
+def one_window(bench: Bench) -> Row:
+    """One window of 40×56×40 voxels (hippocampus) and of 96³ voxels (CT, 25 classes) on each backend, on the CPU."""
+    bundle = HERE.parent.parent / "monai_bundle" / "hippocampus_mr_segmentation"
+    return {"what": one_window.__doc__, "rows": exports(bench.folder, bench.repeat, bench.quick, bench.mris, bundle)}
 
 
 def _dice(one: Any, other: Any) -> list[float]:
@@ -258,4 +341,7 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     "start": cold_start,
     "mris": small_batch,
     "cts": large_batch,
+    "metrics": metrics,
+    "windows": one_window,
+    "rtstruct": contours,
 }

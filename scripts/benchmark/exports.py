@@ -1,0 +1,150 @@
+"""One window on each backend: seconds, agreement with PyTorch in fp32, and the size of the file."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from nilearn.datasets import load_mni152_template
+
+from bundle_writer import write_bundle
+from phantom import phantom
+from tomoseg import find_bundle
+from tomoseg.engine import choose_backend, find_int8, make_backend
+from tomoseg.errors import BackendError
+from tomoseg.exporting import export_bundle
+from tomoseg.exporting.onnx_file import read_onnx
+from tomoseg.exporting.origin import CPU, Origin, load_origin
+from tomoseg.exporting.parity import Agreement, Parity, Runner
+from tomoseg.exporting.samples import real_samples
+from tomoseg.files import sha256
+
+# first corners, in MNI152 millimetres (RAS+), of boxes around the left and the right hippocampus
+CORNERS_MM = ((-46.0, -51.0, -31.0), (6.0, -51.0, -31.0))
+BOX = (40, 56, 40)
+SHIFTS_MM = (0, 2, -2, 4, -4, 6)
+SEEDS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Something that runs a network, and the size of the file that it is run from, in bytes."""
+
+    run: Runner
+    size_bytes: int
+
+
+def compare_backends(bundle: Path, scans: Path, work: Path, repeat: int) -> dict[str, dict[str, Any]]:
+    """Run the same windows of a bundle on each backend in turn; return a row for each, times as medians.
+
+    Args:
+        bundle: its folder.
+        scans: to calibrate int8 with, and to cut windows from.
+        work: where the exports go.
+        repeat: how often each backend gets each window.
+    """
+    origin = load_origin(find_bundle(bundle))
+    samples = real_samples(origin, [scans], True, lambda step: None)
+    candidates = dict(_candidates(origin, scans, work))
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    agreements = {name: Agreement(origin) for name in candidates}
+    with torch.no_grad():
+        for candidate in candidates.values():
+            candidate.run(samples.check[0])  # what is compiled once is no part of it
+        for window in list(samples.check) * repeat:
+            wanted = origin.network(window)
+            for name, candidate in candidates.items():
+                started = time.perf_counter()
+                found = candidate.run(window)
+                seconds[name].append(time.perf_counter() - started)
+                agreements[name].add(found, wanted)
+    return {name: _row(agreements[name].parity, candidate, seconds[name]) for name, candidate in candidates.items()}
+
+
+def _row(parity: Parity, candidate: Candidate, seconds: Sequence[float]) -> dict[str, Any]:
+    return {
+        "window_ms": round(1000 * statistics.median(seconds), 1),
+        "mean_dice": round(parity.mean_dice or 0.0, 5),
+        "lowest_dice": round(min(parity.dice.values(), default=0.0), 5),
+        "largest_difference": float(f"{parity.largest_difference:.2g}"),
+        "size_mb": round(candidate.size_bytes / 1e6, 1),
+    }
+
+
+def _candidates(origin: Origin, scans: Path, work: Path) -> Iterator[tuple[str, Candidate]]:
+    """Yield the segmenter's own backends, and ONNX Runtime."""
+    key = sha256(origin.checkpoint)
+    plain = origin.checkpoint.stat().st_size
+    window = (1, *origin.window)
+    for name, compiled in (("torch", False), ("torch.compile", True)):
+        for precision in ("fp32", "bf16"):
+            backend = make_backend("torch", origin.network, CPU, precision, key, compiled)
+            try:
+                backend.prepare(window)
+            except BackendError as error:  # no compiler
+                print(f"  left out: {name} {precision}: {error}")
+                continue
+            yield f"{name} {precision}", Candidate(backend, plain)
+    onnx = export_bundle(origin.bundle, "onnx", work / "network.onnx", calibration=[scans], overwrite=True)
+    yield "ONNX Runtime fp32", Candidate(read_onnx(Path(onnx.files[0])), onnx.size_bytes)
+    openvino = export_bundle(origin.bundle, "openvino", work / "network.xml", calibration=[scans], overwrite=True)
+    for precision in ("fp32", "bf16"):
+        backend = make_backend(choose_backend("openvino", CPU), origin.network, CPU, precision, key, compiled=False)
+        yield f"OpenVINO {precision}", Candidate(backend, openvino.size_bytes)
+    int8 = export_bundle(
+        origin.bundle,
+        "openvino-int8",
+        work / "network_int8.xml",
+        calibration=[scans],
+        max_dice_loss=1.0,  # the table tells it
+        overwrite=True,
+    )
+    found = find_int8(Path(int8.files[0]), [key], origin.config.network_definition)
+    backend = make_backend("openvino", origin.network, CPU, "int8", key, compiled=False, int8=found)
+    yield "OpenVINO int8", Candidate(backend, int8.size_bytes)
+
+
+def write_mri_boxes(folder: Path, count: int) -> Path:
+    """Write boxes around both hippocampi of MNI152, at places a little apart, unless they are there."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        head = load_mni152_template(resolution=1)
+        places = [np.add(corner, (0, shift, 0)) for shift in SHIFTS_MM for corner in CORNERS_MM]
+        for index, place in enumerate(places[:count]):
+            first = np.round((np.linalg.inv(head.affine) @ (*place, 1.0))[:3]).astype(int)
+            box = tuple(slice(start, start + size) for start, size in zip(first, BOX, strict=True))
+            nib.save(head.slicer[box], folder / f"{index}.nii.gz")
+    return folder
+
+
+def write_cts(folder: Path, shape: tuple[int, int, int], spacing: tuple[float, float, float], count: int) -> Path:
+    """Write synthetic CTs with other organs each, unless they are there."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        for seed in range(count):
+            image, _, affine = phantom(shape, spacing, seed=seed)
+            nib.save(nib.Nifti1Image(image, affine), folder / f"{seed}.nii.gz")
+    return folder
+
+
+def exports(folder: Path, repeat: int, quick: bool, mris: Path | None, hippocampus: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of the hippocampus network (40×56×40 voxels) and of the CT network (96³ voxels)."""
+    if quick:
+        boxes = mris or write_mri_boxes(folder / "quick_boxes", 4)
+        cts = write_cts(folder / "quick_cts", (90, 90, 40), (2.0, 2.0, 3.0), 2)
+    else:
+        boxes = mris or write_mri_boxes(folder / "boxes", len(SHIFTS_MM) * len(CORNERS_MM))
+        cts = write_cts(folder / "exported_cts", (200, 200, 80), (1.9, 1.9, 2.0), SEEDS)
+    networks = {"hippocampus": (hippocampus, boxes), "CT": (write_bundle(folder / "bundle_25"), cts)}
+    return {
+        f"{network}, {name}": row
+        for network, (bundle, scans) in networks.items()
+        for name, row in compare_backends(bundle, scans, folder / f"exports_{network}", repeat).items()
+    }

@@ -1,0 +1,72 @@
+"""Does it help to say what was not drawn? Cases of which half have one label and half the other.
+
+    .venv/bin/python scripts/benchmark/partial_annotation.py DATASET [--cases N] [--seeds 3] [--epochs 40] [--json FILE]
+
+DATASET is the hippocampus task of the Medical Segmentation Decathlon with `splits.json`. Of the cases that fold 0
+trains on, half keep the first label only and half the second. `tomoseg plan` is told so by `annotated` in dataset.json,
+or is not, so that the rest is background; a third way has all labels. What fold 0 holds out is scored, with all labels.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from comparison import Case, Way, compare, make_parser, read_cases, write_dataset
+
+
+def main() -> None:
+    parser = make_parser(__doc__, seeds=3)
+    parser.add_argument("--cases", type=int, help="that are trained on; all of the fold's if not given")
+    options = parser.parse_args()
+    training, held_out = read_cases(options.dataset)
+    if options.cases is not None and not 2 <= options.cases <= len(training):
+        parser.error(f"cases: expected 2 to {len(training)}, got {options.cases}")
+    declared = json.loads((options.dataset / "dataset.json").read_text())["labels"]
+    names = {int(value): name for value, name in declared.items() if int(value)}
+
+    def ways(seed: int, place: Path) -> list[Way]:
+        order = np.random.default_rng(seed).permutation(len(training))[: options.cases]
+        chosen = [training[index] for index in order]
+        told = write_partial(place / "told", options.dataset, chosen, held_out, names)
+        untold = write_partial(place / "untold", options.dataset, chosen, held_out, names, told=False)
+        full = write_dataset(place / "full", options.dataset, chosen, held_out)
+        return [Way("told what was drawn", told), Way("the rest is background", untold), Way("all labels", full)]
+
+    compare(options, list(names.values()), ways)
+
+
+def write_partial(
+    folder: Path,
+    source: Path,
+    training: Sequence[Case],
+    held_out: Sequence[Case],
+    names: dict[int, str],
+    told: bool = True,
+) -> Path:
+    """Write a dataset whose cases keep one label each, one after the other; return its folder.
+
+    Args:
+        folder: of the new dataset.
+        source: the dataset with all labels.
+        training: cases that lose a label.
+        held_out: cases that keep all.
+        names: of the labels, by value.
+        told: dataset.json says which label was drawn.
+    """
+    cases = []
+    for number, case in enumerate(training):
+        value = sorted(names)[number % len(names)]
+        image = nib.load(source / case["label"])
+        array = np.asarray(image.dataobj)
+        target = folder / case["label"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array * (array == value), image.affine), target)
+        cases.append({**case, "annotated": [names[value]]} if told else case)
+    return write_dataset(folder, source, cases, held_out)
+
+
+if __name__ == "__main__":
+    main()
