@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from browser import Browser, running_browser
 from bundles import BUNDLES, CASES, CHECKOUT, DATA, Place
@@ -20,6 +21,8 @@ from tomoseg import Grid
 
 SHARED = CHECKOUT.parent / "shared" / "data"
 BUNDLE_NAME = "hippocampus_mr_segmentation"
+settings.register_profile("any machine", deadline=None)  # a busy one disproves no property
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +48,12 @@ def bundle_folder() -> Path:
 def hippocampus_data() -> Path:
     """The labelled hippocampus crops of the Medical Segmentation Decathlon; not on a user's machine."""
     return _shared("Task04_Hippocampus")
+
+
+@pytest.fixture(scope="session")
+def head_folder() -> Path:
+    """One whole T1 head as a DICOM series; not on a user's machine."""
+    return _shared("mr_head_dicom")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate, generate_frames
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -30,6 +30,7 @@ from pydicom.uid import (
 from pydicom.valuerep import format_number_as_ds
 
 from tomoseg import Grid
+from tomoseg.volumes.dicom_output import WHOLE_FILE
 from tomoseg.volumes.volume import DicomFrame, DicomSeries
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
@@ -236,7 +237,7 @@ def _save(path: Path, dataset: Dataset, pixels: NDArray[Any], syntax: str) -> No
         meta.TransferSyntaxUID = UID(syntax)
     elif syntax not in NATIVE:
         file.compress(syntax, generate_instance_uid=False)
-    file.save_as(path, enforce_file_format=True)
+    file.save_as(path, **WHOLE_FILE)
 
 
 def _compress_by_gdcm(pixels: NDArray[Any], syntax: str, bits: int) -> bytes:
@@ -262,4 +263,6 @@ def _compress_by_gdcm(pixels: NDArray[Any], syntax: str, bits: int) -> bytes:
         writer.SetFile(reader.GetFile())
         writer.SetImage(change.GetOutput())
         assert writer.Write()
+        from pydicom.encaps import generate_frames  # pydicom 3; MONAI Label runs with 2
+
         return next(generate_frames(dcmread(path).PixelData, number_of_frames=1))

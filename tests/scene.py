@@ -130,6 +130,7 @@ def write_scan(folder: Path, grid: Grid, kind: str) -> Path:
         kind: one of `KINDS`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    grid = Grid(grid.shape, _HELD.get(kind, np.array)(grid.affine))
     stored = np.round((values_at(voxel_centres(grid.shape, grid.affine)) - INTERCEPT) / SLOPE).astype(np.int16)
     return KINDS[kind](folder, stored, grid)
 
@@ -146,6 +147,13 @@ def _qform(folder: Path, stored: NDArray[np.int16], grid: Grid) -> Path:
     image.set_qform(grid.affine, 1)
     image.set_sform(None, 0)
     return _saved(image, folder / "qform.nii.gz")
+
+
+def as_a_qform(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what a quaternion in float32 holds of an affine; near 180° that is up to 0.06° beside it."""
+    header = nib.Nifti1Header()
+    header.set_qform(affine, 1)
+    return np.asarray(header.get_qform())
 
 
 def _saved(image: nib.Nifti1Image, path: Path) -> Path:
@@ -205,6 +213,7 @@ KINDS: dict[str, Callable[[Path, NDArray[np.int16], Grid], Path]] = {
     "DICOM series": _series,
     "multi-frame DICOM": _enhanced,
 }
+_HELD = {"NIfTI with a qform": as_a_qform}  # where that is not the whole affine
 SHEARED = {"NIfTI with an sform", "NRRD in LPS", "NRRD in RAS", "DICOM series", "multi-frame DICOM"}
 
 

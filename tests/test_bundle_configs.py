@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-import builtins
 import json
-import pydoc
-import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from bundles import CONFIGS, Json, Place, class_metrics, load_network, parse_config, read_config
+from config_names import check_names
 
 
 def test_hausdorff_distance_is_in_millimetres(bundle: Path) -> None:
@@ -123,14 +118,7 @@ def test_bundle_holds_no_code(bundle: Path) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_name_in_a_config_is_monais_torchs_or_pythons(bundle: Path, config: str) -> None:
-    base = config.removeprefix("multi_gpu_")
-    imports = [item.removeprefix("$import ") for item in read_config(bundle, base)["imports"]]
-    assert set(imports) - {"monai", "torch"} <= set(sys.stdlib_module_names)
-    for text, is_target in _strings(read_config(bundle, config)):
-        if is_target:
-            _resolve_target(text)
-        elif text.startswith("$") and not text.startswith("$import "):
-            _check_expression(text[1:], imports)
+    check_names(bundle, config)
 
 
 @pytest.fixture
@@ -147,40 +135,3 @@ _FOLDERS = {"image": "imagesTr", "label": "labelsTr"}
 
 def _names(cases: list[dict[str, str]]) -> list[str]:
     return [Path(case["image"]).name for case in cases]
-
-
-def _strings(item: Any, is_target: bool = False) -> Iterator[tuple[str, bool]]:
-    """Every string in a config, and whether it names what to instantiate."""
-    if isinstance(item, str):
-        yield item, is_target
-    elif isinstance(item, dict):
-        for key, value in item.items():
-            yield from _strings(value, key == "_target_")
-    elif isinstance(item, list):
-        for value in item:
-            yield from _strings(value)
-
-
-def _resolve_target(name: str) -> None:
-    from monai.bundle.config_item import ComponentLocator
-
-    if "." in name:
-        assert name.split(".")[0] in {"monai", "torch"}, name
-        assert pydoc.locate(name) is not None, f"{name} does not exist"
-    else:
-        assert ComponentLocator().get_component_module_name(name), f"MONAI has no {name}"
-
-
-def _check_expression(expression: str, imports: list[str]) -> None:
-    """Check that an expression names only what the config imports, builtins and its own variables."""
-    tree = ast.parse(re.sub(r"@\w+(?:::\w+)*", "_reference", expression).strip(), mode="eval")
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
-    bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    free = {node.id for node in names} - bound - {"_reference"} - set(dir(builtins))
-    assert free <= set(imports), f"{free - set(imports)} in {expression}"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            name = ast.unparse(node)
-            if re.fullmatch(r"(monai|torch)(\.\w+)+", name):
-                assert pydoc.locate(name) is not None, f"{name} does not exist"

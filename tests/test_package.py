@@ -34,7 +34,8 @@ def test_the_wheel_holds_the_package_the_bundles_and_the_licences(wheel: Path, c
             wanted = ("configs/inference.json", "configs/metadata.json", "models/model.pt", "LICENSE", "docs/README.md")
             assert {f"{home}/{name}" for name in wanted} <= names
             assert not [name for name in names if name.startswith((f"{home}/train/", f"{home}/eval/"))]
-    assert {"tomoseg/cli.py", "tomoseg/py.typed", f"tomoseg-{tomoseg.__version__}.dist-info/licenses/LICENSE"} <= names
+    licence = f"tomoseg-{tomoseg.__version__}.dist-info/licenses/LICENSE"
+    assert {"tomoseg/cli/segment.py", "tomoseg/py.typed", licence} <= names
     assert not [name for name in names if name.startswith(("tests", "scripts", "plugin", "monai_bundle"))]
 
 

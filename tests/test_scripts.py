@@ -52,24 +52,24 @@ def test_the_demo_works_on_a_fresh_clone_and_at_once_again(clone: Path) -> None:
     assert "Installing" not in second.stdout
     print(f"the demo's second run took {time.perf_counter() - start:.0f} s")
 
+    (seconds,) = re.findall(r"The whole head took ([0-9.]+) s", second.stdout)
+    crowd = os.getloadavg()[0] / (os.cpu_count() or 1)  # others at work on this machine take their share
+    assert float(seconds) < 60 * max(1.0, crowd)
     results = clone / "tomoseg_demo" / "results"
-    volumes: dict[str, float] = {}
     with (results / "statistics.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            side = Path(row["input"]).name.split(".")[0]
-            volumes[side] = volumes.get(side, 0.0) + float(row["volume_ml"])
-            assert float(row["volume_ml"]) > 0.8
-    assert set(volumes) == {"left", "right"}
-    for side, volume in volumes.items():
+        volumes = {row["name"]: float(row["volume_ml"]) for row in csv.DictReader(file)}
+    labels = nib.load(results / "mni152_seg.nii.gz")
+    scan = nib.load(clone / "tomoseg_demo" / "scans" / "mni152.nii.gz")
+    assert labels.shape == scan.shape
+    np.testing.assert_array_equal(labels.affine, scan.affine)
+    for side, values in (("left", (1, 2)), ("right", (3, 4))):
+        volume = volumes[f"{side} hippocampus"]
         assert 2 <= volume <= 5
-        assert re.search(rf"{side} +whole +{volume:.2f}", second.stdout)
-        labels = nib.load(results / f"{side}_seg.nii.gz")
-        scan = nib.load(clone / "tomoseg_demo" / "scans" / f"{side}.nii.gz")
-        assert labels.shape == scan.shape == (40, 56, 40)
-        np.testing.assert_array_equal(labels.affine, scan.affine)
-        centre = apply_affine(labels.affine, np.argwhere(labels.get_fdata() > 0).mean(axis=0))
+        assert volume == pytest.approx(volumes[f"{side} anterior"] + volumes[f"{side} posterior"], abs=1e-4)
+        assert re.search(rf"{side} hippocampus +{volume:.2f}", second.stdout)
+        centre = apply_affine(labels.affine, np.argwhere(np.isin(labels.get_fdata(), values)).mean(axis=0))
         assert (centre[0] < 0) == (side == "left")
-        assert abs(imread(results / f"{side}_seg.png")[..., :3].std(axis=-1)).max() > 0.1  # some of it is in colour
+    assert abs(imread(results / "mni152_seg.png")[..., :3].std(axis=-1)).max() > 0.1  # some of it is in colour
 
 
 @pytest.mark.slow
@@ -87,10 +87,17 @@ def test_the_benchmark_runs_and_all_give_the_same_labels(checkout: Path, tmp_pat
     assert large["tomoseg, torch fp32"]["voxels_that_differ"] <= 1e-5 * found["ct"]["voxels"]
     assert large["tomoseg, OpenVINO fp32"]["voxels_that_differ"] <= 1e-5 * found["ct"]["voxels"]
     assert large["tomoseg, OpenVINO bf16"]["mean_dice"] > 0.98
-    for name in ("ct", "body", "start", "mris", "cts"):
+    for name in ("ct", "body", "start", "mris", "cts", "metrics", "rtstruct"):
         for row in found[name]["rows"].values():
             assert row["wall_s"] > row.get("inner_s", 0.1) > 0
             assert row["peak_bytes"] > 1e8
+    assert max(found["metrics"]["largest_difference"].values()) < 1e-3
+    windows = found["windows"]["rows"]
+    for name in ("torch fp32", "ONNX Runtime fp32", "OpenVINO fp32"):
+        assert windows[f"hippocampus, {name}"]["mean_dice"] > 0.999
+        assert windows[f"CT, {name}"]["mean_dice"] > 0.999
+    assert windows["hippocampus, OpenVINO int8"]["mean_dice"] > 0.98
+    assert windows["hippocampus, OpenVINO int8"]["size_mb"] < 0.3 * windows["hippocampus, torch fp32"]["size_mb"]
     assert "tomoseg --max-memory 6GB" in done.stdout
     assert "import_tomoseg_s" in done.stdout
 

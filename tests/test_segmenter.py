@@ -155,6 +155,16 @@ def test_what_the_caller_holds_is_not_changed(bundle_copy: Path, real_scan: Path
     np.testing.assert_array_equal(array, before)
 
 
+def test_a_large_scan_can_be_taken_as_it_is(segmenter: Segmenter, real_scan: Path) -> None:
+    volume = read_volume(real_scan)
+    long = np.pad(volume.array, ((0, 0), (0, 0), (0, 70)))  # beyond the 100 mm of a crop
+    scan = nib.Nifti1Image(long, volume.grid.affine)
+    result = segmenter.predict(segmenter.prepare(scan, as_it_is=True))
+    assert (result.location, result.places) == (None, ())
+    whole = Segmenter.from_bundle("hippocampus", device="cpu", roi=("whole",))(scan)
+    np.testing.assert_array_equal(result.labels, whole.labels)
+
+
 def test_overlap_reaches_the_inferer_of_the_bundle(real_scan: Path) -> None:
     large = resampled(nib.load(real_scan), (0.7, 0.7, 0.7))
     narrow = Segmenter.from_bundle("hippocampus", device="cpu", overlap=0.75)

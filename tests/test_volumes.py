@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from scene import as_a_qform
 from strategies import grids
 from tomoseg import Grid, TomosegError, Volume, read_volume
 from tomoseg.volumes import find_volumes, strip_suffix, write_label_map
@@ -120,6 +121,7 @@ def test_lengths_that_are_not_in_mm_are_refused(tmp_path: Path, unit: str) -> No
 def test_a_path_a_nibabel_image_and_a_simpleitk_image_are_one_volume(
     tmp_path_factory: pytest.TempPathFactory, grid: Grid
 ) -> None:
+    grid = Grid(grid.shape, as_a_qform(grid.affine))  # which ITK may read
     array = np.random.default_rng(0).normal(size=grid.shape).astype("float32")
     path = tmp_path_factory.mktemp("any") / "scan.nii"
     image = nib.Nifti1Image(array, grid.affine)

@@ -84,6 +84,16 @@ class Bundle:
         return str(self._tensor("inputs", "image").get("modality", "unknown"))
 
     @property
+    def input_channels(self) -> int:
+        """Number of channels of the network's input; 1 where the metadata does not say."""
+        return int(self._tensor("inputs", "image").get("num_channels", 1))
+
+    @property
+    def hounsfield(self) -> bool:
+        """Whether the metadata says that the input is in Hounsfield units."""
+        return str(self._tensor("inputs", "image").get("format", "")).lower() == "hounsfield"
+
+    @property
     def channels(self) -> dict[int, str]:
         """Names of the network's outputs by their number; empty where the metadata does not say."""
         channels = self._tensor("outputs", "pred").get("channel_def", {})
@@ -109,12 +119,12 @@ class Bundle:
         """
         table = self.metadata.get("label_table", {})
         try:
-            return {value: _label(value, name, table.get(str(value), {})) for value, name in self.channels.items()}
+            return {value: read_label(value, name, table.get(str(value), {})) for value, name in self.channels.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             path = self.root / "configs" / "metadata.json"
             raise BundleError(
-                f"{path}: label_table: expected for each label a color [R, G, B] and codes (category, type, modifier) "
-                f"with value, scheme and meaning: {one_line(error)}"
+                f"{path}: label_table: expected for each label a color [R, G, B], a volume_ml [LOW, HIGH] and codes "
+                f"(category, type, modifier, laterality) with value, scheme and meaning: {one_line(error)}"
             ) from error
 
     def _tensor(self, side: str, name: str) -> dict[str, Any]:
@@ -124,15 +134,31 @@ class Bundle:
         return node if isinstance(node, dict) else {}
 
 
-def _label(value: int, name: str, entry: dict[str, Any]) -> Label:
+def read_label(value: int, name: str, entry: dict[str, Any]) -> Label:
+    """Return the label that an entry of a label table describes.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: it is no such entry.
+    """
     red, green, blue = (int(part) for part in entry.get("color", default_colour(value)))
     if not all(0 <= part <= 255 for part in (red, green, blue)):
         raise ValueError(f"color {entry['color']}")
     codes = {
         key: Code(str(entry[key]["value"]), str(entry[key]["scheme"]), str(entry[key]["meaning"]))
-        for key in ("category", "type", "modifier")
+        for key in ("category", "type", "modifier", "laterality")
         if key in entry
     }
+    volume_ml = entry.get("volume_ml")
+    if volume_ml is not None and not (len(volume_ml) == 2 and 0 <= volume_ml[0] < volume_ml[1]):
+        raise ValueError(f"volume_ml {volume_ml}")
     return Label(
-        value, name, (red, green, blue), codes.get("category", TISSUE), codes.get("type", TISSUE), codes.get("modifier")
+        value,
+        name,
+        (red, green, blue),
+        codes.get("category", TISSUE),
+        codes.get("type", TISSUE),
+        codes.get("modifier"),
+        codes.get("laterality"),
+        None if entry.get("roi_name") is None else str(entry["roi_name"]),
+        None if volume_ml is None else (float(volume_ml[0]), float(volume_ml[1])),
     )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import ImageReader
-from monai.transforms import Compose, LoadImaged, SaveImage, SaveImaged
+from monai.transforms import Compose, LoadImaged, MeanEnsembled, SaveImage, SaveImaged
 from numpy.typing import NDArray
 
 from tomoseg.bundle import Bundle
@@ -60,7 +60,8 @@ class InferenceConfig:
         image_key, prediction_key: what they call the image and the prediction.
         reader: what LoadImaged reads from.
         inferer: the bundle's inferer.
-        checkpoint: its weights.
+        checkpoints: its weights; of several networks, the scores are averaged.
+        checkpoint_key: what weights are called where a file holds more than them.
 
     Raises:
         BundleError: an entry is missing, or cannot be built.
@@ -75,7 +76,7 @@ class InferenceConfig:
         if overlap is not None:
             self._require("inferer::overlap", "it has none, so --overlap cannot change it")
             self._parser["inferer::overlap"] = overlap
-        self.checkpoint, self._checkpoint_key = self._find_checkpoint()
+        self.checkpoints, self.checkpoint_key = self._find_checkpoints()
         self.reader = VolumeReader()
         self.preprocessing = self._build_transforms("preprocessing")
         self.postprocessing = self._build_transforms("postprocessing")
@@ -104,17 +105,34 @@ class InferenceConfig:
             raise BundleError(f"{self._path}: 'mirror_axes': expected some of [0, 1, 2], got {axes}")
         return tuple(axes)
 
+    def build_network(self) -> torch.nn.Module:
+        """Return the bundle's network, new, with the weights that its constructor gives it.
+
+        Raises:
+            BundleError: it cannot be built.
+        """
+        network = self._build("network_def")
+        if not isinstance(network, torch.nn.Module):
+            raise BundleError(f"{self._path}: 'network_def': expected a network, got {type(network).__name__}")
+        return copy.deepcopy(network)  # the parser gives the same one each time
+
+    @property
+    def network_definition(self) -> Any:
+        """The entry `network_def` with its references resolved, of which nothing is built."""
+        parser = ConfigParser(copy.deepcopy(self._parser.get()))  # it keeps what it was asked for, built or not
+        try:
+            return parser.get_parsed_content("network_def", instantiate=False, eval_expr=False).get_config()
+        except Exception as error:  # the config may refer to anything
+            raise BundleError(f"{self._path}: 'network_def' cannot be read: {one_line(root_cause(error))}") from error
+
     def load_network(self, checkpoint: Path) -> torch.nn.Module:
         """Return the bundle's network with the weights of a checkpoint, on the device.
 
         Raises:
             BundleError: the checkpoint cannot be read, or does not fit the network.
         """
-        weights = _read_weights(checkpoint, self._checkpoint_key)
-        network = self._build("network_def")
-        if not isinstance(network, torch.nn.Module):
-            raise BundleError(f"{self._path}: 'network_def': expected a network, got {type(network).__name__}")
-        network = copy.deepcopy(network)  # the parser gives the same one each time
+        weights = read_weights(checkpoint, self.checkpoint_key)
+        network = self.build_network()
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         if expected != got:
@@ -150,18 +168,26 @@ class InferenceConfig:
             raise BundleError(f"{self._path}: 'preprocessing': expected LoadImaged with one image, got {list(keys)}")
         loaders[0].register(self.reader)
         savers = [step for step in self.postprocessing.transforms if isinstance(step, SaveImaged | SaveImage)]
-        self.postprocessing.transforms = [step for step in self.postprocessing.transforms if step not in savers]
+        # nor are scores averaged by the config: the caller does it, window by window
+        self.postprocessing.transforms = [
+            step
+            for step in self.postprocessing.transforms
+            if step not in savers and not isinstance(step, MeanEnsembled)
+        ]
         prediction = next((str(saver.keys[0]) for saver in savers if isinstance(saver, SaveImaged)), "pred")
         return str(keys[0]), prediction
 
-    def _find_checkpoint(self) -> tuple[Path, str]:
-        """Return the checkpoint's file and the name of the weights in it, as the config's CheckpointLoader says."""
+    def _find_checkpoints(self) -> tuple[list[Path], str]:
+        """Return the checkpoints' files and the name of the weights in them, as the config's CheckpointLoaders say."""
+        paths: list[Path] = []
+        names: list[str] = []
         for key, entry in self._parser.get().items():
             members = {f"{key}::{index}": item for index, item in enumerate(entry)} if isinstance(entry, list) else {}
             for where, item in {key: entry, **members}.items():
                 if isinstance(item, dict) and str(item.get("_target_", "")).endswith("CheckpointLoader"):
-                    return Path(str(self._build(f"{where}::load_path"))), next(iter(item.get("load_dict", {})), "model")
-        return self._root / "models" / "model.pt", "model"
+                    paths.append(Path(str(self._build(f"{where}::load_path"))))
+                    names.append(next(iter(item.get("load_dict", {})), "model"))
+        return (paths, names[0]) if paths else ([self._root / "models" / "model.pt"], "model")
 
 
 def _read_config(bundle: Bundle, path: Path) -> ConfigParser:
@@ -170,16 +196,25 @@ def _read_config(bundle: Bundle, path: Path) -> ConfigParser:
         parser.read_config(str(path))
     except Exception as error:  # json, yaml and MONAI's own
         raise BundleError(f"{path}: cannot be read: {one_line(error)}") from error
-    parser["bundle_root"] = _literal(str(bundle.root))
+    parser["bundle_root"] = literal(str(bundle.root))
     return parser
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Return a config expression for `text`: in a plain string MONAI would give #, @, % and $ a meaning."""
     return "$'" + "".join(c if c.isalnum() or c in "/._-" else f"\\U{ord(c):08x}" for c in text) + "'"
 
 
-def _read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
+def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
+    """Return the weights in a checkpoint, without unpickling code.
+
+    Args:
+        path: its file.
+        key: where they may lie in it.
+
+    Raises:
+        BundleError: it is missing, or holds something else.
+    """
     if not path.is_file():
         raise BundleError(f"{path}: no such checkpoint; train the bundle, or put its weights there")
     try:

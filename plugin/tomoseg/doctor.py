@@ -23,8 +23,12 @@ EXTRAS = {
     "highdicom": "DICOM-SEG",
     "contourpy": "RTSTRUCT",
     "skimage": "--clean denoise",
+    "nilearn": "whole heads",
+    "ray": "--engine ray",
+    "monailabel": "label-server",
     "jsonschema": "monai.bundle verify_metadata",
-    "onnx": "monai.bundle onnx_export",
+    "onnx": "tomoseg export to ONNX, and monai.bundle onnx_export",
+    "nncf": "tomoseg export to int8",
 }
 
 

@@ -19,6 +19,22 @@ class VolumeError(TomosegError, ValueError):
     """A scan that cannot be read as one 3D volume. The file stands first in the message."""
 
 
+class DatasetError(TomosegError, ValueError):
+    """A labelled dataset that cannot be trained from. The file or folder stands first in the message.
+
+    Args:
+        problems: one line each.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class TrainingError(TomosegError, RuntimeError):
+    """A training that cannot begin, go on or be continued; what it had saved is kept."""
+
+
 class OutputError(TomosegError, OSError):
     """A result that cannot be written. The file stands first in the message."""
 
@@ -33,6 +49,10 @@ class BackendError(TomosegError, RuntimeError):
 
 class MemoryLimitError(TomosegError, MemoryError):
     """A scan that needs more memory than it may take. The file stands first in the message."""
+
+
+class WorkerError(TomosegError, RuntimeError):
+    """A worker of a batch that cannot do its part. Its machine stands first in the message."""
 
 
 class MissingExtraError(TomosegError, ImportError):

@@ -20,6 +20,7 @@ UNITS = {
 }
 # what `tomoseg.cleaning` can do to a scan before the bundle gets it
 CLEANERS = ("non-finite", "denoise", "denoise-curvature", "bias-field")
+WHOLE = "whole"  # a region of interest: the scan as it is
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,20 @@ class Options:
     Args:
         device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
         backend: "auto" (OpenVINO on a CPU where it is installed, else torch), "torch" or "openvino".
-        precision: "auto" (fp16 on a GPU if the bundle's evaluator has `amp`, else fp32), "fp32", "bf16" or "fp16".
+        precision: "auto" (fp16 on a GPU if the bundle's evaluator has `amp`, else fp32), "fp32", "bf16", "fp16", or
+            "int8" for the network that `tomoseg export` has put beside the weights.
         overlap: share of the sliding window by which neighbours overlap, in [0, 1); None for the bundle's own.
         tta: average the predictions over the mirrorings that the bundle declares in `mirror_axes`.
         max_memory: limit for the process, and for its part of the GPU, in bytes or as "6GB"; None for no limit.
         uncertainty: make a map of the entropy, too.
         skip_empty: run windows that hold one value only once for all of them; None for the bundle's `skip_empty`.
-        checkpoints: paths of weights in place of the bundle's own; the scores of several are averaged.
+        checkpoints: paths of weights in place of the bundle's own; the scores of several are averaged. One that ends
+            in .xml is the bundle's own network in int8, wherever `tomoseg export` has put it.
         compile: let torch compile the network first.
         clean: what is done to a scan before the bundle gets it, in this order: some of `CLEANERS`.
+        roi: for a bundle that was trained on crops, where its structures are: for each region "NAME=X,Y,Z" with the
+            centre of its box, or "NAME=X,Y,Z,X,Y,Z" with two corners, in RAS+ mm of the scan; or "whole" for scans that
+            are such crops. Without it, whole scans are told by their extent, and the structures are looked for.
 
     Raises:
         UsageError: a value is out of range.
@@ -54,6 +60,7 @@ class Options:
     checkpoints: tuple[str, ...] = ()
     compile: bool = False
     clean: tuple[str, ...] = ()
+    roi: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:
@@ -63,6 +70,8 @@ class Options:
         unknown = [name for name in self.clean if name not in CLEANERS]
         if isinstance(self.clean, str) or unknown:
             raise UsageError(f"clean: expected some of {', '.join(CLEANERS)}, got {self.clean!r}")
+        if isinstance(self.roi, str):
+            raise UsageError(f"roi: expected a list of places, got one: {self.roi!r}")
         _ = self.max_memory_bytes
 
     @property

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,11 +43,11 @@ from tomoseg.engine import (
     softmax_entropy,
 )
 from tomoseg.errors import BackendError, BundleError, TomosegError, UsageError, one_line
-from tomoseg.files import sha256
 from tomoseg.geometry import Grid
 from tomoseg.options import Options
 from tomoseg.silence import quiet
 from tomoseg.volumes import Volume
+from tomoseg.weights import asks_for_int8, hash_weights, weights_in_use
 
 Shape = tuple[int, int, int]
 
@@ -81,6 +80,23 @@ class Prediction:
     planned_vram_bytes: int = 0
 
 
+def add_up(predictions: Sequence[Prediction]) -> Prediction:
+    """Return what several predictions took together; array and affine are those of the last."""
+    seconds: dict[str, float] = {}
+    for one in predictions:
+        for stage, taken in one.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + taken
+    return replace(
+        predictions[-1],
+        seconds=seconds,
+        remarks=list(dict.fromkeys(remark for one in predictions for remark in one.remarks)),
+        windows=sum(one.windows for one in predictions),
+        skipped=sum(one.skipped for one in predictions),
+        planned_ram_bytes=max(one.planned_ram_bytes for one in predictions),
+        planned_vram_bytes=max(one.planned_vram_bytes for one in predictions),
+    )
+
+
 class Pipeline:
     """The inference config of one bundle with its weights loaded.
 
@@ -99,23 +115,26 @@ class Pipeline:
         self.device = device
         self._options = options
         self._config = config = InferenceConfig(bundle, device, options.overlap)
-        checkpoints = [Path(path) for path in options.checkpoints] or [config.checkpoint]
         self._mirror_axes = config.mirror_axes if options.tta else ()
         if options.tta and not self._mirror_axes:
             raise UsageError(f"bundle {bundle.name}: declares no mirror_axes in its inference config, so no --tta")
         skip_empty = config.skip_empty if options.skip_empty is None else options.skip_empty
         self._limits = Limits(options.max_memory_bytes, skip_empty)
-        name = choose_backend(options.backend, device)
-        if options.compile and options.backend == "openvino":
+        int8 = asks_for_int8(options)
+        if int8 and options.precision not in ("auto", "int8"):
+            raise UsageError(f"checkpoint: one is in int8, which does not go with --precision {options.precision}")
+        precision = choose_precision("int8" if int8 else options.precision, device, config.amp)
+        name = choose_backend(options.backend, device, precision)
+        if options.compile and (options.backend == "openvino" or int8):
             raise UsageError("compile: is for the torch backend; use --backend torch")
         name = "torch" if options.compile else name
-        precision = choose_precision(options.precision, device, config.amp)
         self._cleaners = [CLEANERS[name]("image") for name in options.clean]
-        self._networks = [config.load_network(path) for path in checkpoints]
-        self.checkpoint_sha256 = [sha256(path) for path in checkpoints]
+        weights = weights_in_use(config, options)
+        self._networks = [config.load_network(one.checkpoint) for one in weights]
+        self.checkpoint_sha256 = hash_weights(weights)
         self._backends: list[Backend] = [
-            make_backend(name, network, device, precision, key, options.compile)
-            for network, key in zip(self._networks, self.checkpoint_sha256, strict=True)
+            make_backend(name, network, device, precision, one.sha256, options.compile, one.int8)
+            for network, one in zip(self._networks, weights, strict=True)
         ]
         self._backend_remark = ""
 
@@ -167,7 +186,14 @@ class Pipeline:
             raise BundleError(f"bundle {self.bundle.name}: preprocessing leaves NaN or infinity in {volume.source}")
         return data
 
-    def predict(self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None = None) -> Prediction:
+    def predict(
+        self,
+        data: dict[str, Any],
+        scan: Grid,
+        name: str,
+        on_window: OnWindow | None = None,
+        target: Grid | None = None,
+    ) -> Prediction:
         """Run network and post-processing on what `prepare` returned.
 
         Args:
@@ -175,6 +201,7 @@ class Pipeline:
             scan: the scan's grid.
             name: what errors call the scan.
             on_window: called with the windows that are done and all of them.
+            target: another grid for the result, in the same mm; what the engine does not know stays in the scan's.
 
         Raises:
             BundleError: the bundle's own transforms or network fail on it.
@@ -182,16 +209,23 @@ class Pipeline:
         """
         with torch.no_grad(), quiet():
             try:
-                return self._run_streamed(data, scan, name, on_window)
+                return self._run_streamed(data, scan, name, on_window, target)
             except NotRecognisedError as reason:
-                for option, asked in (("uncertainty", self._options.uncertainty), ("tta", self._options.tta)):
+                asked_for = {
+                    "uncertainty": self._options.uncertainty,
+                    "tta": self._options.tta,
+                    "precision int8": self.precision == "int8",  # it was checked on windows that the engine cuts
+                }
+                for option, asked in asked_for.items():
                     if asked:
                         raise BundleError(f"bundle {self.bundle.name}: no --{option} for {reason}") from reason
                 beyond = "" if self._options.max_memory is None else "; --max-memory does not hold for it"
                 remark = f"run by MONAI itself, for the engine does not know {reason}{beyond}"
             return self._run_dense(data, remark)  # not in the `except`, which keeps all that was made until then
 
-    def _run_streamed(self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None) -> Prediction:
+    def _run_streamed(
+        self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None, target: Grid | None
+    ) -> Prediction:
         """Blend, restore and decide slab by slab; then run what the bundle does with label maps."""
         config = self._config
         recipe = recognise_postprocessing(
@@ -200,6 +234,8 @@ class Pipeline:
         inferer = recognise_inferer(self._config.inferer)
         image = data[self._config.image_key]
         placement = place(image, scan)
+        if target is not None and recipe.interpolated:
+            placement, scan = placement.seen_from(scan, target), target
         self._refuse_swapped_sides(np.asarray(image.affine))
         outputs = _Outputs(recipe, placement, scan.shape, tuple(image.shape[1:]), self._options.uncertainty)
         seconds: dict[str, float] = {}
@@ -256,7 +292,7 @@ class Pipeline:
             for backend in self._backends:
                 backend.prepare(shape)
         except BackendError as reason:
-            if self._options.backend != "auto" or self._options.compile:
+            if self._options.backend != "auto" or self._options.compile or self.precision == "int8":
                 raise
             self._backend_remark = f"run by torch, for {one_line(reason)}"
             self._backends = self._torch_backends()

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tomoseg.errors import OutputError
 from tomoseg.geometry import Grid
 from tomoseg.labels import Label
-from tomoseg.report import Memory
+from tomoseg.localisation import Place
+from tomoseg.report import Location, Memory
 from tomoseg.volumes import DicomSeries, choose_output_type, write_label_map, write_map
 
 
@@ -32,6 +33,10 @@ class Segmentation:
         header: the scan's NIfTI header, if it had one.
         series: the DICOM series that the scan was read from, if any.
         remarks: what was done otherwise than usual.
+        warnings: why the labels may be wrong.
+        location: where the structures are in a whole scan, for a bundle that was trained on crops; None for a scan that
+            it took as it is.
+        places: the crops of a whole scan that were segmented.
         entropy: (I, J, K) float32, 0 where the network is certain and 1 where all labels are alike to it; None if it
             was not asked for.
         windows: number of windows of the network.
@@ -48,6 +53,9 @@ class Segmentation:
     header: nib.Nifti1Header | None = None
     series: DicomSeries | None = None
     remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    location: Location | None = None
+    places: tuple[Place, ...] = ()
     entropy: NDArray[np.float32] | None = None
     windows: int = 0
     skipped_windows: int = 0

@@ -18,10 +18,12 @@ from tomoseg.engine import OnWindow, PeakMemory, megabytes
 from tomoseg.errors import BundleError, MemoryLimitError, UsageError, one_line
 from tomoseg.geometry import Grid
 from tomoseg.labels import Label, unnamed
+from tomoseg.localisation import Assembly, Located, Locator, Place, assemble, nearest
 from tomoseg.options import Options
-from tomoseg.pipeline import Pipeline, Prediction
+from tomoseg.pipeline import Pipeline, Prediction, add_up
+from tomoseg.plausibility import at_border, doubt_ct, doubt_volumes
 from tomoseg.registry import find_bundle
-from tomoseg.report import Memory
+from tomoseg.report import Location, Memory
 from tomoseg.segmentation import Segmentation
 from tomoseg.volumes import DicomSeries, Volume, read_volume, refuse_non_finite
 
@@ -36,12 +38,16 @@ class Prepared:
     """A scan that is ready for the network, without its own voxels; the fields are those of `Volume`.
 
     Args:
-        data: what the bundle's preprocessing made of it; the network's turn changes it.
+        data: what the bundle's preprocessing made of it; the network's turn changes it. Empty for a scan of which
+            only crops are segmented.
+        located: where these are.
         seconds: time of each stage so far.
         peak_bytes: what the process took at most meanwhile.
+        doubts: why the scan may be none for the bundle.
     """
 
     data: dict[str, Any]
+    located: Located | None
     grid: Grid
     name: str
     header: nib.Nifti1Header | None
@@ -49,6 +55,7 @@ class Prepared:
     remarks: tuple[str, ...]
     seconds: dict[str, float]
     peak_bytes: int
+    doubts: tuple[str, ...] = ()
 
 
 class Segmenter:
@@ -69,6 +76,8 @@ class Segmenter:
         self.names = bundle.labels
         self._one_is_prepared = threading.Lock()
         self._one_is_predicted = threading.Lock()
+        self._one_is_preprocessed = threading.Lock()
+        self._locator = Locator(bundle, self.options.roi)
         self._pipeline = Pipeline(bundle, _choose_device(self.options.device), self.options)
 
     @classmethod
@@ -92,12 +101,12 @@ class Segmenter:
 
     @property
     def precision(self) -> str:
-        """What the network computes in: "fp32", "bf16" or "fp16"."""
+        """What the network computes in: "fp32", "bf16", "fp16" or "int8"."""
         return self._pipeline.precision
 
     @property
     def checkpoint_sha256(self) -> list[str]:
-        """SHA-256 of the files of the weights in use."""
+        """SHA-256 of the files of the weights in use, and of their networks in int8 where these are run."""
         return self._pipeline.checkpoint_sha256
 
     def __call__(
@@ -121,44 +130,76 @@ class Segmenter:
         """
         return self.predict(self.prepare(source, series), on_window)
 
-    def prepare(self, source: Source | Volume, series: str | None = None) -> Prepared:
-        """Read, clean and preprocess a scan; another one may be predicted meanwhile. Otherwise as for a call."""
+    def prepare(self, source: Source | Volume, series: str | None = None, as_it_is: bool = False) -> Prepared:
+        """Read, clean and preprocess a scan; another one may be predicted meanwhile. Otherwise as for a call.
+
+        Args:
+            source, series: as for a call.
+            as_it_is: take it for a crop that the bundle was trained on, however large it is.
+        """
         with self._one_is_prepared, PeakMemory(self._pipeline.device) as peak:
             start = time.perf_counter()
             allowed = self._pipeline.replaces_non_finite
             volume = source if isinstance(source, Volume) else read_volume(source, series, allow_non_finite=allowed)
             if not allowed and volume is source:
                 refuse_non_finite(volume)
+            doubt = doubt_ct(volume.array) if self.bundle.hounsfield else None
             seconds = {"reading": time.perf_counter() - start}
             if self.options.clean:
                 start = time.perf_counter()
                 volume = self._pipeline.clean(volume)
                 seconds["cleaning"] = time.perf_counter() - start
             start = time.perf_counter()
-            data = self._pipeline.prepare(volume)
-            seconds["preprocessing"] = time.perf_counter() - start
+            located, data = None if as_it_is else self._locator.locate(volume), {}
+            if located is not None:
+                seconds["locating"] = time.perf_counter() - start
+            else:
+                start = time.perf_counter()
+                data = self._preprocess(volume)
+                seconds["preprocessing"] = time.perf_counter() - start
         self._refuse_excess(peak.bytes, volume.source)
         # the volume's own voxels go: the network needs the memory
         return Prepared(
-            data, volume.grid, volume.source, volume.header, volume.series, volume.remarks, seconds, peak.bytes
+            data=data,
+            located=located,
+            grid=volume.grid,
+            name=volume.source,
+            header=volume.header,
+            series=volume.series,
+            remarks=volume.remarks,
+            seconds=seconds,
+            peak_bytes=peak.bytes,
+            doubts=() if doubt is None else (doubt,),
         )
 
     def predict(self, prepared: Prepared, on_window: OnWindow | None = None) -> Segmentation:
         """Run network and post-processing on a scan that `prepare` returned; otherwise as for a call."""
         before = prepared.peak_bytes
+        location: Location | None = None
+        places: tuple[Place, ...] = ()
+        warnings: tuple[str, ...] = ()
         with self._one_is_predicted, PeakMemory(self._pipeline.device) as peak:
-            prediction = self._pipeline.predict(prepared.data, prepared.grid, prepared.name, on_window)
-            labels = self._label_map(prediction, prepared.grid)
-        return Segmentation(
+            if prepared.located is not None:
+                prediction, found = self._predict_crops(prepared, prepared.located, on_window)
+                labels, location = found.labels, found.location
+                places, warnings = found.places, found.warnings
+            else:
+                prediction = self._pipeline.predict(prepared.data, prepared.grid, prepared.name, on_window)
+                labels = self._label_map(prediction, prepared.grid)
+        declared = self._locator.localisation
+        result = Segmentation(
             labels=labels,
             grid=prepared.grid,
-            label_table=self._label_table(labels),
+            label_table=self._label_table(labels) if location is None or declared is None else declared.label_table,
             algorithm=self.bundle.name,
             version=self.bundle.version,
             seconds={**prepared.seconds, **prediction.seconds},
             header=prepared.header,
             series=prepared.series,
             remarks=(*prepared.remarks, *prediction.remarks),
+            warnings=(*prepared.doubts, *warnings),
+            location=location,
+            places=places,
             entropy=prediction.entropy,
             windows=prediction.windows,
             skipped_windows=prediction.skipped,
@@ -169,6 +210,42 @@ class Segmenter:
                 peak_vram_bytes=peak.vram_bytes,
             ),
         )
+        return replace(result, warnings=(*result.warnings, *self._doubt(result)))
+
+    def _doubt(self, result: Segmentation) -> list[str]:
+        """Return why labels may be wrong, by the volumes that the bundle declares to be plausible."""
+        if all(label.volume_ml is None for label in result.label_table):
+            return []
+        voxel_ml = result.grid.voxel_volume_ml
+        volumes_ml = {value: count * voxel_ml for value, count in result.voxel_counts.items()}
+        trained_on = f"a {self.bundle.modality} as {self.bundle.name} was trained on"
+        return doubt_volumes(result.label_table, volumes_ml, at_border(result.labels), trained_on)
+
+    def _preprocess(self, volume: Volume) -> dict[str, Any]:
+        with self._one_is_preprocessed:  # the crops of one scan, while the next is read
+            return self._pipeline.prepare(volume)
+
+    def _predict_crops(
+        self, prepared: Prepared, located: Located, on_window: OnWindow | None
+    ) -> tuple[Prediction, Assembly]:
+        """Segment the structures of a scan, each in its crop; return what that took, and the labels of the scan."""
+        taken: list[Prediction] = []
+
+        def predict(crop: Volume, target: Grid) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+            start = time.perf_counter()
+            data = self._preprocess(crop)
+            seconds = {"preprocessing": time.perf_counter() - start}
+            found = self._pipeline.predict(data, crop.grid, prepared.name, target=target)
+            taken.append(replace(found, seconds={**seconds, **found.seconds}))
+            if Grid(found.array.shape[-3:], found.affine).matches(target):
+                return self._label_map(found, target), found.entropy
+            labels = nearest(self._label_map(found, crop.grid), crop.grid, target)
+            return labels, None if found.entropy is None else nearest(found.entropy, crop.grid, target)
+
+        declared = self._locator.localisation
+        assert declared is not None
+        found = assemble(declared, located, prepared.grid, predict, on_window)
+        return replace(add_up(taken), entropy=found.entropy), found
 
     def _refuse_excess(self, taken: int, name: str) -> None:
         limit = self.options.max_memory_bytes

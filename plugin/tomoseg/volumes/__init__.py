@@ -4,6 +4,7 @@ What needs pydicom (0.2 s to import) is imported from its own module where it is
 """
 
 from tomoseg.volumes.formats import (
+    DETACHED_SUFFIXES,
     OUTPUT_TYPES,
     VOLUME_SUFFIXES,
     OutputType,
@@ -15,10 +16,12 @@ from tomoseg.volumes.formats import (
 from tomoseg.volumes.nifti import write_label_map, write_map
 from tomoseg.volumes.read import read_volume
 from tomoseg.volumes.scans import Scan, files_of, find_scans
-from tomoseg.volumes.search import INDEX, find_volumes, is_dicom
+from tomoseg.volumes.search import INDEX, find_volumes, is_dicom, is_volume, visible_files
+from tomoseg.volumes.segmentation_object import is_segmentation, read_segmentation
 from tomoseg.volumes.volume import DicomSeries, Volume, refuse_non_finite
 
 __all__ = [
+    "DETACHED_SUFFIXES",
     "INDEX",
     "OUTPUT_TYPES",
     "VOLUME_SUFFIXES",
@@ -32,10 +35,14 @@ __all__ = [
     "find_volumes",
     "has_suffix",
     "is_dicom",
+    "is_segmentation",
+    "is_volume",
     "names_output_file",
+    "read_segmentation",
     "read_volume",
     "refuse_non_finite",
     "strip_suffix",
+    "visible_files",
     "write_label_map",
     "write_map",
 ]

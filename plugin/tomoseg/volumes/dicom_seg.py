@@ -188,9 +188,9 @@ def _describe(label: Label, number: int, algorithm: str, version: str) -> Datase
     convert = getattr(hd.color.CIELabColor, "from_rgb", None)  # from highdicom 0.27 on; older ones write no colour
     if convert is not None:
         description.RecommendedDisplayCIELabValue = list(convert(*label.colour).value)
-    if label.modifier is not None:
+    if label.modifiers:
         kind = description.SegmentedPropertyTypeCodeSequence[0]
-        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(label.modifier)]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(code) for code in label.modifiers]
     return description
 
 

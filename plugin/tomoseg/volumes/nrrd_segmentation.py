@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from isal import igzip
@@ -32,7 +33,12 @@ ANATOMY = "Anatomic codes - DICOM master list"
 
 
 def write_nrrd_segmentation(
-    path: Path, labels: NDArray[np.unsignedinteger[Any]], grid: Grid, table: Sequence[Label]
+    path: Path,
+    labels: NDArray[np.unsignedinteger[Any]],
+    grid: Grid,
+    table: Sequence[Label],
+    *,
+    compress: bool = True,
 ) -> None:
     """Write a segmentation for 3D Slicer, atomically; the same labels make the same bytes.
 
@@ -42,6 +48,7 @@ def write_nrrd_segmentation(
             Overlapping labels become layers of one file, each of which holds its label's value.
         grid: the scan's grid.
         table: a label for every value; some may not occur.
+        compress: whether the voxels are packed with gzip; some readers in browsers cannot unpack them.
 
     Raises:
         OutputError: the name has another suffix, the labels fit neither grid nor table, or the file cannot be written.
@@ -53,16 +60,20 @@ def write_nrrd_segmentation(
         values = np.arange(1, len(labels) + 1, dtype=np.min_scalar_type(len(labels)))
         labels = np.where(labels != 0, values[:, None, None, None], values.dtype.type(0))
     labels = labels.astype(labels.dtype.newbyteorder("<"), copy=False)
-    lines = [*_describe_image(labels, grid), *_describe_segments(labels, segments), "", ""]
+    lines = [*_describe_image(labels, grid, compress), *_describe_segments(labels, segments), "", ""]
     with atomic_file(path) as temporary, temporary.open("wb") as raw:
         raw.write("\n".join(lines).encode(errors="replace"))
-        # no time and no name in the file: one result is one sequence of bytes
-        with igzip.IGzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0) as zipped:
+        with _packing(raw) if compress else nullcontext(raw) as target:
             for start in range(0, grid.shape[2], SLAB):
-                zipped.write(labels[..., start : start + SLAB].tobytes(order="F"))
+                target.write(labels[..., start : start + SLAB].tobytes(order="F"))
 
 
-def _describe_image(labels: NDArray[Any], grid: Grid) -> Iterator[str]:
+def _packing(raw: IO[bytes]) -> igzip.IGzipFile:
+    # no time and no name in the file: one result is one sequence of bytes
+    return igzip.IGzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0)
+
+
+def _describe_image(labels: NDArray[Any], grid: Grid, compress: bool) -> Iterator[str]:
     affine = LPS_TO_RAS @ grid.affine + 0.0  # its own inverse; adding 0 turns -0 into 0
     axes = [_vector(affine[:3, axis]) for axis in range(3)]
     kinds = ["domain"] * 3
@@ -79,7 +90,7 @@ def _describe_image(labels: NDArray[Any], grid: Grid) -> Iterator[str]:
     yield f"kinds: {' '.join(kinds)}"
     if labels.itemsize > 1:
         yield "endian: little"
-    yield "encoding: gzip"
+    yield f"encoding: {'gzip' if compress else 'raw'}"
     yield f"space origin: {_vector(affine[:3, 3])}"
 
 
@@ -90,8 +101,9 @@ def _describe_segments(labels: NDArray[Any], segments: Sequence[Segment]) -> Ite
         extent = ABSENT
         if segment.box is not None:
             extent = " ".join(f"{part.start} {part.stop - 1}" for part in segment.box)
+        modifier = next(iter(label.modifiers), None)  # Slicer's entry has room for one
         terminology = "~".join(
-            [TERMINOLOGY, _code(label.category), _code(label.kind), _code(label.modifier), ANATOMY, "^^", "^^"]
+            [TERMINOLOGY, _code(label.category), _code(label.kind), _code(modifier), ANATOMY, "^^", "^^"]
         )
         yield _pair(f"Segment{number}_ID", f"Segment_{label.value}")
         yield _pair(f"Segment{number}_Name", label.name)

@@ -155,7 +155,7 @@ def _region(label: Label, source: Source, algorithm: str, version: str) -> Datas
     item = Dataset()
     item.ROINumber = label.value
     item.ReferencedFrameOfReferenceUID = source.frame_of_reference
-    item.ROIName = text(label.name, default=f"Label {label.value}")
+    item.ROIName = text(label.roi_name or label.name, default=f"Label {label.value}")
     item.ROIGenerationAlgorithm = "AUTOMATIC"
     item.ROIGenerationDescription = text(f"{algorithm} {version}")
     return item
@@ -199,8 +199,8 @@ def _contour(points: NDArray[np.float64], reference: Reference) -> Dataset:
 def _observe(label: Label) -> Dataset:
     """Return what a region means."""
     kind = _code(label.kind)
-    if label.modifier is not None:
-        kind.SegmentedPropertyTypeModifierCodeSequence = [_code(label.modifier)]
+    if label.modifiers:
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_code(code) for code in label.modifiers]
     item = Dataset()
     item.ObservationNumber = item.ReferencedROINumber = label.value
     item.SegmentedPropertyCategoryCodeSequence = [_code(label.category)]

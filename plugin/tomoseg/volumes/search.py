@@ -26,7 +26,7 @@ def is_dicom(path: Path) -> bool:
 
 def dicom_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
     """Return the DICOM files below a folder, sorted; hidden ones, and those below `leave_out`, are left out."""
-    return [path for path in _walk(folder, leave_out) if is_dicom(path)]
+    return [path for path in visible_files(folder, leave_out) if is_dicom(path)]
 
 
 def find_volumes(folder: Path, leave_out: Path | None = None) -> list[Path]:
@@ -34,14 +34,16 @@ def find_volumes(folder: Path, leave_out: Path | None = None) -> list[Path]:
 
     Hidden ones, 3D Slicer's segmentations, and what lies below `leave_out` are left out.
     """
-    return [
-        path
-        for path in _walk(folder, leave_out)
-        if has_suffix(path.name, VOLUME_SUFFIXES) and not has_suffix(path.name, (SEGMENTATION_SUFFIX,))
-    ]
+    return list(filter(is_volume, visible_files(folder, leave_out)))
 
 
-def _walk(folder: Path, leave_out: Path | None) -> list[Path]:
+def is_volume(path: Path) -> bool:
+    """Tell whether a path is called as a NIfTI, NRRD or MetaImage file, and not as 3D Slicer's segmentations."""
+    return has_suffix(path.name, VOLUME_SUFFIXES) and not has_suffix(path.name, (SEGMENTATION_SUFFIX,))
+
+
+def visible_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
+    """Return the files below a folder, sorted; hidden ones, and those below `leave_out`, are left out."""
     found: list[Path] = []
     for here, folders, names in os.walk(folder):
         place = Path(here)

@@ -1,0 +1,69 @@
+"""The command line: a module for each command, or for a few small ones.
+
+Exit status: 0 all done, 1 some case failed (the others are done and written), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+import tomoseg
+from tomoseg.cli.check import check
+from tomoseg.cli.describe import bundles, doctor, info
+from tomoseg.cli.evaluate import evaluate
+from tomoseg.cli.export import export
+from tomoseg.cli.label import label_app, label_server
+from tomoseg.cli.plan import plan
+from tomoseg.cli.segment import segment
+from tomoseg.cli.terminal import complain
+from tomoseg.cli.train import train
+from tomoseg.cli.watch import watch
+from tomoseg.errors import TomosegError, one_line
+
+app = typer.Typer(
+    help="3D segmentation of CT and MRI with MONAI bundles.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+COMMANDS = (
+    segment, watch, plan, train, evaluate, export, check, info, bundles, doctor, label_app, label_server,
+)  # fmt: skip
+for command in COMMANDS:
+    app.command()(command)
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
+def main() -> None:
+    """Run the command line; whatever a user can mend ends in one line on standard error."""
+    try:
+        status = app(standalone_mode=False)
+        if status == INTERRUPTED:
+            complain("interrupted; the scans that were finished are written")
+        sys.exit(status)
+    except TyperException as error:
+        complain(f"{error.format_message()} See `tomoseg --help` and `tomoseg COMMAND --help`.")
+        sys.exit(2)
+    except TomosegError as error:
+        complain(one_line(error, 2000))
+        sys.exit(2)
+    except BrokenPipeError:  # `tomoseg info | head`
+        sys.stderr.close()
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(f"tomoseg {tomoseg.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())

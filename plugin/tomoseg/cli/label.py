@@ -1,0 +1,84 @@
+"""`tomoseg label-app` and `tomoseg label-server`: MONAI Label with tomoseg's bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tomoseg.errors import UsageError
+from tomoseg.registry import find_bundle
+
+BundlesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-b",
+        "--bundle",
+        metavar="BUNDLE",
+        help="A bundle to serve, by name, beginning of a name or folder; may be given several times. All if left out.",
+        show_default=False,
+    ),
+]
+
+
+def label_app(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The app's folder; made if it is not there.")],
+    bundle: BundlesOption = None,
+    versions: Annotated[bool, typer.Option("--versions", help="List the weights that were trained, and stop.")] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Use the weights again that the current ones were trained from.")
+    ] = False,
+    to: Annotated[
+        int | None, typer.Option(help="With --rollback: this version; 0 is the bundle's own.", show_default=False)
+    ] = None,
+) -> None:
+    """Write a MONAI Label app that serves bundles, or choose among the weights that were trained in one."""
+    from tomoseg.label_app.folder import AppFolder
+
+    app = AppFolder(folder)
+    if to is not None and not rollback:
+        raise UsageError("--to: is for --rollback")
+    if not versions and not rollback:
+        served = app.write(bundle or ())
+        print(f"{folder}: serves {', '.join(one.name for one in served)}; start it with: tomoseg label-server --app "
+              f"{folder} --studies STUDIES")  # fmt: skip
+        return
+    chosen = [find_bundle(name) for name in bundle] if bundle else list(app.bundles)
+    if rollback and len(chosen) > 1:
+        raise UsageError(f"--rollback: choose a bundle with -b: {', '.join(one.name for one in chosen)}")
+    for one in chosen:
+        weights = app.weights(one)
+        if rollback:
+            print(f"{one.name}: uses {_describe(weights.roll_back(to).number)} now")
+            continue
+        current = weights.current.number
+        for number in weights.numbers:
+            facts = "".join(f", {key} {value}" for key, value in weights.version(number).facts.items())
+            print(f"{one.name}: {_describe(number)}{', in use' if number == current else ''}{facts}")
+
+
+def label_server(
+    studies: Annotated[
+        str, typer.Option(metavar="FOLDER|URL", help="A folder of scans, or the URL of a DICOMweb archive.")
+    ],
+    bundle: BundlesOption = None,
+    app: Annotated[
+        Path | None,
+        typer.Option(
+            help="The app's folder, made if missing; label_app in the studies' if left out.", show_default=False
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; other computers reach only what you name.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port.")] = 8000,
+) -> None:
+    """Start MONAI Label's server with bundles as its models, for 3D Slicer and OHIF."""
+    from tomoseg.label_app.server import serve
+
+    serve(studies, app, bundle or (), host, port)
+
+
+def _describe(number: int) -> str:
+    return f"version {number}" if number else "version 0, the bundle's own weights"

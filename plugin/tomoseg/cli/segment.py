@@ -1,0 +1,119 @@
+"""`tomoseg segment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tomoseg.cases import plan_cases
+from tomoseg.cli.arguments import BundleOption, OutputTypeOption, PreviewOption, QuietOption, with_options
+from tomoseg.cli.loading import import_engine, load_segmenter, refuse_no_bundle
+from tomoseg.cli.outcome import print_case, print_summary, save_reports
+from tomoseg.cli.terminal import complain, print_note
+from tomoseg.errors import OutputError, UsageError, one_line
+from tomoseg.options import Options
+from tomoseg.progress import BatchProgress
+from tomoseg.registry import find_bundle
+from tomoseg.report import CaseReport
+from tomoseg.volumes import names_output_file
+
+
+@with_options
+def segment(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Scans: files, DICOM folders, folders of them, or globs.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="A file name (.nii.gz) for one scan, else a folder.", show_default=False),
+    ],
+    bundle: BundleOption = "",
+    output_type: OutputTypeOption = None,
+    series: Annotated[
+        str | None, typer.Option(metavar="UID", help="Only the DICOM series with this SeriesInstanceUID.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps that are there already.")] = False,
+    preview: PreviewOption = False,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Write statistics.csv for a single output file, too.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Where the report goes; OUT/report.json if OUT is a folder.", show_default=False)
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a result comes with a warning.")] = False,
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="Run here, or on Ray's workers.")] = "local",
+    jobs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Ray's workers; by default one a GPU, else one a machine.", show_default=False),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|HOST:PORT", help="A Ray cluster; without it, Ray runs on this machine.", show_default=False
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+    *,
+    options: Options,
+) -> None:
+    """Segment CT or MRI scans and write label maps in each scan's own grid."""
+    refuse_no_bundle(bundle)
+    chosen = find_bundle(bundle)  # before a folder is searched
+    if engine not in ("local", "ray"):
+        raise UsageError(f"engine: expected local or ray, got {engine!r}")
+    for name, value in (("jobs", jobs), ("ray-address", ray_address)):
+        if value is not None and engine != "ray":
+            raise UsageError(f"{name}: is for Ray; add --engine ray")
+    is_file = names_output_file(output)
+    if not is_file and output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: expected a folder or a name that ends in .nii.gz, got another file")
+    cases = plan_cases(inputs, output, output_type, series)
+    segmenter = load_segmenter(bundle, options) if engine == "local" else None
+    import_engine()
+
+    from tomoseg.batch import BatchInterruptedError, segment_cases
+
+    interruption = None
+    try:
+        with BatchProgress(len(cases), hidden=quiet) as progress:
+
+            def told(case: CaseReport) -> None:
+                progress.count(case)
+                print_case(case, quiet, progress.place)
+
+            asked: dict[str, Any] = {
+                "overwrite": overwrite,
+                "preview": preview,
+                "measure": statistics or report is not None or not is_file,
+                "on_case": told,
+            }
+            if segmenter is not None:
+                result = segment_cases(segmenter, cases, on_window=progress.show, **asked)
+            else:
+                from tomoseg.ray_runner import segment_cases_on_ray
+
+                result = segment_cases_on_ray(
+                    chosen, options, cases, address=ray_address, jobs=jobs, on_note=print_note, **asked
+                )
+    except BatchInterruptedError as error:
+        result, interruption = error.report, error
+    unsaved = None
+    try:
+        if not is_file:
+            save_reports(result, output, report)
+        else:
+            if report is not None:
+                result.save(report)
+            if statistics:
+                result.save_statistics(output.parent / "statistics.csv")
+    except OutputError as error:  # the label maps that could be written are good
+        unsaved = error
+        complain(one_line(error))
+    if interruption is not None:
+        raise interruption
+    if not quiet and len(result.cases) > 1:
+        print_summary(result, None if is_file or unsaved else output / "report.html")
+    if result.failed or unsaved or (strict and any(case.warnings for case in result.cases)):
+        raise typer.Exit(1)

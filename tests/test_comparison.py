@@ -1,0 +1,80 @@
+"""What the experiments with few labels and with partial annotation compare: the same cases, and honest intervals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bundles import CHECKOUT
+
+sys.path.insert(0, str(CHECKOUT / "scripts" / "benchmark"))
+
+from comparison import interval, read_cases, tabulate, write_dataset
+from paired import tabulate_pairs
+from partial_annotation import write_partial
+from tomoseg.datasets import read_dataset
+
+NAMES = {1: "Anterior", 2: "Posterior"}
+
+
+def test_no_case_is_both_learnt_and_scored(hippocampus_data: Path, tmp_path: Path) -> None:
+    training, held_out = read_cases(hippocampus_data)
+    assert (len(training), len(held_out)) == (166, 42)
+    made = read_dataset(write_dataset(tmp_path, hippocampus_data, training[:5], held_out[:3]))
+    parts = {part: {pair.image.name for pair in made.pairs if pair.part == part} for part in ("training", "validation")}
+    assert [len(names) for names in parts.values()] == [5, 3]
+    assert not parts["training"] & parts["validation"]
+
+
+def test_a_label_that_was_not_drawn_is_in_no_file(hippocampus_data: Path, tmp_path: Path) -> None:
+    training, held_out = read_cases(hippocampus_data)
+    made = read_dataset(write_partial(tmp_path, hippocampus_data, training[:4], held_out[:1], NAMES))
+    for pair in made.pairs:
+        found = set(np.unique(np.asarray(nib.load(pair.label).dataobj))) - {0}
+        assert {NAMES[int(value)] for value in found} == set(pair.annotated or NAMES.values())
+    assert [pair.annotated for pair in made.pairs if pair.part == "training"] == [("Anterior",), ("Posterior",)] * 2
+
+
+def test_the_interval_of_a_difference_is_paired() -> None:
+    random = np.random.default_rng(0)
+    hard = random.uniform(0.5, 0.9, (1, 40))  # some cases are hard for both ways
+    one = np.repeat(hard, 3, axis=0) + random.normal(0, 0.002, (3, 40))
+    other = one + 0.01
+    mean, low, high = interval(other - one)
+    assert low == pytest.approx(mean) == pytest.approx(high) == pytest.approx(0.01)
+    _, low, high = interval(one)
+    assert high - low > 0.03
+
+
+def test_a_table_compares_with_the_first() -> None:
+    dice = np.full((2, 5, 2), 0.8)
+    lines = tabulate({"one": dice, "two": dice + 0.05}, ["a", "b"])
+    assert lines[0] == "| | mean | a | b | minus one |"
+    assert lines[3].endswith("| +0.0500 (+0.0500 to +0.0500) |")
+
+
+def test_two_evaluations_are_compared_where_both_have_a_score() -> None:
+    first = {"cord": {"a": 0.5, "b": 0.7, "c": 0.1}, "stem": {"a": 0.9, "b": 0.5}}
+    other = {"cord": {"a": 0.6, "b": 0.8}, "stem": {"a": 0.8, "b": 0.4, "d": 0.9}}
+    lines = tabulate_pairs(first, other)
+    assert lines[2] == "| cord | 2 | 0.6000 | 0.7000 | +0.1000 (+0.1000 to +0.1000) |"
+    assert lines[3] == "| stem | 2 | 0.7000 | 0.6000 | -0.1000 (-0.1000 to -0.1000) |"
+    assert lines[4].endswith("| 0.6500 | 0.6500 | +0.0000 (+0.0000 to +0.0000) |")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [("few_labels", ["--labelled", "4"]), ("partial_annotation", ["--cases", "6"])],
+)
+def test_the_experiments_run(script: str, options: list[str], hippocampus_data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(CHECKOUT / "scripts" / "benchmark" / f"{script}.py"), str(hippocampus_data)]
+    quick = ["--quick", "--seeds", "1", "--epochs", "1", "--threads", "1", "--folder", str(tmp_path)]
+    done = subprocess.run([*command, *quick, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| ") > 10
