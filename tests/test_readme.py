@@ -115,6 +115,9 @@ def test_training_commands(checkout: Path, workplace: Path, hippocampus_data: Pa
     for command in found:
         trains = "train.json" in command or command.startswith("tomoseg train")
         run(f"{command} --epochs 1" if trains else command, workplace)
+        if command.startswith("tomoseg plan"):  # epochs of a few steps, and not of a hundred
+            path = workplace / "my_hippocampus" / "configs" / "train.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": 3}))
     assert (weights.parent.parent / "train" / "model.pt").is_file()
     assert (workplace / "my_hippocampus" / "models" / "model.pt").is_file()
     assert weights.read_bytes() == before
