@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from bundle_writer import write_bundle
-from exports import exports
+from exports import exports, write_mri_boxes
 from head_neck import write_planned_bundle, write_series
 from measure import Timing, last_json, run
 from phantom import phantom
@@ -202,7 +202,9 @@ def cold_start(bench: Bench) -> Row:
 def small_batch(bench: Bench) -> Row:
     """40 small MRIs in a folder with the hippocampus bundle."""
     bundle = HERE.parent.parent / "monai_bundle" / "hippocampus_mr_segmentation"
-    return {"what": small_batch.__doc__, "rows": _batch(bench, "small", (36, 50, 36), (1.0, 1.0, 1.0), 40, bundle)}
+    more: dict[str, Command] = {"int8": ["--checkpoint", _quantised(bench, bundle)]} if bench.device == "cpu" else {}
+    rows = _batch(bench, "small", (36, 50, 36), (1.0, 1.0, 1.0), 40, bundle, more)
+    return {"what": small_batch.__doc__, "rows": rows}
 
 
 def large_batch(bench: Bench) -> Row:
@@ -276,23 +278,42 @@ def contours(bench: Bench) -> Row:
     return {"what": contours.__doc__, "rows": rows}
 
 
+def _quantised(bench: Bench, bundle: Path) -> Path:
+    """Return the hippocampus network in int8, made on the first call; how good it is, `windows` tells."""
+    network = bench.folder / "batch_int8" / "network.xml"
+    if not network.is_file():
+        network.parent.mkdir(parents=True, exist_ok=True)
+        name, count = ("quick_boxes", 4) if bench.quick else ("boxes", 12)
+        boxes = bench.mris or write_mri_boxes(bench.folder / name, count)
+        command: Command = [sys.executable, "-m", "tomoseg", "export", bundle, "--format", "openvino-int8"]
+        run([*command, "-o", network, "--calibration", boxes, "--max-dice-loss", "1"], Timing())
+    return network
+
+
 def _batch(
-    bench: Bench, name: str, shape: tuple[int, int, int], spacing: tuple[float, float, float], count: int, bundle: Path
+    bench: Bench,
+    name: str,
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    count: int,
+    bundle: Path,
+    more: dict[str, Command] | None = None,
 ) -> dict[str, Row]:
-    """Return what a folder of so many copies of a scan takes MONAI, and takes us."""
+    """Return what a folder of so many copies of a scan takes MONAI, and takes us in each precision and in `more`."""
     scan = bench.scan(name, shape, spacing)
     folder = bench.folder / f"{scan.parent.name}_batch"
     folder.mkdir(exist_ok=True)
     for index in range(2 if bench.quick else count):
         shutil.copyfile(scan, folder / f"{index:02}.nii.gz")
-    precisions = ("fp32", "bf16") if bench.device == "cpu" else ("fp16",)
+    names = ("fp32", "bf16") if bench.device == "cpu" else ("fp16",)
+    precisions: dict[str, Command] = {**{name: ["--precision", name] for name in names}, **(more or {})}
     network: dict[str, list[float]] = {precision: [] for precision in precisions}
 
     def ours(precision: str) -> Callable[[Timing], Path]:
         def once(timing: Timing) -> Path:
             output = bench.fresh(f"batch_{precision}")
             command: Command = [sys.executable, "-m", "tomoseg", "segment", folder, "-o", output, "-b", bundle]
-            run([*command, "--device", bench.device, "--precision", precision, "--quiet"], timing)
+            run([*command, "--device", bench.device, *precisions[precision], "--quiet"], timing)
             report = json.loads((output / "report.json").read_text())
             start, stop = (datetime.fromisoformat(report[key]) for key in ("started", "finished"))
             timing.inner_s.append({"all": (stop - start).total_seconds()})
@@ -308,14 +329,14 @@ def _batch(
         run([*command, "--dataset_dir", folder, "--output_dir", output], timing)
         return output
 
-    names = {f"tomoseg, {precision}": precision for precision in precisions}
+    titles = {f"tomoseg, {precision}": precision for precision in precisions}
     for precision in precisions:
         ours(precision)(Timing())  # what is compiled once is no part of it
         network[precision].clear()
-    peers = {"monai.bundle run": monai} | {title: ours(precision) for title, precision in names.items()}
+    peers = {"monai.bundle run": monai} | {title: ours(precision) for title, precision in titles.items()}
     timings, _ = interleaved(bench, peers)
     rows: dict[str, Row] = {key: timing.as_dict() for key, timing in timings.items()}
-    for title, precision in names.items():
+    for title, precision in titles.items():
         rows[title]["of_network_time"] = round(timings[title].inner / statistics.median(network[precision]), 2)
         rows[title]["faster_as_process"] = round(timings["monai.bundle run"].wall / timings[title].wall, 1)
     return rows
