@@ -131,3 +131,22 @@ def test_the_script_for_tests_runs_what_it_is_asked_to(checkout: Path) -> None:
         [*script, "--slow", "tests/test_package.py", *only_list], capture_output=True, text=True, check=False
     )
     assert "test_the_installed_wheel_segments_a_scan" in slow.stdout
+
+
+def test_a_test_process_that_dies_is_told_and_run_once_more(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "test_dies.py").write_text(
+        "import os, pathlib, signal\n"
+        "def test_it():\n"
+        f"    seen = pathlib.Path({str(tmp_path)!r}) / 'seen'\n"
+        "    again = seen.exists()\n"
+        "    seen.touch()\n"
+        "    if not again or os.environ.get('ALWAYS'):\n"
+        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
+    command = [sys.executable, str(checkout / "scripts/test"), str(tmp_path / "test_dies.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pytest died of SIGSEGV; once more" in done.stdout
+    assert "Fatal Python error" in done.stderr  # with the stack
+    always = subprocess.run(command, env=os.environ | {"ALWAYS": "1"}, capture_output=True, text=True, check=False)
+    assert always.returncode != 0
