@@ -63,7 +63,7 @@ def assemble(
     """
     labels = np.zeros(scan.shape, np.uint8 if max(one.value for one in declared.label_table) <= 255 else np.uint16)
     entropy: NDArray[np.float32] | None = None
-    regions, places, warnings = [], [], _doubts(declared, located)
+    regions, places, warnings = [], [], [*_coarse(declared, scan), *_doubts(declared, located)]
     for done, given in enumerate(located.places, 1):
         place, clipped = _settle(given, declared, predict)
         places.append(place)
@@ -137,6 +137,16 @@ def _centre(mask: NDArray[np.bool_], box: tuple[slice, slice, slice], scan: Grid
     indices = np.argwhere(mask).mean(axis=0) + [side.start for side in box]
     x, y, z = (scan.affine[:3, :3] @ indices + scan.affine[:3, 3]).tolist()
     return x, y, z
+
+
+def _coarse(declared: Localisation, scan: Grid) -> list[str]:
+    voxel_mm3 = 1000 * scan.voxel_volume_ml
+    if voxel_mm3 <= declared.largest_voxel_mm3:
+        return []
+    return [
+        f"voxels of {voxel_mm3:.1f} mm³ are too coarse, expected at most {declared.largest_voxel_mm3:g} mm³; volumes "
+        "may come out far too small"
+    ]
 
 
 def _doubts(declared: Localisation, located: Located) -> list[str]:
