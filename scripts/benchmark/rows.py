@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import statistics
 import sys
@@ -23,6 +24,7 @@ from phantom import phantom
 
 HERE = Path(__file__).parent
 LIMIT = "6GB"
+QUICK_SHAPE = (90, 90, 40)
 Row = dict[str, Any]
 Command = list[str | Path]
 
@@ -49,8 +51,8 @@ class Bench:
 
     def scan(self, name: str, shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Path:
         """Return a synthetic CT alone in a folder, made on the first call."""
-        if self.quick:
-            name, shape, spacing = f"quick_{name}", (90, 90, 40), (2.0, 2.0, 3.0)
+        if self.quick and math.prod(shape) > math.prod(QUICK_SHAPE):
+            name, shape, spacing = f"quick_{name}", QUICK_SHAPE, (2.0, 2.0, 3.0)
         path = self.folder / name / f"{name}.nii.gz"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -280,7 +282,7 @@ def contours(bench: Bench) -> Row:
 
 def _quantised(bench: Bench, bundle: Path) -> Path:
     """Return the hippocampus network in int8, made on the first call; how good it is, `windows` tells."""
-    network = bench.folder / "batch_int8" / "network.xml"
+    network = bench.folder / "quantised" / "network.xml"
     if not network.is_file():
         network.parent.mkdir(parents=True, exist_ok=True)
         name, count = ("quick_boxes", 4) if bench.quick else ("boxes", 12)
