@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 CHECKOUT = Path(__file__).resolve().parent.parent
 BUNDLES = sorted(path.parent.parent for path in CHECKOUT.glob("monai_bundle/*/configs/metadata.json"))
 # the labelled data of each bundle, as the fixture that gives them
-DATA = {"hippocampus_mr_segmentation": "hippocampus_data"}
+DATA = {"hippocampus_mr_segmentation": "hippocampus_data", "head_neck_ct_segmentation": "head_neck_data"}
 CONFIGS = ("train", "evaluate", "inference", "multi_gpu_train", "multi_gpu_evaluate")
 CASES = 3
 

@@ -51,6 +51,18 @@ def hippocampus_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def head_neck_data() -> Path:
+    """CTs of head and neck with the organs that were contoured in each; not on a user's machine."""
+    return _shared("HeadNeck_CT")
+
+
+@pytest.fixture(scope="session")
+def ct_abdomen() -> Path:
+    """A CT that holds no organ of head and neck; not on a user's machine."""
+    return _shared("ct_abdomen") / "ct.nii.gz"
+
+
+@pytest.fixture(scope="session")
 def head_folder() -> Path:
     """One whole T1 head as a DICOM series; not on a user's machine."""
     return _shared("mr_head_dicom")

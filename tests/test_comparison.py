@@ -15,9 +15,11 @@ from bundles import CHECKOUT
 sys.path.insert(0, str(CHECKOUT / "scripts" / "benchmark"))
 
 from comparison import interval, read_cases, tabulate, write_dataset
+from fully_annotated import write_fully_annotated
 from paired import tabulate_pairs
 from partial_annotation import write_partial
 from tomoseg.datasets import read_dataset
+from trainings import write_dataset as write_phantoms
 
 NAMES = {1: "Anterior", 2: "Posterior"}
 
@@ -38,6 +40,17 @@ def test_a_label_that_was_not_drawn_is_in_no_file(hippocampus_data: Path, tmp_pa
         found = set(np.unique(np.asarray(nib.load(pair.label).dataobj))) - {0}
         assert {NAMES[int(value)] for value in found} == set(pair.annotated or NAMES.values())
     assert [pair.annotated for pair in made.pairs if pair.part == "training"] == [("Anterior",), ("Posterior",)] * 2
+
+
+def test_only_cases_with_all_labels_are_kept(tmp_path: Path) -> None:
+    source = write_phantoms(tmp_path / "all", partial=True, validation=2)
+    kept = write_fully_annotated(tmp_path / "full", source)
+    made = read_dataset(tmp_path / "full")
+    assert len(kept) == 3
+    assert {len(pair.annotated or ()) for pair in made.pairs if pair.part == "training"} == {2}
+    assert [pair.image.name for pair in made.pairs if pair.part == "validation"] == [
+        pair.image.name for pair in read_dataset(source).pairs if pair.part == "validation"
+    ]
 
 
 def test_the_interval_of_a_difference_is_paired() -> None:

@@ -14,7 +14,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dicoms import write_series
 from heads import halved, mni152
+from tomoseg import Grid
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # these are run, each in a place of its own, by test_scripts.py and test_package.py
@@ -39,6 +41,9 @@ def workplace(checkout: Path, real_scan: Path, dicom_scan: Path, tmp_path: Path)
         shutil.copy(real_scan, tmp_path / name)
     halved(mni152(), tmp_path / "head.nii.gz")
     shutil.copytree(dicom_scan, tmp_path / "series")
+    water = np.full((64, 64, 40), -1000, np.int16)
+    water[16:48, 20:44] = 0
+    write_series(tmp_path / "neck_ct", water, Grid(water.shape, np.diag([-6.0, -6.0, 3.0, 1.0])))
     (tmp_path / "references").mkdir()
     image = nib.load(real_scan)
     for name in ("one", "two"):
@@ -77,6 +82,7 @@ def test_commands(checkout: Path, workplace: Path) -> None:
         "results_monai/one_seg.nii.gz",
         "scan.seg.nrrd",
         "series_rtstruct.dcm",
+        "neck_rtstruct.dcm",
         "network.onnx",
         "quick.nii.gz",
         "evaluation/evaluation.html",

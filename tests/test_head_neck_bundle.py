@@ -1,0 +1,150 @@
+"""The CT bundle on scans that it was not trained on: organs, their sides, their names, and nothing in an abdomen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.processing import resample_from_to
+from numpy.typing import NDArray
+from pydicom import dcmread
+
+from bundles import CHECKOUT, dice, read_config, voxels
+from dicoms import write_series
+from slices import read_slices
+from test_rtstruct import rasterise
+from tomoseg import Grid, Segmenter, find_bundle, read_volume
+from tomoseg.planning import Budget, plan_bundle
+from trainings import tomoseg
+
+NAME = "head_neck_ct_segmentation"
+FOLDER = CHECKOUT / "monai_bundle" / NAME
+HELD_OUT = ("pt_201", "pt_202", "pt_204")  # of the cases that nothing was trained on
+RIGHT, LEFT = 3, 4  # parotid glands
+# AAPM TG-263
+ROI_NAMES = {1: "Brainstem", 2: "SpinalCord", 3: "Parotid_R", 4: "Parotid_L", 5: "Bone_Mandible"}
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter.from_bundle(NAME, device="cpu")
+
+
+def scan(data: Path, case: str) -> Any:
+    return nib.load(data / "imagesTr" / f"{case}.nii.gz")
+
+
+def expert(data: Path, case: str) -> NDArray[Any]:
+    return voxels(nib.load(data / "labelsTr" / f"{case}.nii.gz"))
+
+
+def middle(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The centre of a structure in mm."""
+    return np.asarray(affine[:3, :3] @ np.argwhere(mask).mean(axis=0) + affine[:3, 3])
+
+
+@pytest.mark.slow
+def test_its_configs_are_what_the_planner_makes_of_the_data(head_neck_data: Path, tmp_path: Path) -> None:
+    plan_bundle(head_neck_data, tmp_path / NAME, Budget(8 * 10**9, device="cpu"))
+    for path in (tmp_path / NAME / "configs").glob("*.json"):
+        if path.stem != "metadata":  # which also says what was trained and measured
+            assert read_config(FOLDER, path.stem) == read_config(tmp_path / NAME, path.stem), path.name
+    planned, shipped = (read_config(folder, "metadata") for folder in (tmp_path / NAME, FOLDER))
+    for key in ("network_data_format", "label_table", "label_classes"):
+        assert shipped[key] == planned[key]
+
+
+def test_it_finds_what_was_contoured_on_scans_that_it_has_not_seen(segmenter: Segmenter, head_neck_data: Path) -> None:
+    scores = []
+    for case in HELD_OUT:
+        truth, labels = expert(head_neck_data, case), segmenter(scan(head_neck_data, case)).labels
+        scores += [dice(labels, truth, value) for value in ROI_NAMES if (truth == value).any()]
+    assert len(scores) >= 12
+    assert np.mean(scores) > 0.7
+    assert min(scores) > 0.3
+
+
+def test_sides_are_the_patients_whatever_the_axes_and_in_a_mirrored_patient(
+    segmenter: Segmenter, head_neck_data: Path
+) -> None:
+    image = scan(head_neck_data, HELD_OUT[0])
+    mirrored = nib.Nifti1Image(np.ascontiguousarray(voxels(image)[::-1]), image.affine)
+    turned = image.as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(tuple("SPL")))
+    )
+    for one in (image, mirrored, turned):
+        result = segmenter(one)
+        right, left = (middle(result.labels == value, one.affine)[0] for value in (RIGHT, LEFT))
+        assert right - left > 60, "mm; x runs to the right"
+
+
+@pytest.mark.slow
+def test_a_scan_as_fine_as_in_use_has_the_same_organs_with_smooth_borders(
+    segmenter: Segmenter, head_neck_data: Path
+) -> None:
+    coarse = scan(head_neck_data, HELD_OUT[0])
+    spacing = np.array([1.0, 1.0, 2.0])
+    shape = tuple(np.ceil(np.array(coarse.shape) * coarse.header.get_zooms() / spacing).astype(int))
+    affine = coarse.affine.copy()
+    affine[:3, :3] = affine[:3, :3] / coarse.header.get_zooms() * spacing
+    fine = resample_from_to(coarse, (shape, affine), order=1, cval=-1024)
+    labels = segmenter(fine).labels
+    assert labels.shape == shape
+    back = resample_from_to(nib.Nifti1Image(labels, affine), coarse, order=0)
+    straight = segmenter(coarse).labels
+    for value in ROI_NAMES:
+        assert dice(voxels(back), straight, value) > 0.9
+
+
+def test_an_abdomen_has_next_to_nothing_and_a_warning(ct_abdomen: Path, tmp_path: Path) -> None:
+    done = tomoseg("segment", ct_abdomen, "-o", tmp_path / "out", "-b", NAME, "--device", "cpu", "--strict")
+    assert done.returncode == 1
+    (case,) = json.loads((tmp_path / "out" / "report.json").read_text())["cases"]
+    assert sum(label["volume_ml"] for label in case["labels"]) < 5
+    assert case["warnings"]
+
+
+def test_air_and_water_have_nothing(segmenter: Segmenter) -> None:
+    array = np.full((90, 90, 80), -1000, np.float32)
+    for water in (False, True):
+        if water:
+            array[20:70, 30:60] = 0
+        result = segmenter(nib.Nifti1Image(array, np.diag([4.0, 4.0, 3.0, 1.0])))
+        assert np.count_nonzero(result.labels) * result.grid.voxel_volume_ml < 5
+
+
+def test_a_series_becomes_structures_with_the_names_of_radiotherapy(head_neck_data: Path, tmp_path: Path) -> None:
+    """From CT to RTSTRUCT as a department would do it, read back on the voxels of the series."""
+    image = scan(head_neck_data, HELD_OUT[0]).as_reoriented(np.array([[0, -1], [1, -1], [2, 1]]))  # axial, LPS
+    write_series(
+        tmp_path / "series", np.round(voxels(image)).astype(np.int16), Grid(image.shape, image.affine), modality="CT"
+    )
+    target = tmp_path / "rtstruct.dcm"
+    for output, kind in ((target, "rtstruct"), (tmp_path / "labels.nii.gz", "nifti")):
+        done = tomoseg(
+            "segment", tmp_path / "series", "-o", output, "-b", NAME, "--device", "cpu", "--output-type", kind
+        )
+        assert done.returncode == 0, done.stderr
+    dataset = dcmread(target)
+    names = {region.ROINumber: region.ROIName for region in dataset.StructureSetROISequence}
+    assert names == ROI_NAMES
+    series = read_volume(tmp_path / "series").series
+    assert series is not None
+    labels = voxels(nib.load(tmp_path / "labels.nii.gz"))
+    for number, counts in rasterise(dataset, series):
+        np.testing.assert_array_equal(counts % 2 == 1, labels == number)
+    assert len(read_slices(series)) == image.shape[2]
+
+
+def test_each_organ_has_codes_a_side_and_a_plausible_volume() -> None:
+    table = {value: label for value, label in find_bundle(NAME).label_table.items() if value}
+    assert {value: label.roi_name for value, label in table.items()} == ROI_NAMES
+    for label in table.values():
+        assert label.kind.scheme == "SCT"
+        assert label.volume_ml is not None
+    sides = {value: label.side.meaning for value, label in table.items() if label.side}
+    assert sides == {RIGHT: "Right", LEFT: "Left"}
