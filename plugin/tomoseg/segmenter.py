@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from tomoseg.bundle import Bundle
-from tomoseg.engine import OnWindow, PeakMemory, megabytes
+from tomoseg.engine import OnWindow, PeakMemory, megabytes, release_unused
 from tomoseg.errors import BundleError, MemoryLimitError, UsageError, one_line
 from tomoseg.geometry import Grid
 from tomoseg.labels import Label, unnamed
@@ -137,6 +137,8 @@ class Segmenter:
             source, series: as for a call.
             as_it_is: take it for a crop that the bundle was trained on, however large it is.
         """
+        if self.options.max_memory_bytes is not None:
+            release_unused()
         with self._one_is_prepared, PeakMemory(self._pipeline.device) as peak:
             start = time.perf_counter()
             allowed = self._pipeline.replaces_non_finite

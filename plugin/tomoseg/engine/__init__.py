@@ -13,7 +13,7 @@ from tomoseg.engine.backends import (
 )
 from tomoseg.engine.decision import Interpolated
 from tomoseg.engine.ensemble import averaged
-from tomoseg.engine.memory import PeakMemory, is_out_of_memory, megabytes
+from tomoseg.engine.memory import PeakMemory, is_out_of_memory, megabytes, release_unused
 from tomoseg.engine.placement import NotRecognisedError, Placement, identity_placement, place
 from tomoseg.engine.recognise import Recipe, recognise_inferer, recognise_postprocessing
 from tomoseg.engine.stream import Limits, OnWindow, Output, segment_streamed
@@ -46,6 +46,7 @@ __all__ = [
     "place_windows",
     "recognise_inferer",
     "recognise_postprocessing",
+    "release_unused",
     "segment_streamed",
     "sigmoid_entropy",
     "softmax_entropy",

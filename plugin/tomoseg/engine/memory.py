@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import threading
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -33,6 +35,16 @@ CPU: Final = torch.device("cpu")
 def resident_bytes() -> int:
     """Return the memory of this process that is in RAM."""
     return int(psutil.Process().memory_info().rss)
+
+
+def release_unused() -> None:
+    """Give back to the system what the C library keeps of freed memory, which would count against a limit.
+
+    After a large scan that may be 100 MB and more. Only glibc keeps so much, and only it can be asked.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 class PeakMemory:

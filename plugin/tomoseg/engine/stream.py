@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tomoseg.engine.blend import Blend, Predictor, Slab
 from tomoseg.engine.decision import Decision
-from tomoseg.engine.memory import CPU, Needs, PeakMemory, Plan, is_out_of_memory, make_plan
+from tomoseg.engine.memory import CPU, Needs, PeakMemory, Plan, is_out_of_memory, make_plan, release_unused
 from tomoseg.engine.placement import NotRecognisedError, Placement
 from tomoseg.engine.restore import Restorer
 from tomoseg.engine.windows import importance_map, pad_volume, place_windows
@@ -164,6 +164,8 @@ class _Run:
 
     def _first_scores(self, pending: Corners) -> Sequence[torch.Tensor]:
         """Run the first window, and plan the rest by what it took and gave."""
+        if self._limits.memory_bytes is not None:
+            release_unused()
         with PeakMemory(self._image.device) as peak:
             scores = self._scores(pending)
         labels = scores[0].shape[0]
