@@ -152,14 +152,15 @@ def test_half_precision_scores_give_nearly_the_same_labels() -> None:
     inferer = SlidingWindowInferer(roi_size=(32, 32, 32), sw_batch_size=1, overlap=0.25, mode="gaussian")
     network = torch.nn.Conv3d(1, 200, 1)
 
-    def run(limit: int | None) -> tuple[np.ndarray, Tally]:
+    def run(limit: int) -> tuple[np.ndarray, Tally]:
         labels = np.zeros(shape, "uint8")
         outputs = [Output(labels, identity_placement(shape), ArgMax(200), lambda scores: scores)]
         with torch.no_grad():
             return labels, segment_streamed(image, inferer, network, lambda _: outputs, Limits(limit), "scan")
 
-    run(None)  # what is reserved once does not count
-    wanted, full = run(None)
+    ample = 10**15  # a limit, too: only under one is freed memory given back before the first window
+    run(ample)  # what is reserved once does not count
+    wanted, full = run(ample)
     labels, half = run(full.plan.ram_bytes - 33 * 100 * 100 * 200)  # the slab would be 4 bytes a score
     assert full.remarks == []
     assert half.remarks == ["the scores were kept in half precision, for want of memory"]
