@@ -18,7 +18,7 @@ import numpy as np
 
 from bundle_writer import write_bundle
 from exports import exports, write_mri_boxes
-from head_neck import write_planned_bundle, write_series
+from head_neck import write_biased_bundle, write_series
 from measure import Timing, last_json, run
 from phantom import phantom
 
@@ -255,10 +255,10 @@ def metrics(bench: Bench) -> Row:
 
 
 def contours(bench: Bench) -> Row:
-    """A DICOM series, 512×512×150 at 0.98×0.98×2.5 mm, to RTSTRUCT: the network planned for five organs of the head."""
+    """A DICOM series, 512×512×150 at 0.98×0.98×2.5 mm, to RTSTRUCT with the CT bundle."""
     name, shape = ("quick_series", (96, 96, 24)) if bench.quick else ("series", (512, 512, 150))
     series = write_series(bench.folder / name, shape, (0.98, 0.98, 2.5))
-    bundle = write_planned_bundle(bench.folder / "bundle_head_neck")
+    bundle = write_biased_bundle(bench.folder / "bundle_head_neck")
     timings: dict[str, Timing] = {}
     for precision in ("fp32", "bf16") if bench.device == "cpu" else ("fp16",):
 
