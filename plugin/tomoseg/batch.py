@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from tomoseg.delivery import Delivery
 from tomoseg.engine import is_out_of_memory
 from tomoseg.errors import MemoryLimitError, MissingExtraError, OutputError, TomosegError, one_line
 from tomoseg.files import remove_stale, sha256
+from tomoseg.interruption import PostponedInterrupt
 from tomoseg.options import Options
 from tomoseg.preview import require_matplotlib
 from tomoseg.report import CaseReport, Report, describe_hardware, utc_now
@@ -33,6 +34,7 @@ from tomoseg.volumes import VOLUME_SUFFIXES, has_suffix
 # a scan's path, the number of its windows that are done, and of all of them
 OnWindow = Callable[[Path, int, int], None]
 _Future: TypeAlias = "Future[Any]"
+CHECK_EVERY_S = 0.1  # whether Ctrl-C was pressed, while a scan is read or written
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def segment_cases(
     run = hash_run(segmenter.bundle, segmenter.checkpoint_sha256, segmenter.options, segmenter.precision)
     delivery = Delivery(run, overwrite, preview, measure, segmenter.options.uncertainty, follow)
     try:
-        return fill_report(report, cases, _run(segmenter, delivery, cases, on_window), on_case)
+        with PostponedInterrupt() as interrupt:
+            return fill_report(report, cases, _run(segmenter, delivery, cases, on_window, interrupt), on_case)
     finally:
         report.backend = segmenter.backend  # known for sure once a network was compiled
 
@@ -226,12 +229,22 @@ def segment_case(
 
 
 def _run(
-    segmenter: Segmenter, delivery: Delivery, cases: Sequence[Case], on_window: OnWindow | None
+    segmenter: Segmenter,
+    delivery: Delivery,
+    cases: Sequence[Case],
+    on_window: OnWindow | None,
+    interrupt: PostponedInterrupt,
 ) -> Iterator[tuple[int, CaseReport]]:
     """Yield each case's index and outcome; those that ran out of memory beside others are run again alone, last."""
+
+    def watched(scan: Path, done: int, windows: int) -> None:
+        interrupt.check()
+        if on_window is not None:
+            on_window(scan, done, windows)
+
     apart = segmenter.options.max_memory is None  # what else is in memory would break a limit
     again: list[int] = []
-    for index, outcome in enumerate(_overlapped(segmenter, delivery, cases, on_window, apart)):
+    for index, outcome in enumerate(_overlapped(segmenter, delivery, cases, watched, apart, interrupt)):
         if isinstance(outcome, CaseReport):
             yield index, outcome
         elif apart and len(cases) > 1:
@@ -239,12 +252,19 @@ def _run(
         else:
             yield index, outcome.report
     for index in again:
-        outcome = segment_case(segmenter, delivery, cases[index], on_window)
+        interrupt.check()
+        outcome = segment_case(segmenter, delivery, cases[index], watched)
         yield index, outcome if isinstance(outcome, CaseReport) else outcome.report
+    interrupt.check()
 
 
 def _overlapped(
-    segmenter: Segmenter, delivery: Delivery, cases: Sequence[Case], on_window: OnWindow | None, apart: bool
+    segmenter: Segmenter,
+    delivery: Delivery,
+    cases: Sequence[Case],
+    on_window: OnWindow,
+    apart: bool,
+    interrupt: PostponedInterrupt,
 ) -> Iterator[CaseReport | ShortOfMemory]:
     """Yield the outcome of each case, in order: while one is at the network, the next is read, the last written."""
     with ThreadPoolExecutor(1, "tomoseg-read") as reader, ThreadPoolExecutor(1, "tomoseg-write") as writer:
@@ -255,11 +275,17 @@ def _overlapped(
                 case = waiting.popleft()
                 reading.append((case, reader.submit(_guarded, case, _prepare, segmenter, delivery, case)))
 
+        def outcome_of(future: _Future) -> Any:
+            while not wait((future,), CHECK_EVERY_S).done:
+                interrupt.check()
+            return future.result()
+
         try:
             read_next()
             while reading:
+                interrupt.check()
                 case, future = reading.popleft()
-                ready = future.result()
+                ready = outcome_of(future)
                 if apart:
                     read_next()
                 if isinstance(ready, tuple):
@@ -270,10 +296,10 @@ def _overlapped(
                     writing.append(writer.submit(_as_it_is, ready))
                 del ready
                 while len(writing) > apart:
-                    yield writing.popleft().result()
+                    yield outcome_of(writing.popleft())
                 read_next()
             while writing:
-                yield writing.popleft().result()
+                yield outcome_of(writing.popleft())
         except BaseException:
             for _, future in reading:
                 future.cancel()
