@@ -51,7 +51,12 @@ def cases(plan: Plan, layout: Layout) -> Json:
         entries["cases"] = "@listed"
         entries["validation_cases"] = "@listed_validation"
     entries["splits_file"] = "$os.path.join(@dataset_dir, 'splits.json')"
-    entries["case_ids"] = "$[os.path.basename(c['image']).split('.')[0] for c in @cases]"
+    # the label map's name, for a scan's has the number of its channel at the end in nnU-Net's folders
+    entries["case_ids"] = (
+        "$[os.path.basename(c['label']).removesuffix('.gz').rpartition('.')[0] for c in @cases]"
+        if layout.listed
+        else "$[os.path.basename(c['label']).removesuffix(@label_ending) for c in @cases]"
+    )
     entries["folds"] = (
         "$[f['val'] for f in json.load(open(@splits_file))] if os.path.isfile(@splits_file) else "
         f"monai.data.partition_dataset(sorted(@case_ids), num_partitions=min({FOLDS}, len(@case_ids)), "

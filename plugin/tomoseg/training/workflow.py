@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from tomoseg.bundle import CONFIG_SUFFIXES, Bundle
 from tomoseg.configuration import literal, root_cause
 from tomoseg.engine import is_out_of_memory
-from tomoseg.errors import BundleError, MemoryLimitError, TomosegError, UsageError, one_line
+from tomoseg.errors import BundleError, DatasetError, MemoryLimitError, TomosegError, UsageError, one_line
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.resources import choose_device, plan_cache
 from tomoseg.training.unlabelled import hash_scans
@@ -49,11 +49,12 @@ class TrainingWorkflow:
 
     Raises:
         BundleError: the config is missing, or cannot be built.
+        DatasetError: its folds do not fit the cases.
         UsageError: an option is none that the config has.
     """
 
     def __init__(self, bundle: Bundle, data: Path, options: TrainingOptions, cases: int) -> None:
-        self._bundle = bundle
+        self._bundle, self._data = bundle, data
         self._files = _config_files(bundle, bool(options.unlabelled))
         self._unlabelled = options.unlabelled
         raw = _read(self._files)
@@ -103,12 +104,29 @@ class TrainingWorkflow:
             if folds is not None and isinstance(self.fold, int) and self.fold >= len(folds):
                 raise UsageError(f"fold: expected 0 to {len(folds) - 1}, got {self.fold}")
             self.folds = 0 if folds is None else len(folds)
+            self._check_split(folds)
             self.trainer = self.parser.get_parsed_content("train::trainer")
             self.loaders = self._find_loaders()
             has_evaluator = "validate" in self.parser and "evaluator" in self.parser["validate"]
             self.evaluator = self.parser.get_parsed_content("validate::evaluator") if has_evaluator else None
             self.seed = int(self.parser.get_parsed_content("seed")) if "seed" in self.parser else 0
             self.epochs = int(self.trainer.state.max_epochs)
+
+    def _check_split(self, folds: list[list[str]] | None) -> None:
+        """Refuse what would train on a case that is to be held out, or on none."""
+        if "case_ids" in self.parser:
+            ids: list[str] = self.parser.get_parsed_content("case_ids")
+            twice = sorted({name for name in ids if ids.count(name) > 1})
+            if twice:
+                raise DatasetError(f"{self._data}: several cases are called {twice[0]!r}; rename them")
+            unknown = sorted({name for fold in folds or [] for name in fold} - set(ids))
+            if unknown:
+                raise DatasetError(
+                    f"{self._data}: the folds name {unknown[0]!r} ({len(unknown)} such), and no case is called so; "
+                    f"cases are called {ids[0]!r} and the like: mend splits.json, or take it away"
+                )
+        if "train_cases" in self.parser and not self.parser.get_parsed_content("train_cases"):
+            raise DatasetError(f"{self._data}: no case is left to train on with --fold {self.fold}; hold fewer out")
 
     def _find_loaders(self) -> list[Any]:
         """Return the loaders that batches come from: the trainer's, or both of those that it has as one."""
