@@ -86,10 +86,24 @@ def test_sides_are_never_swapped(bundle_copy: Path, real_scan: Path, axes: list[
     rename_labels(bundle_copy, "left hippocampus", "hippocampus_right")
     segmenter = Segmenter.from_bundle(bundle_copy, tta=True)
     if refused:
-        with pytest.raises(TomosegError, match="mirror_axes: axis 0 runs from left to right, and the bundle has left"):
+        with pytest.raises(TomosegError, match="axis 0 runs from left to right, and the label 'left hippocampus' has"):
             segmenter(real_scan)
     else:
         assert segmenter(real_scan).labels.any()
+
+
+@pytest.mark.parametrize("names", [("LtHippocampus", "lesion"), ("head", "rest of it")])
+def test_one_label_with_a_side_by_name_or_code_is_enough(
+    bundle_copy: Path, real_scan: Path, names: tuple[str, str]
+) -> None:
+    rename_labels(bundle_copy, *names)
+    path = bundle_copy / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    if names[0] == "head":
+        metadata["label_table"]["1"]["laterality"] = {"value": "7771000", "scheme": "SCT", "meaning": "Left"}
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(TomosegError, match=f"the label '{names[0]}' has a side"):
+        Segmenter.from_bundle(bundle_copy, tta=True)(real_scan)
 
 
 def test_several_checkpoints_are_averaged(

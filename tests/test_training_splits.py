@@ -43,7 +43,7 @@ def test_cases_held_out_are_those_named_and_no_others(tmp_path: Path, layout: st
     bundle = tiny_bundle(dataset, tmp_path / "bundle")
     if named:
         name_folds(dataset, names)
-    held_out = []
+    held_out: list[str] = []
     for fold in range(2 if named else 5):
         train_config = parse_config(bundle, "train", dataset_dir=str(dataset), fold=fold, bundle_root=str(bundle))
         evaluate = parse_config(bundle, "evaluate", dataset_dir=str(dataset), fold=fold, bundle_root=str(bundle))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import colorsys
+import re
 from dataclasses import dataclass
 
+LEFT, RIGHT = {"left", "lt", "lh", "l"}, {"right", "rt", "rh", "r"}
+WORDS = re.compile(r"[A-Z]+[0-9]+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")  # the vertebra L5 is one
+JOINED = re.compile(r"([LR])(?=[A-Z][a-z])|(?<=[a-z])([LR])\b")  # LParotid, ParotidL
 GOLDEN_RATIO = 0.618034  # steps of it round the circle of hues never come close to each other
 
 
@@ -50,6 +54,14 @@ class Label:
     def modifiers(self) -> tuple[Code, ...]:
         """The side, if there is one, and the modifier."""
         return tuple(code for code in (self.side, self.modifier) if code is not None)
+
+
+def split_side(name: str) -> tuple[tuple[str, ...], set[str]]:
+    """Return the words of a name in lower case without its side, and the sides that it names: "left", "right"."""
+    spaced = JOINED.sub(lambda match: f" {match[0]} ", name)
+    words = [word.lower() for word in WORDS.findall(spaced)]
+    sides = {side for side, names in (("left", LEFT), ("right", RIGHT)) if names & set(words)}
+    return tuple(word for word in words if word not in LEFT | RIGHT), sides
 
 
 def default_hue(value: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,15 +43,13 @@ from tomoseg.engine import (
 )
 from tomoseg.errors import BackendError, BundleError, TomosegError, UsageError, one_line
 from tomoseg.geometry import Grid
+from tomoseg.labels import split_side
 from tomoseg.options import Options
 from tomoseg.silence import quiet
 from tomoseg.volumes import Volume
 from tomoseg.weights import asks_for_int8, hash_weights, weights_in_use
 
 Shape = tuple[int, int, int]
-
-WORD = re.compile(r"[a-z]+")
-SIDES = {"left", "right"}
 
 
 @dataclass
@@ -306,11 +303,12 @@ class Pipeline:
 
     def _refuse_swapped_sides(self, affine: NDArray[np.float64]) -> None:
         across = [axis for axis in self._mirror_axes if io_orientation(affine)[axis, 0] == 0]
-        sided = {side for label in self.bundle.labels.values() for side in SIDES & set(WORD.findall(label.lower()))}
-        if across and len(sided) > 1:
+        labels = self.bundle.label_table.values() if across else ()
+        sided = [label.name for label in labels if label.side is not None or split_side(label.name)[1]]
+        if sided:
             raise BundleError(
-                f"bundle {self.bundle.name}: mirror_axes: axis {across[0]} runs from left to right, and the bundle "
-                "has left and right labels; take it out"
+                f"bundle {self.bundle.name}: mirror_axes: axis {across[0]} runs from left to right, and the label "
+                f"{sided[0]!r} has a side; take it out"
             )
 
     @contextmanager

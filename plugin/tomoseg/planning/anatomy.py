@@ -6,18 +6,14 @@ RPT_263.pdf; codes are those of DICOM PS3.16.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from tomoseg.labels import Code
-from tomoseg.planning.sides import SIDES
+from tomoseg.labels import Code, split_side
 
 SNOMED = "SCT"
 CATEGORY = Code("91723000", SNOMED, "Anatomical Structure")
 LATERALITY = {"left": Code("7771000", SNOMED, "Left"), "right": Code("24028007", SNOMED, "Right")}
 LETTERS = {"left": "L", "right": "R"}  # TG-263's
-WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-JOINED = re.compile(r"([LR])(?=[A-Z][a-z])|(?<=[a-z])([LR])\b")  # LParotid, ParotidL
 # of a name, that tell nothing which the rest does not
 FILLING = {"gland", "glnd", "bone", "of", "the", "organ", "structure", "whole"}
 
@@ -101,14 +97,6 @@ def recognise(name: str) -> Anatomy | None:
     side = next(iter(sides), None)
     roi_name = organ.tg263 if not organ.paired else f"{organ.tg263}_{LETTERS[side]}" if side else None
     return Anatomy(organ.code, side, roi_name)
-
-
-def split_side(name: str) -> tuple[tuple[str, ...], set[str]]:
-    """Return the words of a name in lower case without its side, and the sides that it names: "left", "right"."""
-    spaced = JOINED.sub(lambda match: f" {match[0]} ", name)
-    words = [word.lower() for word in WORDS.findall(spaced)]
-    named = {**dict.fromkeys(SIDES, "left"), **dict.fromkeys(SIDES.values(), "right")}
-    return tuple(word for word in words if word not in named), {named[word] for word in words if word in named}
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tomoseg.errors import UsageError
+from tomoseg.labels import split_side
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.imbalance import USUAL, Imbalance, choose_loss, choose_ratios
 from tomoseg.planning.network import Network, Triple, shape_levels
-from tomoseg.planning.sides import find_sided_names
 
 Spacing = tuple[float, float, float]
 
@@ -366,9 +366,9 @@ def choose_intensities(
 
 def choose_mirroring(fingerprint: Fingerprint) -> tuple[tuple[int, ...], str]:
     """Return the axes to mirror: left and right, which a body hardly differs in, unless labels have a side."""
-    named = find_sided_names([label.name for label in fingerprint.labels])
+    named = [label.name for label in fingerprint.labels if split_side(label.name)[1]]
     if named:
-        return (), f"{' and '.join(named[0])} differ in their side"
+        return (), f"{' and '.join(named[:2])} {'has' if len(named) == 1 else 'have'} a side"
     if fingerprint.opposite:
         names = {label.value: label.name for label in fingerprint.labels}
         one, other = (names[value] for value in fingerprint.opposite[0])

@@ -1,8 +1,7 @@
-"""Which labels are the left and the right of each other: mirroring a patient would swap them."""
+"""Which labels lie as left and right do: mirroring a patient would swap them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -10,25 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tomoseg.planning.fingerprint import LabelPlace
 
-SIDES = {"left": "right", "lt": "rt", "lh": "rh", "l": "r"}
-PART = re.compile(r"[a-z]+|[0-9]+")
 CASES = 3  # that must have both labels: two may lie so by chance
 AGREEING = 0.95  # of these cases
 BESIDE = 2.0  # the way between the centres is at least so many times longer from left to right than along other axes
 ALIKE = 2.0  # the larger volume is at most so many times the smaller
-
-
-def find_sided_names(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of names that differ in their side only, e.g. ("parotid_left", "parotid_right")."""
-    parts = {name: tuple(PART.findall(name.lower())) for name in names}
-    pairs = []
-    for one, other in combinations(names, 2):
-        if len(parts[one]) != len(parts[other]):
-            continue
-        differing = [{a, b} for a, b in zip(parts[one], parts[other], strict=True) if a != b]
-        if len(differing) == 1 and differing[0] in [{left, right} for left, right in SIDES.items()]:
-            pairs.append((one, other))
-    return tuple(pairs)
 
 
 def find_opposite(cases: Sequence[Mapping[int, LabelPlace]]) -> tuple[tuple[int, int], ...]:
