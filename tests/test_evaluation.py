@@ -32,6 +32,8 @@ from dicoms import write_series
 from evaluations import write_cases
 from tomoseg import Grid, Segmenter, segment_batch
 from tomoseg.evaluation import Rules, evaluate
+from tomoseg.planning import Budget, plan_bundle
+from trainings import write_dataset
 
 OVERLAPS = {"precision": "precision", "recall": "sensitivity", "accuracy": "accuracy"}
 Folders = tuple[Path, Path]
@@ -308,3 +310,25 @@ def test_a_series_is_no_label_map(tmp_path: Path) -> None:
     done = run(tmp_path / "predictions", references, "-o", tmp_path / "out")
     assert done.returncode == 2
     assert "no label map in there" in done.stderr
+
+
+def test_a_planned_bundle_is_scored_by_name_on_a_dataset_that_numbers_otherwise(tmp_path: Path) -> None:
+    """By value, the back part would be compared with what is in front."""
+    names = {"Front": 2, "Back part": 7}
+    data = write_dataset(tmp_path / "data", 2, layout="nnunet", names=names, ignore=True)
+    plan_bundle(data, tmp_path / "bundle", Budget(4 * 10**9, preset="small"))
+    (tmp_path / "predictions").mkdir()
+    for path in (data / "labelsTr").iterdir():
+        image = nib.load(path)
+        labels = np.asarray(image.dataobj)
+        planned = np.select([labels == 2, labels == 7], [1, 2], 0).astype(np.uint8)
+        nib.save(nib.Nifti1Image(planned, image.affine), tmp_path / "predictions" / path.name)
+    options = ["-b", tmp_path / "bundle", "-o", tmp_path / "out", "--within-slices", "back_part"]
+    done = run(tmp_path / "predictions", data, *options)
+    assert done.returncode == 0, done.stderr
+    assert "front is 1, and 2 in the references; back_part is 2, and 7 in the references" in done.stdout + done.stderr
+    rows = read_csv(tmp_path / "out" / "metrics.csv")
+    assert [(row["name"], float(row["dice"])) for row in rows] == [("front", 1.0), ("back_part", 1.0)] * 2
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert content["protocol"]["reference_values"] == {"2": 1, "7": 2}
+    assert content["protocol"]["ignore"] == 8

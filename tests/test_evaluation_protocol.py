@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tomoseg import TomosegError
-from tomoseg.evaluation.protocol import Protocol, make_protocol, parse_labels
+from tomoseg.evaluation.protocol import Protocol, make_protocol, match_values, parse_labels
 
 NAMES = {1: "Anterior", 2: "posterior"}
 
@@ -80,3 +80,20 @@ def test_nnunets_ignore_label_is_known() -> None:
     assert (given.ignore, given.names, given.within_slices) == (9, NAMES, frozenset({2}))
     with pytest.raises(TomosegError, match="within slices: no label 'cord'"):
         make_protocol(NAMES, within_slices=["cord"])
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "values"),
+    [
+        ({2: "Front", 7: "Back part"}, {1: "front", 2: "back_part"}, {2: 1, 7: 2}),
+        ({1: "b", 2: "a", 3: "ignore"}, {1: "a", 2: "b"}, {1: 2, 2: 1}),
+        ({1: "Anterior", 2: "Posterior"}, {1: "anterior", 2: "posterior"}, {}),
+        ({1: "tumour", 2: "organ"}, {1: "organ"}, {1: 3, 2: 1}),  # a tumour is not taken for the organ
+        ({1: "Leber"}, {2: "liver"}, {}),  # no name in common: by value
+        ({}, {1: "a"}, {}),
+    ],
+)
+def test_labels_are_matched_by_name_where_a_dataset_has_them(
+    theirs: dict[int, str], ours: dict[int, str], values: dict[int, int]
+) -> None:
+    assert match_values(theirs, ours) == values

@@ -106,7 +106,7 @@ def score_case(match: Match, protocol: Protocol) -> CaseScores:
     """Read both label maps of a case and compare them; what goes wrong is told, not raised."""
     started = time.perf_counter()
     try:
-        reference = read_reference(match.reference)
+        reference = read_reference(match.reference, protocol.reference_values)
         prediction = read_prediction(match.prediction, reference.grid, protocol.names)
         found = compare_labels(prediction.labels, reference.labels, reference.grid, protocol, match.annotated)
     except TomosegError as error:

@@ -34,8 +34,12 @@ class LabelMap:
     remarks: tuple[str, ...] = ()
 
 
-def read_reference(path: Path) -> LabelMap:
+def read_reference(path: Path, values: Mapping[int, int] | None = None) -> LabelMap:
     """Read a label map (NIfTI, NRRD, .seg.nrrd, MetaImage).
+
+    Args:
+        path: the file.
+        values: what some of its values become.
 
     Raises:
         VolumeError: it is no 3D volume, or holds values that are no labels.
@@ -46,9 +50,15 @@ def read_reference(path: Path) -> LabelMap:
     lowest, highest = float(volume.array.min()), float(volume.array.max())
     if lowest < 0 or highest > LARGEST:
         raise VolumeError(f"{path}: expected labels from 0 to {LARGEST}, got values from {lowest:g} to {highest:g}")
-    labels = volume.array.astype(np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16)
+    labels: NDArray[np.unsignedinteger[Any]] = volume.array.astype(
+        np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
+    )
     if not np.array_equal(labels, volume.array):
         raise VolumeError(f"{path}: expected a label map, got values that are no integers")
+    if values:
+        table = np.arange(max(int(highest), *values, *values.values()) + 1, dtype=np.uint16)
+        table[list(values)] = list(values.values())
+        labels = table[labels]
     return LabelMap(labels, volume.grid, volume.remarks)
 
 

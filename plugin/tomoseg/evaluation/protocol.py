@@ -15,6 +15,7 @@ from tomoseg.labels import unnamed
 
 DEFAULT_TOLERANCE_MM = 1.0
 IGNORE = "ignore"  # what nnU-Net's dataset.json calls the voxels that nobody annotated
+WORDS = re.compile(r"[^\W_]+")
 LENGTH = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:mm)?", re.IGNORECASE)
 
 
@@ -28,6 +29,7 @@ class Protocol:
         tolerances_mm: of single labels, by value.
         ignore: voxels of this value in a reference are not looked at.
         within_slices: values of labels that are scored between the first and the last slice of their reference only.
+        reference_values: what values of a reference become, where a dataset numbers its labels otherwise.
     """
 
     names: Mapping[int, str] = field(default_factory=dict)
@@ -35,6 +37,7 @@ class Protocol:
     tolerances_mm: Mapping[int, float] = field(default_factory=dict)
     ignore: int | None = None
     within_slices: frozenset[int] = frozenset()
+    reference_values: Mapping[int, int] = field(default_factory=dict)
 
     def name(self, value: int) -> str:
         return self.names.get(value) or unnamed(value).name
@@ -50,6 +53,7 @@ class Protocol:
             "tolerances_mm": {str(value): length for value, length in sorted(self.tolerances_mm.items())},
             "ignore": self.ignore,
             "within_slices": sorted(self.within_slices),
+            "reference_values": {str(value): label for value, label in sorted(self.reference_values.items())},
         }
 
 
@@ -58,6 +62,7 @@ def make_protocol(
     tolerances: Sequence[str] = (),
     ignore: int | None = None,
     within_slices: Iterable[str] = (),
+    reference_values: Mapping[int, int] | None = None,
 ) -> Protocol:
     """Return how to score labels, as a user says it.
 
@@ -66,6 +71,7 @@ def make_protocol(
         tolerances: each a length ("2mm") for all labels, "NAME=2mm" for one, or a JSON file of {"NAME": 2}.
         ignore: a value.
         within_slices: names or values of labels.
+        reference_values: see `match_values`.
 
     Raises:
         UsageError: there is no such label, or a tolerance is no length.
@@ -82,12 +88,37 @@ def make_protocol(
         else:
             single[_value_of(name, scored, "tolerance")] = length
     within = frozenset(_value_of(name, scored, "within slices") for name in within_slices)
-    return Protocol(scored, general, single, ignore, within)
+    return Protocol(scored, general, single, ignore, within, reference_values or {})
 
 
 def find_ignored(names: Mapping[int, str]) -> int | None:
     """Return the value that is called "ignore", if there is one."""
     return next((value for value, name in names.items() if name.lower() == IGNORE), None)
+
+
+def match_values(theirs: Mapping[int, str], ours: Mapping[int, str]) -> dict[int, int]:
+    """Return what values of references become for labels of one name to have one value; empty if they have already.
+
+    A bundle numbers its labels from 1 without a gap, whatever the values in the dataset that it was planned for.
+
+    Args:
+        theirs: names by value, of a dataset.
+        ours: names by value, of the labels that are scored.
+    """
+    values = {plain_name(name): value for value, name in ours.items()}
+    known = {value: values[plain_name(name)] for value, name in theirs.items() if plain_name(name) in values}
+    changed = {value: label for value, label in known.items() if value != label}
+    if not changed:
+        return {}
+    # other labels must not be taken for those whose values they have
+    free = max(*theirs, *ours) + 1
+    others = [value for value in theirs if value not in known and value in known.values()]
+    return changed | {value: free + index for index, value in enumerate(others)}
+
+
+def plain_name(name: str) -> str:
+    """Return a name in lower case, its words joined by underscores."""
+    return "_".join(WORDS.findall(name.lower()))
 
 
 def parse_labels(text: str) -> dict[int, str]:

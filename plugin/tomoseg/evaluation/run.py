@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
@@ -15,7 +15,7 @@ from tomoseg.errors import MissingExtraError, UsageError
 from tomoseg.evaluation.case import CaseScores, score_case
 from tomoseg.evaluation.page import write_page
 from tomoseg.evaluation.pairing import Match, case_name, match_cases
-from tomoseg.evaluation.protocol import Protocol, find_ignored, make_protocol
+from tomoseg.evaluation.protocol import Protocol, find_ignored, make_protocol, match_values
 from tomoseg.evaluation.results import Evaluation
 from tomoseg.evaluation.summary import summarise
 from tomoseg.evaluation.worst import draw_worst, find_images
@@ -77,13 +77,16 @@ def evaluate(
     ours, theirs = Path(predictions), Path(references)
     found = match_cases(ours, theirs)
     names = found.label_names if rules.names is None else rules.names
+    values = match_values(found.label_names, names)
     ignore = find_ignored(found.label_names) if rules.ignore is None else rules.ignore
-    protocol = make_protocol(names, rules.tolerances, ignore, rules.within_slices)
+    ignore = values.get(ignore, ignore) if ignore is not None else None
+    protocol = make_protocol(names, rules.tolerances, ignore, rules.within_slices, values)
+    pairs = [_renumbered(pair, values) for pair in found.pairs] if values else found.pairs
     lonely = [] if only_predicted else [_without_prediction(path, ours) for path in found.lonely_references]
     lonely += [_without_reference(path, theirs) for path in found.lonely_predictions]
-    total = len(found.pairs) + len(lonely)
+    total = len(pairs) + len(lonely)
     cases = []
-    for case in (*_score(found.pairs, protocol, jobs), *lonely):
+    for case in (*_score(pairs, protocol, jobs), *lonely):
         cases.append(case)
         if on_case is not None:
             on_case(case, total)
@@ -93,7 +96,7 @@ def evaluate(
         protocol=protocol,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         summaries=tuple(summarise(cases, protocol)),
-        remarks=found.remarks,
+        remarks=(*found.remarks, *_tell_renumbered(names, values)),
         left_out=len(found.lonely_references) if only_predicted else 0,
         started=started,
         finished=utc_now(),
@@ -145,6 +148,19 @@ def _score(pairs: Sequence[Match], protocol: Protocol, jobs: int) -> Iterator[Ca
             for future in running:
                 future.cancel()
             raise
+
+
+def _renumbered(pair: Match, values: Mapping[int, int]) -> Match:
+    if pair.annotated is None:
+        return pair
+    return replace(pair, annotated=frozenset(values.get(value, value) for value in pair.annotated))
+
+
+def _tell_renumbered(ours: Mapping[int, str], values: Mapping[int, int]) -> list[str]:
+    moved = [
+        f"{ours[label]} is {label}, and {value} in the references" for value, label in values.items() if label in ours
+    ]
+    return [f"labels are matched by their names: {'; '.join(moved)}"] if moved else []
 
 
 def _without_prediction(reference: Path, predictions: Path) -> CaseScores:

@@ -90,7 +90,7 @@ def _draw(path: Path, evaluation: Evaluation, case: CaseScores, scores: LabelSco
     assert case.prediction is not None
     assert case.reference is not None
     try:
-        reference = read_reference(case.reference)
+        reference = read_reference(case.reference, evaluation.protocol.reference_values)
         prediction = read_prediction(case.prediction, reference.grid, evaluation.protocol.names)
         scan = _read_image(image, reference.grid)
     except TomosegError:  # gone since it was scored
