@@ -6,12 +6,16 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +77,23 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(
 ) -> None:
     assert same(run(place, tmp_path / "again") / "model.pt", uninterrupted / "model.pt")
     assert not same(run(place, tmp_path / "other", seed=1) / "model.pt", uninterrupted / "model.pt")
+
+
+def test_a_label_map_that_was_edited_is_noticed(place: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(place / "data", tmp_path / "data")
+    for path in (data / "labelsTr").iterdir():  # uncompressed, they are of one size whatever they hold
+        nib.save(nib.load(path), path.with_suffix(""))
+        path.unlink()
+    content = (data / "dataset.json").read_text()
+    (data / "dataset.json").write_text(re.sub(r"(labelsTr/case_\d+\.nii)\.gz", r"\1", content))
+    options = TrainingOptions(epochs=1, fold=0, device="cpu")
+    bundle = find_bundle(place / "bundle")
+    train(bundle, check_data(data), options, tmp_path / "out", hidden=True)
+    path = next((data / "labelsTr").iterdir())
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.array(image.dataobj)[::-1].copy(), image.affine), path)
+    with pytest.raises(UsageError, match=r"the dataset .* was changed since"):
+        train(bundle, check_data(data), replace(options, resume=True), tmp_path / "out", hidden=True)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -257,7 +278,6 @@ def test_init_takes_what_fits_and_tells_the_rest_by_name(place: Path, uninterrup
         ({"seed": -1}, "seed: expected a number from 0"),
         ({"device": "tpu"}, "device: expected auto, cpu, cuda or cuda:N, got tpu"),
         ({"init": "nowhere.pt"}, "nowhere.pt: no such checkpoint"),
-        ({"init": "model.pt", "resume": True}, "--resume and --init: choose one"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite: choose one"),
     ],
 )

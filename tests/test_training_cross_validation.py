@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -21,10 +22,12 @@ from config_names import check_names
 from tomoseg import Segmenter, find_bundle
 from tomoseg.bundle import Bundle
 from tomoseg.errors import UsageError
+from tomoseg.files import sha256
 from tomoseg.options import Options
-from tomoseg.training import CrossValidation, TrainingOptions, check_data, cross_validate
+from tomoseg.training import CrossValidation, TrainingOptions, check_data, cross_validate, train
 from tomoseg.training.ensemble import average_weights, ensemble_config, keep_components, single_config
 from tomoseg.training.scoring import dice, keep_largest, mean_of_labels
+from tomoseg.training.state import load_state
 from trainings import load, tiny_bundle, tomoseg, write_dataset
 
 OPTIONS = TrainingOptions(epochs=2, device="cpu")
@@ -127,6 +130,51 @@ def test_it_goes_on_where_it_was_stopped_and_overwrites_nothing(validated: tuple
     again = cross_validate(bundle, data, TrainingOptions(epochs=2, device="cpu", resume=True), folder / "out", True)
     assert again.dice == result.dice
     assert not again.installed
+
+
+def test_what_an_earlier_run_chose_counts_for_nothing(validated: tuple[Path, CrossValidation], tmp_path: Path) -> None:
+    """Its step would be in what the networks give, and so seem to be of no use."""
+    folder, result = validated
+    copy = shutil.copytree(folder / "bundle", tmp_path / "bundle")
+    path = copy / "configs" / "inference.json"
+    config = keep_components(single_config(json.loads(path.read_text())), list(result.labels))
+    path.write_text(json.dumps(config))
+    out = shutil.copytree(folder / "out", tmp_path / "out")
+    options = replace(OPTIONS, resume=True)
+    again = cross_validate(Bundle("bundle", copy), check_data(folder / "data"), options, out, hidden=True)
+    assert (again.dice, again.largest) == (result.dice, result.largest)
+    assert json.loads(path.read_text()) == config, "the bundle's own are kept without --overwrite"
+
+
+def test_folds_that_begin_with_weights_go_on_with_these_only(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    bundle = tiny_bundle(data, tmp_path / "bundle")
+    first = replace(OPTIONS, epochs=1, fold="none")
+    weights = train(find_bundle(bundle), check_data(data), first, tmp_path / "first", hidden=True).weights
+    command = ("train", bundle, "--data", data, "--device", "cpu", "--epochs", "1", "-o", tmp_path / "out")
+    done = tomoseg(*command, "--fold", "0", "--init", weights)  # as if killed after it
+    assert done.returncode == 0, done.stderr
+    done = tomoseg(*command, "--fold", "all", "--resume")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "what --init names was changed since" in done.stderr
+    done = tomoseg(*command, "--fold", "all", "--resume", "--init", weights)
+    assert done.returncode == 0, done.stderr
+    assert load_state(tmp_path / "out" / "fold_4" / "state.pt").signature["init"] == sha256(weights)
+
+
+def test_torchrun_trains_one_fold_at_a_time(validated: tuple[Path, CrossValidation], tmp_path: Path) -> None:
+    folder, _ = validated
+    command = ("train", folder / "bundle", "--data", folder / "data", "-o", tmp_path, "--fold", "all")
+    done = tomoseg(*command, WORLD_SIZE="2", RANK="0")
+    assert done.returncode == 2
+    assert "with torchrun train one fold after the other" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_that_finds_components_says_what_it_needs(validated: tuple[Path, CrossValidation]) -> None:
+    folder, result = validated
+    needed = json.loads((folder / "bundle" / "configs" / "metadata.json").read_text())["required_packages_version"]
+    assert ("scikit-image" in needed) == bool(result.largest)
 
 
 def test_the_mean_of_weights_is_their_mean(tmp_path: Path) -> None:

@@ -9,13 +9,16 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tomoseg.bundle import Bundle
 from tomoseg.datasets import Dataset, Pair
-from tomoseg.errors import BundleError, TrainingError, UsageError
+from tomoseg.errors import BundleError, MissingExtraError, TrainingError, UsageError
 from tomoseg.files import atomic_file
 from tomoseg.options import Options
 from tomoseg.segmenter import Segmenter
@@ -26,11 +29,13 @@ from tomoseg.training.ensemble import (
     read_inference,
     single_config,
     write_inference,
+    write_single,
 )
 from tomoseg.training.monitor import TrainingMonitor
-from tomoseg.training.options import TrainingOptions
+from tomoseg.training.options import EVERY, TrainingOptions
 from tomoseg.training.scoring import Scorer, mean_of_labels
 from tomoseg.training.training import Trained, train
+from tomoseg.training.workflow import world_size
 
 GAIN = 0.0005  # of a label's mean Dice, from which it is cut down to its largest component; less is chance
 COMPARED = 20  # cases, on which the mean of the weights is compared with that of the scores
@@ -90,9 +95,14 @@ def cross_validate(
 
     Raises:
         BundleError: the bundle has no folds, or no inference.json such as `tomoseg plan` writes.
+        MissingExtraError: scikit-image is missing, with which MONAI finds components.
         TrainingError, UsageError, OutputError: as `train`.
     """
-    config = single_config(read_inference(bundle))
+    if world_size() > 1:
+        raise UsageError(f"--fold {EVERY}: runs in one process; with torchrun train one fold after the other")
+    if find_spec("skimage") is None:
+        raise MissingExtraError("scikit-image", "train")
+    config = keep_components(single_config(read_inference(bundle)), [])
     folds: list[Trained] = []
     while not folds or len(folds) < folds[0].folds:
         number = len(folds)
@@ -103,7 +113,14 @@ def cross_validate(
         raise BundleError(f"{bundle.root}: train.json has no folds; choose one training with --fold none")
     scorer = Scorer(bundle, dataset)
     target = folder / "cross_validation"
-    rows = _predict_held_out(bundle, dataset, folds, options.device, target / "predictions", scorer, hidden)
+    weights = [fold.weights for fold in folds]
+    average_weights(weights, target / "average.pt")
+    pairs = _spread([_pair_of(dataset, case) for fold in folds for case in fold.held_out])
+    with TemporaryDirectory() as place:  # what an earlier run put into the bundle's config counts for nothing
+        single = write_single(bundle, config, Path(place) / bundle.root.name)
+        rows = _predict_held_out(single, dataset, folds, options.device, target / "predictions", scorer, hidden)
+        together = _mean_dice(single, weights, pairs, options.device, scorer)
+        alone = _mean_dice(single, [target / "average.pt"], pairs, options.device, scorer)
     plain = mean_of_labels([row.plain for row in rows])
     largest = mean_of_labels([row.largest for row in rows])
     chosen = {
@@ -113,14 +130,11 @@ def cross_validate(
     }
     _write_scores(target / "scores.csv", rows, list(scorer.labels.values()))
     installed = options.overwrite or not (bundle.root / "models" / "model.pt").exists()
-    weights = [fold.weights for fold in folds]
-    average_weights(weights, target / "average.pt")
-    pairs = _spread([_pair_of(dataset, case) for fold in folds for case in fold.held_out])
-    together = _mean_dice(bundle, weights, pairs, options.device, scorer)
-    alone = _mean_dice(bundle, [target / "average.pt"], pairs, options.device, scorer)
     averaged = alone >= together
     if installed:
         _install(bundle, keep_components(config, list(chosen)), folds, target / "average.pt", averaged)
+        if chosen:
+            _require(bundle, "scikit-image")  # MONAI finds components with it
     result = CrossValidation(
         folder=target,
         cases=len(rows),
@@ -203,6 +217,15 @@ def _install(bundle: Bundle, config: dict[str, Any], folds: Sequence[Trained], a
         with atomic_file(models / name) as temporary:
             shutil.copyfile(source, temporary)
     write_inference(bundle, ensemble_config(config, names) if names else config)
+
+
+def _require(bundle: Bundle, package: str) -> None:
+    """Name a package among those that the bundle needs."""
+    path = bundle.root / "configs" / "metadata.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.setdefault("required_packages_version", {})[package] = version(package)
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
 def _write_scores(path: Path, rows: Sequence[_Row], labels: Sequence[str]) -> None:

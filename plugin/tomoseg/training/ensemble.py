@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,20 @@ def keep_components(config: Json, labels: Sequence[int]) -> Json:
         place = next(index for index, step in enumerate(steps) if step["_target_"] == "AsDiscreted") + 1
         steps.insert(place, {"_target_": name, "keys": "pred", "applied_labels": list(labels)})
     return {**config, "postprocessing": {**config["postprocessing"], "transforms": steps}}
+
+
+def write_single(bundle: Bundle, config: Json, folder: Path) -> Bundle:
+    """Write a bundle's configs with another inference config; return that bundle, which has no weights of its own.
+
+    Args:
+        bundle: the bundle.
+        config: of its inference.
+        folder: a new one.
+    """
+    shutil.copytree(bundle.root / "configs", folder / "configs")
+    single = Bundle(bundle.name, folder)
+    write_inference(single, config)
+    return single
 
 
 def read_inference(bundle: Bundle) -> Json:

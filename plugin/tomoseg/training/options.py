@@ -21,7 +21,7 @@ class TrainingOptions:
         epochs: how many.
         seed: of weights, order and augmentation.
         device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
-        init: path of weights to begin with.
+        init: path of weights to begin with; a run that goes on has its own, and has to have begun with these.
         resume: go on where an earlier run stopped.
         overwrite: begin anew where an earlier run has left something, and replace the bundle's weights.
         negatives: folder of scans that hold none of the labels, to be trained on as such.
@@ -56,8 +56,6 @@ class TrainingOptions:
             raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {self.device}")
         if self.resume and self.overwrite:
             raise UsageError("--resume and --overwrite: choose one")
-        if self.resume and self.init is not None:
-            raise UsageError("--resume and --init: choose one; a run that goes on has its own weights")
 
 
 def parse_fold(text: str | None) -> int | str | None:

@@ -14,7 +14,7 @@ import psutil
 from tomoseg.bundle import Bundle
 from tomoseg.datasets import Dataset, read_dataset
 from tomoseg.errors import UsageError
-from tomoseg.files import atomic_file
+from tomoseg.files import atomic_file, sha256
 from tomoseg.inspection import require_negatives, require_trainable
 from tomoseg.silence import quiet
 from tomoseg.training.monitor import TrainingMonitor
@@ -25,6 +25,7 @@ from tomoseg.training.state import TrainingState, load_state
 from tomoseg.training.workflow import TrainingWorkflow, is_first
 
 Tell = Callable[[str], None]
+HASHED = ("config", "data", "init", "unlabelled")  # in what must be the same for a training to go on
 
 
 @dataclass(frozen=True)
@@ -185,11 +186,11 @@ def install(trained: Path, bundle: Bundle, overwrite: bool) -> bool:
 
 
 def hash_files(dataset: Dataset, negatives: Sequence[Path] = ()) -> str:
-    """Return the SHA-256 of names and sizes of all scans and label maps: no training goes on with other data."""
+    """Return one SHA-256 of all label maps, and of the scans' names and sizes: no training goes on with other data."""
     digest = hashlib.sha256()
     for pair in sorted(dataset.pairs, key=lambda pair: pair.image):
-        for path in (pair.image, pair.label):
-            digest.update(f"{path.relative_to(dataset.root).as_posix()} {path.stat().st_size}\n".encode())
+        image, label = (path.relative_to(dataset.root).as_posix() for path in (pair.image, pair.label))
+        digest.update(f"{image} {pair.image.stat().st_size}\n{label} {sha256(pair.label)}\n".encode())
     for path in negatives:
         digest.update(f"without labels: {path.name} {path.stat().st_size}\n".encode())
     return digest.hexdigest()
@@ -199,12 +200,17 @@ def _refuse_changes(path: Path, before: dict[str, object], now: dict[str, object
     names = {
         "config": "train.json",
         "data": "the dataset (or what --negatives names)",
+        "init": "what --init names",
         "unlabelled": "what --unlabelled names",
         "processes": "the number of processes",
     }
     for key, value in now.items():
         if before.get(key) != value:
-            shown = f": {before.get(key)} before, {value} now" if key not in ("config", "data", "unlabelled") else ""
+            shown = (
+                f": {before.get(key)} before, {value} now"
+                if key not in ("config", "data", "init", "unlabelled")
+                else ""
+            )
             raise UsageError(
                 f"{path}: {names.get(key, key)} was changed since{shown}; "
                 "begin anew with --overwrite, or change it back"

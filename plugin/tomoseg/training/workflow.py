@@ -16,6 +16,7 @@ from tomoseg.bundle import CONFIG_SUFFIXES, Bundle
 from tomoseg.configuration import literal, root_cause
 from tomoseg.engine import is_out_of_memory
 from tomoseg.errors import BundleError, DatasetError, MemoryLimitError, TomosegError, UsageError, one_line
+from tomoseg.files import sha256
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.resources import choose_device, plan_cache
 from tomoseg.training.unlabelled import hash_scans
@@ -57,6 +58,7 @@ class TrainingWorkflow:
         self._bundle, self._data = bundle, data
         self._files = _config_files(bundle, bool(options.unlabelled))
         self._unlabelled = options.unlabelled
+        self._init = None if options.init is None else Path(options.init)
         raw = _read(self._files)
         self.device = choose_device(options.device)
         overrides: dict[str, Any] = {
@@ -160,6 +162,7 @@ class TrainingWorkflow:
             digest.update(path.read_bytes())
         return {
             "unlabelled": hash_scans(self._unlabelled) if self._unlabelled else None,
+            "init": sha256(self._init) if self._init and self._init.is_file() else None,
             "config": digest.hexdigest(),
             "data": data_sha256,
             "fold": self.fold,
