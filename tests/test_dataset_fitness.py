@@ -12,7 +12,7 @@ import pytest
 
 from tomoseg.datasets import read_dataset
 from tomoseg.errors import DatasetError
-from tomoseg.inspection import require_trainable
+from tomoseg.inspection import ignored_value, require_trainable, trainable_labels
 from trainings import phantom, tomoseg, write_dataset
 
 Damage = Callable[[Path], None]
@@ -100,3 +100,13 @@ def test_each_problem_is_a_line_of_the_command_and_no_bundle_is_written(tmp_path
 def test_labels_without_names_get_some(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "data", layout="plain")
     assert require_trainable(read_dataset(root)).label_names == {1: "label_1", 2: "label_2"}
+
+
+@pytest.mark.parametrize("name", ["ignore", "Ignore", "IGNORE"])
+def test_nnunets_ignore_label_is_no_class_however_it_is_written(tmp_path: Path, name: str) -> None:
+    root = write_dataset(tmp_path, 2, layout="nnunet", ignore=True)
+    path = root / "dataset.json"
+    path.write_text(path.read_text().replace('"ignore"', f'"{name}"'))
+    dataset = require_trainable(read_dataset(root))
+    assert trainable_labels(dataset) == {1: "Front", 2: "Back part"}
+    assert ignored_value(dataset) == 3
