@@ -12,7 +12,8 @@ import pytest
 
 from tomoseg.datasets import read_dataset
 from tomoseg.errors import DatasetError
-from tomoseg.inspection import ignored_value, require_trainable, trainable_labels
+from tomoseg.inspection import require_trainable, trainable_labels
+from tomoseg.labels import find_ignored
 from trainings import phantom, tomoseg, write_dataset
 
 Damage = Callable[[Path], None]
@@ -109,4 +110,4 @@ def test_nnunets_ignore_label_is_no_class_however_it_is_written(tmp_path: Path, 
     path.write_text(path.read_text().replace('"ignore"', f'"{name}"'))
     dataset = require_trainable(read_dataset(root))
     assert trainable_labels(dataset) == {1: "Front", 2: "Back part"}
-    assert ignored_value(dataset) == 3
+    assert find_ignored(dataset.label_names) == 3

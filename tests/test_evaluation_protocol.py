@@ -88,6 +88,11 @@ def test_nnunets_ignore_label_is_known() -> None:
         ({2: "Front", 7: "Back part"}, {1: "front", 2: "back_part"}, {2: 1, 7: 2}),
         ({1: "b", 2: "a", 3: "ignore"}, {1: "a", 2: "b"}, {1: 2, 2: 1}),
         ({1: "Anterior", 2: "Posterior"}, {1: "anterior", 2: "posterior"}, {}),
+        (
+            {2: "Läppchen", 5: "Niere, re."},
+            {1: "l_ppchen", 2: "niere_re"},
+            {2: 1, 5: 2},
+        ),  # as planned
         ({1: "tumour", 2: "organ"}, {1: "organ"}, {1: 3, 2: 1}),  # a tumour is not taken for the organ
         ({1: "Leber"}, {2: "liver"}, {}),  # no name in common: by value
         ({}, {1: "a"}, {}),

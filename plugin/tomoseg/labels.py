@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import colorsys
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 LEFT, RIGHT = {"left", "lt", "lh", "l"}, {"right", "rt", "rh", "r"}
 WORDS = re.compile(r"[A-Z]+[0-9]+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")  # the vertebra L5 is one
 JOINED = re.compile(r"([LR])(?=[A-Z][a-z])|(?<=[a-z])([LR])\b")  # LParotid, ParotidL
+NOT_PLAIN = re.compile(r"[^a-z0-9]+")
+IGNORE = "ignore"  # nnU-Net's name of the label whose voxels count neither as foreground nor as background
 GOLDEN_RATIO = 0.618034  # steps of it round the circle of hues never come close to each other
 
 
@@ -62,6 +65,21 @@ def split_side(name: str) -> tuple[tuple[str, ...], set[str]]:
     words = [word.lower() for word in WORDS.findall(spaced)]
     sides = {side for side, names in (("left", LEFT), ("right", RIGHT)) if names & set(words)}
     return tuple(word for word in words if word not in LEFT | RIGHT), sides
+
+
+def plain_name(name: str) -> str:
+    """Return a name in lower-case letters, digits and underscores, as the clients of MONAI Label want it."""
+    return NOT_PLAIN.sub("_", name.lower()).strip("_") or "label"
+
+
+def is_ignored(name: str | None) -> bool:
+    """Tell whether a label of this name is nnU-Net's ignore label."""
+    return name is not None and name.lower() == IGNORE
+
+
+def find_ignored(names: Mapping[int, str]) -> int | None:
+    """Return the value of nnU-Net's ignore label, None where there is none."""
+    return next((value for value, name in names.items() if is_ignored(name)), None)
 
 
 def default_hue(value: int) -> float:

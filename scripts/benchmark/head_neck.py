@@ -25,9 +25,7 @@ def write_biased_bundle(folder: Path) -> Path:
 
     All that it does takes the time that it takes in a patient, contours included.
     """
-    if folder.is_dir():
-        return folder
-    shutil.copytree(find_bundle("head_neck_ct_segmentation").root, folder)
+    shutil.copytree(find_bundle("head_neck_ct_segmentation").root, folder, dirs_exist_ok=True)
     parser = ConfigParser()
     parser.read_config(folder / "configs" / "inference.json")
     parser["bundle_root"] = str(folder)

@@ -11,11 +11,9 @@ from typing import Any
 
 from tomoseg.datasets import read_label_names
 from tomoseg.errors import UsageError, one_line, shorten
-from tomoseg.labels import unnamed
+from tomoseg.labels import find_ignored, is_ignored, plain_name, unnamed
 
 DEFAULT_TOLERANCE_MM = 1.0
-IGNORE = "ignore"  # what nnU-Net's dataset.json calls the voxels that nobody annotated
-WORDS = re.compile(r"[^\W_]+")
 LENGTH = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:mm)?", re.IGNORECASE)
 
 
@@ -76,7 +74,7 @@ def make_protocol(
     Raises:
         UsageError: there is no such label, or a tolerance is no length.
     """
-    scored = {value: name for value, name in names.items() if name.lower() != IGNORE}
+    scored = {value: name for value, name in names.items() if not is_ignored(name)}
     if ignore is None:
         ignore = find_ignored(names)
     else:
@@ -89,11 +87,6 @@ def make_protocol(
             single[_value_of(name, scored, "tolerance")] = length
     within = frozenset(_value_of(name, scored, "within slices") for name in within_slices)
     return Protocol(scored, general, single, ignore, within, reference_values or {})
-
-
-def find_ignored(names: Mapping[int, str]) -> int | None:
-    """Return the value that is called "ignore", if there is one."""
-    return next((value for value, name in names.items() if name.lower() == IGNORE), None)
 
 
 def match_values(theirs: Mapping[int, str], ours: Mapping[int, str]) -> dict[int, int]:
@@ -114,11 +107,6 @@ def match_values(theirs: Mapping[int, str], ours: Mapping[int, str]) -> dict[int
     free = max(*theirs, *ours) + 1
     others = [value for value in theirs if value not in known and value in known.values()]
     return changed | {value: free + index for index, value in enumerate(others)}
-
-
-def plain_name(name: str) -> str:
-    """Return a name in lower case, its words joined by underscores."""
-    return "_".join(WORDS.findall(name.lower()))
 
 
 def parse_labels(text: str) -> dict[int, str]:

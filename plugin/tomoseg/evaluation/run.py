@@ -15,10 +15,11 @@ from tomoseg.errors import MissingExtraError, UsageError
 from tomoseg.evaluation.case import CaseScores, score_case
 from tomoseg.evaluation.page import write_page
 from tomoseg.evaluation.pairing import Match, case_name, match_cases
-from tomoseg.evaluation.protocol import Protocol, find_ignored, make_protocol, match_values
+from tomoseg.evaluation.protocol import Protocol, make_protocol, match_values
 from tomoseg.evaluation.results import Evaluation
 from tomoseg.evaluation.summary import summarise
 from tomoseg.evaluation.worst import draw_worst, find_images
+from tomoseg.labels import find_ignored
 from tomoseg.preview import require_matplotlib
 from tomoseg.report import utc_now
 

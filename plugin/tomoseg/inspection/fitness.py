@@ -12,20 +12,15 @@ from tomoseg.inspection.dataset import inspect_dataset
 from tomoseg.inspection.scan import Inspector
 from tomoseg.inspection.survey import Survey
 from tomoseg.inspection.tables import list_problems
+from tomoseg.labels import is_ignored
 from tomoseg.volumes.formats import NIFTI_SUFFIXES
 
-IGNORE = "ignore"  # nnU-Net's name of the label whose voxels count neither as foreground nor as background
 FEWEST = 2  # cases: one to train on, one to look at
 
 
 def trainable_labels(dataset: Dataset) -> dict[int, str]:
     """Return the names of the labels by value, without nnU-Net's ignore label."""
-    return {value: name for value, name in dataset.label_names.items() if name.lower() != IGNORE}
-
-
-def ignored_value(dataset: Dataset) -> int | None:
-    """Return the value of nnU-Net's ignore label, None where there is none."""
-    return next((value for value, name in dataset.label_names.items() if name.lower() == IGNORE), None)
+    return {value: name for value, name in dataset.label_names.items() if not is_ignored(name)}
 
 
 def require_trainable(
@@ -56,7 +51,7 @@ def require_trainable(
             f"{dataset.root}: no case has the label {label.name} ({label.value}); "
             "take it out of dataset.json, or add cases that have it"
             for label in findings.labels
-            if not label.cases and (label.name or "").lower() != IGNORE
+            if not label.cases and not is_ignored(label.name)
         ]
         if not findings.labels:
             problems.append(f"{dataset.root}: expected label maps with values above 0, got none")

@@ -12,7 +12,8 @@ import tomoseg
 from tomoseg.datasets import DESCRIPTION, PARTS, Dataset, read_dataset
 from tomoseg.errors import DatasetError, UsageError
 from tomoseg.files import staging_folder
-from tomoseg.inspection import ignored_value, require_trainable, trainable_labels
+from tomoseg.inspection import require_trainable, trainable_labels
+from tomoseg.labels import find_ignored, plain_name
 from tomoseg.planning.card import LICENSE, LOGGING, data_license, write_card
 from tomoseg.planning.fingerprint import Fingerprint, OnScan, take_fingerprint
 from tomoseg.planning.imbalance import USUAL, Imbalance
@@ -25,7 +26,6 @@ from tomoseg.planning.train_config import multi_gpu_train_config, train_config
 from tomoseg.volumes import read_volume
 
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a folder that a config names: MONAI interprets # @ % $
-WORD = re.compile(r"[^a-z0-9]+")
 AIR = -500  # an image whose voxels go below that, in Hounsfield units
 
 
@@ -67,7 +67,7 @@ def plan_bundle(
     renamed = dict(zip(names, _plain_names(list(names.values())), strict=True))
     fingerprint = take_fingerprint(dataset, names, on_scan)
     kind = _choose_modality(modality, dataset)
-    plan = decide(fingerprint, kind, budget, ignored_value(dataset), imbalance)
+    plan = decide(fingerprint, kind, budget, find_ignored(dataset.label_names), imbalance)
     plan = _with_plain_names(plan, renamed)
     title, source = _describe(dataset)
     dataset_name = dataset.root.resolve().name if SAFE.fullmatch(dataset.root.resolve().name) else "dataset"
@@ -145,7 +145,7 @@ def _choose_modality(asked: str | None, dataset: Dataset) -> str:
 
 def _plain_names(names: list[str]) -> list[str]:
     """Return lower-case names of letters, digits and underscores, as the clients of MONAI Label want them."""
-    plain = [WORD.sub("_", name.lower()).strip("_") or "label" for name in names]
+    plain = [plain_name(name) for name in names]
     return [
         f"{name}_{index}" if plain.count(name) > 1 or name == "background" else name
         for index, name in enumerate(plain, start=1)

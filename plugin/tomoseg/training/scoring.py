@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from tomoseg.bundle import Bundle
 from tomoseg.datasets import Dataset, Pair
-from tomoseg.inspection import ignored_value, trainable_labels
+from tomoseg.inspection import trainable_labels
+from tomoseg.labels import find_ignored
 from tomoseg.volumes import read_volume
 
 NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)  # MONAI's, too: voxels that share a face, an edge or a corner
@@ -57,7 +58,7 @@ class Scorer:
         # the value in the dataset, by the network's
         self._sources = planned or {value: value for value in self.labels}
         self._names = names
-        self._ignored = ignored_value(dataset)
+        self._ignored = find_ignored(dataset.label_names)
 
     def score(self, prediction: NDArray[Any], pair: Pair) -> tuple[list[float], list[float]]:
         """Return the Dice of each label as it is, and of its largest component alone; NaN where it was not drawn.

@@ -206,11 +206,7 @@ def _refuse_changes(path: Path, before: dict[str, object], now: dict[str, object
     }
     for key, value in now.items():
         if before.get(key) != value:
-            shown = (
-                f": {before.get(key)} before, {value} now"
-                if key not in ("config", "data", "init", "unlabelled")
-                else ""
-            )
+            shown = "" if key in HASHED else f": {before.get(key)} before, {value} now"
             raise UsageError(
                 f"{path}: {names.get(key, key)} was changed since{shown}; "
                 "begin anew with --overwrite, or change it back"
