@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tomoseg import Segmenter
+from bundles import CHECKOUT
+from tomoseg import Segmenter, find_bundle
 from tomoseg.bundle import Bundle
 from tomoseg.errors import BundleError, UsageError
 from tomoseg.files import sha256
-from tomoseg.label_app.fine_tuning import Progress, Recipe, fine_tune
+from tomoseg.label_app.fine_tuning import Progress, Recipe, _Watch, fine_tune
 from tomoseg.label_app.training_cases import TrainingCase
 from tomoseg.options import Options
 from tomoseg.volumes import read_volume
@@ -55,6 +56,15 @@ def test_weights_come_out_and_the_bundle_stays(bundle: Bundle, cases: list[Train
     assert state.keys() == again.keys()
     for name, tensor in state.items():
         torch.testing.assert_close(again[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_an_epoch_is_each_case_once(cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch of `tomoseg train` is a hundred steps, which would be hours beside a reader who waits."""
+    planned = find_bundle(str(CHECKOUT / "monai_bundle" / "head_neck_ct_segmentation"))
+    lengths: list[int] = []
+    monkeypatch.setattr(_Watch, "count_loss", lambda _, engine: lengths.append(engine.state.epoch_length))
+    fine_tune(planned, [*cases, cases[0]], [], None, Recipe(1, 1.0, "cpu"), tmp_path)
+    assert lengths == [2, 2], "three cases, a batch of two"
 
 
 def options(weights: Path) -> Options:

@@ -205,6 +205,8 @@ def _override(
     for key in ("listed", "listed_validation"):  # of a planned bundle; the dataset that it was planned for is not here
         if key in parser:
             parser[key] = []
+    if "steps" in parser:  # of an epoch of a planned bundle, whatever the number of cases; here it is each case once
+        parser["steps"] = math.ceil(len(cases) / int(parser.get_parsed_content("batch_size")))
     parser["train::dataset::data"] = _datalist(cases)
     if held_out:
         parser["validate::dataset::data"] = _datalist(held_out)
