@@ -54,9 +54,9 @@ def segmenter(bundle: Path) -> Segmenter:
     return Segmenter.from_bundle(bundle, device="cpu", backend="torch")
 
 
-def test_the_planner_writes_half_the_smallest_to_twice_the_largest(bundle: Path) -> None:
+def test_the_planner_writes_half_the_5th_to_one_and_a_half_times_the_95th_percentile(bundle: Path) -> None:
     labels = find_bundle(bundle).label_table
-    assert [labels[value].volume_ml for value in (1, 2)] == [(30, 200), (15, 120)]
+    assert [labels[value].volume_ml for value in (1, 2)] == [(30, 150), (15, 90)]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_planner_writes_half_the_smallest_to_twice_the_largest(bundle: Path)
     [
         (head(), []),
         (head(soft=10), ["brainstem: "]),
-        (head(hard=0), ["mandible: not found, expected 15 to 120 mL"]),
+        (head(hard=0), ["mandible: not found, expected 15 to 90 mL"]),
         (head(soft=44), ["brainstem: "]),
         (head(soft=0, hard=0), ["no brainstem or mandible was found: is this a CT as head_bundle was trained on?"]),
         (head(air=-100), ["values from -100 to 1200: no Hounsfield units, or a crop without air?"]),
@@ -81,7 +81,7 @@ def test_what_is_odd_is_told(segmenter: Segmenter, scan: NDArray[np.float32], to
     for warning, start in zip(result.warnings, told, strict=True):
         assert warning.startswith(start)
     if told == ["brainstem: "]:
-        assert "mL is implausible, expected 30 to 200 mL" in result.warnings[0]
+        assert "mL is implausible, expected 30 to 150 mL" in result.warnings[0]
 
 
 def test_a_bundle_that_declares_nothing_is_silent(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from tomoseg.errors import UsageError
 from tomoseg.files import sha256
 from tomoseg.options import Options
 from tomoseg.training import CrossValidation, TrainingOptions, check_data, cross_validate, train
-from tomoseg.training.ensemble import average_weights, ensemble_config, keep_components, single_config
+from tomoseg.training.card import write_results
+from tomoseg.training.ensemble import LARGEST, average_weights, ensemble_config, keep_components, single_config
 from tomoseg.training.scoring import dice, keep_largest, mean_of_labels
 from tomoseg.training.state import load_state
 from trainings import load, tiny_bundle, tomoseg, write_dataset
@@ -175,6 +176,46 @@ def test_a_bundle_that_finds_components_says_what_it_needs(validated: tuple[Path
     folder, result = validated
     needed = json.loads((folder / "bundle" / "configs" / "metadata.json").read_text())["required_packages_version"]
     assert ("scikit-image" in needed) == bool(result.largest)
+
+
+def test_the_card_has_what_was_measured(validated: tuple[Path, CrossValidation], tmp_path: Path) -> None:
+    folder, result = validated
+    card = folder / "bundle" / "docs" / "README.md"
+    text = card.read_text()
+    assert "Not measured yet" not in text
+    assert "## References" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| front | 6 |"))
+    assert f"{result.dice[0]:.4f} (" in row
+    summary = json.loads((result.folder / "summary.json").read_text())
+    assert row.count("|") == 4 + len(summary["folds"])
+    assert f"{summary['folds'][3]['mean_dice']['front']:.4f}" in row
+    # once more it is replaced; what somebody wrote is not
+    scores: dict[int | str | None, list[list[float]]] = {0: [[0.5, math.nan], [0.7, 0.9]]}
+    copy = Path(shutil.copy(card, tmp_path))
+    assert write_results(copy, ["front", "back"], scores, ["back"], averaged=True)
+    again = copy.read_text()
+    assert (
+        "| front | 2 | 0.6000 (0.5000 to 0.7000) | 0.6000 |\n| back | 1 | 0.9000 (0.9000 to 0.9000) | 0.9000 |" in again
+    )
+    assert "raised their mean: back." in again
+    assert again.count("## Results") == again.count("## References") == 1
+    copy.write_text("## Results\n\nOur own.\n")
+    assert not write_results(copy, ["front", "back"], scores, [], averaged=True)
+    assert copy.read_text() == "## Results\n\nOur own.\n"
+    assert not write_results(tmp_path / "none.md", ["front", "back"], scores, [], averaged=True)
+
+
+def test_evaluation_cuts_down_what_inference_does(validated: tuple[Path, CrossValidation]) -> None:
+    folder, result = validated
+    inference, evaluate = (read_config(folder / "bundle", name) for name in ("inference", "evaluate"))
+    kept = [
+        [step for step in config["postprocessing"]["transforms"] if step["_target_"] == LARGEST]
+        for config in (inference, evaluate)
+    ]
+    assert kept[0] == (
+        [{"_target_": LARGEST, "keys": "pred", "applied_labels": [*result.largest]}] if result.largest else []
+    )
+    assert kept[1] == (kept[0] if result.averaged else [])
 
 
 def test_the_mean_of_weights_is_their_mean(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tomoseg.volumes import Volume, read_volume
 
 SAMPLES = 10_000  # foreground voxels of a case whose intensities are kept, evenly spread over the foreground
 PERCENTILES = (0.5, 99.5)  # nnU-Net's limits of CT intensities
+USUAL = (5, 95)  # percentiles of the volumes of a label
 FEWEST = 5  # whole labels, from which a range of volumes is told
 ABSENT = 0.05  # of the cases in which a label would have been drawn; beyond that its absence is nothing odd
 
@@ -70,8 +71,8 @@ class LabelPrint:
         cases: number of cases in which it occurs.
         annotated: number of cases in which it was drawn, as far as the dataset says.
         median_ml: median volume where it occurs.
-        least_ml, most_ml: volumes of those that were drawn and lie within the scan as a whole; the least is 0 where the
-            label is often absent though it would have been drawn. None for too few.
+        low_ml, high_ml: 5th and 95th percentile of the volumes of those that were drawn and lie within the scan as a
+            whole; the lower is 0 where the label is often absent though it would have been drawn. None for too few.
     """
 
     value: int
@@ -79,8 +80,8 @@ class LabelPrint:
     cases: int
     annotated: int
     median_ml: float
-    least_ml: float | None = None
-    most_ml: float | None = None
+    low_ml: float | None = None
+    high_ml: float | None = None
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,8 @@ def _print_label(value: int, name: str, pairs: Sequence[Pair], prints: Sequence[
     if len(whole) < FEWEST:
         return LabelPrint(value, name, len(volumes), len(drawn), median)
     often_absent = drawn.count(None) > ABSENT * len(drawn)
-    least = 0.0 if often_absent else _round(min(whole))
-    return LabelPrint(value, name, len(volumes), len(drawn), median, least, _round(max(whole)))
+    low, high = (_round(float(volume)) for volume in np.percentile(whole, USUAL))
+    return LabelPrint(value, name, len(volumes), len(drawn), median, 0.0 if often_absent else low, high)
 
 
 def _round(value: float) -> float:

@@ -10,8 +10,9 @@ from tomoseg.planning.anatomy import CATEGORY, LATERALITY, recognise
 from tomoseg.planning.data_config import Json
 from tomoseg.planning.fingerprint import LabelPrint
 
-# of the smallest and of the largest volume that was drawn, what lies beyond which is implausible
-SMALLER, LARGER = 0.5, 2.0
+# of the 5th and of the 95th percentile of the volumes that were drawn, what lies beyond which is implausible; clinical
+# contours are often drawn in part, and sometimes much too large
+SMALLER, LARGER = 0.5, 1.5
 # saturation and value of what has no side, and of the two that differ in nothing else
 PLAIN, RIGHT, LEFT = (0.75, 0.95), (0.55, 1.0), (0.9, 0.65)
 
@@ -36,8 +37,8 @@ def _entry(label: LabelPrint, colour: list[int] | None) -> Json:
             entry["laterality"] = _coded(LATERALITY[known.side])
         if known.roi_name is not None:
             entry["roi_name"] = known.roi_name
-    if label.least_ml is not None and label.most_ml is not None:
-        entry["volume_ml"] = [float(f"{label.least_ml * SMALLER:.3g}"), float(f"{label.most_ml * LARGER:.3g}")]
+    if label.low_ml is not None and label.high_ml is not None:
+        entry["volume_ml"] = [float(f"{label.low_ml * SMALLER:.3g}"), float(f"{label.high_ml * LARGER:.3g}")]
     return entry
 
 

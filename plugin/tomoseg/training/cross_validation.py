@@ -22,13 +22,15 @@ from tomoseg.errors import BundleError, MissingExtraError, TrainingError, UsageE
 from tomoseg.files import atomic_file
 from tomoseg.options import Options
 from tomoseg.segmenter import Segmenter
+from tomoseg.training.card import write_results
 from tomoseg.training.ensemble import (
+    LARGEST,
     average_weights,
     ensemble_config,
     keep_components,
     read_inference,
     single_config,
-    write_inference,
+    write_config,
     write_single,
 )
 from tomoseg.training.monitor import TrainingMonitor
@@ -135,6 +137,9 @@ def cross_validate(
         _install(bundle, keep_components(config, list(chosen)), folds, target / "average.pt", averaged)
         if chosen:
             _require(bundle, "scikit-image")  # MONAI finds components with it
+        scores = {fold.fold: [row.plain for row in rows if row.fold == fold.fold] for fold in folds}
+        largest_only = [scorer.labels[label] for label in chosen]
+        write_results(bundle.root / "docs" / "README.md", list(scorer.labels.values()), scores, largest_only, averaged)
     result = CrossValidation(
         folder=target,
         cases=len(rows),
@@ -216,7 +221,12 @@ def _install(bundle: Bundle, config: dict[str, Any], folds: Sequence[Trained], a
     for source, name in [(average if averaged else sources[0], "model.pt"), *zip(sources, names, strict=False)]:
         with atomic_file(models / name) as temporary:
             shutil.copyfile(source, temporary)
-    write_inference(bundle, ensemble_config(config, names) if names else config)
+    evaluate = bundle.root / "configs" / "evaluate.json"
+    if averaged and evaluate.is_file():  # it scores one network, and would not know what became of several
+        kept = next((step for step in config["postprocessing"]["transforms"] if step["_target_"] == LARGEST), None)
+        labels = [] if kept is None else kept["applied_labels"]
+        write_config(evaluate, keep_components(json.loads(evaluate.read_text(encoding="utf-8")), labels))
+    write_config(bundle.inference_config, ensemble_config(config, names) if names else config)
 
 
 def _require(bundle: Bundle, package: str) -> None:

@@ -17,6 +17,7 @@ from tomoseg.files import atomic_file
 from tomoseg.training.state import save_weights
 
 Json = dict[str, Any]
+LARGEST = "KeepLargestConnectedComponentd"
 
 
 def average_weights(checkpoints: Sequence[Path], target: Path) -> None:
@@ -99,14 +100,13 @@ def keep_components(config: Json, labels: Sequence[int]) -> Json:
     """Return a config that keeps the largest component of some labels only.
 
     Args:
-        config: an inference config.
+        config: of inference or of evaluation.
         labels: values of these labels; for none, nothing is changed.
     """
-    name = "KeepLargestConnectedComponentd"
-    steps = [step for step in config["postprocessing"]["transforms"] if step["_target_"] != name]
+    steps = [step for step in config["postprocessing"]["transforms"] if step["_target_"] != LARGEST]
     if labels:
         place = next(index for index, step in enumerate(steps) if step["_target_"] == "AsDiscreted") + 1
-        steps.insert(place, {"_target_": name, "keys": "pred", "applied_labels": list(labels)})
+        steps.insert(place, {"_target_": LARGEST, "keys": "pred", "applied_labels": list(labels)})
     return {**config, "postprocessing": {**config["postprocessing"], "transforms": steps}}
 
 
@@ -120,7 +120,7 @@ def write_single(bundle: Bundle, config: Json, folder: Path) -> Bundle:
     """
     shutil.copytree(bundle.root / "configs", folder / "configs")
     single = Bundle(bundle.name, folder)
-    write_inference(single, config)
+    write_config(single.inference_config, config)
     return single
 
 
@@ -144,11 +144,11 @@ def read_inference(bundle: Bundle) -> Json:
     return config
 
 
-def write_inference(bundle: Bundle, config: Json) -> None:
-    """Write a bundle's inference.json, atomically.
+def write_config(path: Path, config: Json) -> None:
+    """Write a config, atomically.
 
     Raises:
         OutputError: it cannot be written.
     """
-    with atomic_file(bundle.root / "configs" / "inference.json") as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")

@@ -1,0 +1,89 @@
+"""What all folds gave, in the card of the bundle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tomoseg.evaluation.bootstrap import interval, resample
+from tomoseg.files import atomic_file
+
+HEADING = "## Results\n"
+UNMEASURED = "Not measured yet."
+MEASURED = "Each training case was predicted by a network that had not seen it"
+
+
+def write_results(
+    path: Path,
+    labels: Sequence[str],
+    scores: Mapping[int | str | None, Sequence[Sequence[float]]],
+    largest: Sequence[str],
+    averaged: bool,
+) -> bool:
+    """Put a table of Dice into a card, in place of "Not measured yet." or of an earlier table of this kind.
+
+    Args:
+        path: of the card; nothing is done where there is none, or where somebody wrote results of their own.
+        labels: their names.
+        scores: the Dice of the labels of each case, NaN where it has none, by fold.
+        largest: names of the labels that are cut down to their largest component, which the table does not have.
+        averaged: whether the bundle has the mean of the folds' weights, and not all networks.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if not path.is_file():
+        return False
+    text = path.read_text(encoding="utf-8")
+    before, heading, rest = text.partition(HEADING)
+    if not rest.lstrip().startswith((UNMEASURED, MEASURED)):
+        return False
+    end = rest.find("\n## ")
+    after = "" if end < 0 else rest[end + 1 :]
+    section = "\n".join(_section(labels, scores, largest, averaged))
+    with atomic_file(path) as temporary:
+        temporary.write_text(f"{before}{heading}\n{section}\n\n{after}", encoding="utf-8")
+    return True
+
+
+def _section(
+    labels: Sequence[str],
+    scores: Mapping[int | str | None, Sequence[Sequence[float]]],
+    largest: Sequence[str],
+    averaged: bool,
+) -> list[str]:
+    every = np.array([case for cases in scores.values() for case in cases], dtype=np.float64)
+    known = np.isfinite(every)
+    draws = resample(np.where(known, every, 0.0), known.astype(np.float64))
+    kind = "the mean of their weights" if averaged else "all of them, whose scores are averaged"
+    lines = [
+        f"{MEASURED} (`tomoseg train --fold all`); the bundle has {kind}. Dice in the scans' own",
+        "grid, mean with bootstrap 95 % interval (cases drawn with replacement):",
+        "",
+        f"| | cases | all folds | {' | '.join(f'fold {fold}' for fold in scores)} |",
+        f"|---|---|---|{'---|' * len(scores)}",
+    ]
+    for index, label in enumerate(labels):
+        low, high = interval(draws[:, index])
+        folds = [_mean([case[index] for case in cases]) for cases in scores.values()]
+        cells = [
+            label,
+            str(int(known[:, index].sum())),
+            f"{_mean(every[:, index].tolist())} ({low:.4f} to {high:.4f})",
+            *folds,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    if largest:
+        lines += ["", f"Cut down to the largest component besides, which raised their mean: {', '.join(largest)}."]
+    return lines
+
+
+def _mean(values: Sequence[float]) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    return f"{sum(known) / len(known):.4f}" if known else ""
