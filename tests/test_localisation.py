@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from heads import mni152, moved
@@ -20,6 +21,7 @@ from tomoseg import Bundle, Grid, Segmenter, TomosegError, Volume, find_bundle, 
 from tomoseg.errors import BundleError, MissingExtraError, UsageError
 from tomoseg.localisation import Locator, nearest, read_localisation
 from tomoseg.localisation import template as template_module
+from tomoseg.localisation.assembly import assemble
 from tomoseg.localisation.crop import cut_out, head_frame, within
 from tomoseg.localisation.raster import canonical, rotation_of
 from tomoseg.localisation.registration import register
@@ -130,6 +132,25 @@ def test_places_given_by_hand() -> None:
     np.testing.assert_array_equal(boxes["left hippocampus"], [(-46, -50, -30), (-6, 6, 10)])
     np.testing.assert_array_equal(boxes["right hippocampus"], [(6, -50, -30), (46, 6, 10)])
     assert parse_rois(["whole"], declared, "b") is None
+
+
+@pytest.mark.parametrize(("length_mm", "cut_off"), [(10, False), (30, False), (40, True)])
+def test_only_what_the_last_box_cuts_off_is_called_cut_off(length_mm: int, cut_off: bool) -> None:
+    """A box of ±20 mm grows with what is in it, up to ±32 mm; at 30 mm its last growth is the one that holds all."""
+    array = np.zeros((60, 120, 120), np.float32)
+    array[28:33, 55:66, 60 : 60 + length_mm] = 1
+    scan = Volume(array, Grid(array.shape, np.eye(4)), "bar")
+    locator = Locator(find_bundle("hippocampus"), ["left=30,60,60"])
+    located = locator.locate(scan)
+    assert located is not None
+    assert locator.localisation is not None
+
+    def bright(crop: Volume, grid: Grid) -> tuple[NDArray[np.uint8], None]:
+        return nearest((crop.array > 0.4).astype(np.uint8), crop.grid, grid), None  # half a voxel beside the scan's
+
+    done = assemble(locator.localisation, located, scan.grid, bright)
+    assert any("may be cut off" in warning for warning in done.warnings) == cut_off
+    assert (np.argwhere(done.labels)[:, 2].max() == 59 + length_mm) != cut_off
 
 
 def test_without_the_template_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

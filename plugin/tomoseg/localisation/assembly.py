@@ -98,8 +98,7 @@ def _settle(place: Place, declared: Localisation, predict: Predict) -> tuple[Pla
     Returns:
         the place, and whether the structure reaches the border of its box all the same.
     """
-    clipped = False
-    for _ in range(ROUNDS):
+    for left in reversed(range(ROUNDS + 1)):
         crop = place.crop.volume
         extent = _extent(predict(crop, crop.grid)[0])
         if extent is None:
@@ -107,7 +106,8 @@ def _settle(place: Place, declared: Localisation, predict: Predict) -> tuple[Pla
         first, stop = extent
         clipped = bool((first == 0).any() or (stop == crop.array.shape).any())
         moved = place.around(first, stop, declared.margin_mm)
-        if max(np.abs(new - old).max() for new, old in zip(moved.box, place.box, strict=True)) <= SETTLED:
+        change = max(np.abs(new - old).max() for new, old in zip(moved.box, place.box, strict=True))
+        if change <= SETTLED or not left:
             break
         place = moved
     return place, clipped
