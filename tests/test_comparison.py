@@ -14,11 +14,14 @@ from bundles import CHECKOUT
 
 sys.path.insert(0, str(CHECKOUT / "scripts" / "benchmark"))
 
+from ignore_label import write_sparse
+
 from comparison import interval, read_cases, tabulate, write_dataset
 from fully_annotated import write_fully_annotated
 from paired import tabulate_pairs
 from partial_annotation import write_partial
 from tomoseg.datasets import read_dataset
+from tomoseg.labels import find_ignored
 from trainings import write_dataset as write_phantoms
 
 NAMES = {1: "Anterior", 2: "Posterior"}
@@ -40,6 +43,27 @@ def test_a_label_that_was_not_drawn_is_in_no_file(hippocampus_data: Path, tmp_pa
         found = set(np.unique(np.asarray(nib.load(pair.label).dataobj))) - {0}
         assert {NAMES[int(value)] for value in found} == set(pair.annotated or NAMES.values())
     assert [pair.annotated for pair in made.pairs if pair.part == "training"] == [("Anterior",), ("Posterior",)] * 2
+
+
+def test_what_was_not_drawn_is_ignored_or_background(hippocampus_data: Path, tmp_path: Path) -> None:
+    training, held_out = read_cases(hippocampus_data)
+    labels = {"0": "background", "1": "Anterior", "2": "Posterior"}
+    for told in (True, False):
+        folder = tmp_path / str(told)
+        made = read_dataset(write_sparse(folder, hippocampus_data, training[:2], held_out[:1], labels, 4, told))
+        for pair in made.pairs:
+            array = np.asarray(nib.load(pair.label).dataobj)
+            whole = np.asarray(nib.load(hippocampus_data / "labelsTr" / pair.label.name).dataobj)
+            drawn = np.array([np.array_equal(array[:, index], whole[:, index]) for index in range(array.shape[1])])
+            if pair.part == "validation":
+                assert drawn.all()
+            elif told:
+                assert drawn.mean() == pytest.approx(0.25, abs=0.05)
+                assert (array[:, ~drawn] == 3).all()
+            else:
+                assert not array[:, ~drawn].any()
+                assert array.any()
+        assert find_ignored(made.label_names) == (3 if told else None)
 
 
 def test_only_cases_with_all_labels_are_kept(tmp_path: Path) -> None:
@@ -83,7 +107,11 @@ def test_two_evaluations_are_compared_where_both_have_a_score() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options"),
-    [("few_labels", ["--labelled", "4"]), ("partial_annotation", ["--cases", "6"])],
+    [
+        ("few_labels", ["--labelled", "4"]),
+        ("partial_annotation", ["--cases", "6"]),
+        ("ignore_label", ["--cases", "6", "--every", "3"]),
+    ],
 )
 def test_the_experiments_run(script: str, options: list[str], hippocampus_data: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(CHECKOUT / "scripts" / "benchmark" / f"{script}.py"), str(hippocampus_data)]

@@ -123,7 +123,13 @@ def read_cases(source: Path, fold: int = 0) -> tuple[list[Case], list[Case]]:
     return training, [case for case, name in zip(cases, names, strict=True) if name in held_out]
 
 
-def write_dataset(folder: Path, source: Path, training: Sequence[Case], validation: Sequence[Case]) -> Path:
+def write_dataset(
+    folder: Path,
+    source: Path,
+    training: Sequence[Case],
+    validation: Sequence[Case],
+    labels: dict[str, str] | None = None,
+) -> Path:
     """Write a dataset of links to some cases of another one; return its folder.
 
     Args:
@@ -131,6 +137,7 @@ def write_dataset(folder: Path, source: Path, training: Sequence[Case], validati
         source: the other one.
         training, validation: the cases; `annotated` and `label` may differ from the source's, a path in `label` that is
             in the folder already is left as it is.
+        labels: names by value, if they are not the source's.
     """
     for case in (*training, *validation):
         for key in ("image", "label"):
@@ -140,6 +147,8 @@ def write_dataset(folder: Path, source: Path, training: Sequence[Case], validati
                 target.symlink_to((source / case[key]).resolve())
     description = json.loads((source / "dataset.json").read_text())
     description |= {"training": list(training), "validation": list(validation), "test": []}
+    if labels is not None:
+        description["labels"] = labels
     (folder / "dataset.json").write_text(json.dumps(description, indent=1))
     return folder
 
