@@ -16,6 +16,7 @@ from pydicom import dcmread
 from bundles import CHECKOUT, dice, read_config, voxels
 from dicoms import write_series
 from slices import read_slices
+from test_dicom_seg import read_by_hand
 from test_rtstruct import rasterise
 from tomoseg import Grid, Segmenter, find_bundle, read_volume
 from tomoseg.planning import Budget, plan_bundle
@@ -118,26 +119,36 @@ def test_air_and_water_have_nothing(segmenter: Segmenter) -> None:
 
 
 def test_a_series_becomes_structures_with_the_names_of_radiotherapy(head_neck_data: Path, tmp_path: Path) -> None:
-    """From CT to RTSTRUCT as a department would do it, read back on the voxels of the series."""
+    """From CT to RTSTRUCT and DICOM-SEG as a department would do it, read back on the voxels of the series."""
     image = scan(head_neck_data, HELD_OUT[0]).as_reoriented(np.array([[0, -1], [1, -1], [2, 1]]))  # axial, LPS
     write_series(
         tmp_path / "series", np.round(voxels(image)).astype(np.int16), Grid(image.shape, image.affine), modality="CT"
     )
-    target = tmp_path / "rtstruct.dcm"
-    for output, kind in ((target, "rtstruct"), (tmp_path / "labels.nii.gz", "nifti")):
+    outputs = {"nifti": "labels.nii.gz", "rtstruct": "rtstruct.dcm", "dicom-seg": "seg.dcm"}
+    for kind, name in outputs.items():
         done = tomoseg(
-            "segment", tmp_path / "series", "-o", output, "-b", NAME, "--device", "cpu", "--output-type", kind
+            "segment", tmp_path / "series", "-o", tmp_path / name, "-b", NAME, "--device", "cpu", "--output-type", kind
         )
         assert done.returncode == 0, done.stderr
-    dataset = dcmread(target)
-    names = {region.ROINumber: region.ROIName for region in dataset.StructureSetROISequence}
-    assert names == ROI_NAMES
     series = read_volume(tmp_path / "series").series
     assert series is not None
-    labels = voxels(nib.load(tmp_path / "labels.nii.gz"))
-    for number, counts in rasterise(dataset, series):
-        np.testing.assert_array_equal(counts % 2 == 1, labels == number)
     assert len(read_slices(series)) == image.shape[2]
+    labels = voxels(nib.load(tmp_path / outputs["nifti"]))
+    structures, segments = (dcmread(tmp_path / outputs[kind]) for kind in ("rtstruct", "dicom-seg"))
+    assert {region.ROINumber: region.ROIName for region in structures.StructureSetROISequence} == ROI_NAMES
+    contoured = list(rasterise(structures, series))
+    assert {number for number, _ in contoured} == set(ROI_NAMES)
+    for number, counts in contoured:
+        np.testing.assert_array_equal(counts % 2 == 1, labels == number)
+    found = read_by_hand(segments, series)
+    assert set(found) == set(ROI_NAMES)
+    for number, mask in found.items():
+        np.testing.assert_array_equal(mask, labels == number)
+    table = find_bundle(NAME).label_table
+    for segment in segments.SegmentSequence:
+        (code,) = segment.SegmentedPropertyTypeCodeSequence
+        label = table[segment.SegmentNumber]
+        assert (code.CodeValue, code.CodingSchemeDesignator) == (label.kind.value, "SCT")
 
 
 def test_each_organ_has_codes_a_side_and_a_plausible_volume() -> None:

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomoseg.errors import UsageError
-from tomoseg.planning.augmentation import valued
 from tomoseg.planning.fingerprint import Fingerprint, LabelPlace, LabelPrint
 from tomoseg.planning.network import Network, shape_levels
 from tomoseg.planning.rules import PRESETS, Budget, decide
@@ -171,14 +170,3 @@ def test_labels_beside_each_other_are_opposite_only_if_always_in_one_order() -> 
     assert find_opposite([case(20.0, y=15.0)] * 4) == ()
     assert find_opposite([case(20.0, volume=5.0)] * 4) == ()
     assert find_opposite([case(20.0)] * 2) == ()  # too few to tell
-
-
-@pytest.mark.parametrize(
-    ("spacing", "shrunk", "blurs"), [(1.0, 0.28, 1.5), (2.0, 0.5, 1.0), (0.4, 0.28, 1.5), (4.0, 0.5, 1.0)]
-)
-def test_fine_scans_are_seen_as_coarse_ones_are(spacing: float, shrunk: float, blurs: float) -> None:
-    """As those of slices of 3.6 mm; along all axes, and by the blur of each axis for itself, along one."""
-    fingerprint = with_spacing(spacing, spacing, spacing, (40, 40, 40))
-    steps = {step["_target_"]: step for step in valued(decide(fingerprint, "MR", BUDGET), "image")}
-    assert steps["RandSimulateLowResolutiond"]["zoom_range"][0] == shrunk
-    assert {steps["RandGaussianSmoothd"][f"sigma_{axis}"][1] for axis in "xyz"} == {blurs}

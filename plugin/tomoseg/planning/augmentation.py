@@ -9,7 +9,9 @@ from tomoseg.planning.data_config import KEYS, Json
 from tomoseg.planning.rules import Plan
 
 BESIDE = 2  # windows on the background for one on a label
-MOVED = 0.2  # of the crops, by up to half a window
+MOVED = 0.15  # of the crops, by up to half a window
+SHORTENED = 0.5  # down to this part of a window; of a head alone, 0.15 left upper teeth that were taken for lower ones
+SHORTEST = 8
 THICK_MM = 3.6  # slices of many scans in use
 
 
@@ -30,7 +32,7 @@ def labelled_augmentation(plan: Plan) -> list[Json]:
                 "warn": False,
             }
         )
-    steps += [*negatives.cut_out(plan), *_moved_out(plan), *turned(plan, KEYS), *valued(plan, image)]
+    steps += [*negatives.cut_out(plan), *_cut_off(plan), *turned(plan, KEYS), *valued(plan, image)]
     chosen = {"_target_": "SelectItemsd", "keys": KEYS}  # cases may differ in what else they have
     return [*steps, chosen, _tensors(KEYS)]
 
@@ -95,23 +97,37 @@ def valued(plan: Plan, key: str) -> list[Json]:
     ]
 
 
-def _moved_out(plan: Plan) -> list[Json]:
-    """Return what moves some crops of a CT by up to half a window, with air on the other side.
+def _cut_off(plan: Plan) -> list[Json]:
+    """Return what cuts some crops of a CT off, with air on the other side.
 
     A scan that is to be segmented may be wider or longer than all those of the dataset, so that windows lie beside the
-    body, hold one end of it, or nothing but air.
+    body, hold one end of it, or nothing but air: crops are moved by up to half a window. It may also be shorter, and
+    hold the skull or the shoulders only: crops are shortened along the body, as a window pads a short scan.
     """
     if plan.intensities is None or not plan.cut:
         return []
-    image, label = KEYS
     border = [size // 2 for size in plan.patch]
+    shortest = ["$@crop_size[0]", "$@crop_size[1]", max(plan.patch[2] // SHORTEST, 1)]
+    crop = {"_target_": "RandSpatialCropd", "keys": KEYS}
     moved = [
-        {"_target_": "BorderPadd", "keys": image, "spatial_border": border, "value": data_config.outside(plan)},
-        {"_target_": "BorderPadd", "keys": label, "spatial_border": border},
-        {"_target_": "RandSpatialCropd", "keys": KEYS, "roi_size": "@crop_size", "random_size": False},
+        *_padded(plan, "BorderPadd", spatial_border=border),
+        {**crop, "roi_size": "@crop_size", "random_size": False},
     ]
-    choices = [{"_target_": "Compose", "transforms": moved}, {"_target_": "Identityd", "keys": KEYS}]
-    return [{"_target_": "OneOf", "transforms": choices, "weights": [MOVED, 1 - MOVED]}]
+    shortened = [
+        {**crop, "roi_size": shortest, "max_roi_size": "@crop_size", "random_size": True},
+        *_padded(plan, "SpatialPadd", spatial_size="@crop_size"),
+    ]
+    choices = [{"_target_": "Compose", "transforms": steps} for steps in (moved, shortened)]
+    choices.append({"_target_": "Identityd", "keys": KEYS})
+    return [{"_target_": "OneOf", "transforms": choices, "weights": [MOVED, SHORTENED, 1 - MOVED - SHORTENED]}]
+
+
+def _padded(plan: Plan, target: str, **options: Any) -> list[Json]:
+    image, label = KEYS
+    return [
+        {"_target_": target, "keys": image, **options, "value": data_config.outside(plan)},
+        {"_target_": target, "keys": label, **options},
+    ]
 
 
 def _tensors(keys: list[str]) -> Json:
