@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 
 from bundles import CHECKOUT, dice, read_config, voxels
+from cts import finer
 from dicoms import write_series
 from slices import read_slices
 from test_dicom_seg import read_by_hand
@@ -88,14 +89,10 @@ def test_a_scan_as_fine_as_in_use_has_the_same_organs_with_smooth_borders(
     segmenter: Segmenter, head_neck_data: Path
 ) -> None:
     coarse = scan(head_neck_data, HELD_OUT[0])
-    spacing = np.array([1.0, 1.0, 2.0])
-    shape = tuple(np.ceil(np.array(coarse.shape) * coarse.header.get_zooms() / spacing).astype(int))
-    affine = coarse.affine.copy()
-    affine[:3, :3] = affine[:3, :3] / coarse.header.get_zooms() * spacing
-    fine = resample_from_to(coarse, (shape, affine), order=1, cval=-1024)
+    fine = finer(coarse, (1.0, 1.0, 2.0))
     labels = segmenter(fine).labels
-    assert labels.shape == shape
-    back = resample_from_to(nib.Nifti1Image(labels, affine), coarse, order=0)
+    assert labels.shape == fine.shape
+    back = resample_from_to(nib.Nifti1Image(labels, fine.affine), coarse, order=0)
     straight = segmenter(coarse).labels
     for value in ROI_NAMES:
         assert dice(voxels(back), straight, value) > 0.9

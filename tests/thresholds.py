@@ -34,7 +34,7 @@ def threshold_bundle(
     Args:
         folder: the bundle's.
         thresholds: HU by the label's name, ascending, within the window.
-        volumes_ml: the smallest and largest volume of each label "in the dataset"; none for a label without.
+        volumes_ml: 5th and 95th percentile of each label's volumes "in the dataset"; none for a label without.
         blur: the network averages 3×3×3 voxels, so that its scores are smooth.
         metadata: entries to replace.
     """
