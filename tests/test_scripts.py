@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -133,20 +134,24 @@ def test_the_script_for_tests_runs_what_it_is_asked_to(checkout: Path) -> None:
     assert "test_the_installed_wheel_segments_a_scan" in slow.stdout
 
 
-def test_a_test_process_that_dies_is_told_and_run_once_more(checkout: Path, tmp_path: Path) -> None:
-    (tmp_path / "test_dies.py").write_text(
-        "import os, pathlib, signal\n"
+def test_modules_whose_tests_die_together_run_one_by_one(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "test_first.py").write_text("def test_it(): pass\n")
+    (tmp_path / "test_second.py").write_text(
+        "import os, signal, sys\n"
         "def test_it():\n"
-        f"    seen = pathlib.Path({str(tmp_path)!r}) / 'seen'\n"
-        "    again = seen.exists()\n"
-        "    seen.touch()\n"
-        "    if not again or os.environ.get('ALWAYS'):\n"
+        "    if 'test_first' in sys.modules or os.environ.get('ALWAYS'):\n"
         "        os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
-    command = [sys.executable, str(checkout / "scripts/test"), str(tmp_path / "test_dies.py")]
+    (tmp_path / "test_third.py").write_text("import pytest\n@pytest.mark.slow\ndef test_it(): pass\n")
+    names = [str(tmp_path / f"test_{name}.py") for name in ("first", "second", "third")]
+    command = [sys.executable, str(checkout / "scripts/test"), *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "pytest died of SIGSEGV; once more" in done.stdout
-    assert "Fatal Python error" in done.stderr  # with the stack
+    assert done.stdout.count("1 passed") == 2
+    told = done.stdout[done.stdout.rindex("pytest died of SIGSEGV") :]  # at the end, with the stack
+    assert names[1] in told
+    assert "Fatal Python error" in told
+    assert "in test_it" in told
     always = subprocess.run(command, env=os.environ | {"ALWAYS": "1"}, capture_output=True, text=True, check=False)
-    assert always.returncode != 0
+    assert always.returncode == signal.SIGSEGV
+    assert always.stdout.count("pytest died of SIGSEGV") == 4  # where it happened and at the end
