@@ -5,6 +5,7 @@ Most follow nnU-Net (Isensee et al., Nature Methods 18, 203-211, 2021); where th
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -316,8 +317,9 @@ def _fit(
     """Return the network for a window, and the window as its strides ask for; rounded up where it holds the scan."""
     kernels, strides = shape_levels(box, spacing, EDGE)
     network = Network(scores, tuple(kernels), tuple(strides), (), preset.residual)
-    for features in range(most, 7, -4):
-        filters = tuple(min(features * 2**level, preset.most_features) for level in range(len(strides)))
+    # a network of many levels has too many weights even with 8 features at first: then fewer at the coarsest ones
+    for ceiling, features in itertools.product(range(preset.most_features, 31, -8), range(most, 7, -4)):
+        filters = tuple(min(features * 2**level, ceiling) for level in range(len(strides)))
         network = replace(network, filters=filters)
         if network.parameters <= preset.parameters * 1e6:
             break
