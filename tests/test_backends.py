@@ -234,3 +234,24 @@ def test_openvino_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         TomosegError, match=r"openvino is not installed; install it with: pip install 'tomoseg\[openvino"
     ):
         choose_backend("openvino", CPU)
+
+
+def test_a_signal_is_survived_after_networks_went(tmp_path: Path) -> None:
+    """OpenVINO moves the stack that signals are handled on, and frees it with the network that made it."""
+    program = (
+        "import faulthandler, signal, torch\n"
+        "from tomoseg.engine import make_backend\n"
+        "faulthandler.enable()\n"
+        "def run(key):\n"
+        "    network = torch.nn.Conv3d(1, 2, 3, padding=1)\n"
+        "    backend = make_backend('openvino', network, torch.device('cpu'), 'fp32', key, compiled=False)\n"
+        "    backend.prepare((1, 1, 8, 8, 8))\n"
+        "    return backend\n"
+        "first, second = run('a'), run('b')\n"
+        "del first\n"
+        "del second\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('handled'))\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

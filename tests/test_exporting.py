@@ -47,10 +47,10 @@ def run_program(file: Path, batch: torch.Tensor) -> Any:
 
 
 def run_openvino(file: Path, batch: torch.Tensor) -> Any:
-    from tomoseg.engine.backends.openvino_model import import_openvino
+    from tomoseg.engine.backends.openvino_model import openvino_core
 
     hints = {"INFERENCE_PRECISION_HINT": "f32"}
-    return import_openvino().Core().compile_model(file, "CPU", hints)(batch.numpy())[0]
+    return openvino_core().compile_model(file, "CPU", hints)(batch.numpy())[0]
 
 
 # each as its users run it, and how many windows at once

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tomoseg.engine.backends.int8_network import save_model
-from tomoseg.engine.backends.openvino_model import convert, import_openvino, without_telemetry
+from tomoseg.engine.backends.openvino_model import convert, openvino_core, without_telemetry
 from tomoseg.exporting.origin import Origin
 from tomoseg.exporting.parity import Runner
 from tomoseg.exporting.samples import Samples
@@ -53,7 +53,7 @@ def write_int8(origin: Origin, file: Path, samples: Samples) -> Iterator[str]:
 
 def read_openvino(file: Path) -> Runner:
     """Load a network into OpenVINO; what is in floating point is computed in fp32."""
-    core = import_openvino().Core()
+    core = openvino_core()
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     request = core.compile_model(core.read_model(file), "CPU", hints).create_infer_request()
     return lambda window: torch.from_numpy(request.infer([window.numpy()])[0])
@@ -70,7 +70,7 @@ def _save(model: Any, file: Path, origin: Origin, precision: str) -> None:
 
 def _import_nncf() -> Any:
     """Import nncf without the telemetry that it sends home with each network."""
-    import_openvino()  # which nncf would import with it
+    openvino_core()  # nncf makes others, which must not come first
     with without_telemetry(), redirect_stdout(StringIO()):
         import nncf
     return nncf

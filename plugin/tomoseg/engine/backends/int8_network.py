@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tomoseg.engine.backends.openvino_model import import_openvino
+from tomoseg.engine.backends.openvino_model import import_openvino, openvino_core
 from tomoseg.errors import BundleError, one_line
 from tomoseg.files import sha256
 
@@ -77,7 +77,7 @@ def find_int8(xml: Path, checkpoints_sha256: Sequence[str], definition: Any) -> 
     if not weights.is_file():
         raise BundleError(f"{weights}: missing; the int8 network {xml.name} has its weights in there; {AGAIN}")
     try:
-        model = import_openvino().Core().read_model(xml, weights)
+        model = openvino_core().read_model(xml, weights)
     except RuntimeError as error:
         raise BundleError(f"{xml}: cannot be read as a network of OpenVINO: {one_line(error)}; {AGAIN}") from error
     if _entry(model, "precision") != "int8":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,27 @@ def import_openvino() -> Any:
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino") from error
     return openvino
+
+
+_MADE: list[Any] = []
+_MAKING = threading.Lock()
+
+
+def openvino_core() -> Any:
+    """Return the one `openvino.Core` of this process, which is never given back.
+
+    A Core moves the stack on which signals are handled into memory of its own, which it frees as it goes, even where
+    another Core came later and will put that stack back: then the next signal, be it Ctrl-C or the end of another
+    process, kills the program.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+    """
+    with _MAKING:
+        if not _MADE:
+            _MADE.append(import_openvino().Core())
+            _MADE[0].get_property("CPU", "FULL_DEVICE_NAME")  # only what is asked is loaded, and moves the stack
+        return _MADE[0]
 
 
 @contextmanager

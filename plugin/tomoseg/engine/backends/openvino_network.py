@@ -11,7 +11,7 @@ import torch
 
 from tomoseg.engine.backends.fingerprint import describe_network
 from tomoseg.engine.backends.int8_network import Int8Network
-from tomoseg.engine.backends.openvino_model import convert, import_openvino, labels_last
+from tomoseg.engine.backends.openvino_model import convert, import_openvino, labels_last, openvino_core
 from tomoseg.engine.memory import is_out_of_memory
 from tomoseg.errors import BackendError, OutputError, one_line
 from tomoseg.files import atomic_file
@@ -50,7 +50,7 @@ class OpenvinoNetwork:
         if shape == self._shape:
             return
         ov = import_openvino()
-        core = ov.Core()
+        core = openvino_core()
         hints = {
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],
             "PERFORMANCE_HINT": "LATENCY",
