@@ -13,14 +13,19 @@ from typing import Any
 
 import torch
 
-from tomoseg.errors import MissingExtraError, TomosegError, UsageError, one_line
+from tomoseg.errors import MissingExtraError, TomosegError, UsageError, one_line, shorten
 from tomoseg.report import describe_hardware
 from tomoseg.silence import quiet
 
 OBJECT_STORE_BYTES = 100_000_000  # only reports travel; Ray's own choice is a third of the memory
 REACH_S = 10.0
-# Ray waits for half a minute only, and its server for one client may die as it begins
-PASSING = ("timed out", "Starting Ray client server failed", "Proxy failed to Connect to backend")
+# Ray waits for half a minute only, and its server for one client, and the agent that it asks, may die as they begin
+PASSING = (
+    "timed out",
+    "Starting Ray client server failed",
+    "Proxy failed to Connect to backend",
+    "RuntimeEnv request failed",
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
         where = f"Ray at {address}" if address else "Ray on this machine"
         # Ray sends its token to no address unless told to
         advice = "; if it wants a token, set RAY_AUTH_MODE=token" if address else ""
-        raise UsageError(f"{where}: {one_line(error)}{advice}") from error
+        raise UsageError(f"{where}: {_reason(error)}{advice}") from error
     try:
         with _without_advice(ray):
             yield ray
@@ -177,6 +182,12 @@ def _init(ray: Any, **options: Any) -> None:
             ray.shutdown()
             if not tries_left or not any(passing in str(error) for passing in PASSING):
                 raise
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says on one line; of a server's traceback, which may be in it, the end."""
+    told, traceback, _ = str(error).partition("Traceback (most recent call last)")
+    return shorten(f"{told} {str(error).rstrip().splitlines()[-1]}", 300) if traceback else one_line(error)
 
 
 def _refuse_unreachable(address: str) -> None:
