@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tomoseg.registry import find_bundle
 from tomoseg.segmenter import Segmenter
 from tomoseg.training import VALIDATION, TrainingOptions, check_data, check_unlabelled, train
 from tomoseg.training.scoring import Scorer
+from tomoseg.training.session import STATE
 
 RESAMPLES = 10_000
 QUICK_MM, QUICK_WINDOW, QUICK_FILTERS = [2.0, 2.0, 2.0], [24, 32, 24], [8, 16, 32, 64]
@@ -75,7 +76,7 @@ def make_parser(doc: str | None, seeds: int) -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=40, help="of 100 steps")
     parser.add_argument("--preset", default="small", help="of tomoseg plan")
     parser.add_argument("--quick", action="store_true", help="a tiny network at 2 mm, to see that everything runs")
-    parser.add_argument("--folder", type=Path, help="for bundles and checkpoints; a temporary one if not given")
+    parser.add_argument("--folder", type=Path, help="for bundles and checkpoints, to go on after a stop")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="that torch may use")
     parser.add_argument("--json", type=Path, help="write all numbers there, too")
     return parser
@@ -160,17 +161,30 @@ def train_and_score(way: Way, training: Training, seed: int, folder: Path) -> ND
         way: on what.
         training: how long.
         seed: of the training.
-        folder: for bundle and checkpoints, made anew.
+        folder: for bundle, checkpoints and Dice; what the same training has left there is gone on with.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    plan_bundle(way.dataset, folder / "bundle", Budget(training.memory, preset=training.preset))
-    if training.quick:
-        _shrink(folder / "bundle")
+    begun, done = folder / "training.json", folder / "dice.json"
+    if not begun.exists() or json.loads(begun.read_text()) != asdict(training):
+        shutil.rmtree(folder, ignore_errors=True)
+        plan_bundle(way.dataset, folder / "bundle", Budget(training.memory, preset=training.preset))
+        if training.quick:
+            _shrink(folder / "bundle")
+        begun.write_text(json.dumps(asdict(training)))
+    if done.exists():
+        return np.array(json.loads(done.read_text()))
     bundle, dataset = find_bundle(folder / "bundle"), check_data(way.dataset)
     scans = () if way.unlabelled is None else check_unlabelled(way.unlabelled, dataset).scans
-    options = TrainingOptions(fold=VALIDATION, epochs=training.epochs, seed=seed, device="cpu", unlabelled=scans)
-    weights = train(bundle, dataset, options, folder / "train", hidden=True).weights
-    return score(bundle, weights, way.dataset)
+    options = TrainingOptions(
+        fold=VALIDATION,
+        epochs=training.epochs,
+        seed=seed,
+        device="cpu",
+        unlabelled=scans,
+        resume=(folder / "train" / STATE).exists(),
+    )
+    dice = score(bundle, train(bundle, dataset, options, folder / "train", hidden=True).weights, way.dataset)
+    done.write_text(json.dumps(dice.tolist()))
+    return dice
 
 
 def score(bundle: Bundle, weights: Path, data: Path) -> NDArray[np.float64]:
