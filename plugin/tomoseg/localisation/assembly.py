@@ -19,6 +19,7 @@ ROUNDS = 3  # of laying the box round what was found
 SETTLED = 1  # voxel; a box that moves by no more has settled
 LEAST_SEEN = 0.98  # of a box; of the rest the scan has no voxels
 LEAST_BRAIN = 0.5  # of the template in view
+ROUNDED = 0.01  # by which a scan's spacing may miss the one that was meant
 CONNECTED = 3  # components count as one where they share a corner
 
 Labels = NDArray[np.unsignedinteger[Any]]
@@ -140,12 +141,12 @@ def _centre(mask: NDArray[np.bool_], box: tuple[slice, slice, slice], scan: Grid
 
 
 def _coarse(declared: Localisation, scan: Grid) -> list[str]:
-    voxel_mm3 = 1000 * scan.voxel_volume_ml
-    if voxel_mm3 <= declared.largest_voxel_mm3:
+    largest = max(scan.spacing)
+    if largest <= declared.largest_spacing_mm * (1 + ROUNDED):
         return []
     return [
-        f"voxels of {voxel_mm3:.1f} mm³ are too coarse, expected at most {declared.largest_voxel_mm3:g} mm³; volumes "
-        "may come out far too small"
+        f"voxels of {'×'.join(f'{side:.3g}' for side in scan.spacing)} mm are too coarse, expected at most "
+        f"{declared.largest_spacing_mm:g} mm along each axis; volumes may come out far too small or too large"
     ]
 
 

@@ -43,7 +43,7 @@ class Localisation:
         spacing_mm: of the crops' voxels, along (x, y, z) of the template.
         margin_mm: from the structure to the crop's border, along (x, y, z).
         least_score: of a registration that is to be trusted.
-        largest_voxel_mm3: of a scan in which the structures are found in full.
+        largest_spacing_mm: along any axis of a scan in which the structures are found in full.
         regions: one or more.
         asymmetry: the names of the left and of the right region; None where nothing is to be compared.
         label_table: what the labels of the merged label map mean.
@@ -54,7 +54,7 @@ class Localisation:
     spacing_mm: Corner
     margin_mm: Corner
     least_score: float
-    largest_voxel_mm3: float
+    largest_spacing_mm: float
     regions: tuple[Region, ...]
     asymmetry: tuple[str, str] | None
     label_table: tuple[Label, ...]
@@ -79,7 +79,7 @@ def read_localisation(bundle: Bundle) -> Localisation | None:
         path = bundle.root / "configs" / "metadata.json"
         raise BundleError(
             f"{path}: localisation: expected template, crop_mm, spacing_mm, margin_mm, least_score, "
-            "largest_voxel_mm3, regions (name, box_mm, mirrored, labels, volume_ml) and labels (name, of, laterality): "
+            "largest_spacing_mm, regions (name, box_mm, mirrored, labels, volume_ml) and labels (name, of, laterality): "
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
 
@@ -102,7 +102,7 @@ def _parse(declared: Mapping[str, Any], own: Mapping[int, Label]) -> Localisatio
         spacing_mm=_corner(declared["spacing_mm"]),
         margin_mm=_corner(declared["margin_mm"]),
         least_score=float(declared["least_score"]),
-        largest_voxel_mm3=float(declared["largest_voxel_mm3"]),
+        largest_spacing_mm=float(declared["largest_spacing_mm"]),
         regions=regions,
         asymmetry=pair,
         label_table=tuple(table[value] for value in sorted(table)),
