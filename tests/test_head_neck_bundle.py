@@ -13,18 +13,16 @@ from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
 from pydicom import dcmread
 
-from bundles import CHECKOUT, dice, read_config, voxels
+from bundles import dice, voxels
 from cts import finer
 from dicoms import write_series
 from slices import read_slices
 from test_dicom_seg import read_by_hand
 from test_rtstruct import rasterise
 from tomoseg import Grid, Segmenter, find_bundle, read_volume
-from tomoseg.planning import Budget, plan_bundle
 from trainings import tomoseg
 
 NAME = "head_neck_ct_segmentation"
-FOLDER = CHECKOUT / "monai_bundle" / NAME
 HELD_OUT = ("pt_201", "pt_202", "pt_204")  # of the cases that nothing was trained on
 RIGHT, LEFT = 3, 4  # parotid glands
 # AAPM TG-263
@@ -47,17 +45,6 @@ def expert(data: Path, case: str) -> NDArray[Any]:
 def middle(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.float64]:
     """The centre of a structure in mm."""
     return np.asarray(affine[:3, :3] @ np.argwhere(mask).mean(axis=0) + affine[:3, 3])
-
-
-@pytest.mark.slow
-def test_its_configs_are_what_the_planner_makes_of_the_data(head_neck_data: Path, tmp_path: Path) -> None:
-    plan_bundle(head_neck_data, tmp_path / NAME, Budget(8 * 10**9, device="cpu"))
-    for path in (tmp_path / NAME / "configs").glob("*.json"):
-        if path.stem != "metadata":  # which also says what was trained and measured
-            assert read_config(FOLDER, path.stem) == read_config(tmp_path / NAME, path.stem), path.name
-    planned, shipped = (read_config(folder, "metadata") for folder in (tmp_path / NAME, FOLDER))
-    for key in ("network_data_format", "label_table", "label_classes"):
-        assert shipped[key] == planned[key]
 
 
 def test_it_finds_what_was_contoured_on_scans_that_it_has_not_seen(segmenter: Segmenter, head_neck_data: Path) -> None:

@@ -78,7 +78,7 @@ def test_what_cannot_be_trained_is_told(bundle: Bundle, cases: list[TrainingCase
         Recipe(1, 0.0, "cpu")
     config = bundle.root / "configs" / "train.json"
     content = json.loads(config.read_text())
-    content["deep_supervision_loss"]["_target_"] = "NoSuchLoss"
+    content["level_loss"]["_target_"] = "NoSuchLoss"
     config.write_text(json.dumps(content))
     with pytest.raises(BundleError, match="training failed"):
         fine_tune(bundle, cases, [], None, Recipe(1, 1.0, "cpu"), tmp_path / "one")
