@@ -258,5 +258,7 @@ def test_volumes_of_coarse_scans_are_those_of_the_fine_one(segmenter: Segmenter,
     head = nib.load(mni152())
     fine, coarse = segmenter(head), segmenter(resample_to_output(head, mm))
     assert coarse.warnings == ()
+    assert fine.location is not None
+    assert coarse.location is not None
     for one, other in zip(fine.location.regions, coarse.location.regions, strict=True):
         assert other.volume_ml == pytest.approx(one.volume_ml, rel=0.05)

@@ -79,7 +79,8 @@ def read_localisation(bundle: Bundle) -> Localisation | None:
         path = bundle.root / "configs" / "metadata.json"
         raise BundleError(
             f"{path}: localisation: expected template, crop_mm, spacing_mm, margin_mm, least_score, "
-            "largest_spacing_mm, regions (name, box_mm, mirrored, labels, volume_ml) and labels (name, of, laterality): "
+            "largest_spacing_mm, regions (name, box_mm, mirrored, labels, volume_ml) and labels (name, of, "
+            "laterality): "
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
 

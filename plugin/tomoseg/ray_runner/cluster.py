@@ -19,8 +19,8 @@ from tomoseg.silence import quiet
 
 OBJECT_STORE_BYTES = 100_000_000  # only reports travel; Ray's own choice is a third of the memory
 REACH_S = 10.0
-# Ray waits for half a minute only, and the agent that it asks may begin late; its server for one client may die as it is
-# forked (https://github.com/ray-project/ray/issues/63202), which is told as one of three
+# Ray waits for half a minute only, and the agent that it asks may begin late; its server for one client may die as it
+# is forked (https://github.com/ray-project/ray/issues/63202), which is told in one of three ways
 PASSING = (
     "timed out",
     "Starting Ray client server failed",
