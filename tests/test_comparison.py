@@ -116,12 +116,16 @@ def test_two_evaluations_are_compared_where_both_have_a_score() -> None:
 def test_the_experiments_run(script: str, options: list[str], hippocampus_data: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(CHECKOUT / "scripts" / "benchmark" / f"{script}.py"), str(hippocampus_data)]
     quick = ["--quick", "--seeds", "1", "--epochs", "1", "--threads", "1", "--folder", str(tmp_path)]
-    tables = []
-    for _ in range(2):
+    tables, states = [], []
+    for _ in range(2):  # the second one goes on where the first one ended, and has nothing left to train
         done = subprocess.run([*command, *quick, *options], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+        assert done.stdout.count("| ") > 10
         tables.append([line for line in done.stdout.splitlines() if line.startswith("|")])
-        # as if it had been killed before this
-        next(tmp_path.rglob("dice.json")).unlink()
+        states.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("state.pt")})
     assert tables[0] == tables[1]
-    assert len(tables[0]) > 3
+    assert states[0] == states[1] != {}
+    longer = [*command, *quick, *options, "--epochs", "2"]
+    done = subprocess.run(longer, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "epochs" in done.stderr

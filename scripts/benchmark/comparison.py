@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -161,17 +161,15 @@ def train_and_score(way: Way, training: Training, seed: int, folder: Path) -> ND
         way: on what.
         training: how long.
         seed: of the training.
-        folder: for bundle, checkpoints and Dice; what the same training has left there is gone on with.
+        folder: for bundle and checkpoints; a training that was stopped there goes on.
+
+    Raises:
+        UsageError: it was another training.
     """
-    begun, done = folder / "training.json", folder / "dice.json"
-    if not begun.exists() or json.loads(begun.read_text()) != asdict(training):
-        shutil.rmtree(folder, ignore_errors=True)
-        plan_bundle(way.dataset, folder / "bundle", Budget(training.memory, preset=training.preset))
-        if training.quick:
-            _shrink(folder / "bundle")
-        begun.write_text(json.dumps(asdict(training)))
-    if done.exists():
-        return np.array(json.loads(done.read_text()))
+    shutil.rmtree(folder / "bundle", ignore_errors=True)
+    plan_bundle(way.dataset, folder / "bundle", Budget(training.memory, preset=training.preset))
+    if training.quick:
+        _shrink(folder / "bundle")
     bundle, dataset = find_bundle(folder / "bundle"), check_data(way.dataset)
     scans = () if way.unlabelled is None else check_unlabelled(way.unlabelled, dataset).scans
     options = TrainingOptions(
@@ -182,9 +180,8 @@ def train_and_score(way: Way, training: Training, seed: int, folder: Path) -> ND
         unlabelled=scans,
         resume=(folder / "train" / STATE).exists(),
     )
-    dice = score(bundle, train(bundle, dataset, options, folder / "train", hidden=True).weights, way.dataset)
-    done.write_text(json.dumps(dice.tolist()))
-    return dice
+    weights = train(bundle, dataset, options, folder / "train", hidden=True).weights
+    return score(bundle, weights, way.dataset)
 
 
 def score(bundle: Bundle, weights: Path, data: Path) -> NDArray[np.float64]:
