@@ -166,8 +166,8 @@ def test_a_terminal_shows_the_windows(real_scan: Path, tmp_path: Path, quiet: bo
         while part := os.read(ours, 1024):
             shown += part
     assert process.wait() == 0
-    if quiet:
-        assert shown == b""
+    if quiet:  # two copies of a hippocampus beside each other may be told as implausible
+        assert all(line.startswith(b"tomoseg: warning: ") for line in shown.splitlines())
     else:
         assert b"large.nii" in shown
         assert re.search(rb"\d+/9 windows", re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown))

@@ -127,7 +127,7 @@ def test_stock_monai_trains_with_them(place: Path, tmp_path: Path) -> None:
     assert (place / "bundle" / "train" / "model.pt").is_file()
 
 
-def test_what_is_wrong_with_them_is_told_in_one_line(place: Path, tmp_path: Path, bundle_folder: Path) -> None:
+def test_what_is_wrong_with_them_is_told_in_one_line(place: Path, tmp_path: Path, bundle_copy: Path) -> None:
     bundle = find_bundle(place / "bundle")
     with pytest.raises(UsageError, match="no such folder"):
         check_negatives(tmp_path / "nowhere", bundle)
@@ -144,8 +144,10 @@ def test_what_is_wrong_with_them_is_told_in_one_line(place: Path, tmp_path: Path
     told = tomoseg("train", place / "bundle", "--data", place / "data", "--negatives", tmp_path)
     assert told.returncode == 1
     assert [line.split(":")[0] for line in told.stderr.splitlines()] == ["tomoseg", "tomoseg"]
+    config = bundle_copy / "configs" / "train.json"
+    config.write_text(config.read_text().replace("negatives_dir", "others_dir"))
     with pytest.raises(UsageError, match="negatives_dir"):
-        train(find_bundle(bundle_folder), check_data(place / "data"), TrainingOptions(negatives="x"), tmp_path / "out")
+        train(find_bundle(bundle_copy), check_data(place / "data"), TrainingOptions(negatives="x"), tmp_path / "out")
 
 
 def test_a_partly_annotated_bundle_is_fine_tuned_without_its_dataset(place: Path, tmp_path: Path) -> None:

@@ -61,9 +61,11 @@ def test_labelled_cases_are_cached_before_those_without_label_map(
     assert plan_cache(found, config, 5, CPU, unlabelled=2) == both
 
 
-def test_of_a_bundle_that_was_not_planned_nothing_is_changed(bundle_folder: Path) -> None:
-    config = json.loads((bundle_folder / "configs" / "train.json").read_text())
-    assert plan_cache(find_bundle(bundle_folder), config, 10**6, CPU) == {}
+def test_of_a_bundle_that_was_not_planned_nothing_is_changed(bundle_copy: Path) -> None:
+    config = json.loads((bundle_copy / "configs" / "train.json").read_text())
+    assert plan_cache(find_bundle(bundle_copy), config, 10**6, CPU) != {}
+    (bundle_copy / "configs" / "plan.json").unlink()
+    assert plan_cache(find_bundle(bundle_copy), config, 10**6, CPU) == {}
 
 
 def test_a_container_has_less_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
