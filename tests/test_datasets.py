@@ -143,14 +143,14 @@ def test_regions_of_nnunet_keep_their_names(tmp_path: Path) -> None:
         ({"labels": {"liver": -1}}, "labels: expected"),
         ({"labels": {"liver": True}}, "labels: expected"),
         ({"labels": {"liver": 1.5}}, "labels: expected"),
-        ({"modality": {"0": "T1", "1": "T2"}}, "modality: T1, T2: datasets of several channels are not supported yet"),
+        ({"modality": {"0": "T1", "1": 2}}, "modality: expected"),
         ({"channel_names": {"0": 3}}, "channel_names: expected"),
         ({"training": "all"}, "training: expected a list of cases, got str"),
         ({"training": ["a.nii.gz"]}, r"training\[0\]: expected"),
         ({"training": [{"label": "b.nii"}]}, r"training\[0\]: image: expected the name of a file, got None"),
         (
-            {"training": [{"image": ["a_0000.nii", "a_0001.nii"]}]},
-            r"training\[0\]: image: 2 files: datasets of several",
+            {"training": [{"image": ["a_0000.nii", "a_0000.nii"]}]},
+            r"training\[0\]: a_0000.nii is listed twice",
         ),
         ({"training": [{"image": "/etc/a.nii", "label": "b.nii"}]}, "expected a file in the dataset's own folder"),
         ({"training": [{"image": "imagesTr/../../a.nii"}]}, "expected a file in the dataset's own folder"),
@@ -181,11 +181,14 @@ def test_what_is_no_dataset_is_told_in_one_kind_line(tmp_path: Path) -> None:
     touch(apart, "images/a.nii", "labels/b.nii")
     twice = tmp_path / "twice"
     touch(twice, "images/a.nii", "images/a.nrrd", "labels/a.nii")
-    several = tmp_path / "several"
-    touch(several, "imagesTr/a_0000.nii", "imagesTr/a_0001.nii", "labelsTr/a.nii")
-    unlisted = tmp_path / "several_listed"
-    touch(unlisted, "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz")
-    describe(unlisted, {"training": entries("a")})
+    gap = tmp_path / "gap"
+    touch(gap, "imagesTr/a_0000.nii", "imagesTr/a_0002.nii", "labelsTr/a.nii")
+    fewer = tmp_path / "fewer"
+    pairs = [f"imagesTr/{name}_000{number}.nii" for name in "ab" for number in range(2)]
+    touch(fewer, *pairs[:-1], "labelsTr/a.nii", "labelsTr/b.nii")
+    more = tmp_path / "more"
+    touch(more, *pairs, "labelsTr/a.nii", "labelsTr/b.nii")
+    describe(more, {"channel_names": {"0": "T1", "1": "T2", "2": "FLAIR"}, "labels": {"tumour": 1}})
     for folder, message in {
         tmp_path / "nowhere": "expected dataset.json .*, got no such folder",
         broken / "dataset.json": "expected dataset.json .*, got a file",
@@ -193,8 +196,9 @@ def test_what_is_no_dataset_is_told_in_one_kind_line(tmp_path: Path) -> None:
         broken: "cannot be read as JSON",
         apart: "expected scans with label maps, got 1 scans and 1 label maps without partner",
         twice: "a.nii in the same folder has the same name",
-        several: "several channels are not supported yet",
-        unlisted: "several channels are not supported yet",
+        gap: "a_0000.nii: expected 2 channels, numbered from _0000 on, got a_0000.nii, a_0002.nii",
+        fewer: "b_0000.nii: expected 2 channels, numbered from _0000 on, got b_0000.nii$",
+        more: "a_0000.nii: expected 3 channels, numbered from _0000 on, got a_0000.nii, a_0001.nii",
     }.items():
         with pytest.raises(UsageError, match=message) as caught:
             read_dataset(folder)
@@ -267,3 +271,28 @@ def test_the_hippocampus_task_is_read_whole(hippocampus_data: Path) -> None:
     assert found.label_names == {1: "Anterior", 2: "Posterior"}
     assert found.modality == "MR"
     assert found.unlisted == found.missing == ()
+
+
+def test_channels_lie_in_one_file_or_in_one_each(tmp_path: Path) -> None:
+    names = {"channel_names": {"0": "T2", "1": "ADC"}, "labels": {"liver": 1, "tumour": 3}}
+    files = [f"imagesTr/{case}_000{number}.nii" for case in CASES for number in range(2)]
+    for root in (tmp_path / "named", tmp_path / "listed", tmp_path / "nnunet_1", tmp_path / "nnunet_2"):
+        touch(root, *files, *(f"labelsTr/{case}.nii" for case in CASES))
+    describe(tmp_path / "named", names)
+    both = [[f"imagesTr/{case}_000{number}.nii" for number in range(2)] for case in CASES]
+    labels = [f"labelsTr/{case}.nii" for case in CASES]
+    listed = [{"image": images, "label": label} for images, label in zip(both, labels, strict=True)]
+    describe(tmp_path / "listed", {**names, "training": listed})
+    describe(tmp_path / "nnunet_1", {**names, "training": entries(*CASES, suffix=".nii")})
+    second = {case: {"images": images, "label": label} for case, images, label in zip(CASES, both, labels, strict=True)}
+    describe(tmp_path / "nnunet_2", {**names, "dataset": second})
+    for folder in ("named", "listed", "nnunet_1", "nnunet_2"):
+        dataset = read_dataset(tmp_path / folder)
+        assert (dataset.channels, dataset.modality, dataset.unlisted) == (("T2", "ADC"), None, ())
+        found = {pair.name: [path.name for path in (pair.image, *pair.further)] for pair in dataset.pairs}
+        assert found == {case: [f"{case}_0000.nii", f"{case}_0001.nii"] for case in CASES}
+    (tmp_path / "named" / "dataset.json").unlink()
+    assert read_dataset(tmp_path / "named").channels == ("channel 0", "channel 1")
+    whole = describe(decathlon(tmp_path / "4d", ".nii.gz"), {**names, "training": entries(*CASES)})
+    assert read_dataset(whole).channels == ("T2", "ADC")
+    assert all(pair.source == pair.image for pair in read_dataset(whole).pairs)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
@@ -183,8 +183,18 @@ def test_the_frame_of_a_head_only_turns_moves_and_mirrors(
         np.testing.assert_allclose(frame @ matrix @ (0, 0, 0, 1), (0, 0, 0, 1), atol=1e-9)
 
 
+# what a turn by 1e-292 degrees leaves of a matrix
+NEARLY_STRAIGHT = Grid(
+    (2, 2, 2),
+    np.array(
+        [[-1, 6e-294, -3e-295, 0], [-6e-294, -0.99985, 0.05236, 0], [-1e-311, -0.01745, -2.99954, 0], [0, 0, 0, 1]]
+    ),
+)
+
+
 @settings(deadline=None)
 @given(grids(), st.booleans(), st.tuples(*[st.floats(-30, 30)] * 3))
+@example(NEARLY_STRAIGHT, False, (0.0, 0.0, 0.0))
 def test_a_crop_shows_the_scan_and_its_target_holds_it(
     grid: Grid, mirrored: bool, angles: tuple[float, float, float]
 ) -> None:

@@ -88,7 +88,7 @@ def segment_batch(
         UsageError: as for `plan_cases`.
         MissingExtraError: what a preview or the output type needs is not installed.
     """
-    cases = plan_cases(inputs, output, output_type, series)
+    cases = plan_cases(inputs, output, output_type, series, segmenter.bundle.input_channels)
     return segment_cases(
         segmenter,
         cases,
@@ -124,7 +124,9 @@ def segment_cases(
     for folder in {case.output.parent for case in cases}:
         remove_stale(folder)
     run = hash_run(segmenter.bundle, segmenter.checkpoint_sha256, segmenter.options, segmenter.precision)
-    delivery = Delivery(run, overwrite, preview, measure, segmenter.options.uncertainty, follow)
+    delivery = Delivery(
+        run, overwrite, preview, measure, segmenter.options.uncertainty, segmenter.bundle.input_channels, follow
+    )
     try:
         with PostponedInterrupt() as interrupt:
             return fill_report(report, cases, _run(segmenter, delivery, cases, on_window, interrupt), on_case)
@@ -312,8 +314,8 @@ def _prepare(segmenter: Segmenter, delivery: Delivery, case: Case) -> CaseReport
     scan = ""
     if case.resumable:
         with suppress(OSError):  # the reader will tell what is wrong with it
-            scan = hash_scan(case.input, case.kind.name, case.series)
-    return delivery.earlier(case, scan) or (segmenter.prepare(case.input, case.series), scan)
+            scan = hash_scan((case.input, *case.further), case.kind.name, case.series)
+    return delivery.earlier(case, scan) or (segmenter.prepare(case.source, case.series), scan)
 
 
 def _predict(

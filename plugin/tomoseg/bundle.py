@@ -89,6 +89,12 @@ class Bundle:
         return int(self._tensor("inputs", "image").get("num_channels", 1))
 
     @property
+    def input_names(self) -> dict[str, Any]:
+        """What the input's channels are called, by their number; empty where the metadata does not say."""
+        names = self._tensor("inputs", "image").get("channel_def", {})
+        return dict(names) if isinstance(names, dict) else {}
+
+    @property
     def hounsfield(self) -> bool:
         """Whether the metadata says that the input is in Hounsfield units."""
         return str(self._tensor("inputs", "image").get("format", "")).lower() == "hounsfield"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tomoseg.errors import UsageError
@@ -15,6 +15,7 @@ from tomoseg.volumes import (
     Scan,
     choose_output_type,
     find_scans,
+    further_files,
     is_dicom,
     names_output_file,
     strip_suffix,
@@ -26,11 +27,12 @@ class Case:
     """One scan and where its labels go.
 
     Args:
-        input: a file, or a folder with a DICOM series.
+        input: a file, or a folder with a DICOM series; where each channel has a file, the first.
         output: the file of the labels.
         kind: its format.
         series: SeriesInstanceUID, where the input may hold several series.
         resumable: whether a sidecar proves that it is done; not for a single file that was named.
+        further: the files of the channels after the first.
     """
 
     input: Path
@@ -38,6 +40,12 @@ class Case:
     kind: OutputType
     series: str | None = None
     resumable: bool = False
+    further: tuple[Path, ...] = ()
+
+    @property
+    def source(self) -> Path | list[Path]:
+        """What is read: one file or folder, or a file for each channel."""
+        return [self.input, *self.further] if self.further else self.input
 
     @property
     def name(self) -> str:
@@ -65,6 +73,7 @@ def plan_cases(
     output: str | os.PathLike[str],
     output_type: str | None = None,
     series: str | None = None,
+    channels: int = 1,
 ) -> list[Case]:
     """Decide which file is written for which scan.
 
@@ -73,6 +82,7 @@ def plan_cases(
         output: a file name for a single scan, else a folder.
         output_type: one of `OUTPUT_TYPES`; None for what the output's name ends in, and NIfTI for a folder.
         series: only DICOM series of this SeriesInstanceUID.
+        channels: how many the bundle takes: files CASE_0000, CASE_0001 and so on are one scan then.
 
     Raises:
         UsageError: there is no scan, two scans would be written to one file, or the output is an input.
@@ -100,6 +110,9 @@ def plan_cases(
         )
         raise UsageError(f"{', '.join(map(str, folders))}: no {wanted} in there")
     scans = list(dict.fromkeys(scans))
+    further = further_files([scan.path for scan in scans], channels)
+    together = {path for others in further.values() for path in others}
+    scans = [scan for scan in scans if scan.path not in together]
     if names_output_file(target):
         if len(scans) > 1:
             raise UsageError(f"{target}: {len(scans)} scans cannot go into one file; give a folder with -o")
@@ -107,6 +120,7 @@ def plan_cases(
     else:
         base = folders[0] if folders == expanded and len(folders) == 1 else _common_parent(scans)
         cases = [plan_case(scan, base, target, kind) for scan in scans]
+    cases = [replace(case, further=further.get(case.input, ())) for case in cases]
     _refuse_clashes(cases)
     return cases
 
@@ -161,7 +175,7 @@ def plan_case(scan: Scan, base: Path, target: Path, kind: OutputType) -> Case:
 
 def _refuse_clashes(cases: Sequence[Case]) -> None:
     writers: dict[Path, Path] = {}
-    sources = {case.input.resolve() for case in cases}
+    sources = {path.resolve() for case in cases for path in (case.input, *case.further)}
     for case in cases:
         place = case.output.resolve()
         if place in writers:
@@ -175,7 +189,7 @@ def _refuse_clashes(cases: Sequence[Case]) -> None:
 
 def refuse_entropy_clashes(cases: Sequence[Case]) -> None:
     """Raise UsageError if an entropy map would be written over a scan or a label map."""
-    taken = {path.resolve() for case in cases for path in (case.input, case.output)}
+    taken = {path.resolve() for case in cases for path in (case.input, *case.further, case.output)}
     for case in cases:
         if case.entropy.resolve() in taken:
             raise UsageError(f"{case.entropy}: the entropy would be written over it; choose another place with -o")

@@ -41,10 +41,10 @@ class VolumeReader(ImageReader):  # type: ignore[misc]
             "original_affine": affine.copy(),
             "space": "RAS",
             "spatial_shape": np.array(img.grid.shape),
-            "original_channel_dim": "no_channel",
+            "original_channel_dim": 0 if img.further else "no_channel",
         }
         # a copy, for transforms may change it in place; in the order that MONAI would bring it to
-        return np.array(img.array, order="C"), meta
+        return np.stack(img.channels) if img.further else np.array(img.array, order="C"), meta
 
 
 class InferenceConfig:

@@ -6,11 +6,12 @@ import json
 import os
 import re
 from dataclasses import dataclass, field, replace
+from itertools import count, takewhile
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from tomoseg.errors import UsageError, one_line, shorten
-from tomoseg.volumes import VOLUME_SUFFIXES, has_suffix, strip_suffix
+from tomoseg.volumes import VOLUME_SUFFIXES, channel_file, channel_number, has_suffix, strip_suffix, without_number
 
 DESCRIPTION = "dataset.json"
 FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))  # of the Decathlon and of nnU-Net; of anybody
@@ -23,11 +24,9 @@ LABEL_ENDINGS = (
     "_labels",
     "-label",
 )  # of a label map's name beside its scan's; the last is 3D Slicer's
-CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net's number of the channel: case_0000.nii.gz
-FIRST_CHANNEL = "_0000"
 VALUE = re.compile(r"[0-9]{1,9}")  # of a label
 MODALITIES = {"MRI": "MR", "MR": "MR", "CT": "CT"}
-SEVERAL_CHANNELS = "datasets of several channels are not supported yet"
+UNNAMED = ("image",)  # the only channel, where nobody names it
 LAYOUTS = (
     "expected dataset.json of the Medical Segmentation Decathlon or nnU-Net, "
     "or the folders images and labels (imagesTr and labelsTr)"
@@ -39,20 +38,27 @@ class Pair:
     """A scan and its label map, both of them files that are there.
 
     Args:
-        image, label: the files.
+        image, label: the files; of several channels with a file each, the first channel's.
         part: "training" or "validation".
         annotated: names of the labels that were drawn in this case; the others are unknown in it, not absent. None: all
             were drawn.
+        further: the files of the channels after the first, where each has its own.
     """
 
     image: Path
     label: Path
     part: str = "training"
     annotated: tuple[str, ...] | None = None
+    further: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
         return strip_suffix(self.label.name)
+
+    @property
+    def source(self) -> Path | list[Path]:
+        """What the scan is read from."""
+        return [self.image, *self.further] if self.further else self.image
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ class Dataset:
         root: its folder.
         pairs: at least one.
         label_names: by value, background (0) left out; empty where nobody says.
-        modality: "CT", "MR" or what the dataset calls it; None where it does not say.
+        modality: "CT", "MR" or what the dataset calls it; None where it does not say, or has several channels.
+        channels: their names.
         test: scans that need no label.
         images_without_label, labels_without_image: files without their partner.
         missing: files that dataset.json names, and whose partners are not there either.
@@ -74,6 +81,7 @@ class Dataset:
     pairs: tuple[Pair, ...]
     label_names: dict[int, str] = field(default_factory=dict)
     modality: str | None = None
+    channels: tuple[str, ...] = UNNAMED
     test: tuple[Path, ...] = ()
     images_without_label: tuple[Path, ...] = ()
     labels_without_image: tuple[Path, ...] = ()
@@ -104,21 +112,24 @@ def read_dataset(folder: str | os.PathLike[str]) -> Dataset:
 
     Known are the Medical Segmentation Decathlon (dataset.json lists the files), nnU-Net (imagesTr/CASE_0000.nii.gz and
     labelsTr/CASE.nii.gz; dataset.json has channel_names and labels), and plain folders `images` and `labels` with files
-    of the same names, those of the labels with or without `_seg` or `_label` at the end.
+    of the same names, those of the labels with or without `_seg` or `_label` at the end. Several channels are in one 4D
+    NIfTI file, or in files CASE_0000, CASE_0001 and so on.
 
     Raises:
-        UsageError: the folder is no such dataset, has no pair, or several channels; or its dataset.json is damaged,
-            lists a file twice, or names files outside of the folder.
+        UsageError: the folder is no such dataset, or has no pair; or its dataset.json is damaged, lists a file twice,
+            or names files outside of the folder.
     """
     root = Path(folder)
     if not root.is_dir():
         raise UsageError(f"{root}: {LAYOUTS}, got {'a file' if root.exists() else 'no such folder'}")
     description = _read_description(root / DESCRIPTION)
     try:
-        modality = _read_modality(description)
+        channels = _read_channels(description)
         names = read_label_names(description.get("labels") or {})
         lists = _read_lists(description)
-        found = _named_alike(root, description) if lists is None else _listed(root, lists, set(names.values()))
+        found = (
+            _named_alike(root, description, channels) if lists is None else _listed(root, lists, set(names.values()))
+        )
     except _DescriptionError as error:
         raise UsageError(f"{root / DESCRIPTION}: {error}") from error
     if not found.pairs:
@@ -126,7 +137,8 @@ def read_dataset(folder: str | os.PathLike[str]) -> Dataset:
             f"{root}: expected scans with label maps, got {len(found.images_without_label)} scans and "
             f"{len(found.labels_without_image)} label maps without partner; {len(found.missing)} files are missing"
         )
-    return replace(found, label_names=names, modality=modality)
+    modality = MODALITIES.get(channels[0].upper(), channels[0]) if len(channels) == 1 else None
+    return replace(found, label_names=names, modality=modality, channels=channels or found.channels)
 
 
 class _DescriptionError(UsageError):
@@ -146,8 +158,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_modality(description: dict[str, Any]) -> str | None:
-    """Return the name of the only channel."""
+def _read_channels(description: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of the channels; nothing where it does not say."""
     for key in ("channel_names", "modality"):
         channels = description.get(key)
         if isinstance(channels, dict):
@@ -157,10 +169,8 @@ def _read_modality(description: dict[str, Any]) -> str | None:
         names = [channels] if isinstance(channels, str) else channels
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise _DescriptionError(f'{key}: expected {{"0": "CT"}} or the like, got {_quote(names)}')
-        if len(names) > 1:
-            raise _DescriptionError(f"{key}: {', '.join(names)}: {SEVERAL_CHANNELS}")
-        return MODALITIES.get(names[0].upper(), names[0])
-    return None
+        return tuple(names)
+    return ()
 
 
 def described_labels(folder: Path) -> dict[int, str]:
@@ -227,19 +237,21 @@ def _listed(root: Path, lists: dict[str, list[Any]], names: set[str]) -> Dataset
             fields = {"image": entry} if isinstance(entry, str | list) and part == TEST else entry
             if not isinstance(fields, dict):
                 raise _DescriptionError(f'{where}: expected {{"image": …, "label": …}}, got {_quote(entry)}')
-            image = _first_channel(_inside(root, fields.get("image"), f"{where}: image"))
+            image, *further = _files(root, fields.get("image"), f"{where}: image")
             label = None
             if part != TEST and fields.get("label") is not None:
                 label = _inside(root, fields["label"], f"{where}: label")
-            for path in filter(None, (image, label)):
+            for path in filter(None, (image, *further, label)):
                 if path in seen:
                     raise _DescriptionError(f"{where}: {path.relative_to(root)} is listed twice")
                 seen.add(path)
-            has_image, has_label = image.is_file(), label is not None and label.is_file()
+            has_image = all(path.is_file() for path in (image, *further))
+            has_label = label is not None and label.is_file()
             if part == TEST:
                 (test if has_image else missing).append(image)
             elif label is not None and has_image and has_label:
-                pairs.append(Pair(image, label, part, _read_annotated(fields.get("annotated"), names, where)))
+                annotated = _read_annotated(fields.get("annotated"), names, where)
+                pairs.append(Pair(image, label, part, annotated, tuple(further)))
             elif has_image:
                 lonely_images.append(image)
             elif label is not None and has_label:
@@ -260,10 +272,6 @@ def _listed(root: Path, lists: dict[str, list[Any]], names: set[str]) -> Dataset
 
 def _inside(root: Path, name: object, where: str) -> Path:
     """Return the path of a file that dataset.json names, which must lie in the folder."""
-    if isinstance(name, list) and len(name) == 1:
-        name = name[0]
-    if isinstance(name, list) and name:
-        raise _DescriptionError(f"{where}: {len(name)} files: {SEVERAL_CHANNELS}")
     if not isinstance(name, str) or not name:
         raise _DescriptionError(f"{where}: expected the name of a file, got {_quote(name)}")
     parts = PureWindowsPath(name)  # knows both kinds of slashes, and drives
@@ -272,16 +280,13 @@ def _inside(root: Path, name: object, where: str) -> Path:
     return root / name
 
 
-def _first_channel(image: Path) -> Path:
-    """Return the file of the first channel, where nnU-Net 1 lists a case without the channel's number."""
-    stem = strip_suffix(image.name)
-    suffix = image.name[len(stem) :]
-    first = image.with_name(f"{stem}{FIRST_CHANNEL}{suffix}")
-    if image.is_file() or not first.is_file():
-        return image
-    if image.with_name(f"{stem}_0001{suffix}").is_file():
-        raise _DescriptionError(f"{image.name} has several files: {SEVERAL_CHANNELS}")
-    return first
+def _files(root: Path, names: object, where: str) -> list[Path]:
+    """Return the files of a scan's channels; nnU-Net 1 lists a case without their numbers."""
+    if isinstance(names, list) and names:
+        return [_inside(root, name, where) for name in names]
+    image = _inside(root, names, where)
+    numbered = list(takewhile(Path.is_file, (channel_file(image, number) for number in count())))
+    return [image] if image.is_file() or not numbered else numbered
 
 
 def _read_annotated(listed: object, names: set[str], where: str) -> tuple[str, ...] | None:
@@ -294,8 +299,13 @@ def _read_annotated(listed: object, names: set[str], where: str) -> tuple[str, .
     return tuple(listed)
 
 
-def _named_alike(root: Path, description: dict[str, Any]) -> Dataset:
-    """Return the scans and label maps whose names fit together."""
+def _named_alike(root: Path, description: dict[str, Any], names: tuple[str, ...]) -> Dataset:
+    """Return the scans and label maps whose names fit together.
+
+    Args:
+        root, description: the folder, and what its dataset.json holds.
+        names: of the channels.
+    """
     ending = description.get("file_ending", VOLUME_SUFFIXES[0])
     if not has_suffix(str(ending), VOLUME_SUFFIXES):
         raise _DescriptionError(f"file_ending: expected one of {', '.join(VOLUME_SUFFIXES)}, got {ending}")
@@ -305,21 +315,25 @@ def _named_alike(root: Path, description: dict[str, Any]) -> Dataset:
     else:
         raise UsageError(f"{root}: {LAYOUTS}")
     images, labels = _by_stem(root / image_folder), _by_stem(root / label_folder)
-    pairs, lonely = [], []
-    taken: dict[str, Path] = {}
+    lonely = []
+    taken: dict[str, list[Path]] = {}
     for stem, image in images.items():
-        without = CHANNEL.sub("", stem)
+        without = strip_suffix(without_number(image).name)
         match = next((name for base in (stem, without) for name in label_stems(base) if name in labels), None)
         if match is None:
             lonely.append(image)
-        elif match in taken:
-            raise UsageError(f"{image}: has the label map of {taken[match].name}, too: {SEVERAL_CHANNELS}")
         else:
-            taken[match] = image
-            pairs.append(Pair(image, labels[match]))
+            taken.setdefault(match, []).append(image)
+    most = max(map(len, taken.values()), default=1)
+    for files in taken.values():
+        numbers = [channel_number(path) for path in files]
+        if most > 1 and (len(files) < most or numbers != list(range(most)) or len(names) not in (0, most)):
+            wanted = f"{len(names) or most} channels, numbered from _0000 on"
+            raise UsageError(f"{files[0]}: expected {wanted}, got {', '.join(path.name for path in files)}")
     return Dataset(
         root,
-        tuple(pairs),
+        tuple(Pair(files[0], labels[stem], further=tuple(files[1:])) for stem, files in taken.items()),
+        channels=names or (UNNAMED if most == 1 else tuple(f"channel {number}" for number in range(most))),
         test=tuple(_volumes(root / TEST_FOLDER)),
         images_without_label=tuple(lonely),
         labels_without_image=tuple(path for stem, path in labels.items() if stem not in taken),

@@ -30,6 +30,7 @@ class Delivery:
         preview: draw a picture.
         measure: look for intensity and place of each label, too, and not only for its volume.
         uncertainty: there is an entropy map.
+        channels: how many each scan has.
         follow: make again what was made of an earlier state of a scan; leave what another bundle or options made.
     """
 
@@ -38,6 +39,7 @@ class Delivery:
     preview: bool = False
     measure: bool = True
     uncertainty: bool = False
+    channels: int = 1
     follow: bool = False
 
     def outputs(self, case: Case) -> list[Path]:
@@ -93,7 +95,7 @@ class Delivery:
             if self.uncertainty:
                 result.save_entropy(staged[1])
             remarks = list(result.remarks)
-            volume, why = _read_again(case) if self.measure or self.preview else (None, "")
+            volume, why = self._read_again(case) if self.measure or self.preview else (None, "")
             preview = None
             if self.preview:
                 why = why or _draw(folder / case.picture.name, case, result, volume)
@@ -124,6 +126,13 @@ class Delivery:
                 path.replace(case.output.with_name(path.name))
         return replace(report, seconds={**result.seconds, "writing": time.perf_counter() - start})
 
+    def _read_again(self, case: Case) -> tuple[Volume | None, str]:
+        """Return the scan; while the network ran, its memory was of better use. Without it, why not."""
+        try:
+            return read_volume(case.source, case.series, channels=self.channels, allow_non_finite=True), ""
+        except Exception as error:  # the labels are good without it
+            return None, one_line(error)
+
 
 def _skipped(sidecar: Sidecar, case: Case, *remarks: str) -> CaseReport:
     earlier = sidecar.case
@@ -134,14 +143,6 @@ def _skipped(sidecar: Sidecar, case: Case, *remarks: str) -> CaseReport:
         status="skipped",
         remarks=(*earlier.remarks, *remarks),
     )
-
-
-def _read_again(case: Case) -> tuple[Volume | None, str]:
-    """Return the scan; while the network ran, its memory was of better use. Without it, why not."""
-    try:
-        return read_volume(case.input, case.series, allow_non_finite=True), ""
-    except Exception as error:  # the labels are good without it
-        return None, one_line(error)
 
 
 def _draw(path: Path, case: Case, result: Segmentation, volume: Volume | None) -> str:

@@ -158,14 +158,16 @@ class Pipeline:
         """
         if not self._cleaners:
             return volume
-        image = MetaTensor(np.ascontiguousarray(volume.array)[None], affine=torch.tensor(volume.grid.affine))
+        image = MetaTensor(np.stack(volume.channels), affine=torch.tensor(volume.grid.affine))
         image.meta["filename_or_obj"] = volume.source
         data = {"image": image}
         with quiet():
             for cleaner in self._cleaners:  # one by one, for Compose makes RuntimeErrors of all that is raised
                 data = cleaner(data)
         image = data["image"]
-        return replace(volume, array=image.numpy()[0], remarks=(*volume.remarks, *cleaning_remarks(image)))
+        first, *further = image.numpy()
+        remarks = (*volume.remarks, *cleaning_remarks(image))
+        return replace(volume, array=first, further=tuple(further), remarks=remarks)
 
     def prepare(self, volume: Volume) -> dict[str, Any]:
         """Run the bundle's preprocessing.

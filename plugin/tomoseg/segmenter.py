@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from tomoseg.bundle import Bundle
 from tomoseg.engine import OnWindow, PeakMemory, megabytes, release_unused
-from tomoseg.errors import BundleError, MemoryLimitError, UsageError, one_line
+from tomoseg.errors import BundleError, MemoryLimitError, UsageError, VolumeError, one_line
 from tomoseg.geometry import Grid
 from tomoseg.labels import Label, unnamed
 from tomoseg.localisation import Assembly, Located, Locator, Place, assemble, nearest
@@ -30,7 +31,8 @@ from tomoseg.volumes import DicomSeries, Volume, read_volume, refuse_non_finite
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    Source: TypeAlias = str | os.PathLike[str] | nib.spatialimages.SpatialImage | sitk.Image
+    Image: TypeAlias = str | os.PathLike[str] | nib.spatialimages.SpatialImage | sitk.Image
+    Source: TypeAlias = Image | Sequence[Image]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +121,8 @@ class Segmenter:
 
         Args:
             source: path of a NIfTI, NRRD or MetaImage file, of a folder with a DICOM series or of a multi-frame DICOM
-                file; a nibabel image, a SimpleITK image, or a volume that was read already.
+                file; a nibabel image, a SimpleITK image, or a volume that was read already. For a bundle of several
+                channels: a 4D NIfTI file or image, or a list with one of these for each channel.
             on_window: called with the number of windows that are done and of all of them.
             series: SeriesInstanceUID of the series where the folder holds several.
 
@@ -142,7 +145,13 @@ class Segmenter:
         with self._one_is_prepared, PeakMemory(self._pipeline.device) as peak:
             start = time.perf_counter()
             allowed = self._pipeline.replaces_non_finite
-            volume = source if isinstance(source, Volume) else read_volume(source, series, allow_non_finite=allowed)
+            expected = self.bundle.input_channels
+            if isinstance(source, Volume):
+                volume = source
+            else:
+                volume = read_volume(source, series, channels=expected, allow_non_finite=allowed)
+            if len(volume.channels) != expected:
+                raise VolumeError(f"{volume.source}: expected {expected} channels, got {len(volume.channels)}")
             if not allowed and volume is source:
                 refuse_non_finite(volume)
             doubt = doubt_ct(volume.array) if self.bundle.hounsfield else None

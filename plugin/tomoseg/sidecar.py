@@ -62,17 +62,18 @@ def read_sidecar(path: Path) -> Sidecar | None:
         return None
 
 
-def hash_scan(path: Path, *others: Any) -> str:
+def hash_scan(paths: Sequence[Path], *others: Any) -> str:
     """Return the SHA-256 over the contents of the files of a scan, whatever they are called.
 
     Args:
-        path: a file, or a folder with DICOM files.
+        paths: a file, or a folder with DICOM files; a file for each channel.
         others: what else is asked of this scan alone, e.g. the series and the format.
 
     Raises:
         OSError: one of them cannot be read.
     """
-    return _hash([sorted(map(sha256, files_of(path))), list(others)])
+    # the files of one channel have no order, those of several do
+    return _hash([*(sorted(map(sha256, files_of(path))) for path in paths), list(others)])
 
 
 def hash_run(bundle: Bundle, checkpoints: Sequence[str], options: Options, precision: str) -> str:

@@ -64,6 +64,7 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
         "name": bundle.name,
         "version": bundle.version,
         "modality": bundle.modality,
+        "channels": bundle.input_names,
         "labels": {str(value): name for value, name in bundle.labels.items()},
         "description": bundle.description,
         "folder": str(bundle.root),

@@ -69,7 +69,7 @@ def segment(
     is_file = names_output_file(output)
     if not is_file and output.exists() and not output.is_dir():
         raise UsageError(f"{output}: expected a folder or a name that ends in .nii.gz, got another file")
-    cases = plan_cases(inputs, output, output_type, series)
+    cases = plan_cases(inputs, output, output_type, series, chosen.input_channels)
     segmenter = load_segmenter(bundle, options) if engine == "local" else None
     import_engine()
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from tomoseg.datasets import DESCRIPTION, FIRST_CHANNEL, FOLDERS, LABEL_ENDINGS, Dataset, described_labels, read_dataset
+from tomoseg.datasets import DESCRIPTION, FOLDERS, LABEL_ENDINGS, Dataset, described_labels, read_dataset
 from tomoseg.errors import UsageError, one_line
-from tomoseg.volumes import VOLUME_SUFFIXES, has_suffix, is_segmentation, strip_suffix, visible_files
+from tomoseg.volumes import FIRST_CHANNEL, VOLUME_SUFFIXES, has_suffix, is_segmentation, strip_suffix, visible_files
 
 # of names that `tomoseg segment` gives: `_labelmap.dcm` beside those of datasets
 ENDINGS = (*LABEL_ENDINGS, "_labelmap")

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.datasets import FIRST_CHANNEL
 from tomoseg.errors import TomosegError, UsageError
 from tomoseg.evaluation.case import CaseScores, LabelScores
 from tomoseg.evaluation.label_map import read_prediction, read_reference
@@ -21,7 +20,7 @@ from tomoseg.geometry import Grid
 from tomoseg.labels import Label, default_colour
 from tomoseg.page.pictures import embed
 from tomoseg.preview import save_comparison
-from tomoseg.volumes import find_volumes, read_volume, strip_suffix
+from tomoseg.volumes import FIRST_CHANNEL, channels_of, find_volumes, read_volume, strip_suffix
 
 MARGIN_MM = 25.0  # of the scan around the labels
 
@@ -111,8 +110,8 @@ def _read_image(path: Path | None, grid: Grid) -> NDArray[np.float32]:
     """Return the scan of a case; black where it cannot be read or has another grid."""
     if path is not None:
         try:
-            volume = read_volume(path, allow_non_finite=True)
-        except TomosegError:
+            volume = read_volume(path, channels=channels_of(path) or 1, allow_non_finite=True)
+        except (TomosegError, OSError):
             volume = None
         if volume is not None and volume.grid.shape == grid.shape:
             return np.nan_to_num(volume.array, posinf=0.0, neginf=0.0)

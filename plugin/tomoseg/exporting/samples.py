@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,7 +17,7 @@ from tomoseg.errors import UsageError
 from tomoseg.exporting.origin import Origin
 from tomoseg.options import Options
 from tomoseg.segmenter import Segmenter
-from tomoseg.volumes import Scan, find_scans
+from tomoseg.volumes import Scan, find_scans, further_files
 
 SCANS = 48  # are read at most, spread over all that there are
 CALIBRATION_WINDOWS, CHECK_WINDOWS = 64, 24  # at most
@@ -65,14 +65,18 @@ def real_samples(origin: Origin, paths: Sequence[Path], calibrated: bool, on_ste
         UsageError: there is no scan, or none with a window that holds more than one value.
         VolumeError, BundleError: a scan cannot be read or preprocessed.
     """
-    scans = spread(_find(paths), SCANS)
+    found = _find(paths)
+    further = further_files([scan.path for scan in found], origin.bundle.input_channels)
+    together = {path for others in further.values() for path in others}
+    scans = spread([scan for scan in found if scan.path not in together], SCANS)
     segmenter = Segmenter(origin.bundle, Options(device="cpu", backend="torch", checkpoints=(str(origin.checkpoint),)))
     order = random.Random(0)
     windows: list[list[torch.Tensor]] = []
     share = -(-(CALIBRATION_WINDOWS + CHECK_WINDOWS) // len(scans))
     for scan in scans:
         on_step(f"reading {scan.path}")
-        windows.append(_cut(origin, segmenter, scan, share, order))
+        data = segmenter.prepare([scan.path, *further.get(scan.path, ())] if further else scan.path, scan.series).data
+        windows.append(_cut(origin, data, share, order))
     if not any(windows):
         raise UsageError(f"{paths[0]}: expected scans with something in them, got {len(scans)} of one value each")
     if not calibrated:
@@ -105,9 +109,8 @@ def _find(paths: Sequence[Path]) -> list[Scan]:
     return scans
 
 
-def _cut(origin: Origin, segmenter: Segmenter, scan: Scan, count: int, order: random.Random) -> list[torch.Tensor]:
-    """Return at most so many windows of a scan that hold more than one value."""
-    data = segmenter.prepare(scan.path, scan.series).data
+def _cut(origin: Origin, data: dict[str, Any], count: int, order: random.Random) -> list[torch.Tensor]:
+    """Return at most so many windows of a preprocessed scan that hold more than one value."""
     image = data[origin.config.image_key].as_tensor().float()
     inferer = recognise_inferer(origin.config.inferer)
     placed = place_windows(image.shape[1:], inferer)

@@ -157,13 +157,13 @@ def inspect_dataset(dataset: Dataset, inspector: Inspector) -> DatasetFindings:
     """Look at all files of a dataset, one after the other."""
     cases = [_inspect_pair(pair, dataset, inspector) for pair in dataset.pairs]
     for path in dataset.images_without_label:
-        (image,) = inspector.look_at(path, "image", dataset.modality)
+        (image,) = inspector.look_at(path, "image", dataset.modality, channels=len(dataset.channels))
         cases.append(CaseFindings(strip_suffix(path.name), PARTS[0], image, None, problems=("no label map",)))
     for path in dataset.labels_without_image:
         (label,) = inspector.look_at(path, "label")
         cases.append(CaseFindings(strip_suffix(path.name), PARTS[0], None, label, problems=("no scan",)))
     for path in dataset.test:
-        (image,) = inspector.look_at(path, "image", dataset.modality)
+        (image,) = inspector.look_at(path, "image", dataset.modality, channels=len(dataset.channels))
         cases.append(CaseFindings(strip_suffix(path.name), TEST, image, None))
     missing = [f"{path}: no such file, though {DESCRIPTION} lists it" for path in dataset.missing]
     remarks = []
@@ -180,10 +180,21 @@ def inspect_dataset(dataset: Dataset, inspector: Inspector) -> DatasetFindings:
 
 
 def _inspect_pair(pair: Pair, dataset: Dataset, inspector: Inspector) -> CaseFindings:
-    (image,) = inspector.look_at(pair.image, "image", dataset.modality)
+    names = dataset.channels
+    (image,) = inspector.look_at(pair.image, "image", dataset.modality, channels=len(names))
     (label,) = inspector.look_at(pair.label, "label")
     problems: list[str] = []
     remarks: list[str] = []
+    channels = image.channels
+    for path in pair.further:
+        (other,) = inspector.look_at(path, "image", dataset.modality)
+        channels += other.channels
+        problems.extend(f"{path.name}: {problem}" for problem in other.problems)
+        remarks.extend(f"{path.name}: {remark}" for remark in other.remarks)
+        if image.grid is not None and other.grid is not None and not other.grid.matches(image.grid):
+            problems.append(f"{path.name}: not on the grid of {pair.image.name}, though both are channels of one scan")
+    if image.readable and channels != len(names):
+        problems.append(f"expected {len(names)} channels ({', '.join(names)}), got {channels}")
     same = None
     if image.grid is not None and label.grid is not None:
         apart, rounding = compare_grids(image.grid, label.grid)

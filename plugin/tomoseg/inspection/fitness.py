@@ -61,7 +61,7 @@ def require_trainable(
 
 
 def require_negatives(
-    folder: Path, modality: str | None, *, on_scan: Callable[[Path], None] | None = None
+    folder: Path, modality: str | None, channels: int = 1, *, on_scan: Callable[[Path], None] | None = None
 ) -> tuple[Path, ...]:
     """Return the NIfTI scans of a folder that are to be learnt as holding no label, once nothing has to be mended.
 
@@ -70,6 +70,7 @@ def require_negatives(
     Args:
         folder: the folder.
         modality: of the scans that they stand beside.
+        channels: how many each file has.
         on_scan: told the path of each scan before it is read.
 
     Raises:
@@ -90,8 +91,13 @@ def require_negatives(
             "only the folder itself is searched"
         )
     inspector = Inspector(voxels=True, on_scan=on_scan)
-    findings = [found for path in scans for found in inspector.look_at(path, "image", modality)]
+    findings = [found for path in scans for found in inspector.look_at(path, "image", modality, channels=channels)]
     problems = list_problems(Survey(voxels=True, scans=tuple(findings)))
+    problems += [
+        f"{found.path}: expected {channels} channels in one 4D NIfTI file, got one"
+        for found in findings
+        if found.readable and found.channels != channels
+    ]
     if problems:
         raise DatasetError(*problems)
     return tuple(scans)

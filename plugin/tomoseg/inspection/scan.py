@@ -39,7 +39,8 @@ class ScanFindings:
         modality: "CT", "MR" or what the dataset calls it.
         description: SeriesDescription.
         images: number of slices of the series.
-        voxels: what was counted in them, None where they were not read.
+        channels: how many the file has.
+        voxels: what was counted in them, None where they were not read; of several channels, in the first.
         problems: what has to be mended, one line each.
         remarks: what is worth knowing, one line each.
     """
@@ -54,6 +55,7 @@ class ScanFindings:
     modality: str | None = None
     description: str = ""
     images: int | None = None
+    channels: int = 1
     voxels: VoxelSummary | None = None
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -76,6 +78,8 @@ class ScanFindings:
         }
         if self.series is not None:
             content |= {"series": self.series, "description": self.description, "images": self.images}
+        if self.channels > 1:
+            content["channels"] = self.channels
         if self.grid is not None:
             content["shape"] = list(self.grid.shape)
             content["spacing_mm"] = [round(length, 6) for length in self.grid.spacing]
@@ -110,12 +114,20 @@ class Inspector:
     _series: dict[str, Path] = field(default_factory=dict, init=False)
 
     def look_at(
-        self, path: Path, role: Role = "scan", modality: str | None = None, series: str | None = None
+        self,
+        path: Path,
+        role: Role = "scan",
+        modality: str | None = None,
+        series: str | None = None,
+        channels: int = 1,
     ) -> list[ScanFindings]:
-        """Return what is found in a file, or in each DICOM series below a folder; only in this one if it is given."""
+        """Return what is found in a file, or in each DICOM series below a folder; only in this one if it is given.
+
+        A 4D file is expected to have so many channels; a file of one may be one of them.
+        """
         if self.on_scan is not None:
             self.on_scan(path)
-        headers = _guarded(path, lambda: read_headers(path, series))
+        headers = _guarded(path, lambda: read_headers(path, series, channels))
         if isinstance(headers, str):
             return [ScanFindings(path, role, readable=False, modality=modality, problems=(headers,))]
         return [self._look_at(header, role, modality) for header in headers if role != "scan" or self._is_new(header)]
@@ -140,6 +152,7 @@ class Inspector:
             modality=series.modality if series else modality,
             description=series.description if series else "",
             images=series.images if series else None,
+            channels=header.channels,
             problems=(_without_path(header.reason, header.path),) if header.reason else (),
             remarks=header.remarks,
         )
@@ -147,13 +160,20 @@ class Inspector:
             return found
         most = {"image": 0, "label": MOST_VALUES, "scan": FEW_VALUES if "int" in header.dtype else 0}[role]
         spacing = header.grid.spacing
-        voxels = _guarded(header.path, lambda: summarise(header.read_voxels(), spacing, most))
-        if isinstance(voxels, str):
-            return replace(found, readable=False, problems=(voxels,))
-        problems, remarks = _judge_labels(voxels) if role == "label" else _judge_values(voxels, found.modality)
-        if voxels.non_finite:
-            size = math.prod(header.grid.shape)
-            problems = [f"NaN or infinity in {voxels.non_finite} of {size} voxels", *problems]
+        summaries = _guarded(header.path, lambda: [summarise(part, spacing, most) for part in header.read_voxels()])
+        if isinstance(summaries, str):
+            return replace(found, readable=False, problems=(summaries,))
+        voxels = summaries[0]
+        problems: list[str] = []
+        remarks: list[str] = []
+        for number, summary in enumerate(summaries):
+            which = f"channel {number}: " if len(summaries) > 1 else ""
+            if summary.non_finite:
+                size = math.prod(header.grid.shape)
+                problems.append(f"{which}NaN or infinity in {summary.non_finite} of {size} voxels")
+            judged = _judge_labels(summary) if role == "label" else _judge_values(summary, found.modality)
+            for told, lines in zip((problems, remarks), judged, strict=True):
+                told += [f"{which}{line}" for line in lines]
         if role != "label" and not voxels.constant:
             name = f"{header.path} (series {series.uid})" if series else str(header.path)
             first = self._seen.setdefault(voxels.sha256, name)

@@ -92,7 +92,7 @@ def load_bundles(names: Sequence[str]) -> tuple[Bundle, ...]:
     """Return bundles by name, beginning of a name or folder, and make sure that they can be served.
 
     Raises:
-        UsageError: two have one name, or a name would mislead MONAI Label's clients.
+        UsageError: two have one name, or a name would mislead MONAI Label's clients; or one takes several channels.
         BundleError: one is unknown or unusable.
     """
     found = tuple(find_bundle(name) for name in names)
@@ -102,6 +102,10 @@ def load_bundles(names: Sequence[str]) -> tuple[Bundle, ...]:
         if MISLEADING.search(bundle.name):
             raise UsageError(
                 f"bundle {bundle.name}: MONAI Label takes the name for another kind of model; rename the folder"
+            )
+        if bundle.input_channels > 1:
+            raise UsageError(
+                f"bundle {bundle.name}: takes {bundle.input_channels} channels; MONAI Label's clients send one"
             )
         _ = bundle.inference_config, bundle.label_table
     if len({bundle.name for bundle in found}) < len(found):

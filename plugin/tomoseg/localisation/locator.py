@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.bundle import Bundle
+from tomoseg.errors import UsageError
 from tomoseg.localisation.crop import Crop, cut_out, head_frame
 from tomoseg.localisation.declaration import Localisation, Region, read_localisation
 from tomoseg.localisation.raster import Matrix
@@ -83,12 +84,14 @@ class Locator:
 
     Raises:
         BundleError: the declaration is no such thing.
-        UsageError: the places are no such things, or there is no such template.
+        UsageError: the places are no such things, or there is no such template; or the bundle takes several channels.
         MissingExtraError: the template is not installed.
     """
 
     def __init__(self, bundle: Bundle, rois: Sequence[str] = ()) -> None:
         self.localisation: Localisation | None = read_localisation(bundle)
+        if (rois or self.localisation) and bundle.input_channels > 1:
+            raise UsageError(f"bundle {bundle.name}: crops are taken of scans of one channel, and it takes several")
         self._boxes = parse_rois(rois, self.localisation, bundle.name) if rois else {}
 
     def locate(self, scan: Volume) -> Located | None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Matrix = NDArray[np.float64]  # 4×4
 
+ROUNDING = 1e-12  # of a direction's cosines
+
 
 def to_itk(array: NDArray[Any], affine: Matrix) -> sitk.Image:
     """Return an image of an array (I, J, K) and its 4×4 matrix from indices to mm."""
@@ -27,7 +29,9 @@ def to_itk(array: NDArray[Any], affine: Matrix) -> sitk.Image:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    direction = affine[:3, :3] / spacing
+    direction[np.abs(direction) < ROUNDING] = 0  # ITK's inverse fails on numbers like 1e-294, and says nothing
+    image.SetDirection(direction.ravel().tolist())
     return image
 
 

@@ -67,6 +67,11 @@ def plan_bundle(
     renamed = dict(zip(names, _plain_names(list(names.values())), strict=True))
     fingerprint = take_fingerprint(dataset, names, on_scan)
     kind = _choose_modality(modality, dataset)
+    if kind == "CT" and len(dataset.channels) > 1:
+        raise UsageError(
+            f"{dataset.root}: expected one channel in CT, got {len(dataset.channels)} "
+            f"({', '.join(dataset.channels)}); several are planned for MRI only"
+        )
     plan = decide(fingerprint, kind, budget, find_ignored(dataset.label_names), imbalance)
     plan = _with_plain_names(plan, renamed)
     title, source = _describe(dataset)
@@ -140,6 +145,8 @@ def _choose_modality(asked: str | None, dataset: Dataset) -> str:
         return "CT" if asked.upper() == "CT" else "MR"
     if dataset.modality is not None:
         return "CT" if dataset.modality == "CT" else "MR"
+    if len(dataset.channels) > 1:
+        return "CT" if "CT" in map(str.upper, dataset.channels) else "MR"
     return "CT" if read_volume(dataset.pairs[0].image).array.min() < AIR else "MR"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.rules import FOLDS, Plan
+from tomoseg.volumes import FIRST_CHANNEL
 
 Json = dict[str, Any]
 
@@ -30,9 +31,13 @@ def cases(plan: Plan, layout: Layout) -> Json:
         entries["label_ending"] = layout.label_ending
         entries["image_dir"] = f"$os.path.join(@dataset_dir, '{layout.image_folder}')"
         entries["label_dir"] = f"$os.path.join(@dataset_dir, '{layout.label_folder}')"
+        image = "os.path.join(@image_dir, f[:len(f) - len(@label_ending)] + @image_ending)"
+        if layout.files > 1:  # that of the first channel is the ending
+            image = (
+                f"[{image}[::-1].replace('0000', '{{:04}}'.format(c)[::-1], 1)[::-1] for c in range({layout.files})]"
+            )
         entries["listed"] = (
-            "$[{'image': os.path.join(@image_dir, f[:len(f) - len(@label_ending)] + @image_ending), "
-            "'label': os.path.join(@label_dir, f)} for f in sorted(os.listdir(@label_dir)) "
+            f"$[{{'image': {image}, 'label': os.path.join(@label_dir, f)}} for f in sorted(os.listdir(@label_dir)) "
             "if f.endswith(@label_ending) and not f.startswith('.')]"
         )
         entries["listed_validation"] = []
@@ -66,14 +71,27 @@ def cases(plan: Plan, layout: Layout) -> Json:
     return entries
 
 
+def scans_to_segment(layout: Layout) -> str:
+    """Return the expression for the list of scans in `dataset_dir`."""
+    found = f"for f in sorted(os.listdir(@dataset_dir)) if f.endswith({SUFFIXES}) and not f.startswith('.')"
+    if layout.files == 1:
+        return f"$[{{'image': os.path.join(@dataset_dir, f)}} {found}]"
+    firsts = tuple(FIRST_CHANNEL + suffix for suffix in SUFFIXES)
+    part = "os.path.join(@dataset_dir, '_{:04}'.format(c).join(f.rsplit('_0000', 1)))"
+    return f"$[{{'image': [{part} for c in range({layout.files})]}} {found.replace(str(SUFFIXES), str(firsts))}]"
+
+
 def default_fold(layout: Layout) -> int | str:
     """Return which cases are kept for validation unless somebody says otherwise."""
     return "validation" if layout.has_validation else 0
 
 
-def load(keys: list[str]) -> Json:
+def load(plan: Plan, keys: list[str]) -> list[Json]:
     """Return what reads scan, or scan and label map."""
-    return {"_target_": "LoadImaged", "keys": keys if len(keys) > 1 else keys[0], "ensure_channel_first": True}
+    # MONAI's reader keeps the names of the files that it reads: threads that read two files of a scan, and one label
+    # map, by the same reader lose channels (seen with MONAI 1.6)
+    apart: list[Any] = [*keys] if len(keys) == 1 or plan.network.channels > 1 else [keys]
+    return [{"_target_": "LoadImaged", "keys": group, "ensure_channel_first": True} for group in apart]
 
 
 def spatial(plan: Plan, keys: list[str]) -> list[Json]:
@@ -95,7 +113,9 @@ def intensities(plan: Plan, key: str) -> Json:
     """Return what is done to the intensities."""
     if plan.intensities is None:
         step: Json = {"_target_": "NormalizeIntensityd", "keys": key}
-        return step | {"nonzero": True} if plan.nonzero else step
+        if plan.nonzero:
+            step["nonzero"] = True
+        return step | {"channel_wise": True} if plan.network.channels > 1 else step
     low, high, mean, sd = plan.intensities
     return {
         "_target_": "ScaleIntensityRanged",

@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-from tomoseg.datasets import Dataset, Pair
+from tomoseg.datasets import UNNAMED, Dataset, Pair
 from tomoseg.geometry import Grid
 from tomoseg.volumes import Volume, read_volume
 
@@ -100,6 +100,7 @@ class Fingerprint:
         labels: by value, background left out.
         partial: whether some cases have labels that were not drawn.
         opposite: pairs of label values that lie left and right of each other.
+        channels: names of the scans' channels.
     """
 
     cases: int
@@ -118,10 +119,12 @@ class Fingerprint:
     labels: tuple[LabelPrint, ...]
     partial: bool
     opposite: tuple[tuple[int, int], ...]
+    channels: tuple[str, ...] = UNNAMED
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON has it; no case is named in it."""
-        return asdict(self)
+        """Return it as JSON has it; no case is named in it, nor a channel that is the only one."""
+        content = asdict(self)
+        return content if len(self.channels) > 1 else {key: content[key] for key in content if key != "channels"}
 
 
 def take_fingerprint(dataset: Dataset, names: dict[int, str], on_scan: OnScan | None = None) -> Fingerprint:
@@ -138,7 +141,8 @@ def take_fingerprint(dataset: Dataset, names: dict[int, str], on_scan: OnScan | 
     for pair in dataset.pairs:
         if on_scan is not None:
             on_scan(pair.image)
-        prints.append(print_case(read_volume(pair.image), read_volume(pair.label), set(names)))
+        image = read_volume(pair.source, channels=len(dataset.channels))
+        prints.append(print_case(image, read_volume(pair.label), set(names)))
     spacings = np.array([case.spacing_mm for case in prints])
     shapes = np.array([case.shape for case in prints])
     intensities = np.concatenate([case.intensities for case in prints]).astype(np.float64)
@@ -161,6 +165,7 @@ def take_fingerprint(dataset: Dataset, names: dict[int, str], on_scan: OnScan | 
         labels=tuple(_print_label(value, name, dataset.pairs, prints) for value, name in sorted(names.items())),
         partial=any(pair.annotated is not None and set(names.values()) - set(pair.annotated) for pair in dataset.pairs),
         opposite=find_opposite([case.labels for case in prints]),
+        channels=dataset.channels,
     )
 
 

@@ -36,12 +36,11 @@ def inference_config(plan: Plan, layout: Layout, name: str, dataset: str) -> Jso
         "bundle_root": data_config.bundle_root(name),
         "dataset_dir": f"data/{dataset}/imagesTs",
         "output_dir": "$@bundle_root + '/eval'",
-        "datalist": "$[{'image': os.path.join(@dataset_dir, f)} for f in sorted(os.listdir(@dataset_dir)) "
-        f"if f.endswith({data_config.SUFFIXES}) and not f.startswith('.')]",
+        "datalist": data_config.scans_to_segment(layout),
         **_network(plan),
         "preprocessing": _compose(
             [
-                data_config.load(["image"]),
+                *data_config.load(plan, ["image"]),
                 *data_config.spatial(plan, ["image"]),
                 data_config.intensities(plan, "image"),
             ]
@@ -87,7 +86,7 @@ def evaluate_config(plan: Plan, layout: Layout, name: str, dataset: str) -> Json
         **_network(plan),
         "preprocessing": _compose(
             [
-                data_config.load(["image", "label"]),
+                *data_config.load(plan, ["image", "label"]),
                 *data_config.spatial(plan, ["image"]),
                 data_config.intensities(plan, "image"),
                 *data_config.label_values(plan, "label"),

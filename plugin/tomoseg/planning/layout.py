@@ -18,7 +18,9 @@ class Layout:
         listed: dataset.json lists the pairs; the rest is empty then.
         has_validation: it lists some for validation, too.
         image_folder, label_folder: names of the folders.
-        image_ending, label_ending: what follows the name that scan and label map have in common.
+        image_ending, label_ending: what follows the name that scan and label map have in common; of several files, in
+            the first one's name.
+        files: how many each scan has: one for each channel, or a single one.
     """
 
     listed: bool
@@ -27,6 +29,7 @@ class Layout:
     label_folder: str = ""
     image_ending: str = ""
     label_ending: str = ""
+    files: int = 1
 
 
 def find_layout(dataset: Dataset, listed: bool) -> Layout:
@@ -39,8 +42,9 @@ def find_layout(dataset: Dataset, listed: bool) -> Layout:
     Raises:
         DatasetError: the names do not follow one pattern.
     """
+    files = 1 + len(dataset.pairs[0].further)
     if listed:
-        return Layout(listed=True, has_validation=any(pair.part == "validation" for pair in dataset.pairs))
+        return Layout(True, any(pair.part == "validation" for pair in dataset.pairs), files=files)
     endings = sorted({_endings(pair) for pair in dataset.pairs})
     folders = sorted({(pair.image.parent.name, pair.label.parent.name) for pair in dataset.pairs})
     if len(endings) > 1 or len(folders) > 1:
@@ -48,7 +52,7 @@ def find_layout(dataset: Dataset, listed: bool) -> Layout:
         raise DatasetError(
             f"{dataset.root}: expected files named alike, or listed in {DESCRIPTION}; got {shown}: rename them"
         )
-    return Layout(False, False, *folders[0], *endings[0])
+    return Layout(False, False, *folders[0], *endings[0], files)
 
 
 def _endings(pair: Pair) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+from tomoseg.datasets import UNNAMED
 from tomoseg.planning.data_config import Json
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.label_table import label_table
@@ -29,6 +30,8 @@ def make_metadata(plan: Plan, fingerprint: Fingerprint, layout: Layout, title: s
     names = {0: "background", **plan.labels}
     listed = ", ".join(f"{value}: {name}" for value, name in names.items())
     kind = {"CT": "CT", "MR": "MRI"}[plan.modality]
+    channels = fingerprint.channels if len(fingerprint.channels) > 1 else UNNAMED
+    inputs = "one channel" if channels is UNNAMED else f"{len(channels)} channels ({', '.join(channels)})"
     table = label_table(fingerprint.labels)
     packages = [*REQUIRED, *([] if layout.listed or layout.image_ending.endswith(NIFTI) else ["itk"])]
     return {
@@ -48,7 +51,7 @@ def make_metadata(plan: Plan, fingerprint: Fingerprint, layout: Layout, title: s
         "copyright": "name the owner of the weights here",
         "data_source": source,
         "data_type": "nifti",
-        "image_classes": f"one channel, {kind}",
+        "image_classes": f"{inputs}, {kind}",
         "label_classes": listed,
         "pred_classes": f"{len(names)} channels of scores: {listed}",
         "eval_metrics": {},
@@ -64,9 +67,9 @@ def make_metadata(plan: Plan, fingerprint: Fingerprint, layout: Layout, title: s
                     "type": "image",
                     "format": "hounsfield" if plan.modality == "CT" else "magnitude",
                     "modality": plan.modality,
-                    "num_channels": 1,
+                    "num_channels": len(channels),
                     **_window(plan),
-                    "channel_def": {"0": "image"},
+                    "channel_def": {str(index): channel for index, channel in enumerate(channels)},
                 }
             },
             "outputs": {

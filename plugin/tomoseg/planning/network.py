@@ -27,6 +27,7 @@ class Network:
         kernels, strides: of each level, along (D, H, W); the first stride is (1, 1, 1).
         filters: number of features of each level.
         residual: whether the encoder's blocks are residual.
+        channels: number of the input's channels.
     """
 
     scores: int
@@ -34,6 +35,7 @@ class Network:
     strides: tuple[Triple, ...]
     filters: tuple[int, ...]
     residual: bool = False
+    channels: int = 1
 
     @property
     def heads(self) -> int:
@@ -55,7 +57,7 @@ class Network:
         config: dict[str, Any] = {
             "_target_": "DynUNet",
             "spatial_dims": 3,
-            "in_channels": 1,
+            "in_channels": self.channels,
             "out_channels": self.scores,
             "kernel_size": [list(kernel) for kernel in self.kernels],
             "strides": [list(stride) for stride in self.strides],
@@ -73,7 +75,7 @@ class Network:
     def parameters(self) -> int:
         """Number of weights without the heads for deep supervision, as MONAI builds it."""
         total = self.filters[0] * self.scores + self.scores
-        before = 1
+        before = self.channels
         for level, (features, kernel, stride) in enumerate(zip(self.filters, self.kernels, self.strides, strict=True)):
             volume = math.prod(kernel)
             total += (before + features) * features * volume + 4 * features

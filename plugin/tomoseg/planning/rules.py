@@ -194,6 +194,7 @@ def decide(
     spacing, reasons["spacing_mm"] = choose_spacing(fingerprint, preset.voxels[budget.device])
     shape = _shape(fingerprint, spacing)
     patch, network, reasons["patch"], reasons["network"] = choose_network(shape, spacing, len(labels) + 1, budget)
+    network = replace(network, channels=len(fingerprint.channels))
     batch, reasons["batch"] = choose_batch(network, patch, shape, fingerprint, budget)
     intensities, nonzero, reasons["intensities"] = choose_intensities(fingerprint, modality)
     mirror_axes, reasons["mirror_axes"] = choose_mirroring(fingerprint)

@@ -35,7 +35,7 @@ def semi_supervised_config(plan: Plan) -> Json:
             "preprocessing": {
                 "_target_": "Compose",
                 "transforms": [
-                    data_config.load([IMAGE]),
+                    *data_config.load(plan, [IMAGE]),
                     *data_config.spatial(plan, [IMAGE]),
                     data_config.intensities(plan, IMAGE),
                     *data_config.pad(plan, [IMAGE], "@crop_size"),

@@ -177,7 +177,7 @@ def multi_gpu_train_config() -> Json:
 
 def _deterministic(plan: Plan) -> list[Any]:
     return [
-        data_config.load(KEYS),
+        *data_config.load(plan, KEYS),
         negatives.without_labels(),
         *data_config.spatial(plan, KEYS),
         *data_config.label_values(plan, "@label_key"),

@@ -99,7 +99,14 @@ class Worker:
             run = hash_run(order.bundle, segmenter.checkpoint_sha256, order.options, segmenter.precision)
         except Exception as error:  # a bundle may call anything
             return Started(machine, one_line(error))
-        self._delivery = Delivery(run, order.overwrite, order.preview, order.measure, order.options.uncertainty)
+        self._delivery = Delivery(
+            run,
+            order.overwrite,
+            order.preview,
+            order.measure,
+            order.options.uncertainty,
+            segmenter.bundle.input_channels,
+        )
         gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return Started(
             machine=machine,

@@ -177,7 +177,7 @@ def _predict_held_out(
             segmenter = Segmenter(bundle, Options(device=device, checkpoints=(str(fold.weights),)))
             for case in fold.held_out:
                 pair = _pair_of(dataset, case)
-                result = segmenter(pair.image)
+                result = segmenter(pair.source)
                 result.save(folder / f"{pair.name}.nii.gz")
                 rows.append(_Row(pair.name, fold.fold, *scorer.score(result.labels, pair)))
                 monitor.step(len(rows), 1, 1)
@@ -186,7 +186,8 @@ def _predict_held_out(
 
 def _pair_of(dataset: Dataset, case: dict[str, Any]) -> Pair:
     """Return the pair of a case that the config lists."""
-    image = Path(str(case["image"])).resolve()
+    files = case["image"]  # one for each channel, or a single one
+    image = Path(str(files[0] if isinstance(files, list) else files)).resolve()
     for pair in dataset.pairs:
         if pair.image.resolve() == image:
             return pair
@@ -205,7 +206,7 @@ def _mean_dice(bundle: Bundle, weights: Sequence[Path], pairs: Sequence[Pair], d
     Every case was seen by all folds but one, so this compares, and measures nothing.
     """
     segmenter = Segmenter(bundle, Options(device=device, checkpoints=tuple(map(str, weights))))
-    means = mean_of_labels([scorer.score(segmenter(pair.image).labels, pair)[0] for pair in pairs])
+    means = mean_of_labels([scorer.score(segmenter(pair.source).labels, pair)[0] for pair in pairs])
     known = [mean for mean in means if not math.isnan(mean)]
     if not known:
         raise TrainingError(f"{bundle.root}: none of the cases held out has a label, so nothing can be compared")

@@ -16,7 +16,8 @@ from tomoseg.errors import UsageError
 
 RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
 GPU_SHARE = 0.3
-CACHED_BYTES = 4 + 1 + 1  # a voxel of scan and label map, and the places that crops are drawn from
+SCAN_BYTES = 4  # a voxel of a channel
+LABEL_BYTES = 1 + 1  # a voxel of the label map, and the places that crops are drawn from
 
 
 def choose_device(asked: str) -> torch.device:
@@ -68,12 +69,13 @@ def case_bytes(plan: Path, crop: Any) -> int | None:
         content = json.loads(plan.read_text(encoding="utf-8"))
         extent = content["fingerprint"]["median_extent_mm"]
         spacing = content["choices"]["spacing_mm"]["value"]
+        channels = len(content["fingerprint"].get("channels", ["the only one"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     edges: list[float] = [mm / by for mm, by in zip(extent, spacing, strict=True)]
     if isinstance(crop, list):
         edges = [max(edge, float(size)) for edge, size in zip(edges, crop, strict=True)]
-    return math.ceil(math.prod(edges) * CACHED_BYTES)
+    return math.ceil(math.prod(edges) * (SCAN_BYTES * channels + LABEL_BYTES))
 
 
 def free_bytes() -> int:

@@ -79,7 +79,8 @@ def check_negatives(folder: Path, bundle: Bundle, tell: Tell | None = None) -> t
         UsageError: there is none.
         DatasetError: something in them has to be mended; one line each.
     """
-    return require_negatives(folder, bundle.modality, on_scan=None if tell is None else lambda path: tell(str(path)))
+    on_scan = None if tell is None else lambda path: tell(str(path))
+    return require_negatives(folder, bundle.modality, bundle.input_channels, on_scan=on_scan)
 
 
 def train(
@@ -191,6 +192,8 @@ def hash_files(dataset: Dataset, negatives: Sequence[Path] = ()) -> str:
     for pair in sorted(dataset.pairs, key=lambda pair: pair.image):
         image, label = (path.relative_to(dataset.root).as_posix() for path in (pair.image, pair.label))
         digest.update(f"{image} {pair.image.stat().st_size}\n{label} {sha256(pair.label)}\n".encode())
+        for path in pair.further:
+            digest.update(f"{path.relative_to(dataset.root).as_posix()} {path.stat().st_size}\n".encode())
     for path in negatives:
         digest.update(f"without labels: {path.name} {path.stat().st_size}\n".encode())
     return digest.hexdigest()

@@ -3,6 +3,14 @@
 What needs pydicom (0.2 s to import) is imported from its own module where it is used.
 """
 
+from tomoseg.volumes.channels import (
+    FIRST_CHANNEL,
+    channel_file,
+    channel_number,
+    channels_of,
+    further_files,
+    without_number,
+)
 from tomoseg.volumes.formats import (
     DETACHED_SUFFIXES,
     OUTPUT_TYPES,
@@ -22,6 +30,7 @@ from tomoseg.volumes.volume import DicomSeries, Volume, refuse_non_finite
 
 __all__ = [
     "DETACHED_SUFFIXES",
+    "FIRST_CHANNEL",
     "INDEX",
     "OUTPUT_TYPES",
     "VOLUME_SUFFIXES",
@@ -29,10 +38,14 @@ __all__ = [
     "OutputType",
     "Scan",
     "Volume",
+    "channel_file",
+    "channel_number",
+    "channels_of",
     "choose_output_type",
     "files_of",
     "find_scans",
     "find_volumes",
+    "further_files",
     "has_suffix",
     "is_dicom",
     "is_segmentation",
@@ -43,6 +56,7 @@ __all__ = [
     "refuse_non_finite",
     "strip_suffix",
     "visible_files",
+    "without_number",
     "write_label_map",
     "write_map",
 ]

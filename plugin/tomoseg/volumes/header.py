@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from tomoseg.errors import VolumeError, one_line
 from tomoseg.geometry import Grid
 from tomoseg.silence import quiet
+from tomoseg.volumes.channels import channels_of, expectation
 from tomoseg.volumes.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.volumes.itk_image import READERS, affine_of, open_itk, read_itk, remarks_of
 from tomoseg.volumes.nifti import from_nibabel, load_nifti
 from tomoseg.volumes.read import read_volume
 from tomoseg.volumes.search import is_dicom
-from tomoseg.volumes.volume import make_volume
+from tomoseg.volumes.volume import by, make_volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -43,6 +44,7 @@ class Header:
         series: the DICOM series.
         reason: one line that says why the series makes no volume.
         slices: of the DICOM series, in order.
+        channels: how many there are in the file.
     """
 
     path: Path
@@ -53,24 +55,31 @@ class Header:
     series: SeriesSummary | None = None
     reason: str = ""
     slices: tuple[Slice, ...] = ()
+    channels: int = 1
 
-    def read_voxels(self) -> NDArray[np.float32]:
-        """Return the values (I, J, K), those that are not finite included.
+    def read_voxels(self) -> tuple[NDArray[np.float32], ...]:
+        """Return the values (I, J, K) of each channel, those that are not finite included.
 
         Raises:
             VolumeError: they are truncated or damaged.
         """
         if not self.slices:
-            return read_volume(self.path, allow_non_finite=True).array
+            return read_volume(self.path, channels=self.channels, allow_non_finite=True).channels
         from tomoseg.volumes.dicom_pixels import read_pixels
 
-        return read_pixels(self.slices)  # not by its UID: that would read every header below the folder again
+        # not by its UID: that would read every header below the folder again
+        return (read_pixels(self.slices),)
 
 
-def read_headers(path: Path, series: str | None = None) -> list[Header]:
+def read_headers(path: Path, series: str | None = None, channels: int = 1) -> list[Header]:
     """Read the header of a file, or those of all DICOM series below a folder or of this one.
 
     What the voxels are not needed for is checked and remarked as in `read_volume`.
+
+    Args:
+        path: the file, or the folder.
+        series: SeriesInstanceUID of the only series that counts.
+        channels: how many a 4D file is expected to have; a file of one channel may be one of them.
 
     Raises:
         VolumeError: as for `read_volume`, but for a single series: that one is returned with its reason.
@@ -80,20 +89,24 @@ def read_headers(path: Path, series: str | None = None) -> list[Header]:
             return _read_dicom(path, series)
         if not path.is_file() or path.stat().st_size == 0:
             read_volume(path)  # knows what to say
-        return [_read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else _read_nifti(path)]
+        return [_read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else _read_nifti(path, channels)]
     except OSError as error:
         raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
 
 
-def _read_nifti(path: Path) -> Header:
+def _read_nifti(path: Path, channels: int) -> Header:
     image = load_nifti(path)
+    got = channels_of(path) if channels > 1 else None
+    if got not in (None, channels):
+        raise VolumeError(f"{path}: {expectation(channels)}, got {by(image.shape)}")
+    channels = got or 1
     if min(image.shape, default=0) > 0:
         # the same header over voxels that take no memory: what is checked is what the reader checks
-        nothing = np.broadcast_to(np.float32(0), image.shape)
+        nothing = np.broadcast_to(np.float32(0), image.shape if channels == 1 else image.shape[:3])
         volume = from_nibabel(type(image)(nothing, image.affine, image.header), str(path))
     else:
         volume = from_nibabel(image, str(path))  # knows what to say
-    return Header(path, "NIfTI", image.get_data_dtype().name, volume.grid, volume.remarks)
+    return Header(path, "NIfTI", image.get_data_dtype().name, volume.grid, volume.remarks, channels=channels)
 
 
 def _read_itk(path: Path) -> Header:

@@ -53,7 +53,7 @@ def from_nibabel(image: nib.spatialimages.SpatialImage, name: str) -> Volume:
         )
     header = image.header if isinstance(image.header, nib.Nifti1Header) else None
     remarks = () if header is None else _contradictions(header, image.affine, name)
-    return make_volume(_read_voxels(image, name).reshape(shape), image.affine, name, header, remarks=remarks)
+    return make_volume(read_voxels(image, name).reshape(shape), image.affine, name, header, remarks=remarks)
 
 
 def _contradictions(header: nib.Nifti1Header, affine: NDArray[Any], name: str) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ def load_nifti(path: Path) -> nib.Nifti1Image:
     return image
 
 
-def _read_voxels(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[Any]:
+def read_voxels(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[Any]:
     """Return the voxels with the header's slope and intercept applied.
 
     Raises:

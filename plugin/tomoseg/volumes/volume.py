@@ -43,16 +43,17 @@ class DicomSeries:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A scan with one value a voxel.
+    """A scan with one value a voxel, or one for each of several channels, such as the sequences of an MRI.
 
     Args:
-        array: (I, J, K) float32, finite unless it was read with `allow_non_finite`.
+        array: (I, J, K) float32, finite unless it was read with `allow_non_finite`; of several channels the first.
         grid: where the voxels lie; its shape is the array's.
         source: what errors and reports call it: the path, or "image in memory".
         header: the NIfTI header it came with, if any; a label map written for this scan keeps its qform, sform and
             units.
         series: the DICOM series it came from, if any.
         remarks: what in the file was corrected or contradicts itself.
+        further: the channels after the first, each as `array`.
     """
 
     array: NDArray[np.float32]
@@ -61,6 +62,12 @@ class Volume:
     header: nib.Nifti1Header | None = None
     series: DicomSeries | None = None
     remarks: tuple[str, ...] = ()
+    further: tuple[NDArray[np.float32], ...] = ()
+
+    @property
+    def channels(self) -> tuple[NDArray[np.float32], ...]:
+        """All channels, one at least, each (I, J, K)."""
+        return (self.array, *self.further)
 
 
 def make_volume(
@@ -87,12 +94,13 @@ def make_volume(
 
 def refuse_non_finite(volume: Volume) -> None:
     """Raise VolumeError if a value is NaN or infinite."""
-    broken = volume.array.size - int(np.count_nonzero(np.isfinite(volume.array)))
-    if broken:
-        raise VolumeError(
-            f"{volume.source}: expected finite values, got NaN or infinity in {broken} of {volume.array.size} voxels; "
-            "replace them first, e.g. with --clean non-finite"
-        )
+    for channel in volume.channels:
+        broken = channel.size - int(np.count_nonzero(np.isfinite(channel)))
+        if broken:
+            raise VolumeError(
+                f"{volume.source}: expected finite values, got NaN or infinity in {broken} of {channel.size} voxels; "
+                "replace them first, e.g. with --clean non-finite"
+            )
 
 
 def by(sizes: tuple[int, ...]) -> str:
