@@ -233,16 +233,20 @@ def test_a_scan_of_other_channels_and_what_takes_only_one_are_refused(place: Pat
         Segmenter(bundle, Options(device="cpu", roi=("0:3,0:3,0:3",)))
 
 
+def problems(dataset: Path) -> list[str]:
+    """Return what has to be mended before a training, without the files."""
+    with pytest.raises(DatasetError) as raised:
+        require_trainable(read_dataset(dataset))
+    return [line.partition(": ")[2] for line in raised.value.problems]
+
+
 def test_damaged_channels_are_told_before_a_training(tmp_path: Path) -> None:
     root = write(tmp_path / "data", "files", cases=4)
     nib.save(
         nib.Nifti1Image(np.full((22, 24, 18), np.nan, np.float32), np.eye(4)), root / "imagesTr/case_0_0001.nii.gz"
     )
     nib.save(nib.Nifti1Image(np.zeros((22, 24, 19), np.float32), np.eye(4)), root / "imagesTr/case_1_0001.nii.gz")
-    with pytest.raises(DatasetError) as raised:
-        require_trainable(read_dataset(root))
-    told = [line.partition(": ")[2] for line in raised.value.problems]
-    assert told == [
+    assert problems(root) == [
         "case_0_0001.nii.gz: NaN or infinity in 9504 of 9504 voxels",
         "case_1_0001.nii.gz: not on the grid of case_1_0000.nii.gz, though both are channels of one scan",
     ]
@@ -251,10 +255,7 @@ def test_damaged_channels_are_told_before_a_training(tmp_path: Path) -> None:
     image[0, 0, 0, 1] = np.inf
     nib.save(nib.Nifti1Image(image, np.eye(4)), whole / "imagesTr" / "case_0.nii.gz")
     nib.save(nib.Nifti1Image(image[..., 0], np.eye(4)), whole / "imagesTr" / "case_1.nii.gz")
-    with pytest.raises(DatasetError) as raised:
-        require_trainable(read_dataset(whole))
-    told = [line.partition(": ")[2] for line in raised.value.problems]
-    assert told == [
+    assert problems(whole) == [
         "channel 1: NaN or infinity in 1 of 9504 voxels",
         "expected 2 channels (T2, ADC), got 1",
     ]

@@ -111,8 +111,7 @@ def plan_cases(
         raise UsageError(f"{', '.join(map(str, folders))}: no {wanted} in there")
     scans = list(dict.fromkeys(scans))
     further = further_files([scan.path for scan in scans], channels)
-    together = {path for others in further.values() for path in others}
-    scans = [scan for scan in scans if scan.path not in together]
+    scans = [scan for scan in scans if scan.path in further]
     if names_output_file(target):
         if len(scans) > 1:
             raise UsageError(f"{target}: {len(scans)} scans cannot go into one file; give a folder with -o")
@@ -120,7 +119,7 @@ def plan_cases(
     else:
         base = folders[0] if folders == expanded and len(folders) == 1 else _common_parent(scans)
         cases = [plan_case(scan, base, target, kind) for scan in scans]
-    cases = [replace(case, further=further.get(case.input, ())) for case in cases]
+    cases = [replace(case, further=further[case.input]) for case in cases]
     _refuse_clashes(cases)
     return cases
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -29,10 +28,7 @@ from tomoseg.segmentation import Segmentation
 from tomoseg.volumes import DicomSeries, Volume, read_volume, refuse_non_finite
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk
-
-    Image: TypeAlias = str | os.PathLike[str] | nib.spatialimages.SpatialImage | sitk.Image
-    Source: TypeAlias = Image | Sequence[Image]
+    from tomoseg.volumes.read import Source
 
 
 @dataclass(frozen=True, eq=False)

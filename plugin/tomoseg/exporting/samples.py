@@ -67,15 +67,15 @@ def real_samples(origin: Origin, paths: Sequence[Path], calibrated: bool, on_ste
     """
     found = _find(paths)
     further = further_files([scan.path for scan in found], origin.bundle.input_channels)
-    together = {path for others in further.values() for path in others}
-    scans = spread([scan for scan in found if scan.path not in together], SCANS)
+    scans = spread([scan for scan in found if scan.path in further], SCANS)
     segmenter = Segmenter(origin.bundle, Options(device="cpu", backend="torch", checkpoints=(str(origin.checkpoint),)))
     order = random.Random(0)
     windows: list[list[torch.Tensor]] = []
     share = -(-(CALIBRATION_WINDOWS + CHECK_WINDOWS) // len(scans))
     for scan in scans:
         on_step(f"reading {scan.path}")
-        data = segmenter.prepare([scan.path, *further.get(scan.path, ())] if further else scan.path, scan.series).data
+        others = further[scan.path]
+        data = segmenter.prepare([scan.path, *others] if others else scan.path, scan.series).data
         windows.append(_cut(origin, data, share, order))
     if not any(windows):
         raise UsageError(f"{paths[0]}: expected scans with something in them, got {len(scans)} of one value each")

@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from tomoseg.bundle import Bundle
+from tomoseg.datasets import UNNAMED
 from tomoseg.errors import UsageError
 
 RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
@@ -69,7 +70,7 @@ def case_bytes(plan: Path, crop: Any) -> int | None:
         content = json.loads(plan.read_text(encoding="utf-8"))
         extent = content["fingerprint"]["median_extent_mm"]
         spacing = content["choices"]["spacing_mm"]["value"]
-        channels = len(content["fingerprint"].get("channels", ["the only one"]))
+        channels = len(content["fingerprint"].get("channels", UNNAMED))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     edges: list[float] = [mm / by for mm, by in zip(extent, spacing, strict=True)]

@@ -15,7 +15,6 @@ from tomoseg.volumes.nifti import from_nibabel, load_nifti, read_voxels
 from tomoseg.volumes.volume import Volume, by
 
 NUMBER = re.compile(r"_(\d{4})$")  # of a channel at the end of a name, as nnU-Net has it: case_0000.nii.gz
-
 FIRST_CHANNEL = "_0000"
 
 
@@ -43,18 +42,19 @@ def without_number(path: Path) -> Path:
 
 
 def further_files(paths: Sequence[Path], channels: int) -> dict[Path, tuple[Path, ...]]:
-    """Return the files of the channels after the first, by that of the first; only where all of them are there.
+    """Return the files of the channels after the first, by that of the first; none where not all of them are there.
 
     Args:
-        paths: scans, of which some may be channels of one.
+        paths: scans, of which some may be channels of one: these are left out, but the first.
         channels: how many a scan has.
     """
-    found = {}
+    found: dict[Path, tuple[Path, ...]] = dict.fromkeys(paths, ())
     for path in paths if channels > 1 else ():
         others = tuple(channel_file(without_number(path), number) for number in range(1, channels))
         if channel_number(path) == 0 and all(other.is_file() for other in others) and not _has_channels(path):
             found[path] = others
-    return found
+    together = {other for others in found.values() for other in others}
+    return {path: others for path, others in found.items() if path not in together}
 
 
 def _has_channels(path: Path) -> bool:
