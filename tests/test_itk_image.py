@@ -65,6 +65,19 @@ def simple_itk(array: Any, grid: Grid) -> sitk.Image:
     return image
 
 
+@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd"])
+def test_what_simple_itk_makes_of_a_nifti_file_is_read(suffix: str, tmp_path: Path) -> None:
+    """It keeps the whole NIfTI header, `dim[0]` and all, as fields of the new one."""
+    nib.save(nib.Nifti1Image(noise(), np.diag([1.0, 2.0, 3.0, 1.0])), tmp_path / "scan.nii.gz")
+    sitk.WriteImage(sitk.ReadImage(tmp_path / "scan.nii.gz"), tmp_path / f"scan{suffix}")
+    found, wanted = read_volume(tmp_path / f"scan{suffix}"), read_volume(tmp_path / "scan.nii.gz")
+    one, other = (
+        nib.as_closest_canonical(nib.Nifti1Image(volume.array, volume.grid.affine)) for volume in (found, wanted)
+    )
+    np.testing.assert_array_equal(one.dataobj, other.dataobj)
+    np.testing.assert_allclose(one.affine, other.affine, atol=1e-6)
+
+
 def write_meta(path: Path, array: Any, **fields: Any) -> Path:
     """Write a MetaImage with voxels of 1×2×3 mm; `fields` replace or add to those of its header, bytes to its data."""
     data = fields.pop("data", array.tobytes("F"))

@@ -30,7 +30,12 @@ LABELS = (LabelPrint(1, "nerve", 9, 9, 0.5), LabelPrint(2, "eye", 9, 9, 8.0), La
 def planned(sampling: str, labels: tuple[LabelPrint, ...] = LABELS, size: int = 200) -> Plan:
     shape = (size, size, size)
     fingerprint = replace(
-        HIPPOCAMPUS, labels=labels, median_shape=shape, largest_shape=shape, median_extent_mm=(float(size),) * 3
+        HIPPOCAMPUS,
+        labels=labels,
+        median_shape=shape,
+        largest_shape=shape,
+        median_extent_mm=(float(size),) * 3,
+        largest_extent_mm=(float(size),) * 3,
     )
     return decide(fingerprint, "MR", BUDGET, imbalance=Imbalance(sampling=sampling))
 

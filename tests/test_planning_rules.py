@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tomoseg.errors import UsageError
 from tomoseg.planning.fingerprint import Fingerprint, LabelPlace, LabelPrint
 from tomoseg.planning.network import Network, shape_levels
-from tomoseg.planning.rules import PRESETS, Budget, decide
+from tomoseg.planning.presets import PRESETS, Budget
+from tomoseg.planning.rules import decide
 from tomoseg.planning.sides import find_opposite
 
 # of 208 hippocampi of the Decathlon
@@ -25,6 +26,7 @@ HIPPOCAMPUS = Fingerprint(
     coarse_spacing_mm=(1.0, 1.0, 1.0),
     finest_spacing_mm=(1.0, 1.0, 1.0),
     median_extent_mm=(35.0, 50.0, 36.0),
+    largest_extent_mm=(42.0, 58.0, 45.0),
     zeros=0.0,
     intensity_mean=19609.8,
     intensity_sd=56154.8,
@@ -45,6 +47,7 @@ def with_spacing(x: float, y: float, z: float, shape: tuple[int, int, int] = (25
         median_spacing_mm=(x, y, z),
         coarse_spacing_mm=(0.8 * x, 0.8 * y, 0.8 * z),
         median_extent_mm=(shape[0] * x, shape[1] * y, shape[2] * z),
+        largest_extent_mm=(shape[0] * x, shape[1] * y, shape[2] * z),
     )
 
 
@@ -70,6 +73,41 @@ def test_a_coarse_axis_is_halved_later_and_convolved_later() -> None:
     assert network.kernels[0] == (3, 3, 1)
     assert network.strides[1] == (2, 2, 1)
     assert network.kernels[-1] == (3, 3, 3)
+
+
+def test_few_slices_make_a_window_of_few_slices() -> None:
+    """As of the heart, along its short axis: 8 slices of 10 mm; they are not padded to 16."""
+    for shape, slices in (((200, 220, 8), 8), ((200, 220, 3), 4), ((200, 220, 9), 10)):
+        heart = replace(with_spacing(1.5, 1.5, 10.0, shape), coarse_spacing_mm=(1.5, 1.5, 10.0))
+        plan = decide(heart, "MR", BUDGET)
+        assert plan.patch[2] == slices
+        assert plan.coarse == (False, False, True)
+
+
+def test_scans_beyond_the_reach_of_moved_windows_are_cut() -> None:
+    small = with_spacing(1.0, 1.0, 1.0, (40, 56, 40))
+    assert not decide(replace(small, largest_extent_mm=(48.0, 66.0, 48.0)), "MR", BUDGET).cut
+    assert decide(replace(small, largest_extent_mm=(49.0, 66.0, 48.0)), "MR", BUDGET).cut
+    # along a coarse axis no window is moved
+    flat = with_spacing(1.0, 1.0, 5.0, (128, 128, 16))
+    same = decide(replace(flat, coarse_spacing_mm=(1.0, 1.0, 5.0)), "MR", BUDGET)
+    assert (same.patch, same.cut) == ((128, 128, 16), False)
+    longer = replace(flat, coarse_spacing_mm=(1.0, 1.0, 5.0), largest_extent_mm=(128.0, 128.0, 85.0))
+    assert decide(longer, "MR", BUDGET).cut
+
+
+def test_a_deep_network_on_a_gpu_has_fewer_features_at_its_coarse_levels_not_at_its_fine_ones() -> None:
+    network = decide(with_spacing(1.25, 1.25, 1.37, (320, 320, 110)), "MR", Budget(24 * 10**9, "cuda")).network
+    assert len(network.filters) == 6
+    assert network.filters[0] == 16
+    assert network.filters[-1] < 256
+
+
+def test_a_small_network_stays_below_3_mb_and_is_trained_for_longer() -> None:
+    plan = decide(HIPPOCAMPUS, "MR", Budget(8 * 10**9, preset="small"))
+    assert plan.network.filters == (12, 24, 48, 80)
+    assert plan.network.parameters * 4 < 3e6
+    assert plan.epochs["cpu"] > decide(HIPPOCAMPUS, "MR", BUDGET).epochs["cpu"]
 
 
 def test_scans_too_large_for_the_window_are_seen_coarser() -> None:

@@ -41,10 +41,12 @@ def test_all_is_cached_where_there_is_room_and_some_where_there_is_not(
     size = case_bytes(bundle / "configs" / "plan.json", config["crop_size"])
     assert size is not None
     assert plan_cache(find_bundle(bundle), config, 10, CPU) == {}
+    assert config["validate"]["dataset"]["_target_"] == "CacheDataset"
+    no_validation = {"validate::dataset::cache_num": 0}
     monkeypatch.setattr(resources, "free_bytes", lambda: 8 * size)
-    assert plan_cache(find_bundle(bundle), config, 10, CPU) == {"train::dataset::cache_num": 4}
+    assert plan_cache(find_bundle(bundle), config, 10, CPU) == {"train::dataset::cache_num": 4, **no_validation}
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert plan_cache(find_bundle(bundle), config, 10, CPU) == {"train::dataset::cache_num": 2}
+    assert plan_cache(find_bundle(bundle), config, 10, CPU) == {"train::dataset::cache_num": 2, **no_validation}
 
 
 def test_labelled_cases_are_cached_before_those_without_label_map(
@@ -57,7 +59,7 @@ def test_labelled_cases_are_cached_before_those_without_label_map(
     found = find_bundle(bundle)
     assert plan_cache(found, config, 3, CPU, unlabelled=1) == {}
     assert plan_cache(found, config, 3, CPU, unlabelled=2) == {"unlabelled::dataset::cache_num": 1}
-    both = {"train::dataset::cache_num": 4, "unlabelled::dataset::cache_num": 0}
+    both = {"train::dataset::cache_num": 4, "validate::dataset::cache_num": 0, "unlabelled::dataset::cache_num": 0}
     assert plan_cache(found, config, 5, CPU, unlabelled=2) == both
 
 

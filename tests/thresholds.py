@@ -50,6 +50,7 @@ def threshold_bundle(
         median_spacing_mm=SPACING,
         coarse_spacing_mm=SPACING,
         median_extent_mm=(413.0, 261.0, 225.0),
+        largest_extent_mm=(500.0, 312.0, 320.0),
         intensity_mean=MEAN,
         intensity_sd=SD,
         intensity_low=LOW,

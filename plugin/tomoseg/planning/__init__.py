@@ -2,6 +2,7 @@
 
 from tomoseg.planning.bundle_writer import plan_bundle
 from tomoseg.planning.imbalance import Imbalance
-from tomoseg.planning.rules import PRESETS, Budget, Plan
+from tomoseg.planning.presets import PRESETS, Budget
+from tomoseg.planning.rules import Plan
 
 __all__ = ["PRESETS", "Budget", "Imbalance", "Plan", "plan_bundle"]

@@ -6,13 +6,16 @@ from typing import Any
 
 from tomoseg.planning import data_config, negatives
 from tomoseg.planning.data_config import KEYS, Json
-from tomoseg.planning.rules import Plan
+from tomoseg.planning.rules import Plan, coarse_axes, moved_by
 
 BESIDE = 2  # windows on the background for one on a label
 MOVED = 0.15  # of the crops, by up to half a window
 SHORTENED = 0.5  # down to this part of a window; of a head alone, 0.15 left upper teeth that were taken for lower ones
 SHORTEST = 8
 THICK_MM = 3.6  # slices of many scans in use
+ANGLE = 0.35  # radians
+SCALE = 0.25
+NO_BLUR = 0.1  # voxels: a kernel of 1 and zeros
 
 
 def labelled_augmentation(plan: Plan) -> list[Json]:
@@ -53,16 +56,22 @@ def unlabelled_augmentation(plan: Plan, image: str, student: str) -> list[Json]:
 
 
 def turned(plan: Plan, keys: list[str]) -> list[Json]:
-    """Return what turns, scales, moves and mirrors a scan, and its label map if that is the second key."""
+    """Return what turns, scales, moves and mirrors a scan, and its label map if that is the second key.
+
+    MONAI turns voxels, not millimetres: where one of two axes is coarse, a scan would be sheared in their plane, and
+    most slices would leave the window. As in nnU-Net, slices are then turned and scaled within themselves.
+    """
+    x, y, z = plan.spacing_mm
+    turns = [0.0 if any(coarse_axes((*pair, min(pair)))) else ANGLE for pair in ((y, z), (x, z), (x, y))]
     several = len(keys) > 1
     where: Any = keys if several else keys[0]
     affine = {
         "_target_": "RandAffined",
         "keys": where,
         "prob": 0.6,
-        "rotate_range": [0.35, 0.35, 0.35],
-        "scale_range": [0.25, 0.25, 0.25],
-        "translate_range": [size // 10 for size in plan.patch],
+        "rotate_range": turns,
+        "scale_range": [0.0 if coarse else SCALE for coarse in plan.coarse],
+        "translate_range": list(moved_by(plan.patch, plan.spacing_mm)),
         "spatial_size": "@patch_size",
         "mode": ["bilinear", "nearest"] if several else "bilinear",
         "device": "$torch.device(@cache_device)",
@@ -81,10 +90,16 @@ def valued(plan: Plan, key: str) -> list[Json]:
     # scans in use are often coarser than those of a dataset, and often along one axis only;
     # nnU-Net's limits are half the resolution and a blur of 1 voxel
     coarsest = max(0.28, min(0.5, min(plan.spacing_mm) / THICK_MM))
-    blur = [max(1.0, min(1.5, 0.5 * THICK_MM / spacing)) for spacing in plan.spacing_mm]
+    blur = {
+        f"sigma_{axis}": [NO_BLUR, NO_BLUR] if coarse else [0.3, max(1.0, min(1.5, 0.5 * THICK_MM / spacing))]
+        for axis, spacing, coarse in zip("xyz", plan.spacing_mm, plan.coarse, strict=True)
+    }
+    low = change("RandSimulateLowResolutiond", prob=0.4, zoom_range=[round(coarsest, 2), 1.0], downsample_mode="area")
+    # that takes from all axes alike, and a coarse one has nothing to spare: a blur of the others does it then
+    lowered = [] if any(plan.coarse) else [low]
     steps = [
         change("RandGaussianNoised", prob=0.15, std=0.2),
-        change("RandGaussianSmoothd", prob=0.2, **{f"sigma_{axis}": [0.3, blur[i]] for i, axis in enumerate("xyz")}),
+        change("RandGaussianSmoothd", prob=0.2 if lowered else 0.4, **blur),
     ]
     if plan.modality != "CT":
         steps.append(change("RandBiasFieldd", prob=0.1, coeff_range=[0.0, 0.1]))
@@ -92,7 +107,7 @@ def valued(plan: Plan, key: str) -> list[Json]:
         *steps,
         change("RandStdShiftIntensityd", prob=0.15, factors=0.3),
         change("RandScaleIntensityd", prob=0.15, factors=0.3),
-        change("RandSimulateLowResolutiond", prob=0.4, zoom_range=[round(coarsest, 2), 1.0], downsample_mode="area"),
+        *lowered,
         change("RandAdjustContrastd", prob=0.3, gamma=[0.7, 1.5], retain_stats=True),
     ]
 

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import tomoseg
 from tomoseg.datasets import DESCRIPTION, PARTS, Dataset, read_dataset
 from tomoseg.errors import DatasetError, UsageError
@@ -20,7 +22,8 @@ from tomoseg.planning.imbalance import USUAL, Imbalance
 from tomoseg.planning.inference_config import evaluate_config, inference_config, multi_gpu_evaluate_config
 from tomoseg.planning.layout import find_layout
 from tomoseg.planning.metadata import make_metadata
-from tomoseg.planning.rules import Budget, Plan, decide
+from tomoseg.planning.presets import Budget
+from tomoseg.planning.rules import Plan, decide
 from tomoseg.planning.semi_supervised_config import semi_supervised_config
 from tomoseg.planning.train_config import multi_gpu_train_config, train_config
 from tomoseg.volumes import read_volume
@@ -117,9 +120,12 @@ def _write(target: Path, files: dict[str, str]) -> None:
 
 
 def _lists_pairs(dataset: Dataset) -> bool:
-    """Tell whether dataset.json lists the pairs as MONAI reads them."""
+    """Tell whether dataset.json lists the files as MONAI reads them; nnU-Net 1 leaves out the channels' numbers."""
     content = _description(dataset)
-    return any(content.get(part) for part in PARTS)
+    cases = [case for part in PARTS for case in content.get(part) or []]
+    images = [image for case in cases for image in np.atleast_1d(case["image"])]
+    named = {dataset.root / image for image in images}
+    return bool(cases) and all(pair.image in named for pair in dataset.pairs)
 
 
 def _description(dataset: Dataset) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from tomoseg.planning.data_config import default_fold
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.layout import Layout
-from tomoseg.planning.rules import EPOCHS, Budget, Plan
+from tomoseg.planning.presets import Budget
+from tomoseg.planning.rules import Plan
 
 LICENSE = """Configuration and documentation of this bundle were written by tomoseg and are under the Apache License,
 Version 2.0: https://www.apache.org/licenses/LICENSE-2.0
@@ -88,8 +89,8 @@ not be used for.
 
 {_capital(plan.choices()["loss"])} on {plan.network.heads + 1} levels weighted 1, 1/2, 1/4 and so on; AdamW,
 learning rate 1e-3, polynomial decay with power 0.9, gradients clipped at 12; a moving average of the weights is
-validated and saved; bf16 or fp16 autocast. {plan.steps} steps an epoch, {EPOCHS["cpu"]} epochs on a CPU,
-{EPOCHS["cuda"]} on a GPU.
+validated and saved; bf16 or fp16 autocast. {plan.steps} steps an epoch, {plan.epochs["cpu"]} epochs on a CPU,
+{plan.epochs["cuda"]} on a GPU.
 Validation is on {held}. Everything is in `configs/train.json`.
 
 ```

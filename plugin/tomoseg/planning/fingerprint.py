@@ -93,7 +93,7 @@ class Fingerprint:
         validation_cases: number of those that the dataset itself keeps for validation.
         median_shape, largest_shape: voxels of the scans as they are.
         median_spacing_mm, coarse_spacing_mm, finest_spacing_mm: median, 10th percentile and minimum along each axis.
-        median_extent_mm: median length of the scans.
+        median_extent_mm, largest_extent_mm: length of the scans.
         zeros: median share of voxels that are 0.
         intensity_mean, intensity_sd, intensity_low, intensity_high: of the foreground; low and high are the 0.5th and
             the 99.5th percentile.
@@ -111,6 +111,7 @@ class Fingerprint:
     coarse_spacing_mm: tuple[float, float, float]
     finest_spacing_mm: tuple[float, float, float]
     median_extent_mm: tuple[float, float, float]
+    largest_extent_mm: tuple[float, float, float]
     zeros: float
     intensity_mean: float
     intensity_sd: float
@@ -157,6 +158,7 @@ def take_fingerprint(dataset: Dataset, names: dict[int, str], on_scan: OnScan | 
         coarse_spacing_mm=_lengths(np.percentile(spacings, 10, axis=0)),
         finest_spacing_mm=_lengths(spacings.min(axis=0)),
         median_extent_mm=_lengths(np.median(shapes * spacings, axis=0)),
+        largest_extent_mm=_lengths((shapes * spacings).max(axis=0)),
         zeros=round(float(np.median([case.zeros for case in prints])), 4),
         intensity_mean=_round(float(intensities.mean())),
         intensity_sd=_round(float(intensities.std())),

@@ -1,13 +1,17 @@
-"""How the files of a dataset are found by a config that names nothing but MONAI and Python."""
+"""How the files of a dataset are found and read by a config that names nothing but MONAI and Python."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import takewhile
+
+import nibabel as nib
 
 from tomoseg.datasets import DESCRIPTION, Dataset, Pair
 from tomoseg.errors import DatasetError
-from tomoseg.volumes import strip_suffix
+from tomoseg.volumes import has_suffix, strip_suffix
+from tomoseg.volumes.formats import NIFTI_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Layout:
         image_ending, label_ending: what follows the name that scan and label map have in common; of several files, in
             the first one's name.
         files: how many each scan has: one for each channel, or a single one.
+        itk: whether MONAI needs that package to read them.
     """
 
     listed: bool
@@ -30,6 +35,7 @@ class Layout:
     image_ending: str = ""
     label_ending: str = ""
     files: int = 1
+    itk: bool = False
 
 
 def find_layout(dataset: Dataset, listed: bool) -> Layout:
@@ -40,11 +46,12 @@ def find_layout(dataset: Dataset, listed: bool) -> Layout:
         listed: whether dataset.json lists the pairs.
 
     Raises:
-        DatasetError: the names do not follow one pattern.
+        DatasetError: the names do not follow one pattern, or MONAI cannot read the files.
     """
+    itk = _needs_itk(dataset)
     files = 1 + len(dataset.pairs[0].further)
     if listed:
-        return Layout(True, any(pair.part == "validation" for pair in dataset.pairs), files=files)
+        return Layout(True, any(pair.part == "validation" for pair in dataset.pairs), files=files, itk=itk)
     endings = sorted({_endings(pair) for pair in dataset.pairs})
     folders = sorted({(pair.image.parent.name, pair.label.parent.name) for pair in dataset.pairs})
     if len(endings) > 1 or len(folders) > 1:
@@ -52,7 +59,20 @@ def find_layout(dataset: Dataset, listed: bool) -> Layout:
         raise DatasetError(
             f"{dataset.root}: expected files named alike, or listed in {DESCRIPTION}; got {shown}: rename them"
         )
-    return Layout(False, False, *folders[0], *endings[0], files)
+    return Layout(False, False, *folders[0], *endings[0], files, itk)
+
+
+def _needs_itk(dataset: Dataset) -> bool:
+    paths = [path for pair in dataset.pairs for path in (pair.image, *pair.further, pair.label)]
+    others = [path for path in paths if not has_suffix(path.name, NIFTI_SUFFIXES)]
+    if others and find_spec("itk") is None:
+        raise DatasetError(f"{others[0]}: MONAI needs the package itk to read it; install itk, or convert it to NIfTI")
+    for path in paths:
+        shape = () if path in others else nib.load(path).shape
+        if len(shape) > 4:
+            got = "×".join(map(str, shape))
+            raise DatasetError(f"{path}: expected a 3D or 4D file, which MONAI can read, got {got} voxels; convert it")
+    return bool(others)
 
 
 def _endings(pair: Pair) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from typing import Any
 
 from tomoseg.datasets import UNNAMED
@@ -14,7 +14,6 @@ from tomoseg.planning.rules import Plan
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 REQUIRED = ("fire", "nibabel", "pytorch-ignite", "scipy")
-NIFTI = (".nii", ".nii.gz")
 
 
 def make_metadata(plan: Plan, fingerprint: Fingerprint, layout: Layout, title: str, source: str) -> Json:
@@ -33,7 +32,9 @@ def make_metadata(plan: Plan, fingerprint: Fingerprint, layout: Layout, title: s
     channels = fingerprint.channels if len(fingerprint.channels) > 1 else UNNAMED
     inputs = "one channel" if channels is UNNAMED else f"{len(channels)} channels ({', '.join(channels)})"
     table = label_table(fingerprint.labels)
-    packages = [*REQUIRED, *([] if layout.listed or layout.image_ending.endswith(NIFTI) else ["itk"])]
+    packages = {name: _version(name) for name in REQUIRED}
+    if layout.itk:
+        packages["itk"] = _version(packages_distributions()["itk"][0])  # it comes in parts, as itk-io
     return {
         "schema": SCHEMA,
         "version": "0.1.0",
@@ -41,7 +42,7 @@ def make_metadata(plan: Plan, fingerprint: Fingerprint, layout: Layout, title: s
         "monai_version": _version("monai"),
         "pytorch_version": _version("torch"),
         "numpy_version": _version("numpy"),
-        "required_packages_version": {name: _version(name) for name in packages},
+        "required_packages_version": packages,
         "supported_apps": {},
         "name": f"{title} {plan.modality} segmentation",
         "task": f"Segmentation of {', '.join(plan.labels.values())} in {kind}",

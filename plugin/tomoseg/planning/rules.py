@@ -15,69 +15,21 @@ from tomoseg.labels import split_side
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.imbalance import USUAL, Imbalance, choose_loss, choose_ratios
 from tomoseg.planning.network import Network, Triple, shape_levels
+from tomoseg.planning.presets import BATCHES, PRESETS, Budget
 
 Spacing = tuple[float, float, float]
 
 ANISOTROPIC = 3.0  # an axis is coarse beyond so many times the next coarser one
 SHARE = 64  # the window holds at least one of so many parts of the median scan
 EDGE = 4  # voxels at the coarsest level
-SMALLEST_PATCH = 16  # voxels along each axis, so that there are three levels
-BATCHES = {"cpu": 2, "cuda": 8}
+SMALLEST_PATCH = 16  # voxels along each axis but one of fewer slices, so that there are three levels
+COARSE = 2.0  # an axis is left alone, where scans are turned at random, from so many times the finest spacing on
+MOVED = 10  # windows are moved by one of so many parts of their length
 LARGEST_SHARE = 0.05  # of all voxels of the dataset in one batch
 MASKED = 0.25  # share of zeros from which an MRI counts as cropped to the head
 ROOM = 1.25  # the crop that is turned and scaled is so many times the window
 FOLDS = 5
 STEPS = 100  # of an epoch
-EPOCHS = {"cpu": 100, "cuda": 250}
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How large a network may get.
-
-    Args:
-        features: of its first level, the most, by device.
-        most_features: of any level.
-        parameters: of all, in millions, the most.
-        voxels: of the window, by device.
-        residual: whether its encoder is residual.
-    """
-
-    features: dict[str, int]
-    most_features: int
-    parameters: float
-    voxels: dict[str, int]
-    residual: bool = False
-
-
-PRESETS = {
-    "small": Preset({"cpu": 16, "cuda": 16}, 64, 0.74, {"cpu": 64**3, "cuda": 96**3}),
-    "medium": Preset({"cpu": 24, "cuda": 32}, 320, 6.2, {"cpu": 74**3, "cuda": 128**3}),
-    "large": Preset({"cpu": 32, "cuda": 32}, 320, 60, {"cpu": 96**3, "cuda": 160**3}, residual=True),
-}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a training may use.
-
-    Args:
-        memory: bytes, of RAM on a CPU, of the GPU on one.
-        device: "cpu" or "cuda".
-        preset: one of `PRESETS`.
-
-    Raises:
-        UsageError: device or preset is unknown.
-    """
-
-    memory: int
-    device: str = "cpu"
-    preset: str = "medium"
-
-    def __post_init__(self) -> None:
-        for what, value, known in (("device", self.device, EPOCHS), ("preset", self.preset, PRESETS)):
-            if value not in known:
-                raise UsageError(f"{what}: expected one of {', '.join(known)}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -91,7 +43,7 @@ class Plan:
         ignored: the value of nnU-Net's ignore label in the dataset.
         partial: whether cases say which labels were drawn in them.
         spacing_mm, patch, crop: the network's grid, its window, and what is cut out to be turned and scaled.
-        cut: whether scans are larger than that, so that a place to cut has to be drawn.
+        cut: whether scans are larger than what windows, moved about the middle, reach: a place to cut has to be drawn.
         batch: windows in a step.
         network: the network.
         intensities: (low, high, mean, sd) for CT; None for a z-score of each image.
@@ -100,6 +52,7 @@ class Plan:
         loss: one of `LOSSES`.
         ratios: how often windows lie on each label.
         steps: of an epoch.
+        epochs: by device.
         folds: of the cross-validation.
         reasons: why, by choice.
     """
@@ -121,6 +74,7 @@ class Plan:
     loss: str
     ratios: tuple[float, ...]
     steps: int
+    epochs: dict[str, int]
     folds: int
     reasons: dict[str, str]
 
@@ -128,6 +82,11 @@ class Plan:
     def renumbered(self) -> bool:
         """Whether the network's labels have other values than the dataset's."""
         return self.sources != tuple(self.labels)
+
+    @property
+    def coarse(self) -> tuple[bool, bool, bool]:
+        """Along which axes the voxels are so much longer that a scan turned voxel by voxel would be sheared."""
+        return coarse_axes(self.spacing_mm)
 
     def choices(self) -> dict[str, Any]:
         """Return what was chosen, by the names that `reasons` has."""
@@ -199,16 +158,14 @@ def decide(
     intensities, nonzero, reasons["intensities"] = choose_intensities(fingerprint, modality)
     mirror_axes, reasons["mirror_axes"] = choose_mirroring(fingerprint)
     crop = _triple([math.ceil(size * ROOM / 2 - size / 2) * 2 + size for size in patch])
-    largest = _triple([
-        math.ceil(size * mm / target)
-        for size, mm, target in zip(fingerprint.largest_shape, fingerprint.median_spacing_mm, spacing, strict=True)
-    ])  # fmt: skip
-    cut = any(size > room for size, room in zip(largest, crop, strict=True))
+    largest = [math.ceil(mm / by) for mm, by in zip(fingerprint.largest_extent_mm, spacing, strict=True)]
+    reached = [size + 2 * moved for size, moved in zip(patch, moved_by(patch, spacing), strict=True)]
+    cut = any(size > reach for size, reach in zip(largest, reached, strict=True))
     _, reasons["loss"] = choose_loss(imbalance, fingerprint.partial or ignored is not None)
     ratios, reasons["sampling"] = choose_ratios(imbalance, fingerprint.labels, cut)
     reasons["steps"] = (
-        f"an epoch is {STEPS} steps, whatever the number of cases; {EPOCHS['cpu']} epochs on a CPU, where AdamW comes "
-        f"near nnU-Net's accuracy within them, and {EPOCHS['cuda']} on a GPU, where they cost little"
+        f"an epoch is {STEPS} steps, whatever the number of cases; {preset.epochs['cpu']} epochs on a CPU, where "
+        f"AdamW comes near nnU-Net's accuracy within them, and {preset.epochs['cuda']} on a GPU, where they cost little"
     )
     folds = min(FOLDS, fingerprint.cases)
     reasons["folds"] = f"{folds} parts of the {fingerprint.cases} training cases"
@@ -230,9 +187,23 @@ def decide(
         loss=imbalance.loss,
         ratios=ratios,
         steps=STEPS,
+        epochs=preset.epochs,
         folds=folds,
         reasons=reasons,
     )
+
+
+def coarse_axes(spacing: Spacing) -> tuple[bool, bool, bool]:
+    """Return along which axes voxels are at least `COARSE` times as long as along the finest."""
+    x, y, z = (mm >= COARSE * min(spacing) for mm in spacing)
+    return x, y, z
+
+
+def moved_by(patch: Triple, spacing: Spacing) -> Triple:
+    """Return by how many voxels windows are moved at random, at most: not at all along a coarse axis."""
+    return _triple([
+        0 if coarse else size // MOVED for size, coarse in zip(patch, coarse_axes(spacing), strict=True)
+    ])  # fmt: skip
 
 
 def choose_spacing(fingerprint: Fingerprint, voxels: int) -> tuple[Spacing, str]:
@@ -275,7 +246,7 @@ def choose_network(shape: Triple, spacing: Spacing, scores: int, budget: Budget)
     voxels = float(preset.voxels[budget.device])
     while True:
         box = _box(shape, spacing, voxels)
-        patch, network = _fit(box, shape, spacing, scores, preset, preset.features[budget.device])
+        patch, network = _fit(box, shape, spacing, scores, budget)
         if network.training_bytes(patch, min(BATCHES["cpu"], BATCHES[budget.device])) <= budget.memory:
             break
         voxels *= 0.9
@@ -302,24 +273,29 @@ def choose_network(shape: Triple, spacing: Spacing, scores: int, budget: Budget)
 
 def _box(shape: Triple, spacing: Spacing, voxels: float) -> Triple:
     """Return the window of so many voxels that is nearest to a cube in mm and nowhere beyond the scan."""
+    least = [SMALLEST_PATCH] * 3
+    shortest = shape.index(min(shape))
+    least[shortest] = min(SMALLEST_PATCH, max(shape[shortest], EDGE))
     low, high = 0.0, max(size * mm for size, mm in zip(shape, spacing, strict=True))
     for _ in range(60):
         edge = (low + high) / 2
         held = math.prod(min(size, edge / mm) for size, mm in zip(shape, spacing, strict=True))
         low, high = (edge, high) if held <= voxels else (low, edge)
     return _triple([
-        max(SMALLEST_PATCH, math.floor(min(size, low / mm + 1e-6))) for size, mm in zip(shape, spacing, strict=True)
+        max(edge, math.floor(min(size, low / mm + 1e-6)))
+        for edge, size, mm in zip(least, shape, spacing, strict=True)
     ])  # fmt: skip
 
 
-def _fit(
-    box: Triple, shape: Triple, spacing: Spacing, scores: int, preset: Preset, most: int
-) -> tuple[Triple, Network]:
+def _fit(box: Triple, shape: Triple, spacing: Spacing, scores: int, budget: Budget) -> tuple[Triple, Network]:
     """Return the network for a window, and the window as its strides ask for; rounded up where it holds the scan."""
     kernels, strides = shape_levels(box, spacing, EDGE)
+    preset = PRESETS[budget.preset]
     network = Network(scores, tuple(kernels), tuple(strides), (), preset.residual)
-    # a network of many levels has too many weights even with 8 features at first: then fewer at the coarsest ones
-    for ceiling, features in itertools.product(range(preset.most_features, 31, -8), range(most, 7, -4)):
+    # a network of many levels has too many weights even with the fewest features at first: then fewer at the coarsest
+    most, fewest = preset.features[budget.device], preset.fewest_features[budget.device]
+    ceilings, firsts = range(preset.most_features, 31, -8), range(most, fewest - 1, -4)
+    for ceiling, features in itertools.product(ceilings, firsts):
         filters = tuple(min(features * 2**level, ceiling) for level in range(len(strides)))
         network = replace(network, filters=filters)
         if network.parameters <= preset.parameters * 1e6:

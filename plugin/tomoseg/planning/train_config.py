@@ -10,7 +10,7 @@ from tomoseg.planning.data_config import KEYS, Json
 from tomoseg.planning.inference_config import DEVICE, IMPORTS, JOIN, LEAVE, LOCAL_DEVICE, OWN_GPU, distributed
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.loss_config import loss_entries
-from tomoseg.planning.rules import EPOCHS, Plan
+from tomoseg.planning.rules import Plan
 
 PLACES = 10_000  # voxels of each label from which the middle of a crop is drawn
 FAST_CUDNN = [
@@ -40,7 +40,7 @@ def train_config(plan: Plan, layout: Layout, name: str, dataset: str) -> Json:
         "ckpt_dir": "$@bundle_root + '/train'",
         "seed": 0,
         "fold": data_config.default_fold(layout),
-        "epochs": f"${EPOCHS['cuda']} if @device.type == 'cuda' else {EPOCHS['cpu']}",
+        "epochs": f"${plan.epochs['cuda']} if @device.type == 'cuda' else {plan.epochs['cpu']}",
         "steps": plan.steps,
         "batch_size": plan.batch,
         "learning_rate": 0.001,

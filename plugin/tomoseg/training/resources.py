@@ -59,6 +59,8 @@ def plan_cache(
     changes = {}
     if labelled > room:
         changes["train::dataset::cache_num"] = room
+        if config.get("validate", {}).get("dataset", {}).get("_target_") == "CacheDataset":
+            changes["validate::dataset::cache_num"] = 0  # they are read once in ten epochs only
     if labelled + others > room and others:
         changes["unlabelled::dataset::cache_num"] = max(0, room - labelled)
     return changes

@@ -31,7 +31,7 @@ LENGTHS = {
 }  # fmt: skip
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 # what MetaIO can take of a MetaImage header; the rest makes it write past its arrays
-META_LINE = re.compile(r"[ \w|.:-]{1,100}=[^\x00-\x08\x0e-\x1f]*")
+META_LINE = re.compile(r"[ \w|.:\[\]-]{1,100}=[^\x00-\x08\x0e-\x1f]*")
 BOOLEANS = {"true", "false", "1", "0"}
 META_VALUES = {
     "ndims": {"1", "2", "3", "4"},
