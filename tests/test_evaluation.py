@@ -332,3 +332,30 @@ def test_a_planned_bundle_is_scored_by_name_on_a_dataset_that_numbers_otherwise(
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert content["protocol"]["reference_values"] == {"2": 1, "7": 2}
     assert content["protocol"]["ignore"] == 8
+
+
+def test_masks_of_255_are_scored_by_the_bundle_that_was_planned_for_them(tmp_path: Path) -> None:
+    """Nobody names their labels, and a bundle's own values for them are 1 and 2."""
+    data = write_dataset(tmp_path / "data", 2, layout="plain", names={"Front": 128, "Back": 255})
+    plan_bundle(data, tmp_path / "bundle", Budget(4 * 10**9, preset="small"))
+    (tmp_path / "predictions").mkdir()
+    for path in (data / "labels").iterdir():
+        image = nib.load(path)
+        planned = np.rint(np.asarray(image.dataobj) / 127).astype(np.uint8)
+        nib.save(nib.Nifti1Image(planned, image.affine), tmp_path / "predictions" / path.name)
+    done = run(tmp_path / "predictions", data / "labels", "-b", tmp_path / "bundle", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "label_128 is 1, and 128 in the references; label_255 is 2, and 255" in done.stderr
+    rows = read_csv(tmp_path / "out" / "metrics.csv")
+    assert [(row["name"], float(row["dice"])) for row in rows] == [("label_128", 1.0), ("label_255", 1.0)] * 2
+    done = run(tmp_path / "predictions", data / "labels", "-o", tmp_path / "other")
+    assert "none of the labels that were predicted (1, 2) occurs in the references (128, 255)" in done.stderr
+
+
+def test_values_that_both_sides_may_have_are_never_exchanged_unasked(tmp_path: Path) -> None:
+    """Planned for labels 2 and 7: a 2 in a reference may be the dataset's, or the bundle's own."""
+    predictions, references = write_cases(tmp_path)
+    rules = Rules({1: "front", 2: "back"}, planned={1: 2, 2: 7})
+    assert dict(evaluate(predictions, references, rules).protocol.reference_values) == {}
+    rules = Rules({1: "front", 2: "back"}, planned={1: 1, 2: 7})
+    assert dict(evaluate(predictions, references, rules).protocol.reference_values) == {7: 2}

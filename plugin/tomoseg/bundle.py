@@ -116,6 +116,18 @@ class Bundle:
         """Names of the label values, background (0) left out; empty where the metadata does not say."""
         return {value: name for value, name in self.channels.items() if value != 0}
 
+    @cached_property
+    def dataset_values(self) -> dict[int, int]:
+        """The value that each label had in the dataset that the bundle was planned for, by its own.
+
+        A bundle that was not planned by us does not say, and they are the same.
+        """
+        try:
+            content = json.loads((self.root / "configs" / "plan.json").read_text(encoding="utf-8"))["dataset_labels"]
+            return dict(enumerate(sorted(map(int, content)), start=1))
+        except (OSError, ValueError, KeyError, TypeError):
+            return {value: value for value in self.labels}
+
     @property
     def label_table(self) -> dict[int, Label]:
         """What each of `channels` means, by its number; colours and codes come from the metadata's `label_table`.

@@ -21,6 +21,7 @@ from exports import exports, write_mri_boxes
 from head_neck import write_biased_bundle, write_series
 from measure import Timing, last_json, run
 from phantom import phantom
+from tomoseg.files import sha256
 
 HERE = Path(__file__).parent
 LIMIT = "6GB"
@@ -40,6 +41,7 @@ class Bench:
         nnunet: a Python that has nnunetv2; None to leave it out.
         quick: scans of a few windows, to see that everything runs; the numbers mean nothing.
         mris: real crops around the hippocampus for `windows`; None for those of MNI152.
+        hippocampus: a bundle for small MRIs.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Bench:
     nnunet: Path | None
     quick: bool
     mris: Path | None = None
+    hippocampus: Path = HERE.parent.parent / "monai_bundle" / "hippocampus_mr_segmentation"
 
     def scan(self, name: str, shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Path:
         """Return a synthetic CT alone in a folder, made on the first call."""
@@ -186,7 +189,7 @@ def whole_body(bench: Bench) -> Row:
 def cold_start(bench: Bench) -> Row:
     """One small MRI with the hippocampus bundle, from the shell, starting Python and loading the model included."""
     scan = bench.scan("small", (36, 50, 36), (1.0, 1.0, 1.0))
-    bundle = HERE.parent.parent / "monai_bundle" / "hippocampus_mr_segmentation"
+    bundle = bench.hippocampus
     peers = {"monai.bundle run": stock(bench, scan, bundle), "tomoseg": tomoseg(bench, scan, bundle, "small_seg")}
     peers["tomoseg"](Timing())  # what is compiled once is no part of it
     timings, _ = interleaved(bench, peers)
@@ -203,9 +206,8 @@ def cold_start(bench: Bench) -> Row:
 
 def small_batch(bench: Bench) -> Row:
     """40 small MRIs in a folder with the hippocampus bundle."""
-    bundle = HERE.parent.parent / "monai_bundle" / "hippocampus_mr_segmentation"
-    more: dict[str, Command] = {"int8": ["--checkpoint", _quantised(bench, bundle)]} if bench.device == "cpu" else {}
-    rows = _batch(bench, "small", (36, 50, 36), (1.0, 1.0, 1.0), 40, bundle, more)
+    more: dict[str, Command] = {"int8": ["--checkpoint", _quantised(bench)]} if bench.device == "cpu" else {}
+    rows = _batch(bench, "small", (36, 50, 36), (1.0, 1.0, 1.0), 40, bench.hippocampus, more)
     return {"what": small_batch.__doc__, "rows": rows}
 
 
@@ -280,14 +282,15 @@ def contours(bench: Bench) -> Row:
     return {"what": contours.__doc__, "rows": rows}
 
 
-def _quantised(bench: Bench, bundle: Path) -> Path:
+def _quantised(bench: Bench) -> Path:
     """Return the hippocampus network in int8, made on the first call; how good it is, `windows` tells."""
-    network = bench.folder / "quantised" / "network.xml"
+    weights = sha256(bench.hippocampus / "models" / "model.pt")
+    network = bench.folder / f"quantised_{weights[:8]}" / "network.xml"
     if not network.is_file():
         network.parent.mkdir(parents=True, exist_ok=True)
         name, count = ("quick_boxes", 4) if bench.quick else ("boxes", 12)
         boxes = bench.mris or write_mri_boxes(bench.folder / name, count)
-        command: Command = [sys.executable, "-m", "tomoseg", "export", bundle, "--format", "openvino-int8"]
+        command: Command = [sys.executable, "-m", "tomoseg", "export", bench.hippocampus, "--format", "openvino-int8"]
         run([*command, "-o", network, "--calibration", boxes, "--max-dice-loss", "1"], Timing())
     return network
 
@@ -346,8 +349,8 @@ def _batch(
 
 def one_window(bench: Bench) -> Row:
     """One window of 40×56×40 voxels (hippocampus) and of 96³ voxels (CT, 25 classes) on each backend, on the CPU."""
-    bundle = HERE.parent.parent / "monai_bundle" / "hippocampus_mr_segmentation"
-    return {"what": one_window.__doc__, "rows": exports(bench.folder, bench.repeat, bench.quick, bench.mris, bundle)}
+    rows = exports(bench.folder, bench.repeat, bench.quick, bench.mris, bench.hippocampus)
+    return {"what": one_window.__doc__, "rows": rows}
 
 
 def _dice(one: Any, other: Any) -> list[float]:

@@ -77,14 +77,15 @@ def evaluate(
     from tomoseg.evaluation.worst import find_images
     from tomoseg.preview import require_matplotlib
 
-    names = find_bundle(bundle).labels if bundle else None
+    own = find_bundle(bundle) if bundle else None
+    names = own.labels if own else None
     if labels is not None:
         names = parse_labels(labels)
     if images is not None:  # rather before all cases than after
         find_images(images)
     if worst:
         require_matplotlib()
-    rules = Rules(names, tolerance or (), ignore_label, within_slices or ())
+    rules = Rules(names, tolerance or (), ignore_label, within_slices or (), own.dataset_values if own else {})
     with Console(stderr=True).status("looking for cases") as status:  # nothing is shown where nobody looks
         count = 0
 

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
@@ -38,12 +38,15 @@ class Rules:
         tolerances: of the normalised surface distance.
         ignore: value of the voxels that are not looked at; None for what a dataset.json calls "ignore".
         within_slices: names of labels that are scored between the first and last slice of their reference only.
+        planned: the value that each label had in the dataset that its bundle was planned for, by its own; for
+            references whose labels nobody names.
     """
 
     names: Mapping[int, str] | None = None
     tolerances: Sequence[str] = ()
     ignore: int | None = None
     within_slices: Sequence[str] = ()
+    planned: Mapping[int, int] = field(default_factory=dict)
 
 
 def evaluate(
@@ -78,7 +81,7 @@ def evaluate(
     ours, theirs = Path(predictions), Path(references)
     found = match_cases(ours, theirs)
     names = found.label_names if rules.names is None else rules.names
-    values = match_values(found.label_names, names)
+    values = match_values(found.label_names, names) if found.label_names else _unmistakable(rules.planned, names)
     ignore = find_ignored(found.label_names) if rules.ignore is None else rules.ignore
     ignore = values.get(ignore, ignore) if ignore is not None else None
     protocol = make_protocol(names, rules.tolerances, ignore, rules.within_slices, values)
@@ -97,7 +100,7 @@ def evaluate(
         protocol=protocol,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         summaries=tuple(summarise(cases, protocol)),
-        remarks=(*found.remarks, *_tell_renumbered(names, values)),
+        remarks=(*found.remarks, *_tell_renumbered(names, values), *_tell_apart(cases)),
         left_out=len(found.lonely_references) if only_predicted else 0,
         started=started,
         finished=utc_now(),
@@ -157,11 +160,29 @@ def _renumbered(pair: Match, values: Mapping[int, int]) -> Match:
     return replace(pair, annotated=frozenset(values.get(value, value) for value in pair.annotated))
 
 
+def _unmistakable(planned: Mapping[int, int], names: Mapping[int, str]) -> dict[int, int]:
+    """Return what values of references become, where none of them could be one of ours as it is."""
+    changed = {value: label for label, value in planned.items() if value != label}
+    return {} if changed.keys() & (names.keys() | planned.keys()) else changed
+
+
+def _tell_apart(cases: Sequence[CaseScores]) -> list[str]:
+    scores = [scores for case in cases for scores in case.labels]
+    predicted = {one.label for one in scores if one.overlap.predicted}
+    drawn = {one.label for one in scores if one.overlap.reference}
+    if not predicted or predicted & drawn:
+        return []
+    ours, theirs = (", ".join(map(str, sorted(values))) or "none" for values in (predicted, drawn))
+    return [
+        f"none of the labels that were predicted ({ours}) occurs in the references ({theirs}): are both numbered alike?"
+    ]
+
+
 def _tell_renumbered(ours: Mapping[int, str], values: Mapping[int, int]) -> list[str]:
     moved = [
         f"{ours[label]} is {label}, and {value} in the references" for value, label in values.items() if label in ours
     ]
-    return [f"labels are matched by their names: {'; '.join(moved)}"] if moved else []
+    return [f"labels have other values in the references: {'; '.join(moved)}"] if moved else []
 
 
 def _without_prediction(reference: Path, predictions: Path) -> CaseScores:

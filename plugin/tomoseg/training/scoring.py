@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,9 +52,8 @@ class Scorer:
     def __init__(self, bundle: Bundle, dataset: Dataset) -> None:
         self.labels = bundle.labels
         names = trainable_labels(dataset)
-        planned = _planned_values(bundle.root / "configs" / "plan.json")
         # the value in the dataset, by the network's
-        self._sources = planned or {value: value for value in self.labels}
+        self._sources = bundle.dataset_values
         self._names = names
         self._ignored = find_ignored(dataset.label_names)
 
@@ -86,11 +83,3 @@ def mean_of_labels(scores: Sequence[Sequence[float]]) -> list[float]:
     """Return the mean of each label over the cases (case, label), NaN left out; NaN where nothing is left."""
     columns = np.array(scores, dtype=np.float64).T
     return [float(np.mean(column[~np.isnan(column)])) if (~np.isnan(column)).any() else math.nan for column in columns]
-
-
-def _planned_values(plan: Path) -> dict[int, int]:
-    try:
-        content = json.loads(plan.read_text(encoding="utf-8"))["dataset_labels"]
-        return dict(enumerate(sorted(map(int, content)), start=1))
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
