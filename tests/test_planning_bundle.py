@@ -265,3 +265,11 @@ def test_command_line(tmp_path: Path) -> None:
     again = tomoseg("plan", "data", "-o", "bundle", folder=tmp_path)
     assert again.returncode == 2
     assert len(again.stderr.splitlines()) == 1
+
+
+def test_a_modality_that_nobody_says_is_told(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", layout="plain")
+    done = tomoseg("plan", "data", "-o", "bundle", "--preset", "small", folder=tmp_path)
+    assert "taken for MR by the values of its first scan; if it is not, plan it with --modality" in done.stdout
+    done = tomoseg("plan", "data", "-o", "other", "--preset", "small", "--modality", "MR", folder=tmp_path)
+    assert "taken for" not in done.stdout

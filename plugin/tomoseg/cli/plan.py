@@ -69,6 +69,8 @@ def plan(
         shown = ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(choice.replace("_", " "), escape(shown), escape(made.reasons[choice]))
     console().print(table)
+    if made.guessed:
+        print(f"taken for {made.modality} by the values of its first scan; if it is not, plan it with --modality")
     print(f"next: tomoseg train {output} --data {dataset}")
 
 

@@ -192,7 +192,8 @@ def compare_grids(image: Grid, label: Grid) -> tuple[str, str]:
     if apart <= ROUNDING * min(image.spacing):
         return "", f"the grids of scan and label map lie {apart:.2g} mm apart, as by rounding in a header"
     turned = "" if label.orientation == image.orientation else f" ({label.orientation} and {image.orientation})"
-    return f"label map and scan{turned} lie up to {apart:.3g} mm apart", ""
+    remedy = "resample the label map to the scan's grid; if its voxels are right and its header is not, copy the scan's"
+    return f"label map and scan{turned} lie up to {apart:.3g} mm apart; {remedy}", ""
 
 
 def _judge_labels(voxels: VoxelSummary) -> tuple[list[str], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,14 @@ def plan_bundle(
     names = trainable_labels(dataset)
     renamed = dict(zip(names, _plain_names(list(names.values())), strict=True))
     fingerprint = take_fingerprint(dataset, names, on_scan)
-    kind = _choose_modality(modality, dataset)
+    kind, guessed = _choose_modality(modality, dataset)
     if kind == "CT" and len(dataset.channels) > 1:
         raise UsageError(
             f"{dataset.root}: expected one channel in CT, got {len(dataset.channels)} "
             f"({', '.join(dataset.channels)}); several are planned for MRI only"
         )
     plan = decide(fingerprint, kind, budget, find_ignored(dataset.label_names), imbalance)
-    plan = _with_plain_names(plan, renamed)
+    plan = replace(plan, labels=dict(enumerate(renamed.values(), start=1)), guessed=guessed)
     title, source = _describe(dataset)
     dataset_name = dataset.root.resolve().name if SAFE.fullmatch(dataset.root.resolve().name) else "dataset"
     arguments = (plan, layout, name, dataset_name)
@@ -143,17 +144,17 @@ def _describe(dataset: Dataset) -> tuple[str, str]:
     return " ".join(title.split()), source or "not said"
 
 
-def _choose_modality(asked: str | None, dataset: Dataset) -> str:
-    """Return "CT" or "MR": what was asked for, what the dataset says, or what the values look like."""
+def _choose_modality(asked: str | None, dataset: Dataset) -> tuple[str, bool]:
+    """Return "CT" or "MR": what was asked for, what the dataset says, or what the values look like; and if by these."""
     if asked is not None:
         if asked.upper() not in ("CT", "MR", "MRI"):
             raise UsageError(f"modality: expected CT or MR, got {asked}")
-        return "CT" if asked.upper() == "CT" else "MR"
+        return "CT" if asked.upper() == "CT" else "MR", False
     if dataset.modality is not None:
-        return "CT" if dataset.modality == "CT" else "MR"
+        return "CT" if dataset.modality == "CT" else "MR", False
     if len(dataset.channels) > 1:
-        return "CT" if "CT" in map(str.upper, dataset.channels) else "MR"
-    return "CT" if read_volume(dataset.pairs[0].image).array.min() < AIR else "MR"
+        return "CT" if "CT" in map(str.upper, dataset.channels) else "MR", False
+    return "CT" if read_volume(dataset.pairs[0].image).array.min() < AIR else "MR", True
 
 
 def _plain_names(names: list[str]) -> list[str]:
@@ -163,12 +164,6 @@ def _plain_names(names: list[str]) -> list[str]:
         f"{name}_{index}" if plain.count(name) > 1 or name == "background" else name
         for index, name in enumerate(plain, start=1)
     ]
-
-
-def _with_plain_names(plan: Plan, renamed: dict[int, str]) -> Plan:
-    from dataclasses import replace
-
-    return replace(plan, labels=dict(enumerate(renamed.values(), start=1)))
 
 
 def _annotated_names(names: list[str], root: Path) -> list[str]:

@@ -27,7 +27,7 @@ COARSE = 2.0  # an axis is left alone, where scans are turned at random, from so
 MOVED = 10  # windows are moved by one of so many parts of their length
 LARGEST_SHARE = 0.05  # of all voxels of the dataset in one batch
 MASKED = 0.25  # share of zeros from which an MRI counts as cropped to the head
-ROOM = 1.25  # the crop that is turned and scaled is so many times the window
+ROOM = 1.25  # the crop that is turned and scaled is so many times the window, but for axes where it is not
 FOLDS = 5
 STEPS = 100  # of an epoch
 
@@ -55,6 +55,7 @@ class Plan:
         epochs: by device.
         folds: of the cross-validation.
         reasons: why, by choice.
+        guessed: whether nobody says the modality, and it was told by the values.
     """
 
     modality: str
@@ -77,6 +78,7 @@ class Plan:
     epochs: dict[str, int]
     folds: int
     reasons: dict[str, str]
+    guessed: bool = False
 
     @property
     def renumbered(self) -> bool:
@@ -157,7 +159,10 @@ def decide(
     batch, reasons["batch"] = choose_batch(network, patch, shape, fingerprint, budget)
     intensities, nonzero, reasons["intensities"] = choose_intensities(fingerprint, modality)
     mirror_axes, reasons["mirror_axes"] = choose_mirroring(fingerprint)
-    crop = _triple([math.ceil(size * ROOM / 2 - size / 2) * 2 + size for size in patch])
+    crop = _triple([
+        size if coarse else math.ceil(size * ROOM / 2 - size / 2) * 2 + size
+        for size, coarse in zip(patch, coarse_axes(spacing), strict=True)
+    ])  # fmt: skip
     largest = [math.ceil(mm / by) for mm, by in zip(fingerprint.largest_extent_mm, spacing, strict=True)]
     reached = [size + 2 * moved for size, moved in zip(patch, moved_by(patch, spacing), strict=True)]
     cut = any(size > reach for size, reach in zip(largest, reached, strict=True))
