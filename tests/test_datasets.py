@@ -80,7 +80,7 @@ def test_a_dataset_is_the_same_in_each_layout(tmp_path: Path, layout: Any, suffi
     assert found.images_without_label == found.labels_without_image == found.missing == found.unlisted == ()
 
 
-@pytest.mark.parametrize("ending", ["", "_seg", "_label", "-label"])
+@pytest.mark.parametrize("ending", ["", "_seg", "_label", "_segmentation", "_mask", "_gt", "-label"])
 @pytest.mark.parametrize("folders", [("images", "labels"), ("imagesTr", "labelsTr")])
 def test_plain_folders_are_paired_by_name(tmp_path: Path, ending: str, folders: tuple[str, str]) -> None:
     images, labels = folders
@@ -194,7 +194,7 @@ def test_what_is_no_dataset_is_told_in_one_kind_line(tmp_path: Path) -> None:
         broken / "dataset.json": "expected dataset.json .*, got a file",
         tmp_path: "expected dataset.json",
         broken: "cannot be read as JSON",
-        apart: "expected scans with label maps, got 1 scans and 1 label maps without partner",
+        apart: "of the same names, got 1 scans and 1 label maps without partner .a.nii and b.nii.; 0",
         twice: "a.nii in the same folder has the same name",
         gap: "a_0000.nii: expected 2 channels, numbered from _0000 on, got a_0000.nii, a_0002.nii",
         fewer: "b_0000.nii: expected 2 channels, numbered from _0000 on, got b_0000.nii$",

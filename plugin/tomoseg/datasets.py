@@ -22,6 +22,9 @@ LABEL_ENDINGS = (
     "_seg",
     "_label",
     "_labels",
+    "_segmentation",
+    "_mask",
+    "_gt",
     "-label",
 )  # of a label map's name beside its scan's; the last is 3D Slicer's
 VALUE = re.compile(r"[0-9]{1,9}")  # of a label
@@ -112,8 +115,8 @@ def read_dataset(folder: str | os.PathLike[str]) -> Dataset:
 
     Known are the Medical Segmentation Decathlon (dataset.json lists the files), nnU-Net (imagesTr/CASE_0000.nii.gz and
     labelsTr/CASE.nii.gz; dataset.json has channel_names and labels), and plain folders `images` and `labels` with files
-    of the same names, those of the labels with or without `_seg` or `_label` at the end. Several channels are in one 4D
-    NIfTI file, or in files CASE_0000, CASE_0001 and so on.
+    of the same names, those of the labels with or without `_seg`, `_label` or the like at the end. Several channels are
+    in one 4D NIfTI file, or in files CASE_0000, CASE_0001 and so on.
 
     Raises:
         UsageError: the folder is no such dataset, or has no pair; or its dataset.json is damaged, lists a file twice,
@@ -133,9 +136,12 @@ def read_dataset(folder: str | os.PathLike[str]) -> Dataset:
     except _DescriptionError as error:
         raise UsageError(f"{root / DESCRIPTION}: {error}") from error
     if not found.pairs:
+        lonely = [*found.images_without_label[:1], *found.labels_without_image[:1]]
+        shown = f" ({' and '.join(path.name for path in lonely)})" if lonely else ""
         raise UsageError(
-            f"{root}: expected scans with label maps, got {len(found.images_without_label)} scans and "
-            f"{len(found.labels_without_image)} label maps without partner; {len(found.missing)} files are missing"
+            f"{root}: expected scans with label maps of the same names, got {len(found.images_without_label)} scans "
+            f"and {len(found.labels_without_image)} label maps without partner{shown}; "
+            f"{len(found.missing)} files are missing"
         )
     modality = MODALITIES.get(channels[0].upper(), channels[0]) if len(channels) == 1 else None
     return replace(found, label_names=names, modality=modality, channels=channels or found.channels)
