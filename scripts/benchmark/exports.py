@@ -26,6 +26,7 @@ from tomoseg.exporting.parity import Agreement, Parity, Runner
 from tomoseg.exporting.samples import real_samples
 from tomoseg.files import sha256
 
+SHIPPED = Path(__file__).resolve().parents[2] / "monai_bundle" / "hippocampus_mr_segmentation"
 # first corners, in MNI152 millimetres (RAS+), of boxes around the left and the right hippocampus
 CORNERS_MM = ((-46.0, -51.0, -31.0), (6.0, -51.0, -31.0))
 BOX = (40, 56, 40)
@@ -134,15 +135,27 @@ def write_cts(folder: Path, shape: tuple[int, int, int], spacing: tuple[float, f
     return folder
 
 
-def exports(folder: Path, repeat: int, quick: bool, mris: Path | None, hippocampus: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of the hippocampus network (40×56×40 voxels) and of the CT network (96³ voxels)."""
+def exports(
+    folder: Path, repeat: int, quick: bool, mris: Path | None, hippocampus: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Return the rows of the hippocampus network (40×56×40 voxels) and of the CT network (96³ voxels).
+
+    Args:
+        folder: for what is made.
+        repeat: how often each backend gets each window.
+        quick: scans of a few windows.
+        mris: real crops around the hippocampus; None for those of MNI152.
+        hippocampus: a bundle that is compared alone; None for the shipped one and the CT network.
+    """
     if quick:
         boxes = mris or write_mri_boxes(folder / "quick_boxes", 4)
         cts = write_cts(folder / "quick_cts", (90, 90, 40), (2.0, 2.0, 3.0), 2)
     else:
         boxes = mris or write_mri_boxes(folder / "boxes", len(SHIFTS_MM) * len(CORNERS_MM))
         cts = write_cts(folder / "exported_cts", (200, 200, 80), (1.9, 1.9, 2.0), SEEDS)
-    networks = {"hippocampus": (hippocampus, boxes), "CT": (write_bundle(folder / "bundle_25"), cts)}
+    networks = {"hippocampus": (hippocampus or SHIPPED, boxes)}
+    if hippocampus is None:
+        networks["CT"] = (write_bundle(folder / "bundle_25"), cts)
     return {
         f"{network}, {name}": row
         for network, (bundle, scans) in networks.items()

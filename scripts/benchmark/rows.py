@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 
 from bundle_writer import write_bundle
-from exports import exports, write_mri_boxes
+from exports import SHIPPED, exports, write_mri_boxes
 from head_neck import write_biased_bundle, write_series
 from measure import Timing, last_json, run
 from phantom import phantom
@@ -41,7 +41,7 @@ class Bench:
         nnunet: a Python that has nnunetv2; None to leave it out.
         quick: scans of a few windows, to see that everything runs; the numbers mean nothing.
         mris: real crops around the hippocampus for `windows`; None for those of MNI152.
-        hippocampus: a bundle for small MRIs.
+        hippocampus: a bundle for small MRIs instead of the shipped one; `windows` compares it alone.
     """
 
     folder: Path
@@ -50,7 +50,12 @@ class Bench:
     nnunet: Path | None
     quick: bool
     mris: Path | None = None
-    hippocampus: Path = HERE.parent.parent / "monai_bundle" / "hippocampus_mr_segmentation"
+    hippocampus: Path | None = None
+
+    @property
+    def small(self) -> Path:
+        """The bundle for small MRIs."""
+        return self.hippocampus or SHIPPED
 
     def scan(self, name: str, shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Path:
         """Return a synthetic CT alone in a folder, made on the first call."""
@@ -189,7 +194,7 @@ def whole_body(bench: Bench) -> Row:
 def cold_start(bench: Bench) -> Row:
     """One small MRI with the hippocampus bundle, from the shell, starting Python and loading the model included."""
     scan = bench.scan("small", (36, 50, 36), (1.0, 1.0, 1.0))
-    bundle = bench.hippocampus
+    bundle = bench.small
     peers = {"monai.bundle run": stock(bench, scan, bundle), "tomoseg": tomoseg(bench, scan, bundle, "small_seg")}
     peers["tomoseg"](Timing())  # what is compiled once is no part of it
     timings, _ = interleaved(bench, peers)
@@ -207,7 +212,7 @@ def cold_start(bench: Bench) -> Row:
 def small_batch(bench: Bench) -> Row:
     """40 small MRIs in a folder with the hippocampus bundle."""
     more: dict[str, Command] = {"int8": ["--checkpoint", _quantised(bench)]} if bench.device == "cpu" else {}
-    rows = _batch(bench, "small", (36, 50, 36), (1.0, 1.0, 1.0), 40, bench.hippocampus, more)
+    rows = _batch(bench, "small", (36, 50, 36), (1.0, 1.0, 1.0), 40, bench.small, more)
     return {"what": small_batch.__doc__, "rows": rows}
 
 
@@ -284,13 +289,13 @@ def contours(bench: Bench) -> Row:
 
 def _quantised(bench: Bench) -> Path:
     """Return the hippocampus network in int8, made on the first call; how good it is, `windows` tells."""
-    weights = sha256(bench.hippocampus / "models" / "model.pt")
+    weights = sha256(bench.small / "models" / "model.pt")
     network = bench.folder / f"quantised_{weights[:8]}" / "network.xml"
     if not network.is_file():
         network.parent.mkdir(parents=True, exist_ok=True)
         name, count = ("quick_boxes", 4) if bench.quick else ("boxes", 12)
         boxes = bench.mris or write_mri_boxes(bench.folder / name, count)
-        command: Command = [sys.executable, "-m", "tomoseg", "export", bench.hippocampus, "--format", "openvino-int8"]
+        command: Command = [sys.executable, "-m", "tomoseg", "export", bench.small, "--format", "openvino-int8"]
         run([*command, "-o", network, "--calibration", boxes, "--max-dice-loss", "1"], Timing())
     return network
 
