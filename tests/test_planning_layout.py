@@ -13,8 +13,9 @@ import SimpleITK as sitk
 from bundles import parse_config
 from tomoseg import find_bundle
 from tomoseg.errors import DatasetError
-from tomoseg.planning import Budget, layout, plan_bundle
+from tomoseg.planning import Budget, plan_bundle
 from tomoseg.training import TrainingOptions, check_data, train
+from tomoseg.volumes import formats
 from trainings import tiny_bundle, write_dataset
 
 BUDGET = Budget(4 * 10**9, preset="small")
@@ -40,7 +41,7 @@ def test_other_formats_are_planned_and_trained_on(suffix: str, tmp_path: Path) -
 def test_what_monai_cannot_read_is_told_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = write_dataset(tmp_path / "data", 4, layout="plain")
     convert(dataset, ".nrrd")
-    monkeypatch.setattr(layout, "find_spec", lambda name: None)
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
     with pytest.raises(DatasetError, match=r"case_00\.nrrd: MONAI needs the package itk"):
         plan_bundle(dataset, tmp_path / "bundle", BUDGET)
     assert not (tmp_path / "bundle").exists()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import takewhile
 
 import nibabel as nib
 
 from tomoseg.datasets import DESCRIPTION, Dataset, Pair
 from tomoseg.errors import DatasetError
-from tomoseg.volumes import has_suffix, strip_suffix
-from tomoseg.volumes.formats import NIFTI_SUFFIXES
+from tomoseg.volumes import strip_suffix
+from tomoseg.volumes.formats import is_nifti, missing_reader
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,14 @@ def find_layout(dataset: Dataset, listed: bool) -> Layout:
 
 def _needs_itk(dataset: Dataset) -> bool:
     paths = [path for pair in dataset.pairs for path in (pair.image, *pair.further, pair.label)]
-    others = [path for path in paths if not has_suffix(path.name, NIFTI_SUFFIXES)]
-    if others and find_spec("itk") is None:
-        raise DatasetError(f"{others[0]}: MONAI needs the package itk to read it; install itk, or convert it to NIfTI")
     for path in paths:
-        shape = () if path in others else nib.load(path).shape
+        if why := missing_reader(path):
+            raise DatasetError(f"{path}: {why}")
+        shape = nib.load(path).shape if is_nifti(path) else ()
         if len(shape) > 4:
             got = "×".join(map(str, shape))
             raise DatasetError(f"{path}: expected a 3D or 4D file, which MONAI can read, got {got} voxels; convert it")
-    return bool(others)
+    return not all(map(is_nifti, paths))
 
 
 def _endings(pair: Pair) -> tuple[str, str]:

@@ -6,15 +6,14 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from tomoseg.datasets import Dataset
 from tomoseg.errors import UsageError
 from tomoseg.files import sha256
 from tomoseg.inspection.scan import Inspector
-from tomoseg.volumes import find_volumes, has_suffix
-from tomoseg.volumes.formats import NIFTI_SUFFIXES
+from tomoseg.volumes import find_volumes
+from tomoseg.volumes.formats import missing_reader
 
 OWN = "is one of the dataset's own scans"
 
@@ -82,8 +81,8 @@ def hash_scans(scans: Sequence[Path]) -> str:
 
 
 def _problems(path: Path, inspector: Inspector, channels: int) -> list[str]:
-    if not has_suffix(path.name, NIFTI_SUFFIXES) and find_spec("itk") is None:
-        return ["MONAI needs the package itk to read it; install itk, or convert it to NIfTI"]
+    if why := missing_reader(path):
+        return [why]
     findings = inspector.look_at(path, "image", channels=channels)
     if len(findings) != 1:
         return [f"expected one scan, got {len(findings)}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from tomoseg.errors import UsageError
@@ -21,6 +22,18 @@ DEFLATE_LIMIT = 1032
 def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
     """Tell whether a file's name ends in one of these, in any case."""
     return name.lower().endswith(suffixes)
+
+
+def is_nifti(path: Path) -> bool:
+    """Tell by its name whether a file is NIfTI, which MONAI reads without the package itk."""
+    return has_suffix(path.name, NIFTI_SUFFIXES)
+
+
+def missing_reader(path: Path) -> str:
+    """Return why MONAI cannot read a volume on this computer; nothing where it can."""
+    if is_nifti(path) or find_spec("itk") is not None:
+        return ""
+    return "MONAI needs the package itk to read it; install itk, or convert it to NIfTI"
 
 
 def strip_suffix(name: str) -> str:
