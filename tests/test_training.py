@@ -108,7 +108,9 @@ def test_stopped_after_any_epoch_it_goes_on_as_if_it_had_not_been(
         whole = run(place, tmp_path / "whole", epochs=3)
         for last in (1, 2):
             stopped = _stop_after(place, tmp_path / f"stopped_{last}", last, monkeypatch)
-            assert load_state(stopped / "state.pt").epoch == last
+            state, weights = load_state(stopped / "state.pt"), torch.load(stopped / "model.pt", weights_only=True)
+            assert state.epoch == last
+            assert all(torch.equal(state.objects["ema"][f"module.{name}"], kept) for name, kept in weights.items())
             run(place, stopped, epochs=3, resume=True)
             for name in ("model.pt", "model_best.pt"):
                 assert same(stopped / name, whole / name)

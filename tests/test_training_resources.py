@@ -84,3 +84,15 @@ def test_a_gpu_that_is_not_there_is_told() -> None:
     assert choose_device("auto") == CPU
     with pytest.raises(UsageError, match="device: expected one of 0 GPUs that torch can use, got cuda:1"):
         choose_device("cuda:1")
+
+
+def test_a_gpu_prepares_large_crops_and_processes_beside_it_small_ones(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, config = torch.device("cuda"), json.loads((bundle / "configs" / "train.json").read_text())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (80 * 10**9, 80 * 10**9))
+    assert plan_cache(find_bundle(bundle), config, 10, gpu) == {}
+    large = config | {"crop_size": [128, 128, 128]}
+    assert plan_cache(find_bundle(bundle), large, 10, gpu) == {"cache_device": "$str(@device)"}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**6, 80 * 10**9))
+    assert plan_cache(find_bundle(bundle), large, 10, gpu) == {}

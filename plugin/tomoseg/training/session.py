@@ -140,9 +140,8 @@ class TrainingSession:
         if value is not None and (self.state.best is None or value > self.state.best):
             save_weights(self._folder / BEST, self._workflow.weights())
             self.state.best, self.state.best_epoch = value, self.state.epoch
-        if is_last:
-            save_weights(self._folder / LAST, self._workflow.weights())
         if is_last or self._metrics or time.monotonic() - self._saved >= SAVE_EVERY_S:
+            save_weights(self._folder / LAST, self._workflow.weights())  # usable, even if nobody goes on
             self.save()
             save_table(self._folder / TABLE, self.state.history)
             if self._metrics or is_last:
