@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from bundles import ENVIRONMENT
 from tomoseg.evaluation import Evaluation, Rules, evaluate
 
 NAMES = {1: "liver", 2: "spleen"}
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tomoseg", "evaluate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=ENVIRONMENT)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def write(path: Path, array: np.ndarray) -> Path:

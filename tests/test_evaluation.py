@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -29,24 +28,12 @@ from monai.metrics import (
 from bundles import ENVIRONMENT
 from conftest import BUNDLE_NAME, SHARED
 from dicoms import write_series
-from evaluations import write_cases
+from evaluations import read_csv, run, write, write_cases
 from tomoseg import Grid, Segmenter, segment_batch
-from tomoseg.evaluation import Rules, evaluate
-from tomoseg.planning import Budget, plan_bundle
-from trainings import write_dataset
+from tomoseg.evaluation import Rules, evaluate, save_evaluation
 
 OVERLAPS = {"precision": "precision", "recall": "sensitivity", "accuracy": "accuracy"}
 Folders = tuple[Path, Path]
-
-
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tomoseg", "evaluate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=ENVIRONMENT)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +159,29 @@ def test_other_formats_score_the_same(segmenter: Segmenter, real: Folders, dicom
     assert "expected the grid of its reference, got one (RAS and LAS) whose voxels lie up to 39 mm off" in case.reason
 
 
+def test_labels_without_names_have_a_row_in_every_case(tmp_path: Path) -> None:
+    """So that the table, the plots and the summary are of the same numbers."""
+    predictions, references = write_cases(tmp_path)
+    label = np.zeros((30, 24, 16), np.uint8)
+    label[:3] = 7
+    write(references / "case_0.nii.gz", label)
+    found = evaluate(predictions, references, Rules(ignore=1))
+    save_evaluation(found, tmp_path / "out", worst=0)
+    rows = read_csv(tmp_path / "out" / "metrics.csv")
+    assert [one.label for one in found.summaries] == [2, 7, 0]  # what is ignored is no label
+    for summary in found.summaries[:2]:
+        errors = [float(row["volume_error_ml"]) for row in rows if int(row["label"]) == summary.label]
+        assert len(errors) == len(found.done) == summary.metrics["volume_error_ml"].cases
+        assert np.mean(errors) == pytest.approx(summary.metrics["volume_error_ml"].mean.value)
+
+
+def test_a_name_is_the_same_however_a_file_system_spells_it(tmp_path: Path) -> None:
+    label = np.ones((8, 8, 8), np.uint8)
+    write(tmp_path / "p" / "Mu\u0308ller.nii.gz", label)
+    write(tmp_path / "r" / "M\u00fcller.nii.gz", label)
+    assert [case.name for case in evaluate(tmp_path / "p", tmp_path / "r").done] == ["M\u00fcller"]
+
+
 def test_a_reference_has_a_grid_of_its_own(segmenter: Segmenter, dicom_scan: Path, tmp_path: Path) -> None:
     result = segmenter(dicom_scan)
     result.save(tmp_path / "x_seg.dcm")
@@ -199,25 +209,6 @@ def test_partly_annotated_references_are_scored_where_they_are_annotated(tmp_pat
     }  # fmt: skip
     assert found.summaries[0].presence.reference_only == 0  # what is missing there was never drawn
     assert all(case.image is not None for case in found.done)
-
-
-def test_what_nnunet_calls_ignore_is_ignored_whoever_names_the_labels(tmp_path: Path) -> None:
-    predictions, references = write_cases(tmp_path, 2)
-    (references / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "ignore": 2}}))
-    for rules in (Rules(), Rules({1: "liver"})):
-        found = evaluate(predictions, references.parent / "references" / "case_0.nii.gz", rules)
-        (case,) = found.done
-        assert found.protocol.ignore == 2
-        assert [one.label for one in case.labels] == [1]
-        assert case.absent is not None
-        assert case.absent.neither == 30 * 24 * 16 - 9 * 7 * 8
-
-
-def test_values_that_no_label_has_are_told(tmp_path: Path) -> None:
-    predictions, references = write_cases(tmp_path, 1)
-    done = run(predictions, references, "-o", tmp_path / "out", "--labels", "1=liver", "--worst", 0)
-    path = predictions / "case_0_seg.nii.gz"
-    assert done.stderr == f"tomoseg: note: {path}: holds the values 2, which no label has; they are not scored\n"
 
 
 def test_head_and_neck_organs_that_were_not_contoured_are_left_out(tmp_path: Path) -> None:
@@ -310,52 +301,3 @@ def test_a_series_is_no_label_map(tmp_path: Path) -> None:
     done = run(tmp_path / "predictions", references, "-o", tmp_path / "out")
     assert done.returncode == 2
     assert "no label map in there" in done.stderr
-
-
-def test_a_planned_bundle_is_scored_by_name_on_a_dataset_that_numbers_otherwise(tmp_path: Path) -> None:
-    """By value, the back part would be compared with what is in front."""
-    names = {"Front": 2, "Back part": 7}
-    data = write_dataset(tmp_path / "data", 2, layout="nnunet", names=names, ignore=True)
-    plan_bundle(data, tmp_path / "bundle", Budget(4 * 10**9, preset="small"))
-    (tmp_path / "predictions").mkdir()
-    for path in (data / "labelsTr").iterdir():
-        image = nib.load(path)
-        labels = np.asarray(image.dataobj)
-        planned = np.select([labels == 2, labels == 7], [1, 2], 0).astype(np.uint8)
-        nib.save(nib.Nifti1Image(planned, image.affine), tmp_path / "predictions" / path.name)
-    options = ["-b", tmp_path / "bundle", "-o", tmp_path / "out", "--within-slices", "back_part"]
-    done = run(tmp_path / "predictions", data, *options)
-    assert done.returncode == 0, done.stderr
-    assert "front is 1, and 2 in the references; back_part is 2, and 7 in the references" in done.stdout + done.stderr
-    rows = read_csv(tmp_path / "out" / "metrics.csv")
-    assert [(row["name"], float(row["dice"])) for row in rows] == [("front", 1.0), ("back_part", 1.0)] * 2
-    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert content["protocol"]["reference_values"] == {"2": 1, "7": 2}
-    assert content["protocol"]["ignore"] == 8
-
-
-def test_masks_of_255_are_scored_by_the_bundle_that_was_planned_for_them(tmp_path: Path) -> None:
-    """Nobody names their labels, and a bundle's own values for them are 1 and 2."""
-    data = write_dataset(tmp_path / "data", 2, layout="plain", names={"Front": 128, "Back": 255})
-    plan_bundle(data, tmp_path / "bundle", Budget(4 * 10**9, preset="small"))
-    (tmp_path / "predictions").mkdir()
-    for path in (data / "labels").iterdir():
-        image = nib.load(path)
-        planned = np.rint(np.asarray(image.dataobj) / 127).astype(np.uint8)
-        nib.save(nib.Nifti1Image(planned, image.affine), tmp_path / "predictions" / path.name)
-    done = run(tmp_path / "predictions", data / "labels", "-b", tmp_path / "bundle", "-o", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert "label_128 is 1, and 128 in the references; label_255 is 2, and 255" in done.stderr
-    rows = read_csv(tmp_path / "out" / "metrics.csv")
-    assert [(row["name"], float(row["dice"])) for row in rows] == [("label_128", 1.0), ("label_255", 1.0)] * 2
-    done = run(tmp_path / "predictions", data / "labels", "-o", tmp_path / "other")
-    assert "none of the labels that were predicted (1, 2) occurs in the references (128, 255)" in done.stderr
-
-
-def test_values_that_both_sides_may_have_are_never_exchanged_unasked(tmp_path: Path) -> None:
-    """Planned for labels 2 and 7: a 2 in a reference may be the dataset's, or the bundle's own."""
-    predictions, references = write_cases(tmp_path)
-    rules = Rules({1: "front", 2: "back"}, planned={1: 2, 2: 7})
-    assert dict(evaluate(predictions, references, rules).protocol.reference_values) == {}
-    rules = Rules({1: "front", 2: "back"}, planned={1: 1, 2: 7})
-    assert dict(evaluate(predictions, references, rules).protocol.reference_values) == {7: 2}

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hatchling.builders.wheel import WheelBuilder
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from browser import Browser
-from evaluations import make_evaluation, write_cases
+from evaluations import AFFINE, make_evaluation, write_cases
 from test_page_reading import CONTRASTS
 from tomoseg import TomosegError
 from tomoseg.evaluation import Evaluation, Rules, evaluate, save_evaluation
@@ -180,6 +181,27 @@ def test_pictures_need_no_scan_and_survive_a_bad_one(evaluation: Evaluation, tmp
     assert [len(one.picture) > 1000 for one in worst] == [True, True]
     with pytest.raises(TomosegError, match="expected scans, got no NIfTI"):
         find_images(tmp_path / "nothing")
+
+
+def test_a_scan_that_lies_otherwise_than_its_labels_is_not_shown_under_them(
+    evaluation: Evaluation, tmp_path: Path
+) -> None:
+    scan = nib.Nifti1Image(np.random.default_rng(0).normal(size=(30, 24, 16)).astype(np.float32), AFFINE)
+    nib.save(scan, tmp_path / "straight.nii.gz")
+    nib.save(scan.as_reoriented([[0, -1], [1, 1], [2, 1]]), tmp_path / "mirrored.nii.gz")
+    (tmp_path / "damaged.nii.gz").touch()
+    straight, mirrored, none = (
+        draw_worst(evaluation, 1, {"missed": tmp_path / f"{name}.nii.gz"})[0].picture
+        for name in ("straight", "mirrored", "damaged")
+    )
+    assert mirrored == none != straight
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path: Path) -> None:
+    predictions, references = write_cases(tmp_path)
+    found = evaluate(predictions, references, Rules({1: "cost $x^{ $", 2: "a"}))
+    save_evaluation(found, tmp_path / "out", worst=2)
+    assert "cost $x^{ $" in (tmp_path / "out" / "evaluation.html").read_text()
 
 
 def test_a_picture_of_a_file_that_has_gone_is_left_out(tmp_path: Path) -> None:

@@ -35,10 +35,19 @@ def test_labels_in_a_file(content: object, tmp_path: Path) -> None:
     assert parse_labels(str(path)) == {1: "a", 2: "b"}
 
 
-@pytest.mark.parametrize("text", ["", "liver", "1=a,1=b", "a=b", "1=", "=1", "none.json"])
+@pytest.mark.parametrize("text", ["", "liver", "1=a,1=b", "1=a,2=a", "a=b", "1=", "=1", "none.json", "x" * 5000])
 def test_what_is_no_labels(text: str) -> None:
     with pytest.raises(TomosegError, match="labels: expected 1=NAME,2=NAME or a JSON file, got "):
         parse_labels(text)
+
+
+def test_many_labels_are_no_file_and_the_background_is_no_label() -> None:
+    names = {value: f"an organ with the number {value}" for value in range(1, 100)}
+    assert parse_labels(",".join(f"{value}={name}" for value, name in names.items())) == names
+    with pytest.raises(TomosegError, match="tolerance: no label 'xxx"):
+        make_protocol(NAMES, ["x" * 5000 + "=2mm"])
+    with pytest.raises(TomosegError, match="labels: expected one other than 0, which is the background"):
+        parse_labels("0=background")
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '{"labels": [1]}', '{"a": "b"}'])
@@ -94,6 +103,7 @@ def test_nnunets_ignore_label_is_known() -> None:
             {2: 1, 5: 2},
         ),  # as planned
         ({1: "tumour", 2: "organ"}, {1: "organ"}, {1: 3, 2: 1}),  # a tumour is not taken for the organ
+        ({1: "liver", 2: "kidney"}, {1: "liver", 2: "spleen"}, {2: 3}),  # nor a kidney for the spleen
         ({1: "Leber"}, {2: "liver"}, {}),  # no name in common: by value
         ({}, {1: "a"}, {}),
     ],

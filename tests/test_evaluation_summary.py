@@ -148,6 +148,12 @@ def test_one_case_has_no_interval() -> None:
     assert math.isnan(found.metrics["dice"].sd)
 
 
+def test_one_value_of_each_label_has_no_interval_however_many_cases_there_are() -> None:
+    found = summarise([case("x", label(1, 5, 1, 0), label(2, 5, 0, 2)), case("y")], Protocol({1: "a", 2: "b"}))
+    assert [one.metrics["dice"].cases for one in found] == [1, 1, 2]
+    assert all(math.isnan(one.metrics["dice"].mean.low) for one in found)
+
+
 def test_without_names_every_label_of_any_case_is_summarised() -> None:
     found = summarise([case("x", label(1, 5, 0, 0)), case("y", label(4, 5, 0, 0))], Protocol())
     assert [(one.label, one.name) for one in found] == [(1, "label 1"), (4, "label 4"), (0, "all labels")]

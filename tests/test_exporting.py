@@ -260,6 +260,13 @@ def test_files_are_not_replaced_unasked(bundle_copy: Path) -> None:
     assert (bundle_copy / "models" / "model.ts").stat().st_size > 10**6
 
 
+def test_nor_are_those_that_come_with_them(bundle_copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.bin").write_text("mine")
+    with pytest.raises(TomosegError, match=r"net\.bin: is there already; pass --overwrite to replace it"):
+        export_bundle(find_bundle(bundle_copy), "openvino", tmp_path / "net.xml")
+    assert {path.name: path.read_text() for path in tmp_path.glob("net*")} == {"net.bin": "mine"}
+
+
 @pytest.mark.parametrize("roi_size", [[40, 56, -1], [0, 0, 0]])
 def test_windows_must_be_of_one_size(bundle_copy: Path, roi_size: list[int]) -> None:
     path = bundle_copy / "configs" / "inference.json"

@@ -116,7 +116,7 @@ def _draw(
             for value, colour in colours.items():
                 if (overlay == value).any():
                     axis.contour(overlay == value, levels=[0.5], colors=[colour], linewidths=1.2)
-            axis.set_title(f"{name}, {plane}" if name else plane, color="white", fontsize=10)
+            axis.set_title(f"{name}, {plane}" if name else plane, color="white", fontsize=10, parse_math=False)
             axis.set_axis_off()
             for letter, place in zip(letters, (0.04, 0.96), strict=True):
                 axis.text(place, 0.5, letter, color="yellow", transform=axis.transAxes, ha="center", va="center")
@@ -126,11 +126,13 @@ def _draw(
         if any((labels == label.value).any() for labels in maps.values())
     ]
     if present:
-        figure.legend(
+        legend = figure.legend(
             handles=present, loc="outside lower center", ncols=min(len(present), 5), frameon=False, labelcolor="white"
         )
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a name with $ in it is no formula
     if title:
-        figure.suptitle(title, color="white", fontsize=11)
+        figure.suptitle(title, color="white", fontsize=11, parse_math=False)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png")
 

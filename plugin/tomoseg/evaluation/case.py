@@ -106,7 +106,7 @@ def score_case(match: Match, protocol: Protocol) -> CaseScores:
     """Read both label maps of a case and compare them; what goes wrong is told, not raised."""
     started = time.perf_counter()
     try:
-        reference = read_reference(match.reference, protocol.reference_values)
+        reference = read_reference(match.reference, protocol.reference_values, protocol.names)
         prediction = read_prediction(match.prediction, reference.grid, protocol.names)
         found = compare_labels(prediction.labels, reference.labels, reference.grid, protocol, match.annotated)
     except TomosegError as error:
@@ -158,7 +158,7 @@ def compare_labels(
         prediction, reference = (np.where(hidden, labels.dtype.type(0), labels) for labels in (prediction, reference))
     ours, theirs = _find_boxes(prediction), _find_boxes(reference)
     found = {*ours, *theirs}
-    values = set(protocol.names or found)
+    values = set(protocol.names or found - {protocol.ignore})
     if annotated is not None:
         values &= set(annotated)
     scores = []
@@ -176,14 +176,18 @@ def compare_labels(
     return Comparison(tuple(scores), _count_voxels(reference.shape, (slice(None),) * 3, hidden), tuple(unnamed))
 
 
-def scores_of(case: CaseScores, label: int) -> LabelScores | None:
-    """Return the scores of a label, which neither of the two need have; None if it was not annotated in this case."""
-    found = next((scores for scores in case.labels if scores.label == label), None)
-    if found is not None or case.absent is None:
-        return found
-    if case.annotated is not None and label not in case.annotated:
-        return None
-    return LabelScores(label, case.absent, NOTHING, 0.0)
+def scores_of(case: CaseScores, labels: Iterable[int]) -> list[LabelScores | None]:
+    """Return the scores of labels, which neither of the two need have; None for one that was not annotated in it."""
+    known = {scores.label: scores for scores in case.labels}
+
+    def of(label: int) -> LabelScores | None:
+        if label in known or case.absent is None:
+            return known.get(label)
+        if case.annotated is not None and label not in case.annotated:
+            return None
+        return LabelScores(label, case.absent, NOTHING, 0.0)
+
+    return [of(label) for label in labels]
 
 
 def _find_boxes(labels: Labels) -> dict[int, Box]:

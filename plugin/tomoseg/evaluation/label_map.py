@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.errors import VolumeError
+from tomoseg.evaluation.protocol import match_values
 from tomoseg.geometry import Grid
-from tomoseg.volumes import is_segmentation, read_segmentation, read_volume
+from tomoseg.volumes import is_segmentation, read_segmentation, read_volume, segment_names
 from tomoseg.volumes.volume import by
 
 LARGEST = np.iinfo(np.uint16).max
+INTEGER = 1e-3  # a file that scales its values (nibabel's do, for labels given as floats) has 1.00001 for 1
+SEGMENTS = ".nrrd"
 ROUNDING = 0.05  # of a voxel: the coordinates of a header are float32, or decimals of 16 characters
 
 
@@ -34,12 +37,15 @@ class LabelMap:
     remarks: tuple[str, ...] = ()
 
 
-def read_reference(path: Path, values: Mapping[int, int] | None = None) -> LabelMap:
+def read_reference(
+    path: Path, values: Mapping[int, int] | None = None, names: Mapping[int, str] | None = None
+) -> LabelMap:
     """Read a label map (NIfTI, NRRD, .seg.nrrd, MetaImage).
 
     Args:
         path: the file.
         values: what some of its values become.
+        names: of the labels by value; without `values`, segments of a .seg.nrrd of such a name get that value.
 
     Raises:
         VolumeError: it is no 3D volume, or holds values that are no labels.
@@ -50,11 +56,13 @@ def read_reference(path: Path, values: Mapping[int, int] | None = None) -> Label
     lowest, highest = float(volume.array.min()), float(volume.array.max())
     if lowest < 0 or highest > LARGEST:
         raise VolumeError(f"{path}: expected labels from 0 to {LARGEST}, got values from {lowest:g} to {highest:g}")
-    labels: NDArray[np.unsignedinteger[Any]] = volume.array.astype(
-        np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
+    labels: NDArray[np.unsignedinteger[Any]] = np.rint(volume.array).astype(
+        np.uint8 if highest < np.iinfo(np.uint8).max + INTEGER else np.uint16
     )
-    if not np.array_equal(labels, volume.array):
+    if np.abs(labels - volume.array, dtype=np.float64).max() > INTEGER:
         raise VolumeError(f"{path}: expected a label map, got values that are no integers")
+    if not values and names and path.name.lower().endswith(SEGMENTS):
+        values = match_values(segment_names(path), names)
     if values:
         table = np.arange(max(int(highest), *values, *values.values()) + 1, dtype=np.uint16)
         table[list(values)] = list(values.values())
@@ -75,7 +83,7 @@ def read_prediction(path: Path, grid: Grid, names: Mapping[int, str]) -> LabelMa
     """
     if is_segmentation(path):
         return LabelMap(read_segmentation(path, grid, names), grid)
-    found = read_reference(path)
+    found = read_reference(path, names=names)
     if found.grid.shape != grid.shape:
         raise VolumeError(
             f"{path}: expected the {by(grid.shape)} voxels of its reference, got {by(found.grid.shape)}; "

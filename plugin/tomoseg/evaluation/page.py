@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -37,8 +37,12 @@ def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path, n
     Raises:
         OutputError: it cannot be written.
     """
-    rows = _rows(evaluation)
+    rows = [(case, one) for case in evaluation.done for one in evaluation.scores(case)]
     scored = [one for one in evaluation.summaries if one.label]
+    rows_of: dict[int, list[Row]] = {one.label: [] for one in scored}
+    for row in rows:
+        rows_of[row[1].label].append(row)
+    rows.sort(key=lambda row: (math.isnan(row[1].overlap.dice), row[1].overlap.dice))
     write_html(
         path,
         read_asset("tomoseg.evaluation", "evaluation.html"),
@@ -51,8 +55,8 @@ def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path, n
         alert="".join(f"<p class=alert role=note>{escape(remark)}</p>" for remark in evaluation.remarks),
         failures=_failures(evaluation.failed),
         summary=_summary(evaluation.summaries),
-        boxes="".join(_boxes(evaluation, BY_KEY[key], scored) for key in PLOTTED),
-        agreement="".join(_agreement(evaluation, one) for one in scored),
+        boxes="".join(_boxes(BY_KEY[key], scored, rows_of) for key in PLOTTED),
+        agreement="".join(_agreement(one, rows_of[one.label]) for one in scored),
         presence=_presence(evaluation.summaries),
         worst=_worst(evaluation, worst, note),
         listed=escape(_listed(len(rows))),
@@ -64,12 +68,6 @@ def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path, n
 
 
 Row = tuple[CaseScores, LabelScores]
-
-
-def _rows(evaluation: Evaluation) -> list[Row]:
-    """Return each case with each of its labels, the lowest Dice first."""
-    rows = [(case, one) for case in evaluation.done for one in case.labels]
-    return sorted(rows, key=lambda row: (math.isnan(row[1].overlap.dice), row[1].overlap.dice))
 
 
 def _when(evaluation: Evaluation) -> str:
@@ -173,15 +171,14 @@ def _presence_title(key: str) -> str:
     return "F1" if key == "f1" else key.capitalize()
 
 
-def _boxes(evaluation: Evaluation, metric: Metric, scored: Sequence[LabelSummary]) -> str:
+def _boxes(metric: Metric, scored: Sequence[LabelSummary], rows_of: Mapping[int, Sequence[Row]]) -> str:
     groups = [
         (
             one.name,
             [
                 Point(case.name, metric.of(scores))
-                for case in evaluation.done
-                for scores in case.labels
-                if scores.label == one.label and not math.isnan(metric.of(scores))
+                for case, scores in rows_of[one.label]
+                if not math.isnan(metric.of(scores))
             ],
         )
         for one in scored
@@ -192,12 +189,10 @@ def _boxes(evaluation: Evaluation, metric: Metric, scored: Sequence[LabelSummary
     return f"<figure><figcaption>{metric.title}<small>{escape(metric.explanation)}</small></figcaption>{plot}</figure>"
 
 
-def _agreement(evaluation: Evaluation, one: LabelSummary) -> str:
+def _agreement(one: LabelSummary, rows: Sequence[Row]) -> str:
     points = [
         Point(case.name, (scores.predicted_ml + scores.reference_ml) / 2, scores.volume_error_ml)
-        for case in evaluation.done
-        for scores in case.labels
-        if scores.label == one.label
+        for case, scores in rows
     ]
     found = one.agreement
     if not points or found is None:

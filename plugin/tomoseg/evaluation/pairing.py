@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
+from unicodedata import normalize
 
 from tomoseg.datasets import DESCRIPTION, FOLDERS, LABEL_ENDINGS, Dataset, described_labels, read_dataset
 from tomoseg.errors import UsageError, one_line
@@ -106,7 +107,7 @@ def match_cases(prediction: Path, reference: Path) -> Matches:
 
 def case_name(path: Path) -> str:
     """Return what a case is called by the name of one of its label maps."""
-    stem = strip_suffix(path.name)
+    stem = normalize("NFC", strip_suffix(path.name))  # file systems spell one name in two ways
     for ending in ENDINGS:
         if stem.endswith(ending) and stem != ending:
             return stem.removesuffix(ending)

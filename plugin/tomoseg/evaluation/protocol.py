@@ -100,12 +100,12 @@ def match_values(theirs: Mapping[int, str], ours: Mapping[int, str]) -> dict[int
     """
     values = {plain_name(name): value for value, name in ours.items()}
     known = {value: values[plain_name(name)] for value, name in theirs.items() if plain_name(name) in values}
-    changed = {value: label for value, label in known.items() if value != label}
-    if not changed:
+    if not known:
         return {}
-    # other labels must not be taken for those whose values they have
+    changed = {value: label for value, label in known.items() if value != label}
+    # what only the dataset has must not be taken for the label of ours that has its value
     free = max(*theirs, *ours) + 1
-    others = [value for value in theirs if value not in known and value in known.values()]
+    others = [value for value in theirs if value not in known and value in ours]
     return changed | {value: free + index for index, value in enumerate(others)}
 
 
@@ -117,7 +117,7 @@ def parse_labels(text: str) -> dict[int, str]:
     Raises:
         UsageError: it is neither.
     """
-    if Path(text).is_file():
+    if _is_file(text):
         content = _read_json(Path(text))
         try:
             return read_label_names(content.get("labels", content))
@@ -127,19 +127,29 @@ def parse_labels(text: str) -> dict[int, str]:
     for part in text.split(","):
         one, _, other = (piece.strip() for piece in part.partition("="))
         value, name = (one, other) if one.isdecimal() else (other, one)
-        if not name or not value.isdecimal() or int(value) in names:
+        if not name or not value.isdecimal() or int(value) in names or name in names.values():
             raise UsageError(f"labels: expected 1=NAME,2=NAME or a JSON file, got {shorten(text, 80)!r}")
         names[int(value)] = name
-    return {value: name for value, name in sorted(names.items()) if value != 0}
+    names.pop(0, None)
+    if not names:
+        raise UsageError(f"labels: expected one other than 0, which is the background, got {shorten(text, 80)!r}")
+    return dict(sorted(names.items()))
 
 
 def _read_tolerances(given: Sequence[str]) -> Iterable[tuple[str | None, float]]:
     for text in given:
-        if Path(text).is_file():
+        if _is_file(text):
             yield from ((name, _length(str(length), name)) for name, length in _read_json(Path(text)).items())
         else:
             name, equals, length = text.rpartition("=")
             yield (name.strip() if equals else None), _length(length, text)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # too long for a name
+        return False
 
 
 def _length(text: str, shown: str) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 import tomoseg
 from tomoseg.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
-from tomoseg.evaluation.case import CaseScores, LabelScores
+from tomoseg.evaluation.case import CaseScores, LabelScores, scores_of
 from tomoseg.evaluation.metrics import METRICS
 from tomoseg.evaluation.protocol import Protocol
 from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary
@@ -63,6 +63,10 @@ class Evaluation:
     def failed(self) -> list[CaseScores]:
         return [case for case in self.cases if case.status == "failed"]
 
+    def scores(self, case: CaseScores) -> list[LabelScores]:
+        """Return the scores of a case: of each label that is summarised, even if it has none of it."""
+        return list(filter(None, scores_of(case, (one.label for one in self.summaries if one.label))))
+
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it: null for what is not defined, "inf" for an infinite distance."""
         return {
@@ -104,7 +108,7 @@ class Evaluation:
         Raises:
             OutputError: it cannot be written.
         """
-        _write_csv(path, CASE_COLUMNS, (self._row(case, one) for case in self.done for one in case.labels))
+        _write_csv(path, CASE_COLUMNS, (self._row(case, one) for case in self.done for one in self.scores(case)))
 
     def save_summary(self, path: Path) -> None:
         """Write means, intervals and counts as CSV, one row a label and metric, atomically.
@@ -144,7 +148,7 @@ class Evaluation:
                     "reference_ml": one.reference_ml,
                     "voxels": asdict(one.overlap),
                 }
-                for one in case.labels
+                for one in self.scores(case)
             ],
         }
 

@@ -19,13 +19,14 @@ from tomoseg.evaluation.protocol import Protocol, make_protocol, match_values
 from tomoseg.evaluation.results import Evaluation
 from tomoseg.evaluation.summary import summarise
 from tomoseg.evaluation.worst import draw_worst, find_images
-from tomoseg.labels import find_ignored
+from tomoseg.labels import find_ignored, is_ignored
 from tomoseg.preview import require_matplotlib
 from tomoseg.report import utc_now
 
 # told each case when it is scored, and how many there are
 OnCase = Callable[[CaseScores, int], None]
 WORST = 6  # cases that are shown
+MANY = 255  # values, of which label maps rarely have more
 _Future: TypeAlias = "Future[CaseScores]"
 
 
@@ -100,7 +101,7 @@ def evaluate(
         protocol=protocol,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         summaries=tuple(summarise(cases, protocol)),
-        remarks=(*found.remarks, *_tell_renumbered(names, values), *_tell_apart(cases)),
+        remarks=(*found.remarks, *_tell_renumbered(names, found.label_names, values), *_tell_apart(cases)),
         left_out=len(found.lonely_references) if only_predicted else 0,
         started=started,
         finished=utc_now(),
@@ -168,6 +169,9 @@ def _unmistakable(planned: Mapping[int, int], names: Mapping[int, str]) -> dict[
 
 def _tell_apart(cases: Sequence[CaseScores]) -> list[str]:
     scores = [scores for case in cases for scores in case.labels]
+    values = {one.label for one in scores}
+    if len(values) > MANY:
+        return [f"{len(values)} different values were scored: are these label maps, and no scans?"]
     predicted = {one.label for one in scores if one.overlap.predicted}
     drawn = {one.label for one in scores if one.overlap.reference}
     if not predicted or predicted & drawn:
@@ -178,11 +182,21 @@ def _tell_apart(cases: Sequence[CaseScores]) -> list[str]:
     ]
 
 
-def _tell_renumbered(ours: Mapping[int, str], values: Mapping[int, int]) -> list[str]:
+def _tell_renumbered(ours: Mapping[int, str], theirs: Mapping[int, str], values: Mapping[int, int]) -> list[str]:
+    told = []
     moved = [
         f"{ours[label]} is {label}, and {value} in the references" for value, label in values.items() if label in ours
     ]
-    return [f"labels have other values in the references: {'; '.join(moved)}"] if moved else []
+    if moved:
+        told.append(f"labels have other values in the references: {'; '.join(moved)}")
+    strange = [
+        f"{value} is {theirs[value]} there, not {ours[value]}"
+        for value, label in values.items()
+        if label not in ours and not is_ignored(theirs.get(value))
+    ]
+    if strange:
+        told.append(f"labels of the references that are not scored, for their names are others: {'; '.join(strange)}")
+    return told
 
 
 def _without_prediction(reference: Path, predictions: Path) -> CaseScores:

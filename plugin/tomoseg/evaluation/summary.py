@@ -122,7 +122,7 @@ def summarise(cases: Sequence[CaseScores], protocol: Protocol) -> list[LabelSumm
     labels = sorted(protocol.names or {scores.label for case in done for scores in case.labels})
     if not done or not labels:
         return []
-    table = [[scores_of(case, label) for label in labels] for case in done]
+    table = [scores_of(case, labels) for case in done]
     values = np.array([[[_value(one, index) for index in range(len(METRICS))] for one in row] for row in table])
     counts = np.array([[_presence(one) for one in row] for row in table], dtype=np.float64)
     scored = np.array([[one is not None for one in row] for row in table])
@@ -152,7 +152,7 @@ def summarise(cases: Sequence[CaseScores], protocol: Protocol) -> list[LabelSumm
         name="all labels",
         tolerance_mm=None,
         metrics={
-            metric.key: _mean_of_means([one.metrics[metric.key] for one in summaries], draws[:, :, index], len(done))
+            metric.key: _mean_of_means([one.metrics[metric.key] for one in summaries], draws[:, :, index])
             for index, metric in enumerate(METRICS)
         },
         presence=presences[-1],
@@ -195,12 +195,13 @@ def _median(values: NDArray[np.float64]) -> float:
     return float(np.median(values)) if values.size else math.nan
 
 
-def _mean_of_means(parts: Sequence[MetricSummary], draws: NDArray[np.float64], cases: int) -> MetricSummary:
+def _mean_of_means(parts: Sequence[MetricSummary], draws: NDArray[np.float64]) -> MetricSummary:
     means = np.array([part.mean.value for part in parts])
     means = means[~np.isnan(means)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a draw in which no label is defined
-        low, high = interval(np.nanmean(draws, axis=1)) if cases > 1 and means.size else (math.nan, math.nan)
+        several = any(part.cases > 1 for part in parts)  # one value has no interval, nor has a mean of such
+        low, high = interval(np.nanmean(draws, axis=1)) if several else (math.nan, math.nan)
     return MetricSummary(
         mean=Estimate(float(means.mean()) if means.size else math.nan, low, high),
         sd=math.nan,

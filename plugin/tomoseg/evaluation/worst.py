@@ -23,6 +23,7 @@ from tomoseg.preview import save_comparison
 from tomoseg.volumes import FIRST_CHANNEL, channels_of, find_volumes, read_volume, strip_suffix
 
 MARGIN_MM = 25.0  # of the scan around the labels
+SHIFT = 0.5  # of a voxel, by which a scan may lie beside its labels: it is only looked at
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _draw(path: Path, evaluation: Evaluation, case: CaseScores, scores: LabelSco
     assert case.prediction is not None
     assert case.reference is not None
     try:
-        reference = read_reference(case.reference, evaluation.protocol.reference_values)
+        reference = read_reference(case.reference, evaluation.protocol.reference_values, evaluation.protocol.names)
         prediction = read_prediction(case.prediction, reference.grid, evaluation.protocol.names)
         scan = _read_image(image, reference.grid)
     except TomosegError:  # gone since it was scored
@@ -113,7 +114,11 @@ def _read_image(path: Path | None, grid: Grid) -> NDArray[np.float32]:
             volume = read_volume(path, channels=channels_of(path) or 1, allow_non_finite=True)
         except (TomosegError, OSError):
             volume = None
-        if volume is not None and volume.grid.shape == grid.shape:
+        if (
+            volume is not None
+            and volume.grid.shape == grid.shape
+            and volume.grid.distance_mm(grid) <= SHIFT * min(grid.spacing)
+        ):
             return np.nan_to_num(volume.array, posinf=0.0, neginf=0.0)
     return np.zeros(grid.shape, np.float32)
 

@@ -96,6 +96,9 @@ def export_bundle(
         # the file to name comes last: where it is, all is there
         written = sorted(folder.iterdir(), key=lambda path: path == file)
         size_bytes = sum(path.stat().st_size for path in written)
+        there = [target.with_name(path.name) for path in written if target.with_name(path.name).exists()]
+        if there and not overwrite:
+            raise OutputError(f"{there[0]}: is there already; pass --overwrite to replace it")
         for path in written:
             path.replace(target.with_name(path.name))
     return Export(

@@ -21,6 +21,7 @@ from tomoseg.volumes.formats import (
     names_output_file,
     strip_suffix,
 )
+from tomoseg.volumes.itk_image import segment_names
 from tomoseg.volumes.nifti import write_label_map, write_map
 from tomoseg.volumes.read import read_volume
 from tomoseg.volumes.scans import Scan, files_of, find_scans
@@ -54,6 +55,7 @@ __all__ = [
     "read_segmentation",
     "read_volume",
     "refuse_non_finite",
+    "segment_names",
     "strip_suffix",
     "visible_files",
     "without_number",

@@ -93,6 +93,21 @@ def open_itk(path: Path) -> Iterator[tuple[sitk.ImageFileReader, dict[str, str]]
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
+def segment_names(path: Path) -> dict[int, str]:
+    """Return what 3D Slicer calls the values of a NRRD file; empty where it was no segmentation.
+
+    Raises:
+        VolumeError: its header is damaged.
+    """
+    fields = _read_fields(path)
+    values = {name: value for name, value in fields.items() if re.fullmatch(r"segment\d+_labelvalue", name)}
+    return {
+        int(value.lstrip("=")): fields[name.replace("_labelvalue", "_name")].lstrip("=")
+        for name, value in values.items()
+        if value.lstrip("=").isdecimal() and name.replace("_labelvalue", "_name") in fields
+    }
+
+
 def from_itk(image: sitk.Image, name: str) -> Volume:
     """Return the volume of a SimpleITK image.
 

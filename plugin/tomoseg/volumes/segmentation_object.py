@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tomoseg.errors import MissingExtraError, VolumeError, one_line
 from tomoseg.geometry import Grid
+from tomoseg.labels import plain_name
 from tomoseg.silence import quiet
 from tomoseg.volumes.formats import has_suffix
 
@@ -41,7 +42,8 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
     Args:
         path: the file.
         grid: of the scan; the file's own pixels must lie on it.
-        names: of labels by value; a segment of such a name gets that value, any other its number.
+        names: of labels by value; a segment of such a name gets that value, any other one that no label has. If none is
+            called so, each gets its number.
 
     Returns:
         (I, J, K) label values.
@@ -71,8 +73,11 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
     labels: NDArray[np.uint16] = np.asarray(placed.array)
     if np.count_nonzero(labels) < np.count_nonzero(found.array):
         raise VolumeError(f"{path}: some of its pixels lie outside of the reference's grid")
-    values = {name: value for value, name in names.items()}
+    values = {plain_name(name): value for value, name in names.items()}
+    known = {number: values.get(plain_name(segment.segment_label)) for number, segment in segments.items()}
     lookup = np.arange(max(segments) + 1, dtype=np.uint16)
-    for number, segment in segments.items():
-        lookup[number] = values.get(segment.segment_label, number)
+    if any(known.values()):
+        # a segment of another name must not be taken for the label whose value is its number
+        free = max(*names, *segments) + 1
+        lookup[list(known)] = [free + number if value is None else value for number, value in known.items()]
     return np.asfortranarray(lookup[labels])
