@@ -56,10 +56,11 @@ def read_reference(
     lowest, highest = float(volume.array.min()), float(volume.array.max())
     if lowest < 0 or highest > LARGEST:
         raise VolumeError(f"{path}: expected labels from 0 to {LARGEST}, got values from {lowest:g} to {highest:g}")
-    labels: NDArray[np.unsignedinteger[Any]] = np.rint(volume.array).astype(
-        np.uint8 if highest < np.iinfo(np.uint8).max + INTEGER else np.uint16
+    whole = volume.array if volume.array.dtype.kind in "iu" else np.rint(volume.array)
+    labels: NDArray[np.unsignedinteger[Any]] = whole.astype(
+        np.uint8 if highest < np.iinfo(np.uint8).max + 0.5 else np.uint16
     )
-    if np.abs(labels - volume.array, dtype=np.float64).max() > INTEGER:
+    if not np.array_equal(labels, volume.array) and np.abs(labels - volume.array).max() > INTEGER:
         raise VolumeError(f"{path}: expected a label map, got values that are no integers")
     if not values and names and path.name.lower().endswith(SEGMENTS):
         values = match_values(segment_names(path), names)

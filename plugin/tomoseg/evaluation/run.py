@@ -192,7 +192,7 @@ def _tell_renumbered(ours: Mapping[int, str], theirs: Mapping[int, str], values:
     strange = [
         f"{value} is {theirs[value]} there, not {ours[value]}"
         for value, label in values.items()
-        if label not in ours and not is_ignored(theirs.get(value))
+        if label not in ours and value in ours and not is_ignored(theirs.get(value))
     ]
     if strange:
         told.append(f"labels of the references that are not scored, for their names are others: {'; '.join(strange)}")
