@@ -75,7 +75,7 @@ not be used for.
 
 {_data_table(fingerprint)}
 
-| label | name | cases with it | cases where it was drawn | median volume (mL) |
+| label | name | cases with any voxels | cases where it is told as annotated | median volume (mL) |
 |---|---|---|---|---|
 {_label_rows(plan, fingerprint)}
 
