@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from tomoseg.errors import VolumeError
 from tomoseg.evaluation.protocol import match_values
 from tomoseg.geometry import Grid
-from tomoseg.volumes import is_segmentation, read_segmentation, read_volume, segment_names
+from tomoseg.volumes import has_suffix, is_segmentation, read_segmentation, read_volume, segment_names
 from tomoseg.volumes.volume import by
 
 LARGEST = np.iinfo(np.uint16).max
 INTEGER = 1e-3  # a file that scales its values (nibabel's do, for labels given as floats) has 1.00001 for 1
-SEGMENTS = ".nrrd"
+SEGMENTS = (".nrrd",)
 ROUNDING = 0.05  # of a voxel: the coordinates of a header are float32, or decimals of 16 characters
 
 
@@ -62,7 +62,7 @@ def read_reference(
     )
     if not np.array_equal(labels, volume.array) and np.abs(labels - volume.array).max() > INTEGER:
         raise VolumeError(f"{path}: expected a label map, got values that are no integers")
-    if not values and names and path.name.lower().endswith(SEGMENTS):
+    if not values and names and has_suffix(path.name, SEGMENTS):
         values = match_values(segment_names(path), names)
     if values:
         table = np.arange(max(int(highest), *values, *values.values()) + 1, dtype=np.uint16)

@@ -114,11 +114,7 @@ def _read_image(path: Path | None, grid: Grid) -> NDArray[np.float32]:
             volume = read_volume(path, channels=channels_of(path) or 1, allow_non_finite=True)
         except (TomosegError, OSError):
             volume = None
-        if (
-            volume is not None
-            and volume.grid.shape == grid.shape
-            and volume.grid.distance_mm(grid) <= SHIFT * min(grid.spacing)
-        ):
+        if volume is not None and volume.grid.matches(grid, SHIFT * min(grid.spacing)):
             return np.nan_to_num(volume.array, posinf=0.0, neginf=0.0)
     return np.zeros(grid.shape, np.float32)
 

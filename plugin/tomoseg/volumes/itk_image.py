@@ -100,12 +100,12 @@ def segment_names(path: Path) -> dict[int, str]:
         VolumeError: its header is damaged.
     """
     fields = _read_fields(path)
-    values = {name: value for name, value in fields.items() if re.fullmatch(r"segment\d+_labelvalue", name)}
-    return {
-        int(value.lstrip("=")): fields[name.replace("_labelvalue", "_name")].lstrip("=")
-        for name, value in values.items()
-        if value.lstrip("=").isdecimal() and name.replace("_labelvalue", "_name") in fields
-    }
+    names = {}
+    for field, text in fields.items():
+        name, value = fields.get(field.replace("_labelvalue", "_name")), text.lstrip("=")  # written as KEY:=VALUE
+        if re.fullmatch(r"segment\d+_labelvalue", field) and value.isdecimal() and name is not None:
+            names[int(value)] = name.lstrip("=")
+    return names
 
 
 def from_itk(image: sitk.Image, name: str) -> Volume:
