@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from browser import Browser, running_browser
-from bundles import BUNDLES, CASES, CHECKOUT, DATA, Place
-from dicoms import write_series
-from pages import draw_picture
+from support.browser import Browser, running_browser
+from support.bundles import BUNDLE_NAME, BUNDLES, CASES, CHECKOUT, DATA, SHARED, Place
+from support.dicoms import write_series
+from support.pages import draw_picture
 from tomoseg import Grid
 
-SHARED = CHECKOUT.parent / "shared" / "data"
-BUNDLE_NAME = "hippocampus_mr_segmentation"
 settings.register_profile("any machine", deadline=None)  # a busy one disproves no property
 settings.load_profile("any machine")
 

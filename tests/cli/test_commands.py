@@ -1,0 +1,277 @@
+"""The command line as a user meets it: real processes, their exit status, and what they print."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+
+import tomoseg
+from support.dicoms import write_series
+from tomoseg import Grid
+
+NAME = "hippocampus_mr_segmentation"
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tomoseg", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def complaint(finished: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line on standard error."""
+    assert "Traceback" not in finished.stderr
+    lines = finished.stderr.strip().splitlines()
+    assert len(lines) == 1, finished.stderr
+    return lines[0]
+
+
+def test_segments_one_scan_into_one_file(real_scan: Path, tmp_path: Path) -> None:
+    done = run("segment", real_scan, "-o", tmp_path / "new" / "seg.nii.gz", "-b", "hippo", "--statistics", "--preview")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "anterior" in done.stdout
+    assert " mL" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["seg.nii.gz", "seg.png", "statistics.csv"]
+    assert set(np.unique(np.asanyarray(nib.load(tmp_path / "new" / "seg.nii.gz").dataobj))) == {0, 1, 2}
+
+
+def test_segments_a_folder_and_reports_what_failed(real_scan: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    (scans / "sub").mkdir(parents=True)
+    shutil.copy(real_scan, scans / "sub" / "good.nii.gz")
+    (scans / "empty.nii.gz").touch()
+    done = run("segment", scans, scans / "missing.nii.gz", "-o", "out", "-b", NAME, "--quiet", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    readable = "a NIfTI, NRRD or MetaImage file, or a DICOM series"
+    assert [line.split(": ", 3)[2:] for line in done.stderr.splitlines()] == [
+        [f"[1/3] {scans / 'empty.nii.gz'}", f"the file is empty; expected {readable}"],
+        [f"[3/3] {scans / 'missing.nii.gz'}", f"no such file; expected {readable}"],
+    ]
+    out = tmp_path / "out"
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("[!.]*") if path.is_file())
+    assert written == ["report.html", "report.json", "statistics.csv", "sub/good_seg.nii.gz"]
+    report = json.loads((out / "report.json").read_text())
+    assert sorted(case["status"] for case in report["cases"]) == ["done", "failed", "failed"]
+
+
+def test_a_single_bad_scan_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii").write_bytes(b"no scan at all")
+    done = run("segment", tmp_path / "scan.nii", "-o", tmp_path / "new" / "seg.nii.gz", "-b", NAME)
+    assert done.returncode == 1
+    assert f"error: {tmp_path / 'scan.nii'}: expected a NIfTI volume" in complaint(done)
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_of_several_series_is_chosen(dicom_scan: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(dicom_scan, study)
+    write_series(study, np.zeros((8, 9, 4), "int16"), Grid((8, 9, 4), np.eye(4)), uid="1.2.3", names="abcd")
+    uid = str(pydicom.dcmread(next(dicom_scan.iterdir())).SeriesInstanceUID)
+    done = run("segment", study, "-o", tmp_path / "out", "-b", NAME)
+    assert done.returncode == 1
+    assert f"{study}: 2 series in there; choose one with --series UID: " in complaint(done)
+    assert f"{uid} (MR, 40 images, phantom)" in complaint(done)
+    assert "1.2.3 (CT, 4 images, phantom)" in complaint(done)
+    assert "Doe" not in done.stderr + (tmp_path / "out" / "report.json").read_text()
+
+    done = run("segment", study, "-o", tmp_path / "out", "-b", NAME, "--series", uid, "--output-type", "rtstruct")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "study_rtstruct.dcm").is_file()
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["cases"][0]["series"] == uid
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scan.nii", "-o", "out"], "expected a bundle with -b; choose one of: head_neck_ct_segmentation (CT: "),
+        (["scan.nii", "-o", "out"], f"; {NAME} (MR: anterior, posterior)"),
+        (["scan.nii", "-o", "out", "-b", "liver"], "bundle 'liver': no such name or folder; choose one of"),
+        (["scan.nii", "-o", "out", "-b", "."], "not a MONAI bundle: expected a folder 'configs'"),
+        (["scan.nii", "-o", "out", "-b", NAME, "--device", "tpu"], "expected auto, cpu, cuda or cuda:N, got 'tpu'"),
+        (["scan.nii", "-o", "out", "-b", NAME, "--overlap", "1.5"], "overlap: expected a share from 0 to below 1"),
+        (["scan.nii", "-o", "out", "-b", NAME, "--max-memory", "much"], "max_memory: expected a size such as 6GB"),
+        (
+            ["scan.nii", "-o", "out", "-b", NAME, "--backend", "onnx"],
+            "backend: expected auto, torch, openvino, got 'on",
+        ),
+        (
+            ["scan.nii", "-o", "out", "-b", NAME, "--precision", "fp8"],
+            "precision: expected auto, fp32, bf16, fp16, int8, got",
+        ),
+        (["scan.nii", "-o", "out", "-b", NAME, "--checkpoint", "none.pt"], "none.pt: no such checkpoint"),
+        (["a.nii", "b.nii", "-o", "x.nii.gz", "-b", NAME], "2 scans cannot go into one file"),
+        ([".", "-o", "out", "-b", NAME], "no NIfTI, NRRD or MetaImage file"),
+        (["scan.nii", "-o", "out", "-b", NAME, "--output-type", "png"], "output type: expected nifti, nrrd, dicom-seg"),
+        (["scan.nii", "-o", "x.nii", "-b", NAME, "--output-type", "nrrd"], "x.nii: expected a name that ends in .nrrd"),
+        (["scan.nii", "-o", "out", "-b", NAME, "--clean", "all"], "clean: expected some of non-finite, denoise"),
+        (["scan.nii", "-o", "taken.txt", "-b", NAME], "taken.txt: expected a folder or a name that ends in .nii.gz"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "taken.txt").touch()
+    done = run("segment", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in complaint(done)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["scan.nii", "-o", "out", "-b", NAME, "--ovrlap", "0.5"],
+            "No such option: --ovrlap (Possible options: --overlap)",
+        ),
+        (["scan.nii", "-b", NAME], "Missing option '-o' / '--output'."),
+        (["scan.nii", "-o", "out", "-b", NAME, "--overlap", "half"], "Invalid value for '--overlap'"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
+    done = run("segment", *arguments)
+    assert done.returncode == 2
+    assert message in complaint(done)
+    assert "--help" in complaint(done)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_terminal_shows_the_windows(real_scan: Path, tmp_path: Path, quiet: bool) -> None:
+    import pty
+
+    scan = nib.load(real_scan)
+    # any larger, and it would be taken for a whole head
+    nib.save(nib.Nifti1Image(np.tile(scan.get_fdata(dtype="float32"), (2, 1, 2)), scan.affine), tmp_path / "large.nii")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "tomoseg", "segment", "large.nii", "-o", "seg.nii", "-b", NAME]
+    process = subprocess.Popen(
+        [*command, *(["--quiet"] if quiet else [])], cwd=tmp_path, stderr=theirs, stdout=subprocess.DEVNULL,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(ours, 1024):
+            shown += part
+    assert process.wait() == 0
+    if quiet:  # two copies of a hippocampus beside each other may be told as implausible
+        assert all(line.startswith(b"tomoseg: warning: ") for line in shown.splitlines())
+    else:
+        assert b"large.nii" in shown
+        assert re.search(rb"\d+/9 windows", re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown))
+
+
+def test_options_reach_the_report(bundle_copy: Path, real_scan: Path, tmp_path: Path) -> None:
+    weights = bundle_copy / "models" / "model.pt"
+    options = ["--backend", "torch", "--precision", "bf16", "--tta", "--checkpoint", weights, "--checkpoint", weights]
+    options += ["--max-memory", "8GB", "--uncertainty", "--skip-empty", "--overlap", "0.25"]
+    done = run("segment", real_scan, "-o", tmp_path / "out", "-b", bundle_copy, "--quiet", *options)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {
+        "mni_left_seg_entropy.nii.gz",
+        "mni_left_seg.nii.gz",
+        "report.html",
+        "report.json",
+        "statistics.csv",
+    }
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["backend"], report["precision"]) == ("torch", "bf16")
+    wanted = {"tta": True, "max_memory": "8GB", "uncertainty": True, "skip_empty": True, "overlap": 0.25}
+    assert wanted.items() <= report["options"].items()
+    memory = report["cases"][0]["memory"]
+    assert 0 < memory["planned_bytes"] < 8e9
+    assert 0 < memory["peak_bytes"] < 8e9
+
+
+def test_ctrl_c_leaves_whole_files_and_a_report(real_scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    for index in range(200):
+        (tmp_path / "scans" / f"{index:03}.nii.gz").symlink_to(real_scan)
+    command = [sys.executable, "-m", "tomoseg", "segment", "scans", "-o", "out", "-b", NAME]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()  # the first scan is done
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.strip() == "tomoseg: error: interrupted; the scans that were finished are written"
+    written = list((tmp_path / "out").glob("*.nii.gz"))
+    assert 1 <= len(written) < 200
+    for path in written:
+        assert nib.load(path).get_fdata().any()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["interrupted"]
+    assert len(report["cases"]) + len(report["pending"]) == 200
+    assert "The run ended before its turn" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_bundle_without_weights_is_wrong_usage(bundle_copy: Path, real_scan: Path, tmp_path: Path) -> None:
+    (bundle_copy / "models" / "model.pt").unlink()
+    done = run("segment", real_scan, "-o", tmp_path / "seg.nii.gz", "-b", bundle_copy)
+    assert done.returncode == 2
+    assert "model.pt: no such checkpoint; train the bundle, or put its weights there" in complaint(done)
+    assert not (tmp_path / "seg.nii.gz").exists()
+
+
+def test_check_tells_what_is_wrong(real_scan: Path, dicom_scan: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    shutil.copytree(dicom_scan, scans / "series")
+    shutil.copy(real_scan, scans / "good.nii.gz")
+    done = run("check", scans, "--voxels")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "good.nii.gz" in done.stdout
+    assert "40×56×40" in done.stdout
+    assert "Doe" not in done.stdout
+
+    (scans / "cut.nii.gz").write_bytes(real_scan.read_bytes()[:5000])
+    done = run("check", scans, "--voxels", "--json")
+    assert done.returncode == 1
+    assert done.stderr == ""
+    survey = json.loads(done.stdout)
+    assert not survey["ok"]
+    assert {Path(scan["path"]).name: scan["readable"] for scan in survey["scans"]} == {
+        "cut.nii.gz": False,
+        "good.nii.gz": True,
+        "series": True,
+    }
+    (tmp_path / "empty").mkdir()
+    assert run("check", tmp_path / "empty").returncode == 2
+    assert run("check").returncode == 2
+
+
+def test_tells_what_there_is() -> None:
+    assert run("--version").stdout == f"tomoseg {tomoseg.__version__}\n"
+    for arguments in ([], ["--help"]):
+        shown = run(*arguments)
+        assert shown.returncode == 0
+        assert "segment" in shown.stdout
+    listed = run("bundles")
+    assert listed.returncode == 0
+    assert NAME[:12] in listed.stdout
+    described = json.loads(run("info", "hippo", "--json").stdout)
+    assert described["labels"] == {"1": "anterior", "2": "posterior"}
+    assert described["modality"] == "MR"
+    assert "anterior" in run("info").stdout
+    assert run("info", "liver").returncode == 2
+
+
+def test_doctor_finds_a_sound_installation() -> None:
+    done = run("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "weights load" in done.stdout
+    assert "bad" not in done.stdout

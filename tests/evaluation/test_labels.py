@@ -1,0 +1,127 @@
+"""Which label of a prediction is which of its reference: by value or by name, and never by chance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from support.bundles import BUNDLE_NAME
+from support.evaluations import read_csv, run, write, write_cases
+from support.trainings import write_dataset
+from tomoseg import Segmenter
+from tomoseg.evaluation import Rules, evaluate
+from tomoseg.labels import Label
+from tomoseg.planning import Budget, plan_bundle
+from tomoseg.volumes.dicom_seg import write_dicom_seg
+from tomoseg.volumes.nrrd_segmentation import write_nrrd_segmentation
+
+
+def test_segments_have_the_labels_of_their_names(dicom_scan: Path, tmp_path: Path) -> None:
+    """Numbered otherwise, spelt otherwise, and with one that nobody asked for."""
+    result = Segmenter.from_bundle(BUNDLE_NAME, device="cpu", backend="torch")(dicom_scan)
+    nib.save(nib.Nifti1Image(result.labels, result.grid.affine), tmp_path / "reference.nii.gz")
+    shifted = np.where(result.labels > 0, result.labels + 1, 0).astype(np.uint8)
+    shifted[:2] = 1
+    table = [Label(1, "lesion", (9, 9, 9)), Label(2, "Anterior", (1, 1, 1)), Label(3, "POSTERIOR", (2, 2, 2))]
+    write_nrrd_segmentation(tmp_path / "x.seg.nrrd", shifted, result.grid, table)
+    assert result.series is not None
+    write_dicom_seg(tmp_path / "x.dcm", shifted, result.series, table, "by hand", "1", False)
+    for path in (tmp_path / "x.seg.nrrd", tmp_path / "x.dcm"):
+        (case,) = evaluate(path, tmp_path / "reference.nii.gz", Rules({1: "anterior", 2: "posterior"})).done
+        assert [one.overlap.dice for one in case.labels] == [1, 1], path
+        assert "which no label has" in case.remarks[-1]
+        (case,) = evaluate(path, tmp_path / "reference.nii.gz", Rules({1: "a", 2: "b"})).done
+        assert case.labels[1].overlap.dice == 0  # no name is known, so that values count
+
+
+def test_a_label_of_another_name_is_never_scored_as_ours(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", 2, layout="nnunet", names={"Front": 1, "Kidney": 2})
+    found = evaluate(data / "labelsTr", data, Rules({1: "front", 2: "spleen"}))
+    assert {one.name: one.metrics["dice"].mean.value for one in found.summaries[:2]} == {"front": 1, "spleen": 0}
+    (remark,) = found.remarks
+    assert remark.endswith("not scored, for their names are others: 2 is Kidney there, not spleen")
+
+
+def test_values_that_a_file_scales_are_rounded(tmp_path: Path) -> None:
+    label = np.zeros((8, 8, 8), np.float32)
+    label[2:5] = 1.00001526
+    (case,) = evaluate(write(tmp_path / "a.nii.gz", label), write(tmp_path / "b.nii.gz", np.rint(label))).cases
+    assert case.labels[0].overlap.dice == 1
+    (case,) = evaluate(write(tmp_path / "a.nii.gz", label * 1.01), tmp_path / "b.nii.gz").cases
+    assert "got values that are no integers" in case.reason
+
+
+def test_grey_values_are_told(tmp_path: Path) -> None:
+    scan = write(tmp_path / "a.nii.gz", np.arange(512, dtype=np.int16).reshape(8, 8, 8))
+    assert evaluate(scan, scan).remarks == ("511 different values were scored: are these label maps, and no scans?",)
+
+
+def test_what_nnunet_calls_ignore_is_ignored_whoever_names_the_labels(tmp_path: Path) -> None:
+    predictions, references = write_cases(tmp_path, 2)
+    (references / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "ignore": 2}}))
+    for rules in (Rules(), Rules({1: "liver"})):
+        found = evaluate(predictions, references.parent / "references" / "case_0.nii.gz", rules)
+        (case,) = found.done
+        assert found.protocol.ignore == 2
+        assert [one.label for one in case.labels] == [1]
+        assert case.absent is not None
+        assert case.absent.neither == 30 * 24 * 16 - 9 * 7 * 8
+
+
+def test_values_that_no_label_has_are_told(tmp_path: Path) -> None:
+    predictions, references = write_cases(tmp_path, 1)
+    done = run(predictions, references, "-o", tmp_path / "out", "--labels", "1=liver", "--worst", 0)
+    path = predictions / "case_0_seg.nii.gz"
+    assert done.stderr == f"tomoseg: note: {path}: holds the values 2, which no label has; they are not scored\n"
+
+
+def test_a_planned_bundle_is_scored_by_name_on_a_dataset_that_numbers_otherwise(tmp_path: Path) -> None:
+    """By value, the back part would be compared with what is in front."""
+    names = {"Front": 2, "Back part": 7}
+    data = write_dataset(tmp_path / "data", 2, layout="nnunet", names=names, ignore=True)
+    plan_bundle(data, tmp_path / "bundle", Budget(4 * 10**9, preset="small"))
+    (tmp_path / "predictions").mkdir()
+    for path in (data / "labelsTr").iterdir():
+        image = nib.load(path)
+        labels = np.asarray(image.dataobj)
+        planned = np.select([labels == 2, labels == 7], [1, 2], 0).astype(np.uint8)
+        nib.save(nib.Nifti1Image(planned, image.affine), tmp_path / "predictions" / path.name)
+    options = ["-b", tmp_path / "bundle", "-o", tmp_path / "out", "--within-slices", "back_part"]
+    done = run(tmp_path / "predictions", data, *options)
+    assert done.returncode == 0, done.stderr
+    assert "front is 1, and 2 in the references; back_part is 2, and 7 in the references" in done.stdout + done.stderr
+    rows = read_csv(tmp_path / "out" / "metrics.csv")
+    assert [(row["name"], float(row["dice"])) for row in rows] == [("front", 1.0), ("back_part", 1.0)] * 2
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert content["protocol"]["reference_values"] == {"2": 1, "7": 2}
+    assert content["protocol"]["ignore"] == 8
+
+
+def test_masks_of_255_are_scored_by_the_bundle_that_was_planned_for_them(tmp_path: Path) -> None:
+    """Nobody names their labels, and a bundle's own values for them are 1 and 2."""
+    data = write_dataset(tmp_path / "data", 2, layout="plain", names={"Front": 128, "Back": 255})
+    plan_bundle(data, tmp_path / "bundle", Budget(4 * 10**9, preset="small"))
+    (tmp_path / "predictions").mkdir()
+    for path in (data / "labels").iterdir():
+        image = nib.load(path)
+        planned = np.rint(np.asarray(image.dataobj) / 127).astype(np.uint8)
+        nib.save(nib.Nifti1Image(planned, image.affine), tmp_path / "predictions" / path.name)
+    done = run(tmp_path / "predictions", data / "labels", "-b", tmp_path / "bundle", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "label_128 is 1, and 128 in the references; label_255 is 2, and 255" in done.stderr
+    rows = read_csv(tmp_path / "out" / "metrics.csv")
+    assert [(row["name"], float(row["dice"])) for row in rows] == [("label_128", 1.0), ("label_255", 1.0)] * 2
+    done = run(tmp_path / "predictions", data / "labels", "-o", tmp_path / "other")
+    assert "none of the labels that were predicted (1, 2) occurs in the references (128, 255)" in done.stderr
+
+
+def test_values_that_both_sides_may_have_are_never_exchanged_unasked(tmp_path: Path) -> None:
+    """Planned for labels 2 and 7: a 2 in a reference may be the dataset's, or the bundle's own."""
+    predictions, references = write_cases(tmp_path)
+    rules = Rules({1: "front", 2: "back"}, planned={1: 2, 2: 7})
+    assert dict(evaluate(predictions, references, rules).protocol.reference_values) == {}
+    rules = Rules({1: "front", 2: "back"}, planned={1: 1, 2: 7})
+    assert dict(evaluate(predictions, references, rules).protocol.reference_values) == {7: 2}

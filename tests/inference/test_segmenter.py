@@ -1,0 +1,293 @@
+"""One scan in, one segmentation out: the bundle's own result, in the scan's own grid."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+from support.strategies import ORIENTATIONS
+from tomoseg import Segmenter, TomosegError, read_volume
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter.from_bundle("hippocampus")
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    return 2 * float(np.logical_and(one, other).sum()) / float(one.sum() + other.sum())
+
+
+def reorient(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
+    return image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(codes))))
+
+
+def resampled(image: nib.Nifti1Image, spacing: tuple[float, float, float]) -> nib.Nifti1Image:
+    from nibabel.processing import resample_to_output
+
+    return resample_to_output(image, spacing, order=1)
+
+
+@pytest.fixture(scope="module")
+def variants(real_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The real scan as it is, in another orientation, anisotropic, and oblique."""
+    folder = tmp_path_factory.mktemp("variants")
+    scan = nib.load(real_scan)
+    angle = np.deg2rad(10)
+    tilt = np.eye(4)
+    tilt[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    images = {
+        "plain": scan,
+        "lpi": reorient(scan, "LPI"),
+        "coarse_asr": reorient(resampled(scan, (1.5, 0.8, 2.0)), "ASR"),
+        "oblique": nib.Nifti1Image(scan.get_fdata(dtype="float32"), tilt @ scan.affine),
+    }
+    for name, image in images.items():
+        nib.save(image, folder / f"{name}.nii.gz")
+    return sorted(folder.glob("*.nii.gz"))
+
+
+@pytest.mark.parametrize("place", ["checkout", "inside"])
+def test_equals_monai_bundle_run_voxel_by_voxel(
+    place: str, segmenter: Segmenter, variants: list[Path], bundle_folder: Path, checkout: Path, tmp_path: Path
+) -> None:
+    inside = place == "inside"
+    config = (
+        Path("configs/inference.json") if inside else bundle_folder.relative_to(checkout) / "configs/inference.json"
+    )
+    command = ["-m", "monai.bundle", "run", "--config_file", str(config)]
+    command += ["--dataset_dir", str(variants[0].parent), "--output_dir", str(tmp_path)]
+    subprocess.run(
+        [sys.executable, *command], cwd=bundle_folder if inside else checkout, check=True, capture_output=True
+    )
+    for path in variants:
+        stock = nib.load(tmp_path / path.name.replace(".nii.gz", "_seg.nii.gz"))
+        ours = segmenter(path)
+        assert ours.labels.any()
+        np.testing.assert_array_equal(ours.labels, np.asanyarray(stock.dataobj))
+        assert ours.labels.dtype == np.uint8 == stock.get_data_dtype()
+        np.testing.assert_allclose(stock.affine, ours.grid.affine, atol=1e-4)
+
+
+def test_the_result_lies_in_the_grid_of_the_scan(segmenter: Segmenter, variants: list[Path], tmp_path: Path) -> None:
+    for path in variants:
+        result = segmenter(path)
+        assert result.grid == read_volume(path).grid
+        assert result.labels.shape == result.grid.shape
+        assert result.names == {1: "anterior", 2: "posterior"}
+        assert set(np.unique(result.labels)) == {0, 1, 2}
+        assert 1.5 < sum(result.volumes_ml.values()) < 6
+        assert result.volumes_ml["anterior"] == pytest.approx((result.labels == 1).sum() * result.grid.voxel_volume_ml)
+        result.save(tmp_path / path.name)
+        written = nib.load(tmp_path / path.name)
+        np.testing.assert_array_equal(np.asanyarray(written.dataobj), result.labels)
+        np.testing.assert_array_equal(written.affine, nib.load(path).affine)
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_no_orientation_of_a_scan_changes_its_labels(segmenter: Segmenter, real_scan: Path, codes: str) -> None:
+    turned = segmenter(reorient(nib.load(real_scan), codes))
+    assert turned.grid.orientation == codes
+    back = reorient(nib.Nifti1Image(turned.labels, turned.grid.affine), "RAS")
+    np.testing.assert_array_equal(np.asanyarray(back.dataobj), segmenter(real_scan).labels)
+
+
+def test_a_mirrored_scan_gives_the_mirrored_labels(segmenter: Segmenter, real_scan: Path) -> None:
+    """A left hippocampus and a right one are mirror images; a flip lost on the way would show here."""
+    scan = nib.load(real_scan)
+    mirrored = nib.Nifti1Image(scan.get_fdata(dtype="float32")[::-1], scan.affine)
+    one, other = segmenter(scan).labels, segmenter(mirrored).labels[::-1]
+    for label in (1, 2):
+        assert dice(one == label, other == label) > 0.9
+        assert dice(one == label, other[::-1] == label) < 0.9
+
+
+def test_an_image_in_memory_gives_what_the_file_gives(segmenter: Segmenter, variants: list[Path]) -> None:
+    for path in variants:
+        labels = segmenter(path).labels
+        np.testing.assert_array_equal(segmenter(nib.load(path)).labels, labels)
+        by_itk = segmenter(sitk.ReadImage(str(path), sitk.sitkFloat32)).labels
+        assert dice(by_itk > 0, labels > 0) > 0.999  # ITK keeps directions and spacing apart, so the affine is rounded
+
+
+@pytest.mark.slow
+def test_accuracy_on_labelled_cases(segmenter: Segmenter, hippocampus_data: Path) -> None:
+    """The shipped weights saw these cases: this guards the way there and back, it does not measure accuracy."""
+    cases = json.loads((hippocampus_data / "splits.json").read_text())[0]["val"]
+    scores = []
+    for case in cases:
+        truth = np.asanyarray(nib.load(hippocampus_data / "labelsTr" / f"{case}.nii.gz").dataobj)
+        labels = segmenter(hippocampus_data / "imagesTr" / f"{case}.nii.gz").labels
+        scores.append([dice(labels == label, truth == label) for label in (1, 2)])
+    assert np.mean(scores, axis=0).min() > 0.87
+
+
+def test_threads_get_the_labels_of_their_own_scan(segmenter: Segmenter, real_scan: Path) -> None:
+    scan = nib.load(real_scan)
+    scans = [nib.Nifti1Image(np.roll(scan.get_fdata(dtype="float32"), shift, 1), scan.affine) for shift in range(6)]
+    alone = [segmenter(scan).labels for scan in scans]
+    with ThreadPoolExecutor(3) as threads:
+        together = [result.labels for result in threads.map(segmenter, scans)]
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (alone[0] != alone[5]).any()
+
+
+def test_what_the_caller_holds_is_not_changed(bundle_copy: Path, real_scan: Path) -> None:
+    edit(bundle_copy, lambda config: config["preprocessing"]["transforms"][3].update(nonzero=True, channel_wise=True))
+    volume = read_volume(real_scan)
+    array = np.ascontiguousarray(volume.array)
+    before = array.copy()
+    Segmenter.from_bundle(bundle_copy)(dataclasses.replace(volume, array=array))
+    np.testing.assert_array_equal(array, before)
+
+
+def test_a_large_scan_can_be_taken_as_it_is(segmenter: Segmenter, real_scan: Path) -> None:
+    volume = read_volume(real_scan)
+    long = np.pad(volume.array, ((0, 0), (0, 0), (0, 70)))  # beyond the 100 mm of a crop
+    scan = nib.Nifti1Image(long, volume.grid.affine)
+    result = segmenter.predict(segmenter.prepare(scan, as_it_is=True))
+    assert (result.location, result.places) == (None, ())
+    whole = Segmenter.from_bundle("hippocampus", device="cpu", roi=("whole",))(scan)
+    np.testing.assert_array_equal(result.labels, whole.labels)
+
+
+def test_overlap_reaches_the_inferer_of_the_bundle(real_scan: Path) -> None:
+    large = resampled(nib.load(real_scan), (0.7, 0.7, 0.7))
+    narrow = Segmenter.from_bundle("hippocampus", device="cpu", overlap=0.75)
+    assert narrow.device == "cpu"
+    assert dice(narrow(large).labels > 0, Segmenter.from_bundle("hippocampus")(large).labels > 0) > 0.97
+    with pytest.raises(TomosegError, match="overlap: expected a share from 0 to below 1, got 1"):
+        Segmenter.from_bundle("hippocampus", overlap=1)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "cuda:x"])
+def test_a_device_that_is_not_there_is_told(device: str) -> None:
+    with pytest.raises(TomosegError, match="device: "):
+        Segmenter.from_bundle("hippocampus", device=device)
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = bundle / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def test_a_folder_with_any_name_works(bundle_copy: Path, real_scan: Path, segmenter: Segmenter) -> None:
+    np.testing.assert_array_equal(Segmenter.from_bundle(bundle_copy)(real_scan).labels, segmenter(real_scan).labels)
+
+
+def test_labels_of_another_range_keep_their_numbers(bundle_copy: Path, real_scan: Path, segmenter: Segmenter) -> None:
+    path = bundle_copy / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = {"1": "anterior", "2": "posterior", "300": "x"}
+    path.write_text(json.dumps(metadata))
+    result = Segmenter.from_bundle(bundle_copy)(real_scan)
+    assert result.labels.dtype == np.uint16
+    assert result.volumes_ml["x"] == 0
+    np.testing.assert_array_equal(result.labels, segmenter(real_scan).labels)
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "'inferer' cannot be built.*overlp": lambda config: config["inferer"].update(overlp=0.5),
+    "'network_def' cannot be built.*filtrs": lambda config: config["network_def"].update(filtrs=1),
+    "expected the entry 'inferer'": lambda config: config.pop("inferer"),
+    "expected the entry 'preprocessing'": lambda config: config.pop("preprocessing"),
+    "expected a LoadImaged, got none": lambda config: config["preprocessing"]["transforms"].pop(0),
+    "expected a Compose, got Dataset": lambda config: config.update(preprocessing={"_target_": "Dataset", "data": []}),
+    r"expected the weights '.*' of shape .*got .*is it the checkpoint of this bundle": lambda config: config[
+        "network_def"
+    ].update(filters=[8, 16, 32, 64]),
+    "expected the weights '.*', got .* others without it": lambda config: config["network_def"].update(res_block=True),
+}
+
+
+@pytest.mark.parametrize("message", CHANGES)
+def test_a_damaged_config_is_told_in_one_line(bundle_copy: Path, message: str) -> None:
+    edit(bundle_copy, CHANGES[message])
+    with pytest.raises(TomosegError, match=message) as caught:
+        Segmenter.from_bundle(bundle_copy)
+    assert str(caught.value).startswith(str(bundle_copy))
+    assert "\n" not in str(caught.value)
+
+
+RUNNING: dict[str, Callable[[dict[str, Any]], object]] = {
+    "expected labels in the scan's grid": lambda config: config["postprocessing"]["transforms"].pop(0),
+    "expected one label map, got 3 channels": lambda config: config["postprocessing"]["transforms"].pop(1),
+    "preprocessing failed": lambda config: config["preprocessing"]["transforms"].append(
+        {"_target_": "SqueezeDimd", "keys": "image", "dim": 2}
+    ),
+    "network failed": lambda config: config["inferer"].update(roi_size=[7, 7, 7]),
+}
+
+
+@pytest.mark.parametrize("message", RUNNING)
+def test_a_bundle_that_fails_on_a_scan_is_named(bundle_copy: Path, variants: list[Path], message: str) -> None:
+    edit(bundle_copy, RUNNING[message])
+    segmenter = Segmenter.from_bundle(bundle_copy)
+    with pytest.raises(TomosegError, match=f"bundle {bundle_copy.name}: .*{message}|: post-processing: {message}"):
+        segmenter(variants[0])
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("/tmp/tomoseg_evil"),))
+
+
+def test_checkpoints_that_cannot_be_used(bundle_copy: Path, tmp_path: Path) -> None:
+    checkpoint = bundle_copy / "models" / "model.pt"
+    weights = torch.load(checkpoint, weights_only=True)
+
+    torch.save({"model": weights, "epoch": 3}, checkpoint)  # a state dict under a name is as good as a bare one
+    Segmenter.from_bundle(bundle_copy)
+
+    torch.save({**weights, "surplus": torch.zeros(1)}, checkpoint)
+    with pytest.raises(TomosegError, match=r"model\.pt: got the weights 'surplus', which the network does not have"):
+        Segmenter.from_bundle(bundle_copy)
+
+    torch.save({"model": [1, 2, 3]}, checkpoint)
+    with pytest.raises(TomosegError, match=r"model\.pt: expected a state dict, or one under 'model'"):
+        Segmenter.from_bundle(bundle_copy)
+
+    torch.save(Evil(), checkpoint)
+    with pytest.raises(TomosegError, match=r"model\.pt: cannot be read as a checkpoint"):
+        Segmenter.from_bundle(bundle_copy)
+    assert not Path("/tmp/tomoseg_evil").exists()
+
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(TomosegError, match=r"model\.pt: cannot be read as a checkpoint"):
+        Segmenter.from_bundle(bundle_copy)
+
+    checkpoint.unlink()
+    with pytest.raises(TomosegError, match=r"model\.pt: no such checkpoint; train the bundle"):
+        Segmenter.from_bundle(bundle_copy)
+
+
+def test_a_label_that_the_metadata_leaves_out_is_still_counted_and_written(
+    bundle_copy: Path, real_scan: Path, tmp_path: Path
+) -> None:
+    path = bundle_copy / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = {"0": "background", "2": "posterior"}
+    path.write_text(json.dumps(metadata))
+    result = Segmenter.from_bundle(bundle_copy)(real_scan)
+    assert result.names == {1: "label 1", 2: "posterior"}
+    assert min(result.volumes_ml.values()) > 1
+    result.save(tmp_path / "seg.seg.nrrd")
+    np.testing.assert_array_equal(read_volume(tmp_path / "seg.seg.nrrd").array, result.labels)

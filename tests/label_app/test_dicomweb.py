@@ -1,0 +1,165 @@
+"""MONAI Label's server over a DICOMweb archive, with the viewer that comes with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from pydicom import dcmread
+
+from support.browser import Browser, running_browser
+from support.label_server import Server, require_monailabel, running_server
+from support.orthanc import Orthanc, running_orthanc
+from tomoseg import Segmenter, read_volume
+from tomoseg.volumes.dicom import read_header
+
+pytestmark = [pytest.mark.label]
+NAME = "hippocampus_mr_segmentation"
+
+
+@pytest.fixture(scope="module")
+def archive(dicom_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """An archive that holds a crop around one hippocampus."""
+    require_monailabel()
+    with running_orthanc(tmp_path_factory.mktemp("archive")) as running:
+        for path in sorted(dicom_scan.iterdir()):
+            running.add(path)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(archive: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("served")
+    cache = str(folder / "cache")
+    with running_server(folder, archive.dicomweb, "-b", NAME, MONAI_LABEL_DICOMWEB_CACHE_PATH=cache) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def uid(dicom_scan: Path) -> str:
+    return str(read_header(next(dicom_scan.iterdir())).SeriesInstanceUID)
+
+
+@pytest.fixture(scope="module")
+def expected(dicom_scan: Path) -> Any:
+    return Segmenter.from_bundle(NAME, device="cpu")(dicom_scan)
+
+
+def test_an_image_of_the_archive_is_segmented(server: Server, uid: str, expected: Any) -> None:
+    assert server.client.info()["datastore"]["total"] == 1
+    sample = server.client.next_sample("random", {})
+    assert sample["id"] == uid
+    path, told = server.client.infer(NAME, uid, {"result_extension": ".nrrd"})
+    found = read_volume(path)
+    np.testing.assert_array_equal(found.array, expected.labels)
+    assert found.grid.matches(expected.grid)
+    assert told["label_names"] == {"anterior": 1, "posterior": 2}
+    status, answer = server.ask("POST", f"/infer/{NAME}", image="1.2.3.4")
+    assert (status, b"no such image in the studies" in answer) == (422, True)
+
+
+def test_the_viewer_shows_a_segmentation(
+    server: Server, dicom_scan: Path, viewer: Browser, expected: Any, tmp_path: Path
+) -> None:
+    study = str(dcmread(next(dicom_scan.iterdir()), stop_before_pixels=True).StudyInstanceUID)
+    viewer.open(f"{server.url}/ohif/monai-label?StudyInstanceUIDs={study}", width=1600)
+    wait_for(viewer, "document.querySelector('#monailabelServerURL')")
+    wait_for(viewer, "document.querySelectorAll('canvas').length >= 1")
+    time.sleep(5)  # the slices come
+    before = tmp_path / "before.png"
+    viewer.screenshot(before, whole=False)
+    # MONAI Label's panel takes port 8000 for granted
+    viewer.evaluate("document.querySelector('#monailabelServerURL').select()")
+    viewer.type(f"{server.url}/")
+    viewer.click(".settingsTable button")
+    viewer.click(".settingsTable button")  # the first time it still asks the old address
+    wait_for(viewer, "[...document.querySelectorAll('.tab-label')].some(one => one.innerText.includes('Auto'))")
+    time.sleep(3)
+    viewer.evaluate(
+        "[...document.querySelectorAll('.modelSelector')]"
+        f".find(one => one.innerText.includes('{NAME}')).querySelector('button').click()"
+    )
+    wait_for(viewer, "document.body.innerText.includes('Running Segmentation - Successful')")
+    time.sleep(4)
+    after = tmp_path / "after.png"
+    viewer.screenshot(after, whole=False)
+    changed = np.abs(imread(after)[..., :3] - imread(before)[..., :3]).max(axis=-1) > 0.05
+    axial = changed[100:800, 290:625]  # the first of three viewports, whose slice is 40 voxels across
+    shown = expected.labels[:, :, 20].any(axis=1).sum() / expected.labels.shape[0]
+    assert np.ptp(np.flatnonzero(axial.any(axis=0))) / 312 == pytest.approx(shown, abs=0.1)
+
+
+def wait_for(viewer: Browser, condition: str, timeout_s: float = 90) -> None:
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if viewer.evaluate(f"Boolean({condition})"):
+            return
+        time.sleep(0.3)
+    raise AssertionError(f"{condition} did not come true; the page says {viewer.evaluate('document.body.innerText')!r}")
+
+
+@pytest.fixture(scope="module")
+def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with running_browser(tmp_path_factory.mktemp("profile"), application=True) as running:
+        yield running
+
+
+def test_a_final_label_goes_back_as_a_segmentation(
+    server: Server, archive: Orthanc, uid: str, expected: Any, dicom_scan: Path, tmp_path: Path
+) -> None:
+
+    path, told = server.client.infer(NAME, uid, {"result_extension": ".nii.gz"})
+    names = [{"name": name, "idx": value} for name, value in told["label_names"].items()]
+    server.client.save_label(uid, path, params={"label_info": names})
+    (series,) = archive.series("SEG")
+    (stored,) = archive.fetch(series, tmp_path)
+    dataset = dcmread(stored)
+    assert dataset.ReferencedSeriesSequence[0].SeriesInstanceUID == uid
+    assert [one.SegmentLabel for one in dataset.SegmentSequence] == ["anterior", "posterior"]
+    assert dataset.PatientID == dcmread(next(dicom_scan.iterdir())).PatientID
+    np.testing.assert_array_equal(place(dataset, expected), expected.labels)
+    assert server.client.next_sample("random", {}) == {}  # nothing is left to label
+
+
+def place(dataset: Any, expected: Any) -> Any:
+    """Return the labels of a segmentation at the positions that its frames name, on the scan's grid."""
+    labels = np.zeros_like(expected.labels)
+    to_voxel = np.linalg.inv(expected.grid.affine)
+    for frame, group in zip(dataset.pixel_array, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+        position = np.array([float(part) for part in group.PlanePositionSequence[0].ImagePositionPatient])
+        i, j, k = (to_voxel @ np.append(position * (-1, -1, 1), 1))[:3]
+        assert max(abs(i), abs(j), abs(k - round(k))) < 1e-3
+        number = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        labels[..., round(k)][frame.T != 0] = number
+    return labels
+
+
+@pytest.mark.slow
+def test_a_whole_head_of_the_archive(server: Server, archive: Orthanc, head_folder: Path, tmp_path: Path) -> None:
+    import requests
+
+    for path in head_folder.rglob("*.dcm"):
+        archive.add(path)
+    time.sleep(6)  # until the list of series is looked at anew
+    head = next(one for one in archive.series("MR") if len(one["Instances"]) > 100)
+    uid = head["MainDicomTags"]["SeriesInstanceUID"]
+    answer = requests.post(
+        f"{server.url}/infer/{NAME}", params={"image": uid, "output": "dicom_seg"},
+        data={"params": '{"overlap": 0}'}, timeout=600,
+    )  # fmt: skip
+    assert answer.status_code == 200, answer.text
+    (tmp_path / "seg.dcm").write_bytes(answer.content)
+    wanted = Segmenter.from_bundle(NAME, device="cpu", overlap=0)(head_folder)
+    assert wanted.location is not None
+    # both sides, found as everywhere else, with the labels of the model
+    stored = dcmread(tmp_path / "seg.dcm")
+    assert [one.SegmentLabel for one in stored.SegmentSequence] == ["anterior", "posterior"]
+    np.testing.assert_array_equal(place(stored, wanted), np.array([0, 1, 2, 1, 2])[wanted.labels])
+    archive.add(tmp_path / "seg.dcm")
+    kept = {one["MainDicomTags"]["SeriesInstanceUID"] for one in archive.series("SEG")}
+    assert stored.SeriesInstanceUID in kept

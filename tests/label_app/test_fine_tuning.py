@@ -1,0 +1,90 @@
+"""A bundle trained further by its own train config, without anything in it being changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.bundles import CHECKOUT
+from tomoseg import Segmenter, find_bundle
+from tomoseg.bundle import Bundle
+from tomoseg.errors import BundleError, UsageError
+from tomoseg.files import sha256
+from tomoseg.label_app.fine_tuning import Progress, Recipe, _Watch, fine_tune
+from tomoseg.label_app.training_cases import TrainingCase
+from tomoseg.options import Options
+from tomoseg.volumes import read_volume
+
+
+@pytest.fixture
+def bundle(bundle_copy: Path) -> Bundle:
+    """A bundle with a small network, in a folder whose name has characters that configs interpret."""
+    for name in ("train", "inference"):
+        path = bundle_copy / "configs" / f"{name}.json"
+        config = json.loads(path.read_text())
+        config["network_def"]["filters"] = [4, 8, 8, 8]
+        path.write_text(json.dumps(config))
+    return Bundle(bundle_copy.name, bundle_copy)
+
+
+@pytest.fixture(scope="module")
+def cases(real_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
+    folder = tmp_path_factory.mktemp("a #case @of $ %")
+    Segmenter.from_bundle("hippocampus", device="cpu")(real_scan).save(folder / "label.nii.gz")
+    (folder / "image.nii.gz").symlink_to(real_scan)
+    return [TrainingCase(folder / "image.nii.gz", folder / "label.nii.gz", "scan")] * 2
+
+
+def test_weights_come_out_and_the_bundle_stays(bundle: Bundle, cases: list[TrainingCase], tmp_path: Path) -> None:
+    before = {path: sha256(path) for path in bundle.root.rglob("*") if path.is_file()}
+    told: list[Progress] = []
+    state = fine_tune(bundle, cases, [], None, Recipe(2, 1.0, "cpu"), tmp_path, told.append)
+    assert [(one.epoch, one.epochs, one.best_metric) for one in told] == [(1, 2, None), (2, 2, None)]
+    assert {path: sha256(path) for path in bundle.root.rglob("*") if path.is_file()} == before
+    weights = tmp_path / "weights.pt"
+    torch.save(state, weights)
+    segmenter = Segmenter(bundle, options(weights))
+    assert segmenter(cases[0].image).labels.shape == read_volume(cases[0].image).grid.shape
+
+    # from there, with a rate of nearly nothing, the same weights come back
+    (tmp_path / "again").mkdir()
+    again = fine_tune(bundle, cases, cases[:1], weights, Recipe(1, 1e-9, "cpu"), tmp_path / "again", told.append)
+    assert told[-1].best_metric is not None
+    assert state.keys() == again.keys()
+    for name, tensor in state.items():
+        torch.testing.assert_close(again[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_an_epoch_is_each_case_once(cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch of `tomoseg train` is a hundred steps, which would be hours beside a reader who waits."""
+    planned = find_bundle(str(CHECKOUT / "monai_bundle" / "head_neck_ct_segmentation"))
+    lengths: list[int] = []
+    monkeypatch.setattr(_Watch, "count_loss", lambda _, engine: lengths.append(engine.state.epoch_length))
+    fine_tune(planned, [*cases, cases[0]], [], None, Recipe(1, 1.0, "cpu"), tmp_path)
+    assert lengths == [2, 2], "three cases, a batch of two"
+
+
+def options(weights: Path) -> Options:
+    return Options(device="cpu", backend="torch", checkpoints=(str(weights),))
+
+
+def test_what_cannot_be_trained_is_told(bundle: Bundle, cases: list[TrainingCase], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="max_epochs: expected at least 1"):
+        Recipe(0, 1.0, "cpu")
+    with pytest.raises(UsageError, match="learning_rate_scale"):
+        Recipe(1, 0.0, "cpu")
+    config = bundle.root / "configs" / "train.json"
+    content = json.loads(config.read_text())
+    content["level_loss"]["_target_"] = "NoSuchLoss"
+    config.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="training failed"):
+        fine_tune(bundle, cases, [], None, Recipe(1, 1.0, "cpu"), tmp_path / "one")
+    config.write_text("{")
+    with pytest.raises(BundleError, match=r"train\.json: cannot be read"):
+        fine_tune(bundle, cases, [], None, Recipe(1, 1.0, "cpu"), tmp_path / "two")
+    config.unlink()
+    with pytest.raises(BundleError, match=r"expected configs/train\.json, got none"):
+        fine_tune(bundle, cases, [], None, Recipe(1, 1.0, "cpu"), tmp_path / "three")

@@ -1,0 +1,161 @@
+"""report.html is safe to open and fit to be read: by everybody, in light and dark, without a network or scripts."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from support.browser import Browser
+from support.pages import CONTRASTS, FOLDER, failed_case, make_report, mixed_report, open_page, read_column, read_names
+from tomoseg.page import write_page
+from tomoseg.report import CaseReport, LabelVolume
+
+HOSTILE = (
+    "<script>hacked = 1</script>.nii",
+    '"><img src=x onerror="hacked = 1">.nii',
+    "' onmouseover=hacked=1 x='.nii",
+    "javascript:hacked=1.nii",
+    "</style></title><svg onload=hacked=1>.nii",
+    "not UTF-8 \udcff.nii",
+    "right \u202e to left.nii",
+)
+
+
+def test_nothing_is_asked_of_any_network(browser: Browser, picture: Path, tmp_path: Path) -> None:
+    path = open_page(browser, mixed_report(picture), tmp_path)
+    load = "[...document.querySelectorAll('tbody img')].map(one => { one.loading = 'eager'; return one.decode(); })"
+    browser.evaluate(f"Promise.all({load})")
+    asked = browser.requests()
+    assert asked[0] == path.as_uri()
+    assert len(asked) > 1
+    assert {address.partition(":")[0] for address in asked[1:]} == {"data"}
+    assert browser.complaints() == []
+    # and the page would not be let, whatever came to stand in it
+    browser.evaluate(
+        "document.body.insertAdjacentHTML('beforeend', '<img src=\"https://example.org/x.png\">"
+        '<img src=x onerror="window.hacked = 1"><link rel=stylesheet href="https://example.org/x.css">\')'
+    )
+    browser.evaluate(
+        "(() => { const added = document.createElement('script'); added.textContent = 'window.hacked = 1'; "
+        "document.body.append(added); })()"
+    )
+    browser.evaluate("fetch('https://example.org/').catch(error => 0)")
+    assert len([told for told in browser.complaints() if "Content Security Policy" in told]) >= 4
+    assert browser.evaluate("window.hacked") is None
+    foreign = {
+        event["params"]["requestId"]: event["params"]["request"]["url"]
+        for event in browser.events
+        if event.get("method") == "Network.requestWillBeSent"
+        and not event["params"]["request"]["url"].startswith(("data:", "file:"))
+    }
+    stopped = {
+        event["params"]["requestId"]
+        for event in browser.events
+        if event.get("method") == "Network.loadingFailed" and event["params"].get("blockedReason") == "csp"
+    }
+    assert set(foreign) <= stopped, foreign
+
+
+def test_names_are_shown_and_never_run(browser: Browser, tmp_path: Path) -> None:
+    cases = [failed_case(name, f"<b onclick=hacked=1>{name}") for name in HOSTILE]
+    labels = (LabelVolume(1, '</style><script>hacked = 1</script> "\\', 5, 0.5),)
+    cases.append(CaseReport(f"{FOLDER}/x.nii", "javascript:hacked=1", "done", labels=labels, remarks=("<i>&amp;",)))
+    report = make_report(*cases)
+    report.bundle["name"] = "<script>hacked = 1</script>"
+    open_page(browser, report, tmp_path)
+    assert browser.evaluate("window.hacked") is None
+    assert browser.complaints() == []
+    shown = [Path(f"{FOLDER}/{name}").name.replace("\udcff", "\\udcff") for name in HOSTILE]
+    assert read_names(browser) == [*shown, "x.nii"]
+    assert read_column(browser, 2)[-1] == "<i>&amp;"
+    assert browser.evaluate("document.querySelectorAll('script').length") == 1
+    assert browser.evaluate("[...document.links].every(link => link.protocol === 'file:' || !link.href)")
+    assert browser.evaluate("document.querySelector('h1').innerText") == "<script>hacked = 1</script> 0.1.2"
+
+
+class Names(HTMLParser):
+    """The names in the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attributes: object) -> None:
+        self._inside = tag == "bdi" and self.get_starttag_text() == "<bdi>"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.found.append(data)
+
+
+@given(st.text(st.characters(exclude_categories=["C"], exclude_characters="/"), min_size=1))
+def test_any_name_comes_out_as_it_is(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    path = tmp_path_factory.mktemp("names") / "report.html"
+    write_page(make_report(failed_case(f"{name}/x{name}", name), failed_case("y")), path)
+    parser = Names()
+    parser.feed(path.read_text(encoding="utf-8"))
+    assert [f"x{name}", str(Path(name))] == parser.found[-3:-1] or name == "."
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_it_can_be_looked_at(browser: Browser, picture: Path, tmp_path: Path, width: int, dark: bool) -> None:
+    open_page(browser, mixed_report(picture), tmp_path, width=width, dark=dark)
+    browser.screenshot(tmp_path / "page.png")
+    image = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)[::2]
+    assert image.shape[1] == width
+    assert image.shape[0] > 750
+    background = np.median(image.reshape(-1, 3), axis=0)
+    assert (background < 60).all() if dark else (background > 200).all()
+    colours = len(np.unique(image.reshape(-1, 3), axis=0))
+    assert colours > 500
+    assert (np.abs(image - background).max(axis=2) > 40).mean() > 0.03
+    assert browser.evaluate("document.documentElement.scrollWidth") == width  # nothing has to be pushed aside
+    # https://www.w3.org/TR/WCAG22/#contrast-minimum
+    assert browser.evaluate(CONTRASTS) == []
+
+
+def test_those_who_do_not_see_it_are_told_the_same(browser: Browser, picture: Path, tmp_path: Path) -> None:
+    open_page(browser, mixed_report(picture), tmp_path)
+    assert browser.evaluate("[...document.querySelectorAll('th')].every(head => head.scope)")
+    assert browser.evaluate("[...document.querySelectorAll('tbody img')].every(picture => picture.alt)")
+    assert browser.evaluate("document.documentElement.lang") == "en"
+    tree = browser.command("Accessibility.getFullAXTree")["nodes"]
+    told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in tree if not node["ignored"]]
+    assert ("table", "One row a scan, failures first; volumes in millilitres") in told
+    assert ("searchbox", "Search names, reasons and remarks") in told
+    assert ("rowheader", "b10.nii.gz Open the labels") in told
+    nameless = [
+        role for role, name in told if role in ("button", "link", "searchbox", "combobox", "image") and not name
+    ]
+    assert nameless == []
+    assert [name for role, name in told if role == "heading"] == [
+        "hippocampus_mr_segmentation 0.1.2", "3 scans failed", "Scans",
+    ]  # fmt: skip
+
+
+def test_without_scripts_everything_can_be_read(browser: Browser, picture: Path, tmp_path: Path) -> None:
+    path = open_page(browser, mixed_report(picture), tmp_path, scripts=False)
+    links = re.findall(r'<td class=picture><a href="([^"]+)"', path.read_text(encoding="utf-8"))
+    assert len(links) == 13
+    document = browser.command("DOM.getDocument")["root"]["nodeId"]
+
+    def boxes(selector: str) -> list[int]:
+        found = browser.command("DOM.querySelectorAll", nodeId=document, selector=selector)["nodeIds"]
+        return [browser.command("DOM.getBoxModel", nodeId=node)["model"]["height"] for node in found]
+
+    assert min(boxes("tbody tr")) > 20
+    assert len(boxes("tbody tr")) == 16
+    with pytest.raises(AssertionError, match="Could not compute box model"):
+        boxes(".controls")

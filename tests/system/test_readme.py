@@ -1,0 +1,153 @@
+"""Every command in the README works as it stands there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from support.dicoms import write_series
+from support.heads import halved, mni152
+from tomoseg import Grid
+
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# these are run, each in a place of its own, by test_scripts.py and test_package.py
+ELSEWHERE = {"scripts/demo", "scripts/test", "scripts/bench", 'pip install ".[preview,openvino,dicom,clean,head]"'} | {
+    # by test_label_*.py, with MONAI Label in an environment of its own
+    'pip install ".[label]"',
+    "tomoseg label-server --studies scans -b hippocampus",
+    "tomoseg label-app scans/label_app --versions",
+    "tomoseg label-app scans/label_app --rollback",
+}
+
+
+def blocks(checkout: Path, language: str) -> list[str]:
+    return [text for kind, text in FENCE.findall((checkout / "README.md").read_text()) if kind == language]
+
+
+@pytest.fixture
+def workplace(checkout: Path, real_scan: Path, dicom_scan: Path, tmp_path: Path) -> Path:
+    """A folder with what the README's commands name."""
+    (tmp_path / "scans" / "sub").mkdir(parents=True)
+    for name in ("scan.nii.gz", "scans/one.nii.gz", "scans/two.nii.gz"):
+        shutil.copy(real_scan, tmp_path / name)
+    halved(mni152(), tmp_path / "head.nii.gz")
+    shutil.copytree(dicom_scan, tmp_path / "series")
+    water = np.full((64, 64, 40), -1000, np.int16)
+    water[16:48, 20:44] = 0
+    write_series(tmp_path / "neck_ct", water, Grid(water.shape, np.diag([-6.0, -6.0, 3.0, 1.0])))
+    (tmp_path / "references").mkdir()
+    image = nib.load(real_scan)
+    for name in ("one", "two"):
+        labels = np.zeros(image.shape, np.uint8)
+        labels[12:26, 30:44, 14:26] = 1
+        nib.save(nib.Nifti1Image(labels, image.affine), tmp_path / "references" / f"{name}.nii.gz")
+    shutil.copytree(
+        checkout / "monai_bundle", tmp_path / "monai_bundle", ignore=shutil.ignore_patterns("train", "eval")
+    )
+    return tmp_path
+
+
+def run(command: str, workplace: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-ec", command], cwd=workplace, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def commands(checkout: Path) -> list[str]:
+    return [line for block in blocks(checkout, "bash") for line in block.splitlines() if line not in ELSEWHERE]
+
+
+def test_commands(checkout: Path, workplace: Path) -> None:
+    found = [command for command in commands(checkout) if "Task04" not in command and " watch " not in command]
+    assert len(found) >= 6
+    for command in found:
+        run(command, workplace)
+    for name in (
+        "seg.nii.gz",
+        "results/one_seg.nii.gz",
+        "results/two_seg.png",
+        "head_results/head_seg.nii.gz",
+        "by_hand.nii.gz",
+        "results_monai/one_seg.nii.gz",
+        "scan.seg.nrrd",
+        "series_rtstruct.dcm",
+        "neck_rtstruct.dcm",
+        "network.onnx",
+        "quick.nii.gz",
+        "evaluation/evaluation.html",
+    ):
+        assert (workplace / name).is_file(), name
+
+
+def test_the_command_that_never_ends(checkout: Path, workplace: Path) -> None:
+    (command,) = [command for command in commands(checkout) if " watch " in command]
+    (workplace / "inbox").mkdir()
+    shutil.copy(workplace / "scan.nii.gz", workplace / "inbox")
+    with pytest.raises(AssertionError, match="interrupted"):
+        run(f"timeout --preserve-status --signal=INT 30 {command} --settle 1", workplace)
+    assert (workplace / "results" / "scan_seg.nii.gz").is_file()
+
+
+@pytest.mark.slow
+def test_training_commands(checkout: Path, workplace: Path, hippocampus_data: Path) -> None:
+    """On six cases and one epoch; the shipped weights must stay as they are."""
+    target = workplace / "data" / "Task04_Hippocampus"
+    listed = json.loads((hippocampus_data / "dataset.json").read_text())
+    listed["training"], others = listed["training"][:6], listed["training"][6:10]
+    for pair in listed["training"]:
+        for path in pair.values():
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(hippocampus_data / path, target / path)
+    (target / "dataset.json").write_text(json.dumps(listed))
+    (workplace / "more_scans").mkdir()
+    for pair in others:
+        shutil.copy(hippocampus_data / pair["image"], workplace / "more_scans")
+    weights = workplace / "monai_bundle" / "hippocampus_mr_segmentation" / "models" / "model.pt"
+    before = weights.read_bytes()
+
+    found = [command for command in commands(checkout) if "Task04" in command]
+    assert len(found) >= 2
+    for command in found:
+        trains = "train.json" in command or command.startswith("tomoseg train")
+        run(f"{command} --epochs 1" if trains else command, workplace)
+        if command.startswith("tomoseg plan"):  # epochs of a few steps, and not of a hundred
+            path = workplace / "my_hippocampus" / "configs" / "train.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": 3}))
+    assert (weights.parent.parent / "train" / "model.pt").is_file()
+    assert (workplace / "my_hippocampus" / "models" / "model.pt").is_file()
+    assert weights.read_bytes() == before
+
+
+def test_python(checkout: Path, workplace: Path) -> None:
+    (block,) = blocks(checkout, "python")
+    subprocess.run([sys.executable, "-c", block], cwd=workplace, check=True)
+    assert (workplace / "labels" / "scan_seg.nii.gz").is_file()
+
+
+def test_the_entry_point_group_is_the_one_that_is_read(checkout: Path) -> None:
+    from tomoseg.registry import ENTRY_POINT_GROUP
+
+    (block,) = blocks(checkout, "toml")
+    assert f'entry-points."{ENTRY_POINT_GROUP}"' in block
+
+
+def test_links_lead_somewhere(checkout: Path) -> None:
+    text = (checkout / "README.md").read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        elif not target.startswith("http"):
+            assert (checkout / target).exists(), target

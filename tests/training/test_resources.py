@@ -1,0 +1,98 @@
+"""What a training takes of a machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.trainings import tiny_bundle, write_dataset
+from tomoseg import find_bundle
+from tomoseg.errors import UsageError
+from tomoseg.training import resources
+from tomoseg.training.resources import case_bytes, choose_device, free_bytes, plan_cache
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resources")
+    return tiny_bundle(write_dataset(folder / "data"), folder / "bundle")
+
+
+def test_cases_are_as_large_in_memory_as_was_said(bundle: Path) -> None:
+    from support.bundles import parse_config
+
+    parser = parse_config(bundle, "train", dataset_dir=str(bundle.parent / "data"))
+    case = parser.get_parsed_content("train::dataset")._cache[0]
+    held = sum(case[key].nbytes for key in ("image", "label"))
+    said = case_bytes(bundle / "configs" / "plan.json", parser.get_parsed_content("crop_size"))
+    assert said is not None
+    assert held <= said < 2 * held
+
+
+def test_all_is_cached_where_there_is_room_and_some_where_there_is_not(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((bundle / "configs" / "train.json").read_text())
+    size = case_bytes(bundle / "configs" / "plan.json", config["crop_size"])
+    assert size is not None
+    assert plan_cache(find_bundle(bundle), config, 10, CPU) == {}
+    assert config["validate"]["dataset"]["_target_"] == "CacheDataset"
+    no_validation = {"validate::dataset::cache_num": 0}
+    monkeypatch.setattr(resources, "free_bytes", lambda: 8 * size)
+    assert plan_cache(find_bundle(bundle), config, 10, CPU) == {"train::dataset::cache_num": 4, **no_validation}
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert plan_cache(find_bundle(bundle), config, 10, CPU) == {"train::dataset::cache_num": 2, **no_validation}
+
+
+def test_labelled_cases_are_cached_before_those_without_label_map(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((bundle / "configs" / "train.json").read_text())
+    size = case_bytes(bundle / "configs" / "plan.json", config["crop_size"])
+    assert size is not None
+    monkeypatch.setattr(resources, "free_bytes", lambda: 8 * size)
+    found = find_bundle(bundle)
+    assert plan_cache(found, config, 3, CPU, unlabelled=1) == {}
+    assert plan_cache(found, config, 3, CPU, unlabelled=2) == {"unlabelled::dataset::cache_num": 1}
+    both = {"train::dataset::cache_num": 4, "validate::dataset::cache_num": 0, "unlabelled::dataset::cache_num": 0}
+    assert plan_cache(found, config, 5, CPU, unlabelled=2) == both
+
+
+def test_of_a_bundle_that_was_not_planned_nothing_is_changed(bundle_copy: Path) -> None:
+    config = json.loads((bundle_copy / "configs" / "train.json").read_text())
+    assert plan_cache(find_bundle(bundle_copy), config, 10**6, CPU) != {}
+    (bundle_copy / "configs" / "plan.json").unlink()
+    assert plan_cache(find_bundle(bundle_copy), config, 10**6, CPU) == {}
+
+
+def test_a_container_has_less_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "max").write_text("3000\n")
+    (tmp_path / "current").write_text("1000\n")
+    monkeypatch.setattr(resources, "CONTROL_GROUPS", ((str(tmp_path / "max"), str(tmp_path / "current")),))
+    assert free_bytes() == 2000
+    (tmp_path / "max").write_text("max\n")
+    assert free_bytes() > 2000
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_told() -> None:
+    assert choose_device("auto") == CPU
+    with pytest.raises(UsageError, match="device: expected one of 0 GPUs that torch can use, got cuda:1"):
+        choose_device("cuda:1")
+
+
+def test_a_gpu_prepares_large_crops_and_processes_beside_it_small_ones(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, config = torch.device("cuda"), json.loads((bundle / "configs" / "train.json").read_text())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (80 * 10**9, 80 * 10**9))
+    assert plan_cache(find_bundle(bundle), config, 10, gpu) == {}
+    large = config | {"crop_size": [128, 128, 128]}
+    assert plan_cache(find_bundle(bundle), large, 10, gpu) == {"cache_device": "$str(@device)"}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**6, 80 * 10**9))
+    assert plan_cache(find_bundle(bundle), large, 10, gpu) == {}
