@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.bundles import load_network, random_window
+from support.command_line import run_inside
 from support.disk import full_disk
 from tomoseg import TomosegError, find_bundle
 from tomoseg.errors import BackendError, OutputError
@@ -324,18 +323,18 @@ def test_what_is_spread_is_in_order_and_even(items: list[int], count: int) -> No
 
 
 def test_the_command_line(bundle_copy: Path, real_scan: Path) -> None:
-    command = [sys.executable, "-m", "tomoseg", "export", str(bundle_copy), "--format", "torchscript"]
-    done = subprocess.run(
-        [*command, "--calibration", str(real_scan), "--json"], capture_output=True, text=True, check=True
-    )
+    command = ["export", bundle_copy, "--format", "torchscript"]
+    done = run_inside(*command, "--calibration", real_scan, "--json")
+    assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["files"] == [str(bundle_copy / "models" / "model.ts")]
     assert told["mean_dice"] == 1
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = run_inside(*command)
     assert again.returncode == 2
     assert again.stderr.startswith("tomoseg: error: ")
     assert again.stderr.endswith("model.ts: is there already; pass --overwrite to replace it\n")
-    plain = subprocess.run([*command, "--overwrite"], capture_output=True, text=True, check=True)
+    plain = run_inside(*command, "--overwrite")
+    assert plain.returncode == 0, plain.stderr
     assert "compared with PyTorch in fp32 on 2 random windows:" in plain.stdout
     assert "note: checked on random windows" in plain.stdout
 

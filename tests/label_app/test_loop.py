@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from support.command_line import run_inside
 from support.label_server import Server, require_monailabel, running_server
 from tomoseg import Segmenter, read_volume
 from tomoseg.files import sha256
@@ -174,8 +174,7 @@ def test_a_training_that_is_stopped_changes_nothing(server: Server) -> None:
 
 def test_one_command_brings_the_old_weights_back(server: Server, expected: Any) -> None:
     def tomoseg(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tomoseg", "label-app", str(server.app), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        return run_inside("label-app", server.app, *arguments)
 
     listed = tomoseg("--versions")
     assert "version 1, in use, created" in listed.stdout

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -17,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from support.command_line import run_inside
 from support.label_server import Server, free_port, require_monailabel, running_server
 from tomoseg import Segmenter, read_volume
 
@@ -218,11 +217,6 @@ def test_the_log_names_nobody(server: Server, dicom_scan: Path) -> None:
     assert "warning: everybody" not in log
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tomoseg", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
-
 def test_wrong_usage_is_told_in_one_line(server: Server, tmp_path: Path) -> None:
     taken = server.url.rpartition(":")[2]
     (tmp_path / "studies").mkdir()
@@ -231,7 +225,7 @@ def test_wrong_usage_is_told_in_one_line(server: Server, tmp_path: Path) -> None
         (("--studies", tmp_path / "studies", "--port", taken), "cannot listen there"),
         (("--studies", tmp_path / "studies", "-b", "liver"), "bundle 'liver': no such name or folder"),
     ):
-        done = run("label-server", *arguments)
+        done = run_inside("label-server", *arguments)
         assert done.returncode == 2, done.stdout + done.stderr
         assert message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from support.command_line import run_inside
 from tomoseg.errors import BundleError, UsageError
 from tomoseg.files import sha256
 from tomoseg.label_app.folder import AppFolder
@@ -101,17 +102,12 @@ def test_an_app_folder_keeps_its_weights_and_refuses_others(tmp_path: Path, bund
         _ = app.bundles
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tomoseg", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
-
 def test_the_commands(tmp_path: Path) -> None:
-    done = run("label-app", tmp_path / "app", "-b", "hippocampus")
+    done = run_inside("label-app", tmp_path / "app", "-b", "hippocampus")
     assert done.returncode == 0, done.stderr
     assert "serves hippocampus_mr_segmentation" in done.stdout
-    assert run("label-app", tmp_path / "app", "--versions").stdout == (
+    assert run_inside("label-app", tmp_path / "app", "--versions").stdout == (
         "hippocampus_mr_segmentation: version 0, the bundle's own weights, in use\n"
     )
-    assert run("label-app", tmp_path / "app", "--to", 1).returncode == 2
-    assert run("label-app", tmp_path / "app", "-b", "liver").returncode == 2
+    assert run_inside("label-app", tmp_path / "app", "--to", 1).returncode == 2
+    assert run_inside("label-app", tmp_path / "app", "-b", "liver").returncode == 2

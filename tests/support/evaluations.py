@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from support.bundles import ENVIRONMENT
+from support.command_line import run_inside
 from tomoseg.evaluation import Evaluation, Rules, evaluate
 
 NAMES = {1: "liver", 2: "spleen"}
@@ -18,8 +17,7 @@ AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tomoseg", "evaluate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=ENVIRONMENT)
+    return run_inside("evaluate", *arguments, cwd=cwd)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

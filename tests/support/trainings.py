@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from support.command_line import run_inside, run_process
 from tomoseg.planning import Budget, plan_bundle
 
 # one thread: the same sums in the same order, and two processes share two cores
@@ -104,16 +104,10 @@ def tiny_bundle(dataset: Path, folder: Path, steps: int = 3) -> Path:
 
 
 def tomoseg(*arguments: str | Path, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "tomoseg", *map(str, arguments)],
-        cwd=folder,
-        env=ENVIRONMENT | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    """Run the command line, in a process of its own where it needs variables."""
+    if environment:
+        return run_process(*arguments, cwd=folder, **environment)
+    return run_inside(*arguments, cwd=folder)
 
 
 def load(path: Path) -> dict[str, torch.Tensor]:

@@ -1,9 +1,7 @@
-"""The house: style, types, floors, sizes, and the names that others may rely on."""
+"""The house: sizes, the top level, and the names that others may rely on. Style, types and floors: `scripts/test`."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,27 +23,6 @@ PUBLIC_NAMES = {
     "segment_batch",
 }
 SCRIPTS = ("scripts/bench", "scripts/demo", "scripts/test")
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["ruff", "check", "."],
-        ["ruff", "format", "--check", "."],
-        ["mypy"],
-        ["mypy", "--scripts-are-modules", *SCRIPTS],
-    ],
-    ids=" ".join,
-)
-def test_style_and_types(command: list[str], checkout: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=checkout, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_imports_run_one_way(checkout: Path) -> None:
-    lint = Path(sys.executable).with_name("lint-imports")
-    done = subprocess.run([lint, "--no-cache"], cwd=checkout, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
 
 
 def test_the_top_level_is_what_the_design_says(project_files: list[Path]) -> None:

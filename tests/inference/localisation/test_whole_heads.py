@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nibabel.processing import resample_to_output
 from pydicom import dcmread
 
+from support.command_line import run_inside
 from support.heads import colin27, halved, mni152, moved
 from tomoseg import Segmentation, Segmenter, read_volume, segment_batch
 
@@ -28,10 +27,7 @@ BY_HAND = ("left=-26,-22,-10", "right=26,-22,-10")
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tomoseg", "segment", *map(str, arguments), "-b", "hippocampus", "--device", "cpu"]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    return run_inside("segment", *arguments, "-b", "hippocampus", "--device", "cpu")
 
 
 def assert_sides(result: Segmentation, low_ml: float = 2.0, high_ml: float = 5.0) -> None:
