@@ -15,6 +15,7 @@ import pytest
 
 from support.heads import halved, mni152
 from support.label_server import Server, require_monailabel, running_server
+from support.waiting import wait_until
 from tomoseg import Segmentation, Segmenter, read_volume
 
 pytestmark = [pytest.mark.label]
@@ -125,10 +126,7 @@ def test_heads_and_crops_are_scored_segmented_and_trained_on(server: Server, fou
 
     details = run(f"/batch/infer/{NAME}", "batch/infer", images="all")
     assert "2 of 2 images segmented, 0 failed" in details
-    end = time.monotonic() + 30
-    while server.client.info()["datastore"]["label_tags"].get("original", 0) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    wait_until(lambda: server.client.info()["datastore"]["label_tags"].get("original", 0) >= 2, "two label maps")
     np.testing.assert_array_equal(values(server.client.download_label("head", "original")), BACK[found.labels])
 
     for image in ("crop", "head"):

@@ -16,6 +16,7 @@ import pytest
 
 from support.command_line import run_inside
 from support.label_server import Server, require_monailabel, running_server
+from support.waiting import wait_until
 from tomoseg import Segmenter, read_volume
 from tomoseg.files import sha256
 
@@ -159,14 +160,10 @@ def test_training_makes_weights_that_are_used_at_once(
 
 def test_a_training_that_is_stopped_changes_nothing(server: Server) -> None:
     server.client.train_start(NAME, {"max_epochs": 500, "device": "cpu"})
-    end = time.monotonic() + 120
-    while "current_time" not in server.client.info()["train_stats"].get(NAME, {}):
-        assert time.monotonic() < end
-        time.sleep(0.3)
+    wait_until(lambda: "current_time" in server.client.info()["train_stats"].get(NAME, {}), "the training's first step")
     server.client.train_stop()
     assert server.client.train_status()["status"] == "STOPPED"
-    time.sleep(1)
-    assert not server.client.train_status(check_if_running=True)
+    wait_until(lambda: not server.client.train_status(check_if_running=True), "the end of the training")
     assert server.client.info()["train_stats"] == {NAME: {}}
     _, told = server.client.infer(NAME, "calm", {})
     assert told["weights_version"] == 1
@@ -191,10 +188,7 @@ def test_one_command_brings_the_old_weights_back(server: Server, expected: Any) 
 
 def test_a_batch_goes_on_after_a_bad_image(server: Server, studies: Path) -> None:
     shutil.copy(studies / "calm.nii.gz", studies / "late.nii.gz")
-    end = time.monotonic() + 30
-    while server.client.info()["datastore"]["total"] < 6:
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    wait_until(lambda: server.client.info()["datastore"]["total"] >= 6, "the image that came late")
     start(server, f"/batch/infer/{NAME}", {"device": "cpu"}, images="unlabeled")
     task = server.wait_for("batch/infer")
     assert task["status"] == "DONE", task
@@ -202,10 +196,7 @@ def test_a_batch_goes_on_after_a_bad_image(server: Server, studies: Path) -> Non
     assert "cut: failed: " in details
     assert "late: done" in details
     assert "1 failed" in details
-    end = time.monotonic() + 30
-    while server.client.info()["datastore"]["label_tags"].get("original", 0) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    wait_until(lambda: server.client.info()["datastore"]["label_tags"].get("original", 0) >= 2, "two label maps")
     status, _ = server.ask("HEAD", "/datastore/label", image="late", tag="original")
     assert status in (200, 422)  # MONAI Label asks its own clients for another parameter than it reads
     np.testing.assert_array_equal(

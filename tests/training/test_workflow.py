@@ -21,6 +21,7 @@ import torch
 
 from support.disk import full_disk
 from support.trainings import ENVIRONMENT, load, same, tiny_bundle, tomoseg, write_dataset
+from support.waiting import wait_until
 from tomoseg import find_bundle
 from tomoseg.errors import BundleError, OutputError, TrainingError, UsageError
 from tomoseg.training import TrainingOptions, check_data, install, train
@@ -142,9 +143,8 @@ def _kill(place: Path, folder: Path, when: float) -> bool:
     process = subprocess.Popen(
         command(place, folder, "--resume", "-q"), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    deadline = time.monotonic() + 120
-    while not (folder / "fold_0" / "state.pt").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    state = folder / "fold_0" / "state.pt"
+    wait_until(lambda: state.exists() or process.poll() is not None, "the training's state")
     time.sleep(when)
     running = process.poll() is None
     process.send_signal(signal.SIGKILL)
@@ -355,8 +355,8 @@ def test_ctrl_c_tells_how_to_go_on(place: Path, tmp_path: Path) -> None:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what a shell starts with & ignores it
     )
-    while not (tmp_path / "fold_0" / "state.pt").exists() and process.poll() is None:
-        time.sleep(0.05)
+    state = tmp_path / "fold_0" / "state.pt"
+    wait_until(lambda: state.exists() or process.poll() is not None, "the training's state")
     os.kill(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=300)
     assert process.returncode == 130, told
