@@ -12,6 +12,7 @@ import pytest
 
 from support.bundles import dice
 from support.label_server import require_monailabel, running_command
+from support.waiting import wait_until
 from tomoseg import Segmenter, read_volume
 
 pytestmark = [pytest.mark.label]
