@@ -17,6 +17,7 @@ from support.browser import Browser, running_browser
 from support.bundles import BUNDLE_NAME, BUNDLES, CASES, CHECKOUT, DATA, SHARED, Place
 from support.dicoms import write_series
 from support.pages import draw_picture
+from support.tiers import rest_exhaustive
 from tomoseg import Grid
 
 settings.register_profile("any machine", deadline=None)  # a busy one disproves no property
@@ -110,7 +111,7 @@ def bundle(request: pytest.FixtureRequest) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=["checkout", pytest.param("bundle", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=rest_exhaustive(["checkout", "bundle"]))
 def place(request: pytest.FixtureRequest, bundle: Path) -> Place:
     return Place(bundle, CHECKOUT if request.param == "checkout" else bundle)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,12 +24,13 @@ from support.bundles import (
     voxels,
 )
 from support.config_names import check_names
+from support.tiers import rest_exhaustive
 from support.trainings import tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
 from tomoseg.errors import DatasetError, UsageError
 from tomoseg.planning import Budget, plan_bundle
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "decathlon": {},
     "nnunet with an ignore label": {"layout": "nnunet", "names": {"Front": 2, "Back part": 7}, "ignore": True},
     "plain": {"layout": "plain"},
@@ -41,7 +43,7 @@ BUDGET = Budget(4 * 10**9, preset="small")
 def planned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A dataset, and a tiny bundle planned for it, beside each other."""
     folder = tmp_path_factory.mktemp("planned")
-    dataset = write_dataset(folder / "data", **KINDS[request.param])  # type: ignore[arg-type]
+    dataset = write_dataset(folder / "data", **KINDS[request.param])
     return dataset, tiny_bundle(dataset, folder / "phantoms_bundle")
 
 
@@ -109,10 +111,10 @@ def test_metadata_is_valid_and_true(planned: tuple[Path, Path], schema_file: Pat
     place = Place(planned[1], planned[1].parent)
     shutil.copy(schema_file, tmp_path / "schema.json")
     metadata = ("--meta_file", place.path("configs/metadata.json"))
-    printed = place.run("verify_metadata", *metadata, "--filepath", str(tmp_path / "schema.json"), scratch=tmp_path)
+    printed = place.call("verify_metadata", *metadata, "--filepath", str(tmp_path / "schema.json"))
     assert "metadata is verified with no error" in printed
     network = ("--net_id", "network_def", "--config_file", place.configs("inference"))
-    assert "verified with no error" in place.run("verify_net_in_out", *network, *metadata, scratch=tmp_path)
+    assert "verified with no error" in place.call("verify_net_in_out", *network, *metadata)
 
 
 def test_training_and_evaluation_hold_out_the_same_cases(planned: tuple[Path, Path]) -> None:
@@ -132,6 +134,10 @@ def test_training_and_evaluation_hold_out_the_same_cases(planned: tuple[Path, Pa
     assert len(everything) == 6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "planned", rest_exhaustive(sorted(KINDS, key=lambda kind: "nnunet" not in kind), 2), indirect=True
+)
 def test_stock_monai_trains_evaluates_and_infers_and_the_engine_agrees(
     planned: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -162,6 +168,7 @@ def test_stock_monai_trains_evaluates_and_infers_and_the_engine_agrees(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("planned", rest_exhaustive(KINDS), indirect=True)
 def test_two_processes_train_and_score_together(planned: tuple[Path, Path], tmp_path: Path) -> None:
     dataset, bundle = planned
     place = Place(bundle, bundle.parent)
@@ -182,6 +189,7 @@ def test_two_processes_train_and_score_together(planned: tuple[Path, Path], tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("planned", rest_exhaustive(KINDS), indirect=True)
 def test_it_is_exported(planned: tuple[Path, Path], tmp_path: Path) -> None:
     bundle = planned[1]
     place = Place(bundle, bundle.parent)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -57,6 +60,21 @@ class Place:
         )
         assert done.returncode == 0, done.stdout[-4000:]
         return done.stdout
+
+    def call(self, command: str, *arguments: str) -> str:
+        """Run a command of `monai.bundle` in this process, as its own command line reads the arguments."""
+        import fire
+        import monai.bundle
+
+        printed = io.StringIO()
+        logger, handler = logging.getLogger("monai.bundle.scripts"), logging.StreamHandler(printed)
+        logger.addHandler(handler)
+        try:
+            with contextlib.chdir(self.folder), contextlib.redirect_stdout(printed):
+                fire.Fire(getattr(monai.bundle, command), list(arguments))
+        finally:
+            logger.removeHandler(handler)
+        return printed.getvalue()
 
 
 def read_config(bundle: Path, name: str) -> Json:

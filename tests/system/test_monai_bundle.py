@@ -29,6 +29,9 @@ from support.bundles import (
     read_config,
     voxels,
 )
+from support.tiers import rest_exhaustive
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,7 @@ def test_evaluation_scores_what_inference_writes(
 
 @pytest.mark.parametrize(
     "overlays",
-    [
-        ("evaluate", "multi_gpu_evaluate"),
-        pytest.param(("train", "evaluate", "multi_gpu_evaluate"), marks=pytest.mark.slow),
-    ],
+    rest_exhaustive([("evaluate", "multi_gpu_evaluate"), ("train", "evaluate", "multi_gpu_evaluate")]),
     ids="+".join,
 )
 def test_two_processes_score_what_one_does(
@@ -135,7 +135,7 @@ def test_two_processes_score_what_one_does(
     _check_scores(place.bundle, data, segmented, tmp_path / "scores")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_evaluation_runs_as_an_overlay_of_training(
     place: Place, data: Path, segmented: Segmented, tmp_path: Path
 ) -> None:
@@ -204,7 +204,9 @@ def test_network_does_what_the_metadata_says(place: Place, tmp_path: Path) -> No
     assert "data shape of network is verified with no error" in printed
 
 
-@pytest.mark.parametrize("options", [(), ("--key_in_ckpt", "model", "--use_trace", "true")], ids=["script", "trace"])
+@pytest.mark.parametrize(
+    "options", rest_exhaustive([(), ("--key_in_ckpt", "model", "--use_trace", "true")]), ids=["script", "trace"]
+)
 def test_torchscript_export_gives_the_networks_scores(place: Place, options: tuple[str, ...], tmp_path: Path) -> None:
     _export(place, "ckpt_export", tmp_path / "model.ts", *options)
     window = random_window(place.bundle)
@@ -215,7 +217,7 @@ def test_torchscript_export_gives_the_networks_scores(place: Place, options: tup
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--use_trace", "true", "--converter_kwargs", "{'external_data': False}")],
+    rest_exhaustive([(), ("--use_trace", "true", "--converter_kwargs", "{'external_data': False}")]),
     ids=["plain", "one-file"],
 )
 def test_onnx_export_gives_the_networks_scores(place: Place, options: tuple[str, ...], tmp_path: Path) -> None:
