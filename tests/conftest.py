@@ -17,6 +17,7 @@ from support.browser import Browser, running_browser
 from support.bundles import BUNDLE_NAME, BUNDLES, CASES, CHECKOUT, DATA, SHARED, Place
 from support.dicoms import write_series
 from support.pages import draw_picture
+from support.scheduling import pytest_xdist_make_scheduler  # noqa: F401
 from support.tiers import rest_exhaustive
 from tomoseg import Grid
 

@@ -16,12 +16,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from support.tiers import rest_exhaustive
 from tomoseg import Segmenter, segment_batch
 from tomoseg.report import Report
 from tomoseg.segmenter import Prepared
 
 NAME = "hippocampus_mr_segmentation"
-KILLS = 50
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +110,14 @@ def command(scans: Path, out: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="kill -9")
-def test_killed_at_random_moments_it_ends_as_if_it_never_was(scans: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", rest_exhaustive([8, 50]))
+def test_killed_at_random_moments_it_ends_as_if_it_never_was(scans: Path, tmp_path: Path, kills: int) -> None:
     subprocess.run(command(scans, tmp_path / "whole"), check=True, capture_output=True)
     wanted = contents(tmp_path / "whole")
     assert len(wanted) == 6
     chance = random.Random(0)
     out, cut = tmp_path / "out", 0
-    for _ in range(KILLS):
+    for _ in range(kills):
         process = subprocess.Popen(command(scans, out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert process.stdout is not None
         if chance.random() < 0.7:  # most often amid the scans, not in starting
@@ -130,7 +131,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(scans: Path, tmp_pa
             assert content == wanted[name]
         if len(contents(out)) == len(wanted):
             shutil.rmtree(out)
-    assert cut > KILLS // 2
+    assert cut > kills // 2
     done = subprocess.run(command(scans, out), check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert contents(out) == wanted

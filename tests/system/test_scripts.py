@@ -7,10 +7,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nibabel as nib
@@ -38,6 +36,13 @@ def outside() -> dict[str, str]:
 
 
 @pytest.mark.slow
+def test_the_demo_finds_both_hippocampi(checkout: Path, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, checkout / "scripts/demo", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_demo(done.stdout, tmp_path)
+
+
+@pytest.mark.exhaustive
 def test_the_demo_works_on_a_fresh_clone_and_at_once_again(clone: Path) -> None:
     first = subprocess.run(
         [clone / "scripts/demo"], cwd=clone, env=outside(), capture_output=True, text=True, check=False
@@ -45,35 +50,37 @@ def test_the_demo_works_on_a_fresh_clone_and_at_once_again(clone: Path) -> None:
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Making a virtual environment" in first.stdout
 
-    start = time.perf_counter()
     second = subprocess.run(
         [clone / "scripts/demo"], cwd=clone, env=outside(), capture_output=True, text=True, check=True
     )
     assert "environment" not in second.stdout
     assert "Installing" not in second.stdout
-    print(f"the demo's second run took {time.perf_counter() - start:.0f} s")
+    check_demo(second.stdout, clone / "tomoseg_demo")
 
-    (seconds,) = re.findall(r"The whole head took ([0-9.]+) s", second.stdout)
+
+def check_demo(printed: str, folder: Path) -> None:
+    """Check that what the demo printed is what it wrote, and that this is a pair of hippocampi."""
+    (seconds,) = re.findall(r"The whole head took ([0-9.]+) s", printed)
     crowd = os.getloadavg()[0] / (os.cpu_count() or 1)  # others at work on this machine take their share
     assert float(seconds) < 60 * max(1.0, crowd)
-    results = clone / "tomoseg_demo" / "results"
+    results = folder / "results"
     with (results / "statistics.csv").open(newline="") as file:
         volumes = {row["name"]: float(row["volume_ml"]) for row in csv.DictReader(file)}
     labels = nib.load(results / "mni152_seg.nii.gz")
-    scan = nib.load(clone / "tomoseg_demo" / "scans" / "mni152.nii.gz")
+    scan = nib.load(folder / "scans" / "mni152.nii.gz")
     assert labels.shape == scan.shape
     np.testing.assert_array_equal(labels.affine, scan.affine)
     for side, values in (("left", (1, 2)), ("right", (3, 4))):
         volume = volumes[f"{side} hippocampus"]
         assert 2 <= volume <= 5
         assert volume == pytest.approx(volumes[f"{side} anterior"] + volumes[f"{side} posterior"], abs=1e-4)
-        assert re.search(rf"{side} hippocampus +{volume:.2f}", second.stdout)
+        assert re.search(rf"{side} hippocampus +{volume:.2f}", printed)
         centre = apply_affine(labels.affine, np.argwhere(np.isin(labels.get_fdata(), values)).mean(axis=0))
         assert (centre[0] < 0) == (side == "left")
     assert abs(imread(results / "mni152_seg.png")[..., :3].std(axis=-1)).max() > 0.1  # some of it is in colour
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_benchmark_runs_and_all_give_the_same_labels(checkout: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(checkout / "scripts/bench"), "--quick", "--no-nnunet", "--repeat", "1"]
     done = subprocess.run(
@@ -122,36 +129,33 @@ def test_python_is_looked_for_and_its_absence_told(checkout: Path, tmp_path: Pat
     assert done.stderr.startswith("error: expected Python 3.10, 3.11 or 3.12 with its venv module, found none")
 
 
-def test_the_script_for_tests_runs_what_it_is_asked_to(checkout: Path) -> None:
-    script = [sys.executable, str(checkout / "scripts/test")]
-    only_list = ["--collect-only", "-q"]
-    listed = subprocess.run([*script, "tests/test_bundle.py", *only_list], capture_output=True, text=True, check=False)
-    assert listed.returncode == 0, listed.stdout + listed.stderr
-    assert "test_bundle.py::" in listed.stdout
-    slow = subprocess.run(
-        [*script, "--slow", "tests/test_package.py", *only_list], capture_output=True, text=True, check=False
-    )
-    assert "test_the_installed_wheel_segments_a_scan" in slow.stdout
+def run_tests(checkout: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, checkout / "scripts/test", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_modules_whose_tests_die_together_run_one_by_one(checkout: Path, tmp_path: Path) -> None:
-    (tmp_path / "test_first.py").write_text("def test_it(): pass\n")
-    (tmp_path / "test_second.py").write_text(
-        "import os, signal, sys\n"
-        "def test_it():\n"
-        "    if 'test_first' in sys.modules or os.environ.get('ALWAYS'):\n"
-        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
-    )
-    (tmp_path / "test_third.py").write_text("import pytest\n@pytest.mark.slow\ndef test_it(): pass\n")
-    names = [str(tmp_path / f"test_{name}.py") for name in ("first", "second", "third")]
-    command = [sys.executable, str(checkout / "scripts/test"), *names]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(("tier", "found"), [((), (0,)), (("--slow",), (0, 1)), (("--all",), (0, 1, 2))], ids=str)
+def test_each_tier_adds_tests(checkout: Path, tmp_path: Path, tier: tuple[str, ...], found: tuple[int, ...]) -> None:
+    marks = ("", "@pytest.mark.slow\n", "@pytest.mark.exhaustive\n")
+    for index, mark in enumerate(marks):
+        (tmp_path / f"test_{index}.py").write_text(f"import pytest\n{mark}def test_it(): pass\n")
+    done = run_tests(checkout, *tier, tmp_path, "--collect-only", "-q")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("1 passed") == 2
-    told = done.stdout[done.stdout.rindex("pytest died of SIGSEGV") :]  # at the end, with the stack
-    assert names[1] in told
-    assert "Fatal Python error" in told
-    assert "in test_it" in told
-    always = subprocess.run(command, env=os.environ | {"ALWAYS": "1"}, capture_output=True, text=True, check=False)
-    assert always.returncode == signal.SIGSEGV
-    assert always.stdout.count("pytest died of SIGSEGV") == 4  # where it happened and at the end
+    assert [f"test_{index}.py::test_it" in done.stdout for index in range(3)] == [index in found for index in range(3)]
+
+
+def test_a_worker_that_dies_names_its_test_and_the_others_go_on(checkout: Path, tmp_path: Path) -> None:
+    shutil.copy(checkout / "tests/support/scheduling.py", tmp_path / "conftest.py")
+    (tmp_path / "test_first.py").write_text("def test_one(): pass\ndef test_two(): pass\n")
+    (tmp_path / "test_second.py").write_text(
+        "import os, signal\n"
+        "def test_before(): pass\n"
+        "def test_it(): os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "def test_after(): pass\n"
+    )
+    done = run_tests(checkout, tmp_path)
+    assert done.returncode == 1
+    assert "1 failed, 4 passed" in done.stdout
+    assert re.search(r"worker '\w+' crashed while running '\S*test_second.py::test_it'", done.stdout)
+    assert "Fatal Python error: Segmentation fault" in done.stdout + done.stderr
+    assert "in test_it" in done.stdout + done.stderr
