@@ -27,6 +27,7 @@ from tomoseg.threads import choose_threads
 # told each case when it is scored, and how many there are
 OnCase = Callable[[CaseScores, int], None]
 WORST = 6  # cases that are shown
+MAX_AT_ONCE = 4  # cases, if nobody says: a pair of whole bodies takes 1 GB
 MANY = 255  # values, of which label maps rarely have more
 _Future: TypeAlias = "Future[CaseScores]"
 
@@ -70,13 +71,13 @@ def evaluate(
         references: a label map, a folder of them, or a labelled dataset.
         rules: what is scored, and how.
         only_predicted: leave out references that have no prediction; without it, each of them is a case that failed.
-        threads: cases that are compared at once; None as in `Options`.
+        threads: cases that are compared at once; None as in `Options`, at most 4.
         on_case: called after each case.
 
     Raises:
         UsageError: a side is missing or empty, nothing fits together, or the rules name a label that there is not.
     """
-    at_once = choose_threads(threads)
+    at_once = choose_threads(threads) if threads is not None else min(choose_threads(None), MAX_AT_ONCE)
     started = utc_now()
     rules = rules or Rules()
     ours, theirs = Path(predictions), Path(references)
