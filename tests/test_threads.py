@@ -18,6 +18,7 @@ from tomoseg import Segmenter, segment_batch
 from tomoseg.cli import main
 from tomoseg.engine import use_threads
 from tomoseg.errors import UsageError
+from tomoseg.label_app import server
 from tomoseg.threads import choose_threads, stop_spinning, usable_threads
 
 NAME = "hippocampus_mr_segmentation"
@@ -167,6 +168,13 @@ def test_workers_of_ray_share_the_cores(
     command = ["segment", "scan.nii", "-o", str(tmp_path / "out"), "-b", NAME, "--engine", "ray"]
     told = refused(command, "2", monkeypatch, capsys)
     assert told == "--threads: is not for Ray, whose workers share the cores; choose their number with --jobs"
+
+
+def test_processes_of_the_label_server_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(server, "_check_installation", lambda: None)
+    with pytest.raises(UsageError, match="no such folder"):
+        server.serve(str(tmp_path / "none"), None, (), "127.0.0.1", 8000, threads=3)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
 def refused(
