@@ -179,7 +179,9 @@ def start_report(
             "overwrite": overwrite,
             "preview": preview,
         },
-        hardware=describe_hardware([torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]),
+        hardware=describe_hardware(
+            [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())], torch.get_num_threads()
+        ),
         pending=[str(case.input) for case in cases],
     )
 

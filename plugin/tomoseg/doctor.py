@@ -12,6 +12,7 @@ from importlib.util import find_spec
 import torch
 
 import tomoseg
+from tomoseg.engine import use_threads
 from tomoseg.errors import TomosegError, one_line
 from tomoseg.options import Options
 from tomoseg.registry import find_bundle, registered_names
@@ -43,12 +44,13 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at Python, the packages, the devices and every registered bundle (each is loaded once)."""
+    use_threads(None)
     findings = [
         Finding("tomoseg", tomoseg.__version__),
         Finding("Python", f"{platform.python_version()} on {platform.platform()}"),
         *_packages(),
         *(Finding(f"for {use}", package if find_spec(package) else "not installed") for package, use in EXTRAS.items()),
-        Finding("CPU", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}"),
+        Finding("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"),
         Finding("GPU", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none"),
     ]
     names = registered_names()

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from tomoseg.errors import UsageError
+from tomoseg.threads import choose_threads
 
 UNITS = {
     "": 1,
@@ -44,6 +45,7 @@ class Options:
         roi: for a bundle that was trained on crops, where its structures are: for each region "NAME=X,Y,Z" with the
             centre of its box, or "NAME=X,Y,Z,X,Y,Z" with two corners, in RAS+ mm of the scan; or "whole" for scans that
             are such crops. Without it, whole scans are told by their extent, and the structures are looked for.
+        threads: number of threads of the process; None for `OMP_NUM_THREADS`, else for the cores it may use.
 
     Raises:
         UsageError: a value is out of range.
@@ -61,6 +63,7 @@ class Options:
     compile: bool = False
     clean: tuple[str, ...] = ()
     roi: tuple[str, ...] = ()
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:
@@ -72,6 +75,7 @@ class Options:
             raise UsageError(f"clean: expected some of {', '.join(CLEANERS)}, got {self.clean!r}")
         if isinstance(self.roi, str):
             raise UsageError(f"roi: expected a list of places, got one: {self.roi!r}")
+        choose_threads(self.threads)
         _ = self.max_memory_bytes
 
     @property

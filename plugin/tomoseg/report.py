@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 import tomoseg
 from tomoseg.files import atomic_file
+from tomoseg.threads import usable_threads
 
 REPORTED_PACKAGES = (
     "torch", "monai", "openvino", "nibabel", "numpy", "scipy", "pydicom", "highdicom", "SimpleITK", "nilearn",
@@ -250,21 +250,21 @@ class Report:
                 writer.writerows((case.input, *row) for row in _regions(case.location))
 
 
-def describe_hardware(gpus: Sequence[str] = ()) -> dict[str, Any]:
-    """Return "cpu" (its model), "cores" (that this process may use), "memory_bytes" (of the machine) and "gpus".
+def describe_hardware(gpus: Sequence[str] = (), threads: int | None = None) -> dict[str, Any]:
+    """Return "cpu" (its model), "cores" (that this process may use), "memory_bytes" (of the machine), and the rest.
 
     Args:
         gpus: their names, as torch tells them.
+        threads: number of threads that compute.
     """
     import psutil  # 25 ms that `tomoseg --help` need not wait for
 
-    # os.cpu_count() counts cores, too, that a container or a scheduler has given to others
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": _cpu_model(),
-        "cores": cores or 1,
+        "cores": usable_threads(),
         "memory_bytes": int(psutil.virtual_memory().total),
         "gpus": list(gpus),
+        "threads": threads,
     }
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from tomoseg.bundle import Bundle
-from tomoseg.engine import OnWindow, PeakMemory, megabytes, release_unused
+from tomoseg.engine import OnWindow, PeakMemory, megabytes, release_unused, use_threads
 from tomoseg.errors import BundleError, MemoryLimitError, UsageError, VolumeError, one_line
 from tomoseg.geometry import Grid
 from tomoseg.labels import Label, unnamed
@@ -72,6 +72,7 @@ class Segmenter:
         self.bundle = bundle
         self.options = options or Options()
         self.names = bundle.labels
+        use_threads(self.options.threads)
         self._one_is_prepared = threading.Lock()
         self._one_is_predicted = threading.Lock()
         self._one_is_preprocessed = threading.Lock()

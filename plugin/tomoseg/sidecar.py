@@ -16,7 +16,7 @@ from tomoseg.report import UNENCODABLE, CaseReport
 from tomoseg.volumes import files_of
 
 # of the options, what changes how long it takes and not what comes of it
-WITHOUT_EFFECT = {"device", "max_memory", "compile", "skip_empty"}
+WITHOUT_EFFECT = {"device", "max_memory", "compile", "skip_empty", "threads"}
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,6 @@ def test_head_and_neck_organs_that_were_not_contoured_are_left_out(tmp_path: Pat
         (["predictions", "references", "--labels", "liver"], "labels: expected 1=NAME,2=NAME or a JSON file"),
         (["predictions", "references", "-b", "liver"], "bundle 'liver': no such name or folder"),
         (["predictions", "references", "--images", "nowhere"], "nowhere: expected scans, got no NIfTI"),
-        (["predictions", "references", "--jobs", "0"], "jobs"),
         (["predictions"], "Missing argument 'REF'"),
     ],
 )
@@ -252,9 +251,9 @@ def test_a_file_in_the_place_of_the_results_is_kept(tmp_path: Path) -> None:
     assert "expected a folder for the results, got a file" in done.stderr
 
 
-def test_jobs_change_nothing(tmp_path: Path) -> None:
+def test_threads_change_nothing(tmp_path: Path) -> None:
     predictions, references = write_cases(tmp_path, 12)
-    one, three = (evaluate(predictions, references, jobs=jobs) for jobs in (1, 3))
+    one, three = (evaluate(predictions, references, threads=threads) for threads in (1, 3))
     assert [str(case.labels) for case in one.cases] == [str(case.labels) for case in three.cases]
     assert str(one.summaries) == str(three.summaries)
 

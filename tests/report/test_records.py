@@ -182,7 +182,7 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
 
 def test_the_hardware_is_this_machine() -> None:
     found = describe_hardware()
-    assert list(found) == ["cpu", "cores", "memory_bytes", "gpus"]
+    assert list(found) == ["cpu", "cores", "memory_bytes", "gpus", "threads"]
     assert 1 <= found["cores"] <= (os.cpu_count() or 1)
     assert found["memory_bytes"] > 1e8
     assert found["cpu"]

@@ -11,7 +11,7 @@ import torch
 from support.trainings import tiny_bundle, write_dataset
 from tomoseg import find_bundle
 from tomoseg.errors import UsageError
-from tomoseg.training import resources
+from tomoseg.training import TrainingOptions, resources, workflow
 from tomoseg.training.resources import case_bytes, choose_device, free_bytes, plan_cache
 
 CPU = torch.device("cpu")
@@ -77,6 +77,27 @@ def test_a_container_has_less_than_its_machine(tmp_path: Path, monkeypatch: pyte
     assert free_bytes() == 2000
     (tmp_path / "max").write_text("max\n")
     assert free_bytes() > 2000
+
+
+@pytest.mark.parametrize(
+    ("own", "threads", "wanted"),
+    [
+        (0, 3, 0),
+        (8, 3, 3),
+        (2, 3, 2),
+        (8, None, 5),
+        ("$4 + 4 if @cache_device == 'cpu' else 0", 3, 3),
+        ("@steps", 2, 2),
+    ],
+)
+def test_processes_that_prepare_batches_are_as_many_as_threads_at_most(
+    own: int | str, threads: int | None, wanted: int, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow, "usable_threads", lambda: 5)
+    path = bundle_copy / "configs" / "train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_workers": own, "steps": 7}))
+    found = workflow.TrainingWorkflow(find_bundle(bundle_copy), bundle_copy, TrainingOptions(threads=threads), 1)
+    assert found.parser.get_parsed_content("num_workers") == wanted
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")

@@ -23,6 +23,7 @@ from tomoseg.cli.terminal import complain
 from tomoseg.cli.train import train
 from tomoseg.cli.watch import watch
 from tomoseg.errors import TomosegError, one_line
+from tomoseg.threads import stop_spinning
 
 app = typer.Typer(
     help="3D segmentation of CT and MRI with MONAI bundles.",
@@ -41,6 +42,7 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 def main() -> None:
     """Run the command line; whatever a user can mend ends in one line on standard error."""
+    stop_spinning()
     try:
         status = app(standalone_mode=False)
         if status == INTERRUPTED:

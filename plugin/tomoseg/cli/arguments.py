@@ -25,6 +25,12 @@ OutputTypeOption = Annotated[
 ]
 PreviewOption = Annotated[bool, typer.Option("--preview", help="Write a picture (PNG) beside each label map.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Threads; by default OMP_NUM_THREADS, else the cores that it may use.", show_default=False
+    ),
+]
 Command = Callable[..., None]
 
 
@@ -75,6 +81,7 @@ def read_options(
     compile_network: Annotated[
         bool, typer.Option("--compile", help="Let torch compile the network first; pays off for many scans.")
     ] = False,
+    threads: ThreadsOption = None,
 ) -> Options:
     """Return how the network is to be run."""
     return Options(
@@ -90,6 +97,7 @@ def read_options(
         compile=compile_network,
         clean=tuple(clean or ()),
         roi=tuple(roi or ()),
+        threads=threads,
     )
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tomoseg.cli.arguments import BundleOption, QuietOption
+from tomoseg.cli.arguments import BundleOption, QuietOption, ThreadsOption
 from tomoseg.cli.terminal import complain, console
 from tomoseg.errors import UsageError
 from tomoseg.registry import find_bundle
@@ -65,7 +65,7 @@ def evaluate(
     worst: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Show so many of the worst cases; 6 by default.")
     ] = None,
-    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Compare so many cases at once.")] = 1,
+    threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Tell how good label maps are, by references of the same names."""
@@ -98,7 +98,7 @@ def evaluate(
             for remark in case.remarks:
                 print(f"tomoseg: note: {case.prediction}: {remark}", file=sys.stderr, flush=True)
 
-        found = compare(predictions, references, rules, only_predicted=only_predicted, jobs=jobs, on_case=told)
+        found = compare(predictions, references, rules, only_predicted=only_predicted, threads=threads, on_case=told)
         status.update("writing")
         save_evaluation(found, output, images=images, worst=worst)
     for remark in found.remarks:

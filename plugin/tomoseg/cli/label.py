@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tomoseg.cli.arguments import ThreadsOption
 from tomoseg.errors import UsageError
 from tomoseg.registry import find_bundle
 
@@ -73,11 +74,12 @@ def label_server(
         str, typer.Option(help="Address to listen at; other computers reach only what you name.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port.")] = 8000,
+    threads: ThreadsOption = None,
 ) -> None:
     """Start MONAI Label's server with bundles as its models, for 3D Slicer and OHIF."""
     from tomoseg.label_app.server import serve
 
-    serve(studies, app, bundle or (), host, port)
+    serve(studies, app, bundle or (), host, port, threads)
 
 
 def _describe(number: int) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tomoseg.cli.arguments import QuietOption
+from tomoseg.cli.arguments import QuietOption, ThreadsOption
 from tomoseg.cli.terminal import complain, print_note, print_warning
 from tomoseg.errors import DatasetError, MemoryLimitError, OutputError, TrainingError, one_line
 from tomoseg.registry import find_bundle
@@ -59,6 +59,7 @@ def train(
         Path | None,
         typer.Option("-o", "--output", help="For checkpoints; `train` in the bundle if not given.", show_default=False),
     ] = None,
+    threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train a bundle on a labelled dataset, and put the weights into it."""
@@ -90,6 +91,7 @@ def train(
         resume=resume,
         overwrite=overwrite,
         negatives=None if negatives is None else str(negatives),
+        threads=threads,
     )
     quiet = quiet or not is_first()  # of the processes that torchrun starts, one talks
     try:

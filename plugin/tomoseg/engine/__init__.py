@@ -17,6 +17,7 @@ from tomoseg.engine.memory import PeakMemory, is_out_of_memory, megabytes, relea
 from tomoseg.engine.placement import NotRecognisedError, Placement, identity_placement, place
 from tomoseg.engine.recognise import Recipe, recognise_inferer, recognise_postprocessing
 from tomoseg.engine.stream import Limits, OnWindow, Output, segment_streamed
+from tomoseg.engine.threads import use_threads
 from tomoseg.engine.uncertainty import sigmoid_entropy, softmax_entropy
 from tomoseg.engine.windows import place_windows
 
@@ -50,4 +51,5 @@ __all__ = [
     "segment_streamed",
     "sigmoid_entropy",
     "softmax_entropy",
+    "use_threads",
 ]

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
-from tomoseg.errors import MissingExtraError, UsageError
+from tomoseg.errors import MissingExtraError
 from tomoseg.evaluation.case import CaseScores, score_case
 from tomoseg.evaluation.page import write_page
 from tomoseg.evaluation.pairing import Match, case_name, match_cases
@@ -22,10 +22,12 @@ from tomoseg.evaluation.worst import draw_worst, find_images
 from tomoseg.labels import find_ignored, is_ignored
 from tomoseg.preview import require_matplotlib
 from tomoseg.report import utc_now
+from tomoseg.threads import choose_threads
 
 # told each case when it is scored, and how many there are
 OnCase = Callable[[CaseScores, int], None]
 WORST = 6  # cases that are shown
+MAX_AT_ONCE = 4  # cases, if nobody says: a pair of whole bodies takes 1 GB
 MANY = 255  # values, of which label maps rarely have more
 _Future: TypeAlias = "Future[CaseScores]"
 
@@ -56,27 +58,26 @@ def evaluate(
     rules: Rules | None = None,
     *,
     only_predicted: bool = False,
-    jobs: int = 1,
+    threads: int | None = None,
     on_case: OnCase | None = None,
 ) -> Evaluation:
     """Compare predicted label maps with their references, case by case.
 
-    A case that cannot be scored is recorded, and the others go on. So many pairs of label maps as there are jobs are in
-    memory at a time.
+    A case that cannot be scored is recorded, and the others go on. So many pairs of label maps as there are threads
+    are in memory at a time.
 
     Args:
         predictions: a label map, or a folder of them.
         references: a label map, a folder of them, or a labelled dataset.
         rules: what is scored, and how.
         only_predicted: leave out references that have no prediction; without it, each of them is a case that failed.
-        jobs: threads.
+        threads: cases that are compared at once; None as in `Options`, at most 4.
         on_case: called after each case.
 
     Raises:
         UsageError: a side is missing or empty, nothing fits together, or the rules name a label that there is not.
     """
-    if jobs < 1:
-        raise UsageError(f"jobs: expected at least 1, got {jobs}")
+    at_once = choose_threads(threads) if threads is not None else min(choose_threads(None), MAX_AT_ONCE)
     started = utc_now()
     rules = rules or Rules()
     ours, theirs = Path(predictions), Path(references)
@@ -91,7 +92,7 @@ def evaluate(
     lonely += [_without_reference(path, theirs) for path in found.lonely_predictions]
     total = len(pairs) + len(lonely)
     cases = []
-    for case in (*_score(pairs, protocol, jobs), *lonely):
+    for case in (*_score(pairs, protocol, at_once), *lonely):
         cases.append(case)
         if on_case is not None:
             on_case(case, total)
@@ -137,16 +138,16 @@ def save_evaluation(
     write_page(evaluation, shown, folder / "evaluation.html", note)
 
 
-def _score(pairs: Sequence[Match], protocol: Protocol, jobs: int) -> Iterator[CaseScores]:
+def _score(pairs: Sequence[Match], protocol: Protocol, threads: int) -> Iterator[CaseScores]:
     """Yield the scores of each pair, in order."""
-    if jobs == 1:
+    if threads == 1:
         yield from (score_case(pair, protocol) for pair in pairs)
         return
-    with ThreadPoolExecutor(jobs, "tomoseg-evaluate") as pool:
+    with ThreadPoolExecutor(threads, "tomoseg-evaluate") as pool:
         waiting, running = deque(pairs), deque[_Future]()
         try:
             while waiting or running:
-                while waiting and len(running) < jobs:
+                while waiting and len(running) < threads:
                     running.append(pool.submit(score_case, waiting.popleft(), protocol))
                 yield running.popleft().result()
         except BaseException:

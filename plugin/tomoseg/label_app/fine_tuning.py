@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from tomoseg.bundle import CONFIG_SUFFIXES, Bundle
 from tomoseg.configuration import InferenceConfig, literal, root_cause
+from tomoseg.engine import use_threads
 from tomoseg.errors import BundleError, TomosegError, UsageError, one_line
 from tomoseg.label_app.training_cases import TrainingCase
 
@@ -86,6 +87,7 @@ def fine_tune(
     Raises:
         BundleError: the bundle has no train config, its config fails, or what it trains does not fit its network.
     """
+    use_threads(None)
     workflow = _open(bundle, folder)
     parser = workflow.parser
     _override(parser, bundle, cases, held_out, recipe, folder)

@@ -14,11 +14,14 @@ from platformdirs import user_data_path
 
 from tomoseg.errors import MissingExtraError, UsageError, one_line
 from tomoseg.label_app.folder import AppFolder
+from tomoseg.threads import choose_threads
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(studies: str, app: Path | None, bundles: Sequence[str], host: str, port: int) -> None:
+def serve(
+    studies: str, app: Path | None, bundles: Sequence[str], host: str, port: int, threads: int | None = None
+) -> None:
     """Serve until the process is stopped.
 
     Args:
@@ -28,12 +31,15 @@ def serve(studies: str, app: Path | None, bundles: Sequence[str], host: str, por
         bundles: what is served; the app's own, or all that are registered, if there are none.
         host: address to listen at.
         port: TCP port.
+        threads: as in `Options`, of the server and of each process that it starts.
 
     Raises:
         MissingExtraError: MONAI Label is not installed.
-        UsageError: the studies are not there, or the port is taken.
+        UsageError: the studies are not there, the port is taken, or `threads` is below 1.
         BundleError: a bundle is unknown or unusable.
     """
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(choose_threads(threads))
     _check_installation()
     remote = studies.startswith(("http://", "https://"))
     if not remote and not Path(studies).is_dir():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+
+from tomoseg.threads import choose_threads
 
 # (pictures, pixels across): a preview has 1080, which take about 65 kB; 540 take 22 kB, 270 take 7 kB. A browser would
 # have to hold too much beyond these numbers.
@@ -29,7 +30,7 @@ def embed(paths: Sequence[str | None]) -> list[str]:
     if not count or not across:
         return [""] * len(paths)
     # Pillow lets other threads work while it decodes the PNG, which takes 7 ms of a picture's 9
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(choose_threads(None)) as pool:
         return list(pool.map(lambda path: _encode(path, across) if path else "", paths))
 
 

@@ -70,7 +70,7 @@ def segment_cases_on_ray(
         BundleError, MissingExtraError, OutputError: nothing can be segmented, or written.
     """
     refuse_what_cannot_be(cases, options, preview)
-    refuse_what_ray_cannot_give(options.device, jobs)
+    refuse_what_ray_cannot_give(options, jobs)
     config = InferenceConfig(bundle, torch.device("cpu"), options.overlap)
     checkpoints = hash_weights(weights_in_use(config, options))
     report = start_report(bundle, checkpoints, options, cases, overwrite=overwrite, preview=preview)
@@ -85,13 +85,12 @@ def segment_cases_on_ray(
             with staging_folder(mark_in) as mark:  # only machines that share the output folder see what is new in it
                 order = Order(
                     bundle=bundle,
-                    options=replace(options, device="cuda" if share.gpus else "cpu"),
+                    options=replace(options, device="cuda" if share.gpus else "cpu", threads=share.cpus),
                     overwrite=overwrite,
                     preview=preview,
                     measure=measure,
                     folder=Path.cwd(),
                     shared=(mark, bundle.root.absolute(), *_an_input(cases)),
-                    cpus=share.cpus,
                 )
                 in_flight = IN_FLIGHT if options.max_memory is None else 1  # what else is in memory would break a limit
                 actors = _actors(ray, share, order, in_flight)

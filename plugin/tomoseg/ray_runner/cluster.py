@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from tomoseg.errors import MissingExtraError, TomosegError, UsageError, one_line, shorten
-from tomoseg.report import describe_hardware
+from tomoseg.options import Options
 from tomoseg.silence import quiet
+from tomoseg.threads import usable_threads
 
 OBJECT_STORE_BYTES = 100_000_000  # only reports travel; Ray's own choice is a third of the memory
 REACH_S = 10.0
@@ -69,7 +70,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
                     _init(
                         ray,
                         address="local",
-                        num_cpus=describe_hardware()["cores"],
+                        num_cpus=usable_threads(),
                         num_gpus=0 if device == "cpu" else torch.cuda.device_count(),
                         include_dashboard=False,
                         object_store_memory=OBJECT_STORE_BYTES,
@@ -93,10 +94,14 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def refuse_what_ray_cannot_give(device: str, jobs: int | None) -> None:
-    """Raise UsageError for a device or a number of workers that no cluster has."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"device: expected auto, cpu or cuda with Ray, which chooses the GPU itself, got {device!r}")
+def refuse_what_ray_cannot_give(options: Options, jobs: int | None) -> None:
+    """Raise UsageError for options that are for one machine, and for a number of workers that no cluster has."""
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"device: expected auto, cpu or cuda with Ray, which chooses the GPU itself, got {options.device!r}"
+        )
+    if options.threads is not None:
+        raise UsageError("--threads: is not for Ray, whose workers share the cores; choose their number with --jobs")
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs: expected a number of workers, at least 1, got {jobs}")
 

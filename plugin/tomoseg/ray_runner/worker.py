@@ -30,11 +30,10 @@ class Order:
 
     Args:
         bundle: the bundle, whose folder is at the same path on every machine.
-        options: as the user asked for them, with the device of the workers.
+        options: as the user asked for them, with the device and the threads of the workers.
         overwrite, preview, measure: as for `segment_batch`.
         folder: where relative paths start.
         shared: paths that must be there.
-        cpus: threads for each worker.
     """
 
     bundle: Bundle
@@ -44,7 +43,6 @@ class Order:
     measure: bool
     folder: Path
     shared: tuple[Path, ...]
-    cpus: int
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,6 @@ class Worker:
         for path in order.shared:
             if not path.exists():
                 return Started(machine, f"{path}: not there; expected a folder that all machines share, at one path")
-        torch.set_num_threads(order.cpus)
         try:
             self._segmenter = segmenter = Segmenter(order.bundle, order.options)
             run = hash_run(order.bundle, segmenter.checkpoint_sha256, order.options, segmenter.precision)
@@ -115,7 +112,7 @@ class Worker:
             device=segmenter.device,
             backend=segmenter.backend,
             precision=segmenter.precision,
-            hardware=describe_hardware(gpus),
+            hardware=describe_hardware(gpus, torch.get_num_threads()),
         )
 
     def segment(self, case: Case) -> Done:

@@ -117,12 +117,13 @@ def cross_validate(
     target = folder / "cross_validation"
     weights = [fold.weights for fold in folds]
     average_weights(weights, target / "average.pt")
+    run = Options(device=options.device, threads=options.threads)
     pairs = _spread([_pair_of(dataset, case) for fold in folds for case in fold.held_out])
     with TemporaryDirectory() as place:  # what an earlier run put into the bundle's config counts for nothing
         single = write_single(bundle, config, Path(place) / bundle.root.name)
-        rows = _predict_held_out(single, dataset, folds, options.device, target / "predictions", scorer, hidden)
-        together = _mean_dice(single, weights, pairs, options.device, scorer)
-        alone = _mean_dice(single, [target / "average.pt"], pairs, options.device, scorer)
+        rows = _predict_held_out(single, dataset, folds, run, target / "predictions", scorer, hidden)
+        together = _mean_dice(single, weights, pairs, run, scorer)
+        alone = _mean_dice(single, [target / "average.pt"], pairs, run, scorer)
     plain = mean_of_labels([row.plain for row in rows])
     largest = mean_of_labels([row.largest for row in rows])
     chosen = {
@@ -165,7 +166,7 @@ def _predict_held_out(
     bundle: Bundle,
     dataset: Dataset,
     folds: Sequence[Trained],
-    device: str,
+    options: Options,
     folder: Path,
     scorer: Scorer,
     hidden: bool,
@@ -174,7 +175,7 @@ def _predict_held_out(
     with TrainingMonitor("cases held out", hidden) as monitor:
         monitor.begin(0, 1, sum(len(fold.held_out) for fold in folds))
         for fold in folds:
-            segmenter = Segmenter(bundle, Options(device=device, checkpoints=(str(fold.weights),)))
+            segmenter = Segmenter(bundle, replace(options, checkpoints=(str(fold.weights),)))
             for case in fold.held_out:
                 pair = _pair_of(dataset, case)
                 result = segmenter(pair.source)
@@ -200,12 +201,14 @@ def _spread(pairs: list[Pair]) -> list[Pair]:
     return pairs[::step]
 
 
-def _mean_dice(bundle: Bundle, weights: Sequence[Path], pairs: Sequence[Pair], device: str, scorer: Scorer) -> float:
+def _mean_dice(
+    bundle: Bundle, weights: Sequence[Path], pairs: Sequence[Pair], options: Options, scorer: Scorer
+) -> float:
     """Return the mean over the labels of the mean Dice over the cases.
 
     Every case was seen by all folds but one, so this compares, and measures nothing.
     """
-    segmenter = Segmenter(bundle, Options(device=device, checkpoints=tuple(map(str, weights))))
+    segmenter = Segmenter(bundle, replace(options, checkpoints=tuple(map(str, weights))))
     means = mean_of_labels([scorer.score(segmenter(pair.source).labels, pair)[0] for pair in pairs])
     known = [mean for mean in means if not math.isnan(mean)]
     if not known:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tomoseg.errors import UsageError
+from tomoseg.threads import choose_threads
 
 EVERY = "all"  # fold after fold
 NONE = "none"  # no case is held out
@@ -26,6 +27,7 @@ class TrainingOptions:
         overwrite: begin anew where an earlier run has left something, and replace the bundle's weights.
         negatives: folder of scans that hold none of the labels, to be trained on as such.
         unlabelled: scans without label map to learn from, too; sound ones, see `check_unlabelled`.
+        threads: as in `Options`; and at most as many processes beside it prepare batches.
 
     Raises:
         UsageError: a value is out of range, or two do not go together.
@@ -40,6 +42,7 @@ class TrainingOptions:
     overwrite: bool = False
     negatives: str | None = None
     unlabelled: tuple[Path, ...] = ()
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.fold, str) and self.fold not in (NONE, VALIDATION):
@@ -54,6 +57,7 @@ class TrainingOptions:
             self.device.startswith("cuda:") and self.device[5:].isdigit()
         ):
             raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {self.device}")
+        choose_threads(self.threads)
         if self.resume and self.overwrite:
             raise UsageError("--resume and --overwrite: choose one")
 

@@ -13,6 +13,7 @@ import psutil
 
 from tomoseg.bundle import Bundle
 from tomoseg.datasets import Dataset, read_dataset
+from tomoseg.engine import use_threads
 from tomoseg.errors import UsageError
 from tomoseg.files import atomic_file, sha256
 from tomoseg.inspection import require_negatives, require_trainable
@@ -107,6 +108,7 @@ def train(
         TrainingError: it cannot go on; what was saved is kept.
         OutputError: the last state cannot be written.
     """
+    use_threads(options.threads)
     saved = folder / STATE
     state = load_state(saved) if options.resume and saved.is_file() else None
     if state is None and saved.is_file() and not options.overwrite:

@@ -17,6 +17,7 @@ from tomoseg.configuration import literal, root_cause
 from tomoseg.engine import is_out_of_memory
 from tomoseg.errors import BundleError, DatasetError, MemoryLimitError, TomosegError, UsageError, one_line
 from tomoseg.files import sha256
+from tomoseg.threads import usable_threads
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.resources import choose_device, plan_cache
 from tomoseg.training.unlabelled import hash_scans
@@ -86,6 +87,9 @@ class TrainingWorkflow:
             overrides["unlabelled_files"] = (
                 f"$[{', '.join(literal(str(p.absolute()))[1:] for p in options.unlabelled)}]"
             )
+        if "num_workers" in raw:  # the config may count cores that are not this process's
+            own = str(raw["num_workers"]).removeprefix("$")
+            overrides["num_workers"] = f"$min({own}, {options.threads or usable_threads()})"
         overrides |= plan_cache(bundle, raw, cases, self.device, len(options.unlabelled))
         with self._told("cannot be built"):
             self._workflow = ConfigWorkflow(
