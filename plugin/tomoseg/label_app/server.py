@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 
-from tomoseg.errors import MissingExtraError, UsageError, one_line
+from tomoseg.errors import MissingPackageError, UsageError, one_line
 from tomoseg.label_app.folder import AppFolder
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -30,7 +30,7 @@ def serve(studies: str, app: Path | None, bundles: Sequence[str], host: str, por
         port: TCP port.
 
     Raises:
-        MissingExtraError: MONAI Label is not installed.
+        MissingPackageError: MONAI Label is not installed.
         UsageError: the studies are not there, or the port is taken.
         BundleError: a bundle is unknown or unusable.
     """
@@ -85,7 +85,7 @@ def _check_installation() -> None:
     try:
         import monailabel  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("monailabel", "label") from error
+        raise MissingPackageError("monailabel", "label") from error
 
 
 def _check_port(host: str, port: int) -> None:
