@@ -24,7 +24,7 @@ PUBLIC_NAMES = {
     "registered_names",
     "segment_batch",
 }
-SCRIPTS = ("scripts/bench", "scripts/demo", "scripts/test")
+SCRIPTS = ("scripts/bench", "scripts/demo", "scripts/lock", "scripts/offline_kit", "scripts/test")
 
 
 @pytest.mark.parametrize(
