@@ -1,6 +1,7 @@
-"""The project's own virtual environment, `.venv`: made on the first use, kept afterwards.
+"""The project's virtual environments, made on the first use and kept: `.venv`, and `.venv-label` for MONAI Label.
 
-Runs under any Python 3, with the standard library only, because it looks for the Python that the project needs.
+Each has the pinned torch, the versions of a lock (`scripts/lock` writes both), and the checkout.
+This module runs under any Python 3, with the standard library only, because it looks for the Python that fits.
 """
 
 import hashlib
@@ -12,67 +13,82 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-VERSIONS = ((3, 12), (3, 11), (3, 10))
-# pinned, so that everybody who runs the scripts computes with the same build
+PYTHON = Path("Scripts/python.exe" if os.name == "nt" else "bin/python")
+LOCK = ROOT / "scripts" / "constraints.txt"
+LOCK_LABEL = ROOT / "scripts" / "constraints-label.txt"
+NAMES = ("python3.11", "python3.12", "python3.13", sys.executable, "python3", "python")
+OLDEST, ANY, BELOW_LABEL = (3, 11), (4,), (3, 13)  # MONAI Label 0.8.5 needs numpy 1, which has no wheels for 3.13
+# pinned, so that all who run the scripts compute with the same build; in no lock, since the build for CPUs differs
 TORCH = "torch==2.13.0"
+PIP = "pip>=25.1"  # the first that knows --group
 
 
-def enter(extra: str) -> None:
-    """Go on inside `.venv` with the extra of pyproject.toml installed; the calling script is started anew in there."""
-    stamp = VENV / f".tomoseg-{extra}"
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + TORCH.encode()).hexdigest()
-    if not _works(PYTHON) or not stamp.is_file() or stamp.read_text() != wanted:
-        _install(extra)
-        stamp.write_text(wanted)
+def enter() -> None:
+    """Continue inside `.venv`: make it where needed, and restart the calling script in it."""
+    python = _with_lock(VENV, LOCK, ANY)
     if Path(sys.prefix).resolve() != VENV.resolve():
-        arguments = [str(PYTHON), *sys.argv]
+        arguments = [str(python), *sys.argv]
         if os.name == "nt":  # exec returns to the shell at once there
             sys.exit(subprocess.call(arguments))
-        os.execv(PYTHON, arguments)
+        os.execv(python, arguments)
+
+
+def label() -> Path:
+    """Return the Python of `.venv-label`, which has MONAI Label and the older versions that it needs."""
+    return _with_lock(ROOT / ".venv-label", LOCK_LABEL, BELOW_LABEL)
 
 
 def separate(name: str, *packages: str) -> Path:
-    """Return the Python of an environment of its own, `.venv-NAME`, for packages that would disturb the project's."""
-    folder = ROOT / f".venv-{name}"
-    python = folder / PYTHON.relative_to(VENV)
+    """Return the Python of `.venv-NAME`, which has the pinned torch and these packages, and not the checkout."""
+    return make(ROOT / f".venv-{name}", " ".join(packages), ANY, [TORCH], [*packages])
+
+
+def make(folder: Path, wanted: str, below: "tuple[int, ...]", *steps: "list[str]") -> Path:
+    """Make a virtual environment where there is none as wanted, and return its Python.
+
+    Args:
+        folder: of the environment.
+        wanted: a text that changes with what is installed.
+        below: version of Python, excluded.
+        steps: arguments of `pip install`, one call after the other.
+    """
+    python = folder / PYTHON
     stamp = folder / ".tomoseg"
-    wanted = " ".join((TORCH, *packages))
-    if any(package.startswith(str(ROOT)) for package in packages):
-        wanted += f" of {hashlib.sha256((ROOT / 'pyproject.toml').read_bytes()).hexdigest()[:8]}"
-    if not _works(python) or not stamp.is_file() or stamp.read_text() != wanted:
-        print(f"Making {folder} with {wanted} …", flush=True)
+    wanted = hashlib.sha256(f"{TORCH} {wanted}".encode()).hexdigest()
+    works = _works(str(python), below)
+    if works and stamp.is_file() and stamp.read_text() == wanted:
+        return python
+    print(f"Making the virtual environment {folder.name}; the first time takes some minutes …", flush=True)
+    if not works:
         shutil.rmtree(folder, ignore_errors=True)
-        _run([_find_python(), "-m", "venv", str(folder)])
-        _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", TORCH, *packages])
-        stamp.write_text(wanted)
+        _run([_find_python(below), "-m", "venv", str(folder)])
+    for step in (["--upgrade", PIP], *steps):
+        _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *step])
+    stamp.write_text(wanted)
     return python
 
 
-def _install(extra: str) -> None:
-    if not _works(PYTHON):
-        print(f"Making a virtual environment in {VENV} …", flush=True)
-        shutil.rmtree(VENV, ignore_errors=True)
-        _run([_find_python(), "-m", "venv", str(VENV)])
-    print(f"Installing tomoseg[{extra}] and what it needs; the first time takes a minute or more …", flush=True)
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _run([*pip, TORCH, "--editable", f"{ROOT}[{extra}]"])
+def _with_lock(folder: Path, lock: Path, below: "tuple[int, ...]") -> Path:
+    locked = ["--no-deps", "--require-hashes", "--requirement", str(lock)]
+    checkout = ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
+    wanted = (ROOT / "pyproject.toml").read_text("utf-8") + lock.read_text("utf-8")
+    return make(folder, wanted, below, [TORCH], locked, checkout)
 
 
-def _find_python() -> str:
-    names = [sys.executable, *(f"python{major}.{minor}" for major, minor in VERSIONS), "python3", "python"]
-    for name in names:
+def _find_python(below: "tuple[int, ...]") -> str:
+    for name in NAMES:
         found = shutil.which(name)
-        if found and _works(Path(found)):
+        if found and _works(found, below):
             return found
-    sys.exit("error: expected Python 3.10, 3.11 or 3.12 with its venv module, found none; install one of them first")
+    newest = "" if below == ANY else f" and below {'.'.join(map(str, below))}"
+    sys.exit(f"error: expected Python 3.11 or newer{newest} with its venv module; found none. Install it first")
 
 
-def _works(python: Path) -> bool:
-    """Tell whether a Python starts, is of a supported version, and can make virtual environments."""
-    code = f"import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in {VERSIONS})"
+def _works(python: str, below: "tuple[int, ...]") -> bool:
+    """Tell whether a Python starts, is of a version that fits, and can make virtual environments."""
+    code = f"import sys, venv, ensurepip; sys.exit(not {OLDEST} <= sys.version_info < {below})"
     try:
-        return subprocess.run([str(python), "-c", code], capture_output=True, check=False).returncode == 0
+        return subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
 

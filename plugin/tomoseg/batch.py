@@ -20,11 +20,10 @@ from tomoseg.cases import Case, plan_cases, refuse_entropy_clashes
 from tomoseg.configuration import root_cause
 from tomoseg.delivery import Delivery
 from tomoseg.engine import is_out_of_memory
-from tomoseg.errors import MemoryLimitError, MissingExtraError, OutputError, TomosegError, one_line
+from tomoseg.errors import MemoryLimitError, MissingPackageError, OutputError, TomosegError, one_line
 from tomoseg.files import remove_stale, sha256
 from tomoseg.interruption import PostponedInterrupt
 from tomoseg.options import Options
-from tomoseg.preview import require_matplotlib
 from tomoseg.report import CaseReport, Report, describe_hardware, utc_now
 from tomoseg.segmentation import Segmentation
 from tomoseg.segmenter import Prepared, Segmenter
@@ -86,7 +85,7 @@ def segment_batch(
 
     Raises:
         UsageError: as for `plan_cases`.
-        MissingExtraError: what a preview or the output type needs is not installed.
+        MissingPackageError: what the output type needs is not installed.
     """
     cases = plan_cases(inputs, output, output_type, series, segmenter.bundle.input_channels)
     return segment_cases(
@@ -116,7 +115,7 @@ def segment_cases(
     Args:
         follow: as for `Delivery`.
     """
-    refuse_what_cannot_be(cases, segmenter.options, preview)
+    refuse_what_cannot_be(cases, segmenter.options)
     report = start_report(
         segmenter.bundle, segmenter.checkpoint_sha256, segmenter.options, cases, overwrite=overwrite, preview=preview
     )
@@ -134,13 +133,11 @@ def segment_cases(
         report.backend = segmenter.backend  # known for sure once a network was compiled
 
 
-def refuse_what_cannot_be(cases: Sequence[Case], options: Options, preview: bool) -> None:
-    """Raise MissingExtraError or UsageError if what was asked of a batch cannot be, whatever its scans are."""
-    if preview:
-        require_matplotlib()
+def refuse_what_cannot_be(cases: Sequence[Case], options: Options) -> None:
+    """Raise MissingPackageError or UsageError if what was asked of a batch cannot be, whatever its scans are."""
     for package in {package for case in cases for package in case.kind.packages}:
         if find_spec(package) is None:
-            raise MissingExtraError(package, "dicom")
+            raise MissingPackageError(package)
     if options.uncertainty:
         refuse_entropy_clashes(cases)
 
@@ -311,7 +308,7 @@ def _overlapped(
 
 
 def _prepare(segmenter: Segmenter, delivery: Delivery, case: Case) -> CaseReport | tuple[Prepared, str]:
-    if case.kind.packages and case.input.is_file() and has_suffix(case.input.name, VOLUME_SUFFIXES):
+    if case.kind.of_series and case.input.is_file() and has_suffix(case.input.name, VOLUME_SUFFIXES):
         raise OutputError(f"{case.input}: expected a DICOM series, for {case.kind.name} refers to one")
     scan = ""
     if case.resumable:

@@ -55,16 +55,27 @@ class WorkerError(TomosegError, RuntimeError):
     """A worker of a batch that cannot do its part. Its machine stands first in the message."""
 
 
-class MissingExtraError(TomosegError, ImportError):
-    """An optional package is not installed.
+class MissingPackageError(TomosegError, ImportError):
+    """A package is not installed: that of an extra, or one that a platform may lack.
 
     Args:
         package: the package that failed to import.
-        extra: the extra of tomoseg that brings it.
+        extra: the extra of tomoseg that brings it; none where tomoseg itself needs the package.
     """
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; install it with: pip install 'tomoseg[{extra}]'")
+    def __init__(self, package: str, extra: str = "") -> None:
+        super().__init__(f"{package} is not installed; install it with: {advise(package, extra)}")
+
+
+def advise(package: str, extra: str = "") -> str:
+    """Return the command that installs a package, quoted for the shell.
+
+    Args:
+        package: its name, with versions or without.
+        extra: the extra of tomoseg that brings it; none where tomoseg itself needs the package.
+    """
+    wanted = f"tomoseg[{extra}]" if extra else package
+    return f'pip install "{wanted}"' if set(wanted) & set("[<>=!~*; ") else f"pip install {wanted}"
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

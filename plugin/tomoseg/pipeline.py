@@ -154,7 +154,7 @@ class Pipeline:
 
         Raises:
             VolumeError: there is nothing in the volume that could be cleaned.
-            MissingExtraError: a library for it is not installed.
+            MissingPackageError: a library for it is not installed.
         """
         if not self._cleaners:
             return volume

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 
-from tomoseg.errors import MissingExtraError
 from tomoseg.files import atomic_file
 from tomoseg.geometry import Grid
 from tomoseg.labels import Label
@@ -22,16 +20,6 @@ PLANES = (
     ("coronal", 1, (0, 2), ("L", "R")),
     ("sagittal", 0, (1, 2), ("P", "A")),
 )
-
-
-def require_matplotlib() -> None:
-    """Make sure that pictures can be drawn.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    if find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "preview")
 
 
 def save_preview(

@@ -99,7 +99,7 @@ class Segmentation:
         Raises:
             UsageError: the path does not fit the output type.
             OutputError: the scan was not read from DICOM and the type refers to it, or the file cannot be written.
-            MissingExtraError: a package for DICOM is not installed.
+            MissingPackageError: a package for DICOM is not installed.
         """
         target = Path(path)
         kind = choose_output_type(output_type, target).name

@@ -295,7 +295,8 @@ class Segmenter:
                 "the config lacks an Invertd that undoes its preprocessing"
             )
         largest = max(self.names, default=int(array.max(initial=0)))
-        labels = array.astype(np.uint8 if largest <= 255 or array.ndim == 4 else np.uint16, copy=False)
+        kind: type[np.unsignedinteger[Any]] = np.uint8 if largest <= 255 or array.ndim == 4 else np.uint16
+        labels = array.astype(kind, copy=False)
         if not np.array_equal(labels, array):
             raise BundleError(f"{where}: expected whole label numbers, got others, e.g. {array.max():g}")
         return labels

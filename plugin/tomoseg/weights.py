@@ -40,7 +40,7 @@ def weights_in_use(config: InferenceConfig, options: Options) -> list[Weights]:
 
     Raises:
         BundleError: a file is missing, or a network in int8 was not made from the weights that it stands for.
-        MissingExtraError: there is int8, and OpenVINO is not installed.
+        MissingPackageError: there is int8, and OpenVINO is not installed.
     """
     paths = [Path(path) for path in options.checkpoints] or config.checkpoints
     return [_find(config, path, asks_for_int8(options)) for path in paths]

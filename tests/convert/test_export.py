@@ -287,8 +287,8 @@ def test_missing_packages_are_told(format_name: str, tmp_path: Path, monkeypatch
     kind = FORMATS[format_name]
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     if kind.packages:
-        extra = "tensorrt" if format_name == "tensorrt" else "export"
-        with pytest.raises(TomosegError, match=rf"{kind.packages[0]} is not installed; .*'tomoseg\[{extra}\]'"):
+        advice = {"tensorrt": r'"tomoseg\[tensorrt\]"', "openvino": "openvino"}.get(format_name, r'"tomoseg\[export\]"')
+        with pytest.raises(TomosegError, match=rf"{kind.packages[0]} is not installed; .*pip install {advice}$"):
             export_bundle(find_bundle("hippocampus"), format_name, tmp_path / f"net{kind.suffix}")
     else:
         kind.require()

@@ -159,7 +159,7 @@ def test_names_are_shown_and_never_run(browser: Browser, evaluation: Evaluation,
     hostile = replace(
         evaluation, cases=cases, summaries=summaries, protocol=protocol, remarks=(HOSTILE,), predictions=Path(HOSTILE)
     )
-    write_page(hostile, [], tmp_path / "page.html", HOSTILE)
+    write_page(hostile, [], tmp_path / "page.html")
     browser.open(tmp_path / "page.html")
     assert browser.evaluate("window.hacked") is None
     assert browser.complaints() == []
@@ -210,17 +210,6 @@ def test_a_picture_of_a_file_that_has_gone_is_left_out(tmp_path: Path) -> None:
     (predictions / "missed_seg.nii.gz").unlink()
     worst = draw_worst(found, 2, {})
     assert {one.case.name: bool(one.picture) for one in worst} == {"missed": False, "invented": True}
-
-
-def test_without_matplotlib_the_page_says_why_it_has_no_pictures(
-    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tomoseg.evaluation.run.find_spec", lambda name: None)
-    monkeypatch.setattr("tomoseg.preview.find_spec", lambda name: None)
-    save_evaluation(evaluation, tmp_path)
-    assert "matplotlib is not installed" in (tmp_path / "evaluation.html").read_text()
-    with pytest.raises(TomosegError, match="matplotlib is not installed"):
-        save_evaluation(evaluation, tmp_path, worst=1)
 
 
 @given(

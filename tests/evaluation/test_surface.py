@@ -186,11 +186,11 @@ def test_a_distance_of_just_the_tolerance_is_within_it() -> None:
     assert score_surfaces(prediction, reference, np.diag([0.7, 1, 1]), 2.0).nsd == 0
 
 
-def test_without_edt_the_numbers_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_finds_the_same_as_the_transform(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = np.zeros((20, 20, 20), np.bool_), np.zeros((20, 20, 20), np.bool_)
     pair[0][::2, ::2, ::2], pair[1][10:12, 10, 10] = True, True
     wanted = score_surfaces(*pair, np.diag([1.0, 1.0, 2.0]), 1.5)
-    monkeypatch.setattr(surface, "_has_edt", lambda: False)
+    monkeypatch.setattr(surface, "VOXELS_PER_POINT", 0)
     monkeypatch.setattr(surface, "_transform", None)
     assert_close(score_surfaces(*pair, np.diag([1.0, 1.0, 2.0]), 1.5), wanted, 1e-6)
 

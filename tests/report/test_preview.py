@@ -11,9 +11,9 @@ from matplotlib.image import imread
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from support.strategies import ORIENTATIONS
-from tomoseg import Grid, TomosegError
+from tomoseg import Grid
 from tomoseg.labels import Label
-from tomoseg.preview import require_matplotlib, save_preview
+from tomoseg.preview import save_preview
 
 LABELS = (Label(1, "anterior", (31, 119, 180)), Label(2, "posterior", (255, 127, 14)))
 
@@ -57,12 +57,3 @@ def test_a_scan_without_anything_still_has_a_picture(tmp_path: Path) -> None:
     empty = np.zeros((5, 6, 7), "uint8")
     save_preview(tmp_path / "empty.png", empty.astype("float32"), empty, Grid(empty.shape, np.eye(4)), LABELS)
     assert imread(tmp_path / "empty.png").shape[2] == 4
-
-
-def test_a_missing_matplotlib_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    require_matplotlib()
-    monkeypatch.setattr("tomoseg.preview.find_spec", lambda name: None)
-    with pytest.raises(
-        TomosegError, match=r"matplotlib is not installed; install it with: pip install 'tomoseg\[preview\]'"
-    ):
-        require_matplotlib()

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from dataclasses import asdict, fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def test_the_hardware_is_this_machine() -> None:
 
 def test_a_report_knows_when_it_began() -> None:
     began = datetime.fromisoformat(make_report().started)
-    assert abs((datetime.now(timezone.utc) - began).total_seconds()) < 60
+    assert abs((datetime.now(UTC) - began).total_seconds()) < 60
     assert datetime.fromisoformat(utc_now()) >= began
 
 

@@ -22,7 +22,7 @@ PUBLIC_NAMES = {
     "registered_names",
     "segment_batch",
 }
-SCRIPTS = ("scripts/bench", "scripts/demo", "scripts/test")
+SCRIPTS = ("scripts/bench", "scripts/demo", "scripts/lock", "scripts/offline_kit", "scripts/test")
 
 
 def test_the_top_level_is_what_the_design_says(project_files: list[Path]) -> None:

@@ -12,7 +12,7 @@ from monai.config import KeysCollection
 from numpy.typing import NDArray
 
 from tomoseg.cleaning.cleaner import FiniteCleaner
-from tomoseg.errors import MissingExtraError, UsageError
+from tomoseg.errors import MissingPackageError, UsageError
 
 # Of db1, db2, db4 and sym4 the one that leaves the smallest error on the MNI152 head with white noise of 2, 5 and 10 %
 # of its range: of 5 % it leaves 2.3, skimage's default (db1) 2.9. A fourth level changes nothing.
@@ -47,7 +47,7 @@ class DenoiseWaveletd(FiniteCleaner):
 
     Raises:
         UsageError: `sigma` is not positive and finite.
-        MissingExtraError: scikit-image or PyWavelets is not installed.
+        MissingPackageError: scikit-image or PyWavelets is not installed.
         VolumeError: an image is not (C, I, J, K), not real-valued, or not finite.
     """
 
@@ -125,5 +125,5 @@ def _restoration() -> Any:
     """Return `skimage.restoration`, whose wavelets are those of PyWavelets."""
     for module, package in (("skimage", "scikit-image"), ("pywt", "PyWavelets")):
         if find_spec(module) is None:
-            raise MissingExtraError(package, "clean")
+            raise MissingPackageError(package, "clean")
     return import_module("skimage.restoration")

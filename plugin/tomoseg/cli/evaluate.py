@@ -62,9 +62,7 @@ def evaluate(
     images: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The scans, for pictures; a dataset's own are found.")
     ] = None,
-    worst: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Show so many of the worst cases; 6 by default.")
-    ] = None,
+    worst: Annotated[int, typer.Option(metavar="N", min=0, help="Show so many of the worst cases.")] = 6,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -75,7 +73,6 @@ def evaluate(
     from tomoseg.evaluation import evaluate as compare
     from tomoseg.evaluation.protocol import parse_labels
     from tomoseg.evaluation.worst import find_images
-    from tomoseg.preview import require_matplotlib
 
     own = find_bundle(bundle) if bundle else None
     names = own.labels if own else None
@@ -83,8 +80,6 @@ def evaluate(
         names = parse_labels(labels)
     if images is not None:  # rather before all cases than after
         find_images(images)
-    if worst:
-        require_matplotlib()
     rules = Rules(names, tolerance or (), ignore_label, within_slices or (), own.dataset_values if own else {})
     with Console(stderr=True).status("looking for cases") as status:  # nothing is shown where nobody looks
         count = 0

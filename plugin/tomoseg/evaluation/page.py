@@ -25,14 +25,13 @@ REASONS = 20  # that stand above the table
 CHIPS = 12  # labels to choose from; more are searched for
 
 
-def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path, note: str = "") -> None:
+def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path) -> None:
     """Write an evaluation as a single HTML file, atomically; it asks the network for nothing.
 
     Args:
         evaluation: what was found.
         worst: the cases to show, with their pictures.
         path: of the page.
-        note: why there are no pictures.
 
     Raises:
         OutputError: it cannot be written.
@@ -58,7 +57,7 @@ def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path, n
         boxes="".join(_boxes(BY_KEY[key], scored, rows_of) for key in PLOTTED),
         agreement="".join(_agreement(one, rows_of[one.label]) for one in scored),
         presence=_presence(evaluation.summaries),
-        worst=_worst(evaluation, worst, note),
+        worst=_worst(evaluation, worst),
         listed=escape(_listed(len(rows))),
         filters=_filters(scored),
         cases=_cases(evaluation, rows[:LISTED]),
@@ -204,13 +203,11 @@ def _agreement(one: LabelSummary, rows: Sequence[Row]) -> str:
     return f"<figure><figcaption>{escape(one.name)}<small>{told}</small></figcaption>{plot}</figure>"
 
 
-def _worst(evaluation: Evaluation, worst: Sequence[WorstCase], note: str) -> str:
-    if not worst and not note:
+def _worst(evaluation: Evaluation, worst: Sequence[WorstCase]) -> str:
+    if not worst:
         return ""
     figures = "".join(_figure(evaluation, one) for one in worst)
-    where = note or (
-        "The lowest Dice of any label first. Each plane is the one with the most wrong voxels of that label."
-    )
+    where = "The lowest Dice of any label first. Each plane is the one with the most wrong voxels of that label."
     return (
         f"<section aria-labelledby=worst><h2 id=worst>Worst cases</h2><p class=where>{escape(where)}</p>"
         f"<div class=worst>{figures}</div></section>"

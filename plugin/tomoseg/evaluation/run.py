@@ -7,11 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
-from tomoseg.errors import MissingExtraError
 from tomoseg.evaluation.case import CaseScores, score_case
 from tomoseg.evaluation.page import write_page
 from tomoseg.evaluation.pairing import Match, case_name, match_cases
@@ -20,7 +18,6 @@ from tomoseg.evaluation.results import Evaluation
 from tomoseg.evaluation.summary import summarise
 from tomoseg.evaluation.worst import draw_worst, find_images
 from tomoseg.labels import find_ignored, is_ignored
-from tomoseg.preview import require_matplotlib
 from tomoseg.report import utc_now
 from tomoseg.threads import choose_threads
 
@@ -109,33 +106,25 @@ def evaluate(
     )
 
 
-def save_evaluation(
-    evaluation: Evaluation, folder: Path, *, images: Path | None = None, worst: int | None = None
-) -> None:
+def save_evaluation(evaluation: Evaluation, folder: Path, *, images: Path | None = None, worst: int = WORST) -> None:
     """Write evaluation.json, metrics.csv, summary.csv and evaluation.html.
 
     Args:
         evaluation: what was found.
         folder: where they go.
         images: a folder of scans, for the pictures of the worst cases; those of a dataset are known.
-        worst: how many cases to show; None for 6 if pictures can be drawn.
+        worst: how many cases to show.
 
     Raises:
         OutputError: one of them cannot be written.
         UsageError: there is no scan among the images.
-        MissingExtraError: pictures are asked for, and matplotlib is not installed.
     """
     scans = {} if images is None else find_images(images)
-    note = ""
-    if worst:
-        require_matplotlib()
-    elif worst is None and find_spec("matplotlib") is None:
-        worst, note = 0, str(MissingExtraError("matplotlib", "preview"))
     evaluation.save(folder / "evaluation.json")
     evaluation.save_cases(folder / "metrics.csv")
     evaluation.save_summary(folder / "summary.csv")
-    shown = draw_worst(evaluation, WORST if worst is None else worst, scans)
-    write_page(evaluation, shown, folder / "evaluation.html", note)
+    shown = draw_worst(evaluation, worst, scans)
+    write_page(evaluation, shown, folder / "evaluation.html")
 
 
 def _score(pairs: Sequence[Match], protocol: Protocol, threads: int) -> Iterator[CaseScores]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from itertools import product
 
 import numpy as np
@@ -116,7 +114,7 @@ def measure_distances(
     """Measure how far each surface voxel of one mask lies from the surface of the other.
 
     The neighbours of each voxel are looked at first, the nearest first. What has none within a few voxels is looked up
-    in a distance transform of the box (`edt`, where it is installed); or in a search tree, if the box is large and such
+    in a distance transform of the box (`edt`); or in a search tree, if the box is large and such
     voxels are few, or its axes are not at right angles. All three are exact.
 
     Args:
@@ -143,7 +141,7 @@ def _measure(source: NDArray[np.bool_], target: NDArray[np.bool_], axes: NDArray
             left, places = left[~found], places[~found]
             if not left.size:
                 return distances
-    transform = target.size <= VOXELS_PER_POINT * left.size and _at_right_angles(axes) and _has_edt()
+    transform = target.size <= VOXELS_PER_POINT * left.size and _at_right_angles(axes)
     distances[left] = (_transform if transform else _search)(places, target, axes)
     return distances
 
@@ -166,11 +164,6 @@ def _neighbours(axes: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np
 def _at_right_angles(axes: NDArray[np.float64]) -> bool:
     unit = axes / np.linalg.norm(axes, axis=0)
     return bool(np.abs(unit.T @ unit - np.eye(3)).max() < SHEAR)
-
-
-@cache
-def _has_edt() -> bool:
-    return find_spec("edt") is not None
 
 
 def _transform(places: NDArray[np.intp], target: NDArray[np.bool_], axes: NDArray[np.float64]) -> NDArray[np.floating]:

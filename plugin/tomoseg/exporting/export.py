@@ -70,7 +70,7 @@ def export_bundle(
 
     Raises:
         UsageError: what is asked for cannot be.
-        MissingExtraError: a package for the format is not installed.
+        MissingPackageError: a package for the format is not installed.
         BundleError, VolumeError: bundle or scans cannot be used.
         BackendError: the network cannot be exported, or comes out different.
         OutputError: it cannot be written, or is there already.

@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from tomoseg.errors import MissingExtraError, UsageError
+from tomoseg.errors import MissingPackageError, UsageError
 from tomoseg.exporting.onnx_file import read_onnx, write_onnx
 from tomoseg.exporting.openvino_files import read_openvino, write_int8, write_openvino
 from tomoseg.exporting.origin import Origin
@@ -35,7 +35,7 @@ class Format:
         write: writes the file; each turn of the iterator is another way to do it, and tells what is special of it.
         read: loads the file into what runs it.
         packages: what is needed for it.
-        extra: the extra of tomoseg that brings them.
+        extra: the extra of tomoseg that brings them; none where tomoseg itself needs them.
         tolerance: of the scores; None where the labels decide.
         gpu: whether it needs an NVIDIA GPU.
     """
@@ -63,12 +63,12 @@ class Format:
         """Make sure that it can be written and run here.
 
         Raises:
-            MissingExtraError: a package is not installed.
+            MissingPackageError: a package is not installed.
             UsageError: there is no GPU.
         """
         for package in self.packages:
             if find_spec(package) is None:
-                raise MissingExtraError(package, self.extra)
+                raise MissingPackageError(package, self.extra)
         if self.gpu and not torch.cuda.is_available():
             raise UsageError(f"format: {self.name} is made for the NVIDIA GPU of this computer, and there is none")
 
@@ -90,7 +90,7 @@ FORMATS: Final = {
         Format("onnx", ".onnx", write_onnx, read_onnx, ("onnx", "onnxscript", "onnxruntime")),
         Format("torchscript", ".ts", write_torchscript, read_torchscript),
         Format("torch-export", ".pt2", write_program, read_program),
-        Format("openvino", ".xml", write_openvino, read_openvino, ("openvino",)),
+        Format("openvino", ".xml", write_openvino, read_openvino, ("openvino",), extra=""),
         Format("openvino-int8", "_int8.xml", write_int8, read_openvino, ("openvino", "nncf"), tolerance=None),
         Format(
             "tensorrt", "_trt.ts", write_tensorrt, read_tensorrt, ("torch_tensorrt",), "tensorrt", TENSOR_CORES, True

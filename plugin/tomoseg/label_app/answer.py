@@ -33,7 +33,7 @@ def write_answer(result: Segmentation, extension: str, compress: bool = True) ->
     Raises:
         UsageError: a DICOM Segmentation is asked for, and the scan was not read from DICOM.
         OutputError: the file cannot be written.
-        MissingExtraError: a package for DICOM is not installed.
+        MissingPackageError: a package for DICOM is not installed.
     """
     if extension == ".dcm" and result.series is None:
         raise UsageError("dicom_seg: expected an image that was read from DICOM, for the answer refers to its series")

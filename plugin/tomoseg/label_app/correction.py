@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tomoseg.errors import MissingExtraError, UsageError
+from tomoseg.errors import MissingPackageError, UsageError
 from tomoseg.geometry import Grid
 from tomoseg.volumes.volume import by
 
@@ -70,7 +70,7 @@ def correct(
 
     Raises:
         UsageError: a click is outside the image.
-        MissingExtraError: scikit-image is not installed.
+        MissingPackageError: scikit-image is not installed.
     """
     for click in clicks:
         if not all(0 <= index < size for index, size in zip(click.voxel, grid.shape, strict=True)):
@@ -119,7 +119,7 @@ class _Ways:
         try:
             graph = import_module("skimage.graph")
         except ImportError as error:
-            raise MissingExtraError("scikit-image", "clean") from error
+            raise MissingPackageError("scikit-image", "clean") from error
         ways = graph.MCP_Geometric(self._costs, sampling=self._grid.spacing)
         lengths, _ = ways.find_costs([self.local(voxel)])
         near = np.exp(-(lengths**2) / (2 * WIDTH_MM**2))

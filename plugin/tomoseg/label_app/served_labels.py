@@ -7,6 +7,7 @@ bundle's own: clients know one list of labels for each model, and what is correc
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -100,6 +101,7 @@ def flatten(result: Segmentation) -> Segmentation:
     """Return labels that may overlap as one label map (I, J, K); where several lie, the last wins."""
     if not result.overlapping:
         return result
-    numbers = np.arange(1, len(result.labels) + 1, dtype=np.uint16 if len(result.labels) > 255 else np.uint8)
+    kind: type[np.unsignedinteger[Any]] = np.uint16 if len(result.labels) > 255 else np.uint8
+    numbers = np.arange(1, len(result.labels) + 1).astype(kind)
     labels = (result.labels * numbers[:, None, None, None]).max(axis=0)
     return replace(result, labels=labels.astype(numbers.dtype))

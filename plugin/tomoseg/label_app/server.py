@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 
-from tomoseg.errors import MissingExtraError, UsageError, one_line
+from tomoseg.errors import MissingPackageError, UsageError, one_line
 from tomoseg.label_app.folder import AppFolder
 from tomoseg.threads import choose_threads
 
@@ -34,7 +34,7 @@ def serve(
         threads: as in `Options`, of the server and of each process that it starts.
 
     Raises:
-        MissingExtraError: MONAI Label is not installed.
+        MissingPackageError: MONAI Label is not installed.
         UsageError: the studies are not there, the port is taken, or `threads` is below 1.
         BundleError: a bundle is unknown or unusable.
     """
@@ -91,7 +91,7 @@ def _check_installation() -> None:
     try:
         import monailabel  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("monailabel", "label") from error
+        raise MissingPackageError("monailabel", "label") from error
 
 
 def _check_port(host: str, port: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,7 @@ class Weights:
             torch.save(state, checkpoint)
             with checkpoint.open("rb+") as file:
                 os.fsync(file.fileno())
-            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            now = datetime.now(UTC).isoformat(timespec="seconds")
             known = {"created": now, "from_version": parent, "sha256": sha256(checkpoint), **facts}
             (whole / "version.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
             number = self._take_number(whole)

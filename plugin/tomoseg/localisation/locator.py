@@ -85,7 +85,7 @@ class Locator:
     Raises:
         BundleError: the declaration is no such thing.
         UsageError: the places are no such things, or there is no such template; or the bundle takes several channels.
-        MissingExtraError: the template is not installed.
+        MissingPackageError: the template is not installed.
     """
 
     def __init__(self, bundle: Bundle, rois: Sequence[str] = ()) -> None:
@@ -98,7 +98,7 @@ class Locator:
         """Return where the structures are; None for a scan that the bundle takes as it is.
 
         Raises:
-            UsageError, MissingExtraError: the template does not exist, or is not installed.
+            UsageError, MissingPackageError: the template does not exist, or is not installed.
         """
         declared = self.localisation
         if declared is None or self._boxes is None:

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.errors import MissingExtraError, UsageError
+from tomoseg.errors import MissingPackageError, UsageError
 from tomoseg.localisation.raster import affine_of, resampled_to, shrunk, to_array, to_itk
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def load_template(name: str) -> Template:
 
     Raises:
         UsageError: there is none of this name.
-        MissingExtraError: nilearn is not installed, or one that brings no MNI152.
+        MissingPackageError: nilearn is not installed.
     """
     from scipy import ndimage
 
@@ -84,11 +84,8 @@ def template_files() -> list[Path]:
     """Return the files of T1, grey and white matter; nilearn itself, which takes seconds, is not imported."""
     spec = find_spec("nilearn")
     if spec is None or spec.origin is None:
-        raise MissingExtraError("nilearn", "head")
-    paths = [Path(spec.origin).parent / FILES.format(kind) for kind in ("t1", "gm", "wm")]
-    if not all(path.is_file() for path in paths):
-        raise MissingExtraError("nilearn with its MNI152 head", "head")
-    return paths
+        raise MissingPackageError("nilearn")
+    return [Path(spec.origin).parent / FILES.format(kind) for kind in ("t1", "gm", "wm")]
 
 
 def _read(path: Path) -> sitk.Image:

@@ -67,9 +67,9 @@ def segment_cases_on_ray(
         UsageError: there is no cluster at the address, or no room in it.
         WorkerError: a worker does not see the same folders, or has other versions or weights.
         BatchInterruptedError: Ctrl-C; the report tells what was done until then.
-        BundleError, MissingExtraError, OutputError: nothing can be segmented, or written.
+        BundleError, MissingPackageError, OutputError: nothing can be segmented, or written.
     """
-    refuse_what_cannot_be(cases, options, preview)
+    refuse_what_cannot_be(cases, options)
     refuse_what_ray_cannot_give(options, jobs)
     config = InferenceConfig(bundle, torch.device("cpu"), options.overlap)
     checkpoints = hash_weights(weights_in_use(config, options))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tomoseg.errors import MissingExtraError, TomosegError, UsageError, one_line, shorten
+from tomoseg.errors import MissingPackageError, TomosegError, UsageError, one_line, shorten
 from tomoseg.options import Options
 from tomoseg.silence import quiet
 from tomoseg.threads import usable_threads
@@ -56,7 +56,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
         device: as in `Options`.
 
     Raises:
-        MissingExtraError: Ray is not installed.
+        MissingPackageError: Ray is not installed.
         UsageError: there is no cluster at the address, or it is of another version.
     """
     ray = _import_ray()
@@ -148,7 +148,7 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise MissingExtraError("ray", "ray") from error
+        raise MissingPackageError("ray", "ray") from error
     return ray
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from tomoseg.bundle import Bundle
 from tomoseg.datasets import Dataset, Pair
-from tomoseg.errors import BundleError, MissingExtraError, TrainingError, UsageError
+from tomoseg.errors import BundleError, MissingPackageError, TrainingError, UsageError
 from tomoseg.files import atomic_file
 from tomoseg.options import Options
 from tomoseg.segmenter import Segmenter
@@ -97,13 +97,13 @@ def cross_validate(
 
     Raises:
         BundleError: the bundle has no folds, or no inference.json such as `tomoseg plan` writes.
-        MissingExtraError: scikit-image is missing, with which MONAI finds components.
+        MissingPackageError: scikit-image is missing, with which MONAI finds components.
         TrainingError, UsageError, OutputError: as `train`.
     """
     if world_size() > 1:
         raise UsageError(f"--fold {EVERY}: runs in one process; with torchrun train one fold after the other")
     if find_spec("skimage") is None:
-        raise MissingExtraError("scikit-image", "train")
+        raise MissingPackageError("scikit-image", "train")
     config = keep_components(single_config(read_inference(bundle)), [])
     folds: list[Trained] = []
     while not folds or len(folds) < folds[0].folds:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
@@ -28,17 +27,12 @@ def save_table(path: Path, rows: Sequence[Row]) -> None:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
-def draw_curve(path: Path, rows: Sequence[Row]) -> bool:
+def draw_curve(path: Path, rows: Sequence[Row]) -> None:
     """Draw loss and metrics over the epochs, and write a PNG, atomically.
-
-    Returns:
-        False where matplotlib is not installed, so that nothing was drawn.
 
     Raises:
         OutputError: it cannot be written.
     """
-    if find_spec("matplotlib") is None:
-        return False
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
@@ -55,4 +49,3 @@ def draw_curve(path: Path, rows: Sequence[Row]) -> bool:
     figure.legend(loc="outside upper center", ncols=4, frameon=False)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png")
-    return True

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.errors import MissingExtraError
-
 Points = NDArray[np.int64]  # (N, 2), in half pixels, so that they are whole numbers
 
 
@@ -26,14 +24,9 @@ def trace_contours(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
 
     Returns:
         Polygons (N, 2) in pixels (i, j); centres lie at whole numbers. The first point is not repeated.
-
-    Raises:
-        MissingExtraError: contourpy is not installed.
     """
-    try:
-        import contourpy
-    except ImportError as error:
-        raise MissingExtraError("contourpy", "dicom") from error
+    import contourpy
+
     padded = np.pad(mask, 1)
     # contourpy's x is the second axis
     generator: Any = contourpy.contour_generator(z=padded.astype(np.float64), fill_type=contourpy.FillType.OuterOffset)

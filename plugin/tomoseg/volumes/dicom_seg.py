@@ -19,7 +19,7 @@ from pydicom.config import disable_value_validation
 from pydicom.uid import CTImageStorage, generate_uid
 
 import tomoseg
-from tomoseg.errors import MissingExtraError, OutputError
+from tomoseg.errors import MissingPackageError, OutputError
 from tomoseg.files import atomic_file
 from tomoseg.labels import Code, Label
 from tomoseg.volumes.dicom_output import (
@@ -70,12 +70,12 @@ def write_dicom_seg(
         OutputError: the name has another suffix, the labels fit neither series nor table or overlap where they may
             not, or the file cannot be written.
         VolumeError: the series is no longer there.
-        MissingExtraError: highdicom is not installed.
+        MissingPackageError: highdicom is not installed.
     """
     try:
         highdicom = import_module("highdicom")
     except ImportError as error:
-        raise MissingExtraError("highdicom", "dicom") from error
+        raise MissingPackageError("highdicom") from error
     if labelmap and labels.ndim == 4:
         raise OutputError(f"{path}: a label map segmentation cannot hold labels that overlap; write a binary one")
     if labelmap and not hasattr(highdicom.seg.SegmentationTypeValues, "LABELMAP"):

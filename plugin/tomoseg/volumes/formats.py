@@ -33,7 +33,7 @@ def missing_reader(path: Path) -> str:
     """Return why MONAI cannot read a volume on this computer; nothing where it can."""
     if is_nifti(path) or find_spec("itk") is not None:
         return ""
-    return "MONAI needs the package itk to read it; install itk, or convert it to NIfTI"
+    return "MONAI needs the package itk-io to read it; install itk-io, or convert it to NIfTI"
 
 
 def strip_suffix(name: str) -> str:
@@ -52,13 +52,15 @@ class OutputType:
         name: what the command line calls it.
         suffixes: that a file's name may end in.
         ending: of the names of files in an output folder.
-        packages: that it needs; they come with the extra "dicom", and write only what refers to a DICOM series.
+        packages: that it needs, where a platform may lack them.
+        of_series: whether it refers to a DICOM series, and so needs one.
     """
 
     name: str
     suffixes: tuple[str, ...]
     ending: str
     packages: tuple[str, ...] = ()
+    of_series: bool = False
 
 
 OUTPUT_TYPES = {
@@ -66,9 +68,9 @@ OUTPUT_TYPES = {
     for kind in (
         OutputType("nifti", NIFTI_SUFFIXES, "_seg.nii.gz"),
         OutputType("nrrd", (".nrrd",), SEGMENTATION_SUFFIX),
-        OutputType("dicom-seg", (".dcm",), "_seg.dcm", ("highdicom",)),
-        OutputType("dicom-labelmap", (".dcm",), "_labelmap.dcm", ("highdicom",)),
-        OutputType("rtstruct", (".dcm",), "_rtstruct.dcm", ("contourpy",)),
+        OutputType("dicom-seg", (".dcm",), "_seg.dcm", ("highdicom",), of_series=True),
+        OutputType("dicom-labelmap", (".dcm",), "_labelmap.dcm", ("highdicom",), of_series=True),
+        OutputType("rtstruct", (".dcm",), "_rtstruct.dcm", of_series=True),
     )
 }
 

@@ -70,7 +70,6 @@ def write_rtstruct(
         OutputError: the name has another suffix, the labels fit neither series nor table, the grid is not that of the
             series, or the file cannot be written.
         VolumeError: the series is no longer there.
-        MissingExtraError: contourpy is not installed.
     """
     with disable_value_validation():  # the patient's data are copied as they stand
         source = read_source(series)

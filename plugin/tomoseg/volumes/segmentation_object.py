@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.errors import MissingExtraError, VolumeError, one_line
+from tomoseg.errors import MissingPackageError, VolumeError, one_line
 from tomoseg.geometry import Grid
 from tomoseg.labels import plain_name
 from tomoseg.silence import quiet
@@ -50,12 +50,12 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
 
     Raises:
         VolumeError: it is damaged, its segments overlap, or its pixels do not lie on the grid.
-        MissingExtraError: highdicom is not installed.
+        MissingPackageError: highdicom is not installed.
     """
     try:
         highdicom: Any = import_module("highdicom")
     except ImportError as error:
-        raise MissingExtraError("highdicom", "dicom") from error
+        raise MissingPackageError("highdicom") from error
     try:
         with quiet():
             dataset = highdicom.seg.segread(path)

@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from support.heads import mni152, moved
 from support.strategies import ORIENTATIONS, grids
 from tomoseg import Bundle, Grid, Segmenter, TomosegError, Volume, find_bundle, read_volume
-from tomoseg.errors import BundleError, MissingExtraError, UsageError
+from tomoseg.errors import BundleError, MissingPackageError, UsageError
 from tomoseg.localisation import Locator, nearest, read_localisation
 from tomoseg.localisation import template as template_module
 from tomoseg.localisation.assembly import assemble
@@ -153,9 +153,9 @@ def test_only_what_the_last_box_cuts_off_is_called_cut_off(length_mm: int, cut_o
     assert (np.argwhere(done.labels)[:, 2].max() == 59 + length_mm) != cut_off
 
 
-def test_without_the_template_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_template_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_module, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"nilearn is not installed; .*tomoseg\[head\]"):
+    with pytest.raises(MissingPackageError, match=r"nilearn is not installed; .*pip install nilearn$"):
         template_module.template_files()
 
 

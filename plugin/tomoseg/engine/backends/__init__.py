@@ -10,7 +10,7 @@ import torch
 from tomoseg.engine.backends.int8_network import Int8Network, find_int8, int8_path
 from tomoseg.engine.backends.openvino_network import OpenvinoNetwork
 from tomoseg.engine.backends.torch_network import TorchNetwork
-from tomoseg.errors import MissingExtraError, UsageError
+from tomoseg.errors import MissingPackageError, UsageError
 
 __all__ = [
     "BACKENDS",
@@ -64,7 +64,7 @@ def choose_backend(name: str, device: torch.device, precision: str = "fp32") -> 
 
     Raises:
         UsageError: there is no such backend, or it does not run on the device, or not in this precision.
-        MissingExtraError: it is not installed.
+        MissingPackageError: it is not installed.
     """
     if name not in BACKENDS:
         raise UsageError(f"backend: expected {', '.join(BACKENDS)}, got {name!r}")
@@ -78,7 +78,7 @@ def choose_backend(name: str, device: torch.device, precision: str = "fp32") -> 
         if device.type != "cpu":
             raise UsageError(f"backend: openvino runs on the CPU, the device is {device}; use --backend torch")
         if not find_spec("openvino"):
-            raise MissingExtraError("openvino", "openvino")
+            raise MissingPackageError("openvino")
     return name
 
 

@@ -68,7 +68,7 @@ def find_int8(xml: Path, checkpoints_sha256: Sequence[str], definition: Any) -> 
         definition: the bundle's `network_def`.
 
     Raises:
-        MissingExtraError: OpenVINO is not installed.
+        MissingPackageError: OpenVINO is not installed.
         BundleError: it is missing, damaged, none of ours, or was made from others.
     """
     if not xml.is_file():

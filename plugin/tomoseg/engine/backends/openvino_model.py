@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tomoseg.errors import MissingExtraError
+from tomoseg.errors import MissingPackageError
 
 if TYPE_CHECKING:
     import openvino
@@ -20,13 +20,13 @@ def import_openvino() -> Any:
     """Import OpenVINO without the telemetry that it sends home from the moment it is imported.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingPackageError: it is not installed.
     """
     try:
         with without_telemetry():
             import openvino
     except ImportError as error:
-        raise MissingExtraError("openvino", "openvino") from error
+        raise MissingPackageError("openvino") from error
     return openvino
 
 
@@ -42,7 +42,7 @@ def openvino_core() -> Any:
     process, kills the program.
 
     Raises:
-        MissingExtraError: OpenVINO is not installed.
+        MissingPackageError: OpenVINO is not installed.
     """
     with _MAKING:
         if not _MADE:
