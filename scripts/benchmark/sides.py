@@ -2,7 +2,7 @@
 """Show which side the crops of the hippocampus data are: `scripts/benchmark/sides.py data/Task04_Hippocampus`.
 
 Each image is compared with the boxes round either hippocampus of MNI152, each label map with the mean of
-the others as it is and mirrored. Run it with a Python that has `tomoseg[head]`.
+the others as it is and mirrored. Run it with a Python that has tomoseg.
 """
 
 from __future__ import annotations

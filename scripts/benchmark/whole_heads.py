@@ -2,7 +2,7 @@
 """Measure the way from whole heads to hippocampal volumes: `scripts/benchmark/whole_heads.py [plain] [turned] …`.
 
 Heads: MNI152 (in nilearn's wheel), Colin27 with and without skull (Debian's mricron-data, with the AAL atlas), and a
-series of a child's head where it is at hand. Run it with a Python that has `tomoseg[head]`, e.g. `.venv/bin/python`.
+series of a child's head where it is at hand. Run it with a Python that has tomoseg, e.g. `.venv/bin/python`.
 """
 
 from __future__ import annotations

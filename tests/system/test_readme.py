@@ -19,8 +19,8 @@ from support.heads import halved, mni152
 from tomoseg import Grid
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# these are run, each in a place of its own, by test_scripts.py and test_package.py
-ELSEWHERE = {"scripts/demo", "scripts/test", "scripts/bench", 'pip install ".[preview,openvino,dicom,clean,head]"'} | {
+# these are run, each in a place of its own, by test_scripts.py, test_offline_kit.py and test_extras.py
+ELSEWHERE = {"scripts/demo", "scripts/test", "scripts/bench", "scripts/offline_kit tomoseg_kit", "pip install ."} | {
     # by test_label_*.py, with MONAI Label in an environment of its own
     'pip install ".[label]"',
     "tomoseg label-server --studies scans -b hippocampus",
