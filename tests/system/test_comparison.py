@@ -104,7 +104,7 @@ def test_two_evaluations_are_compared_where_both_have_a_score() -> None:
     assert lines[4].endswith("| 0.6500 | 0.6500 | +0.0000 (+0.0000 to +0.0000) |")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("script", "options"),
     [
