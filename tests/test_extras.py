@@ -99,7 +99,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("extra", ["", *BROUGHT])
 def test_each_extra_installs_and_doctor_finds_it_sound(extra: str, checkout: Path, folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = folder / "bin" / "python"
+    python = str(folder / "bin" / "python")
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1"], check=True)
     wanted = f"{checkout}[{extra}]" if extra else str(checkout)
     subprocess.run([python, "-m", "pip", "install", "--quiet", TORCH, wanted], check=True)

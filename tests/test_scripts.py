@@ -106,10 +106,7 @@ def test_the_benchmark_runs_and_all_give_the_same_labels(checkout: Path, tmp_pat
 
 def test_python_is_looked_for_and_its_absence_told(checkout: Path, tmp_path: Path) -> None:
     """A Python of another version, and names on the PATH that do not start, are passed over."""
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import environment\n"
-        "environment._find_python((3, 0))\n"
-    )
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import environment\nenvironment._find_python((3, 0))\n"
     broken = tmp_path / "python3.11"
     broken.write_text("#!/bin/sh\nexit 127\n")
     broken.chmod(0o755)
