@@ -50,6 +50,7 @@ def command(scans: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "tomoseg", "segment", str(scans), "-o", str(out), "-b", NAME]
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing_and_with_room_the_rest_is_done(
     scans: Path, wanted: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -104,6 +105,7 @@ def test_an_output_folder_that_vanishes_is_made_again(scans: Path, wanted: dict[
     assert label_maps(out) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a limit of Linux")
 def test_a_scan_that_does_not_fit_beside_another_is_run_again_alone(
     scans: Path, tmp_path: Path, checkout: Path

@@ -28,6 +28,7 @@ from tomoseg.ray_runner.cluster import Share, choose_share, connected
 from tomoseg.report import CaseReport, Report
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(os.name == "nt", reason="kills processes the way Unix does"),
     pytest.mark.skipif(find_spec("ray") is None and not os.environ.get("CI"), reason="Ray is not installed"),
 ]
@@ -136,7 +137,7 @@ def test_a_worker_that_is_killed_changes_nothing(ray_here: Any, scans: Path, tmp
     assert [case.status for case in again.cases] == ["failed", *["skipped"] * 11]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_scans_of_the_decathlon_give_the_same_bytes(ray_here: Any, hippocampus_data: Path, tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
     for path in sorted((hippocampus_data / "imagesTr").glob("*.nii.gz"))[:12]:
@@ -181,7 +182,7 @@ def test_it_listens_at_this_machine_only_and_sends_nothing_home(ray_here: Any) -
     assert raylet.environ()["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_stopped_killed_and_started_again_it_ends_as_a_local_run(scans: Path, tmp_path: Path) -> None:
     whole = subprocess.run(command(scans, tmp_path / "whole", engine="local"), capture_output=True, check=True)
     assert whole.returncode == 0

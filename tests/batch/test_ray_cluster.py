@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from support.tiers import rest_exhaustive
 from tomoseg import Segmenter, segment_batch
 
 NAME = "hippocampus_mr_segmentation"
@@ -122,6 +123,7 @@ def test_a_cluster_by_its_address_and_from_outside_gives_what_this_machine_gives
                 assert (out / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
 
 
+@pytest.mark.exhaustive
 def test_a_server_that_dies_as_it_begins_is_asked_for_again(cluster: Cluster, scans: Path, tmp_path: Path) -> None:
     died = tmp_path / "died"
     (tmp_path / "sitecustomize.py").write_text(DIES_ONCE.format(marker=str(died)))
@@ -133,7 +135,7 @@ def test_a_server_that_dies_as_it_begins_is_asked_for_again(cluster: Cluster, sc
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
-@pytest.mark.parametrize("what", ["input", "output", "weights"])
+@pytest.mark.parametrize("what", rest_exhaustive(["weights", "input", "output"]))
 def test_a_machine_that_does_not_share_what_it_must_is_told_in_one_line(
     cluster: Cluster, scans: Path, bundle_copy: Path, tmp_path: Path, what: str
 ) -> None:

@@ -138,6 +138,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(scans: Path, tmp_pa
     assert not list(out.rglob(".tomoseg-*"))
 
 
+@pytest.mark.slow
 def test_two_processes_in_one_folder_do_not_disturb_each_other(scans: Path, tmp_path: Path) -> None:
     both = [
         subprocess.Popen(command(scans, tmp_path / "out"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -98,6 +98,7 @@ def test_scans_are_segmented_as_they_arrive(inbox: Path, real_scan: Path, tmp_pa
     assert "Traceback" not in log
 
 
+@pytest.mark.slow
 def test_what_was_done_is_known_after_a_kill(inbox: Path, real_scan: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     for name in ("grown", "kept", "edited"):

@@ -119,6 +119,7 @@ def test_the_collector_is_back_after_the_pause() -> None:
         gc.unfreeze()
 
 
+@pytest.mark.slow
 def test_a_bundle_that_needs_a_deferred_package_works(tmp_path: Path) -> None:
     """FillHolesd calls scipy.ndimage; the config's expressions ask for more."""
     bundle = tmp_path / "filling"

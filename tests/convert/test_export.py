@@ -322,6 +322,7 @@ def test_what_is_spread_is_in_order_and_even(items: list[int], count: int) -> No
         assert steps.max() - steps.min() <= 1
 
 
+@pytest.mark.slow
 def test_the_command_line(bundle_copy: Path, real_scan: Path) -> None:
     command = ["export", bundle_copy, "--format", "torchscript"]
     done = run_inside(*command, "--calibration", real_scan, "--json")

@@ -179,6 +179,7 @@ def test_what_does_not_go_with_int8_is_told(bundle: Path, monkeypatch: pytest.Mo
         Segmenter.from_bundle(bundle, precision="int8")
 
 
+@pytest.mark.slow
 def test_what_loses_too_much_is_not_kept(bundle: Path, real_scan: Path) -> None:
     """Each way of leaving layers in floating point is tried first; what was there stays."""
     before = {path: path.read_bytes() for path in (bundle / "models").iterdir()}
@@ -196,6 +197,7 @@ def test_what_loses_too_much_is_not_kept(bundle: Path, real_scan: Path) -> None:
     assert {path: path.read_bytes() for path in (bundle / "models").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_network_that_was_exported_anew_is_another_run(bundle: Path, real_scan: Path, tmp_path: Path) -> None:
     """What is done by one int8 network is not passed for done by another."""
     (tmp_path / "in").mkdir()
@@ -226,6 +228,7 @@ assert wanted == [], wanted
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_home(bundle: Path, real_scan: Path) -> None:
     """A process in which each attempt to reach anybody is noticed; OpenVINO's and nncf's telemetry is not imported."""
     arguments = ["export", bundle, "--format", "openvino-int8", "--calibration", real_scan, "--overwrite", "--json"]

@@ -200,6 +200,7 @@ def test_running_out_of_memory_for_good_is_an_error() -> None:
         segment(Network(set(), above=0))
 
 
+@pytest.mark.slow
 def test_a_scan_that_is_too_large_is_told_and_the_rest_are_done(real_scan: Path, tmp_path: Path) -> None:
     scan = nib.load(real_scan)
     large = np.tile(scan.get_fdata(dtype="float32"), (8, 8, 8))
@@ -228,6 +229,7 @@ print(memory.planned_bytes, memory.peak_bytes, int(peak) * 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts resident memory as Linux does")
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_what_is_planned_is_what_is_taken(real_scan: Path, tmp_path: Path, backend: str) -> None:
@@ -253,6 +255,7 @@ tomoseg.cli.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process as Linux does")
 def test_a_machine_that_really_runs_out_ends_in_one_line(real_scan: Path, tmp_path: Path) -> None:
     scan = nib.load(real_scan)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +12,7 @@ import pytest
 import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from support.bundles import Place
 from tomoseg import Segmenter, segment_batch
 
 # a network that a person can compute: the scores of "soft tissue" and "bone" cross where the window's middle is
@@ -140,9 +139,8 @@ def write_bundle(zoo_bundle: Path, root: Path, steps: list[str], config: str = C
 
 
 def assert_equals_monai_bundle_run(bundle: Path, scans: Path, output: Path, remark: str) -> None:
-    command = ["-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml"]
-    command += ["--dataset_dir", str(scans), "--output_dir", str(output)]
-    subprocess.run([sys.executable, *command], cwd=bundle, check=True, capture_output=True)
+    places = ("--dataset_dir", str(scans), "--output_dir", str(output))
+    Place(bundle, bundle).call("run", "--config_file", "configs/inference.yaml", *places)
     segmenter = Segmenter.from_bundle(bundle)
     for scan in sorted(scans.iterdir()):
         ours = segmenter(scan)

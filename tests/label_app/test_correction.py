@@ -86,6 +86,7 @@ def test_local_scores_are_those_of_the_result(real_scan: Path, config: Inference
     assert (found != result.labels[box]).mean() < 1e-3  # one window holds all of this scan
 
 
+@pytest.mark.slow
 def test_clicks_on_errors_mend_them(hippocampus_data: Path, config: InferenceConfig) -> None:
     """Five clicks, each in the middle of the largest error that is left."""
     gained: list[float] = []

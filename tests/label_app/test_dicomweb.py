@@ -18,7 +18,7 @@ from support.waiting import wait_until
 from tomoseg import Segmenter, read_volume
 from tomoseg.volumes.dicom import read_header
 
-pytestmark = [pytest.mark.label]
+pytestmark = pytest.mark.slow
 NAME = "hippocampus_mr_segmentation"
 AXIAL = (slice(100, 800), slice(290, 625))  # pixels of the first of three viewports
 SLICE_PIXELS = 312  # across its slice of 40 voxels
@@ -147,7 +147,6 @@ def place(dataset: Any, expected: Any) -> Any:
     return labels
 
 
-@pytest.mark.slow
 def test_a_whole_head_of_the_archive(server: Server, archive: Orthanc, head_folder: Path, tmp_path: Path) -> None:
     import requests
 

@@ -18,7 +18,7 @@ from support.label_server import Server, require_monailabel, running_server
 from support.waiting import wait_until
 from tomoseg import Segmentation, Segmenter, read_volume
 
-pytestmark = [pytest.mark.label]
+pytestmark = pytest.mark.slow
 NAME = "hippocampus_mr_segmentation"
 NAMES = [{"name": "anterior", "idx": 1}, {"name": "posterior", "idx": 2}]
 BACK = np.array([0, 1, 2, 1, 2], np.uint8)  # what left and right are to the bundle
@@ -107,7 +107,6 @@ def test_clicks_in_a_head(server: Server, found: Segmentation) -> None:
     assert b"expected a voxel of what the model looks at (left hippocampus [" in answer
 
 
-@pytest.mark.slow
 def test_heads_and_crops_are_scored_segmented_and_trained_on(server: Server, found: Segmentation) -> None:
     def run(path: str, kind: str, **query: Any) -> str:
         status, answer = server.ask("POST", path, {"device": "cpu", "max_epochs": 1, "val_split": 0.5}, **query)

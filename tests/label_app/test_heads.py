@@ -32,6 +32,8 @@ from tomoseg.localisation import Located, Locator, Place, nearest
 from tomoseg.options import Options
 from tomoseg.volumes import write_label_map, write_map
 
+pytestmark = pytest.mark.slow
+
 BACK = np.array([0, 1, 2, 1, 2], np.uint8)  # what left and right are to the bundle
 CPU = Options(device="cpu")
 

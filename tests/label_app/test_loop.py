@@ -20,7 +20,7 @@ from support.waiting import wait_until
 from tomoseg import Segmenter, read_volume
 from tomoseg.files import sha256
 
-pytestmark = [pytest.mark.label]
+pytestmark = pytest.mark.slow
 NAME = "hippocampus_mr_segmentation"
 NAMES = [{"name": "anterior", "idx": 1}, {"name": "posterior", "idx": 2}]
 SCANS = ("calm", "noisy", "noisier", "noisiest")

@@ -19,7 +19,7 @@ from support.command_line import run_inside
 from support.label_server import Server, free_port, require_monailabel, running_server
 from tomoseg import Segmenter, read_volume
 
-pytestmark = [pytest.mark.label]
+pytestmark = pytest.mark.slow
 NAME = "hippocampus_mr_segmentation"
 OTHER = "another_segmentation"
 

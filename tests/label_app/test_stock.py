@@ -15,7 +15,7 @@ from support.label_server import require_monailabel, running_command
 from support.waiting import wait_until
 from tomoseg import Segmenter, read_volume
 
-pytestmark = [pytest.mark.label]
+pytestmark = pytest.mark.slow
 NAME = "hippocampus_mr_segmentation"
 
 

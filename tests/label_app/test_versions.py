@@ -55,6 +55,7 @@ def test_a_damaged_record_is_told(tmp_path: Path) -> None:
             _ = weights.current
 
 
+@pytest.mark.slow
 def test_who_is_killed_while_publishing_changes_nothing(tmp_path: Path) -> None:
     code = (
         "import sys, torch\nfrom pathlib import Path\nfrom tomoseg.label_app.weights import Weights\n"

@@ -144,20 +144,19 @@ def test_stock_monai_trains_evaluates_and_infers_and_the_engine_agrees(
     dataset, bundle = planned
     place = Place(bundle, bundle.parent)
     places = ("--dataset_dir", str(dataset))
-    place.run("run", "--config_file", place.configs("train"), *places, "--epochs", "2", scratch=tmp_path)
+    place.call("run", "--config_file", place.configs("train"), *places, "--epochs", "2")
     weights = bundle / "train" / "model.pt"
     assert {path.name for path in weights.parent.iterdir()} == {"model.pt", "model_best.pt"}
     load_network(bundle, weights)  # strictly
     scores = ("--checkpoint", str(weights), "--output_dir", str(tmp_path / "scores"))
-    printed = place.run("run", "--config_file", place.configs("evaluate"), *places, *scores, scratch=tmp_path)
+    printed = place.call("run", "--config_file", place.configs("evaluate"), *places, *scores)
     for name in find_bundle(bundle).labels.values():
         assert f"val_dice_{name}: " in printed
     images = dataset / "imagesTr" if (dataset / "imagesTr").is_dir() else dataset / "images"
     inside = Place(bundle, bundle)  # from inside the bundle, too
-    inside.run(
+    inside.call(
         *("run", "--config_file", inside.configs("inference"), "--dataset_dir", str(images)),
         *("--checkpoint", str(weights), "--output_dir", str(tmp_path / "stock")),
-        scratch=tmp_path,
     )
     done = tomoseg(
         "segment", images, "-o", tmp_path / "ours", "-b", bundle, "--checkpoint", weights, "--backend", "torch"
@@ -196,11 +195,10 @@ def test_it_is_exported(planned: tuple[Path, Path], tmp_path: Path) -> None:
     weights = tmp_path / "model.pt"
     network = parse_config(bundle, "inference", dataset_dir=".").get_parsed_content("network_def").eval()
     torch.save(network.state_dict(), weights)
-    place.run(
+    place.call(
         *("ckpt_export", "--net_id", "network_def", "--filepath", str(tmp_path / "model.ts")),
         *("--config_file", place.configs("inference"), "--ckpt_file", str(weights)),
         *("--meta_file", place.path("configs/metadata.json")),
-        scratch=tmp_path,
     )
     window = random_window(bundle)
     with torch.no_grad():

@@ -62,18 +62,23 @@ class Place:
         return done.stdout
 
     def call(self, command: str, *arguments: str) -> str:
-        """Run a command of `monai.bundle` in this process, as its own command line reads the arguments."""
+        """Run a command of `monai.bundle` in this process, as its command line reads the arguments: seconds faster."""
         import fire
         import monai.bundle
+        from monai.utils import set_determinism
 
         printed = io.StringIO()
-        logger, handler = logging.getLogger("monai.bundle.scripts"), logging.StreamHandler(printed)
-        logger.addHandler(handler)
+        loggers = (logging.getLogger(), logging.getLogger("monai.bundle.scripts"))
+        before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+        loggers[1].addHandler(logging.StreamHandler(printed))
         try:
             with contextlib.chdir(self.folder), contextlib.redirect_stdout(printed):
                 fire.Fire(getattr(monai.bundle, command), list(arguments))
-        finally:
-            logger.removeHandler(handler)
+        finally:  # a bundle's config may set up logging and fix seeds
+            for logger, level, handlers in before:
+                logger.setLevel(level)
+                logger.handlers = handlers
+            set_determinism(None)
         return printed.getvalue()
 
 

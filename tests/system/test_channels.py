@@ -183,6 +183,7 @@ def test_segment_gives_what_stock_monai_does(place: Path, layout: str, tmp_path:
         assert "the scan changed since" in changed.stdout + changed.stderr
 
 
+@pytest.mark.exhaustive
 def test_stock_monai_trains_and_evaluates_each_layout(place: Path, tmp_path: Path) -> None:
     for layout in LAYOUTS:
         stock = Place(place / f"bundle_{layout}", place)
@@ -199,6 +200,7 @@ def test_stock_monai_trains_and_evaluates_each_layout(place: Path, tmp_path: Pat
     assert len(values[0]) > 0
 
 
+@pytest.mark.slow
 def test_folds_are_compared_and_the_bundle_gets_weights(place: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(place / "bundle_files", tmp_path / "bundle", ignore=shutil.ignore_patterns("models"))
     options = TrainingOptions(epochs=1, device="cpu")

@@ -42,6 +42,7 @@ def test_it_finds_what_was_contoured_on_scans_that_it_has_not_seen(segmenter: Se
     assert min(scores) > 0.3
 
 
+@pytest.mark.slow
 def test_sides_are_the_patients_whatever_the_axes_and_in_a_mirrored_patient(
     segmenter: Segmenter, head_neck_data: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_air_and_water_have_nothing(segmenter: Segmenter) -> None:
         assert np.count_nonzero(result.labels) * result.grid.voxel_volume_ml < 5
 
 
+@pytest.mark.slow
 def test_a_series_becomes_structures_with_the_names_of_radiotherapy(head_neck_data: Path, tmp_path: Path) -> None:
     """From CT to RTSTRUCT and DICOM-SEG as a department would do it, read back on the voxels of the series."""
     image = scan(head_neck_data, HELD_OUT[0]).as_reoriented(np.array([[0, -1], [1, -1], [2, 1]]))  # axial, LPS

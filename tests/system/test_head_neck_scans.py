@@ -15,6 +15,8 @@ from support.cts import cranium, finer, on_a_couch, with_metal
 from support.head_neck import HELD_OUT, LEFT, NAME, RIGHT, ROI_NAMES, middle, scan
 from tomoseg import Segmenter
 
+pytestmark = pytest.mark.slow
+
 BRAINSTEM, CORD, MANDIBLE = 1, 2, 5
 
 
@@ -71,7 +73,6 @@ def test_head_and_shoulders_alone_have_what_they_have_in_the_whole_scan(
             assert abs(found[value] - expected[value]) < 10
 
 
-@pytest.mark.slow
 def test_on_a_couch_and_in_a_mask_there_are_the_same_organs(
     segmenter: Segmenter, fine: Any, straight: NDArray[Any]
 ) -> None:
@@ -83,7 +84,6 @@ def test_on_a_couch_and_in_a_mask_there_are_the_same_organs(
         assert dice(labels[:, behind:], straight, value) > 0.94
 
 
-@pytest.mark.slow
 def test_fillings_and_their_streaks_take_little_from_the_organs(
     segmenter: Segmenter, fine: Any, straight: NDArray[Any]
 ) -> None:

@@ -107,10 +107,9 @@ def test_inference_on_an_oblique_anisotropic_scan_finds_what_the_expert_drew(
 def test_evaluation_scores_what_inference_writes(
     place: Place, data: Path, segmented: Segmented, tmp_path: Path
 ) -> None:
-    printed = place.run(
+    printed = place.call(
         *("run", "--config_file", place.configs("evaluate"), "--dataset_dir", str(data)),
         *("--datalist", f"$@cases[:{CASES}]", "--output_dir", str(tmp_path / "scores")),
-        scratch=tmp_path,
     )
     for name in ("val_mean_dice", *class_metrics(place.bundle), "val_hausdorff95_mm"):
         assert f"{name}: " in printed
@@ -139,10 +138,9 @@ def test_two_processes_score_what_one_does(
 def test_evaluation_runs_as_an_overlay_of_training(
     place: Place, data: Path, segmented: Segmented, tmp_path: Path
 ) -> None:
-    place.run(
+    place.call(
         *("run", "--config_file", place.configs("train", "evaluate"), "--dataset_dir", str(data)),
         *("--datalist", f"$@cases[:{CASES}]", "--output_dir", str(tmp_path / "scores")),
-        scratch=tmp_path,
     )
     _check_scores(place.bundle, data, segmented, tmp_path / "scores")
 
@@ -151,14 +149,13 @@ def test_evaluation_runs_as_an_overlay_of_training(
 def test_training_saves_weights_that_inference_loads(place: Place, data: Path, processes: int, tmp_path: Path) -> None:
     shipped = _digest(place.bundle / "models" / "model.pt")
     few = ("--steps", "2") if "steps" in read_config(place.bundle, "train") else ()
-    printed = place.run(
+    arguments = (
         *("run", "--config_file", place.configs("train", *(["multi_gpu_train"] if processes > 1 else []))),
         *("--dataset_dir", str(data), "--ckpt_dir", str(tmp_path / "weights"), "--epochs", "1", "--val_interval", "1"),
         *("--train_cases", f"$@cases[:{2 * processes}]", "--val_cases", f"$@cases[4:{4 + 2 * processes - 1}]"),
         *("--batch_size", "1", *few),
-        scratch=tmp_path,
-        processes=processes,
     )
+    printed = place.call(*arguments) if processes == 1 else place.run(*arguments, scratch=tmp_path, processes=processes)
     assert printed.count("Epoch[1] Metrics") == 1, "only the first process reports"
     assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["model.pt", "model_best.pt"]
     initial = load_network(place.bundle, place.bundle / "models" / "model.pt").state_dict()
@@ -187,19 +184,17 @@ def test_a_copy_elsewhere_runs_and_leaves_nothing_but_its_results(
 
 def test_metadata_is_valid(place: Place, schema_file: Path, tmp_path: Path) -> None:
     shutil.copy(schema_file, tmp_path / "schema.json")
-    printed = place.run(
+    printed = place.call(
         *("verify_metadata", "--meta_file", place.path("configs/metadata.json")),
         *("--filepath", str(tmp_path / "schema.json")),
-        scratch=tmp_path,
     )
     assert "metadata is verified with no error" in printed
 
 
 def test_network_does_what_the_metadata_says(place: Place, tmp_path: Path) -> None:
-    printed = place.run(
+    printed = place.call(
         *("verify_net_in_out", "--net_id", "network_def", "--config_file", place.configs("inference")),
         *("--meta_file", place.path("configs/metadata.json")),
-        scratch=tmp_path,
     )
     assert "data shape of network is verified with no error" in printed
 
@@ -234,11 +229,10 @@ def test_onnx_export_gives_the_networks_scores(place: Place, options: tuple[str,
 
 
 def _export(place: Place, command: str, target: Path, *options: str) -> None:
-    place.run(
+    place.call(
         *(command, "--net_id", "network_def", "--filepath", str(target), "--config_file", place.configs("inference")),
         *("--ckpt_file", place.path("models/model.pt"), "--meta_file", place.path("configs/metadata.json")),
         *options,
-        scratch=target.parent,
     )
 
 

@@ -68,6 +68,7 @@ def commands(checkout: Path) -> list[str]:
     return [line for block in blocks(checkout, "bash") for line in block.splitlines() if line not in ELSEWHERE]
 
 
+@pytest.mark.slow
 def test_commands(checkout: Path, workplace: Path) -> None:
     found = [command for command in commands(checkout) if "Task04" not in command and " watch " not in command]
     assert len(found) >= 6
@@ -90,6 +91,7 @@ def test_commands(checkout: Path, workplace: Path) -> None:
         assert (workplace / name).is_file(), name
 
 
+@pytest.mark.slow
 def test_the_command_that_never_ends(checkout: Path, workplace: Path) -> None:
     (command,) = [command for command in commands(checkout) if " watch " in command]
     (workplace / "inbox").mkdir()
@@ -99,7 +101,7 @@ def test_the_command_that_never_ends(checkout: Path, workplace: Path) -> None:
     assert (workplace / "results" / "scan_seg.nii.gz").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_training_commands(checkout: Path, workplace: Path, hippocampus_data: Path) -> None:
     """On six cases and one epoch; the shipped weights must stay as they are."""
     target = workplace / "data" / "Task04_Hippocampus"
@@ -129,6 +131,7 @@ def test_training_commands(checkout: Path, workplace: Path, hippocampus_data: Pa
     assert weights.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_python(checkout: Path, workplace: Path) -> None:
     (block,) = blocks(checkout, "python")
     subprocess.run([sys.executable, "-c", block], cwd=workplace, check=True)

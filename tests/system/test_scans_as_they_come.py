@@ -13,8 +13,8 @@ from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from support.command_line import run_process
 from support.thresholds import SPACING, ball, threshold_bundle
-from support.trainings import tomoseg
 from tomoseg import Segmentation, Segmenter
 
 EDGE, MM = 512, (1.0, 1.0, 3.0)
@@ -132,7 +132,7 @@ def test_the_border_is_smoother_than_that_of_voxels_four_times_as_large(
 def test_a_whole_scan_takes_less_than_two_gigabytes(bundle: Path, tmp_path: Path) -> None:
     image = scan(150, (1.0, 1.0, 1.0))
     nib.save(image, tmp_path / "ct.nii.gz")
-    done = tomoseg("segment", tmp_path / "ct.nii.gz", "-o", tmp_path / "out", "-b", bundle, "--device", "cpu")
+    done = run_process("segment", tmp_path / "ct.nii.gz", "-o", tmp_path / "out", "-b", bundle, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     (case,) = json.loads((tmp_path / "out" / "report.json").read_text())["cases"]
     assert 10**8 < case["memory"]["peak_bytes"] < MEMORY

@@ -84,6 +84,7 @@ def test_the_summary_has_every_fold_and_what_was_chosen(validated: tuple[Path, C
         assert raised is None or raised > content["mean_dice"][name]
 
 
+@pytest.mark.slow
 def test_the_bundle_with_all_networks_is_stock_monais(validated: tuple[Path, CrossValidation], tmp_path: Path) -> None:
     """`monai.bundle run`, the plugin and the mean of the scores agree."""
     folder, _ = validated
@@ -99,10 +100,9 @@ def test_the_bundle_with_all_networks_is_stock_monais(validated: tuple[Path, Cro
     check_names(bundle, "inference")
     images = folder / "data" / "imagesTr"
     place = Place(bundle, bundle)
-    place.run(
+    place.call(
         *("run", "--config_file", place.configs("inference"), "--dataset_dir", str(images)),
         *("--output_dir", str(tmp_path / "stock")),
-        scratch=tmp_path,
     )
     ours = Segmenter(find_bundle(bundle), Options(device="cpu", backend="torch"))
     one_by_one = Segmenter(
@@ -163,6 +163,7 @@ def test_folds_that_begin_with_weights_go_on_with_these_only(tmp_path: Path) -> 
     assert load_state(tmp_path / "out" / "fold_4" / "state.pt").signature["init"] == sha256(weights)
 
 
+@pytest.mark.slow
 def test_torchrun_trains_one_fold_at_a_time(validated: tuple[Path, CrossValidation], tmp_path: Path) -> None:
     folder, _ = validated
     command = ("train", folder / "bundle", "--data", folder / "data", "-o", tmp_path, "--fold", "all")

@@ -120,6 +120,7 @@ def test_the_same_seed_gives_the_same_weights_and_a_stopped_one_goes_on(place: P
     assert same(tmp_path / "stopped" / "model.pt", whole / "model.pt")
 
 
+@pytest.mark.slow
 def test_stock_monai_trains_with_them(place: Path, tmp_path: Path) -> None:
     stock = Place(place / "bundle", place)
     options = ("--dataset_dir", "data", "--negatives_dir", "without", "--epochs", "1")

@@ -184,12 +184,14 @@ def change(place: Path, name: str, **entries: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
+@pytest.mark.slow
 def test_the_scans_matter(place: Path, tmp_path: Path) -> None:
     one, other = run(place, tmp_path / "one"), run(place, tmp_path / "other", unlabelled=())
     assert same(one / "model.pt", run(place, tmp_path / "again") / "model.pt")
     assert not same(one / "model.pt", other / "model.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stopped_after_any_epoch_it_goes_on_as_if_it_had_not_been(
     place: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
@@ -246,11 +248,12 @@ def test_the_command_tells_what_it_leaves_out(place: Path, tmp_path: Path) -> No
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_stock_monai_trains_with_both_configs(plain: Path, tmp_path: Path) -> None:
     place = Place(plain / "bundle", plain)
     places = ("--dataset_dir", str(plain / "data"), "--unlabelled_dir", str(plain / "plain"))
     configs = ("--config_file", place.configs("train", "semi_supervised"))
-    place.run("run", *configs, *places, "--epochs", "2", "--ckpt_dir", str(tmp_path), scratch=tmp_path)
+    place.call("run", *configs, *places, "--epochs", "2", "--ckpt_dir", str(tmp_path))
     assert (tmp_path / "model.pt").is_file()
 
 

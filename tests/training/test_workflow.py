@@ -97,7 +97,7 @@ def test_a_label_map_that_was_edited_is_noticed(place: Path, tmp_path: Path) -> 
         train(bundle, check_data(data), replace(options, resume=True), tmp_path / "out", hidden=True)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopped_after_any_epoch_it_goes_on_as_if_it_had_not_been(
     place: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +153,7 @@ def _kill(place: Path, folder: Path, when: float) -> bool:
     return running
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_weights(place: Path, uninterrupted: Path, tmp_path: Path) -> None:
     moments = [_kill(place, tmp_path, when) for when in (0.3, 4.0)]
     assert any(moments)
@@ -163,7 +164,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(place: Path, uninte
     assert not [path for path in (tmp_path / "fold_0").iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_again_and_again(place: Path, uninterrupted: Path, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(8):
@@ -346,6 +347,7 @@ def test_the_command_line_trains_as_python_does(place: Path, uninterrupted: Path
     assert same(tmp_path / "fold_0" / "model.pt", uninterrupted / "model.pt")
 
 
+@pytest.mark.slow
 def test_ctrl_c_tells_how_to_go_on(place: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(place, tmp_path),

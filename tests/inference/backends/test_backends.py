@@ -98,6 +98,7 @@ print(int(segmenter({scan!r}).labels.astype(int).sum()), "openvino_telemetry" in
 """
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_share_the_cache(cache: Path, real_scan: Path) -> None:
     processes = [run(SEGMENT.format(scan=str(real_scan))) for _ in range(3)]
     answers = {process.communicate(timeout=300)[0] for process in processes}
@@ -193,7 +194,7 @@ def test_a_network_that_openvino_does_not_know_runs_on_torch(real_scan: Path, mo
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_torch_compile_gives_the_same_labels(real_scan: Path) -> None:
     compiled = Segmenter.from_bundle("hippocampus", compile=True)
     try:
@@ -234,6 +235,7 @@ def test_openvino_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_backend("openvino", CPU)
 
 
+@pytest.mark.slow
 def test_a_signal_is_survived_after_networks_went(tmp_path: Path) -> None:
     """OpenVINO moves the stack that signals are handled on, and frees it with the network that made it."""
     program = (

@@ -249,6 +249,7 @@ def test_a_head_in_any_orientation_is_the_same_to_the_registration(codes: str, h
     np.testing.assert_allclose(affine, head.grid.affine, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_moved_head_is_found_where_it_is(mni: Template, head: Volume) -> None:
     shift = np.array([35.0, -40.0, 45.0])
     scan = moved(head, (25.0, -20.0, 28.0), shift)
@@ -261,6 +262,7 @@ def test_a_moved_head_is_found_where_it_is(mni: Template, head: Volume) -> None:
     np.testing.assert_array_equal(found.matrix, again.matrix)
 
 
+@pytest.mark.slow
 def test_what_is_no_head_has_a_low_score(mni: Template) -> None:
     declared = read_localisation(find_bundle("hippocampus"))
     assert declared is not None

@@ -19,7 +19,10 @@ from pydicom import dcmread
 
 from support.command_line import run_inside
 from support.heads import colin27, halved, mni152, moved
+from support.tiers import rest_exhaustive
 from tomoseg import Segmentation, Segmenter, read_volume, segment_batch
+
+pytestmark = pytest.mark.slow
 
 NAMES = {1: "left anterior", 2: "left posterior", 3: "right anterior", 4: "right posterior"}
 AAL_HIPPOCAMPUS = (37, 38)
@@ -218,7 +221,6 @@ def test_colin27_against_aal(segmenter: Segmenter) -> None:
         assert not (ours & np.isin(atlas, AAL_HIPPOCAMPUS) & ~theirs).any()
 
 
-@pytest.mark.slow
 def test_a_childs_head_from_dicom(segmenter: Segmenter, checkout: Path) -> None:
     series = checkout.parent / "shared" / "data" / "mr_head_dicom"
     if not series.is_dir():
@@ -229,8 +231,7 @@ def test_a_childs_head_from_dicom(segmenter: Segmenter, checkout: Path) -> None:
     assert result.grid == read_volume(series).grid
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("codes", ["LPS", "RSA", "PIR", "IAL"])
+@pytest.mark.parametrize("codes", rest_exhaustive(["PIR", "LPS", "RSA", "IAL"]))
 def test_other_orientations_give_the_same_labels(segmenter: Segmenter, folder: Path, codes: str) -> None:
     scan = nib.load(folder / "head.nii.gz")
     other = scan.as_reoriented(ornt_transform(io_orientation(scan.affine), axcodes2ornt(tuple(codes))))
@@ -248,8 +249,7 @@ def test_voxels_that_are_too_coarse_are_told(segmenter: Segmenter) -> None:
     assert "voxels of 1×5×1 mm are too coarse, expected at most 3 mm along each axis; volumes may come out" in told[0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mm", [(3.0, 3.0, 3.0), (1.0, 1.0, 3.0)])
+@pytest.mark.parametrize("mm", rest_exhaustive([(1.0, 1.0, 3.0), (3.0, 3.0, 3.0)]))
 def test_volumes_of_coarse_scans_are_those_of_the_fine_one(segmenter: Segmenter, mm: tuple[float, ...]) -> None:
     head = nib.load(mni152())
     fine, coarse = segmenter(head), segmenter(resample_to_output(head, mm))

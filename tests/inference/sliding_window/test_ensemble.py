@@ -202,6 +202,7 @@ def test_the_entropy_is_not_written_over_a_scan(bundle_copy: Path, real_scan: Pa
     assert scan.read_bytes() == real_scan.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("declared", [True, False])
 def test_windows_of_air_run_once_and_change_nothing(bundle_copy: Path, real_scan: Path, declared: bool) -> None:
     edit(bundle_copy, skip_empty=declared)
