@@ -28,6 +28,8 @@ CASES = 3
 
 # One thread each: two processes share two cores. No GPU: what is tested is the same on every machine.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+# what `Place.call` prints into: MONAI's loggers keep the stream that they were first made with
+PRINTED = io.StringIO()
 
 Json = dict[str, Any]
 
@@ -67,19 +69,20 @@ class Place:
         import monai.bundle
         from monai.utils import set_determinism
 
-        printed = io.StringIO()
+        PRINTED.seek(0)
+        PRINTED.truncate()
         loggers = (logging.getLogger(), logging.getLogger("monai.bundle.scripts"))
         before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
-        loggers[1].addHandler(logging.StreamHandler(printed))
+        loggers[1].addHandler(logging.StreamHandler(PRINTED))
         try:
-            with contextlib.chdir(self.folder), contextlib.redirect_stdout(printed):
+            with contextlib.chdir(self.folder), contextlib.redirect_stdout(PRINTED):
                 fire.Fire(getattr(monai.bundle, command), list(arguments))
         finally:  # a bundle's config may set up logging and fix seeds
             for logger, level, handlers in before:
                 logger.setLevel(level)
                 logger.handlers = handlers
             set_determinism(None)
-        return printed.getvalue()
+        return PRINTED.getvalue()
 
 
 def read_config(bundle: Path, name: str) -> Json:

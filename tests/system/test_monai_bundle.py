@@ -170,14 +170,17 @@ def test_a_copy_elsewhere_runs_and_leaves_nothing_but_its_results(
 ) -> None:
     folder = tmp_path / "a copy (elsewhere)"
     shutil.copytree(bundle, folder, ignore=shutil.ignore_patterns("eval", "train"))
-    shutil.copytree(segmented.scans, folder / "scans")
+    names = (segmented.cases[0], "reoriented")
+    (folder / "scans").mkdir()
+    for name in names:
+        shutil.copy(segmented.scans / f"{name}.nii.gz", folder / "scans")
     before = set(folder.rglob("*"))
     (tmp_path / "scratch").mkdir()
     Place(folder, folder).run(
         *("run", "--config_file", "configs/inference.json", "--dataset_dir", "scans"), scratch=tmp_path / "scratch"
     )
     written = {path for path in folder.rglob("*") if path.is_file()} - before
-    assert written == {folder / "eval" / path.name for path in segmented.labels.glob("*_seg.nii.gz")}
+    assert written == {folder / "eval" / f"{name}_seg.nii.gz" for name in names}
     for path in written:
         np.testing.assert_array_equal(voxels(nib.load(path)), voxels(nib.load(segmented.labels / path.name)))
 
