@@ -48,7 +48,7 @@ def test_the_demo_works_on_a_fresh_clone_and_at_once_again(clone: Path) -> None:
         [clone / "scripts/demo"], cwd=clone, env=outside(), capture_output=True, text=True, check=False
     )
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "Making a virtual environment" in first.stdout
+    assert "Making the virtual environment" in first.stdout
 
     second = subprocess.run(
         [clone / "scripts/demo"], cwd=clone, env=outside(), capture_output=True, text=True, check=True
