@@ -116,7 +116,9 @@ def test_the_worst_come_first_with_pictures(browser: Browser, page: Path, evalua
     shown = browser.evaluate("[...document.querySelectorAll('.worst figcaption b')].map(b => b.textContent)")
     assert sorted(shown[:2]) == ["invented", "missed"]
     assert shown == [case.name for case, _ in choose_worst(evaluation, 3)]
-    sizes = browser.evaluate("[...document.querySelectorAll('.worst img')].map(i => [i.naturalWidth, i.naturalHeight])")
+    images = "[...document.querySelectorAll('.worst img')]"
+    browser.evaluate(f"Promise.all({images}.map(i => {{ i.loading = 'eager'; return i.decode(); }}))")
+    sizes = browser.evaluate(f"{images}.map(i => [i.naturalWidth, i.naturalHeight])")
     assert sizes == [[1080, 804]] * 3
     first = browser.evaluate("document.querySelector('table.all tbody tr').innerText")
     assert "0.000" in first

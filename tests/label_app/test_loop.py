@@ -164,7 +164,7 @@ def test_a_training_that_is_stopped_changes_nothing(server: Server) -> None:
     server.client.train_stop()
     assert server.client.train_status()["status"] == "STOPPED"
     wait_until(lambda: not server.client.train_status(check_if_running=True), "the end of the training")
-    assert server.client.info()["train_stats"] == {NAME: {}}
+    wait_until(lambda: server.client.info()["train_stats"] == {NAME: {}}, "its numbers to go")
     _, told = server.client.infer(NAME, "calm", {})
     assert told["weights_version"] == 1
 

@@ -303,7 +303,7 @@ def test_streams_that_crash_decoders_end_in_an_error(
 def test_a_crash_and_a_hang_are_seen(
     tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch, fate: signal.Signals, ended: str
 ) -> None:
-    monkeypatch.setattr("test_fuzz.SECONDS", 1)
+    monkeypatch.setattr(sys.modules[__name__], "SECONDS", 1)
     worker.start().send_signal(fate)
     with pytest.raises(pytest.fail.Exception, match=ended):
         check(worker, nifti("scan.nii")(tmp_path), b"", tmp_path / "kept")

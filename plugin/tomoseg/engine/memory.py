@@ -28,6 +28,7 @@ OUT_OF_MEMORY: Final = (
     "cannot allocate memory",
     "alloc_failed",
     "bad_alloc",
+    "failed to map segment",  # of a library that is imported only now
 )
 CPU: Final = torch.device("cpu")
 
@@ -211,7 +212,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
+    return isinstance(error, (RuntimeError, ImportError)) and any(words in text for words in OUT_OF_MEMORY)
 
 
 def _predict(needs: Needs, plan: Plan) -> Plan:
