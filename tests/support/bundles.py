@@ -28,7 +28,7 @@ CASES = 3
 
 # One thread each: two processes share two cores. No GPU: what is tested is the same on every machine.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-# what `Place.call` prints into: MONAI's loggers keep the stream that they were first made with
+# what `Place.call` prints into: loggers that are made meanwhile keep it
 PRINTED = io.StringIO()
 
 Json = dict[str, Any]
@@ -71,18 +71,27 @@ class Place:
 
         PRINTED.seek(0)
         PRINTED.truncate()
-        loggers = (logging.getLogger(), logging.getLogger("monai.bundle.scripts"))
-        before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
-        loggers[1].addHandler(logging.StreamHandler(PRINTED))
+        root = logging.getLogger()
+        level, handlers = root.level, root.handlers[:]
+        streams = [(handler, handler.stream) for handler in _printing_handlers()]
+        for handler, _ in streams:
+            handler.stream = PRINTED
         try:
             with contextlib.chdir(self.folder), contextlib.redirect_stdout(PRINTED):
                 fire.Fire(getattr(monai.bundle, command), list(arguments))
         finally:  # a bundle's config may set up logging and fix seeds
-            for logger, level, handlers in before:
-                logger.setLevel(level)
-                logger.handlers = handlers
+            for handler, stream in streams:
+                handler.stream = stream
+            root.setLevel(level)
+            root.handlers = handlers
             set_determinism(None)
         return PRINTED.getvalue()
+
+
+def _printing_handlers() -> list[logging.StreamHandler[Any]]:
+    """Return the handlers by which loggers print; each keeps the stream that it was made with."""
+    loggers = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    return [handler for logger in loggers for handler in logger.handlers if type(handler) is logging.StreamHandler]
 
 
 def read_config(bundle: Path, name: str) -> Json:
