@@ -243,11 +243,14 @@ def test_a_bundle_that_fails_on_a_scan_is_named(bundle_copy: Path, variants: lis
         segmenter(variants[0])
 
 
+@dataclasses.dataclass
 class Evil:
-    """Runs code when it is unpickled."""
+    """Makes a file when it is unpickled."""
+
+    trace: Path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (Path("/tmp/tomoseg_evil"),))
+        return (Path.touch, (self.trace,))
 
 
 def test_checkpoints_that_cannot_be_used(bundle_copy: Path, tmp_path: Path) -> None:
@@ -265,10 +268,10 @@ def test_checkpoints_that_cannot_be_used(bundle_copy: Path, tmp_path: Path) -> N
     with pytest.raises(TomosegError, match=r"model\.pt: expected a state dict, or one under 'model'"):
         Segmenter.from_bundle(bundle_copy)
 
-    torch.save(Evil(), checkpoint)
+    torch.save(Evil(tmp_path / "trace"), checkpoint)
     with pytest.raises(TomosegError, match=r"model\.pt: cannot be read as a checkpoint"):
         Segmenter.from_bundle(bundle_copy)
-    assert not Path("/tmp/tomoseg_evil").exists()
+    assert not (tmp_path / "trace").exists()
 
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     with pytest.raises(TomosegError, match=r"model\.pt: cannot be read as a checkpoint"):
