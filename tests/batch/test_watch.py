@@ -17,8 +17,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from support.waiting import wait_until
+
 BUNDLE = "hippocampus_mr_segmentation"
-PATIENCE_S = 90
 
 
 @contextmanager
@@ -47,10 +48,7 @@ def watching(inbox: Path, output: Path, *arguments: str) -> Iterator[subprocess.
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    stop = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < stop, "it does not come"
-        time.sleep(0.1)
+    wait_until(condition, "what becomes of the scans in the inbox")
 
 
 def cases(output: Path) -> dict[str, Any]:

@@ -4,11 +4,11 @@ import errno
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from support.waiting import wait_until
 from tomoseg import TomosegError
 from tomoseg.files import STAGING, atomic_file, remove_stale
 
@@ -65,11 +65,11 @@ def test_what_processes_that_ended_left_is_removed(tmp_path: Path) -> None:
     ended.stdout.read()  # it is over, and nobody has asked for its status yet
     for pid in (ended.pid, os.getpid()):
         (tmp_path / f"{STAGING}{pid}-abc").mkdir()
-    for _ in range(100):
+
+    def left() -> list[str]:
         remove_stale(tmp_path)
-        left = [entry.name for entry in tmp_path.iterdir()]
-        if len(left) == 1:
-            break
-        time.sleep(0.05)
-    assert left == [f"{STAGING}{os.getpid()}-abc"]
+        return [entry.name for entry in tmp_path.iterdir()]
+
+    wait_until(lambda: len(left()) == 1, "what the process left to go")
+    assert left() == [f"{STAGING}{os.getpid()}-abc"]
     assert ended.wait() == 0
