@@ -25,6 +25,12 @@ settings.register_profile("any machine", deadline=None)  # a busy one disproves 
 settings.load_profile("any machine")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put modules with slow tests first, so that at the end no worker waits for another."""
+    long = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("exhaustive")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The root of the checkout."""
