@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ from support.scheduling import pytest_xdist_make_scheduler  # noqa: F401
 from support.tiers import rest_exhaustive
 from tomoseg import Grid
 
-settings.register_profile("any machine", deadline=None)  # a busy one disproves no property
-settings.load_profile("any machine")
+# no deadline: a busy machine disproves no property; the same examples each time, and new ones with `scripts/test --all`
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("new", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
