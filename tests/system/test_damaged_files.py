@@ -2,9 +2,8 @@
 
 Each input is a good file whose bytes were changed, cut, moved and overwritten, most of them where headers are. The
 readers run in a process of their own, because a decoder that crashes takes its process with it. What makes a reader
-fail is kept in a folder that the failure names. 200 inputs a run; more with
-
-    TOMOSEG_FUZZ_INPUTS=10000 python -m pytest tests/system/test_damaged_files.py
+fail is kept in a folder that the failure names. 200 inputs a run, 10,000 with `scripts/test --all`; or as many as
+`TOMOSEG_FUZZ_INPUTS` says.
 """
 
 from __future__ import annotations
