@@ -21,6 +21,8 @@ def test_rows_are_read_back(tmp_path: Path) -> None:
     for epoch in (1, 2, 3):
         first.add({"epoch": epoch, "loss": 1.0 / epoch})
     first.close()
+    (file,) = tmp_path.iterdir()
+    file.rename(tmp_path / "events.out.tfevents.0000000001.earlier")  # files of one second are read in no sure order
     second = Board(tmp_path, 2)  # killed after the second epoch was saved
     second.add({"epoch": 3, "loss": 0.5})
     second.close()
