@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from support.label_server import free_port
 from support.tiers import rest_exhaustive
 from tomoseg import Segmenter, segment_batch
 
@@ -85,12 +85,6 @@ class Cluster:
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(START_S)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.fixture
