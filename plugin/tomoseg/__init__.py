@@ -15,7 +15,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from tomoseg.core.version import __version__
 
 __all__ = [
     "Bundle",
@@ -33,29 +33,30 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from tomoseg.batch import segment_batch
-    from tomoseg.bundle import Bundle
-    from tomoseg.errors import TomosegError
-    from tomoseg.geometry import Grid
-    from tomoseg.registry import find_bundle, registered_names
-    from tomoseg.report import Report
-    from tomoseg.segmentation import Segmentation
-    from tomoseg.segmenter import Segmenter
-    from tomoseg.volumes import Volume, read_volume
+    from tomoseg.batch.run import segment_batch
+    from tomoseg.bundle.metadata import Bundle
+    from tomoseg.bundle.registry import find_bundle, registered_names
+    from tomoseg.core.errors import TomosegError
+    from tomoseg.data.geometry import Grid
+    from tomoseg.data.read import read_volume
+    from tomoseg.data.volume import Volume
+    from tomoseg.inference.segmentation import Segmentation
+    from tomoseg.inference.segmenter import Segmenter
+    from tomoseg.report.records import Report
 
 # `import tomoseg` must not wait for torch and monai (about 5 s): each name is imported when it is first used
 _HOME = {
-    "Bundle": "bundle",
-    "Grid": "geometry",
-    "Report": "report",
-    "Segmentation": "segmentation",
-    "Segmenter": "segmenter",
-    "TomosegError": "errors",
-    "Volume": "volumes",
-    "find_bundle": "registry",
-    "read_volume": "volumes",
-    "registered_names": "registry",
-    "segment_batch": "batch",
+    "Bundle": "bundle.metadata",
+    "Grid": "data.geometry",
+    "Report": "report.records",
+    "Segmentation": "inference.segmentation",
+    "Segmenter": "inference.segmenter",
+    "TomosegError": "core.errors",
+    "Volume": "data.volume",
+    "find_bundle": "bundle.registry",
+    "read_volume": "data.read",
+    "registered_names": "bundle.registry",
+    "segment_batch": "batch.run",
 }
 
 

@@ -16,14 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tomoseg.bundle import Bundle
-from tomoseg.options import Options
-from tomoseg.planning import Budget, plan_bundle
-from tomoseg.registry import find_bundle
-from tomoseg.segmenter import Segmenter
-from tomoseg.training import VALIDATION, TrainingOptions, check_data, check_unlabelled, train
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.options import Options
+from tomoseg.bundle.registry import find_bundle
+from tomoseg.inference.segmenter import Segmenter
+from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.presets import Budget
+from tomoseg.training.options import VALIDATION, TrainingOptions
 from tomoseg.training.scoring import Scorer
 from tomoseg.training.session import STATE
+from tomoseg.training.training import check_data, train
+from tomoseg.training.unlabelled import check_unlabelled
 
 RESAMPLES = 10_000
 QUICK_MM, QUICK_WINDOW, QUICK_FILTERS = [2.0, 2.0, 2.0], [24, 32, 24], [8, 16, 32, 64]

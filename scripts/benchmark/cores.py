@@ -13,7 +13,7 @@ from pathlib import Path
 from exports import write_mri_boxes
 from measure import Timing, run
 from rows import Bench, Command, Row, interleaved
-from tomoseg.threads import usable_threads
+from tomoseg.core.threads import usable_threads
 
 TOMOSEG: Command = [sys.executable, "-m", "tomoseg"]
 MRIS, STEPS = 12, 20

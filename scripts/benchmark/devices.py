@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tomoseg import Segmenter, find_bundle
-from tomoseg.options import Options
+from tomoseg.bundle.options import Options
 
 
 def main() -> None:

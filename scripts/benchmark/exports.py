@@ -17,14 +17,15 @@ from nilearn.datasets import load_mni152_template
 from bundle_writer import write_bundle
 from phantom import phantom
 from tomoseg import find_bundle
-from tomoseg.engine import choose_backend, find_int8, make_backend
-from tomoseg.errors import BackendError
-from tomoseg.exporting import export_bundle
-from tomoseg.exporting.onnx_file import read_onnx
-from tomoseg.exporting.origin import CPU, Origin, load_origin
-from tomoseg.exporting.parity import Agreement, Parity, Runner
-from tomoseg.exporting.samples import real_samples
-from tomoseg.files import sha256
+from tomoseg.convert.export.export import export_bundle
+from tomoseg.convert.export.onnx_file import read_onnx
+from tomoseg.convert.export.origin import CPU, Origin, load_origin
+from tomoseg.convert.export.parity import Agreement, Parity, Runner
+from tomoseg.convert.export.samples import real_samples
+from tomoseg.core.errors import BackendError
+from tomoseg.core.files import sha256
+from tomoseg.inference.backends import choose_backend, make_backend
+from tomoseg.inference.backends.int8_network import find_int8
 
 SHIPPED = Path(__file__).resolve().parents[2] / "monai_bundle" / "hippocampus_mr_segmentation"
 # first corners, in MNI152 millimetres (RAS+), of boxes around the left and the right hippocampus

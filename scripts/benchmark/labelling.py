@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from tomoseg.bundle import Bundle
-from tomoseg.label_app.choice import choose_random, choose_uncertain
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.options import Options
+from tomoseg.bundle.registry import find_bundle
+from tomoseg.data.read import read_volume
+from tomoseg.inference.segmenter import Segmenter
+from tomoseg.label_app.activelearning.choice import choose_random, choose_uncertain
+from tomoseg.label_app.activelearning.uncertainty import expected_dice, mean_entropy, mirrored
 from tomoseg.label_app.fine_tuning import Recipe, fine_tune
-from tomoseg.label_app.training_cases import TrainingCase
-from tomoseg.label_app.uncertainty import expected_dice, mean_entropy, mirrored
-from tomoseg.options import Options
-from tomoseg.registry import find_bundle
-from tomoseg.segmenter import Segmenter
-from tomoseg.volumes import read_volume
+from tomoseg.label_app.trainers.training_cases import TrainingCase
 
 FILTERS = [8, 16, 32, 64]
 SPACING_MM = [2.0, 2.0, 2.0]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from tomoseg import Grid, Volume
-from tomoseg.localisation.raster import canonical, resampled_to, to_array, to_itk
+from tomoseg.inference.localisation.raster import canonical, resampled_to, to_array, to_itk
 
 ANGLE_DEG = 30.0
 SHIFT_MM = 50.0

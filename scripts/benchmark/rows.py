@@ -21,7 +21,7 @@ from exports import SHIPPED, exports, write_mri_boxes
 from head_neck import write_biased_bundle, write_series
 from measure import Timing, last_json, run
 from phantom import phantom
-from tomoseg.files import sha256
+from tomoseg.core.files import sha256
 
 HERE = Path(__file__).parent
 LIMIT = "6GB"

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tomoseg import Grid, Segmenter, Volume, find_bundle, read_volume
-from tomoseg.localisation import read_localisation
-from tomoseg.localisation.template import template_files
+from tomoseg.inference.localisation.declaration import read_localisation
+from tomoseg.inference.localisation.template import template_files
 
 SIZE = 64  # of the grid in which label maps are compared
 SHIFTS_MM = range(-8, 9, 2)  # round the box's centre, for hippocampi are not all in one place

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from perturbation import perturb, resample
 from tomoseg import Grid, Segmentation, Segmenter, Volume, read_volume
-from tomoseg.localisation.template import template_files
+from tomoseg.inference.localisation.template import template_files
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MRICRON = Path("/usr/share/mricron/templates")

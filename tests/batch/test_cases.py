@@ -9,8 +9,8 @@ import pytest
 
 from support.dicoms import write_series
 from tomoseg import Grid, TomosegError, read_volume
-from tomoseg.cases import Case, plan_cases
-from tomoseg.volumes import OUTPUT_TYPES
+from tomoseg.batch.cases import Case, plan_cases
+from tomoseg.data.formats import OUTPUT_TYPES
 
 
 def touch(folder: Path, *names: str) -> list[Path]:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from support.dicoms import write_series
 from tomoseg import Grid
-from tomoseg.inbox import Inbox
-from tomoseg.volumes import Scan
+from tomoseg.batch.inbox import Inbox
+from tomoseg.data.discovery import Scan
 
 GRID = Grid((6, 7, 4), np.eye(4))
 ticks = count(1)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tomoseg.interruption import PostponedInterrupt
+from tomoseg.batch.interrupt import PostponedInterrupt
 
 # a thread that logs, while Ctrl-C is pressed in the middle of the main thread's own logging
 LOGGING = """
 import logging, os, signal, threading
-from tomoseg.interruption import PostponedInterrupt
+from tomoseg.batch.interrupt import PostponedInterrupt
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 acquire = logging._acquireLock

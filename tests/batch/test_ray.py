@@ -20,12 +20,12 @@ import psutil
 import pytest
 
 from tomoseg import Segmenter, find_bundle, segment_batch
-from tomoseg.cases import plan_cases
-from tomoseg.errors import UsageError
-from tomoseg.options import Options
-from tomoseg.ray_runner import segment_cases_on_ray
-from tomoseg.ray_runner.cluster import Share, choose_share, connected
-from tomoseg.report import CaseReport, Report
+from tomoseg.batch.cases import plan_cases
+from tomoseg.batch.ray import segment_cases_on_ray
+from tomoseg.batch.ray.cluster import Share, choose_share, connected
+from tomoseg.bundle.options import Options
+from tomoseg.core.errors import UsageError
+from tomoseg.report.records import CaseReport, Report
 
 pytestmark = [
     pytest.mark.slow,

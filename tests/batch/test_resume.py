@@ -18,8 +18,8 @@ import pytest
 
 from support.tiers import rest_exhaustive
 from tomoseg import Segmenter, segment_batch
-from tomoseg.report import Report
-from tomoseg.segmenter import Prepared
+from tomoseg.inference.segmenter import Prepared
+from tomoseg.report.records import Report
 
 NAME = "hippocampus_mr_segmentation"
 

@@ -7,7 +7,7 @@ import pytest
 
 from support.bundles import BUNDLES
 from tomoseg import Bundle, TomosegError
-from tomoseg.labels import TISSUE, Code, Label, default_colour
+from tomoseg.data.labels import TISSUE, Code, Label, default_colour
 
 
 def make(root: Path, metadata: object) -> Bundle:

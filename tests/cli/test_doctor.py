@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tomoseg.doctor import PARTS, Finding, Part, examine_packages, examine_part
+from tomoseg.cli.doctor import PARTS, Finding, Part, examine_packages, examine_part
 
 
 def install(site: Path, package: str, version: str, module: str = "", source: str = "") -> None:
@@ -73,8 +73,8 @@ def test_a_part_that_is_absent_comes_with_its_command() -> None:
 
 
 def test_python_3_14_is_told_about_jpeg_ls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tomoseg.doctor.PYTHON", (3, 14))
-    monkeypatch.setattr("tomoseg.doctor._version", lambda package: "")
+    monkeypatch.setattr("tomoseg.cli.doctor.PYTHON", (3, 14))
+    monkeypatch.setattr("tomoseg.cli.doctor._version", lambda package: "")
     (found,) = (examine_part(part) for part in PARTS if part.package == "pyjpegls")
     assert found.good
     assert found.found == (

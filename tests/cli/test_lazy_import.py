@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from support.bundles import CHECKOUT
-from tomoseg.deferral import collector_paused, deferred
+from tomoseg.cli.lazy_import import collector_paused, deferred
 
 USER = """
 import heavy
@@ -107,7 +107,7 @@ def test_an_error_leaves_no_stand_in_behind(packages: Path) -> None:
         importlib.import_module("light")
         raise RuntimeError
     assert "heavy" not in sys.modules
-    assert not any(type(finder).__module__ == "tomoseg.deferral" for finder in sys.meta_path)
+    assert not any(type(finder).__module__ == "tomoseg.cli.lazy_import" for finder in sys.meta_path)
 
 
 def test_the_collector_is_back_after_the_pause() -> None:

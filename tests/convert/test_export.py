@@ -19,11 +19,12 @@ from support.bundles import load_network, random_window
 from support.command_line import run_inside
 from support.disk import full_disk
 from tomoseg import TomosegError, find_bundle
-from tomoseg.errors import BackendError, OutputError
-from tomoseg.exporting import FORMATS, export_bundle
-from tomoseg.exporting.origin import load_origin
-from tomoseg.exporting.parity import Runner, compare
-from tomoseg.exporting.samples import real_samples, spread
+from tomoseg.convert.export.export import export_bundle
+from tomoseg.convert.export.formats import FORMATS
+from tomoseg.convert.export.origin import load_origin
+from tomoseg.convert.export.parity import Runner, compare
+from tomoseg.convert.export.samples import real_samples, spread
+from tomoseg.core.errors import BackendError, OutputError
 
 Runtime = Callable[[Path, torch.Tensor], Any]
 FULL_PRECISION = [name for name, kind in FORMATS.items() if kind.packages != ("torch_tensorrt",) and kind.tolerance]
@@ -46,7 +47,7 @@ def run_program(file: Path, batch: torch.Tensor) -> Any:
 
 
 def run_openvino(file: Path, batch: torch.Tensor) -> Any:
-    from tomoseg.engine.backends.openvino_model import openvino_core
+    from tomoseg.inference.backends.openvino_model import openvino_core
 
     hints = {"INFERENCE_PRECISION_HINT": "f32"}
     return openvino_core().compile_model(file, "CPU", hints)(batch.numpy())[0]
@@ -282,7 +283,7 @@ def test_windows_must_be_of_one_size(bundle_copy: Path, roi_size: list[int]) -> 
 
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_missing_packages_are_told(format_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tomoseg.exporting import formats
+    from tomoseg.convert.export import formats
 
     kind = FORMATS[format_name]
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
@@ -297,7 +298,7 @@ def test_missing_packages_are_told(format_name: str, tmp_path: Path, monkeypatch
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for computers without a GPU")
 def test_tensorrt_without_a_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MONAI's own export is called as it wants to be, as far as it comes without a GPU."""
-    from tomoseg.exporting import formats
+    from tomoseg.convert.export import formats
 
     monkeypatch.setattr(formats, "find_spec", lambda name: True)
     with pytest.raises(

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from tomoseg import Segmenter, TomosegError, find_bundle, segment_batch
-from tomoseg.exporting import Export, export_bundle
-from tomoseg.report import CaseReport
+from tomoseg.convert.export.export import Export, export_bundle
+from tomoseg.report.records import CaseReport
 
 DEFINITION, BIN, WEIGHTS = "network_def", "model_int8.bin", "model.pt"
 
@@ -172,7 +172,7 @@ def test_what_does_not_go_with_int8_is_told(bundle: Path, monkeypatch: pytest.Mo
         Segmenter.from_bundle(bundle, precision="int8", backend="torch")
     with pytest.raises(TomosegError, match="compile: is for the torch backend"):
         Segmenter.from_bundle(bundle, precision="int8", compile=True)
-    from tomoseg.engine import backends
+    from tomoseg.inference import backends
 
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(TomosegError, match=r"openvino is not installed; .*pip install openvino$"):

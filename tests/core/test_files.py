@@ -10,7 +10,7 @@ import pytest
 
 from support.waiting import wait_until
 from tomoseg import TomosegError
-from tomoseg.files import STAGING, atomic_file, remove_stale
+from tomoseg.core.files import STAGING, atomic_file, remove_stale
 
 
 def test_the_file_appears_whole_and_its_folders_with_it(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, error: BaseException) -
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     code = (
-        "import resource, signal, sys; from pathlib import Path; from tomoseg.files import atomic_file\n"
+        "import resource, signal, sys; from pathlib import Path; from tomoseg.core.files import atomic_file\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "with atomic_file(Path(sys.argv[1])) as temporary: temporary.write_bytes(bytes(5000))\n"

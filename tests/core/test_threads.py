@@ -16,10 +16,10 @@ import torch
 
 from tomoseg import Segmenter, segment_batch
 from tomoseg.cli import main
-from tomoseg.engine import use_threads
-from tomoseg.errors import UsageError
+from tomoseg.core.errors import UsageError
+from tomoseg.core.threads import choose_threads, stop_spinning, usable_threads
+from tomoseg.inference.threads import use_threads
 from tomoseg.label_app import server
-from tomoseg.threads import choose_threads, stop_spinning, usable_threads
 
 NAME = "hippocampus_mr_segmentation"
 ITK = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tomoseg import TomosegError
-from tomoseg.datasets import Dataset, Pair, find_datasets, is_dataset, read_dataset
-from tomoseg.errors import UsageError
-from tomoseg.volumes import VOLUME_SUFFIXES
+from tomoseg.core.errors import UsageError
+from tomoseg.data.datasets import Dataset, Pair, find_datasets, is_dataset, read_dataset
+from tomoseg.data.formats import VOLUME_SUFFIXES
 
 CASES = ("liver_1", "liver_2", "liver_0003")
 NAMES = {1: "liver", 3: "tumour"}

@@ -19,7 +19,7 @@ from support.dicoms import write_enhanced, write_series
 from support.stored import GRID, SHAPE, noise, save
 from support.strategies import grids
 from tomoseg import Grid, TomosegError, read_volume
-from tomoseg.volumes.header import read_headers
+from tomoseg.data.header import read_headers
 
 SLOW_SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from support.strategies import grids
 from tomoseg import Grid, TomosegError, Volume, read_volume
-from tomoseg.volumes.volume import LPS_TO_RAS
+from tomoseg.data.volume import LPS_TO_RAS
 
 SHAPE = (6, 7, 8)
 TYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from support.disk import full_disk
 from support.strategies import grids
 from tomoseg import Grid, TomosegError
-from tomoseg.labels import Code, Label, default_colour
-from tomoseg.volumes.nrrd_segmentation import write_nrrd_segmentation
+from tomoseg.data.labels import Code, Label, default_colour
+from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 ANATOMY = Code("123037004", "SCT", "Anatomical Structure")

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from support.thresholds import ball, threshold_bundle
 from support.trainings import tomoseg
 from tomoseg import Segmenter, find_bundle
-from tomoseg.bundle import Bundle
-from tomoseg.errors import BundleError
-from tomoseg.labels import Label
-from tomoseg.plausibility import at_border, doubt_ct, doubt_volumes
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.core.errors import BundleError
+from tomoseg.data.labels import Label
+from tomoseg.data.plausibility import at_border, doubt_ct, doubt_volumes
 
 SHAPE, SPACING = (60, 60, 40), (3.9, 3.9, 2.5)
 THRESHOLDS = {"brainstem": 100.0, "mandible": 700.0}

@@ -18,7 +18,9 @@ from scipy.spatial.transform import Rotation
 from support.scene import as_a_qform
 from support.strategies import grids
 from tomoseg import Grid, TomosegError, Volume, read_volume
-from tomoseg.volumes import find_volumes, strip_suffix, write_label_map
+from tomoseg.data.formats import strip_suffix
+from tomoseg.data.nifti import write_label_map
+from tomoseg.data.search import find_volumes
 
 SHAPE = (5, 6, 7)
 

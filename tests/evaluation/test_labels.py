@@ -12,11 +12,12 @@ from support.bundles import BUNDLE_NAME
 from support.evaluations import read_csv, run, write, write_cases
 from support.trainings import write_dataset
 from tomoseg import Segmenter
-from tomoseg.evaluation import Rules, evaluate
-from tomoseg.labels import Label
-from tomoseg.planning import Budget, plan_bundle
-from tomoseg.volumes.dicom_seg import write_dicom_seg
-from tomoseg.volumes.nrrd_segmentation import write_nrrd_segmentation
+from tomoseg.data.dicom.seg_writer import write_dicom_seg
+from tomoseg.data.labels import Label
+from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
+from tomoseg.evaluation.run import Rules, evaluate
+from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.presets import Budget
 
 
 def test_segments_have_the_labels_of_their_names(dicom_scan: Path, tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from support.browser import Browser
 from support.evaluations import AFFINE, make_evaluation, write_cases
 from support.pages import CONTRASTS
 from tomoseg import TomosegError
-from tomoseg.evaluation import Evaluation, Rules, evaluate, save_evaluation
 from tomoseg.evaluation.metrics import BY_KEY
 from tomoseg.evaluation.page import write_page
 from tomoseg.evaluation.plots import Point, draw_agreement, draw_boxes
+from tomoseg.evaluation.results import Evaluation
+from tomoseg.evaluation.run import Rules, evaluate, save_evaluation
 from tomoseg.evaluation.worst import choose_worst, draw_worst, find_images
 
 HOSTILE = "<script>hacked=1</script>"

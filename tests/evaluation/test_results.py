@@ -12,9 +12,9 @@ import pytest
 
 from support.evaluations import make_evaluation
 from tomoseg import TomosegError
-from tomoseg.evaluation import save_evaluation
 from tomoseg.evaluation.metrics import METRICS
 from tomoseg.evaluation.results import CASE_COLUMNS, SUMMARY_COLUMNS, Evaluation
+from tomoseg.evaluation.run import save_evaluation
 
 
 def refuse(name: str) -> None:

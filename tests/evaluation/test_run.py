@@ -29,7 +29,7 @@ from support.bundles import BUNDLE_NAME, ENVIRONMENT, SHARED
 from support.dicoms import write_series
 from support.evaluations import read_csv, run, write, write_cases
 from tomoseg import Grid, Segmenter, segment_batch
-from tomoseg.evaluation import Rules, evaluate, save_evaluation
+from tomoseg.evaluation.run import Rules, evaluate, save_evaluation
 
 OVERLAPS = {"precision": "precision", "recall": "sensitivity", "accuracy": "accuracy"}
 Folders = tuple[Path, Path]

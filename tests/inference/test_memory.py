@@ -15,11 +15,13 @@ from monai.inferers import SlidingWindowInferer
 
 from support.waiting import wait_until
 from tomoseg import Segmenter, TomosegError, segment_batch
-from tomoseg.engine import Limits, Output, PeakMemory, identity_placement, is_out_of_memory, place_windows
-from tomoseg.engine.decision import ArgMax
-from tomoseg.engine.memory import Needs, make_plan
-from tomoseg.engine.stream import Tally, segment_streamed
-from tomoseg.options import Options, parse_size
+from tomoseg.bundle.options import Options, parse_size
+from tomoseg.inference.memory import PeakMemory, is_out_of_memory
+from tomoseg.inference.sliding_window.decision import ArgMax
+from tomoseg.inference.sliding_window.memory_plan import Needs, make_plan
+from tomoseg.inference.sliding_window.placement import identity_placement
+from tomoseg.inference.sliding_window.stream import Limits, Output, Tally, segment_streamed
+from tomoseg.inference.sliding_window.windows import place_windows
 
 CPU = torch.device("cpu")
 GB = 10**9
@@ -172,7 +174,7 @@ def test_half_precision_scores_give_nearly_the_same_labels() -> None:
 
 def test_a_backend_may_ask_for_smaller_batches() -> None:
     """OpenVINO gives a window to all cores: two at once would take twice the memory, and no less time."""
-    from tomoseg.engine import make_backend
+    from tomoseg.inference.backends import make_backend
 
     network = torch.nn.Conv3d(1, 2, 1)
     assert make_backend("openvino", network, CPU, "fp32", "key", compiled=False).batch_size == 1
@@ -247,7 +249,7 @@ def test_what_is_planned_is_what_is_taken(real_scan: Path, tmp_path: Path, backe
 
 LIMITED = """
 import resource, sys
-import psutil, tomoseg.cli, tomoseg.batch
+import psutil, tomoseg.cli, tomoseg.batch.run
 limit = psutil.Process().memory_info().vms + 10**9
 resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 sys.argv[0] = "tomoseg"

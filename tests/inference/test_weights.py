@@ -11,12 +11,12 @@ import torch
 
 from support.bundles import random_window
 from tomoseg import Segmenter, TomosegError, find_bundle
-from tomoseg.configuration import InferenceConfig
-from tomoseg.engine.backends.int8_network import save_model
-from tomoseg.engine.backends.openvino_model import convert
-from tomoseg.files import sha256
-from tomoseg.options import Options
-from tomoseg.weights import hash_weights, weights_in_use
+from tomoseg.bundle.options import Options
+from tomoseg.core.files import sha256
+from tomoseg.inference.backends.int8_network import save_model
+from tomoseg.inference.backends.openvino_model import convert
+from tomoseg.inference.config import InferenceConfig
+from tomoseg.inference.weights import hash_weights, weights_in_use
 
 CPU = torch.device("cpu")
 

@@ -11,15 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tomoseg import Grid, Volume
-from tomoseg.errors import TomosegError, UsageError, VolumeError
-from tomoseg.label_app.annotation import read_annotation
+from tomoseg.bundle.registry import find_bundle
+from tomoseg.core.errors import TomosegError, UsageError, VolumeError
+from tomoseg.data.labels import Label, unnamed
+from tomoseg.data.nifti import write_label_map, write_map
+from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
+from tomoseg.data.read import read_volume
+from tomoseg.inference.localisation.locator import Locator
+from tomoseg.label_app.datastore.annotation import read_annotation
 from tomoseg.label_app.served_labels import ServedLabels
-from tomoseg.label_app.training_cases import Annotated, prepare_cases
-from tomoseg.labels import Label, unnamed
-from tomoseg.localisation import Locator
-from tomoseg.registry import find_bundle
-from tomoseg.volumes import read_volume, write_label_map, write_map
-from tomoseg.volumes.nrrd_segmentation import write_nrrd_segmentation
+from tomoseg.label_app.trainers.training_cases import Annotated, prepare_cases
 
 GRID = Grid((7, 8, 9), np.array([[-1.5, 0, 0, 10], [0, 0, 2, -20], [0, 1, 0, 5], [0, 0, 0, 1]]))
 IMAGE = Volume(np.random.default_rng(0).random(GRID.shape, np.float32), GRID, "image")

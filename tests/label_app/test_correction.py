@@ -16,13 +16,13 @@ from scipy import ndimage
 
 from support.bundles import dice
 from tomoseg import Grid, Segmenter, read_volume
-from tomoseg.configuration import InferenceConfig
-from tomoseg.errors import UsageError
-from tomoseg.label_app.clicks import parse_clicks
-from tomoseg.label_app.correction import REACH, WIDTH_MM, Click, correct
-from tomoseg.label_app.local_scores import LocalScores
+from tomoseg.bundle.registry import find_bundle
+from tomoseg.core.errors import UsageError
+from tomoseg.inference.config import InferenceConfig
+from tomoseg.label_app.clicks.clicks import parse_clicks
+from tomoseg.label_app.clicks.correction import REACH, WIDTH_MM, Click, correct
+from tomoseg.label_app.clicks.local_scores import LocalScores
 from tomoseg.label_app.served_labels import ServedLabels
-from tomoseg.registry import find_bundle
 
 SHAPE = (20, 24, 16)
 GRID = Grid(SHAPE, np.diag([1.5, 1.0, 2.0, 1.0]))

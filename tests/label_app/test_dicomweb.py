@@ -16,7 +16,7 @@ from support.label_server import Server, require_monailabel, running_server
 from support.orthanc import Orthanc, running_orthanc
 from support.waiting import wait_until
 from tomoseg import Segmenter, read_volume
-from tomoseg.volumes.dicom import read_header
+from tomoseg.data.dicom.series import read_header
 
 pytestmark = pytest.mark.slow
 NAME = "hippocampus_mr_segmentation"

@@ -10,13 +10,13 @@ import torch
 
 from support.bundles import CHECKOUT
 from tomoseg import Segmenter, find_bundle
-from tomoseg.bundle import Bundle
-from tomoseg.errors import BundleError, UsageError
-from tomoseg.files import sha256
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.options import Options
+from tomoseg.core.errors import BundleError, UsageError
+from tomoseg.core.files import sha256
+from tomoseg.data.read import read_volume
 from tomoseg.label_app.fine_tuning import Progress, Recipe, _Watch, fine_tune
-from tomoseg.label_app.training_cases import TrainingCase
-from tomoseg.options import Options
-from tomoseg.volumes import read_volume
+from tomoseg.label_app.trainers.training_cases import TrainingCase
 
 
 @pytest.fixture

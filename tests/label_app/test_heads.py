@@ -17,20 +17,21 @@ from scipy import ndimage
 from support.bundles import dice
 from support.heads import halved, mni152, moved
 from tomoseg import Grid, Segmentation, Volume, find_bundle, read_volume
-from tomoseg.errors import UsageError, VolumeError
-from tomoseg.files import sha256
+from tomoseg.bundle.options import Options
+from tomoseg.core.errors import UsageError, VolumeError
+from tomoseg.core.files import sha256
+from tomoseg.data.nifti import write_label_map, write_map
+from tomoseg.inference.localisation.crop import nearest
+from tomoseg.inference.localisation.locator import Located, Locator, Place
+from tomoseg.label_app.activelearning.image_scores import KINDS, find_crops
 from tomoseg.label_app.answer import describe_answer, keep_largest
-from tomoseg.label_app.correction import REACH, WIDTH_MM, Click, correct
-from tomoseg.label_app.crop_scores import CropScores
+from tomoseg.label_app.clicks.correction import REACH, WIDTH_MM, Click, correct
+from tomoseg.label_app.clicks.crop_scores import CropScores
+from tomoseg.label_app.clicks.scene import Scene, look
 from tomoseg.label_app.folder import AppFolder
-from tomoseg.label_app.image_scores import KINDS, find_crops
 from tomoseg.label_app.model import ServedModel
-from tomoseg.label_app.scene import Scene, look
-from tomoseg.label_app.training_cases import Annotated, TrainingCase, prepare_cases
-from tomoseg.label_app.training_crops import cut_crops
-from tomoseg.localisation import Located, Locator, Place, nearest
-from tomoseg.options import Options
-from tomoseg.volumes import write_label_map, write_map
+from tomoseg.label_app.trainers.training_cases import Annotated, TrainingCase, prepare_cases
+from tomoseg.label_app.trainers.training_crops import cut_crops
 
 pytestmark = pytest.mark.slow
 

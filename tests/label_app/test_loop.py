@@ -18,7 +18,7 @@ from support.command_line import run_inside
 from support.label_server import Server, require_monailabel, running_server
 from support.waiting import wait_until
 from tomoseg import Segmenter, read_volume
-from tomoseg.files import sha256
+from tomoseg.core.files import sha256
 
 pytestmark = pytest.mark.slow
 NAME = "hippocampus_mr_segmentation"

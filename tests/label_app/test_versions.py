@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from support.command_line import run_inside
-from tomoseg.errors import BundleError, UsageError
-from tomoseg.files import sha256
+from tomoseg.core.errors import BundleError, UsageError
+from tomoseg.core.files import sha256
 from tomoseg.label_app.folder import AppFolder
-from tomoseg.label_app.weights import Weights
+from tomoseg.label_app.versions import Weights
 
 
 def state(value: float) -> dict[str, torch.Tensor]:
@@ -58,7 +58,7 @@ def test_a_damaged_record_is_told(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_who_is_killed_while_publishing_changes_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys, torch\nfrom pathlib import Path\nfrom tomoseg.label_app.weights import Weights\n"
+        "import sys, torch\nfrom pathlib import Path\nfrom tomoseg.label_app.versions import Weights\n"
         "weights = Weights(Path(sys.argv[1]))\nprint('ready', flush=True)\n"
         "while True:\n    weights.publish({'layer': torch.zeros(300_000)})\n"
     )

@@ -18,12 +18,12 @@ from support.dicom_results import read_back, read_labels
 from support.dicoms import make_series
 from support.trainings import tiny_bundle, write_dataset
 from tomoseg import find_bundle
-from tomoseg.labels import default_colour
+from tomoseg.data.dicom.rtstruct import write_rtstruct
+from tomoseg.data.dicom.seg_writer import write_dicom_seg
+from tomoseg.data.labels import default_colour
 from tomoseg.planning.anatomy import CATEGORY, KNOWN, LATERALITY, LETTERS, recognise
 from tomoseg.planning.fingerprint import LabelPrint
 from tomoseg.planning.label_table import label_table
-from tomoseg.volumes.dicom_seg import write_dicom_seg
-from tomoseg.volumes.rtstruct import write_rtstruct
 
 SIDES = {
     "right": ("{}_right", "{}_R", "right {}", "{}, Right", "R {}", "Rt_{}", "{}-rt", "{}_r", "{}R", "R{}"),

@@ -27,8 +27,9 @@ from support.config_names import check_names
 from support.tiers import rest_exhaustive
 from support.trainings import tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
-from tomoseg.errors import DatasetError, UsageError
-from tomoseg.planning import Budget, plan_bundle
+from tomoseg.core.errors import DatasetError, UsageError
+from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.presets import Budget
 
 KINDS: dict[str, dict[str, Any]] = {
     "decathlon": {},

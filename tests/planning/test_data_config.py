@@ -13,10 +13,12 @@ import SimpleITK as sitk
 from support.bundles import parse_config
 from support.trainings import tiny_bundle, write_dataset
 from tomoseg import find_bundle
-from tomoseg.errors import DatasetError
-from tomoseg.planning import Budget, plan_bundle
-from tomoseg.training import TrainingOptions, check_data, train
-from tomoseg.volumes import formats
+from tomoseg.core.errors import DatasetError
+from tomoseg.data import formats
+from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.presets import Budget
+from tomoseg.training.options import TrainingOptions
+from tomoseg.training.training import check_data, train
 
 BUDGET = Budget(4 * 10**9, preset="small")
 

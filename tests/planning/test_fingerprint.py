@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.strategies import orientations
 from support.trainings import phantom, write_dataset
 from tomoseg import Grid, Volume
-from tomoseg.datasets import read_dataset
+from tomoseg.data.datasets import read_dataset
 from tomoseg.planning.fingerprint import CasePrint, print_case, take_fingerprint
 
 

@@ -16,13 +16,15 @@ from monai.bundle import ConfigParser
 from support.fingerprints import BUDGET, HIPPOCAMPUS
 from support.trainings import tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
-from tomoseg.errors import UsageError
-from tomoseg.planning import Budget, Imbalance, plan_bundle
+from tomoseg.core.errors import UsageError
 from tomoseg.planning.augmentation import labelled_augmentation
+from tomoseg.planning.bundle_writer import plan_bundle
 from tomoseg.planning.fingerprint import LabelPrint
-from tomoseg.planning.imbalance import LOSSES, MOST, choose_ratios
+from tomoseg.planning.imbalance import LOSSES, MOST, Imbalance, choose_ratios
+from tomoseg.planning.presets import Budget
 from tomoseg.planning.rules import Plan, decide
-from tomoseg.training import TrainingOptions, check_data, train
+from tomoseg.training.options import TrainingOptions
+from tomoseg.training.training import check_data, train
 
 LABELS = (LabelPrint(1, "nerve", 9, 9, 0.5), LabelPrint(2, "eye", 9, 9, 8.0), LabelPrint(3, "brain", 9, 9, 1400.0))
 

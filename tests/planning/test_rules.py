@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.fingerprints import BUDGET, HIPPOCAMPUS, with_spacing
-from tomoseg.errors import UsageError
-from tomoseg.planning.fingerprint import LabelPlace, LabelPrint
+from tomoseg.core.errors import UsageError
+from tomoseg.planning.fingerprint import LabelPlace, LabelPrint, find_opposite
 from tomoseg.planning.network import Network, shape_levels
 from tomoseg.planning.presets import PRESETS, Budget
 from tomoseg.planning.rules import decide
-from tomoseg.planning.sides import find_opposite
 
 
 def test_hippocampus_gets_the_window_that_nnunet_published() -> None:

@@ -12,8 +12,8 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from support.strategies import ORIENTATIONS
 from tomoseg import Grid
-from tomoseg.labels import Label
-from tomoseg.preview import save_preview
+from tomoseg.data.labels import Label
+from tomoseg.report.preview import save_preview
 
 LABELS = (Label(1, "anterior", (31, 119, 180)), Label(2, "posterior", (255, 127, 14)))
 

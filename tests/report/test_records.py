@@ -19,18 +19,10 @@ from hypothesis import strategies as st
 
 import tomoseg
 from tomoseg import Report, Segmenter, TomosegError, segment_batch
-from tomoseg.measures import measure_labels
-from tomoseg.page import write_page
-from tomoseg.report import (
-    STATISTICS_COLUMNS,
-    CaseReport,
-    LabelVolume,
-    Location,
-    Memory,
-    RegionVolume,
-    describe_hardware,
-    utc_now,
-)
+from tomoseg.report.environment import describe_hardware, utc_now
+from tomoseg.report.html.document import write_page
+from tomoseg.report.records import STATISTICS_COLUMNS, CaseReport, LabelVolume, Location, Memory, RegionVolume
+from tomoseg.report.statistics import measure_labels
 
 # a byte of a path that is no UTF-8 is one of these lone surrogates: https://peps.python.org/pep-0383/
 NAMES = st.text(st.characters(exclude_categories=["Cs"]) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))

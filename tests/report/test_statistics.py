@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomoseg import measures
-from tomoseg.measures import LabelMeasure, find_outliers, measure_labels
+from tomoseg.report import statistics
+from tomoseg.report.outliers import find_outliers
+from tomoseg.report.statistics import LabelMeasure, measure_labels
 
 SHAPES = npst.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9)
 FLOATS = st.floats(width=32)
@@ -60,26 +61,26 @@ def label_maps(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return turned(labels, draw(st.permutations([0, 1, 2]))), turned(scan, draw(st.permutations([0, 1, 2])))
 
 
-@given(label_maps(), st.sampled_from((1, 7, measures.SLAB_VOXELS)), st.booleans())
+@given(label_maps(), st.sampled_from((1, 7, statistics.SLAB_VOXELS)), st.booleans())
 @settings(deadline=None)
 def test_labels_are_measured_as_numpy_does(arrays: tuple[np.ndarray, np.ndarray], slab: int, with_scan: bool) -> None:
     labels, scan = arrays
     image = scan if with_scan else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measures, "SLAB_VOXELS", slab)
+        patch.setattr(statistics, "SLAB_VOXELS", slab)
         found = measure_labels(labels, (1, 2, 4), image)
     assert list(found) == [1, 2, 4]
     for value, measure in found.items():
         assert_same(measure, oracle(labels == value, image))
 
 
-@given(label_maps(), st.sampled_from((1, 7, measures.SLAB_VOXELS)))
+@given(label_maps(), st.sampled_from((1, 7, statistics.SLAB_VOXELS)))
 @settings(deadline=None)
 def test_labels_that_overlap_are_measured_one_by_one(arrays: tuple[np.ndarray, np.ndarray], slab: int) -> None:
     labels, scan = arrays
     stacked = np.stack([labels, (labels > 3).astype(labels.dtype), labels % 2])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measures, "SLAB_VOXELS", slab)
+        patch.setattr(statistics, "SLAB_VOXELS", slab)
         found = measure_labels(stacked, (1, 2, 3), scan)
     for value, measure in found.items():
         assert_same(measure, oracle(stacked[value - 1] != 0, scan))
@@ -107,7 +108,7 @@ def test_memory_does_not_grow_with_the_volume() -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] * 1.2
-    assert peaks[1] < 64 * measures.SLAB_VOXELS
+    assert peaks[1] < 64 * statistics.SLAB_VOXELS
 
 
 def test_a_scan_of_another_shape_is_refused() -> None:

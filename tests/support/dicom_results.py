@@ -10,7 +10,7 @@ from pydicom import Dataset
 from skimage.draw import polygon2mask
 
 from support.slices import read_slices
-from tomoseg.volumes.volume import DicomSeries
+from tomoseg.data.volume import DicomSeries
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 

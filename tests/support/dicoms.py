@@ -30,8 +30,8 @@ from pydicom.uid import (
 from pydicom.valuerep import format_number_as_ds
 
 from tomoseg import Grid
-from tomoseg.volumes.dicom_output import WHOLE_FILE
-from tomoseg.volumes.volume import DicomFrame, DicomSeries
+from tomoseg.data.dicom.reference import WHOLE_FILE
+from tomoseg.data.volume import DicomFrame, DicomSeries
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 BY_GDCM = (JPEGLosslessSV1, JPEGBaseline8Bit)

@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 
 from support.command_line import run_inside
-from tomoseg.evaluation import Evaluation, Rules, evaluate
+from tomoseg.evaluation.results import Evaluation
+from tomoseg.evaluation.run import Rules, evaluate
 
 NAMES = {1: "liver", 2: "spleen"}
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])

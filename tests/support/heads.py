@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tomoseg import Grid, Volume
-from tomoseg.localisation.template import template_files
+from tomoseg.inference.localisation.template import template_files
 
 MRICRON = Path("/usr/share/mricron/templates")
 

@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 
 from tomoseg import Segmenter, find_bundle, segment_batch
-from tomoseg.options import Options
-from tomoseg.segmentation import Segmentation
-from tomoseg.segmenter import Prepared
+from tomoseg.bundle.options import Options
+from tomoseg.inference.segmentation import Segmentation
+from tomoseg.inference.segmenter import Prepared
 
 NEEDED = 600_000_000  # bytes
 ALLOWED = 1_000_000_000

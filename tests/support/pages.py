@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from support.browser import Browser
-from tomoseg.page import write_page
-from tomoseg.report import CaseReport, LabelVolume, Report, describe_hardware
+from tomoseg.report.environment import describe_hardware
+from tomoseg.report.html.document import write_page
+from tomoseg.report.records import CaseReport, LabelVolume, Report
 
 FOLDER = "/data/study 7"
 DAMAGED = "truncated or damaged: the file ends after 5,000 bytes"

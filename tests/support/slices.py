@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 
-from tomoseg.volumes.volume import DicomSeries
+from tomoseg.data.volume import DicomSeries
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from support.command_line import run_inside, run_process
-from tomoseg.planning import Budget, plan_bundle
+from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.presets import Budget
 
 # one thread: the same sums in the same order, and two processes share two cores
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

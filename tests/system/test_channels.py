@@ -17,16 +17,19 @@ from support.bundles import Place, dice, read_config, voxels
 from support.stored import GRID, SHAPE, noise, save
 from support.trainings import NAMES, phantom, tiny_bundle, tomoseg
 from tomoseg import Segmenter, find_bundle
-from tomoseg.cases import plan_cases
-from tomoseg.datasets import read_dataset
-from tomoseg.errors import DatasetError, UsageError, VolumeError
-from tomoseg.geometry import Grid
-from tomoseg.inspection import require_trainable
+from tomoseg.batch.cases import plan_cases
+from tomoseg.bundle.options import Options
+from tomoseg.core.errors import DatasetError, UsageError, VolumeError
+from tomoseg.data.datasets import read_dataset
+from tomoseg.data.geometry import Grid
+from tomoseg.data.inspection.fitness import require_trainable
+from tomoseg.data.read import read_volume
 from tomoseg.label_app.folder import load_bundles
-from tomoseg.options import Options
-from tomoseg.planning import Budget, plan_bundle
-from tomoseg.training import TrainingOptions, check_data, cross_validate, train
-from tomoseg.volumes import read_volume
+from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.presets import Budget
+from tomoseg.training.cross_validation import cross_validate
+from tomoseg.training.options import TrainingOptions
+from tomoseg.training.training import check_data, train
 
 CHANNELS = {"channel_names": {"0": "T2", "1": "ADC"}}
 LAYOUTS = ("4d", "files", "listed")

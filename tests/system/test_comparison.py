@@ -21,8 +21,8 @@ from fully_annotated import write_fully_annotated
 from paired import tabulate_pairs
 from partial_annotation import write_partial
 from support.trainings import write_dataset as write_phantoms
-from tomoseg.datasets import read_dataset
-from tomoseg.labels import find_ignored
+from tomoseg.data.datasets import read_dataset
+from tomoseg.data.labels import find_ignored
 
 NAMES = {1: "Anterior", 2: "Posterior"}
 

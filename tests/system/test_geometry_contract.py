@@ -41,7 +41,7 @@ from support.scene import (
 )
 from support.strategies import ORIENTATIONS, orientations
 from tomoseg import Grid, Segmenter, Volume
-from tomoseg.engine import Placement
+from tomoseg.inference.sliding_window.placement import Placement
 
 ENOUGH = 0.97  # Dice against the truth
 ALIKE = 0.99  # Dice between the same voxels stored in another order
@@ -211,8 +211,8 @@ def signs_become(*signs: float) -> Mutation:
     """Return a mutation of the step from LPS to RAS."""
 
     def mutate(patch: pytest.MonkeyPatch) -> None:
-        for module in ("itk_image", "dicom_grid"):
-            patch.setattr(f"tomoseg.volumes.{module}.LPS_TO_RAS", np.diag([*signs, 1.0]))
+        for module in ("itk_image", "dicom.slices"):
+            patch.setattr(f"tomoseg.data.{module}.LPS_TO_RAS", np.diag([*signs, 1.0]))
 
     return mutate
 
@@ -225,7 +225,7 @@ def affine_becomes(change: Callable[[Array], Array], *modules: str) -> Mutation:
 
     def mutate(patch: pytest.MonkeyPatch) -> None:
         for module in modules:
-            after(f"tomoseg.volumes.{module}.make_volume", changed)(patch)
+            after(f"tomoseg.data.{module}.make_volume", changed)(patch)
 
     return mutate
 
@@ -236,7 +236,7 @@ def network_lies(*offset: float) -> Mutation:
     def changed(placement: Placement) -> Placement:
         return replace(placement, matrix=translation(*offset) @ placement.matrix)
 
-    return after("tomoseg.pipeline.place", changed)
+    return after("tomoseg.inference.pipeline.place", changed)
 
 
 def translation(*offset: float) -> Array:
@@ -262,7 +262,7 @@ def by_name(found: tuple[Any, ...]) -> tuple[Any, ...]:
     return sorted(found[0], key=lambda one: (one.frame.path.name, one.frame.number)), *found[1:]
 
 
-READERS = ("nifti", "itk_image", "dicom")
+READERS = ("nifti", "itk_image", "dicom.series")
 IN_LPS = [*FAMILIES["NRRD and MetaImage"], *FAMILIES["DICOM"]]
 MUTATIONS: dict[str, tuple[Mutation, Sequence[str]]] = {
     "LPS taken for RAS": (signs_become(1, 1, 1), IN_LPS),
@@ -271,17 +271,17 @@ MUTATIONS: dict[str, tuple[Mutation, Sequence[str]]] = {
         affine_becomes(lambda affine: affine @ translation(-0.5, -0.5, -0.5), *READERS),
         list(KINDS),
     ),
-    "slices in the order of the files": (after("tomoseg.volumes.dicom.arrange", by_name), FAMILIES["DICOM"]),
+    "slices in the order of the files": (after("tomoseg.data.dicom.series.arrange", by_name), FAMILIES["DICOM"]),
     "slices from the other end": (
-        after("tomoseg.volumes.dicom.arrange", lambda found: (found[0][::-1], *found[1:])),
+        after("tomoseg.data.dicom.series.arrange", lambda found: (found[0][::-1], *found[1:])),
         FAMILIES["DICOM"],
     ),
     "the spacing of the rows taken for that of the columns": (
-        affine_becomes(swapped_spacing, "dicom"),
+        affine_becomes(swapped_spacing, "dicom.series"),
         FAMILIES["DICOM"],
     ),
     "rows taken for columns": (
-        after("tomoseg.volumes.dicom.read_pixels", lambda pixels: pixels.transpose(1, 0, 2)),
+        after("tomoseg.data.dicom.series.read_pixels", lambda pixels: pixels.transpose(1, 0, 2)),
         FAMILIES["DICOM"],
     ),
     "the tilt of the gantry forgotten": (affine_becomes(without_tilt, *READERS), sorted(SHEARED)),

@@ -154,7 +154,7 @@ def test_python(checkout: Path, workplace: Path) -> None:
 
 
 def test_the_entry_point_group_is_the_one_that_is_read(checkout: Path) -> None:
-    from tomoseg.registry import ENTRY_POINT_GROUP
+    from tomoseg.bundle.registry import ENTRY_POINT_GROUP
 
     (block,) = blocks(checkout, "toml")
     assert f'entry-points."{ENTRY_POINT_GROUP}"' in block

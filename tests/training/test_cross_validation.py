@@ -21,15 +21,17 @@ from support.bundles import Place, read_config, voxels
 from support.config_names import check_names
 from support.trainings import load, tiny_bundle, tomoseg, write_dataset
 from tomoseg import Segmenter, find_bundle
-from tomoseg.bundle import Bundle
-from tomoseg.errors import UsageError
-from tomoseg.files import sha256
-from tomoseg.options import Options
-from tomoseg.training import CrossValidation, TrainingOptions, check_data, cross_validate, train
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.options import Options
+from tomoseg.core.errors import UsageError
+from tomoseg.core.files import sha256
 from tomoseg.training.card import write_results
+from tomoseg.training.cross_validation import CrossValidation, cross_validate
 from tomoseg.training.ensemble import LARGEST, average_weights, ensemble_config, keep_components, single_config
+from tomoseg.training.options import TrainingOptions
 from tomoseg.training.scoring import dice, keep_largest, mean_of_labels
 from tomoseg.training.state import load_state
+from tomoseg.training.training import check_data, train
 
 OPTIONS = TrainingOptions(epochs=2, device="cpu")
 

@@ -16,9 +16,10 @@ from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceFocalLoss, DiceLos
 from support.bundles import parse_config
 from support.fingerprints import BUDGET, HIPPOCAMPUS
 from support.trainings import write_dataset
-from tomoseg.planning import Budget, Imbalance, plan_bundle
-from tomoseg.planning.imbalance import LOSSES
+from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.imbalance import LOSSES, Imbalance
 from tomoseg.planning.loss_config import loss_entries
+from tomoseg.planning.presets import Budget
 from tomoseg.planning.rules import decide
 
 SCORES = 3

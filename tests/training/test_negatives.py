@@ -12,9 +12,11 @@ import torch
 from support.bundles import Place, parse_config
 from support.trainings import SHAPE, same, tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
-from tomoseg.errors import DatasetError, UsageError
-from tomoseg.planning import Budget, plan_bundle
-from tomoseg.training import TrainingOptions, check_data, check_negatives, train
+from tomoseg.core.errors import DatasetError, UsageError
+from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.presets import Budget
+from tomoseg.training.options import TrainingOptions
+from tomoseg.training.training import check_data, check_negatives, train
 
 LARGE = (90, 80, 70)
 
@@ -154,7 +156,7 @@ def test_what_is_wrong_with_them_is_told_in_one_line(place: Path, tmp_path: Path
 def test_a_partly_annotated_bundle_is_fine_tuned_without_its_dataset(place: Path, tmp_path: Path) -> None:
     """As MONAI Label does it: every label was drawn in what somebody submits."""
     from tomoseg.label_app.fine_tuning import Recipe, fine_tune
-    from tomoseg.label_app.training_cases import TrainingCase
+    from tomoseg.label_app.trainers.training_cases import TrainingCase
 
     folders = (place / "data" / name for name in ("imagesTr", "labelsTr"))
     images, labels = (sorted(folder.iterdir()) for folder in folders)

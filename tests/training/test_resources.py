@@ -10,8 +10,9 @@ import torch
 
 from support.trainings import tiny_bundle, write_dataset
 from tomoseg import find_bundle
-from tomoseg.errors import UsageError
-from tomoseg.training import TrainingOptions, resources, workflow
+from tomoseg.core.errors import UsageError
+from tomoseg.training import resources, workflow
+from tomoseg.training.options import TrainingOptions
 from tomoseg.training.resources import case_bytes, choose_device, free_bytes, plan_cache
 
 CPU = torch.device("cpu")

@@ -19,9 +19,12 @@ from monai.bundle import ConfigParser
 from support.bundles import Place
 from support.trainings import phantom, same, tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
-from tomoseg.errors import BundleError, UsageError
-from tomoseg.training import TrainingOptions, check_data, check_unlabelled, session, train
+from tomoseg.core.errors import BundleError, UsageError
+from tomoseg.training import session
+from tomoseg.training.options import TrainingOptions
 from tomoseg.training.state import load_state
+from tomoseg.training.training import check_data, train
+from tomoseg.training.unlabelled import check_unlabelled
 
 EPOCHS = 3
 CASES, OTHERS = 6, 5

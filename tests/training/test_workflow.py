@@ -23,9 +23,10 @@ from support.disk import full_disk
 from support.trainings import ENVIRONMENT, load, same, tiny_bundle, tomoseg, write_dataset
 from support.waiting import wait_until
 from tomoseg import find_bundle
-from tomoseg.errors import BundleError, OutputError, TrainingError, UsageError
-from tomoseg.training import TrainingOptions, check_data, install, train
+from tomoseg.core.errors import BundleError, OutputError, TrainingError, UsageError
+from tomoseg.training.options import TrainingOptions
 from tomoseg.training.state import TrainingState, load_state, save_weights
+from tomoseg.training.training import check_data, install, train
 
 EPOCHS = 4
 

@@ -26,8 +26,10 @@ from monai.transforms import (
 from numpy.typing import NDArray
 
 from support.bundles import voxels
-from tomoseg.cleaning import CLEANERS, CLEANING, Cleaner, ReplaceNonFinited, cleaning_remarks
-from tomoseg.errors import VolumeError
+from tomoseg.core.errors import VolumeError
+from tomoseg.transforms import ReplaceNonFinited
+from tomoseg.transforms.cleaner import CLEANING, Cleaner, cleaning_remarks
+from tomoseg.transforms.cleaners import CLEANERS
 
 
 def as_array(image: Any) -> NDArray[Any]:
@@ -191,10 +193,10 @@ def test_the_remarks_of_what_went_in_stay_as_they_were() -> None:
 
 def test_a_bundle_config_names_them(oblique_scan: Path, tmp_path: Path) -> None:
     targets: list[dict[str, Any]] = [
-        {"_target_": "tomoseg.cleaning.ReplaceNonFinited", "keys": "image", "nan": 0.0},
-        {"_target_": "tomoseg.cleaning.DenoiseWaveletd", "keys": "image"},
-        {"_target_": "tomoseg.cleaning.DenoiseCurvatureFlowd", "keys": ["image"], "iterations": 2},
-        {"_target_": "tomoseg.cleaning.CorrectBiasFieldd", "keys": "image"},
+        {"_target_": "tomoseg.transforms.ReplaceNonFinited", "keys": "image", "nan": 0.0},
+        {"_target_": "tomoseg.transforms.DenoiseWaveletd", "keys": "image"},
+        {"_target_": "tomoseg.transforms.DenoiseCurvatureFlowd", "keys": ["image"], "iterations": 2},
+        {"_target_": "tomoseg.transforms.CorrectBiasFieldd", "keys": "image"},
     ]
     load = {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True}
     config = {"preprocessing": {"_target_": "Compose", "transforms": [load, *targets]}}

@@ -20,16 +20,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, gaussian_filter
 
 from support.bundles import voxels
-from tomoseg.cleaning import (
-    CLEANERS,
-    Cleaner,
-    CorrectBiasFieldd,
-    DenoiseCurvatureFlowd,
-    DenoiseWaveletd,
-    ReplaceNonFinited,
-    cleaning_remarks,
-)
-from tomoseg.errors import MissingPackageError, TomosegError, UsageError, VolumeError
+from tomoseg.core.errors import MissingPackageError, TomosegError, UsageError, VolumeError
+from tomoseg.transforms import CorrectBiasFieldd, DenoiseCurvatureFlowd, DenoiseWaveletd, ReplaceNonFinited
+from tomoseg.transforms.cleaner import Cleaner, cleaning_remarks
+from tomoseg.transforms.cleaners import CLEANERS
 
 Volume = NDArray[np.float32]
 

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-import tomoseg
 from tomoseg.cli.check import check
 from tomoseg.cli.describe import bundles, doctor, info
 from tomoseg.cli.evaluate import evaluate
@@ -22,8 +21,9 @@ from tomoseg.cli.segment import segment
 from tomoseg.cli.terminal import complain
 from tomoseg.cli.train import train
 from tomoseg.cli.watch import watch
-from tomoseg.errors import TomosegError, one_line
-from tomoseg.threads import stop_spinning
+from tomoseg.core.errors import TomosegError, one_line
+from tomoseg.core.threads import stop_spinning
+from tomoseg.core.version import __version__
 
 app = typer.Typer(
     help="3D segmentation of CT and MRI with MONAI bundles.",
@@ -65,7 +65,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        print(f"tomoseg {tomoseg.__version__}")
+        print(f"tomoseg {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         print(context.get_help())

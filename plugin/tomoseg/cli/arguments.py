@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tomoseg.options import CLEANERS, Options
+from tomoseg.bundle.options import CLEANERS, Options
 
 BundleOption = Annotated[
     str,

@@ -22,7 +22,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell what scans and labelled datasets hold, and what is wrong with them."""
-    from tomoseg.inspection import inspect_paths, list_problems, list_remarks, tabulate
+    from tomoseg.data.inspection.survey import inspect_paths
+    from tomoseg.data.inspection.tables import list_problems, list_remarks, tabulate
 
     with Console(stderr=True).status("looking for scans") as status:  # nothing is shown where nobody looks
         survey = inspect_paths(paths, voxels=voxels, on_scan=lambda path: status.update(escape(str(path))))

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tomoseg.bundle import Bundle
-from tomoseg.errors import BundleError, one_line
-from tomoseg.registry import find_bundle, registered_names
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.registry import find_bundle, registered_names
+from tomoseg.core.errors import BundleError, one_line
 
 
 def info(
@@ -48,7 +48,7 @@ def bundles() -> None:
 
 def doctor() -> None:
     """Check that this installation can work, and say what is missing."""
-    from tomoseg.doctor import examine
+    from tomoseg.cli.doctor import examine
 
     table = Table("", "what", "found")
     findings = examine()

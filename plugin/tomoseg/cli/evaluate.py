@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import BundleOption, QuietOption, ThreadsOption
 from tomoseg.cli.terminal import complain, console
-from tomoseg.errors import UsageError
-from tomoseg.registry import find_bundle
+from tomoseg.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from tomoseg.evaluation import Evaluation
     from tomoseg.evaluation.case import CaseScores
+    from tomoseg.evaluation.results import Evaluation
 
 SHOWN = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
 
@@ -69,9 +69,9 @@ def evaluate(
     """Tell how good label maps are, by references of the same names."""
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output}: expected a folder for the results, got a file")
-    from tomoseg.evaluation import Rules, save_evaluation
-    from tomoseg.evaluation import evaluate as compare
     from tomoseg.evaluation.protocol import parse_labels
+    from tomoseg.evaluation.run import Rules, save_evaluation
+    from tomoseg.evaluation.run import evaluate as compare
     from tomoseg.evaluation.worst import find_images
 
     own = find_bundle(bundle) if bundle else None

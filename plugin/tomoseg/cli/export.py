@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tomoseg.registry import find_bundle
+from tomoseg.bundle.registry import find_bundle
 
 
 def export(
@@ -44,7 +44,7 @@ def export(
     """Write a bundle's network for another runtime, checked against PyTorch before it is kept."""
     chosen = find_bundle(bundle)
     with Console(stderr=True).status("loading the network") as status:  # nothing is shown where nobody looks
-        from tomoseg.exporting import export_bundle
+        from tomoseg.convert.export.export import export_bundle
 
         made = export_bundle(
             chosen,

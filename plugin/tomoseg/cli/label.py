@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import ThreadsOption
-from tomoseg.errors import UsageError
-from tomoseg.registry import find_bundle
+from tomoseg.core.errors import UsageError
 
 BundlesOption = Annotated[
     list[str] | None,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tomoseg.deferral import collector_paused, deferred
-from tomoseg.errors import UsageError
-from tomoseg.options import Options
-from tomoseg.registry import describe_all, find_bundle
+from tomoseg.bundle.options import Options
+from tomoseg.bundle.registry import describe_all, find_bundle
+from tomoseg.cli.lazy_import import collector_paused, deferred
+from tomoseg.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from tomoseg.segmenter import Segmenter
+    from tomoseg.inference.segmenter import Segmenter
 
 # what MONAI imports at once and few bundles use; torch.distributed.optim is ignite's wish, and brings sympy
 SELDOM_USED = (
@@ -28,7 +28,7 @@ def load_segmenter(bundle: str, options: Options) -> Segmenter:
     """Load a bundle by its name or folder; with it come torch and MONAI, which take 1 to 2 s."""
     chosen = find_bundle(bundle)
     import_engine()
-    from tomoseg.segmenter import Segmenter
+    from tomoseg.inference.segmenter import Segmenter
 
     return Segmenter(chosen, options)
 
@@ -39,4 +39,4 @@ def import_engine() -> None:
         import torch  # noqa: F401 - what it needs is not deferred
 
         with deferred(*SELDOM_USED):
-            import tomoseg.batch  # noqa: F401 - and so is what it needs
+            import tomoseg.batch.run  # noqa: F401 - and so is what it needs

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from tomoseg.cli.terminal import complain, console, print_note, print_warning
-from tomoseg.page import write_page
-from tomoseg.report import CaseReport, Report
+from tomoseg.report.html.document import write_page
+from tomoseg.report.records import CaseReport, Report
 
 STATUSES = {"done": "done", "skipped": "done by an earlier run", "failed": "failed"}
 

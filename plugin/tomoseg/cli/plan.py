@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tomoseg.bundle.options import parse_size
 from tomoseg.cli.arguments import QuietOption
 from tomoseg.cli.terminal import complain, console
-from tomoseg.errors import DatasetError
-from tomoseg.options import parse_size
+from tomoseg.core.errors import DatasetError
 
 GPU = "nvidia-smi"  # what tells of a GPU without torch, which takes seconds to import
 
@@ -47,7 +47,9 @@ def plan(
     quiet: QuietOption = False,
 ) -> None:
     """Make a MONAI bundle that can be trained on a labelled dataset, each choice with its reason."""
-    from tomoseg.planning import Budget, Imbalance, plan_bundle
+    from tomoseg.planning.bundle_writer import plan_bundle
+    from tomoseg.planning.imbalance import Imbalance
+    from tomoseg.planning.presets import Budget
 
     budget = Budget(parse_size(memory), _device(device), preset)
     try:

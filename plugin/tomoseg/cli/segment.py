@@ -7,17 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from tomoseg.cases import plan_cases
+from tomoseg.batch.cases import plan_cases
+from tomoseg.bundle.options import Options
+from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import BundleOption, OutputTypeOption, PreviewOption, QuietOption, with_options
 from tomoseg.cli.loading import import_engine, load_segmenter, refuse_no_bundle
 from tomoseg.cli.outcome import print_case, print_summary, save_reports
+from tomoseg.cli.progress import BatchProgress
 from tomoseg.cli.terminal import complain, print_note
-from tomoseg.errors import OutputError, UsageError, one_line
-from tomoseg.options import Options
-from tomoseg.progress import BatchProgress
-from tomoseg.registry import find_bundle
-from tomoseg.report import CaseReport
-from tomoseg.volumes import names_output_file
+from tomoseg.core.errors import OutputError, UsageError, one_line
+from tomoseg.data.formats import names_output_file
+from tomoseg.report.records import CaseReport
 
 
 @with_options
@@ -73,7 +73,7 @@ def segment(
     segmenter = load_segmenter(bundle, options) if engine == "local" else None
     import_engine()
 
-    from tomoseg.batch import BatchInterruptedError, segment_cases
+    from tomoseg.batch.run import BatchInterruptedError, segment_cases
 
     interruption = None
     try:
@@ -92,7 +92,7 @@ def segment(
             if segmenter is not None:
                 result = segment_cases(segmenter, cases, on_window=progress.show, **asked)
             else:
-                from tomoseg.ray_runner import segment_cases_on_ray
+                from tomoseg.batch.ray import segment_cases_on_ray
 
                 result = segment_cases_on_ray(
                     chosen, options, cases, address=ray_address, jobs=jobs, on_note=print_note, **asked

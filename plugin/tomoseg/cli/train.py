@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import QuietOption, ThreadsOption
 from tomoseg.cli.terminal import complain, print_note, print_warning
-from tomoseg.errors import DatasetError, MemoryLimitError, OutputError, TrainingError, one_line
-from tomoseg.registry import find_bundle
+from tomoseg.core.errors import DatasetError, MemoryLimitError, OutputError, TrainingError, one_line
 
 
 def train(
@@ -66,19 +66,12 @@ def train(
     chosen = find_bundle(bundle)
     folder = output or chosen.root / "train"
 
-    from tomoseg.training import (
-        EVERY,
-        TrainingOptions,
-        check_data,
-        check_negatives,
-        check_unlabelled,
-        cross_validate,
-        default_fold,
-        install,
-        is_first,
-        parse_fold,
-    )
-    from tomoseg.training import train as train_bundle
+    from tomoseg.training.cross_validation import cross_validate
+    from tomoseg.training.options import EVERY, TrainingOptions, parse_fold
+    from tomoseg.training.training import check_data, check_negatives, install
+    from tomoseg.training.training import train as train_bundle
+    from tomoseg.training.unlabelled import check_unlabelled
+    from tomoseg.training.workflow import default_fold, is_first
 
     which = parse_fold(fold)
     which = default_fold(chosen) if which is None else which

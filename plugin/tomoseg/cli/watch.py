@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
+from tomoseg.bundle.options import Options
 from tomoseg.cli.arguments import BundleOption, OutputTypeOption, PreviewOption, QuietOption, with_options
 from tomoseg.cli.loading import load_segmenter, refuse_no_bundle
 from tomoseg.cli.outcome import print_case, save_reports
+from tomoseg.cli.progress import BatchProgress
 from tomoseg.cli.terminal import complain
-from tomoseg.errors import OutputError, UsageError, one_line
-from tomoseg.options import Options
-from tomoseg.progress import BatchProgress
-from tomoseg.report import CaseReport, Report
-from tomoseg.volumes import choose_output_type, names_output_file
+from tomoseg.core.errors import OutputError, UsageError, one_line
+from tomoseg.data.formats import choose_output_type, names_output_file
+from tomoseg.report.records import CaseReport, Report
 
 ON_PAGE = 300  # scans; a browser need not load those of last year
 
@@ -45,8 +45,8 @@ def watch(
     kind = choose_output_type(output_type, output)
     segmenter = load_segmenter(bundle, options)
 
-    from tomoseg.batch import BatchInterruptedError
-    from tomoseg.watch import segment_arrivals
+    from tomoseg.batch.run import BatchInterruptedError
+    from tomoseg.batch.watch import segment_arrivals
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped like this
     report = None

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tomoseg.errors import TomosegError, one_line
+from tomoseg.core.errors import TomosegError, one_line
+from tomoseg.data.geometry import Grid
 from tomoseg.evaluation.label_map import read_prediction, read_reference
 from tomoseg.evaluation.overlap import Overlap, count_overlap
 from tomoseg.evaluation.pairing import Match
 from tomoseg.evaluation.protocol import Protocol
 from tomoseg.evaluation.surface import SurfaceScores, score_surfaces
-from tomoseg.geometry import Grid
 
 Labels = NDArray[np.unsignedinteger[Any]]
 Box = tuple[slice, slice, slice]

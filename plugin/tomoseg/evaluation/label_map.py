@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.errors import VolumeError
+from tomoseg.core.errors import VolumeError
+from tomoseg.data.dicom.seg_reader import is_segmentation, read_segmentation
+from tomoseg.data.formats import has_suffix
+from tomoseg.data.geometry import Grid
+from tomoseg.data.itk_image import segment_names
+from tomoseg.data.read import read_volume
+from tomoseg.data.volume import by
 from tomoseg.evaluation.protocol import match_values
-from tomoseg.geometry import Grid
-from tomoseg.volumes import has_suffix, is_segmentation, read_segmentation, read_volume, segment_names
-from tomoseg.volumes.volume import by
 
 LARGEST = np.iinfo(np.uint16).max
 INTEGER = 1e-3  # a file that scales its values (nibabel's do, for labels given as floats) has 1.00001 for 1

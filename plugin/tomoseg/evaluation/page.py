@@ -8,7 +8,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-import tomoseg
+from tomoseg.core.version import __version__
 from tomoseg.evaluation.bootstrap import RESAMPLES, SEED
 from tomoseg.evaluation.case import CaseScores, LabelScores
 from tomoseg.evaluation.metrics import BY_KEY, METRICS, Metric
@@ -17,7 +17,7 @@ from tomoseg.evaluation.results import Evaluation
 from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary
 from tomoseg.evaluation.text import show_interval, show_number
 from tomoseg.evaluation.worst import WorstCase
-from tomoseg.page.shell import read_asset, write_html
+from tomoseg.report.html.shell import read_asset, write_html
 
 PLOTTED = ("dice", "nsd", "hd95_mm", "assd_mm")
 LISTED = 3000  # rows of the table; of more, those with the lowest Dice
@@ -73,8 +73,8 @@ def _when(evaluation: Evaluation) -> str:
     try:
         start = datetime.fromisoformat(evaluation.started)
     except ValueError:
-        return f"tomoseg {tomoseg.__version__}"
-    return f"{start.day} {start:%B %Y, %H:%M} UTC · tomoseg {tomoseg.__version__}"
+        return f"tomoseg {__version__}"
+    return f"{start.day} {start:%B %Y, %H:%M} UTC · tomoseg {__version__}"
 
 
 def _verdict(evaluation: Evaluation) -> str:

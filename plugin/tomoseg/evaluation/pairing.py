@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 from unicodedata import normalize
 
-from tomoseg.datasets import DESCRIPTION, FOLDERS, LABEL_ENDINGS, Dataset, described_labels, read_dataset
-from tomoseg.errors import UsageError, one_line
-from tomoseg.volumes import FIRST_CHANNEL, VOLUME_SUFFIXES, has_suffix, is_segmentation, strip_suffix, visible_files
+from tomoseg.core.errors import UsageError, one_line
+from tomoseg.data.channels import FIRST_CHANNEL
+from tomoseg.data.datasets import DESCRIPTION, FOLDERS, LABEL_ENDINGS, Dataset, described_labels, read_dataset
+from tomoseg.data.dicom.seg_reader import is_segmentation
+from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix, strip_suffix
+from tomoseg.data.search import visible_files
 
 # of names that `tomoseg segment` gives: `_labelmap.dcm` beside those of datasets
 ENDINGS = (*LABEL_ENDINGS, "_labelmap")

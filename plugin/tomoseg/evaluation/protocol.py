@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tomoseg.datasets import read_label_names
-from tomoseg.errors import UsageError, one_line, shorten
-from tomoseg.labels import find_ignored, is_ignored, plain_name, unnamed
+from tomoseg.core.errors import UsageError, one_line, shorten
+from tomoseg.data.datasets import read_label_names
+from tomoseg.data.labels import find_ignored, is_ignored, plain_name, unnamed
 
 DEFAULT_TOLERANCE_MM = 1.0
 LENGTH = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:mm)?", re.IGNORECASE)

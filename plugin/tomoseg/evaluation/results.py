@@ -12,14 +12,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import tomoseg
+from tomoseg.core.files import atomic_file
+from tomoseg.core.version import __version__
 from tomoseg.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
 from tomoseg.evaluation.case import CaseScores, LabelScores, scores_of
 from tomoseg.evaluation.metrics import METRICS
 from tomoseg.evaluation.protocol import Protocol
 from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary
-from tomoseg.files import atomic_file
-from tomoseg.report import UNENCODABLE, utc_now
+from tomoseg.report.environment import utc_now
+from tomoseg.report.records import UNENCODABLE
 
 PACKAGES = ("edt", "nibabel", "numpy", "scipy", "SimpleITK")  # that decide what is computed
 CASE_COLUMNS = (
@@ -70,7 +71,7 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it: null for what is not defined, "inf" for an infinite distance."""
         return {
-            "tomoseg": tomoseg.__version__,
+            "tomoseg": __version__,
             "python": platform.python_version(),
             "packages": _packages(),
             "predictions": str(self.predictions),

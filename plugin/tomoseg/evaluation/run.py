@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
+from tomoseg.core.threads import choose_threads
+from tomoseg.data.labels import find_ignored, is_ignored
 from tomoseg.evaluation.case import CaseScores, score_case
 from tomoseg.evaluation.page import write_page
 from tomoseg.evaluation.pairing import Match, case_name, match_cases
@@ -17,9 +19,7 @@ from tomoseg.evaluation.protocol import Protocol, make_protocol, match_values
 from tomoseg.evaluation.results import Evaluation
 from tomoseg.evaluation.summary import summarise
 from tomoseg.evaluation.worst import draw_worst, find_images
-from tomoseg.labels import find_ignored, is_ignored
-from tomoseg.report import utc_now
-from tomoseg.threads import choose_threads
+from tomoseg.report.environment import utc_now
 
 # told each case when it is scored, and how many there are
 OnCase = Callable[[CaseScores, int], None]

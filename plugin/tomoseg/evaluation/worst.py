@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.errors import TomosegError, UsageError
+from tomoseg.core.errors import TomosegError, UsageError
+from tomoseg.data.channels import FIRST_CHANNEL, channels_of
+from tomoseg.data.formats import strip_suffix
+from tomoseg.data.geometry import Grid
+from tomoseg.data.labels import Label, default_colour
+from tomoseg.data.read import read_volume
+from tomoseg.data.search import find_volumes
 from tomoseg.evaluation.case import CaseScores, LabelScores
 from tomoseg.evaluation.label_map import read_prediction, read_reference
 from tomoseg.evaluation.results import Evaluation
-from tomoseg.geometry import Grid
-from tomoseg.labels import Label, default_colour
-from tomoseg.page.pictures import embed
-from tomoseg.preview import save_comparison
-from tomoseg.volumes import FIRST_CHANNEL, channels_of, find_volumes, read_volume, strip_suffix
+from tomoseg.report.html.pictures import embed
+from tomoseg.report.preview import save_comparison
 
 MARGIN_MM = 25.0  # of the scan around the labels
 SHIFT = 0.5  # of a voxel, by which a scan may lie beside its labels: it is only looked at

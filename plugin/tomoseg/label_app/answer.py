@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from monai.transforms import KeepLargestConnectedComponent
 
-from tomoseg.errors import UsageError
+from tomoseg.core.errors import UsageError
+from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
+from tomoseg.inference.segmentation import Segmentation
 from tomoseg.label_app.served_labels import ServedLabels, flatten
-from tomoseg.segmentation import Segmentation
-from tomoseg.volumes.nrrd_segmentation import write_nrrd_segmentation
 
 LOGGER = logging.getLogger(__name__)
 

@@ -14,22 +14,22 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import processes
 
-import tomoseg
-from tomoseg.errors import BundleError, UsageError, VolumeError
-from tomoseg.label_app.batch_task import IsolatedBatch
-from tomoseg.label_app.clicks import BACKGROUND
-from tomoseg.label_app.dicom_studies import DicomStudies, connect
+from tomoseg.core.errors import BundleError, UsageError, VolumeError
+from tomoseg.core.version import __version__
+from tomoseg.label_app.activelearning.image_scores import KINDS
+from tomoseg.label_app.activelearning.scoring import ImageScoring
+from tomoseg.label_app.activelearning.strategies import make_strategies
+from tomoseg.label_app.clicks.clicks import BACKGROUND
+from tomoseg.label_app.datastore.dicom_studies import DicomStudies, connect
+from tomoseg.label_app.datastore.local_studies import LocalStudies
 from tomoseg.label_app.fine_tuning import find_train_config
 from tomoseg.label_app.folder import AppFolder, load_bundles
-from tomoseg.label_app.image_scores import KINDS
-from tomoseg.label_app.inference import SegmentationTask
-from tomoseg.label_app.interaction import SUFFIX, ClickTask
-from tomoseg.label_app.local_studies import LocalStudies
+from tomoseg.label_app.infers.batch_task import IsolatedBatch
+from tomoseg.label_app.infers.inference import SegmentationTask
+from tomoseg.label_app.infers.interaction import SUFFIX, ClickTask
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import flag
-from tomoseg.label_app.scoring import ImageScoring
-from tomoseg.label_app.strategies import make_strategies
-from tomoseg.label_app.train_task import BundleTraining
+from tomoseg.label_app.trainers.train_task import BundleTraining
 
 ALL = "all"
 SCORED_AT_ONCE = 50  # images; an archive may have thousands
@@ -52,7 +52,7 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         self._wants_scores = False
         self.models = {bundle.name: ServedModel(bundle, folder) for bundle in bundles}
         super().__init__(
-            app_dir, studies, dict(conf), name="tomoseg", description=DESCRIPTION, version=tomoseg.__version__,
+            app_dir, studies, dict(conf), name="tomoseg", description=DESCRIPTION, version=__version__,
             # clients show these; 3D Slicer places clicks for each of them, and so for what is background, too
             labels=[*dict.fromkeys(name for model in self.models.values() for name in model.labels.ids), BACKGROUND],
         )  # fmt: skip

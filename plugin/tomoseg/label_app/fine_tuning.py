@@ -13,11 +13,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from tomoseg.bundle import CONFIG_SUFFIXES, Bundle
-from tomoseg.configuration import InferenceConfig, literal, root_cause
-from tomoseg.engine import use_threads
-from tomoseg.errors import BundleError, TomosegError, UsageError, one_line
-from tomoseg.label_app.training_cases import TrainingCase
+from tomoseg.bundle.metadata import CONFIG_SUFFIXES, Bundle
+from tomoseg.core.errors import BundleError, TomosegError, UsageError, one_line, root_cause
+from tomoseg.inference.config import InferenceConfig, literal
+from tomoseg.inference.threads import use_threads
+from tomoseg.label_app.trainers.training_cases import TrainingCase
 
 State = dict[str, torch.Tensor]
 VALIDATIONS = 10  # in one training, at most

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tomoseg.bundle import Bundle
-from tomoseg.errors import BundleError, UsageError, one_line
-from tomoseg.files import atomic_file
-from tomoseg.label_app.weights import Weights
-from tomoseg.registry import find_bundle, registered_names
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.registry import find_bundle, registered_names
+from tomoseg.core.errors import BundleError, UsageError, one_line
+from tomoseg.core.files import atomic_file
+from tomoseg.label_app.versions import Weights
 
 MAIN = '''"""A MONAI Label app that runs tomoseg's bundles; written by `tomoseg label-app`."""
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 
-from tomoseg.bundle import Bundle
-from tomoseg.configuration import InferenceConfig
-from tomoseg.files import sha256
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.options import Options
+from tomoseg.core.files import sha256
+from tomoseg.inference.config import InferenceConfig
+from tomoseg.inference.segmenter import Segmenter
 from tomoseg.label_app.folder import AppFolder
-from tomoseg.label_app.scores import Scores
+from tomoseg.label_app.score_store import Scores
 from tomoseg.label_app.served_labels import ServedLabels
-from tomoseg.label_app.weights import Version
-from tomoseg.options import Options
-from tomoseg.segmenter import Segmenter
+from tomoseg.label_app.versions import Version
 
 KEPT = 2  # segmenters, each with a network in memory
 

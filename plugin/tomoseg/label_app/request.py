@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tomoseg.errors import UsageError
-from tomoseg.options import Options
+from tomoseg.bundle.options import Options
+from tomoseg.core.errors import UsageError
 
 # 3D Slicer and OHIF ask for .nrrd
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".dcm")

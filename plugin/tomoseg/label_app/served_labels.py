@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tomoseg.bundle import Bundle
-from tomoseg.labels import Label
-from tomoseg.localisation import read_localisation
-from tomoseg.segmentation import Segmentation
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.data.labels import Label
+from tomoseg.inference.localisation.declaration import read_localisation
+from tomoseg.inference.segmentation import Segmentation
 
 
 @dataclass(frozen=True)

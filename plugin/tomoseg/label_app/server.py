@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 
-from tomoseg.errors import MissingPackageError, UsageError, one_line
+from tomoseg.core.errors import MissingPackageError, UsageError, one_line
+from tomoseg.core.threads import choose_threads
 from tomoseg.label_app.folder import AppFolder
-from tomoseg.threads import choose_threads
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 

@@ -17,7 +17,7 @@ from monailabel.endpoints import infer as stock
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.exception import MONAILabelException
 
-from tomoseg.errors import BundleError, MemoryLimitError, TomosegError, UsageError, VolumeError, one_line
+from tomoseg.core.errors import BundleError, MemoryLimitError, TomosegError, UsageError, VolumeError, one_line
 
 FIXED = ("image", "model", "session")
 STATUSES = {UsageError: 400, VolumeError: 422, MemoryLimitError: 507, BundleError: 500}

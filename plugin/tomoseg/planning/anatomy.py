@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tomoseg.labels import Code, split_side
+from tomoseg.data.labels import Code, split_side
 
 SNOMED = "SCT"
 CATEGORY = Code("91723000", SNOMED, "Anatomical Structure")

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-import tomoseg
-from tomoseg.datasets import DESCRIPTION, PARTS, Dataset, read_dataset
-from tomoseg.errors import DatasetError, UsageError
-from tomoseg.files import staging_folder
-from tomoseg.inspection import require_trainable, trainable_labels
-from tomoseg.labels import find_ignored, plain_name
+from tomoseg.core.errors import DatasetError, UsageError
+from tomoseg.core.files import staging_folder
+from tomoseg.core.version import __version__
+from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset
+from tomoseg.data.inspection.fitness import require_trainable, trainable_labels
+from tomoseg.data.labels import find_ignored, plain_name
+from tomoseg.data.read import read_volume
 from tomoseg.planning.card import LICENSE, LOGGING, data_license, write_card
 from tomoseg.planning.fingerprint import Fingerprint, OnScan, take_fingerprint
 from tomoseg.planning.imbalance import USUAL, Imbalance
@@ -27,7 +28,6 @@ from tomoseg.planning.presets import Budget
 from tomoseg.planning.rules import Plan, decide
 from tomoseg.planning.semi_supervised_config import semi_supervised_config
 from tomoseg.planning.train_config import multi_gpu_train_config, train_config
-from tomoseg.volumes import read_volume
 
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a folder that a config names: MONAI interprets # @ % $
 AIR = -500  # an image whose voxels go below that, in Hounsfield units
@@ -179,7 +179,7 @@ def _explain(
     """Return plan.json."""
     names = {label.value: label.name for label in fingerprint.labels}
     return {
-        "tomoseg": tomoseg.__version__,
+        "tomoseg": __version__,
         "budget": {"memory_bytes": budget.memory, "device": budget.device, "preset": budget.preset},
         "modality": plan.modality,
         "choices": {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tomoseg.data.channels import FIRST_CHANNEL
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.rules import FOLDS, Plan
-from tomoseg.volumes import FIRST_CHANNEL
 
 Json = dict[str, Any]
 

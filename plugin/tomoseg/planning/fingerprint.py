@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,15 @@ import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-from tomoseg.datasets import UNNAMED, Dataset, Pair
-from tomoseg.geometry import Grid
-from tomoseg.volumes import Volume, read_volume
+from tomoseg.data.datasets import UNNAMED, Dataset, Pair
+from tomoseg.data.geometry import Grid
+from tomoseg.data.read import read_volume
+from tomoseg.data.volume import Volume
+
+CASES = 3  # that must have both labels: two may lie so by chance
+AGREEING = 0.95  # of these cases
+BESIDE = 2.0  # the way between the centres is at least so many times longer from left to right than along other axes
+ALIKE = 2.0  # the larger volume is at most so many times the smaller
 
 SAMPLES = 10_000  # foreground voxels of a case whose intensities are kept, evenly spread over the foreground
 PERCENTILES = (0.5, 99.5)  # nnU-Net's limits of CT intensities
@@ -136,8 +143,6 @@ def take_fingerprint(dataset: Dataset, names: dict[int, str], on_scan: OnScan | 
         names: of the labels, by value; voxels of other values (an ignore label) are left out.
         on_scan: told the path of each scan before it is read.
     """
-    from tomoseg.planning.sides import find_opposite
-
     prints: list[CasePrint] = []
     for pair in dataset.pairs:
         if on_scan is not None:
@@ -235,3 +240,29 @@ def _lengths(values: NDArray[Any]) -> tuple[float, float, float]:
 def _whole(values: NDArray[Any]) -> tuple[int, int, int]:
     i, j, k = (math.ceil(float(value)) for value in values)
     return i, j, k
+
+
+def find_opposite(cases: Sequence[Mapping[int, LabelPlace]]) -> tuple[tuple[int, int], ...]:
+    """Return the pairs of labels that lie beside each other, always in the same order from left to right.
+
+    Args:
+        cases: where each label lies, by its value.
+    """
+    found = []
+    for one, other in combinations(sorted({value for case in cases for value in case}), 2):
+        both = [(case[one], case[other]) for case in cases if one in case and other in case]
+        if len(both) < CASES:
+            continue
+        beside = [_direction(*pair) for pair in both]
+        if max(beside.count(1), beside.count(-1)) >= AGREEING * len(both):
+            found.append((one, other))
+    return tuple(found)
+
+
+def _direction(one: LabelPlace, other: LabelPlace) -> int:
+    """Return 1 or -1 if the second label lies right or left of the first and is about as large, else 0."""
+    x, y, z = (b - a for a, b in zip(one.centre_mm, other.centre_mm, strict=True))
+    larger, smaller = max(one.volume_ml, other.volume_ml), min(one.volume_ml, other.volume_ml)
+    if larger > ALIKE * smaller or abs(x) < BESIDE * max(abs(y), abs(z)):
+        return 0
+    return 1 if x > 0 else -1

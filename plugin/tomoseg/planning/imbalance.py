@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tomoseg.errors import UsageError
+from tomoseg.core.errors import UsageError
 from tomoseg.planning.fingerprint import LabelPrint
 
 # what each is called, and why somebody would ask for it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 from dataclasses import asdict
 
-from tomoseg.labels import Code, default_hue, split_side
+from tomoseg.data.labels import Code, default_hue, split_side
 from tomoseg.planning.anatomy import CATEGORY, LATERALITY, recognise
 from tomoseg.planning.data_config import Json
 from tomoseg.planning.fingerprint import LabelPrint

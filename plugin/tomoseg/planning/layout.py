@@ -7,10 +7,9 @@ from itertools import takewhile
 
 import nibabel as nib
 
-from tomoseg.datasets import DESCRIPTION, Dataset, Pair
-from tomoseg.errors import DatasetError
-from tomoseg.volumes import strip_suffix
-from tomoseg.volumes.formats import is_nifti, missing_reader
+from tomoseg.core.errors import DatasetError
+from tomoseg.data.datasets import DESCRIPTION, Dataset, Pair
+from tomoseg.data.formats import is_nifti, missing_reader, strip_suffix
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
-from tomoseg.datasets import UNNAMED
+from tomoseg.data.datasets import UNNAMED
 from tomoseg.planning.data_config import Json
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.label_table import label_table

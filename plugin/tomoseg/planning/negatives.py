@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tomoseg.datasets import LABEL_ENDINGS
+from tomoseg.data.datasets import LABEL_ENDINGS
 from tomoseg.planning.data_config import KEYS, SUFFIXES, Json
 from tomoseg.planning.rules import Plan
 

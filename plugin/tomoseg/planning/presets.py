@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tomoseg.errors import UsageError
+from tomoseg.core.errors import UsageError
 
 BATCHES = {"cpu": 2, "cuda": 8}
 

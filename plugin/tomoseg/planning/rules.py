@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tomoseg.errors import UsageError
-from tomoseg.labels import split_side
+from tomoseg.core.errors import UsageError
+from tomoseg.data.labels import split_side
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.imbalance import USUAL, Imbalance, choose_loss, choose_ratios
 from tomoseg.planning.network import Network, Triple, shape_levels

@@ -9,11 +9,11 @@ changed (FixMatch; Sohn et al., NeurIPS 2020). The squared difference of their s
 
 from __future__ import annotations
 
+from tomoseg.data.formats import VOLUME_SUFFIXES
 from tomoseg.planning import data_config
 from tomoseg.planning.augmentation import unlabelled_augmentation
 from tomoseg.planning.data_config import Json
 from tomoseg.planning.rules import Plan
-from tomoseg.volumes import VOLUME_SUFFIXES
 
 IMAGE, STUDENT = "@image_key", "student"
 RAMP = 0.3  # of the training, during which the teacher comes to count

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tomoseg.core.files import atomic_file
 from tomoseg.evaluation.bootstrap import interval, resample
-from tomoseg.files import atomic_file
 
 HEADING = "## Results\n"
 UNMEASURED = "Not measured yet."

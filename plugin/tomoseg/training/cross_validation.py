@@ -16,12 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tomoseg.bundle import Bundle
-from tomoseg.datasets import Dataset, Pair
-from tomoseg.errors import BundleError, MissingPackageError, TrainingError, UsageError
-from tomoseg.files import atomic_file
-from tomoseg.options import Options
-from tomoseg.segmenter import Segmenter
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.options import Options
+from tomoseg.core.errors import BundleError, MissingPackageError, TrainingError, UsageError
+from tomoseg.core.files import atomic_file
+from tomoseg.data.datasets import Dataset, Pair
+from tomoseg.inference.segmenter import Segmenter
 from tomoseg.training.card import write_results
 from tomoseg.training.ensemble import (
     LARGEST,

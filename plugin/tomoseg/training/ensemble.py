@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from tomoseg.bundle import Bundle
-from tomoseg.configuration import read_weights
-from tomoseg.errors import BundleError, one_line
-from tomoseg.files import atomic_file
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.files import atomic_file
+from tomoseg.inference.config import read_weights
 from tomoseg.training.state import save_weights
 
 Json = dict[str, Any]

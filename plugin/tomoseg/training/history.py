@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
-from tomoseg.files import atomic_file
+from tomoseg.core.files import atomic_file
 
 Row = dict[str, float]  # "epoch", "loss", "learning_rate", "seconds", and the metrics of a validation
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tomoseg.errors import UsageError
-from tomoseg.threads import choose_threads
+from tomoseg.core.errors import UsageError
+from tomoseg.core.threads import choose_threads
 
 EVERY = "all"  # fold after fold
 NONE = "none"  # no case is held out

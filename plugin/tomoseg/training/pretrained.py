@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from monai.networks import copy_model_state
 
-from tomoseg.configuration import read_weights
-from tomoseg.errors import TrainingError
+from tomoseg.core.errors import TrainingError
+from tomoseg.inference.config import read_weights
 
 
 @dataclass(frozen=True)

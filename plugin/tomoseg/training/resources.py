@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 import torch
 
-from tomoseg.bundle import Bundle
-from tomoseg.datasets import UNNAMED
-from tomoseg.errors import UsageError
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.core.errors import UsageError
+from tomoseg.data.datasets import UNNAMED
 
 RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
 GPU_SHARE = 0.3

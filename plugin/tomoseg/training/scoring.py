@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tomoseg.bundle import Bundle
-from tomoseg.datasets import Dataset, Pair
-from tomoseg.inspection import trainable_labels
-from tomoseg.labels import find_ignored
-from tomoseg.volumes import read_volume
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.data.datasets import Dataset, Pair
+from tomoseg.data.inspection.fitness import trainable_labels
+from tomoseg.data.labels import find_ignored
+from tomoseg.data.read import read_volume
 
 NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)  # MONAI's, too: voxels that share a face, an edge or a corner
 

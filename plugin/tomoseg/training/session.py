@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from tomoseg.errors import OutputError, TrainingError, one_line
+from tomoseg.core.errors import OutputError, TrainingError, one_line
 from tomoseg.training.history import Row, draw_curve, save_table
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.randomness import seed_epoch

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from tomoseg.configuration import root_cause
-from tomoseg.errors import TrainingError, one_line
-from tomoseg.files import atomic_file
+from tomoseg.core.errors import TrainingError, one_line, root_cause
+from tomoseg.core.files import atomic_file
 
 FORMAT = 1
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import psutil
 
-from tomoseg.bundle import Bundle
-from tomoseg.datasets import Dataset, read_dataset
-from tomoseg.engine import use_threads
-from tomoseg.errors import UsageError
-from tomoseg.files import atomic_file, sha256
-from tomoseg.inspection import require_negatives, require_trainable
-from tomoseg.silence import quiet
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.core.errors import UsageError
+from tomoseg.core.files import atomic_file, sha256
+from tomoseg.core.quiet import quiet
+from tomoseg.data.datasets import Dataset, read_dataset
+from tomoseg.data.inspection.fitness import require_negatives, require_trainable
+from tomoseg.inference.threads import use_threads
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.pretrained import load_matching

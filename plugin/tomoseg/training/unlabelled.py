@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tomoseg.datasets import Dataset
-from tomoseg.errors import UsageError
-from tomoseg.files import sha256
-from tomoseg.inspection.scan import Inspector
-from tomoseg.volumes import find_volumes
-from tomoseg.volumes.formats import missing_reader
+from tomoseg.core.errors import UsageError
+from tomoseg.core.files import sha256
+from tomoseg.data.datasets import Dataset
+from tomoseg.data.formats import missing_reader
+from tomoseg.data.inspection.scan import Inspector
+from tomoseg.data.search import find_volumes
 
 OWN = "is one of the dataset's own scans"
 

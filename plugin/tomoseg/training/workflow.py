@@ -12,12 +12,20 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from tomoseg.bundle import CONFIG_SUFFIXES, Bundle
-from tomoseg.configuration import literal, root_cause
-from tomoseg.engine import is_out_of_memory
-from tomoseg.errors import BundleError, DatasetError, MemoryLimitError, TomosegError, UsageError, one_line
-from tomoseg.files import sha256
-from tomoseg.threads import usable_threads
+from tomoseg.bundle.metadata import CONFIG_SUFFIXES, Bundle
+from tomoseg.core.errors import (
+    BundleError,
+    DatasetError,
+    MemoryLimitError,
+    TomosegError,
+    UsageError,
+    one_line,
+    root_cause,
+)
+from tomoseg.core.files import sha256
+from tomoseg.core.threads import usable_threads
+from tomoseg.inference.config import literal
+from tomoseg.inference.memory import is_out_of_memory
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.resources import choose_device, plan_cache
 from tomoseg.training.unlabelled import hash_scans

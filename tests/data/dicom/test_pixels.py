@@ -33,7 +33,7 @@ from pydicom.uid import (
 
 from support.dicoms import write_enhanced, write_series
 from tomoseg import Grid, TomosegError, Volume, read_volume
-from tomoseg.volumes.codestream import CodestreamError, check_codestream
+from tomoseg.data.dicom.codestream import CodestreamError, check_codestream
 
 SYNTAXES = {
     "implicit": ImplicitVRLittleEndian,

@@ -20,11 +20,11 @@ from support.dicom_results import rasterise, read_back
 from support.dicoms import DIRECTIONS, make_series
 from support.disk import full_disk
 from tomoseg import Grid, TomosegError
-from tomoseg.labels import Code, Label
-from tomoseg.volumes.contours import trace_contours
-from tomoseg.volumes.dicom_output import text
-from tomoseg.volumes.rtstruct import write_rtstruct
-from tomoseg.volumes.volume import DicomSeries
+from tomoseg.data.dicom.contours import trace_contours
+from tomoseg.data.dicom.reference import text
+from tomoseg.data.dicom.rtstruct import write_rtstruct
+from tomoseg.data.labels import Code, Label
+from tomoseg.data.volume import DicomSeries
 
 SHAPE = (13, 11, 5)
 ANATOMY = Code("123037004", "SCT", "Anatomical Structure")

@@ -12,9 +12,9 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from support.dicoms import make_series
 from tomoseg import Grid, TomosegError
-from tomoseg.labels import Label, default_colour
-from tomoseg.volumes import is_segmentation, read_segmentation
-from tomoseg.volumes.dicom_seg import write_dicom_seg
+from tomoseg.data.dicom.seg_reader import is_segmentation, read_segmentation
+from tomoseg.data.dicom.seg_writer import write_dicom_seg
+from tomoseg.data.labels import Label, default_colour
 
 SHAPE = (13, 11, 6)
 NAMES = {1: "liver", 4: "spleen", 7: "kidney"}

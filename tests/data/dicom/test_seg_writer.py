@@ -24,9 +24,9 @@ from support.dicoms import DIRECTIONS, make_series
 from support.disk import full_disk
 from support.slices import read_slices
 from tomoseg import TomosegError, read_volume
-from tomoseg.labels import Code, Label, default_colour
-from tomoseg.volumes.dicom_seg import write_dicom_seg
-from tomoseg.volumes.volume import DicomSeries
+from tomoseg.data.dicom.seg_writer import write_dicom_seg
+from tomoseg.data.labels import Code, Label, default_colour
+from tomoseg.data.volume import DicomSeries
 
 SHAPE = (13, 11, 6)
 ANATOMY = Code("123037004", "SCT", "Anatomical Structure")

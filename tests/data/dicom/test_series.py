@@ -21,8 +21,8 @@ from pydicom.uid import JPEG2000Lossless, MediaStorageDirectoryStorage, Secondar
 from support.dicoms import NATIVE, make_series, oriented_grid, write_enhanced, write_series
 from support.strategies import grids
 from tomoseg import Grid, TomosegError, read_volume
-from tomoseg.volumes.header import read_headers
-from tomoseg.volumes.volume import LPS_TO_RAS
+from tomoseg.data.header import read_headers
+from tomoseg.data.volume import LPS_TO_RAS
 
 SHAPE = (34, 33, 6)
 DTYPES = {"int16": (-2000, 3000), "uint16": (0, 65535)}

@@ -13,9 +13,10 @@ from pydicom import dcmread
 
 from support.dicoms import write_enhanced, write_series
 from tomoseg import Grid, TomosegError, read_volume
-from tomoseg.cases import plan_cases
-from tomoseg.volumes import find_scans, write_label_map
-from tomoseg.volumes.header import read_headers
+from tomoseg.batch.cases import plan_cases
+from tomoseg.data.discovery import find_scans
+from tomoseg.data.header import read_headers
+from tomoseg.data.nifti import write_label_map
 
 GRID = Grid((9, 8, 12), np.diag([-0.9, -0.8, 1.25, 1.0]))
 ARRAY = np.random.default_rng(3).integers(-900, 900, GRID.shape).astype(np.int16)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from support.trainings import phantom, tomoseg, write_dataset
-from tomoseg.datasets import read_dataset
-from tomoseg.errors import DatasetError
-from tomoseg.inspection import require_trainable, trainable_labels
-from tomoseg.labels import find_ignored
+from tomoseg.core.errors import DatasetError
+from tomoseg.data.datasets import read_dataset
+from tomoseg.data.inspection.fitness import require_trainable, trainable_labels
+from tomoseg.data.labels import find_ignored
 
 Damage = Callable[[Path], None]
 

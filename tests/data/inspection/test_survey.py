@@ -21,11 +21,12 @@ from support.dicoms import write_enhanced, write_series
 from support.stored import GRID, SHAPE, noise, save
 from support.strategies import grids
 from tomoseg import Grid, read_volume
-from tomoseg.errors import UsageError
-from tomoseg.inspection import Survey, inspect_paths, list_problems, list_remarks, tabulate
-from tomoseg.inspection.scan import ROUNDING, compare_grids
-from tomoseg.inspection.voxels import doubt_values, summarise
-from tomoseg.volumes import write_label_map
+from tomoseg.core.errors import UsageError
+from tomoseg.data.inspection.scan import ROUNDING, compare_grids
+from tomoseg.data.inspection.survey import Survey, inspect_paths
+from tomoseg.data.inspection.tables import list_problems, list_remarks, tabulate
+from tomoseg.data.inspection.voxels import doubt_values, summarise
+from tomoseg.data.nifti import write_label_map
 
 SLOW_SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -363,7 +364,8 @@ def test_one_scan_at_a_time_is_in_memory(tmp_path: Path) -> None:
 def test_neither_torch_nor_monai_is_imported(tmp_path: Path) -> None:
     save(tmp_path / "a.nii", noise())
     code = (
-        "import sys; from tomoseg.inspection import inspect_paths, tabulate; "
+        "import sys; from tomoseg.data.inspection.survey import inspect_paths; "
+        "from tomoseg.data.inspection.tables import tabulate; "
         f"tabulate(inspect_paths([{str(tmp_path)!r}], voxels=True)); "
         "print({name.partition('.')[0] for name in sys.modules} & {'torch', 'monai', 'ignite'})"
     )

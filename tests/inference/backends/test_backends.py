@@ -14,8 +14,8 @@ import torch
 
 from support.bundles import load_network, random_window
 from tomoseg import Segmenter, TomosegError
-from tomoseg.engine import choose_backend, choose_precision, make_backend
-from tomoseg.errors import BackendError
+from tomoseg.core.errors import BackendError
+from tomoseg.inference.backends import choose_backend, choose_precision, make_backend
 
 CPU = torch.device("cpu")
 BACKENDS = [("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]
@@ -110,7 +110,7 @@ def test_processes_that_start_at_once_share_the_cache(cache: Path, real_scan: Pa
 
 
 def test_what_was_compiled_is_used_again(cache: Path, real_scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tomoseg.engine.backends import openvino_network
+    from tomoseg.inference.backends import openvino_network
 
     labels = Segmenter.from_bundle("hippocampus", backend="openvino")(real_scan).labels
     (blob,) = blobs(cache)
@@ -179,7 +179,7 @@ def test_a_home_that_cannot_be_written_does_no_harm(cache: Path, real_scan: Path
 
 
 def test_a_network_that_openvino_does_not_know_runs_on_torch(real_scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tomoseg.engine.backends import openvino_network
+    from tomoseg.inference.backends import openvino_network
 
     def convert(*_: Any) -> None:
         raise RuntimeError("no such operation")
@@ -227,7 +227,7 @@ def test_what_does_not_go_together_is_told() -> None:
 
 
 def test_openvino_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tomoseg.engine import backends
+    from tomoseg.inference import backends
 
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     assert choose_backend("auto", CPU) == "torch"
@@ -240,7 +240,7 @@ def test_a_signal_is_survived_after_networks_went(tmp_path: Path) -> None:
     """OpenVINO moves the stack that signals are handled on, and frees it with the network that made it."""
     program = (
         "import faulthandler, signal, torch\n"
-        "from tomoseg.engine import make_backend\n"
+        "from tomoseg.inference.backends import make_backend\n"
         "faulthandler.enable()\n"
         "def run(key):\n"
         "    network = torch.nn.Conv3d(1, 2, 3, padding=1)\n"

@@ -18,15 +18,16 @@ from scipy.spatial.transform import Rotation
 from support.heads import mni152, moved
 from support.strategies import ORIENTATIONS, grids
 from tomoseg import Bundle, Grid, Segmenter, TomosegError, Volume, find_bundle, read_volume
-from tomoseg.errors import BundleError, MissingPackageError, UsageError
-from tomoseg.localisation import Locator, nearest, read_localisation
-from tomoseg.localisation import template as template_module
-from tomoseg.localisation.assembly import assemble
-from tomoseg.localisation.crop import cut_out, head_frame, within
-from tomoseg.localisation.raster import canonical, rotation_of
-from tomoseg.localisation.registration import register
-from tomoseg.localisation.roi import parse_rois
-from tomoseg.localisation.template import Template, load_template
+from tomoseg.core.errors import BundleError, MissingPackageError, UsageError
+from tomoseg.inference.localisation import template as template_module
+from tomoseg.inference.localisation.assembly import assemble
+from tomoseg.inference.localisation.crop import cut_out, head_frame, nearest, within
+from tomoseg.inference.localisation.declaration import read_localisation
+from tomoseg.inference.localisation.locator import Locator
+from tomoseg.inference.localisation.raster import canonical, rotation_of
+from tomoseg.inference.localisation.registration import register
+from tomoseg.inference.localisation.roi import parse_rois
+from tomoseg.inference.localisation.template import Template, load_template
 
 HIPPOCAMPI_MM = np.array([(-26.0, -22.0, -10.0, 1.0), (26.0, -22.0, -10.0, 1.0)]).T
 

@@ -15,7 +15,8 @@ from scipy.ndimage import map_coordinates
 
 from support.bundles import load_network
 from tomoseg import Segmenter, TomosegError, read_volume, segment_batch
-from tomoseg.engine import averaged, sigmoid_entropy, softmax_entropy
+from tomoseg.inference.sliding_window.ensemble import averaged
+from tomoseg.inference.sliding_window.uncertainty import sigmoid_entropy, softmax_entropy
 
 
 def edit(bundle: Path, **entries: Any) -> None:

@@ -17,12 +17,12 @@ from scipy.ndimage import map_coordinates
 
 from support.strategies import grids
 from tomoseg import Grid
-from tomoseg.engine.blend import Predictor, Slab
-from tomoseg.engine.decision import ArgMax, Decision, Interpolated, Threshold
-from tomoseg.engine.placement import Placement, Triple, identity_placement, place
-from tomoseg.engine.restore import Restorer
-from tomoseg.engine.stream import Limits, Output, Tally, segment_streamed
-from tomoseg.engine.windows import place_windows
+from tomoseg.inference.sliding_window.blend import Predictor, Slab
+from tomoseg.inference.sliding_window.decision import ArgMax, Decision, Interpolated, Threshold
+from tomoseg.inference.sliding_window.placement import Placement, Triple, identity_placement, place
+from tomoseg.inference.sliding_window.restore import Restorer
+from tomoseg.inference.sliding_window.stream import Limits, Output, Tally, segment_streamed
+from tomoseg.inference.sliding_window.windows import place_windows
 
 
 def streamed(

@@ -18,8 +18,8 @@ from support.pages import (
     read_column,
     read_names,
 )
-from tomoseg.page import write_page
-from tomoseg.page.pictures import SIZES
+from tomoseg.report.html.document import write_page
+from tomoseg.report.html.pictures import SIZES
 
 
 def test_failures_stand_first_and_tell_why(browser: Browser, tmp_path: Path) -> None:
@@ -231,4 +231,4 @@ def test_a_run_of_nothing_is_a_page(browser: Browser, tmp_path: Path) -> None:
 
 def test_the_wheel_holds_what_the_page_is_made_of(checkout: Path) -> None:
     packed = {file.distribution_path for file in WheelBuilder(str(checkout)).recurse_included_files()}
-    assert {f"tomoseg/page/page.{kind}" for kind in ("html", "css", "js")} <= packed
+    assert {f"tomoseg/report/html/page.{kind}" for kind in ("html", "css", "js")} <= packed

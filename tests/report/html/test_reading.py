@@ -14,8 +14,8 @@ from PIL import Image
 
 from support.browser import Browser
 from support.pages import CONTRASTS, FOLDER, failed_case, make_report, mixed_report, open_page, read_column, read_names
-from tomoseg.page import write_page
-from tomoseg.report import CaseReport, LabelVolume
+from tomoseg.report.html.document import write_page
+from tomoseg.report.records import CaseReport, LabelVolume
 
 HOSTILE = (
     "<script>hacked = 1</script>.nii",

@@ -1,0 +1,187 @@
+"""Which file is written for which scan."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tomoseg.core.errors import UsageError
+from tomoseg.data.channels import further_files
+from tomoseg.data.discovery import Scan, find_scans
+from tomoseg.data.formats import OutputType, choose_output_type, names_output_file, strip_suffix
+from tomoseg.data.search import INDEX, is_dicom
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan and where its labels go.
+
+    Args:
+        input: a file, or a folder with a DICOM series; where each channel has a file, the first.
+        output: the file of the labels.
+        kind: its format.
+        series: SeriesInstanceUID, where the input may hold several series.
+        resumable: whether a sidecar proves that it is done; not for a single file that was named.
+        further: the files of the channels after the first.
+    """
+
+    input: Path
+    output: Path
+    kind: OutputType
+    series: str | None = None
+    resumable: bool = False
+    further: tuple[Path, ...] = ()
+
+    @property
+    def source(self) -> Path | list[Path]:
+        """What is read: one file or folder, or a file for each channel."""
+        return [self.input, *self.further] if self.further else self.input
+
+    @property
+    def name(self) -> str:
+        """What people call the scan: the name of its file or folder."""
+        return _name(self.input)
+
+    @property
+    def sidecar(self) -> Path:
+        """The hidden file that proves that the case is done."""
+        return self.output.with_name(f".{self.output.name}.done.json")
+
+    @property
+    def picture(self) -> Path:
+        """The preview's file."""
+        return self.output.with_name(f"{strip_suffix(self.output.name)}.png")
+
+    @property
+    def entropy(self) -> Path:
+        """The entropy map's file."""
+        return self.output.with_name(f"{strip_suffix(self.output.name)}_entropy.nii.gz")
+
+
+def plan_cases(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    output_type: str | None = None,
+    series: str | None = None,
+    channels: int = 1,
+) -> list[Case]:
+    """Decide which file is written for which scan.
+
+    Args:
+        inputs: files, folders (searched for scans, the tree is kept) and glob patterns.
+        output: a file name for a single scan, else a folder.
+        output_type: one of `OUTPUT_TYPES`; None for what the output's name ends in, and NIfTI for a folder.
+        series: only DICOM series of this SeriesInstanceUID.
+        channels: how many the bundle takes: files CASE_0000, CASE_0001 and so on are one scan then.
+
+    Raises:
+        UsageError: there is no scan, two scans would be written to one file, or the output is an input.
+    """
+    target = Path(output)
+    kind = choose_output_type(output_type, target)
+    expanded = _expand(inputs)
+    folders = [given for given in expanded if given.is_dir()]
+    _refuse_what_is_no_scan([given for given in expanded if given not in folders], series)
+    scans: list[Scan] = []
+    empty = 0
+    for given in expanded:
+        if given not in folders:
+            scans.append(Scan(given, series))
+            continue
+        if given.resolve() == target.resolve():
+            raise UsageError(f"{target}: the output folder is the input folder; choose another with -o")
+        found = find_scans(given, series, leave_out=target)
+        empty += not found
+        # a folder without any is kept beside others: it fails, and is not passed over in silence
+        scans.extend(found or [Scan(given, series)])
+    if empty == len(expanded):
+        wanted = (
+            "NIfTI, NRRD or MetaImage file, and no CT or MR series in DICOM" if series is None else f"series {series}"
+        )
+        raise UsageError(f"{', '.join(map(str, folders))}: no {wanted} in there")
+    scans = list(dict.fromkeys(scans))
+    further = further_files([scan.path for scan in scans], channels)
+    scans = [scan for scan in scans if scan.path in further]
+    if names_output_file(target):
+        if len(scans) > 1:
+            raise UsageError(f"{target}: {len(scans)} scans cannot go into one file; give a folder with -o")
+        cases = [Case(scans[0].path, target, kind, scans[0].series)]
+    else:
+        base = folders[0] if folders == expanded and len(folders) == 1 else _common_parent(scans)
+        cases = [plan_case(scan, base, target, kind) for scan in scans]
+    cases = [replace(case, further=further[case.input]) for case in cases]
+    _refuse_clashes(cases)
+    return cases
+
+
+def _expand(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Resolve glob patterns that no shell resolved; a name that exists is never a pattern."""
+    paths: list[Path] = []
+    for name in inputs:
+        given = os.fspath(name)
+        matches: list[str] = []
+        if glob.has_magic(given) and not Path(given).exists():
+            matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        paths.extend(map(Path, matches or [given]))
+    return paths
+
+
+def _refuse_what_is_no_scan(files: Sequence[Path], series: str | None) -> None:
+    """Raise UsageError for files that are scans only together with others, or not at all."""
+    dicom = [file for file in files if is_dicom(file)]
+    for file in files:
+        if file.name.upper() == INDEX:
+            raise UsageError(f"{file}: the index of a medium; give the folder that it lies in")
+        if series is not None and file not in dicom:
+            raise UsageError(f"{file}: no DICOM, so it has no series {series}; leave out --series")
+    beside = [file.parent for file in dicom]
+    for folder in set(beside):
+        if beside.count(folder) > 1 and len(find_scans(folder)) == 1:
+            raise UsageError(f"{folder}: {beside.count(folder)} files of one DICOM series; give the folder")
+
+
+def _common_parent(scans: Sequence[Scan]) -> Path:
+    try:
+        return Path(os.path.commonpath([scan.path.absolute().parent for scan in scans]))
+    except ValueError:  # several drives
+        return Path()
+
+
+def _name(scan: Path) -> str:
+    """Return the last part of a path, that of "." and ".." too; a link keeps its own."""
+    return Path(os.path.abspath(scan)).name  # noqa: PTH100 - `resolve` follows links
+
+
+def plan_case(scan: Scan, base: Path, target: Path, kind: OutputType) -> Case:
+    """Return the case of a scan whose place below `base` its labels have below the folder `target`."""
+    try:
+        tree = scan.path.absolute().parent.relative_to(base.absolute())
+    except ValueError:  # the base itself is the scan
+        tree = Path()
+    output = target / tree / f"{strip_suffix(_name(scan.path))}{kind.ending}"
+    return Case(scan.path, output, kind, scan.series, True)
+
+
+def _refuse_clashes(cases: Sequence[Case]) -> None:
+    writers: dict[Path, Path] = {}
+    sources = {path.resolve() for case in cases for path in (case.input, *case.further)}
+    for case in cases:
+        place = case.output.resolve()
+        if place in writers:
+            raise UsageError(
+                f"{case.output}: both {writers[place]} and {case.input} would be written there; rename one"
+            )
+        if place in sources:
+            raise UsageError(f"{case.output}: is an input, too; choose another place with -o")
+        writers[place] = case.input
+
+
+def refuse_entropy_clashes(cases: Sequence[Case]) -> None:
+    """Raise UsageError if an entropy map would be written over a scan or a label map."""
+    taken = {path.resolve() for case in cases for path in (case.input, *case.further, case.output)}
+    for case in cases:
+        if case.entropy.resolve() in taken:
+            raise UsageError(f"{case.entropy}: the entropy would be written over it; choose another place with -o")

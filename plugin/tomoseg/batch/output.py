@@ -1,0 +1,178 @@
+"""A finished scan's files, all of them whole, under their names, and proven by a sidecar."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tomoseg.batch.cases import Case
+from tomoseg.batch.manifest import Sidecar, read_sidecar
+from tomoseg.core.errors import OutputError, one_line
+from tomoseg.core.files import sha256, staging_folder
+from tomoseg.data.read import read_volume
+from tomoseg.data.volume import Volume
+from tomoseg.inference.segmentation import Segmentation
+from tomoseg.report.preview import save_preview
+from tomoseg.report.records import CaseReport, LabelVolume
+from tomoseg.report.statistics import measure_labels
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What is written for each scan.
+
+    Args:
+        run: SHA-256 of all besides the scan that decides what comes of it.
+        overwrite: replace files that are there already.
+        preview: draw a picture.
+        measure: look for intensity and place of each label, too, and not only for its volume.
+        uncertainty: there is an entropy map.
+        channels: how many each scan has.
+        follow: make again what was made of an earlier state of a scan; leave what another bundle or options made.
+    """
+
+    run: str
+    overwrite: bool = False
+    preview: bool = False
+    measure: bool = True
+    uncertainty: bool = False
+    channels: int = 1
+    follow: bool = False
+
+    def outputs(self, case: Case) -> list[Path]:
+        """Return the files without which the case is not done."""
+        return [case.output, *([case.entropy] if self.uncertainty else [])]
+
+    def earlier(self, case: Case, scan: str) -> CaseReport | None:
+        """Return the report of an earlier run that made just this, if its sidecar proves it.
+
+        Raises:
+            OutputError: there are files that no sidecar accounts for, and they are not to be replaced.
+        """
+        if self.overwrite:
+            return None
+        sidecar = read_sidecar(case.sidecar) if case.resumable else None
+        outputs = self.outputs(case)
+        asked = [*outputs, *([case.picture] if self.preview else [])]
+        if sidecar is not None and sidecar.proves(scan, self.run, asked):
+            return _skipped(sidecar, case)
+        for path in filter(Path.exists, outputs):
+            # files that a run made and could not finish with are replaced; those of anybody else are not
+            if sidecar is None or not sidecar.made(path):
+                raise OutputError(f"{path}: is there already; pass --overwrite to replace it")
+            if self.follow and sidecar.scan == scan and sidecar.run != self.run:
+                return _skipped(
+                    sidecar, case, "made by another bundle, other weights or other options, and left as it is"
+                )
+            if (sidecar.scan, sidecar.run) != (scan, self.run) and not self.follow:
+                changed = "the scan" if sidecar.scan != scan else "the bundle, its weights or the options"
+                raise OutputError(
+                    f"{path}: is there already, and {changed} changed since; pass --overwrite to replace it"
+                )
+        return None
+
+    def deliver(self, case: Case, result: Segmentation, scan: str) -> CaseReport:
+        """Write what belongs to a case and return what the report says of it.
+
+        Everything is written beside its place first; then the sidecar, with the hashes; then all take their names. So a
+        run that is killed leaves files that the sidecar proves, or files that the next run makes again.
+
+        Args:
+            case: the scan and its files.
+            result: its labels.
+            scan: SHA-256 of the scan.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        start = time.perf_counter()
+        with staging_folder(case.output.parent) as folder:
+            staged = [folder / path.name for path in self.outputs(case)]
+            result.save(staged[0], case.kind.name)
+            if self.uncertainty:
+                result.save_entropy(staged[1])
+            remarks = list(result.remarks)
+            volume, why = self._read_again(case) if self.measure or self.preview else (None, "")
+            preview = None
+            if self.preview:
+                why = why or _draw(folder / case.picture.name, case, result, volume)
+                if why:
+                    remarks.append(f"no preview: {why}")
+                else:
+                    staged.append(folder / case.picture.name)
+                    preview = str(case.picture)
+            report = CaseReport(
+                input=str(case.input),
+                output=str(case.output),
+                status="done",
+                series=result.series.uid if result.series else None,
+                remarks=tuple(remarks),
+                warnings=result.warnings,
+                location=result.location,
+                seconds=result.seconds,
+                windows=result.windows,
+                skipped_windows=result.skipped_windows,
+                voxels=math.prod(result.grid.shape),
+                memory=result.memory,
+                labels=_measure(result, volume) if self.measure else _count(result),
+                preview=preview,
+            )
+            if case.resumable:
+                Sidecar(scan, self.run, {path.name: sha256(path) for path in staged}, report).save(case.sidecar)
+            for path in staged:
+                path.replace(case.output.with_name(path.name))
+        return replace(report, seconds={**result.seconds, "writing": time.perf_counter() - start})
+
+    def _read_again(self, case: Case) -> tuple[Volume | None, str]:
+        """Return the scan; while the network ran, its memory was of better use. Without it, why not."""
+        try:
+            return read_volume(case.source, case.series, channels=self.channels, allow_non_finite=True), ""
+        except Exception as error:  # the labels are good without it
+            return None, one_line(error)
+
+
+def _skipped(sidecar: Sidecar, case: Case, *remarks: str) -> CaseReport:
+    earlier = sidecar.case
+    return replace(
+        earlier,
+        input=str(case.input),
+        output=str(case.output),
+        status="skipped",
+        remarks=(*earlier.remarks, *remarks),
+    )
+
+
+def _draw(path: Path, case: Case, result: Segmentation, volume: Volume | None) -> str:
+    """Draw the preview; return why there is none."""
+    assert volume is not None
+    labels = result.labels
+    if result.overlapping:  # the last of several labels is drawn
+        labels = np.zeros(result.grid.shape, np.uint16)
+        for value, mask in enumerate(result.labels, 1):
+            labels[mask > 0] = value
+    try:
+        image = np.nan_to_num(volume.array)
+        save_preview(path, image, labels, result.grid, result.label_table, case.name)
+    except Exception as error:  # whatever matplotlib raises, the labels are good without it
+        return one_line(error)
+    return ""
+
+
+def _count(result: Segmentation) -> tuple[LabelVolume, ...]:
+    return tuple(
+        LabelVolume(value, result.names[value], count, count * result.grid.voxel_volume_ml)
+        for value, count in result.voxel_counts.items()
+    )
+
+
+def _measure(result: Segmentation, volume: Volume | None) -> tuple[LabelVolume, ...]:
+    table = {label.value: label.name for label in result.label_table}
+    measured = measure_labels(result.labels, tuple(table), None if volume is None else volume.array)
+    return tuple(
+        LabelVolume(value, table[value], volume_ml=measure.voxels * result.grid.voxel_volume_ml, **asdict(measure))
+        for value, measure in measured.items()
+    )

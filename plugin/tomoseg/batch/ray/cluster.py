@@ -1,0 +1,212 @@
+"""Ray itself: started on this machine or reached at an address, and what it has room for."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tomoseg.bundle.options import Options
+from tomoseg.core.errors import MissingPackageError, TomosegError, UsageError, one_line, shorten
+from tomoseg.core.quiet import quiet
+from tomoseg.core.threads import usable_threads
+
+OBJECT_STORE_BYTES = 100_000_000  # only reports travel; Ray's own choice is a third of the memory
+REACH_S = 10.0
+# Ray waits for half a minute only, and the agent that it asks may begin late; its server for one client may die as it
+# is forked (https://github.com/ray-project/ray/issues/63202), which is told in one of three ways
+PASSING = (
+    "timed out",
+    "Starting Ray client server failed",
+    "psutil.ZombieProcess",
+    "Proxy failed to Connect to backend",
+    "RuntimeEnv request failed",
+)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each worker gets.
+
+    Args:
+        workers: how many there are.
+        cpus: CPU cores for each.
+        gpus: GPUs for each, 0 or 1.
+    """
+
+    workers: int
+    cpus: int
+    gpus: int
+
+
+@contextmanager
+def connected(address: str | None, device: str) -> Iterator[Any]:
+    """Yield the module `ray`, connected to a cluster; one that runs in this process already is used and left as it is.
+
+    Args:
+        address: "auto", "HOST:PORT" or "ray://HOST:PORT" of a cluster; None to start Ray on this machine for as long
+            as the `with` lasts.
+        device: as in `Options`.
+
+    Raises:
+        MissingPackageError: Ray is not installed.
+        UsageError: there is no cluster at the address, or it is of another version.
+    """
+    ray = _import_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        with quiet():
+            if address is None:
+                with _at_home(ray):
+                    _init(
+                        ray,
+                        address="local",
+                        num_cpus=usable_threads(),
+                        num_gpus=0 if device == "cpu" else torch.cuda.device_count(),
+                        include_dashboard=False,
+                        object_store_memory=OBJECT_STORE_BYTES,
+                    )
+            else:
+                _refuse_unreachable(address)
+                _init(ray, address=address)
+    except TomosegError:
+        raise
+    except Exception as error:  # Ray has its own, and now and then a plain one
+        if address == "auto" and isinstance(error, ConnectionError):
+            raise UsageError("Ray at auto: none runs on this machine; start it with `ray start --head`") from error
+        where = f"Ray at {address}" if address else "Ray on this machine"
+        # Ray sends its token to no address unless told to
+        advice = "; if it wants a token, set RAY_AUTH_MODE=token" if address else ""
+        raise UsageError(f"{where}: {_reason(error)}{advice}") from error
+    try:
+        with _without_advice(ray):
+            yield ray
+    finally:
+        ray.shutdown()
+
+
+def refuse_what_ray_cannot_give(options: Options, jobs: int | None) -> None:
+    """Raise UsageError for options that are for one machine, and for a number of workers that no cluster has."""
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"device: expected auto, cpu or cuda with Ray, which chooses the GPU itself, got {options.device!r}"
+        )
+    if options.threads is not None:
+        raise UsageError("--threads: is not for Ray, whose workers share the cores; choose their number with --jobs")
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"jobs: expected a number of workers, at least 1, got {jobs}")
+
+
+def choose_share(machines: Sequence[Mapping[str, float]], device: str, jobs: int | None, elastic: bool) -> Share:
+    """Return how many workers there are, and what each gets: a GPU, or an even share of the CPU cores.
+
+    Args:
+        machines: "CPU" and "GPU" of each machine of the cluster.
+        device: as in `Options`.
+        jobs: number of workers; None for one a GPU, or one a machine where the network runs on CPUs.
+        elastic: whether machines may join later, so that more workers may be asked for than there is room for now.
+
+    Raises:
+        UsageError: there is no room.
+    """
+    gpus = [machine for machine in machines if machine.get("GPU", 0) >= 1]
+    if device == "cuda" and not gpus and not elastic:
+        raise UsageError("device: cuda asked for, but Ray finds no GPU; use --device cpu")
+    if device == "cuda" or (device == "auto" and gpus):
+        there = int(sum(machine["GPU"] for machine in gpus))
+        if jobs is not None and jobs > there and not elastic:
+            raise UsageError(f"jobs: {jobs} workers asked for, but there are {there} GPUs, and each needs one")
+        cpus = min((int(machine.get("CPU", 1) // machine["GPU"]) for machine in gpus), default=1)
+        return Share(jobs or max(there, 1), max(cpus, 1), 1)
+    cores = [int(machine["CPU"]) for machine in machines if machine.get("CPU", 0) >= 1]
+    if not cores:
+        raise UsageError("Ray: no machine of the cluster offers a CPU; start it with --num-cpus")
+    workers = jobs or len(cores)
+    cpus = min(cores) // math.ceil(workers / len(cores))
+    if cpus < 1 and not elastic:
+        raise UsageError(f"jobs: {workers} workers asked for, but there are {sum(cores)} CPU cores, and each needs one")
+    return Share(workers, max(cpus, 1), 0)
+
+
+def machines_of(ray: Any) -> list[dict[str, float]]:
+    """Return the resources of each machine of the cluster that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _import_ray() -> Any:
+    """Import Ray without the statistics that it sends home."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingPackageError("ray", "ray") from error
+    return ray
+
+
+@contextmanager
+def _at_home(ray: Any) -> Iterator[None]:
+    """Let what Ray starts in here listen at 127.0.0.1 only, as it does on systems whose firewalls ask about ports.
+
+    Otherwise a dozen ports are open to the network, and there is no option against it.
+    """
+    constants, name = ray._private.ray_constants, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    os.environ[name] = "0"  # for its processes
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
+
+
+@contextmanager
+def _without_advice(ray: Any) -> Iterator[None]:
+    """Keep Ray from printing a page on standard output for each worker that dies; no option of its own does."""
+    home = ray._private.worker
+    printing = home.print_to_stdstream
+    home.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        home.print_to_stdstream = printing
+
+
+def _init(ray: Any, **options: Any) -> None:
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            return
+        except Exception as error:  # a plain one, too
+            ray.shutdown()
+            if not tries_left or not any(passing in str(error) for passing in PASSING):
+                raise
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says on one line; of a server's traceback, which may be in it, the end."""
+    told, traceback, _ = str(error).partition("Traceback (most recent call last)")
+    return shorten(f"{told} {str(error).rstrip().splitlines()[-1]}", 300) if traceback else one_line(error)
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Raise UsageError if nobody listens at an address: Ray would try for more than a minute."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        return
+    if not colon or not port.isdigit():
+        raise UsageError(f"Ray: expected auto, HOST:PORT or ray://HOST:PORT as the address, got {address!r}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"Ray at {address}: nobody answers: {one_line(error)}; start it with `ray start --head`"
+        ) from error

@@ -1,0 +1,130 @@
+"""One segmenter in a process of Ray's, on whatever machine that is."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tomoseg.batch.cases import Case
+from tomoseg.batch.local import ShortOfMemory, segment_case
+from tomoseg.batch.manifest import hash_run
+from tomoseg.batch.output import Delivery
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.options import Options
+from tomoseg.core.errors import one_line
+from tomoseg.core.files import remove_stale
+from tomoseg.core.version import __version__
+from tomoseg.inference.segmenter import Segmenter
+from tomoseg.report.environment import describe_hardware, installed_packages
+from tomoseg.report.records import CaseReport
+
+
+@dataclass(frozen=True)
+class Order:
+    """What each worker is to do.
+
+    Args:
+        bundle: the bundle, whose folder is at the same path on every machine.
+        options: as the user asked for them, with the device and the threads of the workers.
+        overwrite, preview, measure: as for `segment_batch`.
+        folder: where relative paths start.
+        shared: paths that must be there.
+    """
+
+    bundle: Bundle
+    options: Options
+    overwrite: bool
+    preview: bool
+    measure: bool
+    folder: Path
+    shared: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a worker says of itself.
+
+    Args:
+        machine: the name of its machine.
+        problem: why it cannot work; empty if it can.
+        versions: of tomoseg and of the packages that decide what a run computes.
+        run: SHA-256 of bundle, weights and options, as it finds them.
+        device, backend, precision: what its network runs on.
+        hardware: as `describe_hardware` tells it.
+    """
+
+    machine: str
+    problem: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    run: str = ""
+    device: str = ""
+    backend: str = ""
+    precision: str = ""
+    hardware: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a case, and what ran the network."""
+
+    outcome: CaseReport | ShortOfMemory
+    backend: str
+
+
+class Worker:
+    """A Ray actor; only what it is called with and what it returns travels, never a scan or a label map."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._cleared: set[Path] = set()
+
+    def start(self) -> Started:
+        """Load the bundle; what is wrong is returned, for Ray would wrap an error in a page of its own."""
+        order, machine = self._order, platform.node() or "a machine without a name"
+        with suppress(OSError):  # if it is of any use, the check that follows fails
+            os.chdir(order.folder)
+        for path in order.shared:
+            if not path.exists():
+                return Started(machine, f"{path}: not there; expected a folder that all machines share, at one path")
+        try:
+            self._segmenter = segmenter = Segmenter(order.bundle, order.options)
+            run = hash_run(order.bundle, segmenter.checkpoint_sha256, order.options, segmenter.precision)
+        except Exception as error:  # a bundle may call anything
+            return Started(machine, one_line(error))
+        self._delivery = Delivery(
+            run,
+            order.overwrite,
+            order.preview,
+            order.measure,
+            order.options.uncertainty,
+            segmenter.bundle.input_channels,
+        )
+        gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return Started(
+            machine=machine,
+            versions=versions(),
+            run=run,
+            device=segmenter.device,
+            backend=segmenter.backend,
+            precision=segmenter.precision,
+            hardware=describe_hardware(gpus, torch.get_num_threads()),
+        )
+
+    def segment(self, case: Case) -> Done:
+        """Segment one scan; Ray runs several calls in threads, so that reading, network and writing overlap."""
+        folder = case.output.parent
+        if folder not in self._cleared:  # of workers of this machine that were killed
+            self._cleared.add(folder)
+            remove_stale(folder)
+        return Done(segment_case(self._segmenter, self._delivery, case), self._segmenter.backend)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of tomoseg and of the packages that decide what a run computes."""
+    return {"tomoseg": __version__, **installed_packages()}

@@ -1,0 +1,1 @@
+"""MONAI bundles: metadata and label table, registered names, run options."""

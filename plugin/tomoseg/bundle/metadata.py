@@ -1,0 +1,182 @@
+"""What a MONAI bundle says of itself, read from its JSON without importing what runs it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tomoseg.core.errors import BundleError, one_line
+from tomoseg.data.labels import TISSUE, Code, Label, default_colour
+
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder laid out as a MONAI bundle: `configs/metadata.json`, `configs/inference.json`, `models/`.
+
+    Args:
+        name: the name it is registered under, or the folder's.
+        root: the folder.
+
+    Raises:
+        BundleError: the folder is missing or is not a bundle.
+    """
+
+    name: str
+    root: Path
+
+    def __post_init__(self) -> None:
+        if not self.root.is_dir():
+            raise BundleError(f"{self.root}: no such bundle folder")
+        if not (self.root / "configs").is_dir():
+            raise BundleError(
+                f"{self.root}: not a MONAI bundle: expected a folder 'configs' with metadata.json and inference.json"
+            )
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """The contents of `configs/metadata.json`.
+
+        Raises:
+            BundleError: it is missing or is not a JSON object.
+        """
+        path = self.root / "configs" / "metadata.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise BundleError(f"{path}: missing; every MONAI bundle has one") from error
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path}: cannot be read as JSON: {one_line(error)}") from error
+        if not isinstance(content, dict):
+            raise BundleError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        return content
+
+    @property
+    def inference_config(self) -> Path:
+        """The inference config's file.
+
+        Raises:
+            BundleError: there is none.
+        """
+        for suffix in CONFIG_SUFFIXES:
+            path = self.root / "configs" / f"inference{suffix}"
+            if path.is_file():
+                return path
+        raise BundleError(
+            f"{self.root}: expected configs/inference.json, got none; without it nothing can be segmented"
+        )
+
+    @property
+    def version(self) -> str:
+        return str(self.metadata.get("version", "unknown"))
+
+    @property
+    def description(self) -> str:
+        return str(self.metadata.get("description", ""))
+
+    @property
+    def modality(self) -> str:
+        """The imaging modality of the input, e.g. "MR" or "CT"; "unknown" where the metadata does not say."""
+        return str(self._tensor("inputs", "image").get("modality", "unknown"))
+
+    @property
+    def input_channels(self) -> int:
+        """Number of channels of the network's input; 1 where the metadata does not say."""
+        return int(self._tensor("inputs", "image").get("num_channels", 1))
+
+    @property
+    def input_names(self) -> dict[str, Any]:
+        """What the input's channels are called, by their number; empty where the metadata does not say."""
+        names = self._tensor("inputs", "image").get("channel_def", {})
+        return dict(names) if isinstance(names, dict) else {}
+
+    @property
+    def hounsfield(self) -> bool:
+        """Whether the metadata says that the input is in Hounsfield units."""
+        return str(self._tensor("inputs", "image").get("format", "")).lower() == "hounsfield"
+
+    @property
+    def channels(self) -> dict[int, str]:
+        """Names of the network's outputs by their number; empty where the metadata does not say."""
+        channels = self._tensor("outputs", "pred").get("channel_def", {})
+        if not isinstance(channels, dict):
+            return {}
+        try:
+            return {int(value): str(name) for value, name in channels.items()}
+        except ValueError as error:
+            path = self.root / "configs" / "metadata.json"
+            raise BundleError(f"{path}: channel_def: expected integer label values: {one_line(error)}") from error
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Names of the label values, background (0) left out; empty where the metadata does not say."""
+        return {value: name for value, name in self.channels.items() if value != 0}
+
+    @cached_property
+    def dataset_values(self) -> dict[int, int]:
+        """The value that each label had in the dataset that the bundle was planned for, by its own.
+
+        A bundle that was not planned by us does not say, and they are the same.
+        """
+        try:
+            content = json.loads((self.root / "configs" / "plan.json").read_text(encoding="utf-8"))["dataset_labels"]
+            return dict(enumerate(sorted(map(int, content)), start=1))
+        except (OSError, ValueError, KeyError, TypeError):
+            return {value: value for value in self.labels}
+
+    @property
+    def label_table(self) -> dict[int, Label]:
+        """What each of `channels` means, by its number; colours and codes come from the metadata's `label_table`.
+
+        Raises:
+            BundleError: the table is no table of colours and codes.
+        """
+        table = self.metadata.get("label_table", {})
+        try:
+            return {value: read_label(value, name, table.get(str(value), {})) for value, name in self.channels.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            path = self.root / "configs" / "metadata.json"
+            raise BundleError(
+                f"{path}: label_table: expected for each label a color [R, G, B], a volume_ml [LOW, HIGH] and codes "
+                f"(category, type, modifier, laterality) with value, scheme and meaning: {one_line(error)}"
+            ) from error
+
+    def _tensor(self, side: str, name: str) -> dict[str, Any]:
+        node: Any = self.metadata
+        for key in ("network_data_format", side, name):
+            node = node.get(key, {}) if isinstance(node, dict) else {}
+        return node if isinstance(node, dict) else {}
+
+
+def read_label(value: int, name: str, entry: dict[str, Any]) -> Label:
+    """Return the label that an entry of a label table describes.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: it is no such entry.
+    """
+    red, green, blue = (int(part) for part in entry.get("color", default_colour(value)))
+    if not all(0 <= part <= 255 for part in (red, green, blue)):
+        raise ValueError(f"color {entry['color']}")
+    codes = {
+        key: Code(str(entry[key]["value"]), str(entry[key]["scheme"]), str(entry[key]["meaning"]))
+        for key in ("category", "type", "modifier", "laterality")
+        if key in entry
+    }
+    volume_ml = entry.get("volume_ml")
+    if volume_ml is not None and not (len(volume_ml) == 2 and 0 <= volume_ml[0] < volume_ml[1]):
+        raise ValueError(f"volume_ml {volume_ml}")
+    return Label(
+        value,
+        name,
+        (red, green, blue),
+        codes.get("category", TISSUE),
+        codes.get("type", TISSUE),
+        codes.get("modifier"),
+        codes.get("laterality"),
+        None if entry.get("roi_name") is None else str(entry["roi_name"]),
+        None if volume_ml is None else (float(volume_ml[0]), float(volume_ml[1])),
+    )

@@ -1,0 +1,165 @@
+"""Checks of an installation: packages and their versions, devices, bundles."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from typing import Final
+
+import torch
+from packaging.requirements import Requirement
+
+from tomoseg.bundle.options import Options
+from tomoseg.bundle.registry import find_bundle, registered_names
+from tomoseg.core.errors import TomosegError, advise, one_line
+from tomoseg.core.version import __version__
+from tomoseg.inference.segmenter import Segmenter
+from tomoseg.inference.threads import use_threads
+
+MAX_IMPORT_S: Final = 120
+PYTHON: Final = sys.version_info[:2]
+WITHOUT_WHEEL: Final = ("highdicom", "pyjpegls")  # on Python 3.14
+# no telemetry: OpenVINO's is sent from the moment it is imported
+IMPORT: Final = "import sys; sys.modules['openvino_telemetry'] = None; import {}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    found: str
+    good: bool = True
+
+
+@dataclass(frozen=True)
+class Part:
+    """A package that an installation may lack.
+
+    Attributes:
+        use: what tomoseg needs it for.
+        package: its name for pip.
+        module: its name in Python.
+        extra: the extra of tomoseg that brings it; none for a package that some platforms have no wheel of.
+    """
+
+    use: str
+    package: str
+    module: str
+    extra: str = ""
+
+
+PARTS: Final = (
+    Part("networks at full speed on a CPU", "openvino", "openvino"),
+    Part("DICOM-SEG", "highdicom", "highdicom"),
+    Part("DICOM with JPEG-LS", "pyjpegls", "jpeg_ls"),
+    Part("MONAI's reader of NRRD and MetaImage", "itk-io", "itk"),
+    Part("--clean denoise: images", "scikit-image", "skimage", "clean"),
+    Part("--clean denoise: wavelets", "PyWavelets", "pywt", "clean"),
+    Part("TensorBoard's log of a training", "tensorboard", "tensorboard", "train"),
+    Part("train --fold all: largest component", "scikit-image", "skimage", "train"),
+    Part("--engine ray", "ray", "ray", "ray"),
+    Part("label-server", "monailabel", "monailabel", "label"),
+    Part("export to ONNX: the format", "onnx", "onnx", "export"),
+    Part("export to ONNX: the converter", "onnxscript", "onnxscript", "export"),
+    Part("export to ONNX: the runtime", "onnxruntime", "onnxruntime", "export"),
+    Part("export to int8", "nncf", "nncf", "export"),
+    Part("monai.bundle verify_metadata", "jsonschema", "jsonschema", "export"),
+    Part("export to TensorRT", "torch-tensorrt", "torch_tensorrt", "tensorrt"),
+)
+
+
+def examine() -> list[Finding]:
+    """Look at Python, the packages, the devices and every registered bundle (each is loaded once)."""
+    use_threads(None)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(examine_part, PARTS))
+    findings = [
+        Finding("tomoseg", __version__),
+        Finding("Python", f"{platform.python_version()} on {platform.platform()}"),
+        *examine_packages(),
+        *parts,
+        Finding("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"),
+        Finding("GPU", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none"),
+    ]
+    names = registered_names()
+    if not names:
+        findings.append(Finding("bundles", "none is registered; reinstall tomoseg", good=False))
+    return findings + [_bundle(name) for name in names]
+
+
+def examine_packages() -> list[Finding]:
+    """Compare the packages that tomoseg and its extras need with those that are installed.
+
+    An extra counts where all its packages are installed.
+    """
+    try:
+        found = [Requirement(text) for text in requires("tomoseg") or []]
+        extras = metadata("tomoseg").get_all("Provides-Extra") or []
+    except PackageNotFoundError:
+        return [Finding("installation", "tomoseg is on the path but not installed; use pip install", good=False)]
+    core = [requirement for requirement in found if _applies(requirement, "")]
+    findings = [_package(requirement) for requirement in core]
+    for extra in extras:
+        own = [requirement for requirement in found if requirement not in core and _applies(requirement, extra)]
+        if all(_version(requirement.name) for requirement in own):
+            findings += [finding for finding in map(_package, own) if not finding.good]
+    return findings
+
+
+def examine_part(part: Part) -> Finding:
+    """Import a package in a process of its own, so that none disturbs another."""
+    installed = _version(part.package)
+    if not installed:
+        found = f"{part.package} is not installed; install it with: {advise(part.package, part.extra)}"
+        if part.package in WITHOUT_WHEEL and PYTHON >= (3, 14):
+            found += " (Python 3.14 has no wheel of pyjpegls, so that pip needs a C++ compiler)"
+        return Finding(part.use, found)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", IMPORT.format(part.module)],
+            capture_output=True, text=True, errors="replace", timeout=MAX_IMPORT_S, check=False,
+        )  # fmt: skip
+        fault = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1] if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        fault = f"not imported within {MAX_IMPORT_S} s"
+    if fault:
+        return Finding(part.use, f"{part.package} {installed} does not work: {fault}", good=False)
+    return Finding(part.use, f"{part.package} {installed}")
+
+
+def _applies(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _version(package: str) -> str:
+    """Return the installed version; nothing where there is none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _package(requirement: Requirement) -> Finding:
+    installed = _version(requirement.name)
+    command = advise(f"{requirement.name}{requirement.specifier}")
+    if not installed:
+        return Finding(requirement.name, f"not installed; install it with: {command}", good=False)
+    if not requirement.specifier.contains(installed, prereleases=True):
+        wanted = f"expected {requirement.specifier}, got {installed}; install it with: {command}"
+        return Finding(requirement.name, wanted, good=False)
+    return Finding(requirement.name, installed)
+
+
+def _bundle(name: str) -> Finding:
+    try:
+        bundle = find_bundle(name)
+        Segmenter(bundle, Options(device="cpu"))
+    except TomosegError as error:
+        return Finding(f"bundle {name}", one_line(error), good=False)
+    return Finding(f"bundle {name}", f"{bundle.version}, {bundle.modality}, weights load")

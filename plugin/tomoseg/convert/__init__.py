@@ -1,0 +1,1 @@
+"""Conversion of bundles to other runtimes."""

@@ -1,0 +1,142 @@
+"""A bundle's network, written for another runtime, checked, and only then kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.convert.export.formats import FORMATS, MAX_DICE_LOSS, Format
+from tomoseg.convert.export.origin import Origin, load_origin
+from tomoseg.convert.export.parity import Parity, compare
+from tomoseg.convert.export.samples import Samples, random_samples, real_samples
+from tomoseg.core.errors import BackendError, OutputError, TomosegError, UsageError, one_line, root_cause
+from tomoseg.core.files import staging_folder
+from tomoseg.core.quiet import quiet
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written, and how near it comes to PyTorch in fp32.
+
+    Args:
+        format: one of `FORMATS`.
+        files: what was written, the file to name first.
+        size_bytes: of all of them.
+        scans: how many scans the windows are from; 0 for random windows.
+        calibration_windows, check_windows: how many windows it was calibrated with, and compared on.
+        largest_difference: of a score, relative to the range of the scores.
+        dice: of each label with that of fp32, over all voxels of the windows together.
+        mean_dice: the mean over the labels; None if the windows hold none.
+        remarks: what was done otherwise than usual.
+    """
+
+    format: str
+    files: tuple[str, ...]
+    size_bytes: int
+    scans: int
+    calibration_windows: int
+    check_windows: int
+    largest_difference: float
+    dice: dict[str, float]
+    mean_dice: float | None
+    remarks: tuple[str, ...]
+
+
+def export_bundle(
+    bundle: Bundle,
+    format_name: str,
+    output: Path | None = None,
+    *,
+    calibration: Sequence[Path] = (),
+    checkpoint: Path | None = None,
+    max_dice_loss: float = MAX_DICE_LOSS,
+    overwrite: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Export:
+    """Write a bundle's network in another format, after comparing it with PyTorch on the same windows.
+
+    Args:
+        bundle: the bundle.
+        format_name: one of `FORMATS`.
+        output: the file to write; None for beside the weights.
+        calibration: real scans, and folders of them, to calibrate int8 with and to check on; none for random windows.
+        checkpoint: weights in place of the bundle's own.
+        max_dice_loss: what the mean Dice of int8 labels with those of fp32 may be below 1.
+        overwrite: replace files that are there already.
+        on_step: called with what is being done.
+
+    Raises:
+        UsageError: what is asked for cannot be.
+        MissingPackageError: a package for the format is not installed.
+        BundleError, VolumeError: bundle or scans cannot be used.
+        BackendError: the network cannot be exported, or comes out different.
+        OutputError: it cannot be written, or is there already.
+    """
+    if format_name not in FORMATS:
+        raise UsageError(f"format: expected {', '.join(FORMATS)}, got {format_name!r}")
+    if not 0 <= max_dice_loss <= 1:
+        raise UsageError(f"max_dice_loss: expected a share from 0 to 1, got {max_dice_loss}")
+    kind = FORMATS[format_name]
+    kind.require()
+    if kind.calibrated and not calibration:
+        raise UsageError(f"format: {kind.name} needs real scans; give some with --calibration FOLDER")
+    origin = load_origin(bundle, checkpoint)
+    target = output or origin.checkpoint.with_name(f"{origin.checkpoint.stem}{kind.ending}")
+    if target.suffix != kind.suffix:
+        raise UsageError(f"{target}: expected a name that ends in {kind.suffix}, for {kind.name}")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target}: is there already; pass --overwrite to replace it")
+    samples = real_samples(origin, calibration, kind.calibrated, on_step) if calibration else random_samples(origin)
+    with staging_folder(target.parent) as folder:
+        file = folder / target.name
+        parity, remark = _write(origin, kind, file, target, samples, max_dice_loss, on_step)
+        # the file to name comes last: where it is, all is there
+        written = sorted(folder.iterdir(), key=lambda path: path == file)
+        size_bytes = sum(path.stat().st_size for path in written)
+        there = [target.with_name(path.name) for path in written if target.with_name(path.name).exists()]
+        if there and not overwrite:
+            raise OutputError(f"{there[0]}: is there already; pass --overwrite to replace it")
+        for path in written:
+            path.replace(target.with_name(path.name))
+    return Export(
+        format=kind.name,
+        files=tuple(str(target.with_name(path.name)) for path in reversed(written)),
+        size_bytes=size_bytes,
+        scans=samples.scans,
+        calibration_windows=len(samples.calibration),
+        check_windows=len(samples.check),
+        largest_difference=parity.largest_difference,
+        dice=parity.dice,
+        mean_dice=parity.mean_dice,
+        remarks=tuple(filter(None, (samples.remark, remark))),
+    )
+
+
+def _write(
+    origin: Origin,
+    kind: Format,
+    file: Path,
+    target: Path,
+    samples: Samples,
+    max_dice_loss: float,
+    on_step: Callable[[str], None],
+) -> tuple[Parity, str]:
+    """Write a file in one way after the other until one is near enough to torch; return how near, and what way."""
+    fault = ""
+    try:
+        with quiet():
+            on_step(f"exporting to {kind.name}")
+            for remark in kind.write(origin, file, samples):
+                on_step(f"checking {kind.name}")
+                parity = compare(origin, kind.read(file), samples.check)
+                fault = kind.fault(parity, max_dice_loss)
+                if not fault:
+                    return parity, remark
+    except (TomosegError, OSError):
+        raise
+    except Exception as error:  # each runtime has its own, and a network may be anything
+        what = f"{target}: bundle {origin.bundle.name} cannot be exported to {kind.name}"
+        raise BackendError(f"{what}: {one_line(root_cause(error))}") from error
+    raise BackendError(f"{target}: not kept, for {fault}")

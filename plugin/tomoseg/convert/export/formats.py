@@ -1,0 +1,99 @@
+"""What a network can be exported to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from tomoseg.convert.export.onnx_file import read_onnx, write_onnx
+from tomoseg.convert.export.openvino_files import read_openvino, write_int8, write_openvino
+from tomoseg.convert.export.origin import Origin
+from tomoseg.convert.export.parity import Parity, Runner
+from tomoseg.convert.export.samples import Samples
+from tomoseg.convert.export.tensorrt_file import read_tensorrt, write_tensorrt
+from tomoseg.convert.export.torch_files import read_program, read_torchscript, write_program, write_torchscript
+from tomoseg.core.errors import MissingPackageError, UsageError
+
+# largest difference of a score from torch's in fp32, relative to their range
+FULL_PRECISION: Final = 1e-3
+TENSOR_CORES: Final = 1e-2  # TensorRT computes fp32 with 10 bits, as MONAI's own check allows it
+MAX_DICE_LOSS: Final = 0.01
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file, how it is written and how it is run.
+
+    Args:
+        name: as the user calls it.
+        ending: of the file that lies beside the weights, after their own name.
+        write: writes the file; each turn of the iterator is another way to do it, and tells what is special of it.
+        read: loads the file into what runs it.
+        packages: what is needed for it.
+        extra: the extra of tomoseg that brings them; none where tomoseg itself needs them.
+        tolerance: of the scores; None where the labels decide.
+        gpu: whether it needs an NVIDIA GPU.
+    """
+
+    name: str
+    ending: str
+    write: Callable[[Origin, Path, Samples], Iterator[str]]
+    read: Callable[[Path], Runner]
+    packages: tuple[str, ...] = ()
+    extra: str = "export"
+    tolerance: float | None = FULL_PRECISION
+    gpu: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """What the file's name must end in."""
+        return Path(self.ending).suffix or self.ending
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it needs real scans."""
+        return self.tolerance is None
+
+    def require(self) -> None:
+        """Make sure that it can be written and run here.
+
+        Raises:
+            MissingPackageError: a package is not installed.
+            UsageError: there is no GPU.
+        """
+        for package in self.packages:
+            if find_spec(package) is None:
+                raise MissingPackageError(package, self.extra)
+        if self.gpu and not torch.cuda.is_available():
+            raise UsageError(f"format: {self.name} is made for the NVIDIA GPU of this computer, and there is none")
+
+    def fault(self, parity: Parity, max_dice_loss: float) -> str:
+        """Return why a network that came this near is not kept, "" if it is."""
+        if self.tolerance is not None:
+            off = parity.largest_difference
+            return "" if off <= self.tolerance else f"its scores are off by {off:.2g} of their range"
+        if parity.mean_dice is None:
+            return "there is no label in the windows that it was checked on; give other scans with --calibration"
+        if 1 - parity.mean_dice <= max_dice_loss:
+            return ""
+        return f"its labels have a mean Dice of {parity.mean_dice:.4f} with those of fp32; --max-dice-loss allows more"
+
+
+FORMATS: Final = {
+    entry.name: entry
+    for entry in (
+        Format("onnx", ".onnx", write_onnx, read_onnx, ("onnx", "onnxscript", "onnxruntime")),
+        Format("torchscript", ".ts", write_torchscript, read_torchscript),
+        Format("torch-export", ".pt2", write_program, read_program),
+        Format("openvino", ".xml", write_openvino, read_openvino, ("openvino",), extra=""),
+        Format("openvino-int8", "_int8.xml", write_int8, read_openvino, ("openvino", "nncf"), tolerance=None),
+        Format(
+            "tensorrt", "_trt.ts", write_tensorrt, read_tensorrt, ("torch_tensorrt",), "tensorrt", TENSOR_CORES, True
+        ),
+    )
+}

@@ -1,0 +1,46 @@
+"""ONNX, by MONAI's own export; run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from monai.bundle import onnx_export
+from torch.export import Dim
+
+from tomoseg.convert.export.origin import Origin
+from tomoseg.convert.export.parity import Runner
+from tomoseg.convert.export.samples import Samples
+from tomoseg.convert.export.torch_files import CPU_EXPRESSION, monai_arguments
+
+
+def write_onnx(origin: Origin, file: Path, samples: Samples) -> Iterator[str]:
+    """Write one file, weights included, for any number of windows at once: `image` in, `pred` out."""
+    onnx_export(
+        **monai_arguments(origin, file),
+        device=CPU_EXPRESSION,
+        use_trace=True,
+        input_shape=[2, *origin.window],  # of 1, the network would be for 1 alone
+        converter_kwargs={
+            "dynamo": True,
+            "dynamic_shapes": ({0: Dim.AUTO},),
+            "external_data": False,
+            "input_names": ["image"],
+            "output_names": ["pred"],
+            "verbose": False,
+        },
+    )
+    yield ""
+
+
+def read_onnx(file: Path) -> Runner:
+    """Load a network into ONNX Runtime on the CPU, with as many threads as torch has."""
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # its build for Windows has some
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda window: torch.from_numpy(session.run(None, {name: window.numpy()})[0])

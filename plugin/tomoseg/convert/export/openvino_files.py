@@ -1,0 +1,76 @@
+"""OpenVINO's files, in full precision and in int8."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tomoseg.convert.export.origin import Origin
+from tomoseg.convert.export.parity import Runner
+from tomoseg.convert.export.samples import Samples
+from tomoseg.inference.backends.int8_network import save_model
+from tomoseg.inference.backends.openvino_model import convert, openvino_core, without_telemetry
+
+LAYERS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData")
+
+
+def write_openvino(origin: Origin, file: Path, samples: Samples) -> Iterator[str]:
+    """Write a network for one window at a time, in full precision."""
+    _save(_convert(origin), file, origin, "fp32")
+    yield ""
+
+
+def write_int8(origin: Origin, file: Path, samples: Samples) -> Iterator[str]:
+    """Write a network whose layers compute with 8 bits; at each further turn, fewer of them."""
+    nncf = _import_nncf()
+    layers = [
+        layer.get_friendly_name() for layer in _convert(origin).get_ordered_ops() if layer.get_type_name() in LAYERS
+    ]
+    windows = nncf.Dataset(samples.calibration, lambda window: window.numpy())
+    turns = {
+        "": [],
+        "the output layer is left in floating point": layers[-1:],
+        "the input and the output layer are left in floating point": [layers[0], layers[-1]],
+    }
+    for remark, left in turns.items():
+        with redirect_stdout(StringIO()):  # it draws bars there
+            model = nncf.quantize(
+                _convert(origin),
+                windows,
+                # LeakyReLU and PReLU have values below 0, for which ranges that are symmetric everywhere waste a bit
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(samples.calibration),
+                ignored_scope=nncf.IgnoredScope(names=left),
+            )
+        _save(model, file, origin, "int8")
+        yield remark
+
+
+def read_openvino(file: Path) -> Runner:
+    """Load a network into OpenVINO; what is in floating point is computed in fp32."""
+    core = openvino_core()
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    request = core.compile_model(core.read_model(file), "CPU", hints).create_infer_request()
+    return lambda window: torch.from_numpy(request.infer([window.numpy()])[0])
+
+
+def _convert(origin: Origin) -> Any:
+    window = torch.randn((1, *origin.window), generator=torch.Generator().manual_seed(0))
+    return convert(origin.network, window)
+
+
+def _save(model: Any, file: Path, origin: Origin, precision: str) -> None:
+    save_model(model, file, origin.checkpoint, origin.config.network_definition, precision)
+
+
+def _import_nncf() -> Any:
+    """Import nncf without the telemetry that it sends home with each network."""
+    openvino_core()  # nncf makes others, which must not come first
+    with without_telemetry(), redirect_stdout(StringIO()):
+        import nncf
+    return nncf

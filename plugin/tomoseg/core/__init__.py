@@ -1,0 +1,1 @@
+"""Errors, atomic files, suppressed warnings and the version."""

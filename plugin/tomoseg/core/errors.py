@@ -1,0 +1,96 @@
+"""The errors that tomoseg raises: each message is one line that says what was expected, what came and what to do."""
+
+from __future__ import annotations
+
+
+class TomosegError(Exception):
+    """Base of every error that a user can mend."""
+
+
+class UsageError(TomosegError, ValueError):
+    """A call or a command line that asks for something that cannot be."""
+
+
+class GeometryError(TomosegError, ValueError):
+    """A shape or an affine that describes no volume."""
+
+
+class VolumeError(TomosegError, ValueError):
+    """A scan that cannot be read as one 3D volume. The file stands first in the message."""
+
+
+class DatasetError(TomosegError, ValueError):
+    """A labelled dataset that cannot be trained from. The file or folder stands first in the message.
+
+    Args:
+        problems: one line each.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class TrainingError(TomosegError, RuntimeError):
+    """A training that cannot begin, go on or be continued; what it had saved is kept."""
+
+
+class OutputError(TomosegError, OSError):
+    """A result that cannot be written. The file stands first in the message."""
+
+
+class BundleError(TomosegError, ValueError):
+    """A bundle that is unknown, incomplete or inconsistent. The bundle or its file stands first in the message."""
+
+
+class BackendError(TomosegError, RuntimeError):
+    """A network that a backend cannot run."""
+
+
+class MemoryLimitError(TomosegError, MemoryError):
+    """A scan that needs more memory than it may take. The file stands first in the message."""
+
+
+class WorkerError(TomosegError, RuntimeError):
+    """A worker of a batch that cannot do its part. Its machine stands first in the message."""
+
+
+class MissingPackageError(TomosegError, ImportError):
+    """A package is not installed: that of an extra, or one that a platform may lack.
+
+    Args:
+        package: the package that failed to import.
+        extra: the extra of tomoseg that brings it; none where tomoseg itself needs the package.
+    """
+
+    def __init__(self, package: str, extra: str = "") -> None:
+        super().__init__(f"{package} is not installed; install it with: {advise(package, extra)}")
+
+
+def advise(package: str, extra: str = "") -> str:
+    """Return the command that installs a package, quoted for the shell.
+
+    Args:
+        package: its name, with versions or without.
+        extra: the extra of tomoseg that brings it; none where tomoseg itself needs the package.
+    """
+    wanted = f"tomoseg[{extra}]" if extra else package
+    return f'pip install "{wanted}"' if set(wanted) & set("[<>=!~*; ") else f"pip install {wanted}"
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return the message of `error` as a single line of at most `limit` characters."""
+    return shorten(str(error), limit) or type(error).__name__
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return a text as a single line of at most `limit` characters, without those that steer a terminal."""
+    line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error that MONAI wrapped: its own messages quote whole configs and batches."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -1,0 +1,1 @@
+"""Scans, label maps, grids, labels and datasets: discovery, reading, checks and writing."""

@@ -1,0 +1,223 @@
+"""What every DICOM result owes the series that it was made from: the patient, the study, and references to its images.
+
+Values of the patient and the study are copied as they stand, whatever the standard says of them: a result with another
+patient's number than its scan would never be found. They stand in no error.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, __version_info__, dcmread
+from pydicom.config import disable_value_validation
+from pydicom.uid import generate_uid
+
+from tomoseg.core.errors import OutputError, VolumeError, one_line
+from tomoseg.data.formats import has_suffix
+from tomoseg.data.volume import DicomSeries, by
+
+# what makes `save_as` write the preamble and all of the file's meta information; pydicom 3 renamed it
+WHOLE_FILE = {"enforce_file_format": True} if int(__version_info__[0]) >= 3 else {"write_like_original": False}
+SUFFIXES = (".dcm",)
+UTF_8 = "ISO_IR 192"  # holds whatever the scan's own character set holds
+SERIES_OFFSET = 1000
+LARGEST_INTEGER = 2**31 - 1  # of an integer string
+# must be there, and may be empty
+REQUIRED = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
+    "ReferringPhysicianName", "StudyID",
+)  # fmt: skip
+OPTIONAL = (
+    "IssuerOfPatientID", "PatientAge", "PatientIdentityRemoved", "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence", "StudyDescription", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
+)  # fmt: skip
+HEADER = [
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
+    "PositionReferenceIndicator", "Modality", "Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient",
+    "PixelSpacing", "SliceThickness", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", *REQUIRED, *OPTIONAL,
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a result calls an image: its SOP class, its SOP instance, and the frame, from 1 on, if it has several."""
+
+    sop_class: str
+    instance: str
+    frame: int | None = None
+
+    def item(self) -> Dataset:
+        """Return it as an item of a sequence."""
+        item = Dataset()
+        item.ReferencedSOPClassUID = self.sop_class
+        item.ReferencedSOPInstanceUID = self.instance
+        if self.frame is not None:
+            item.ReferencedFrameNumber = self.frame
+        return item
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The series that a result was made from.
+
+    Args:
+        header: elements of the first slice's file.
+        study, series, frame_of_reference: UIDs.
+        references: one for each slice.
+        positions: (K, 3) LPS mm, centre of each slice's first pixel.
+        orientation: (6,) directions, LPS, of a row and of a column.
+        spacing: mm between neighbouring (rows, columns).
+        thickness, gap: mm, of a slice and between the centres of neighbouring ones along their normal.
+    """
+
+    header: Dataset
+    study: str
+    series: str
+    frame_of_reference: str
+    references: tuple[Reference, ...]
+    positions: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    spacing: tuple[float, float]
+    thickness: float
+    gap: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Columns, rows and slices: the shape of its volume."""
+        return int(self.header.Columns), int(self.header.Rows), len(self.references)
+
+    def instances(self) -> Iterator[Reference]:
+        """Yield a reference to each file once, in the order of the slices."""
+        classes = {one.instance: one.sop_class for one in self.references}
+        for instance, sop_class in classes.items():
+            yield Reference(sop_class, instance)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plane:
+    """What `Source` holds of each slice."""
+
+    reference: Reference
+    position: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    spacing: tuple[float, float]
+    thickness: float
+
+
+def read_source(series: DicomSeries) -> Source:
+    """Read the headers of a series again.
+
+    Raises:
+        VolumeError: a file is gone, or no longer what it was.
+    """
+    headers: dict[Path, Dataset] = {}
+    planes: list[_Plane] = []
+    for frame in series.frames:
+        try:
+            if frame.path not in headers:
+                headers[frame.path] = _read_header(frame.path)
+            planes.append(_plane(headers[frame.path], frame.number))
+        except Exception as error:  # whatever a file that has changed does to pydicom
+            raise VolumeError(
+                f"{frame.path}: its header can no longer be read, as it could with the scan: {one_line(error)}"
+            ) from error
+    first, last = planes[0], planes[-1]
+    normal = np.cross(first.orientation[:3], first.orientation[3:])
+    gap = float(abs((last.position - first.position) @ normal) / np.linalg.norm(normal)) / max(len(planes) - 1, 1)
+    header = headers[series.frames[0].path]
+    return Source(
+        header=header,
+        study=str(header.get("StudyInstanceUID") or _derived("study", series.uid)),
+        series=series.uid,
+        frame_of_reference=str(header.get("FrameOfReferenceUID") or _derived("frame of reference", series.uid)),
+        references=tuple(plane.reference for plane in planes),
+        positions=np.array([plane.position for plane in planes]),
+        orientation=first.orientation,
+        spacing=first.spacing,
+        thickness=first.thickness or gap or min(first.spacing),
+        gap=gap,
+    )
+
+
+def refuse_unfit(path: Path, source: Source, shape: Sequence[int]) -> None:
+    """Raise OutputError if the name does not end in .dcm, or labels of this shape are not the series'."""
+    if not has_suffix(path.name, SUFFIXES):
+        raise OutputError(f"{path}: expected a name that ends in .dcm")
+    if tuple(shape) != source.shape:
+        raise OutputError(f"{path}: expected labels for a series of {by(source.shape)}, got {by(tuple(shape))}")
+
+
+def adopt(dataset: Dataset, source: Source) -> None:
+    """Give a result the patient, the study and the frame of reference of its scan."""
+    dataset.SpecificCharacterSet = UTF_8
+    for keyword in (*REQUIRED, *OPTIONAL):
+        if keyword in source.header:
+            dataset.add(deepcopy(source.header[keyword]))
+        elif keyword in REQUIRED:
+            setattr(dataset, keyword, None)
+    dataset.StudyInstanceUID = source.study
+    dataset.FrameOfReferenceUID = source.frame_of_reference
+    dataset.PositionReferenceIndicator = source.header.get("PositionReferenceIndicator")
+
+
+def series_number(source: Source) -> int:
+    """Return a series number for a result, which follows from the scan's."""
+    try:
+        number = int(source.header.get("SeriesNumber") or 0)
+    except (TypeError, ValueError):
+        number = 0
+    return min(max(number, 0) + SERIES_OFFSET, LARGEST_INTEGER)
+
+
+def text(value: str, limit: int = 64, default: str = "") -> str:
+    """Return text as DICOM takes it: in one line, without backslashes, of at most `limit` characters."""
+    printable = "".join(char if char.isprintable() and char != "\\" else " " for char in value)
+    return " ".join(printable.split())[:limit].strip() or default
+
+
+def _read_header(path: Path) -> Dataset:
+    with disable_value_validation(), warnings.catch_warnings():  # whose remarks quote the patient's data
+        warnings.simplefilter("ignore")
+        header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER)
+        header.decode()  # into text, for the result has another character set
+    return header
+
+
+def _plane(header: Dataset, number: int) -> _Plane:
+    """Return the slice that a frame is, counted from 1 on."""
+    place = orientation = measures = header
+    frame = None
+    if "PerFrameFunctionalGroupsSequence" in header:
+        frame = number
+        own, shared = header.PerFrameFunctionalGroupsSequence[number - 1], header.get("SharedFunctionalGroupsSequence")
+        groups = [own, *(shared or ())]
+        place = _group(groups, "PlanePositionSequence")
+        orientation = _group(groups, "PlaneOrientationSequence")
+        measures = _group(groups, "PixelMeasuresSequence")
+    rows, columns = (float(part) for part in measures.PixelSpacing)
+    return _Plane(
+        reference=Reference(str(header.SOPClassUID), str(header.SOPInstanceUID), frame),
+        position=np.array(place.ImagePositionPatient, np.float64),
+        orientation=np.array(orientation.ImageOrientationPatient, np.float64),
+        spacing=(rows, columns),
+        thickness=float(measures.get("SliceThickness") or 0),
+    )
+
+
+def _group(groups: Sequence[Dataset], keyword: str) -> Dataset:
+    found: Dataset = next(group[keyword].value[0] for group in groups if group.get(keyword))
+    return found
+
+
+def _derived(kind: str, series: str) -> str:
+    """Return a UID that every result of a series shares where the scan has lost its own."""
+    return str(generate_uid(entropy_srcs=[kind, series]))

@@ -1,0 +1,83 @@
+"""DICOM Segmentation objects, read through highdicom into the grid of a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.core.errors import MissingPackageError, VolumeError, one_line
+from tomoseg.core.quiet import quiet
+from tomoseg.data.formats import has_suffix
+from tomoseg.data.geometry import Grid
+from tomoseg.data.labels import plain_name
+
+# Segmentation and Label Map Segmentation: https://dicom.nema.org/medical/dicom/current/output/chtml/part04/sect_B.5.html
+STORAGE = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
+OFF = 0.02  # of a voxel: positions are decimals of 16 characters
+
+
+def is_segmentation(path: Path) -> bool:
+    """Tell whether a file is called as DICOM and holds a segmentation."""
+    if not has_suffix(path.name, (".dcm",)) or not path.is_file():
+        return False
+    from pydicom import dcmread  # 0.2 s, and not everybody has DICOM
+
+    try:
+        found = dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+        return str(found.get("SOPClassUID", "")) in STORAGE
+    except Exception:  # whatever damaged bytes do to pydicom: it is no segmentation
+        return False
+
+
+def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArray[np.uint16]:
+    """Read the labels of a DICOM Segmentation where the voxels of a scan lie.
+
+    Slices that the file leaves out are background. Its axes may be turned against those of the grid.
+
+    Args:
+        path: the file.
+        grid: of the scan; the file's own pixels must lie on it.
+        names: of labels by value; a segment of such a name gets that value, any other one that no label has. If none is
+            called so, each gets its number.
+
+    Returns:
+        (I, J, K) label values.
+
+    Raises:
+        VolumeError: it is damaged, its segments overlap, or its pixels do not lie on the grid.
+        MissingPackageError: highdicom is not installed.
+    """
+    try:
+        highdicom: Any = import_module("highdicom")
+    except ImportError as error:
+        raise MissingPackageError("highdicom") from error
+    try:
+        with quiet():
+            dataset = highdicom.seg.segread(path)
+            found = dataset.get_volume(combine_segments=True, dtype=np.uint16)
+            segments = {number: dataset.get_segment_description(number) for number in dataset.segment_numbers}
+            place = highdicom.VolumeGeometry(
+                grid.affine, grid.shape, coordinate_system="PATIENT", from_reference_convention="RAS"
+            )
+    except Exception as error:  # whatever highdicom raises for what is damaged, overlaps or has gaps
+        raise VolumeError(f"{path}: cannot be read as labels that do not overlap: {one_line(error)}") from error
+    try:
+        placed = found.match_geometry(place, tol=OFF * min(grid.spacing))
+    except Exception as error:  # RuntimeError for grids that differ, ValueError for frames that do
+        raise VolumeError(f"{path}: expected pixels on the grid of the reference: {one_line(error)}") from error
+    labels: NDArray[np.uint16] = np.asarray(placed.array)
+    if np.count_nonzero(labels) < np.count_nonzero(found.array):
+        raise VolumeError(f"{path}: some of its pixels lie outside of the reference's grid")
+    values = {plain_name(name): value for value, name in names.items()}
+    known = {number: values.get(plain_name(segment.segment_label)) for number, segment in segments.items()}
+    lookup = np.arange(max(segments) + 1, dtype=np.uint16)
+    if any(known.values()):
+        # a segment of another name must not be taken for the label whose value is its number
+        free = max(*names, *segments) + 1
+        lookup[list(known)] = [free + number if value is None else value for number, value in known.items()]
+    return np.asfortranarray(lookup[labels])

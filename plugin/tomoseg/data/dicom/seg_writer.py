@@ -1,0 +1,211 @@
+"""Label maps as DICOM Segmentation objects, through highdicom.
+
+highdicom takes one multi-frame image at most, and only if all its frames share their orientation. So each slice is
+shown to it as an image of its own, in place of whose UID stands the slice's number, and the references are put right
+afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.config import disable_value_validation
+from pydicom.uid import CTImageStorage, generate_uid
+
+from tomoseg.core.errors import MissingPackageError, OutputError
+from tomoseg.core.files import atomic_file
+from tomoseg.core.version import __version__
+from tomoseg.data.dicom.reference import (
+    REQUIRED,
+    WHOLE_FILE,
+    Source,
+    adopt,
+    read_source,
+    refuse_unfit,
+    series_number,
+    text,
+)
+from tomoseg.data.labels import Code, Label
+from tomoseg.data.segments import Segment, find_segments
+from tomoseg.data.volume import DicomSeries
+
+# https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_7162.html
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+
+
+def write_dicom_seg(
+    path: Path,
+    labels: NDArray[np.unsignedinteger[Any]],
+    series: DicomSeries,
+    table: Sequence[Label],
+    algorithm: str,
+    version: str,
+    labelmap: bool = False,
+) -> None:
+    """Write a label map as a DICOM Segmentation of the scan's own slices, atomically.
+
+    Each slice that holds a segment becomes a frame at the slice's own position, so that tilted and oblique series
+    need no resampling. A label that does not occur is a segment without frames; if none occurs, each segment has one
+    frame without a pixel, for a file without frames would not be valid.
+
+    Segments of a binary file are numbered from 1 without gaps, as highdicom demands: they are the values of the labels
+    if those are 1, 2, ..., and else follow them in their order. In a label map file they are the values.
+
+    Args:
+        path: ends in .dcm.
+        labels: (I, J, K), or (label, I, J, K) of 0 and 1 where labels may overlap, numbered from 1; uint8 or uint16.
+        series: what the scan was read from.
+        table: a label for every value; some may not occur.
+        algorithm, version: what found the labels.
+        labelmap: one frame a slice that holds the values (Label Map Segmentation, in the standard since 2024), in place
+            of one for each segment. Labels may not overlap.
+
+    Raises:
+        OutputError: the name has another suffix, the labels fit neither series nor table or overlap where they may
+            not, or the file cannot be written.
+        VolumeError: the series is no longer there.
+        MissingPackageError: highdicom is not installed.
+    """
+    try:
+        highdicom = import_module("highdicom")
+    except ImportError as error:
+        raise MissingPackageError("highdicom") from error
+    if labelmap and labels.ndim == 4:
+        raise OutputError(f"{path}: a label map segmentation cannot hold labels that overlap; write a binary one")
+    if labelmap and not hasattr(highdicom.seg.SegmentationTypeValues, "LABELMAP"):
+        raise OutputError(f"{path}: expected a newer highdicom than {highdicom.__version__}; write a binary one")
+    with disable_value_validation():  # the patient's data are copied as they stand
+        source = read_source(series)
+        refuse_unfit(path, source, labels.shape[-3:])
+        segments = find_segments(path, labels, source.shape, table)
+        dataset = _build(labels, source, segments, algorithm, version, labelmap)
+        with atomic_file(path) as temporary:
+            dataset.save_as(temporary, **WHOLE_FILE)
+
+
+def _build(
+    labels: NDArray[np.unsignedinteger[Any]],
+    source: Source,
+    segments: Sequence[Segment],
+    algorithm: str,
+    version: str,
+    labelmap: bool,
+) -> Dataset:
+    import highdicom as hd
+
+    values = [segment.label.value for segment in segments]
+    numbers = values if labelmap else list(range(1, len(values) + 1))
+    frames = _frames(labels, values, numbers)
+    slices = range(len(frames)) if frames.any() else range(1)
+    dataset: Dataset = hd.seg.Segmentation(
+        source_images=[_image(source, index) for index in slices],
+        pixel_array=frames[: len(slices)],
+        segmentation_type="LABELMAP" if labelmap else "BINARY",
+        segment_descriptions=[
+            _describe(segment.label, number, algorithm, version)
+            for segment, number in zip(segments, numbers, strict=True)
+        ],
+        series_instance_uid=generate_uid(),
+        series_number=series_number(source),
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="tomoseg",
+        manufacturer_model_name=text(algorithm, default="tomoseg"),
+        software_versions=(f"tomoseg {__version__}", text(f"{algorithm} {version}")),
+        device_serial_number="0",  # may not be empty, and a program has none
+        content_label="SEGMENTATION",
+        content_description=text(f"Segmentation by {algorithm} {version}"),
+        content_creator_name="tomoseg^",
+        omit_empty_frames=bool(frames.any()),
+        series_description=text(f"Segmentation by {algorithm}"),
+    )
+    adopt(dataset, source)
+    _refer(dataset, source)
+    return dataset
+
+
+def _frames(
+    labels: NDArray[np.unsignedinteger[Any]], values: Sequence[int], numbers: Sequence[int]
+) -> NDArray[np.unsignedinteger[Any]]:
+    """Return the labels with their segments' numbers as highdicom wants them, (K, J, I) or (K, J, I, segment)."""
+    if labels.ndim == 4:
+        absent = np.zeros((), np.uint8)
+        masks = [labels[value - 1] if value <= len(labels) else absent for value in values]
+        # the segments lie one after the other in memory, for highdicom takes one at a time
+        stacked = np.stack([np.broadcast_to(mask, labels.shape[1:]).T != 0 for mask in masks]).astype(np.uint8)
+        return np.moveaxis(stacked, 0, -1)
+    lookup = np.zeros(max(values) + 1, np.min_scalar_type(max(numbers)))
+    lookup[list(values)] = numbers
+    return np.ascontiguousarray(lookup[labels.T])
+
+
+def _image(source: Source, index: int) -> Dataset:
+    """Return a slice as a CT image on its own; its UID is its index."""
+    image = Dataset()
+    for keyword in REQUIRED:  # the patient's own follow in the end, for highdicom refuses what the standard does
+        setattr(image, keyword, None)
+    image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, str(index)
+    image.StudyInstanceUID, image.SeriesInstanceUID = source.study, source.series
+    image.FrameOfReferenceUID = source.frame_of_reference
+    image.Modality = str(source.header.get("Modality") or "CT")
+    image.Columns, image.Rows, _ = source.shape
+    image.ImagePositionPatient = source.positions[index].tolist()
+    image.ImageOrientationPatient = source.orientation.tolist()
+    image.PixelSpacing = list(source.spacing)
+    image.SliceThickness = source.thickness
+    if source.gap > 0:
+        image.SpacingBetweenSlices = source.gap
+    for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        if keyword in source.header:
+            image.add(source.header[keyword])
+    return image
+
+
+def _describe(label: Label, number: int, algorithm: str, version: str) -> Dataset:
+    import highdicom as hd
+
+    name = text(label.name, default=f"Label {label.value}")
+    description: Dataset = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name,
+        segmented_property_category=_concept(label.category),
+        segmented_property_type=_concept(label.kind),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=text(algorithm, default="tomoseg"),
+            family=_concept(ARTIFICIAL_INTELLIGENCE),
+            version=text(version, default="unknown"),
+        ),
+        tracking_uid=generate_uid(),
+        tracking_id=name,
+    )
+    convert = getattr(hd.color.CIELabColor, "from_rgb", None)  # from highdicom 0.27 on; older ones write no colour
+    if convert is not None:
+        description.RecommendedDisplayCIELabValue = list(convert(*label.colour).value)
+    if label.modifiers:
+        kind = description.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(code) for code in label.modifiers]
+    return description
+
+
+def _concept(code: Code) -> Any:
+    import highdicom as hd
+
+    return hd.sr.CodedConcept(code.value, code.scheme, text(code.meaning, default=code.value))
+
+
+def _refer(dataset: Dataset, source: Source) -> None:
+    """Put the images' own UIDs in the place of the slices' numbers."""
+    derivations = [group.DerivationImageSequence[0] for group in dataset.PerFrameFunctionalGroupsSequence]
+    # the segments of a slice share one item
+    items = {id(derivation.SourceImageSequence[0]): derivation.SourceImageSequence[0] for derivation in derivations}
+    for item in items.values():
+        item.update(source.references[int(item.ReferencedSOPInstanceUID)].item())
+    dataset.SourceImageSequence = [instance.item() for instance in source.instances()]
+    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [one.item() for one in source.instances()]

@@ -1,0 +1,333 @@
+"""DICOM series: found by their SeriesInstanceUID, ordered by position, read through pydicom."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID, MediaStorageDirectoryStorage
+
+from tomoseg.core.errors import VolumeError, one_line, shorten
+from tomoseg.core.quiet import quiet
+from tomoseg.data.dicom.pixels import read_pixels
+from tomoseg.data.dicom.slices import Slice, arrange
+from tomoseg.data.geometry import Grid
+from tomoseg.data.search import dicom_files
+from tomoseg.data.volume import LONGEST_MM, DicomFrame, DicomSeries, Volume, make_volume
+
+# https://dicom.nema.org/medical/dicom/current/output/chtml/part04/sect_B.5.html
+SINGLE_FRAME = {"1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"}  # CT, MR
+MULTI_FRAME = {
+    "1.2.840.10008.5.1.4.1.1.2.1",  # enhanced CT
+    "1.2.840.10008.5.1.4.1.1.2.2",  # legacy converted enhanced CT
+    "1.2.840.10008.5.1.4.1.1.4.1",  # enhanced MR
+    "1.2.840.10008.5.1.4.1.1.4.4",  # legacy converted enhanced MR
+}
+# what tells images at one place apart
+TRAITS = (
+    "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "InversionTime", "FlipAngle",
+    "DiffusionBValue", "ConvolutionKernel", "FrameOfReferenceUID", "ImageType", "ContentTime", "InstanceNumber",
+)  # fmt: skip
+HEADER = [
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "Rows", "Columns",
+    "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", *TRAITS,
+]  # fmt: skip
+LISTED = 8  # series in an error
+
+
+@dataclass(frozen=True)
+class SeriesSummary:
+    """One CT or MR series below a folder.
+
+    Args:
+        uid: its SeriesInstanceUID.
+        modality: "CT" or "MR".
+        description: SeriesDescription.
+        images: number of slices.
+    """
+
+    uid: str
+    modality: str
+    description: str
+    images: int
+
+    def __str__(self) -> str:
+        return f"{self.uid} ({self.modality}, {self.images} images, {self.description or 'no description'})"
+
+
+def read_dicom(path: Path, series: str | None = None) -> Volume:
+    """Read a CT or MR series.
+
+    Args:
+        path: a folder, searched to its depth, or a multi-frame file.
+        series: SeriesInstanceUID; may be left out where there is one series only.
+
+    Raises:
+        VolumeError: there is none, or several; a file is damaged; or the slices make no regular grid.
+    """
+    with quiet():
+        headers = _choose(_group(path), path, series)
+        ordered, grid, remarks = arrange_series(headers, path)
+        array = read_pixels(ordered)
+    frames = tuple(one.frame for one in ordered)
+    found = DicomSeries(str(headers[0].SeriesInstanceUID), _modality(headers[0]), frames)
+    return make_volume(array, grid.affine, str(path), series=found, remarks=remarks)
+
+
+def series_headers(path: Path, series: str | None = None) -> list[list[Dataset]]:
+    """Return the headers of each CT or MR series below a folder, or in a file, that may be a volume; or of this one.
+
+    Raises:
+        VolumeError: there is none; a file is damaged.
+    """
+    with quiet():
+        groups = _group(path)
+        found = list(_volumes(groups).values()) if series is None else []
+        return found or [_choose(groups, path, series)]
+
+
+def arrange_series(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], Grid, tuple[str, ...]]:
+    """Return the slices of a series in order, the grid that they make, and what is to be remarked on it.
+
+    Raises:
+        VolumeError: they make no regular grid.
+    """
+    slices, remarks = _slices(headers, path)
+    if len(slices) < 2:
+        raise VolumeError(f"{path}: {_too_few(path)}")
+    ordered, grid, told = arrange(slices, str(path))
+    return ordered, grid, (*remarks, *told)
+
+
+def find_series(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Return the files of each CT or MR series that may be a volume, by its UID, and the files that are damaged."""
+    headers: list[Dataset] = []
+    damaged: list[Path] = []
+    with quiet():
+        for path in paths:
+            try:
+                headers.append(read_header(path))
+            except VolumeError:
+                damaged.append(path)
+    groups = _by_series(headers)
+    damaged += [Path(str(one.filename)) for one in groups.pop("", []) if _is_image(one)]
+    found = _volumes(groups)
+    return {uid: [Path(str(one.filename)) for one in members] for uid, members in found.items()}, damaged
+
+
+def read_header(path: Path) -> Dataset:
+    """Return the elements of a DICOM file that tell what it is and where it lies.
+
+    Raises:
+        VolumeError: it is damaged.
+    """
+    try:
+        dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER)
+        dataset.filename = str(path)
+        list(dataset)  # values are decoded when they are asked for: now is the time for errors
+        own, outer = str(dataset.get("SOPClassUID", "")), str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    except Exception as error:  # pydicom lets through whatever damaged bytes do to its parsers
+        raise VolumeError(f"{path}: a damaged DICOM file: {one_line(error)}") from error
+    if not own and outer not in {MediaStorageDirectoryStorage, *SINGLE_FRAME, *MULTI_FRAME}:
+        raise VolumeError(f"{path}: expected a DICOM file, got something else or a damaged one")
+    if not own or outer in SINGLE_FRAME | MULTI_FRAME:
+        dataset.SOPClassUID = UID(outer)
+    # pydicom takes the end of a file for the end of its elements, wherever it comes
+    if _is_image(dataset) and ("Rows" not in dataset or "Columns" not in dataset):
+        raise VolumeError(f"{path}: a truncated or damaged DICOM file: its header ends too early")
+    return dataset
+
+
+def _group(path: Path) -> dict[str, list[Dataset]]:
+    """Return the headers of all DICOM files below a folder, or of one, by their series."""
+    return _by_series(map(read_header, dicom_files(path) if path.is_dir() else [path]))
+
+
+def _by_series(headers: Iterable[Dataset]) -> dict[str, list[Dataset]]:
+    found: dict[str, list[Dataset]] = defaultdict(list)
+    for header in headers:
+        found[str(header.get("SeriesInstanceUID", ""))].append(header)
+    return found
+
+
+def _volumes(groups: dict[str, list[Dataset]]) -> dict[str, list[Dataset]]:
+    """Return what may be volumes: CT and MR images, without localizers and single ones unless there is nothing else."""
+    images = {uid: [one for one in headers if _is_image(one)] for uid, headers in groups.items()}
+    images = {uid: headers for uid, headers in images.items() if headers}
+    if "" in images:
+        raise VolumeError(f"{images[''][0].filename}: a damaged DICOM file: it has no SeriesInstanceUID")
+    images = {uid: headers for uid, headers in images.items() if not all(map(_is_localizer, headers))} or images
+    several = {uid: headers for uid, headers in images.items() if sum(map(_frames, headers)) > 1}
+    return several or images
+
+
+def _choose(groups: dict[str, list[Dataset]], path: Path, series: str | None) -> list[Dataset]:
+    volumes = _volumes(groups)
+    if not volumes:
+        kinds = sorted({_modality(one) for headers in groups.values() for one in headers})
+        raise VolumeError(f"{path}: expected a CT or MR series, got {', '.join(kinds) or 'no DICOM file'}")
+    if series is not None and series in volumes:
+        return volumes[series]
+    listed = "; ".join(str(summarise(headers)) for headers in list(volumes.values())[:LISTED])
+    more = f"; and {len(volumes) - LISTED} more" if len(volumes) > LISTED else ""
+    if series is not None:
+        raise VolumeError(f"{path}: no series {series} in there, but {listed}{more}")
+    if len(volumes) > 1:
+        raise VolumeError(f"{path}: {len(volumes)} series in there; choose one with --series UID: {listed}{more}")
+    return next(iter(volumes.values()))
+
+
+def _is_image(header: Dataset) -> bool:
+    return str(header.get("SOPClassUID", "")) in SINGLE_FRAME | MULTI_FRAME
+
+
+def _is_localizer(header: Dataset) -> bool:
+    return "LOCALIZER" in (header.get("ImageType") or ())
+
+
+def _frames(header: Dataset) -> int:
+    return int(header.get("NumberOfFrames") or 1) if str(header.SOPClassUID) in MULTI_FRAME else 1
+
+
+def summarise(headers: Sequence[Dataset]) -> SeriesSummary:
+    """Return what tells a series from others."""
+    first = headers[0]
+    return SeriesSummary(
+        uid=str(first.get("SeriesInstanceUID", "")),
+        modality=_modality(first),
+        description=shorten(str(first.get("SeriesDescription") or ""), 60),
+        images=sum(map(_frames, _without_copies(headers).values())),
+    )
+
+
+def _modality(header: Dataset) -> str:
+    return str(header.get("Modality") or UID(str(header.get("SOPClassUID") or "an unknown kind")).name)
+
+
+def _too_few(path: Path) -> str:
+    if path.is_dir():
+        return "expected a series of at least two slices, got a single image"
+    return "a single slice of a DICOM series; give the folder that holds all of it"
+
+
+def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[str]]:
+    """Return each image of a series once, with what was left out."""
+    unique = _without_copies(headers)
+    remarks = []
+    if len(unique) < len(headers):
+        remarks.append(f"left out as copies of other files: {len(headers) - len(unique)}")
+    images = [one for one in unique.values() if not _is_localizer(one)]
+    if images and len(images) < len(unique):
+        remarks.append(f"left out as localizers: {len(unique) - len(images)}")
+    slices: list[Slice] = []
+    for header in images or unique.values():
+        try:
+            slices.extend(_slices_of(header))
+        except _MissingError as error:
+            raise VolumeError(f"{header.filename}: {error}") from error
+        except Exception as error:  # a value of another kind than the standard has
+            raise VolumeError(f"{header.filename}: a damaged DICOM header: {one_line(error)}") from error
+    return slices, remarks
+
+
+def _without_copies(headers: Sequence[Dataset]) -> dict[tuple[str, str], Dataset]:
+    """Return each image once; those of one UID at several places are several images, whoever numbered them."""
+    keys = (
+        (str(one.get("SOPInstanceUID", index)), str(one.get("ImagePositionPatient")))
+        for index, one in enumerate(headers)
+    )
+    return dict(zip(keys, headers, strict=True))
+
+
+class _MissingError(Exception):
+    """A header without something that a volume needs."""
+
+
+def _slices_of(header: Dataset) -> Iterator[Slice]:
+    path = Path(str(header.filename))
+    if "MOSAIC" in (header.get("ImageType") or ()):
+        raise _MissingError("a mosaic, which shows many slices in one image; convert it to a multi-frame image first")
+    if int(header.get("SamplesPerPixel") or 1) != 1:
+        raise _MissingError(f"expected one value a pixel, got {header.SamplesPerPixel}; it is a colour image")
+    if "ModalityLUTSequence" in header:
+        raise _MissingError("its values go through a lookup table, expected a slope and an intercept")
+    traits = {key: str(header.get(key)) for key in TRAITS if key in header}
+    if str(header.SOPClassUID) in SINGLE_FRAME:
+        if int(header.get("NumberOfFrames") or 1) > 1:
+            raise _MissingError(f"expected a single frame in this kind of image, got {header.NumberOfFrames}")
+        yield _slice(header, header, header, header, DicomFrame(path), traits, header)
+        return
+    shared = _first(header, "SharedFunctionalGroupsSequence") or Dataset()
+    groups = header.get("PerFrameFunctionalGroupsSequence") or ()
+    if len(groups) != _frames(header):
+        raise _MissingError(f"expected {_frames(header)} frames to be described, got {len(groups)}")
+    for number, group in enumerate(groups, 1):
+        plane, orientation, measures, values, content = (
+            _first(group, keyword) or _first(shared, keyword) or header
+            for keyword in (
+                "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
+                "PixelValueTransformationSequence", "FrameContentSequence",
+            )
+        )  # fmt: skip
+        told = {"DimensionIndexValues": str(content.get("DimensionIndexValues", "")), **traits}
+        yield _slice(plane, orientation, measures, values, DicomFrame(path, number), told, header)
+
+
+def _slice(
+    plane: Dataset,
+    orientation: Dataset,
+    measures: Dataset,
+    values: Dataset,
+    frame: DicomFrame,
+    traits: dict[str, str],
+    header: Dataset,
+) -> Slice:
+    cosines = _numbers(orientation, "ImageOrientationPatient", 6).reshape(2, 3)
+    lengths = np.linalg.norm(cosines, axis=1)
+    row, column = cosines / np.where(lengths > 0, lengths, 1)[:, None]
+    if np.abs(lengths - 1).max() > 0.01 or abs(row @ column) > 1e-3:
+        told = f"expected two unit vectors at right angles, got {cosines.ravel()}"
+        raise _MissingError(f"ImageOrientationPatient: {told}")
+    position = _numbers(plane, "ImagePositionPatient", 3)
+    if np.abs(position).max() > LONGEST_MM:
+        raise _MissingError(f"ImagePositionPatient: expected a place in mm, got {position}")
+    spacing = _numbers(measures, "PixelSpacing", 2)
+    if spacing.min() <= 0 or spacing.max() > LONGEST_MM:
+        raise _MissingError(f"PixelSpacing: expected two lengths in mm, got {spacing}")
+    slope, intercept = (
+        float(_numbers(values, keyword, 1)[0]) if values.get(keyword) is not None else default
+        for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+    )
+    if slope == 0:
+        raise _MissingError("RescaleSlope: expected a number above or below 0, got 0")
+    return Slice(
+        frame=frame,
+        position=position,
+        row=row,
+        column=column,
+        spacing=(float(spacing[0]), float(spacing[1])),
+        size=(int(header.Rows), int(header.Columns)),
+        slope=slope,
+        intercept=intercept,
+        traits=traits,
+    )
+
+
+def _numbers(dataset: Dataset, keyword: str, count: int) -> Any:
+    value = dataset.get(keyword)
+    numbers = np.atleast_1d(np.array([] if value is None else value, dtype=np.float64))
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise _MissingError(f"{keyword}: expected {count} numbers, got {'nothing' if value is None else value}")
+    return numbers
+
+
+def _first(dataset: Dataset, keyword: str) -> Dataset | None:
+    sequence = dataset.get(keyword)
+    return sequence[0] if sequence else None

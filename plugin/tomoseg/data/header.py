@@ -1,0 +1,154 @@
+"""What a scan's header says, without the voxels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.core.errors import VolumeError, one_line
+from tomoseg.core.quiet import quiet
+from tomoseg.data.channels import channels_of, expectation
+from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
+from tomoseg.data.geometry import Grid
+from tomoseg.data.itk_image import READERS, affine_of, open_itk, read_itk, remarks_of
+from tomoseg.data.nifti import from_nibabel, load_nifti
+from tomoseg.data.read import read_volume
+from tomoseg.data.search import is_dicom
+from tomoseg.data.volume import by, make_volume
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from tomoseg.data.dicom.series import SeriesSummary
+    from tomoseg.data.dicom.slices import Slice
+
+ITK_TYPE = re.compile(r"(\d+)-bit (?:(un)?signed )?(integer|float)")  # as SimpleITK calls them
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """A scan whose voxels were not read.
+
+    Args:
+        path: the file, or the folder of the series.
+        format: "NIfTI", "NRRD", "MetaImage" or "DICOM".
+        dtype: type of the stored values, e.g. "int16".
+        grid: where the voxels lie; None for a series that makes no volume.
+        remarks: as of the volume.
+        series: the DICOM series.
+        reason: one line that says why the series makes no volume.
+        slices: of the DICOM series, in order.
+        channels: how many there are in the file.
+    """
+
+    path: Path
+    format: str
+    dtype: str
+    grid: Grid | None
+    remarks: tuple[str, ...] = ()
+    series: SeriesSummary | None = None
+    reason: str = ""
+    slices: tuple[Slice, ...] = ()
+    channels: int = 1
+
+    def read_voxels(self) -> tuple[NDArray[np.float32], ...]:
+        """Return the values (I, J, K) of each channel, those that are not finite included.
+
+        Raises:
+            VolumeError: they are truncated or damaged.
+        """
+        if not self.slices:
+            return read_volume(self.path, channels=self.channels, allow_non_finite=True).channels
+        from tomoseg.data.dicom.pixels import read_pixels
+
+        # not by its UID: that would read every header below the folder again
+        return (read_pixels(self.slices),)
+
+
+def read_headers(path: Path, series: str | None = None, channels: int = 1) -> list[Header]:
+    """Read the header of a file, or those of all DICOM series below a folder or of this one.
+
+    What the voxels are not needed for is checked and remarked as in `read_volume`.
+
+    Args:
+        path: the file, or the folder.
+        series: SeriesInstanceUID of the only series that counts.
+        channels: how many a 4D file is expected to have; a file of one channel may be one of them.
+
+    Raises:
+        VolumeError: as for `read_volume`, but for a single series: that one is returned with its reason.
+    """
+    try:
+        if path.is_dir() or (path.is_file() and is_dicom(path)):
+            return _read_dicom(path, series)
+        if not path.is_file() or path.stat().st_size == 0:
+            read_volume(path)  # knows what to say
+        return [_read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else _read_nifti(path, channels)]
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
+
+
+def _read_nifti(path: Path, channels: int) -> Header:
+    image = load_nifti(path)
+    got = channels_of(path) if channels > 1 else None
+    if got not in (None, channels):
+        raise VolumeError(f"{path}: {expectation(channels)}, got {by(image.shape)}")
+    channels = got or 1
+    if min(image.shape, default=0) > 0:
+        # the same header over voxels that take no memory: what is checked is what the reader checks
+        nothing = np.broadcast_to(np.float32(0), image.shape if channels == 1 else image.shape[:3])
+        volume = from_nibabel(type(image)(nothing, image.affine, image.header), str(path))
+    else:
+        volume = from_nibabel(image, str(path))  # knows what to say
+    return Header(path, "NIfTI", image.get_data_dtype().name, volume.grid, volume.remarks, channels=channels)
+
+
+def _read_itk(path: Path) -> Header:
+    import SimpleITK as sitk
+
+    form = "NRRD" if READERS[path.suffix.lower()] == "NrrdImageIO" else "MetaImage"
+    with open_itk(path) as (reader, fields):
+        size, kind = reader.GetSize(), ITK_TYPE.fullmatch(sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+        if len(size) == 3 and min(size) > 1 and reader.GetNumberOfComponents() == 1 and kind is not None:
+            volume = make_volume(np.broadcast_to(np.float32(0), size), affine_of(reader), str(path))
+            dtype = f"{'u' * bool(kind[2])}{kind[3].replace('integer', 'int')}{kind[1]}"
+            return Header(path, form, dtype, volume.grid, remarks_of(path, fields))
+    volume = read_itk(path)  # of another dimension: the reader knows what to say
+    return Header(path, form, str(volume.array.dtype), volume.grid, volume.remarks)
+
+
+def _read_dicom(path: Path, series: str | None) -> list[Header]:
+    from tomoseg.data.dicom.series import series_headers
+
+    with quiet():
+        return [_read_series(headers, path) for headers in series_headers(path, series)]
+
+
+def _read_series(headers: Sequence[Dataset], path: Path) -> Header:
+    from tomoseg.data.dicom.series import arrange_series, summarise
+
+    series = summarise(headers)
+    try:
+        ordered, grid, remarks = arrange_series(headers, path)
+    except VolumeError as error:
+        return Header(path, "DICOM", "", None, series=series, reason=one_line(error))
+    dtype = _stored_type(ordered[0].frame.path)
+    return Header(path, "DICOM", dtype, grid, remarks, series, slices=tuple(ordered))
+
+
+def _stored_type(path: Path) -> str:
+    from pydicom import dcmread
+
+    try:
+        found = dcmread(
+            path, force=True, stop_before_pixels=True, specific_tags=["BitsAllocated", "PixelRepresentation"]
+        )
+        return f"{'' if found.PixelRepresentation else 'u'}int{int(found.BitsAllocated)}"
+    except Exception:  # whatever damaged bytes do to pydicom: reading the pixels will tell
+        return ""

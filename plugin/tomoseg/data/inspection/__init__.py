@@ -1,0 +1,1 @@
+"""Look at scans and labelled datasets before anybody works with them."""

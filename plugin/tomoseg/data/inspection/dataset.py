@@ -1,0 +1,273 @@
+"""What a labelled dataset looks like, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tomoseg.data.datasets import DESCRIPTION, PARTS, TEST, Dataset, Pair
+from tomoseg.data.formats import strip_suffix
+from tomoseg.data.inspection.scan import Inspector, ScanFindings, compare_grids
+
+LISTED = 10  # values, or files, in one line
+
+
+@dataclass(frozen=True)
+class CaseFindings:
+    """What was found in one case of a dataset.
+
+    Args:
+        name: of its label map's file, suffix left out, else of its scan's.
+        part: "training", "validation" or "test".
+        image, label: None where there is none.
+        same_grid: whether both lie on one grid; None where that cannot be told.
+        problems, remarks: on both together; each has its own, too.
+    """
+
+    name: str
+    part: str
+    image: ScanFindings | None
+    label: ScanFindings | None
+    same_grid: bool | None = None
+    problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def scans(self) -> tuple[ScanFindings, ...]:
+        return tuple(scan for scan in (self.image, self.label) if scan is not None)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems and not any(scan.problems for scan in self.scans)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "part": self.part,
+            "ok": self.ok,
+            "problems": list(self.problems),
+            "remarks": list(self.remarks),
+            "same_grid": self.same_grid,
+            "image": self.image and self.image.as_json(),
+            "label": self.label and self.label.as_json(),
+        }
+
+
+@dataclass(frozen=True)
+class LabelFindings:
+    """Where one label was found.
+
+    Args:
+        value: in the label maps.
+        name: None where dataset.json has none.
+        cases: number of those in which it occurs.
+        annotated: number of those in which it was drawn, as far as dataset.json says.
+        voxels, volume_ml: in all cases together.
+    """
+
+    value: int
+    name: str | None
+    cases: int
+    annotated: int
+    voxels: int
+    volume_ml: float
+
+
+@dataclass(frozen=True)
+class DatasetFindings:
+    """What was found in a labelled dataset.
+
+    Args:
+        path: its folder.
+        modality: None where it does not say.
+        cases: those with a label map, then those without, then those for tests.
+        labels: by value, background left out; those that dataset.json names, and those that were found. Empty where
+            voxels were not read.
+        problems, remarks: on the whole; each case has its own, too.
+    """
+
+    path: Path
+    modality: str | None = None
+    cases: tuple[CaseFindings, ...] = ()
+    labels: tuple[LabelFindings, ...] = ()
+    problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems and all(case.ok for case in self.cases)
+
+    @property
+    def images(self) -> tuple[ScanFindings, ...]:
+        return tuple(case.image for case in self.cases if case.image is not None)
+
+    def count(self, part: str) -> int:
+        """Return the number of pairs in a part, or of scans in "test"."""
+        return sum(1 for case in self.cases if case.part == part and case.image and (case.label or part == TEST))
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "ok": self.ok,
+            "problems": list(self.problems),
+            "remarks": list(self.remarks),
+            "modality": self.modality,
+            "counts": {part: self.count(part) for part in (*PARTS, TEST)},
+            "images": summarise_scans(self.images),
+            "labels": [
+                {
+                    "value": label.value,
+                    "name": label.name,
+                    "cases": label.cases,
+                    "annotated_cases": label.annotated,
+                    "voxels": label.voxels,
+                    "volume_ml": round(label.volume_ml, 6),
+                }
+                for label in self.labels
+            ],
+            "cases": [case.as_json() for case in self.cases],
+        }
+
+
+def summarise_scans(scans: Sequence[ScanFindings]) -> dict[str, Any]:
+    """Return as JSON how many scans have which format, type and orientation, and the range of the rest.
+
+    Shapes are in voxels and spacings in mm along the array axes; values are of those scans whose voxels were read.
+    """
+    grids = [scan.grid for scan in scans if scan.grid is not None]
+    voxels = [scan.voxels for scan in scans if scan.voxels is not None]
+    minima = [found.minimum for found in voxels if found.minimum is not None]
+    maxima = [found.maximum for found in voxels if found.maximum is not None]
+    return {
+        "formats": _count(scan.format for scan in scans if scan.grid),
+        "dtypes": _count(scan.dtype for scan in scans if scan.grid),
+        "orientations": _count(grid.orientation for grid in grids),
+        "shape": _ranges([grid.shape for grid in grids]),
+        "spacing_mm": _ranges([grid.spacing for grid in grids]),
+        "values": {"minimum": min(minima), "maximum": max(maxima)} if minima else None,
+    }
+
+
+def inspect_dataset(dataset: Dataset, inspector: Inspector) -> DatasetFindings:
+    """Look at all files of a dataset, one after the other."""
+    cases = [_inspect_pair(pair, dataset, inspector) for pair in dataset.pairs]
+    for path in dataset.images_without_label:
+        (image,) = inspector.look_at(path, "image", dataset.modality, channels=len(dataset.channels))
+        cases.append(CaseFindings(strip_suffix(path.name), PARTS[0], image, None, problems=("no label map",)))
+    for path in dataset.labels_without_image:
+        (label,) = inspector.look_at(path, "label")
+        cases.append(CaseFindings(strip_suffix(path.name), PARTS[0], None, label, problems=("no scan",)))
+    for path in dataset.test:
+        (image,) = inspector.look_at(path, "image", dataset.modality, channels=len(dataset.channels))
+        cases.append(CaseFindings(strip_suffix(path.name), TEST, image, None))
+    missing = [f"{path}: no such file, though {DESCRIPTION} lists it" for path in dataset.missing]
+    remarks = []
+    if dataset.unlisted:
+        names = [str(path.relative_to(dataset.root)) for path in dataset.unlisted]
+        remarks.append(f"{len(names)} files are not listed in {DESCRIPTION}: {_some(names)}")
+    labels: tuple[LabelFindings, ...] = ()
+    if inspector.voxels:
+        labels = _collect_labels(dataset, cases)
+        nowhere = [f"{label.name} ({label.value})" for label in labels if not label.cases]
+        if nowhere:
+            remarks.append(f"no case has {_some(nowhere)}, which {DESCRIPTION} names")
+    return DatasetFindings(dataset.root, dataset.modality, tuple(cases), labels, tuple(missing), tuple(remarks))
+
+
+def _inspect_pair(pair: Pair, dataset: Dataset, inspector: Inspector) -> CaseFindings:
+    names = dataset.channels
+    (image,) = inspector.look_at(pair.image, "image", dataset.modality, channels=len(names))
+    (label,) = inspector.look_at(pair.label, "label")
+    problems: list[str] = []
+    remarks: list[str] = []
+    channels = image.channels
+    for path in pair.further:
+        (other,) = inspector.look_at(path, "image", dataset.modality)
+        channels += other.channels
+        problems.extend(f"{path.name}: {problem}" for problem in other.problems)
+        remarks.extend(f"{path.name}: {remark}" for remark in other.remarks)
+        if image.grid is not None and other.grid is not None and not other.grid.matches(image.grid):
+            problems.append(f"{path.name}: not on the grid of {pair.image.name}, though both are channels of one scan")
+    if image.readable and channels != len(names):
+        problems.append(f"expected {len(names)} channels ({', '.join(names)}), got {channels}")
+    same = None
+    if image.grid is not None and label.grid is not None:
+        apart, rounding = compare_grids(image.grid, label.grid)
+        same = not apart
+        problems.extend(filter(None, [apart]))
+        remarks.extend(filter(None, [rounding]))
+    if label.voxels is not None and label.voxels.values is not None and dataset.label_names:
+        present = {value for value in label.voxels.values if value > 0}
+        unknown = sorted(present - set(dataset.label_names))
+        if unknown:
+            problems.append(f"the label map holds {_some(unknown)}, which {DESCRIPTION} does not name")
+        remarks.extend(_contradictions(pair, {dataset.label_names[value] for value in present if value not in unknown}))
+    return CaseFindings(pair.name, pair.part, image, label, same, tuple(problems), tuple(remarks))
+
+
+def _contradictions(pair: Pair, present: set[str]) -> list[str]:
+    """Return where the label map has not what dataset.json says was drawn."""
+    if pair.annotated is None:
+        return []
+    absent = sorted(set(pair.annotated) - present)
+    unsaid = sorted(present - set(pair.annotated))
+    remarks = []
+    if absent:
+        remarks.append(f"{DESCRIPTION} says that {_some(absent)} was drawn, but no voxel has it")
+    if unsaid:
+        remarks.append(f"{DESCRIPTION} does not say that {_some(unsaid)} was drawn, but voxels have it")
+    return remarks
+
+
+def _collect_labels(dataset: Dataset, cases: Sequence[CaseFindings]) -> tuple[LabelFindings, ...]:
+    """Return where each label was found."""
+    occurrences: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
+    volumes: dict[int, float] = defaultdict(float)
+    for case in cases:
+        if case.label is None or case.label.voxels is None or case.label.grid is None:
+            continue
+        for value, count in (case.label.voxels.values or {}).items():
+            occurrences[value] += 1
+            counts[value] += count
+            volumes[value] += count * case.label.grid.voxel_volume_ml
+    drawn = Counter(name for pair in dataset.pairs for name in pair.annotated or ())
+    everywhere = sum(pair.annotated is None for pair in dataset.pairs)
+    return tuple(
+        LabelFindings(
+            value=value,
+            name=dataset.label_names.get(value),
+            cases=occurrences[value],
+            annotated=everywhere + drawn[dataset.label_names[value]]
+            if value in dataset.label_names
+            else len(dataset.pairs),
+            voxels=counts[value],
+            volume_ml=volumes[value],
+        )
+        for value in sorted({*counts, *dataset.label_names} - {0})
+    )
+
+
+def _count(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common())
+
+
+def _ranges(rows: Sequence[Sequence[float]]) -> dict[str, list[float]] | None:
+    """Return the smallest, the middle and the largest of each column."""
+    if not rows:
+        return None
+    columns = np.array(rows)
+    return {
+        name: np.round(function(columns, axis=0), 6).tolist()
+        for name, function in (("minimum", np.min), ("median", np.median), ("maximum", np.max))
+    }
+
+
+def _some(names: Sequence[object]) -> str:
+    shown = ", ".join(map(str, names[:LISTED]))
+    return f"{shown} and {len(names) - LISTED} more" if len(names) > LISTED else shown

@@ -1,0 +1,108 @@
+"""Whether a labelled dataset can be trained from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tomoseg.core.errors import DatasetError, UsageError
+from tomoseg.data.datasets import LABEL_ENDINGS, Dataset
+from tomoseg.data.formats import NIFTI_SUFFIXES
+from tomoseg.data.inspection.dataset import inspect_dataset
+from tomoseg.data.inspection.scan import Inspector
+from tomoseg.data.inspection.survey import Survey
+from tomoseg.data.inspection.tables import list_problems
+from tomoseg.data.labels import is_ignored
+
+FEWEST = 2  # cases: one to train on, one to look at
+
+
+def trainable_labels(dataset: Dataset) -> dict[int, str]:
+    """Return the names of the labels by value, without nnU-Net's ignore label."""
+    return {value: name for value, name in dataset.label_names.items() if not is_ignored(name)}
+
+
+def require_trainable(
+    dataset: Dataset, *, voxels: bool = True, on_scan: Callable[[Path], None] | None = None
+) -> Dataset:
+    """Return the dataset with a name for each label, once nothing in it has to be mended before a training.
+
+    Args:
+        dataset: what `read_dataset` found.
+        voxels: read them, and not only the headers.
+        on_scan: told the path of each scan before it is read.
+
+    Raises:
+        DatasetError: something has to be mended: a missing partner, grids that differ, labels that are not declared or
+            that no case has, NaN, too few cases. One line each.
+    """
+    training = [pair for pair in dataset.pairs if pair.part == "training"]
+    if len(training) < FEWEST:
+        raise DatasetError(
+            f"{dataset.root}: expected at least {FEWEST} cases with a label map, got {len(training)}; add cases"
+        )
+    if voxels and not dataset.label_names:  # the files name them
+        dataset = replace(dataset, label_names=_found_labels(dataset))
+    findings = inspect_dataset(dataset, Inspector(voxels, on_scan))
+    problems = list_problems(Survey(voxels, datasets=(findings,)))
+    if voxels:
+        problems += [
+            f"{dataset.root}: no case has the label {label.name} ({label.value}); "
+            "take it out of dataset.json, or add cases that have it"
+            for label in findings.labels
+            if not label.cases and not is_ignored(label.name)
+        ]
+        if not findings.labels:
+            problems.append(f"{dataset.root}: expected label maps with values above 0, got none")
+    if problems:
+        raise DatasetError(*problems)
+    return dataset
+
+
+def require_negatives(
+    folder: Path, modality: str | None, channels: int = 1, *, on_scan: Callable[[Path], None] | None = None
+) -> tuple[Path, ...]:
+    """Return the NIfTI scans of a folder that are to be learnt as holding no label, once nothing has to be mended.
+
+    Label maps, by their names, and folders in it are left out.
+
+    Args:
+        folder: the folder.
+        modality: of the scans that they stand beside.
+        channels: how many each file has.
+        on_scan: told the path of each scan before it is read.
+
+    Raises:
+        UsageError: there is no such folder, or no scan in it.
+        DatasetError: one of them cannot be read, or holds NaN. One line each.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: expected a folder of scans without any of the labels, got no such folder")
+    endings = tuple(ending + suffix for ending in LABEL_ENDINGS for suffix in NIFTI_SUFFIXES)
+    scans = sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.endswith(NIFTI_SUFFIXES) and not path.name.endswith(endings) and not path.name.startswith(".")
+    )
+    if not scans:
+        raise UsageError(
+            f"{folder}: expected scans without any of the labels ({', '.join(NIFTI_SUFFIXES)}), got none; "
+            "only the folder itself is searched"
+        )
+    inspector = Inspector(voxels=True, on_scan=on_scan)
+    findings = [found for path in scans for found in inspector.look_at(path, "image", modality, channels=channels)]
+    problems = list_problems(Survey(voxels=True, scans=tuple(findings)))
+    problems += [
+        f"{found.path}: expected {channels} channels in one 4D NIfTI file, got one"
+        for found in findings
+        if found.readable and found.channels != channels
+    ]
+    if problems:
+        raise DatasetError(*problems)
+    return tuple(scans)
+
+
+def _found_labels(dataset: Dataset) -> dict[int, str]:
+    found = inspect_dataset(dataset, Inspector(voxels=True)).labels
+    return {label.value: f"label_{label.value}" for label in found}

@@ -1,0 +1,237 @@
+"""What one scan looks like, and what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from tomoseg.core.errors import TomosegError, one_line
+from tomoseg.data.geometry import Grid
+from tomoseg.data.header import Header, read_headers
+from tomoseg.data.inspection.voxels import VoxelSummary, doubt_values, summarise
+from tomoseg.data.volume import by
+
+Role = Literal["scan", "image", "label"]
+# called with the path of each file or series before it is read
+OnScan = Callable[[Path], None]
+Result = TypeVar("Result")
+
+FEW_VALUES = 128  # of a file that may be a label map; the largest that people share have 117 labels
+MOST_VALUES = 1000  # of a file that should be one
+ROUNDING = 0.05  # of a voxel: the coordinates of a header are float32, or decimals of 16 characters
+
+
+@dataclass(frozen=True)
+class ScanFindings:
+    """What was found in one file, or in one DICOM series.
+
+    Args:
+        path: the file, or the folder that was searched for the series.
+        role: "image" or "label" of a pair, else "scan".
+        readable: whether it is one 3D volume, as far as was looked.
+        format: "NIfTI", "NRRD", "MetaImage" or "DICOM"; "" where it cannot be told.
+        dtype: type of the stored values, e.g. "int16".
+        grid: where the voxels lie.
+        series: SeriesInstanceUID.
+        modality: "CT", "MR" or what the dataset calls it.
+        description: SeriesDescription.
+        images: number of slices of the series.
+        channels: how many the file has.
+        voxels: what was counted in them, None where they were not read; of several channels, in the first.
+        problems: what has to be mended, one line each.
+        remarks: what is worth knowing, one line each.
+    """
+
+    path: Path
+    role: Role
+    readable: bool
+    format: str = ""
+    dtype: str = ""
+    grid: Grid | None = None
+    series: str | None = None
+    modality: str | None = None
+    description: str = ""
+    images: int | None = None
+    channels: int = 1
+    voxels: VoxelSummary | None = None
+    problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON has it; lengths are in mm, volumes in mL."""
+        content: dict[str, Any] = {
+            "path": str(self.path),
+            "role": self.role,
+            "readable": self.readable,
+            "problems": list(self.problems),
+            "remarks": list(self.remarks),
+            "format": self.format or None,
+            "dtype": self.dtype or None,
+            "modality": self.modality,
+            "shape": None,
+            "spacing_mm": None,
+            "orientation": None,
+            "voxels": None,
+        }
+        if self.series is not None:
+            content |= {"series": self.series, "description": self.description, "images": self.images}
+        if self.channels > 1:
+            content["channels"] = self.channels
+        if self.grid is not None:
+            content["shape"] = list(self.grid.shape)
+            content["spacing_mm"] = [round(length, 6) for length in self.grid.spacing]
+            content["orientation"] = self.grid.orientation
+        if self.voxels is not None and self.grid is not None:
+            values = self.voxels.values
+            content["voxels"] = {
+                "minimum": self.voxels.minimum,
+                "maximum": self.voxels.maximum,
+                "non_finite": self.voxels.non_finite,
+                "slice_axis": self.voxels.slice_axis,
+                "slices": self.voxels.slices,
+                "constant_slices": self.voxels.constant_slices,
+                "values": values and {str(value): count for value, count in values.items()},
+                "sha256": self.voxels.sha256,
+            }
+        return content
+
+
+@dataclass
+class Inspector:
+    """Looks at one scan after the other, and remembers those that it has seen.
+
+    Args:
+        voxels: read them, too.
+        on_scan: told what is read next.
+    """
+
+    voxels: bool = False
+    on_scan: OnScan | None = None
+    _seen: dict[str, str] = field(default_factory=dict, init=False)
+    _series: dict[str, Path] = field(default_factory=dict, init=False)
+
+    def look_at(
+        self,
+        path: Path,
+        role: Role = "scan",
+        modality: str | None = None,
+        series: str | None = None,
+        channels: int = 1,
+    ) -> list[ScanFindings]:
+        """Return what is found in a file, or in each DICOM series below a folder; only in this one if it is given.
+
+        A 4D file is expected to have so many channels; a file of one may be one of them.
+        """
+        if self.on_scan is not None:
+            self.on_scan(path)
+        headers = _guarded(path, lambda: read_headers(path, series, channels))
+        if isinstance(headers, str):
+            return [ScanFindings(path, role, readable=False, modality=modality, problems=(headers,))]
+        return [self._look_at(header, role, modality) for header in headers if role != "scan" or self._is_new(header)]
+
+    def _is_new(self, header: Header) -> bool:
+        """Tell whether a series was not found already below a folder above this one."""
+        if header.series is None:
+            return True
+        first = self._series.setdefault(header.series.uid, header.path)
+        return first == header.path or not header.path.is_relative_to(first)
+
+    def _look_at(self, header: Header, role: Role, modality: str | None) -> ScanFindings:
+        series = header.series
+        found = ScanFindings(
+            path=header.path,
+            role=role,
+            readable=header.grid is not None,
+            format=header.format,
+            dtype=header.dtype,
+            grid=header.grid,
+            series=series.uid if series else None,
+            modality=series.modality if series else modality,
+            description=series.description if series else "",
+            images=series.images if series else None,
+            channels=header.channels,
+            problems=(_without_path(header.reason, header.path),) if header.reason else (),
+            remarks=header.remarks,
+        )
+        if not self.voxels or header.grid is None:
+            return found
+        most = {"image": 0, "label": MOST_VALUES, "scan": FEW_VALUES if "int" in header.dtype else 0}[role]
+        spacing = header.grid.spacing
+        summaries = _guarded(header.path, lambda: [summarise(part, spacing, most) for part in header.read_voxels()])
+        if isinstance(summaries, str):
+            return replace(found, readable=False, problems=(summaries,))
+        voxels = summaries[0]
+        problems: list[str] = []
+        remarks: list[str] = []
+        for number, summary in enumerate(summaries):
+            which = f"channel {number}: " if len(summaries) > 1 else ""
+            if summary.non_finite:
+                size = math.prod(header.grid.shape)
+                problems.append(f"{which}NaN or infinity in {summary.non_finite} of {size} voxels")
+            judged = _judge_labels(summary) if role == "label" else _judge_values(summary, found.modality)
+            for told, lines in zip((problems, remarks), judged, strict=True):
+                told += [f"{which}{line}" for line in lines]
+        if role != "label" and not voxels.constant:
+            name = f"{header.path} (series {series.uid})" if series else str(header.path)
+            first = self._seen.setdefault(voxels.sha256, name)
+            if first != name:
+                remarks.append(f"has the same voxels as {first}")
+        return replace(found, voxels=voxels, problems=(*found.problems, *problems), remarks=(*found.remarks, *remarks))
+
+
+def compare_grids(image: Grid, label: Grid) -> tuple[str, str]:
+    """Return what is wrong with a label map whose voxels should lie where its scan's do, and what is to be remarked."""
+    if label.matches(image):
+        return "", ""
+    if label.shape != image.shape:
+        return f"label map of {by(label.shape)} voxels for a scan of {by(image.shape)}", ""
+    apart = label.distance_mm(image)
+    if apart <= ROUNDING * min(image.spacing):
+        return "", f"the grids of scan and label map lie {apart:.2g} mm apart, as by rounding in a header"
+    turned = "" if label.orientation == image.orientation else f" ({label.orientation} and {image.orientation})"
+    remedy = "resample the label map to the scan's grid; if its voxels are right and its header is not, copy the scan's"
+    return f"label map and scan{turned} lie up to {apart:.3g} mm apart; {remedy}", ""
+
+
+def _judge_labels(voxels: VoxelSummary) -> tuple[list[str], list[str]]:
+    """Return the problems of a label map, and remarks on it."""
+    if not voxels.whole:
+        return ["values that are no integers; expected a label map"], []
+    if voxels.minimum is not None and voxels.minimum < 0:
+        return [f"values down to {voxels.minimum:g}; expected labels of 0 and more"], []
+    if voxels.values is None and voxels.maximum is not None:
+        return [f"more than {MOST_VALUES} different values; expected a label map"], []
+    return [], ["nothing is labelled in it"] if voxels.maximum == 0 else []
+
+
+def _judge_values(voxels: VoxelSummary, modality: str | None) -> tuple[list[str], list[str]]:
+    """Return the problems of a scan, and remarks on it."""
+    if voxels.minimum is None:
+        return [], []
+    if voxels.constant:
+        return [], [f"every voxel holds {voxels.minimum:g}"]
+    remarks = []
+    if voxels.constant_slices and voxels.values is None:  # few values: a label map, which has empty slices
+        axis = ("first", "second", "third")[voxels.slice_axis]
+        remarks.append(f"{voxels.constant_slices} of {voxels.slices} slices along the {axis} axis hold one value each")
+    doubt = doubt_values(voxels) if modality == "CT" else None
+    return [], [*remarks, *([doubt] if doubt else [])]
+
+
+def _guarded(path: Path, action: Callable[[], Result]) -> Result | str:
+    """Return what the action returns, or one line that says why it failed: the other scans still matter."""
+    try:
+        return action()
+    except TomosegError as error:
+        return _without_path(one_line(error), path)
+    except MemoryError:
+        return "not enough memory to read it"
+    except Exception as error:  # an error of ours or of a library
+        return f"unexpected {type(error).__name__}: {one_line(error)}"
+
+
+def _without_path(reason: str, path: Path) -> str:
+    return reason.removeprefix(f"{path}: ")

@@ -1,0 +1,118 @@
+"""What a list of files and folders looks like."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tomoseg.core.errors import TomosegError, UsageError, one_line
+from tomoseg.core.version import __version__
+from tomoseg.data.datasets import find_datasets, label_stems, read_dataset
+from tomoseg.data.discovery import Scan, find_scans
+from tomoseg.data.formats import strip_suffix
+from tomoseg.data.inspection.dataset import DatasetFindings, inspect_dataset
+from tomoseg.data.inspection.scan import Inspector, OnScan, ScanFindings, compare_grids
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found.
+
+    Args:
+        voxels: whether they were read, or only the headers.
+        scans: files and DICOM series that belong to no dataset.
+        datasets: labelled datasets.
+    """
+
+    voxels: bool
+    scans: tuple[ScanFindings, ...] = ()
+    datasets: tuple[DatasetFindings, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Nothing has to be mended."""
+        return not any(scan.problems for scan in self.scans) and all(dataset.ok for dataset in self.datasets)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON has it; lengths are in mm, volumes in mL, and null is what is not known."""
+        return {
+            "tomoseg": __version__,
+            "ok": self.ok,
+            "voxels_read": self.voxels,
+            "scans": [scan.as_json() for scan in self.scans],
+            "datasets": [dataset.as_json() for dataset in self.datasets],
+        }
+
+
+def inspect_paths(
+    paths: Sequence[str | os.PathLike[str]], *, voxels: bool = False, on_scan: OnScan | None = None
+) -> Survey:
+    """Look at scans and at labelled datasets; one scan at a time is in memory.
+
+    Args:
+        paths: files, folders with scans, and labelled datasets, or folders with such below them.
+        voxels: read them; else the headers only.
+        on_scan: told the path of each scan before it is read.
+
+    Raises:
+        UsageError: there is no path, or a folder without any scan.
+    """
+    scans: list[Scan] = []
+    folders: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            scans.append(Scan(path))
+            continue
+        datasets = find_datasets(path)
+        loose = [] if path in datasets else find_scans(path)
+        loose = [scan for scan in loose if not any(scan.path.is_relative_to(folder) for folder in datasets)]
+        if not loose and not datasets:
+            raise UsageError(f"{path}: no NIfTI, NRRD or MetaImage file, and no CT or MR series in DICOM in there")
+        scans.extend(loose)
+        folders.extend(datasets)
+    if not scans and not folders:
+        raise UsageError("expected files or folders with scans")
+    inspector = Inspector(voxels, on_scan)
+    return Survey(
+        voxels,
+        _inspect_scans(list(dict.fromkeys(scans)), inspector),
+        tuple(_inspect_folder(folder, inspector) for folder in dict.fromkeys(folders)),
+    )
+
+
+def _inspect_folder(folder: Path, inspector: Inspector) -> DatasetFindings:
+    try:
+        dataset = read_dataset(folder)
+    except TomosegError as error:
+        return DatasetFindings(folder, problems=(one_line(error).removeprefix(f"{folder}: "),))
+    return inspect_dataset(dataset, inspector)
+
+
+def _inspect_scans(scans: Sequence[Scan], inspector: Inspector) -> tuple[ScanFindings, ...]:
+    """Look at each scan; a file that is called as another with `_seg` or the like at the end is its label map."""
+    names = {(scan.path.parent, strip_suffix(scan.path.name)): scan.path for scan in scans}
+    owners = {
+        names[parent, name]: image
+        for (parent, stem), image in names.items()
+        for name in label_stems(stem)[1:]
+        if (parent, name) in names
+    }
+    found: list[ScanFindings] = []
+    for scan in scans:
+        found.extend(inspector.look_at(scan.path, "label" if scan.path in owners else "scan", series=scan.series))
+    grids = {one.path: one.grid for one in found}
+    for index, one in enumerate(found):
+        owner = grids.get(owners[one.path]) if one.path in owners else None
+        if owner is None or one.grid is None:
+            continue
+        problem, remark = compare_grids(owner, one.grid)
+        if problem or remark:
+            found[index] = replace(
+                one,
+                problems=(*one.problems, *([problem] if problem else [])),
+                remarks=(*one.remarks, *([remark] if remark else [])),
+            )
+    return tuple(found)

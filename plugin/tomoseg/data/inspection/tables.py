@@ -1,0 +1,150 @@
+"""What was found, as rows of text for people; whoever prints them chooses colours and widths."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tomoseg.data.datasets import PARTS, TEST
+from tomoseg.data.inspection.dataset import DatasetFindings, summarise_scans
+from tomoseg.data.inspection.scan import ScanFindings
+from tomoseg.data.inspection.survey import Survey
+from tomoseg.data.volume import by
+
+NAMED = 3  # files in a remark on many
+REMARKED = 20  # remarks; programs read the rest from the JSON
+LISTED_VALUES = 12
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under column names.
+
+    Args:
+        title: what it is about.
+        columns: their names.
+        rows: each as long as `columns`.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def tabulate(survey: Survey) -> list[Table]:
+    """Return one table of the scans, a row each, and two of each dataset: what its scans are like, and its labels."""
+    tables = []
+    if survey.scans:
+        values = ("values",) if survey.voxels else ()
+        columns = ("", "scan", "shape", "spacing mm", "axes", "stored as", *values)
+        rows = tuple(_describe_scan(scan, survey.voxels) for scan in survey.scans)
+        tables.append(Table(f"{len(rows)} scan{'s' * (len(rows) != 1)}", columns, rows))
+    for dataset in survey.datasets:
+        tables.append(Table(str(dataset.path), ("dataset", ""), tuple(_describe_dataset(dataset))))
+        if dataset.labels:
+            columns = ("value", "label", "found in", "drawn in", "voxels", "mL", "mL a case")
+            tables.append(Table(str(dataset.path), columns, tuple(_describe_labels(dataset))))
+    return tables
+
+
+def list_problems(survey: Survey) -> list[str]:
+    """Return one line for each problem: where, and what."""
+    return [f"{place}: {text}" for place, text in _collect(survey, "problems")]
+
+
+def list_remarks(survey: Survey) -> list[str]:
+    """Return one line for each remark, those that are alike together."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for place, text in _collect(survey, "remarks"):
+        places[text].append(place)
+    lines = []
+    for text, where in places.items():
+        shown = ", ".join(where[:NAMED])
+        lines.append(f"{shown} and {len(where) - NAMED} more: {text}" if len(where) > NAMED else f"{shown}: {text}")
+    more = len(lines) - REMARKED
+    return lines if more <= 0 else [*lines[:REMARKED], f"and {more} more remarks; --json has them all"]
+
+
+def _collect(survey: Survey, kind: Literal["problems", "remarks"]) -> Iterator[tuple[str, str]]:
+    """Yield each line with the file or folder that it is about."""
+    for scan in survey.scans:
+        yield from ((_place(scan), text) for text in getattr(scan, kind))
+    for dataset in survey.datasets:
+        yield from ((str(dataset.path), text) for text in getattr(dataset, kind))
+        for case in dataset.cases:
+            yield from ((_place(case.scans[-1]), text) for text in getattr(case, kind))
+            for scan in case.scans:
+                yield from ((_place(scan), text) for text in getattr(scan, kind))
+
+
+def _place(scan: ScanFindings) -> str:
+    return str(scan.path) if scan.series is None else f"{scan.path} (series {scan.series})"
+
+
+def _describe_scan(scan: ScanFindings, voxels: bool) -> tuple[str, ...]:
+    name = str(scan.path)
+    if scan.series is not None:
+        name += f"\n{scan.series}\n{scan.modality}, {scan.images} images, {scan.description or 'no description'}"
+    cells = ["bad" if scan.problems else "ok", name]
+    if scan.grid is None:
+        cells += ["", "", ""]
+    else:
+        cells += [by(scan.grid.shape), _lengths(scan.grid.spacing), scan.grid.orientation]
+    cells.append(f"{scan.format} {scan.dtype}".strip())
+    if voxels:
+        cells.append(_values(scan))
+    return tuple(cells)
+
+
+def _values(scan: ScanFindings) -> str:
+    found = scan.voxels
+    if found is None or found.minimum is None:
+        return ""
+    if found.values is None or len(found.values) > LISTED_VALUES:
+        number = "" if found.values is None else f", {len(found.values)} values"
+        return f"{found.minimum:g} to {found.maximum:g}{number}"
+    return ", ".join(map(str, found.values))
+
+
+def _describe_dataset(dataset: DatasetFindings) -> Iterator[tuple[str, str]]:
+    counts = {part: dataset.count(part) for part in (*PARTS, TEST)}
+    yield "state", "ok" if dataset.ok else "bad"
+    if not dataset.cases:
+        return
+    yield "cases", ", ".join(f"{count} {part}" for part, count in counts.items() if count) or "none"
+    found = summarise_scans(dataset.images)
+    yield "modality", dataset.modality or "not told"
+    for name, key in (("format", "formats"), ("type", "dtypes"), ("axes", "orientations")):
+        counted = found[key]
+        yield name, ", ".join(counted) if len(counted) == 1 else ", ".join(f"{one} ({n})" for one, n in counted.items())
+    yield "shape", _range(found["shape"])
+    yield "spacing mm", _range(found["spacing_mm"])
+    if found["values"] is not None:
+        yield "values", f"{found['values']['minimum']:g} to {found['values']['maximum']:g}"
+
+
+def _describe_labels(dataset: DatasetFindings) -> Iterator[tuple[str, ...]]:
+    for label in dataset.labels:
+        each = f"{label.volume_ml / label.cases:.2f}" if label.cases else ""
+        yield (
+            str(label.value),
+            label.name or "not named",
+            f"{label.cases} cases",
+            f"{label.annotated} cases",
+            str(label.voxels),
+            f"{label.volume_ml:.2f}",
+            each,
+        )
+
+
+def _range(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    low, middle, high = (_lengths(found[key]) for key in ("minimum", "median", "maximum"))
+    return low if low == high else f"{low} to {high}, median {middle}"
+
+
+def _lengths(lengths: Sequence[float]) -> str:
+    return "×".join(f"{length:.4g}" for length in lengths)

@@ -1,0 +1,130 @@
+"""What the voxels of one scan are like."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.data.plausibility import AIR, SOFT_TISSUE, doubt_hounsfield_units
+
+LARGEST_BIN = 1 << 16  # below this value counting is faster than sorting
+ANISOTROPIC = 1.01  # an axis whose spacing exceeds the others' by this factor runs across the slices
+
+
+@dataclass(frozen=True)
+class VoxelSummary:
+    """What was counted in the voxels of a volume.
+
+    Args:
+        minimum, maximum: of the finite values; None if there is none.
+        non_finite: number of voxels that are NaN or infinite.
+        slice_axis: array axis, 0 to 2, that runs across the slices: that of the largest spacing, else the last.
+        slices: number of slices.
+        constant_slices: number of those that hold one value only.
+        whole: False if values were counted and one of them is no integer.
+        values: number of voxels by value; None where it was not asked, or where there are too many or broken ones.
+        air, soft_tissue: share of the voxels in the ranges of Hounsfield units `AIR` and `SOFT_TISSUE`.
+        sha256: of shape and values, the same whatever the file's format and type.
+    """
+
+    minimum: float | None
+    maximum: float | None
+    non_finite: int
+    slice_axis: int
+    slices: int
+    constant_slices: int
+    whole: bool
+    values: dict[int, int] | None
+    air: float
+    soft_tissue: float
+    sha256: str
+
+    @property
+    def constant(self) -> bool:
+        """No two finite values differ."""
+        return self.minimum == self.maximum
+
+
+def summarise(array: NDArray[np.float32], spacing: tuple[float, float, float], most_values: int = 0) -> VoxelSummary:
+    """Count what is in a volume, slice by slice, so that no copy of it is made.
+
+    Args:
+        array: (I, J, K).
+        spacing: mm along the axes.
+        most_values: values are counted unless there are more different ones than this.
+    """
+    axis = _slice_axis(spacing)
+    lowest, highest = np.full(array.shape[axis], np.inf), np.full(array.shape[axis], -np.inf)
+    digest = hashlib.sha256(str(array.shape).encode())
+    non_finite = air = soft_tissue = 0
+    whole = True
+    values: dict[int, int] | None = {} if most_values else None
+    for k in range(array.shape[2]):  # what the readers return lies in memory in this order
+        plane = array[:, :, k]
+        digest.update(np.ascontiguousarray(plane.T).data)
+        finite = np.isfinite(plane)
+        broken = plane.size - int(np.count_nonzero(finite))
+        non_finite += broken
+        low = np.where(finite, plane, np.inf) if broken else plane
+        high = np.where(finite, plane, -np.inf) if broken else plane
+        if axis == 2:
+            lowest[k], highest[k] = low.min(), high.max()
+        else:
+            np.minimum(lowest, low.min(axis=1 - axis), out=lowest)
+            np.maximum(highest, high.max(axis=1 - axis), out=highest)
+        air += _count_within(plane, AIR)
+        soft_tissue += _count_within(plane, SOFT_TISSUE)
+        if values is not None and finite.any():
+            numbers = plane[finite] if broken else plane
+            whole = bool(np.array_equal(numbers, np.rint(numbers)))
+            values = _add(numbers, values) if whole else None
+            if values is not None and len(values) > most_values:
+                values = None
+    minimum, maximum = float(lowest.min()), float(highest.max())
+    return VoxelSummary(
+        minimum=minimum if math.isfinite(minimum) else None,
+        maximum=maximum if math.isfinite(maximum) else None,
+        non_finite=non_finite,
+        slice_axis=axis,
+        slices=array.shape[axis],
+        constant_slices=int(np.count_nonzero(lowest >= highest)),
+        whole=whole,
+        values=values and dict(sorted(values.items())),
+        air=air / array.size,
+        soft_tissue=soft_tissue / array.size,
+        sha256=digest.hexdigest(),
+    )
+
+
+def doubt_values(voxels: VoxelSummary) -> str | None:
+    """Return why the values of a CT do not look like Hounsfield units, None if they do."""
+    if voxels.minimum is None or voxels.maximum is None:
+        return None
+    return doubt_hounsfield_units(voxels.minimum, voxels.maximum, voxels.air, voxels.soft_tissue)
+
+
+def _slice_axis(spacing: tuple[float, float, float]) -> int:
+    largest = int(np.argmax(spacing))
+    others = [length for axis, length in enumerate(spacing) if axis != largest]
+    return largest if spacing[largest] > ANISOTROPIC * max(others) else 2
+
+
+def _count_within(plane: NDArray[np.float32], limits: tuple[float, float]) -> int:
+    return int(np.count_nonzero((plane >= limits[0]) & (plane <= limits[1])))
+
+
+def _add(numbers: NDArray[np.float32], values: dict[int, int]) -> dict[int, int]:
+    """Return the counts with those of one slice, whose values are finite integers."""
+    if numbers.min() >= 0 and numbers.max() < LARGEST_BIN:
+        counts = np.bincount(numbers.astype(np.intp).ravel(order="K"))
+        found = np.flatnonzero(counts)
+        counts = counts[found]
+    else:
+        found, counts = np.unique(numbers, return_counts=True)
+    for value, count in zip(found.tolist(), counts.tolist(), strict=True):
+        values[int(value)] = values.get(int(value), 0) + count
+    return values

@@ -1,0 +1,298 @@
+"""NRRD and MetaImage files, read by SimpleITK, and SimpleITK's images."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from tomoseg.core.errors import VolumeError, one_line, shorten
+from tomoseg.data.formats import DEFLATE_LIMIT
+from tomoseg.data.volume import LONGEST_MM, LPS_TO_RAS, Volume, by, make_volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+READERS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+HEADER_BYTES = 1 << 20  # far more than any header has
+BLOCK = 1 << 20  # bytes decompressed at once
+# what places the voxels; ITK works for minutes to find out how numbers without measure are turned
+LENGTHS = {
+    "space directions", "space origin", "spacings", "transformmatrix", "orientation", "rotation", "elementspacing",
+    "elementsize", "offset", "origin", "position",
+}  # fmt: skip
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+# what MetaIO can take of a MetaImage header; the rest makes it write past its arrays
+META_LINE = re.compile(r"[ \w|.:\[\]-]{1,100}=[^\x00-\x08\x0e-\x1f]*")
+BOOLEANS = {"true", "false", "1", "0"}
+META_VALUES = {
+    "ndims": {"1", "2", "3", "4"},
+    "elementtype": {
+        "met_char", "met_short", "met_int", "met_long", "met_long_long", "met_uchar", "met_ushort", "met_uint",
+        "met_ulong", "met_ulong_long", "met_float", "met_double",
+    },
+    "binarydata": BOOLEANS, "compresseddata": BOOLEANS,
+    "binarydatabyteordermsb": BOOLEANS, "elementbyteordermsb": BOOLEANS,
+}  # fmt: skip
+LONGEST_TEXT = 250
+LONGEST_ELEMENT = 16000
+# of a field of NRRD, which its reader copies into its account of what is wrong, past the end of that; a key with a
+# value of its own may be as long as it likes
+LONGEST_LINE = 500
+HERE = "LOCAL"  # the voxels follow the header
+# how many bytes of voxels one byte of the file can hold: a digit and a space may stand for a float64
+EXPANSION = {"raw": 1, "text": 4, "compressed": DEFLATE_LIMIT}
+# NRRD's spaces that ITK converts from
+KNOWN_SPACES = {
+    "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps",
+}  # fmt: skip
+
+
+def read_itk(path: Path) -> Volume:
+    """Read a NRRD or a MetaImage file.
+
+    Raises:
+        VolumeError: it is damaged, truncated, not 3D, or has more than one value a voxel.
+    """
+    with open_itk(path) as (reader, fields):
+        _check_stream(path, fields, _declared(fields, reader))
+        volume = from_itk(reader.Execute(), str(path))
+    return replace(volume, remarks=remarks_of(path, fields))
+
+
+@contextmanager
+def open_itk(path: Path) -> Iterator[tuple[sitk.ImageFileReader, dict[str, str]]]:
+    """Yield a reader that has read the header of a NRRD or a MetaImage file, and the header's fields.
+
+    Raises:
+        VolumeError: the file is damaged or truncated, which may become known only in reading on.
+    """
+    import SimpleITK as sitk
+
+    fields = _read_fields(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(READERS[path.suffix.lower()])
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's go to the screen, without the file's name
+    try:
+        reader.ReadImageInformation()
+        _check_size(path, fields, reader)
+        yield reader, fields
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise VolumeError(f"{path}: truncated or damaged: {_reason(error)}") from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def segment_names(path: Path) -> dict[int, str]:
+    """Return what 3D Slicer calls the values of a NRRD file; empty where it was no segmentation.
+
+    Raises:
+        VolumeError: its header is damaged.
+    """
+    fields = _read_fields(path)
+    names = {}
+    for field, text in fields.items():
+        name, value = fields.get(field.replace("_labelvalue", "_name")), text.lstrip("=")  # written as KEY:=VALUE
+        if re.fullmatch(r"segment\d+_labelvalue", field) and value.isdecimal() and name is not None:
+            names[int(value)] = name.lstrip("=")
+    return names
+
+
+def from_itk(image: sitk.Image, name: str) -> Volume:
+    """Return the volume of a SimpleITK image.
+
+    Raises:
+        VolumeError: it is not 3D, or has more than one value a voxel.
+    """
+    import SimpleITK as sitk
+
+    while image.GetDimension() == 4 and image.GetSize()[3] == 1:  # one volume, too
+        image = image[:, :, :, 0]
+    components = image.GetNumberOfComponentsPerPixel()
+    if image.GetDimension() != 3 or min(image.GetSize()) < 2 or components != 1:
+        raise VolumeError(
+            f"{name}: expected a 3D volume with one value a voxel, got {by(image.GetSize())} with {components} values"
+        )
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise VolumeError(f"{name}: expected one real value a voxel, got complex ones; convert it to grey values first")
+    # SimpleITK's arrays are (K, J, I)
+    return make_volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine_of(image), name)
+
+
+def affine_of(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:
+    """Return the 4×4 matrix from voxel indices to RAS+ mm of a 3D image, or of one whose header was read."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return LPS_TO_RAS @ affine  # SimpleITK's coordinates are LPS mm
+
+
+def _read_fields(path: Path) -> dict[str, str]:
+    """Return the fields of the header, their names in lower case, once the file of the voxels is known to be there.
+
+    ITK opens whatever a header names, and would wait for ever at a pipe.
+    """
+    fields, _ = _parse(path)
+    data, place = _data_file(path, fields), Path(_place(fields))
+    if data != path and (place.is_absolute() or ".." in place.parts or not data.is_file()):
+        raise VolumeError(f"{path}: expected its voxels in one file beside it or below, got {_place(fields)!r}")
+    units = set(re.findall(r'"(.*?)"', fields.get("space units", ""))) - {"mm", ""}
+    if units:
+        raise VolumeError(f"{path}: expected lengths in mm, its header says {units.pop()}; convert it first")
+    if fields.get("dimension") == "3" and "none" in fields.get("space directions", ""):
+        raise VolumeError(f"{path}: expected three space directions, got {fields['space directions']}")
+    return fields
+
+
+def _parse(path: Path) -> tuple[dict[str, str], int]:
+    """Return the fields of the header and its length in bytes."""
+    with path.open("rb") as file:
+        start = file.read(HEADER_BYTES)
+    nrrd = _is_nrrd(path)
+    if nrrd != start.startswith(b"NRRD") or (not nrrd and b"ElementDataFile" not in start):
+        kind = "NRRD" if nrrd else "MetaImage"
+        raise VolumeError(f"{path}: expected a {kind} volume, got something else or a damaged file")
+    fields: dict[str, str] = {}
+    length = 0
+    for line in start.splitlines(keepends=True):
+        length += len(line)
+        text = line.decode("utf-8", "surrogateescape").strip()
+        name, _, value = (part.strip() for part in text.partition(":" if nrrd else "="))
+        if nrrd and not name:
+            break
+        if nrrd and len(text) > LONGEST_LINE and not re.match("[^:]*:=", text):
+            raise VolumeError(f"{path}: its header is damaged: {_shown(text)}")
+        if not nrrd and text:
+            _check_meta(path, text, name.lower() in fields)
+        fields[name.lower()] = value
+        if name == "ElementDataFile":
+            break
+    if not nrrd and "ndims" not in fields:
+        raise VolumeError(f"{path}: its header is damaged: it has no NDims")
+    for name in fields.keys() & LENGTHS:
+        numbers = [float(number) for number in NUMBER.findall(fields[name])]
+        if any(abs(number) > LONGEST_MM for number in numbers):
+            raise VolumeError(f"{path}: its header is damaged: {name}: {fields[name]!r}")
+    return fields, length
+
+
+def _check_meta(path: Path, line: str, again: bool) -> None:
+    """Refuse a line of a MetaImage header that MetaIO does not survive, or that it and we may read differently."""
+    name, _, value = (part.strip() for part in line.partition("="))
+    known = META_VALUES.get(name.lower(), {value.lower()})
+    longest = LONGEST_TEXT if name.lower() not in LENGTHS else 4 * LONGEST_TEXT
+    if "|" in name:  # an element that ITK has kept of a DICOM file
+        longest = LONGEST_ELEMENT
+    if again or not META_LINE.fullmatch(line) or len(value) > longest or value.lower() not in known:
+        raise VolumeError(f"{path}: its header is damaged, or of no scan: {_shown(line)}")
+
+
+def _shown(line: str) -> str:
+    return repr(line if len(line) < 100 else line[:99] + "…")
+
+
+def _is_nrrd(path: Path) -> bool:
+    return READERS[path.suffix.lower()] == "NrrdImageIO"
+
+
+def _place(fields: dict[str, str]) -> str:
+    return fields.get("data file", fields.get("datafile", fields.get("elementdatafile", HERE)))
+
+
+def _data_file(path: Path, fields: dict[str, str]) -> Path:
+    return path if _place(fields).upper() == HERE else path.parent / _place(fields)
+
+
+def _packing(fields: dict[str, str]) -> str:
+    encoding = fields.get("encoding", "raw").lower()
+    if encoding in ("ascii", "text", "txt", "hex") or fields.get("binarydata", "true").lower() in ("false", "0"):
+        return "text"
+    return "compressed" if encoding != "raw" or fields.get("compresseddata", "").lower() in ("true", "1") else "raw"
+
+
+def _declared(fields: dict[str, str], reader: sitk.ImageFileReader) -> int:
+    """Return how many bytes of voxels the header declares."""
+    values: int = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    sizes = re.findall(r"\d+", fields.get("sizes", ""))  # NRRD's, of which ITK tells the last 32 bits
+    return max(values, math.prod(map(int, sizes))) * _bytes_per_value(reader)
+
+
+def _check_size(path: Path, fields: dict[str, str], reader: sitk.ImageFileReader) -> None:
+    """Refuse a header that declares more voxels than its file can hold, before anybody reserves memory for them."""
+    data = _data_file(path, fields)
+    held = data.stat().st_size - (_parse(path)[1] if data == path else 0)
+    packed = fields.get("compresseddatasize", "0")
+    if not packed.isdecimal() or int(packed) > held:
+        raise VolumeError(
+            f"{path}: truncated or damaged: "
+            f"the header declares {packed} bytes of compressed voxels, {data.name} has {max(held, 0)}"
+        )
+    declared = _declared(fields, reader)
+    if declared > held * EXPANSION[_packing(fields)]:
+        raise VolumeError(
+            f"{path}: truncated or damaged: "
+            f"the header declares {declared} bytes of voxels, {data.name} has {max(held, 0)} bytes for them"
+        )
+
+
+def _check_stream(path: Path, fields: dict[str, str], declared: int) -> None:
+    """Check the length and the checksum of compressed voxels, which ITK does not look at."""
+    skipped = any(
+        fields.get(name, "0") != "0" for name in ("line skip", "lineskip", "byte skip", "byteskip", "headersize")
+    )
+    if _packing(fields) != "compressed" or skipped or fields.get("encoding", "gzip").lower() not in ("gz", "gzip"):
+        return
+    data = _data_file(path, fields)
+    stream = isal_zlib.decompressobj(wbits=47)  # gzip as NRRD has it, zlib as MetaImage has it
+    count = 0
+    try:
+        with data.open("rb") as file:
+            file.seek(_parse(path)[1] if data == path else 0)
+            while count <= declared and not stream.eof and (block := stream.unconsumed_tail or file.read(BLOCK)):
+                count += len(stream.decompress(block, BLOCK))
+    except isal_zlib.error as error:  # type: ignore[misc]  # a class, but its stub has an instance
+        raise VolumeError(f"{path}: truncated or damaged: {one_line(error)}") from error
+    if count < declared:
+        raise VolumeError(
+            f"{path}: truncated or damaged: the header declares {declared} bytes of voxels, {data.name} holds {count}"
+        )
+    if count == declared and not stream.eof:
+        raise VolumeError(f"{path}: truncated: the checksum at the end of {data.name} is missing")
+
+
+def remarks_of(path: Path, fields: dict[str, str]) -> tuple[str, ...]:
+    """Return what the header leaves open."""
+    remarks = []
+    if _is_nrrd(path):
+        if fields.get("space", "").lower().removesuffix("-time") not in KNOWN_SPACES:
+            remarks.append(
+                "its header does not say where the patient's left, back and head are: taken as LPS, as ITK does"
+            )
+        if "space directions" not in fields and "nan" in fields.get("spacings", "nan").lower():
+            remarks.append("its header does not say how large its voxels are: taken as 1 mm")
+    return tuple(remarks)
+
+
+def _bytes_per_value(reader: sitk.ImageFileReader) -> int:
+    import SimpleITK as sitk
+
+    name: str = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    bits = re.search(r"\d+", name)
+    return int(bits[0]) // 8 if bits else 1
+
+
+def _reason(error: BaseException) -> str:
+    """Return what happened of ITK's account, which begins with where in its sources, and goes from the call inwards."""
+    account = re.sub(r"^\w+\(0x[0-9a-f]+\): (?:\w+: )?", "", str(error).rpartition("ERROR: ")[2])
+    lines = [line.strip() for line in account.splitlines() if line.strip()] or [type(error).__name__]
+    return shorten(lines[-1] if lines[-1].startswith("[nrrd]") else lines[0], 300)

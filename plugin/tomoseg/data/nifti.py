@@ -1,0 +1,171 @@
+"""NIfTI files: read with every way of being damaged told apart, and written whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from isal import igzip
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from tomoseg.core.errors import GeometryError, OutputError, VolumeError, one_line
+from tomoseg.core.files import atomic_file
+from tomoseg.data.formats import DEFLATE_LIMIT, NIFTI_SUFFIXES, has_suffix
+from tomoseg.data.geometry import Grid
+from tomoseg.data.volume import Volume, by, make_volume
+
+TOLERANCE = 0.05  # of a voxel: float32 quaternions are not exact
+GZIP_LEVEL = 1  # of 0 to 3; a label map is as small as with zlib's 1, in a fifth of the time
+
+
+def read_nifti(path: Path) -> Volume:
+    """Read a NIfTI file.
+
+    Raises:
+        VolumeError: it is empty, truncated, no NIfTI, not 3D, not real-valued, or its lengths are not in mm.
+    """
+    return from_nibabel(load_nifti(path), str(path))
+
+
+def from_nibabel(image: nib.spatialimages.SpatialImage, name: str) -> Volume:
+    """Return the volume of a nibabel image.
+
+    Raises:
+        VolumeError: as for `read_nifti`.
+    """
+    shape = image.shape
+    while len(shape) > 3 and shape[-1] == 1:  # (I, J, K, 1) is one volume, too
+        shape = shape[:-1]
+    if len(shape) > 3:
+        raise VolumeError(f"{name}: expected one 3D volume, got {len(shape)}D {by(shape)}; split it into volumes first")
+    if len(shape) < 3 or min(shape) < 2:
+        raise VolumeError(f"{name}: expected a 3D volume, got a 2D image or a single line of voxels, {by(image.shape)}")
+    dtype = image.get_data_dtype()
+    if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
+        raise VolumeError(
+            f"{name}: expected one real value a voxel, got the type {dtype}; convert it to grey values first"
+        )
+    header = image.header if isinstance(image.header, nib.Nifti1Header) else None
+    remarks = () if header is None else _contradictions(header, image.affine, name)
+    return make_volume(read_voxels(image, name).reshape(shape), image.affine, name, header, remarks=remarks)
+
+
+def _contradictions(header: nib.Nifti1Header, affine: NDArray[Any], name: str) -> tuple[str, ...]:
+    """Return what the header leaves open or says twice and differently.
+
+    The rule is NIfTI's: the sform if its code is above 0, else the qform if its code is above 0, else the voxel sizes
+    alone (https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields/nifti1fields_pages/qsform.html).
+    """
+    code = int(header["xyzt_units"]) & 7
+    unit = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}.get(code, f"unit {code}, which there is not")
+    if unit not in ("unknown", "mm"):
+        raise VolumeError(f"{name}: expected lengths in mm, its header says {unit}; convert it first")
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    if sform_code <= 0 and qform_code <= 0:
+        return ("neither its sform nor its qform is set: which side is left is a guess, nibabel's",)
+    if sform_code > 0 and qform_code > 0:
+        shape = header.get_data_shape()[:3]
+        try:
+            apart = Grid(shape, affine).distance_mm(Grid(shape, header.get_qform()))
+        except (GeometryError, HeaderDataError, ValueError):
+            return ("its qform is damaged; the sform is used",)
+        if apart > TOLERANCE * min(header.get_zooms()[:3]):
+            return (f"its sform and qform differ by up to {apart:.2f} mm; the sform is used, as NIfTI has it",)
+    return ()
+
+
+def load_nifti(path: Path) -> nib.Nifti1Image:
+    """Open a NIfTI file and check that its voxels can all be there, without reading them.
+
+    Raises:
+        VolumeError: the file is missing, empty, too short for its header, or no NIfTI.
+    """
+    size = path.stat().st_size
+    try:
+        image = nib.load(path)
+        declared = math.prod(image.shape) * image.get_data_dtype().itemsize
+    except (ImageFileError, HeaderDataError) as error:
+        raise VolumeError(
+            f"{path}: expected a NIfTI volume (.nii or .nii.gz), got something else or a damaged file"
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise VolumeError(f"{path}: its NIfTI header is damaged: {one_line(error)}") from error
+    if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
+        raise VolumeError(f"{path}: expected a NIfTI volume (.nii or .nii.gz), got {type(image).__name__}")
+    possible = size * (DEFLATE_LIMIT if path.name.lower().endswith(".gz") else 1)
+    if declared > possible:
+        raise VolumeError(
+            f"{path}: truncated or damaged: the header declares {declared} bytes of voxels, the file has {size} bytes"
+        )
+    return image
+
+
+def read_voxels(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[Any]:
+    """Return the voxels with the header's slope and intercept applied.
+
+    Raises:
+        VolumeError: the file ends too early or is damaged.
+    """
+    try:
+        return np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
+        raise VolumeError(f"{name}: truncated or damaged: {one_line(error)}") from error
+
+
+def write_label_map(
+    path: Path, labels: NDArray[np.unsignedinteger[Any]], grid: Grid, like: nib.Nifti1Header | None
+) -> None:
+    """Write a label map as NIfTI, atomically.
+
+    Args:
+        path: ends in .nii or .nii.gz.
+        labels: (I, J, K), or (I, J, K, label) where labels may overlap, uint8 or uint16.
+        grid: the scan's grid.
+        like: the scan's header, whose qform, sform and units are kept.
+
+    Raises:
+        OutputError: the name has another suffix, or the file cannot be written.
+    """
+    _write(path, labels, grid, like, "label")
+
+
+def write_map(path: Path, values: NDArray[np.float32], grid: Grid, like: nib.Nifti1Header | None) -> None:
+    """Write a number for each voxel, (I, J, K) float32, as NIfTI; otherwise as `write_label_map`."""
+    _write(path, values, grid, like, "estimate")
+
+
+def _write(path: Path, array: NDArray[Any], grid: Grid, like: nib.Nifti1Header | None, intent: str) -> None:
+    if not has_suffix(path.name, NIFTI_SUFFIXES):
+        raise OutputError(f"{path}: expected a name that ends in .nii.gz or .nii")
+    image_type = nib.Nifti2Image if isinstance(like, nib.Nifti2Header) else nib.Nifti1Image
+    image = image_type(array, grid.affine, header=like)
+    header = image.header
+    if like is None:
+        header.set_xyzt_units("mm")
+        image.set_sform(grid.affine, "scanner")
+        # ITK refuses an sform that is sheared, if only by rounding, and takes the qform; none can hold a real shear
+        image.set_qform(grid.affine, "scanner")
+        if grid.distance_mm(Grid(grid.shape, image.get_qform())) > TOLERANCE * min(grid.spacing):
+            image.set_qform(None)
+    header.set_data_dtype(array.dtype)
+    header["cal_min"] = header["cal_max"] = 0  # display limits of the scan mean nothing here
+    header["descrip"] = b""
+    header["aux_file"] = b""
+    header["db_name"] = b""
+    header.set_intent(intent)
+    header.extensions = type(header.extensions)()  # may hold anything, the patient's name included
+    with atomic_file(path) as temporary, temporary.open("wb") as raw:
+        if path.name.lower().endswith(".gz"):
+            # no time and no name in the file: one result is one sequence of bytes
+            with igzip.IGzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0) as zipped:
+                image.to_stream(zipped)
+        else:
+            image.to_stream(raw)

@@ -1,0 +1,137 @@
+"""Label maps as 3D Slicer stores them: a NRRD file that says what each value is.
+
+https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from isal import igzip
+from numpy.typing import NDArray
+
+from tomoseg.core.errors import OutputError
+from tomoseg.core.files import atomic_file
+from tomoseg.data.formats import has_suffix
+from tomoseg.data.geometry import Grid
+from tomoseg.data.labels import Code, Label
+from tomoseg.data.nifti import GZIP_LEVEL
+from tomoseg.data.segments import Segment, find_segments
+from tomoseg.data.volume import LPS_TO_RAS
+
+SUFFIXES = (".nrrd",)
+SLAB = 16  # slices that are packed at once
+ABSENT = "0 -1 0 -1 0 -1"  # Slicer's extent of an empty segment
+# where Slicer looks up the codes; those that it does not find there it shows as they are
+TERMINOLOGY = "Segmentation category and type - 3D Slicer General Anatomy list"
+ANATOMY = "Anatomic codes - DICOM master list"
+
+
+def write_nrrd_segmentation(
+    path: Path,
+    labels: NDArray[np.unsignedinteger[Any]],
+    grid: Grid,
+    table: Sequence[Label],
+    *,
+    compress: bool = True,
+) -> None:
+    """Write a segmentation for 3D Slicer, atomically; the same labels make the same bytes.
+
+    Args:
+        path: ends in .nrrd; Slicer takes it for a segmentation if it ends in .seg.nrrd.
+        labels: (I, J, K), or (label, I, J, K) of 0 and 1 where labels may overlap, numbered from 1; uint8 or uint16.
+            Overlapping labels become layers of one file, each of which holds its label's value.
+        grid: the scan's grid.
+        table: a label for every value; some may not occur.
+        compress: whether the voxels are packed with gzip; some readers in browsers cannot unpack them.
+
+    Raises:
+        OutputError: the name has another suffix, the labels fit neither grid nor table, or the file cannot be written.
+    """
+    if not has_suffix(path.name, SUFFIXES):
+        raise OutputError(f"{path}: expected a name that ends in .seg.nrrd or .nrrd")
+    segments = find_segments(path, labels, grid.shape, table)
+    if labels.ndim == 4:
+        values = np.arange(1, len(labels) + 1, dtype=np.min_scalar_type(len(labels)))
+        labels = np.where(labels != 0, values[:, None, None, None], values.dtype.type(0))
+    labels = labels.astype(labels.dtype.newbyteorder("<"), copy=False)
+    lines = [*_describe_image(labels, grid, compress), *_describe_segments(labels, segments), "", ""]
+    with atomic_file(path) as temporary, temporary.open("wb") as raw:
+        raw.write("\n".join(lines).encode(errors="replace"))
+        with _packing(raw) if compress else nullcontext(raw) as target:
+            for start in range(0, grid.shape[2], SLAB):
+                target.write(labels[..., start : start + SLAB].tobytes(order="F"))
+
+
+def _packing(raw: IO[bytes]) -> igzip.IGzipFile:
+    # no time and no name in the file: one result is one sequence of bytes
+    return igzip.IGzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0)
+
+
+def _describe_image(labels: NDArray[Any], grid: Grid, compress: bool) -> Iterator[str]:
+    affine = LPS_TO_RAS @ grid.affine + 0.0  # its own inverse; adding 0 turns -0 into 0
+    axes = [_vector(affine[:3, axis]) for axis in range(3)]
+    kinds = ["domain"] * 3
+    if labels.ndim == 4:
+        axes, kinds = ["none", *axes], ["list", *kinds]
+    yield "NRRD0004"
+    yield "# Complete NRRD file format specification at:"
+    yield "# http://teem.sourceforge.net/nrrd/format.html"
+    yield f"type: {labels.dtype.name}"
+    yield f"dimension: {labels.ndim}"
+    yield "space: left-posterior-superior"
+    yield f"sizes: {' '.join(map(str, labels.shape))}"
+    yield f"space directions: {' '.join(axes)}"
+    yield f"kinds: {' '.join(kinds)}"
+    if labels.itemsize > 1:
+        yield "endian: little"
+    yield f"encoding: {'gzip' if compress else 'raw'}"
+    yield f"space origin: {_vector(affine[:3, 3])}"
+
+
+def _describe_segments(labels: NDArray[Any], segments: Sequence[Segment]) -> Iterator[str]:
+    for number, segment in enumerate(segments):
+        label = segment.label
+        layer = label.value - 1 if labels.ndim == 4 and label.value <= len(labels) else 0
+        extent = ABSENT
+        if segment.box is not None:
+            extent = " ".join(f"{part.start} {part.stop - 1}" for part in segment.box)
+        modifier = next(iter(label.modifiers), None)  # Slicer's entry has room for one
+        terminology = "~".join(
+            [TERMINOLOGY, _code(label.category), _code(label.kind), _code(modifier), ANATOMY, "^^", "^^"]
+        )
+        yield _pair(f"Segment{number}_ID", f"Segment_{label.value}")
+        yield _pair(f"Segment{number}_Name", label.name)
+        yield _pair(f"Segment{number}_NameAutoGenerated", "0")
+        yield _pair(f"Segment{number}_Color", " ".join(f"{part / 255:.6g}" for part in label.colour))
+        yield _pair(f"Segment{number}_ColorAutoGenerated", "0")
+        yield _pair(f"Segment{number}_LabelValue", str(label.value))
+        yield _pair(f"Segment{number}_Layer", str(layer))
+        yield _pair(f"Segment{number}_Extent", extent)
+        yield _pair(f"Segment{number}_Tags", f"Segmentation.Status:completed|TerminologyEntry:{terminology}|")
+    yield _pair("Segmentation_ContainedRepresentationNames", "Binary labelmap|")
+    yield _pair("Segmentation_MasterRepresentation", "Binary labelmap")  # what Slicer before 5.2 reads
+    yield _pair("Segmentation_SourceRepresentation", "Binary labelmap")
+    yield _pair("Segmentation_ReferenceImageExtentOffset", "0 0 0")
+
+
+def _pair(key: str, value: str) -> str:
+    """Return a line of the header; what would end it is a space, and NRRD reads two backslashes as one."""
+    line = " ".join(value.split()).replace("\\", "\\\\")
+    return f"{key}:={line}"
+
+
+def _code(code: Code | None) -> str:
+    """Return a code as Slicer writes it, without the characters that divide a tag."""
+    if code is None:
+        return "^^"
+    return "^".join(re.sub(r"[\^~|&]", " ", part) for part in (code.scheme, code.value, code.meaning))
+
+
+def _vector(numbers: NDArray[np.float64]) -> str:
+    return f"({','.join(repr(number) for number in numbers.tolist())})"

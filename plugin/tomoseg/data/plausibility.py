@@ -1,0 +1,95 @@
+"""What a result or a scan gives away of being wrong: labels that are missing or too large, values of another unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.data.labels import Label
+
+# Hounsfield units by definition: air −1000, water 0; fat, muscle and organs lie within 200 of water
+# (https://radiopaedia.org/articles/hounsfield-unit)
+AIR = (-1100, -900)
+SOFT_TISSUE = (-200, 200)
+LEAST_SHARE = 0.001  # of the voxels, of each of the two
+LOOKED_AT = 2 * 10**6  # voxels, of which the shares are counted
+
+
+def doubt_volumes(
+    table: Sequence[Label], volumes_ml: Mapping[int, float], cut_off: Set[int], trained_on: str
+) -> list[str]:
+    """Return one line for each label that is missing or implausibly small or large; nothing where no range is declared.
+
+    Args:
+        table: what the labels mean.
+        volumes_ml: of each label, by its value.
+        cut_off: values of the labels that reach the scan's border, of which a part may lie beyond it.
+        trained_on: what to ask for where nothing was found at all, e.g. "a CT as head_neck was trained on".
+    """
+    declared = [(label, *label.volume_ml) for label in table if label.volume_ml is not None]
+    expected = [label for label, low, _ in declared if low > 0]
+    missing = [label for label in expected if not volumes_ml[label.value]]
+    if len(missing) == len(expected) > 1 and not any(volumes_ml[label.value] for label, *_ in declared):
+        *names, last = (label.name for label in missing)
+        return [f"no {', '.join(names)} or {last} was found: is this {trained_on}?"]
+    lines = []
+    for label, low, high in declared:
+        volume = volumes_ml[label.value]
+        if label in missing:
+            lines.append(f"{label.name}: not found, expected {low:g} to {high:g} mL")
+        elif volume > high or (volume < low and label.value not in cut_off):
+            lines.append(f"{label.name}: {volume:.2f} mL is implausible, expected {low:g} to {high:g} mL")
+    return lines
+
+
+def at_border(labels: NDArray[np.unsignedinteger[Any]]) -> set[int]:
+    """Return the values in the outermost voxels of labels: (I, J, K), or (label, I, J, K) where they may overlap."""
+    if labels.ndim == 4:
+        return {value for value, mask in enumerate(labels, start=1) if at_border(mask)}
+    faces = (labels[index] for axis in range(3) for index in _ends(axis))
+    return set(np.unique(np.concatenate([np.unique(face) for face in faces])).tolist()) - {0}
+
+
+def doubt_hounsfield_units(minimum: float, maximum: float, air: float, soft_tissue: float) -> str | None:
+    """Return why the values of a CT do not look like Hounsfield units, None if they do.
+
+    Args:
+        minimum, maximum: of the scan.
+        air, soft_tissue: share of the voxels in the ranges `AIR` and `SOFT_TISSUE`.
+    """
+    shown = f"values from {minimum:g} to {maximum:g}"
+    if minimum >= 0:
+        if maximum <= 255:
+            return f"{shown}: no Hounsfield units, but grey levels of a picture?"
+        return f"{shown}: no Hounsfield units? rescale intercept not applied"
+    if minimum > AIR[1]:
+        return f"{shown}: no Hounsfield units, or a crop without air? expected air, below {AIR[1]}"
+    for name, share, (low, high) in (("air", air, AIR), ("soft tissue", soft_tissue, SOFT_TISSUE)):
+        if share < LEAST_SHARE:
+            return f"{shown}: no Hounsfield units? hardly any {name}, {low} to {high}"
+    return None
+
+
+def doubt_ct(array: NDArray[np.float32]) -> str | None:
+    """Return why the voxels (I, J, K) of a CT do not look like Hounsfield units, None if they do.
+
+    Of a large scan some voxels are looked at, evenly spread.
+    """
+    step = max(1, math.ceil((array.size / LOOKED_AT) ** (1 / 3)))
+    seen = array[::step, ::step, ::step]
+    return doubt_hounsfield_units(
+        float(seen.min()), float(seen.max()), share_within(seen, AIR), share_within(seen, SOFT_TISSUE)
+    )
+
+
+def share_within(array: NDArray[np.float32], limits: tuple[float, float]) -> float:
+    """Return the share of voxels whose values lie within two limits, both included."""
+    return int(np.count_nonzero((array >= limits[0]) & (array <= limits[1]))) / array.size
+
+
+def _ends(axis: int) -> list[Any]:
+    return [(slice(None),) * axis + (index,) for index in (0, -1)]

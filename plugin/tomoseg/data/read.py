@@ -1,0 +1,122 @@
+"""A scan, whatever it is stored in."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import nibabel as nib
+
+from tomoseg.core.errors import VolumeError, one_line
+from tomoseg.data.channels import channels_of, expectation, join, read_4d, split_4d
+from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
+from tomoseg.data.itk_image import from_itk, read_itk
+from tomoseg.data.nifti import from_nibabel, read_nifti
+from tomoseg.data.search import is_dicom
+from tomoseg.data.volume import Volume, refuse_non_finite
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    Image: TypeAlias = str | os.PathLike[str] | nib.spatialimages.SpatialImage | sitk.Image
+    Source: TypeAlias = Image | Sequence[Image]
+
+EXPECTED = "a NIfTI, NRRD or MetaImage file, or a DICOM series"
+
+
+def read_volume(
+    source: Source,
+    series: str | None = None,
+    *,
+    channels: int = 1,
+    allow_non_finite: bool = False,
+) -> Volume:
+    """Read a scan and check that it is one finite 3D volume, or one of as many channels as are expected.
+
+    Args:
+        source: path of a NIfTI file (.nii, .nii.gz), NRRD file (.nrrd, .nhdr), MetaImage file (.mha, .mhd), of a folder
+            with a DICOM series below it or of a multi-frame DICOM file; or a nibabel image, or a SimpleITK image. Of
+            several channels: a 4D NIfTI file or image, or one of these for each channel.
+        series: SeriesInstanceUID of the series to read where the folder holds several.
+        channels: how many are expected.
+        allow_non_finite: keep NaN and infinity, for a transform that replaces them.
+
+    Raises:
+        VolumeError: it is missing, empty, truncated, of no such format, not 3D, not real-valued, or holds non-finite
+            values; or its slices make no regular grid; or it has other channels, or channels on several grids.
+    """
+    if isinstance(source, list | tuple):
+        parts = [read_volume(part, series, allow_non_finite=allow_non_finite) for part in source]
+        if len(parts) != channels:
+            raise VolumeError(f"{_name(source[0]) if source else 'scan'}: {expectation(channels)}, got {len(parts)}")
+        return join(parts, parts[0].source)
+    if channels > 1:
+        return _of_several(source, channels, allow_non_finite)
+    if isinstance(source, str | os.PathLike):
+        return _from_path(Path(source), series, allow_non_finite)
+    if isinstance(source, nib.spatialimages.SpatialImage):
+        return _checked(from_nibabel(source, _name(source)), allow_non_finite)
+    if type(source).__module__.startswith("SimpleITK"):
+        return _checked(from_itk(source, _name(source)), allow_non_finite)
+    raise VolumeError(
+        f"expected a path, a nibabel image or a SimpleITK image, got {type(source).__module__}.{type(source).__name__}"
+    )
+
+
+def _of_several(source: Image, channels: int, allow_non_finite: bool) -> Volume:
+    """Return the volume of one source that holds all channels."""
+    if isinstance(source, nib.spatialimages.SpatialImage):
+        return _checked(split_4d(source, channels, _name(source)), allow_non_finite)
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        try:
+            if channels_of(path) is not None:
+                return _checked(read_4d(path, channels), allow_non_finite)
+        except OSError as error:
+            raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
+    read_volume(source, allow_non_finite=True)  # knows what is wrong with it
+    raise VolumeError(f"{_name(source)}: {expectation(channels)}, got one")
+
+
+def _name(source: Image) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else "image in memory"
+
+
+def _from_path(path: Path, series: str | None, allow_non_finite: bool) -> Volume:
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise VolumeError(f"{path}: no such file; expected {EXPECTED}") from error
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
+    try:
+        if stat.S_ISDIR(found.st_mode):
+            volume = _read_dicom(path, series)
+        elif not stat.S_ISREG(found.st_mode):  # a pipe would wait for ever
+            raise VolumeError(f"{path}: expected {EXPECTED}, got something that is neither file nor folder")
+        elif found.st_size == 0:
+            raise VolumeError(f"{path}: the file is empty; expected {EXPECTED}")
+        elif is_dicom(path):
+            volume = _read_dicom(path, series)
+        elif has_suffix(path.name, ITK_SUFFIXES):
+            volume = read_itk(path)
+        else:
+            volume = read_nifti(path)
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
+    return _checked(volume, allow_non_finite)
+
+
+def _read_dicom(path: Path, series: str | None) -> Volume:
+    from tomoseg.data.dicom.series import read_dicom  # pydicom takes 0.2 s, and not everybody has DICOM
+
+    return read_dicom(path, series)
+
+
+def _checked(volume: Volume, allow_non_finite: bool) -> Volume:
+    if not allow_non_finite:
+        refuse_non_finite(volume)
+    return volume

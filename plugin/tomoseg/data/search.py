@@ -1,0 +1,56 @@
+"""The scans below a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tomoseg.data.formats import SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix
+
+DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+# how a file starts that has elements of group 8 and no preamble, as some old ones do: (0008,0000), (0008,0001), …
+BARE = tuple(b"\x08\0" + bytes((element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16))
+INDEX = "DICOMDIR"  # the index of a medium, itself a DICOM file
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file says that it is DICOM, by its first bytes or by its name."""
+    if has_suffix(path.name, DICOM_SUFFIXES):
+        return True
+    if path.name.upper() == INDEX or has_suffix(path.name, VOLUME_SUFFIXES) or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(132)
+    return start[128:] == b"DICM" or start.startswith(BARE)
+
+
+def dicom_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
+    """Return the DICOM files below a folder, sorted; hidden ones, and those below `leave_out`, are left out."""
+    return [path for path in visible_files(folder, leave_out) if is_dicom(path)]
+
+
+def find_volumes(folder: Path, leave_out: Path | None = None) -> list[Path]:
+    """Return the NIfTI, NRRD and MetaImage files below a folder, sorted.
+
+    Hidden ones, 3D Slicer's segmentations, and what lies below `leave_out` are left out.
+    """
+    return list(filter(is_volume, visible_files(folder, leave_out)))
+
+
+def is_volume(path: Path) -> bool:
+    """Tell whether a path is called as a NIfTI, NRRD or MetaImage file, and not as 3D Slicer's segmentations."""
+    return has_suffix(path.name, VOLUME_SUFFIXES) and not has_suffix(path.name, (SEGMENTATION_SUFFIX,))
+
+
+def visible_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
+    """Return the files below a folder, sorted; hidden ones, and those below `leave_out`, are left out."""
+    found: list[Path] = []
+    for here, folders, names in os.walk(folder):
+        place = Path(here)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and (leave_out is None or (place / name).resolve() != leave_out.resolve())
+        ]
+        found.extend(place / name for name in names if not name.startswith("."))
+    return sorted(found)

@@ -1,0 +1,64 @@
+"""The labels of a result one by one, as the formats need them that name each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tomoseg.core.errors import OutputError
+from tomoseg.data.labels import Label
+from tomoseg.data.volume import by
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A label, and the box of voxels (I, J, K) that holds all of it; None if it does not occur."""
+
+    label: Label
+    box: Box | None
+
+
+def find_segments(
+    path: Path, labels: NDArray[np.unsignedinteger[Any]], shape: tuple[int, int, int], table: Sequence[Label]
+) -> list[Segment]:
+    """Return the labels of the table by value, and where each of them lies.
+
+    Args:
+        path: what errors name.
+        labels: (I, J, K), or (label, I, J, K) of 0 and 1 where labels may overlap, numbered from 1.
+        shape: of the scan, (I, J, K).
+        table: a label for every value; some may not occur.
+
+    Raises:
+        OutputError: the shapes differ, or a value is in no label or in two.
+    """
+    if labels.ndim not in (3, 4) or labels.shape[-3:] != shape:
+        raise OutputError(f"{path}: expected labels on the scan's grid of {by(shape)}, got {by(labels.shape)}")
+    if labels.ndim == 3:
+        found = ndimage.find_objects(labels)
+    else:
+        found = [(ndimage.find_objects(mask, 1) or [None])[0] for mask in labels]
+    boxes: dict[int, Box] = {value: box for value, box in enumerate(found, start=1) if box is not None}
+    values = [label.value for label in table]
+    unknown = sorted(set(boxes) - set(values))
+    if unknown or len(set(values)) < len(values) or not values:
+        raise OutputError(
+            f"{path}: expected one label for each value that occurs, got labels {sorted(values)} "
+            f"and values {sorted(boxes)}"
+        )
+    return [Segment(label, boxes.get(label.value)) for label in sorted(table, key=lambda label: label.value)]
+
+
+def cut_out(labels: NDArray[np.unsignedinteger[Any]], value: int, box: Box) -> NDArray[np.bool_]:
+    """Return where one label lies within its box, (I, J, K)."""
+    if labels.ndim == 4:
+        return np.asarray(labels[value - 1][box] != 0)
+    return np.asarray(labels[box] == value)

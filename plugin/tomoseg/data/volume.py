@@ -1,0 +1,108 @@
+"""One scan in memory, checked, whatever it was read from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.core.errors import GeometryError, VolumeError, one_line
+from tomoseg.data.geometry import Grid
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+LONGEST_MM = 1e6  # a kilometre; a header that names a place beyond is damaged
+
+
+@dataclass(frozen=True)
+class DicomFrame:
+    """One slice of a series: a file, and the number of the frame in it, from 1 on."""
+
+    path: Path
+    number: int = 1
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """The DICOM series that a scan was read from.
+
+    Args:
+        uid: its SeriesInstanceUID.
+        modality: "CT" or "MR".
+        frames: one for each index of the volume's third axis, in that order. The first axis runs along a row of the
+            image (over its columns), the second down a column (over its rows).
+    """
+
+    uid: str
+    modality: str
+    frames: tuple[DicomFrame, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scan with one value a voxel, or one for each of several channels, such as the sequences of an MRI.
+
+    Args:
+        array: (I, J, K) float32, finite unless it was read with `allow_non_finite`; of several channels the first.
+        grid: where the voxels lie; its shape is the array's.
+        source: what errors and reports call it: the path, or "image in memory".
+        header: the NIfTI header it came with, if any; a label map written for this scan keeps its qform, sform and
+            units.
+        series: the DICOM series it came from, if any.
+        remarks: what in the file was corrected or contradicts itself.
+        further: the channels after the first, each as `array`.
+    """
+
+    array: NDArray[np.float32]
+    grid: Grid
+    source: str
+    header: nib.Nifti1Header | None = None
+    series: DicomSeries | None = None
+    remarks: tuple[str, ...] = ()
+    further: tuple[NDArray[np.float32], ...] = ()
+
+    @property
+    def channels(self) -> tuple[NDArray[np.float32], ...]:
+        """All channels, one at least, each (I, J, K)."""
+        return (self.array, *self.further)
+
+
+def make_volume(
+    array: NDArray[Any],
+    affine: NDArray[Any],
+    name: str,
+    header: nib.Nifti1Header | None = None,
+    series: DicomSeries | None = None,
+    remarks: tuple[str, ...] = (),
+) -> Volume:
+    """Return the volume of an array (I, J, K) with the 4×4 matrix from its indices to RAS+ mm.
+
+    Raises:
+        VolumeError: the matrix places no volume.
+    """
+    try:
+        grid = Grid(array.shape, affine)
+    except GeometryError as error:
+        raise VolumeError(f"{name}: {one_line(error)}; its header is damaged") from error
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32's range is infinite, and counted afterwards
+        values = np.asarray(array, dtype=np.float32)
+    return Volume(values, grid, name, header, series, remarks)
+
+
+def refuse_non_finite(volume: Volume) -> None:
+    """Raise VolumeError if a value is NaN or infinite."""
+    for channel in volume.channels:
+        broken = channel.size - int(np.count_nonzero(np.isfinite(channel)))
+        if broken:
+            raise VolumeError(
+                f"{volume.source}: expected finite values, got NaN or infinity in {broken} of {channel.size} voxels; "
+                "replace them first, e.g. with --clean non-finite"
+            )
+
+
+def by(sizes: tuple[int, ...]) -> str:
+    """Return sizes as people write them, e.g. "512×512×78"."""
+    return "×".join(str(size) for size in sizes)

@@ -1,0 +1,119 @@
+"""What runs a network: PyTorch on CPUs and GPUs, OpenVINO on CPUs."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Final, Protocol
+
+import torch
+
+from tomoseg.core.errors import MissingPackageError, UsageError
+from tomoseg.inference.backends.int8_network import Int8Network
+from tomoseg.inference.backends.openvino_network import OpenvinoNetwork
+from tomoseg.inference.backends.torch_network import TorchNetwork
+
+__all__ = ["BACKENDS", "PRECISIONS", "Backend", "choose_backend", "choose_precision", "make_backend"]
+
+BACKENDS: Final = ("auto", "torch", "openvino")
+PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16", "int8")
+
+
+class Backend(Protocol):
+    """A network that is ready to run.
+
+    Attributes:
+        name: "torch", "torch.compile" or "openvino".
+        precision: "fp32", "bf16", "fp16" or "int8".
+        batch_size: windows that are worth running at once; None for as many as the bundle says.
+    """
+
+    name: str
+    precision: str
+    batch_size: int | None
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Compile for batches of windows (B, C, D, H, W) of this shape, if there is anything to compile.
+
+        Raises:
+            BackendError: the network cannot be compiled.
+        """
+        ...
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the scores (B, labels, D, H, W) of a batch (B, C, D, H, W), good until the next call."""
+        ...
+
+
+def choose_backend(name: str, device: torch.device, precision: str = "fp32") -> str:
+    """Return "torch" or "openvino" for a name of BACKENDS; auto is OpenVINO on a CPU where it is installed.
+
+    Args:
+        name: what was asked for.
+        device: where the network runs.
+        precision: what it computes in; only OpenVINO has int8.
+
+    Raises:
+        UsageError: there is no such backend, or it does not run on the device, or not in this precision.
+        MissingPackageError: it is not installed.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"backend: expected {', '.join(BACKENDS)}, got {name!r}")
+    if precision == "int8":
+        if name == "torch":
+            raise UsageError("backend: torch does not run int8; use --backend openvino")
+        name = "openvino"
+    if name == "auto":
+        return "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
+    if name == "openvino":
+        if device.type != "cpu":
+            raise UsageError(f"backend: openvino runs on the CPU, the device is {device}; use --backend torch")
+        if not find_spec("openvino"):
+            raise MissingPackageError("openvino")
+    return name
+
+
+def choose_precision(name: str, device: torch.device, amp: bool) -> str:
+    """Return "fp32", "bf16", "fp16" or "int8" for a name of PRECISIONS; auto is what the bundle's evaluator would use.
+
+    Args:
+        name: what was asked for.
+        device: where the network runs.
+        amp: whether the bundle's evaluator runs with automatic mixed precision, which MONAI does on GPUs only.
+
+    Raises:
+        UsageError: there is no such precision, or the device does not have it.
+    """
+    if name not in PRECISIONS:
+        raise UsageError(f"precision: expected {', '.join(PRECISIONS)}, got {name!r}")
+    if name == "auto":
+        return "fp16" if amp and device.type == "cuda" else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise UsageError("precision: fp16 needs a GPU; use --precision bf16 on a CPU")
+    if name == "int8" and device.type != "cpu":
+        raise UsageError(f"precision: int8 runs on the CPU, the device is {device}; use --device cpu")
+    return name
+
+
+def make_backend(
+    name: str,
+    network: torch.nn.Module,
+    device: torch.device,
+    precision: str,
+    key: str,
+    compiled: bool,
+    int8: Int8Network | None = None,
+) -> Backend:
+    """Return a network on a backend.
+
+    Args:
+        name: "torch" or "openvino".
+        network: with its weights, on its device.
+        device: where it runs.
+        precision: "fp32", "bf16", "fp16" or "int8".
+        key: hash of the weights; what is compiled is kept on disk under it.
+        compiled: whether torch compiles it first.
+        int8: the network in int8, which is run in its place; None for other precisions.
+    """
+    if name == "openvino":
+        return OpenvinoNetwork(network, precision, key, int8)
+    return TorchNetwork(network, device, precision, compiled)

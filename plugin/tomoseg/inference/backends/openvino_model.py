@@ -1,0 +1,97 @@
+"""Networks as OpenVINO models."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tomoseg.core.errors import MissingPackageError
+
+if TYPE_CHECKING:
+    import openvino
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without the telemetry that it sends home from the moment it is imported.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        with without_telemetry():
+            import openvino
+    except ImportError as error:
+        raise MissingPackageError("openvino") from error
+    return openvino
+
+
+_MADE: list[Any] = []
+_MAKING = threading.Lock()
+
+
+def openvino_core() -> Any:
+    """Return the one `openvino.Core` of this process, which is never given back.
+
+    A Core moves the stack on which signals are handled into memory of its own, which it frees as it goes, even where
+    another Core came later and will put that stack back: then the next signal, be it Ctrl-C or the end of another
+    process, kills the program.
+
+    Raises:
+        MissingPackageError: OpenVINO is not installed.
+    """
+    with _MAKING:
+        if not _MADE:
+            _MADE.append(import_openvino().Core())
+            _MADE[0].get_property("CPU", "FULL_DEVICE_NAME")  # only what is asked is loaded, and moves the stack
+        return _MADE[0]
+
+
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Make the import of `openvino_telemetry` fail in here, as if it were not installed; who wants it uses a stub."""
+    module = "openvino_telemetry"
+    had = sys.modules.get(module)
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if had is None:
+            del sys.modules[module]
+        else:
+            sys.modules[module] = had
+
+
+def convert(network: torch.nn.Module, window: torch.Tensor) -> openvino.Model:
+    """Return a network as an OpenVINO model for windows (1, C, D, H, W) of one shape; scores are (1, labels, D, H, W).
+
+    Raises:
+        Exception: OpenVINO and torch.jit.trace each have their own.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with torch.no_grad():
+        traced = torch.jit.trace(network, window, check_trace=False)  # type: ignore[no-untyped-call]
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(traced)  # must live as long as it is converted
+    model = frontend.convert(frontend.load(decoder))
+    model.reshape({model.input(0): list(window.shape)})
+    if len(model.outputs) != 1 or len(model.output(0).shape) != window.ndim:
+        raise ValueError(f"expected one map of scores, got {[str(output) for output in model.outputs]}")
+    return model
+
+
+def labels_last(ov: Any, model: openvino.Model) -> openvino.Model:
+    """Return a model whose scores are (1, D, H, W, labels).
+
+    OpenVINO computes with the labels last; to bring them to the front takes a sixth of the time.
+    """
+    steps = ov.preprocess.PrePostProcessor(model)
+    steps.output().model().set_layout(ov.Layout("NCDHW"))
+    steps.output().tensor().set_layout(ov.Layout("NDHWC"))
+    return steps.build()

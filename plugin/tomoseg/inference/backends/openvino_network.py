@@ -1,0 +1,153 @@
+"""Networks run by OpenVINO on CPUs, compiled once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+
+from tomoseg.core.errors import BackendError, OutputError, one_line
+from tomoseg.core.files import atomic_file
+from tomoseg.inference.backends.fingerprint import describe_network
+from tomoseg.inference.backends.int8_network import Int8Network
+from tomoseg.inference.backends.openvino_model import convert, import_openvino, labels_last, openvino_core
+from tomoseg.inference.memory import is_out_of_memory
+
+# what an int8 network has left in floating point is computed as it was when it was checked
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+DIGEST_BYTES = 32
+FORMAT = "labels last"  # of what is kept
+# largest difference of a score from torch's, relative to their range
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.2}
+
+
+class OpenvinoNetwork:
+    """A network run by OpenVINO, one window after the other.
+
+    Args:
+        network: with its weights, on the CPU.
+        precision: "fp32", "bf16" or "int8"; a processor without bf16 computes in fp32 all the same.
+        key: hash of the weights.
+        int8: the network as it was exported in int8, which is run in its place; None for other precisions.
+    """
+
+    def __init__(self, network: torch.nn.Module, precision: str, key: str, int8: Int8Network | None = None) -> None:
+        self.name = "openvino"
+        self.precision = precision
+        self.batch_size: int | None = 1  # all cores work on one window; more would only take more memory
+        self._network = network
+        self._key = key
+        self._int8 = int8
+        self._shape: tuple[int, ...] = ()
+        self._request: Any = None
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Compile for windows of this shape, or load what was compiled before."""
+        shape = (1, *shape[1:])
+        if shape == self._shape:
+            return
+        ov = import_openvino()
+        core = openvino_core()
+        hints = {
+            "INFERENCE_PRECISION_HINT": HINTS[self.precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        described = (
+            self._int8.sha256 if self._int8 else describe_network(self._network),
+            shape,
+            sorted(hints.items()),
+            ov.get_version(),
+            FORMAT,
+            core.get_property("CPU", "FULL_DEVICE_NAME"),
+            core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+        )
+        path = cache_folder() / f"{self._key[:16]}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.blob"
+        compiled = _load(core, path, hints)
+        if compiled is None:
+            if self._int8:
+                compiled = _compile_int8(ov, core, self._int8.xml, shape, hints)
+            else:
+                compiled = self._compile(ov, core, shape, hints)
+            _keep(compiled, path)
+        self._request = compiled.create_infer_request()
+        self._shape = shape
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the scores of a batch, float32, good until the next call."""
+        self.prepare(tuple(batch.shape))
+        scores: list[torch.Tensor] = []
+        for window in batch.contiguous():
+            found = self._request.infer([window[None].numpy()], share_inputs=True, share_outputs=True)
+            scores.append(torch.from_numpy(found[0]).movedim(-1, 1))
+            if len(batch) > 1:  # the next window is written over it
+                scores[-1] = scores[-1].clone()
+        return torch.cat(scores) if len(scores) > 1 else scores[0]
+
+    def _compile(self, ov: Any, core: Any, shape: tuple[int, ...], hints: dict[str, Any]) -> Any:
+        """Return the network compiled, after making sure that it computes what torch computes."""
+        window = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        other = 2 * window + 1  # not what it is traced with, lest a branch is frozen
+        try:
+            compiled = core.compile_model(labels_last(ov, convert(self._network, window)), "CPU", hints)
+            found = torch.from_numpy(compiled.create_infer_request().infer([other.numpy()])[0]).movedim(-1, 1)
+            with torch.no_grad():
+                wanted = self._network(other)
+        except Exception as error:  # OpenVINO and torch.jit.trace each have their own
+            if is_out_of_memory(error):
+                raise MemoryError(one_line(error)) from error
+            raise BackendError(f"OpenVINO cannot compile the network: {one_line(error)}") from error
+        span = float((wanted.max() - wanted.min()).clamp(min=1e-6))
+        difference = float((found - wanted).abs().max()) / span
+        if not difference <= TOLERANCES[self.precision]:
+            raise BackendError(
+                f"OpenVINO cannot compile the network: its scores are off by {difference:.2g} of their range"
+            )
+        return compiled
+
+
+def cache_folder() -> Path:
+    """Return the folder where compiled networks are kept."""
+    return Path(platformdirs.user_cache_dir("tomoseg", appauthor=False)) / "openvino"
+
+
+def _compile_int8(ov: Any, core: Any, xml: Path, shape: tuple[int, ...], hints: dict[str, Any]) -> Any:
+    """Return a network compiled as it was exported, which is when it was checked."""
+    try:
+        model = core.read_model(xml)
+        made_for = tuple(model.input(0).shape)
+        if made_for == shape:
+            return core.compile_model(labels_last(ov, model), "CPU", hints)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MemoryError(one_line(error)) from error
+        raise BackendError(f"{xml}: OpenVINO cannot compile it: {one_line(error)}") from error
+    raise BackendError(f"{xml}: expected a network for windows {shape}, got one for {made_for}; export it again")
+
+
+def _load(core: Any, path: Path, hints: dict[str, Any]) -> Any:
+    """Return the compiled network of an earlier process; None if there is none, or it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, blob = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    if hashlib.sha256(blob).digest() != digest:
+        return None
+    try:
+        return core.import_model(blob, "CPU", hints)
+    except RuntimeError:  # of another build of OpenVINO
+        return None
+
+
+def _keep(compiled: Any, path: Path) -> None:
+    """Put a compiled network where the next process finds it; whole or not at all, whoever else does the same."""
+    blob = compiled.export_model().getvalue()
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(hashlib.sha256(blob).digest() + blob)
+    except OutputError:  # a read-only home: the next process compiles again
+        return

@@ -1,0 +1,47 @@
+"""Networks run by PyTorch."""
+
+from __future__ import annotations
+
+import torch
+
+from tomoseg.core.errors import BackendError, one_line
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchNetwork:
+    """A network run by PyTorch, in full precision or under autocast.
+
+    Args:
+        network: with its weights, on its device.
+        device: where it runs.
+        precision: "fp32", "bf16" or "fp16".
+        compiled: whether `torch.compile` is applied.
+    """
+
+    def __init__(self, network: torch.nn.Module, device: torch.device, precision: str, compiled: bool) -> None:
+        self.name = "torch.compile" if compiled else "torch"
+        self.precision = precision
+        self.batch_size: int | None = None
+        self._device = device
+        self._compiled = compiled
+        self._network = torch.compile(network) if compiled else network
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Compile by running a window of zeros once, where compiling was asked for."""
+        if not self._compiled:
+            return
+        try:
+            self(torch.zeros((1, *shape[1:]), device=self._device))
+        except Exception as error:  # a compiler that is missing, or a network that it does not know
+            raise BackendError(f"torch.compile cannot compile the network: {one_line(error)}") from error
+        self._compiled = False
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the scores of a batch, float32."""
+        if self.precision == "fp32":
+            scores: torch.Tensor = self._network(batch)
+            return scores
+        with torch.autocast(self._device.type, DTYPES[self.precision]):
+            scores = self._network(batch)
+        return scores.float() if isinstance(scores, torch.Tensor) else scores

@@ -1,0 +1,182 @@
+"""The labels of a whole scan, put together from those of its crops, and why they may be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.data.geometry import Grid
+from tomoseg.data.volume import Volume
+from tomoseg.inference.localisation.declaration import Localisation
+from tomoseg.inference.localisation.locator import Located, Place
+from tomoseg.report.records import Location, RegionVolume
+
+ROUNDS = 3  # of laying the box round what was found
+SETTLED = 1  # voxel; a box that moves by no more has settled
+LEAST_SEEN = 0.98  # of a box; of the rest the scan has no voxels
+LEAST_BRAIN = 0.5  # of the template in view
+ROUNDED = 0.01  # by which a scan's spacing may miss the one that was meant
+CONNECTED = 3  # components count as one where they share a corner
+
+Labels = NDArray[np.unsignedinteger[Any]]
+# a crop, and the grid in which labels (and, if asked for, their entropy) are wanted
+Predict = Callable[[Volume, Grid], tuple[Labels, NDArray[np.float32] | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Assembly:
+    """What was found in a whole scan.
+
+    Args:
+        labels: (I, J, K) in the scan's grid.
+        entropy: the same, 0 outside the crops; None if it was not asked for.
+        location: where, and how much of it.
+        places: the crops that were segmented, laid round what is in them.
+        warnings: why the labels may be wrong.
+    """
+
+    labels: Labels
+    entropy: NDArray[np.float32] | None
+    location: Location
+    places: tuple[Place, ...]
+    warnings: tuple[str, ...]
+
+
+def assemble(
+    declared: Localisation,
+    located: Located,
+    scan: Grid,
+    predict: Predict,
+    on_place: Callable[[int, int], None] | None = None,
+) -> Assembly:
+    """Segment each structure in its crop, and bring the labels into the scan's own grid.
+
+    Args:
+        declared: what the labels of the crops mean in the whole.
+        located: where the crops are.
+        scan: the scan's grid.
+        predict: segments a crop.
+        on_place: called with the number of structures that are done and of all.
+    """
+    labels = np.zeros(scan.shape, np.uint8 if max(one.value for one in declared.label_table) <= 255 else np.uint16)
+    entropy: NDArray[np.float32] | None = None
+    regions, places, warnings = [], [], [*_coarse(declared, scan), *_doubts(declared, located)]
+    for done, given in enumerate(located.places, 1):
+        place, clipped = _settle(given, declared, predict)
+        places.append(place)
+        target = place.crop.target()
+        voxels, centre = 0, place.centre_mm
+        if target is not None:
+            box, grid = target
+            found, doubt = predict(place.crop.volume, grid)
+            inside = place.crop.covers(box)
+            merged = _lookup(place.region.labels, found)[found]
+            free = inside & (merged > 0) & (labels[box] == 0)
+            labels[box][free] = merged[free]
+            voxels = int(np.count_nonzero(free))
+            centre = _centre(free, box, scan) if voxels else centre
+            if doubt is not None:
+                entropy = np.zeros(scan.shape, np.float32) if entropy is None else entropy
+                entropy[box][inside] = np.maximum(entropy[box], doubt)[inside]
+        volume_ml = voxels * scan.voxel_volume_ml
+        per_icv = None if located.icv_ml is None else 1000 * volume_ml / located.icv_ml
+        regions.append(RegionVolume(place.region.name, voxels, volume_ml, per_icv, centre))
+        warnings += _faults(place, volume_ml, clipped)
+        if on_place is not None:
+            on_place(done, len(located.places))
+    asymmetry = _asymmetry(declared, {region.name: region.volume_ml for region in regions})
+    location = Location(located.template, located.score, located.seen, located.icv_ml, asymmetry, tuple(regions))
+    return Assembly(labels, entropy, location, tuple(places), tuple(warnings))
+
+
+def _settle(place: Place, declared: Localisation, predict: Predict) -> tuple[Place, bool]:
+    """Lay the box round what is found in it, with the margin of the crops that the network was trained on.
+
+    Returns:
+        the place, and whether the structure reaches the border of its box all the same.
+    """
+    for left in reversed(range(ROUNDS + 1)):
+        crop = place.crop.volume
+        extent = _extent(predict(crop, crop.grid)[0])
+        if extent is None:
+            return place, False
+        first, stop = extent
+        clipped = bool((first == 0).any() or (stop == crop.array.shape).any())
+        moved = place.around(first, stop, declared.margin_mm)
+        change = max(np.abs(new - old).max() for new, old in zip(moved.box, place.box, strict=True))
+        if change <= SETTLED or not left:
+            break
+        place = moved
+    return place, clipped
+
+
+def _extent(labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Return the box `[first, stop)` of the largest connected structure; None for no labels."""
+    from scipy import ndimage
+
+    parts, count = ndimage.label(labels > 0, structure=ndimage.generate_binary_structure(3, CONNECTED))
+    if not count:
+        return None
+    largest = int(np.argmax(np.bincount(parts.ravel())[1:]))
+    box = ndimage.find_objects(parts)[largest]
+    return np.array([side.start for side in box]), np.array([side.stop for side in box])
+
+
+def _lookup(values: Any, found: Labels) -> Labels:
+    table = np.zeros(max(int(found.max(initial=0)), *values) + 1, np.uint16)
+    for own, merged in values.items():
+        table[own] = merged
+    return table
+
+
+def _centre(mask: NDArray[np.bool_], box: tuple[slice, slice, slice], scan: Grid) -> tuple[float, float, float]:
+    """Return the centre of a structure in mm of the scan."""
+    indices = np.argwhere(mask).mean(axis=0) + [side.start for side in box]
+    x, y, z = (scan.affine[:3, :3] @ indices + scan.affine[:3, 3]).tolist()
+    return x, y, z
+
+
+def _coarse(declared: Localisation, scan: Grid) -> list[str]:
+    largest = max(scan.spacing)
+    if largest <= declared.largest_spacing_mm * (1 + ROUNDED):
+        return []
+    return [
+        f"voxels of {'×'.join(f'{side:.3g}' for side in scan.spacing)} mm are too coarse, expected at most "
+        f"{declared.largest_spacing_mm:g} mm along each axis; volumes may come out far too small or too large"
+    ]
+
+
+def _doubts(declared: Localisation, located: Located) -> list[str]:
+    if located.score is None or located.seen is None:
+        return []
+    warnings = []
+    if located.score < declared.least_score:
+        warnings.append(
+            f"the {located.template} head fits badly: score {located.score:.2f}, expected {declared.least_score:g} or "
+            "more; look at the result, or place the boxes by hand with --roi"
+        )
+    if located.seen < LEAST_BRAIN:
+        warnings.append(f"only {located.seen:.0%} of the brain is in the scan")
+    return warnings
+
+
+def _faults(place: Place, volume_ml: float, clipped: bool) -> list[str]:
+    name, (low, high) = place.region.name, place.region.volume_ml
+    warnings = []
+    if not low <= volume_ml <= high:
+        warnings.append(f"{name}: {volume_ml:.2f} mL is implausible, expected {low:g} to {high:g} mL")
+    if clipped:
+        warnings.append(f"{name}: reaches the border of its box and may be cut off there")
+    if place.crop.seen < LEAST_SEEN:
+        warnings.append(f"{name}: {1 - place.crop.seen:.0%} of its box lie beyond the scan")
+    return warnings
+
+
+def _asymmetry(declared: Localisation, volumes_ml: dict[str, float]) -> float | None:
+    """Return (left - right) / mean in percent; None where one of them is not there."""
+    left, right = (volumes_ml.get(name, 0.0) for name in declared.asymmetry or ("", ""))
+    return 200 * (left - right) / (left + right) if left and right else None

@@ -1,0 +1,67 @@
+"""Scans made alike before a template is laid over them: as bright everywhere, and without the scalp."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tomoseg.inference.localisation.raster import affine_of, resampled_to, to_array, to_itk
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+BRIGHTEST = 1.5  # of the median of what is no air; fat is brighter than any brain
+OTSU_BINS = 200
+FIELD_MM = 25.0  # SD of the Gaussian
+FAR = 0.02  # share of what is bright, within its reach
+SCALP_MM = 4.0  # half of what is thin
+BRIGHT = 0.4  # of the mean brightness
+FINEST_MM = 2.0
+
+
+def flattened(levels: Mapping[float, sitk.Image]) -> dict[float, sitk.Image]:
+    """Divide a scan, at several spacings, by its mean brightness thereabouts, which coils and not tissues made.
+
+    The mean is one over a Gaussian and over what is no air, nothing counted as brighter than brain. A bias field could
+    be told from tissues with more care (N4 takes 20 times as long), but the head is only to be found.
+    """
+    import SimpleITK as sitk
+    from scipy import ndimage
+
+    rough = levels[max(levels)]
+    array = to_array(rough)
+    low, high = np.quantile(array, (0, 0.995))
+    otsu = sitk.OtsuThresholdImageFilter()
+    otsu.SetNumberOfHistogramBins(OTSU_BINS)
+    otsu.Execute(sitk.Clamp(rough, sitk.sitkFloat32, float(low), float(high)))
+    bright = array > (low + otsu.GetThreshold()) / 2
+    if not bright.any():
+        return dict(levels)
+    middle = float(np.median(array[bright]) - low)
+    limited = np.minimum(array - low, BRIGHTEST * middle)
+    sigma = FIELD_MM / np.array(rough.GetSpacing())
+    share = ndimage.gaussian_filter(bright.astype(np.float32), sigma)
+    # far from anything bright the field is what it is everywhere on average
+    field = (ndimage.gaussian_filter(limited * bright, sigma) + FAR * middle) / (share + FAR)
+    smooth = to_itk(field.astype(np.float32), affine_of(rough))
+    flat = {}
+    for spacing, image in levels.items():
+        divisor = sitk.Resample(
+            smooth, image, sitk.Transform(3, sitk.sitkIdentity), sitk.sitkLinear, middle, sitk.sitkFloat32, True
+        )
+        flat[spacing] = sitk.Clamp((image - float(low)) / divisor, sitk.sitkFloat32, 0.0, BRIGHTEST)
+    return flat
+
+
+def stripped(levels: Mapping[float, sitk.Image]) -> dict[float, sitk.Image]:
+    """Return the levels without what is bright but thin, such as the scalp."""
+    import SimpleITK as sitk
+
+    fine = levels[FINEST_MM]
+    radius = [max(1, round(SCALP_MM / spacing)) for spacing in fine.GetSpacing()]
+    thick = sitk.BinaryErode(fine > BRIGHT, radius)
+    parts = sitk.RelabelComponent(sitk.ConnectedComponent(thick), sortByObjectSize=True)
+    core = sitk.Cast(sitk.BinaryDilate(parts == 1, [size + 1 for size in radius]), sitk.sitkFloat32)
+    return {spacing: image * resampled_to(core, image) for spacing, image in levels.items()}

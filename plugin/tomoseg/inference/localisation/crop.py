@@ -1,0 +1,166 @@
+"""Boxes cut out of a scan along the axes of the head, whatever the scan's own are, and mirrored where need be.
+
+A frame is a 4×4 matrix from the scan's mm to those of the head: turned so that its axes are those of the template,
+with the scan's own lengths, and mirrored left for right or not. Everything between a voxel of the scan and one of the
+network's grid is affine, so labels come back to the scan in one step.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.data.geometry import Grid
+from tomoseg.data.volume import Volume
+from tomoseg.inference.localisation.raster import Matrix, canonical, rotation_of, to_array, to_itk, to_transform
+
+FINER = 0.75  # of the crop's spacing: to what voxels less than half as large are averaged
+MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
+Box = tuple[slice, slice, slice]  # of voxels (I, J, K)
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A part of a scan in a frame of the head.
+
+    Args:
+        volume: its voxels; the grid is in the mm of the frame.
+        frame: 4×4, the scan's mm to those of the frame.
+        scan: the scan's grid.
+    """
+
+    volume: Volume
+    frame: Matrix
+    scan: Grid
+
+    @property
+    def seen(self) -> float:
+        """Share of it that the scan covers."""
+        to_scan = np.linalg.inv(self.frame @ self.scan.affine) @ self.volume.grid.affine
+        return float(within(self.volume.grid.shape, to_scan, self.scan.shape).mean())
+
+    def cut(self, first: NDArray[np.int64], stop: NDArray[np.int64]) -> Crop:
+        """Return the part `[first, stop)` of voxel indices, as far as there is one."""
+        shape = self.volume.array.shape
+        first = np.clip(first, 0, np.array(shape) - 2)
+        stop = np.clip(stop, first + 2, shape)
+        affine = self.volume.grid.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ first
+        array = self.volume.array[tuple(map(slice, first, stop))]
+        return replace(self, volume=replace(self.volume, array=array, grid=Grid(array.shape, affine)))
+
+    def target(self) -> tuple[Box, Grid] | None:
+        """Return the box of the scan's voxels that holds all of it, and their grid in the frame; None for no voxels."""
+        to_scan = np.linalg.inv(self.frame @ self.scan.affine) @ self.volume.grid.affine
+        corners = _corners(np.full(3, -0.5), np.array(self.volume.grid.shape) - 0.5) @ to_scan.T
+        first = np.maximum(np.floor(corners.min(axis=0))[:3], 0).astype(int)
+        stop = np.minimum(np.ceil(corners.max(axis=0))[:3] + 1, self.scan.shape).astype(int)
+        if (stop <= first).any():
+            return None
+        i, j, k = map(slice, first.tolist(), stop.tolist())
+        return (i, j, k), self.scan_part((i, j, k))
+
+    @property
+    def scan_grid(self) -> Grid:
+        """The scan's grid in the mm of the frame."""
+        return Grid(self.scan.shape, self.frame @ self.scan.affine)
+
+    def scan_part(self, box: Box) -> Grid:
+        """Return the grid of the scan's voxels in a box, in the mm of the frame."""
+        affine = self.scan_grid.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ [side.start for side in box]
+        return Grid([side.stop - side.start for side in box], affine)
+
+    def covers(self, box: Box) -> NDArray[np.bool_]:
+        """Tell which of the scan's voxels in a box have their centre in the crop, (I, J, K)."""
+        part = self.scan_part(box)
+        return within(part.shape, part.index_to(self.volume.grid), self.volume.grid.shape)
+
+
+def head_frame(matrix: Matrix, mirrored: bool) -> Matrix:
+    """Return the frame of a head, of a 4×4 matrix from the template's mm to the scan's."""
+    frame = np.eye(4)
+    frame[:3, :3] = rotation_of(matrix).T
+    frame[:3, 3] = -frame[:3, :3] @ matrix[:3, 3]
+    return MIRROR @ frame if mirrored else frame
+
+
+def cut_out(
+    scan: Volume,
+    frame: Matrix,
+    first_mm: NDArray[np.float64],
+    last_mm: NDArray[np.float64],
+    spacing_mm: NDArray[np.float64],
+) -> Crop:
+    """Resample a box of a scan; beyond the scan its outermost voxels are repeated.
+
+    Args:
+        scan: the whole.
+        frame: 4×4, the scan's mm to those of the frame.
+        first_mm, last_mm: corners of the box, mm of the frame.
+        spacing_mm: along (x, y, z) of the frame.
+    """
+    import SimpleITK as sitk
+
+    shape = np.maximum(np.round((last_mm - first_mm) / spacing_mm), 2).astype(int)
+    affine = np.diag([*spacing_mm, 1.0])
+    affine[:3, 3] = (first_mm + last_mm) / 2 - (shape - 1) / 2 * spacing_mm
+    grid = Grid(shape.tolist(), affine)
+    array, scan_affine = canonical(scan.array, scan.grid)
+    to_scan = np.linalg.inv(frame @ scan_affine) @ grid.affine
+    corners = (_corners(np.zeros(3), shape - 1.0) @ to_scan.T)[:, :3]
+    low = np.clip(np.floor(corners.min(axis=0)) - 2, 0, np.array(array.shape) - 2).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=0)) + 3, low + 2, array.shape).astype(int)
+    part = np.ascontiguousarray(array[tuple(map(slice, low, high))])
+    origin = scan_affine.copy()
+    origin[:3, 3] += origin[:3, :3] @ low
+    image = to_itk(part, origin)
+    finer = [
+        max(1, round(0.75 * wanted / spacing)) for wanted, spacing in zip(spacing_mm, image.GetSpacing(), strict=True)
+    ]
+    if max(finer) > 1:
+        image = sitk.BinShrink(image, [min(*pair) for pair in zip(finer, image.GetSize(), strict=True)])
+    wanted = to_itk(np.empty(tuple(shape), np.float32), grid.affine)
+    voxels = sitk.Resample(
+        image,
+        wanted,
+        to_transform(np.asarray(np.linalg.inv(frame), dtype=np.float64)),
+        sitk.sitkLinear,
+        0.0,
+        sitk.sitkFloat32,
+        True,
+    )
+    return Crop(Volume(to_array(voxels), grid, scan.source), frame, scan.grid)
+
+
+def within(shape: tuple[int, ...], matrix: Matrix, other: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Tell which voxel centres of one array lie in the voxels of another, (I, J, K).
+
+    Args:
+        matrix: 4×4, indices of the one to those of the other.
+    """
+    axes = [np.arange(size, dtype=np.float64) for size in shape]
+    found = np.ones(shape, bool)
+    for row, size in zip(matrix[:3], other, strict=True):
+        parts = np.ix_(*(axis * step for axis, step in zip(axes, row, strict=False)))
+        at = parts[0] + parts[1] + parts[2] + row[3]
+        found &= (at >= -0.5) & (at < size - 0.5)
+    return found
+
+
+def _corners(first: NDArray[np.float64], last: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the eight corners of a box as (8, 4), homogeneous."""
+    return np.array([(*corner, 1.0) for corner in itertools.product(*zip(first, last, strict=True))])
+
+
+def nearest(array: NDArray[Any], grid: Grid, target: Grid) -> NDArray[Any]:
+    """Return an array (I, J, K) in another grid of the same mm, each voxel as the nearest one; 0 beyond the array."""
+    from scipy import ndimage
+
+    matrix = target.index_to(grid)
+    found = ndimage.affine_transform(array, matrix[:3, :3], matrix[:3, 3], target.shape, order=0, mode="grid-constant")
+    return np.asarray(found)

@@ -1,0 +1,131 @@
+"""What a bundle that was trained on crops says of where they come from, read from its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tomoseg.bundle.metadata import Bundle, read_label
+from tomoseg.core.errors import BundleError, one_line
+from tomoseg.data.geometry import Grid
+from tomoseg.data.labels import Label, unnamed
+
+Corner = tuple[float, float, float]  # mm along (x, y, z)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box of the template that a bundle segments one structure in.
+
+    Args:
+        name: as reports call it.
+        box_mm: first and last corner, RAS+ mm of the template.
+        mirrored: whether the network wants it mirrored, left for right.
+        labels: values in the merged label map by those of the bundle.
+        volume_ml: lowest and highest plausible volume of all its labels together.
+    """
+
+    name: str
+    box_mm: tuple[Corner, Corner]
+    mirrored: bool
+    labels: Mapping[int, int]
+    volume_ml: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """How a whole scan is brought to the crops that a bundle was trained on.
+
+    Args:
+        template: its name, e.g. "MNI152".
+        crop_mm: a scan that is nowhere longer is such a crop already.
+        spacing_mm: of the crops' voxels, along (x, y, z) of the template.
+        margin_mm: from the structure to the crop's border, along (x, y, z).
+        least_score: of a registration that is to be trusted.
+        largest_spacing_mm: along any axis of a scan in which the structures are found in full.
+        regions: one or more.
+        asymmetry: the names of the left and of the right region; None where nothing is to be compared.
+        label_table: what the labels of the merged label map mean.
+    """
+
+    template: str
+    crop_mm: float
+    spacing_mm: Corner
+    margin_mm: Corner
+    least_score: float
+    largest_spacing_mm: float
+    regions: tuple[Region, ...]
+    asymmetry: tuple[str, str] | None
+    label_table: tuple[Label, ...]
+
+    def is_crop(self, grid: Grid) -> bool:
+        """Tell whether a scan is a crop already, by its extent along its own axes."""
+        return all(size * spacing <= self.crop_mm for size, spacing in zip(grid.shape, grid.spacing, strict=True))
+
+
+def read_localisation(bundle: Bundle) -> Localisation | None:
+    """Return what the "localisation" of a bundle's metadata declares; None if there is none.
+
+    Raises:
+        BundleError: it is not as `Localisation` wants it.
+    """
+    declared = bundle.metadata.get("localisation")
+    if declared is None:
+        return None
+    try:
+        return _parse(declared, bundle.label_table)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        path = bundle.root / "configs" / "metadata.json"
+        raise BundleError(
+            f"{path}: localisation: expected template, crop_mm, spacing_mm, margin_mm, least_score, "
+            "largest_spacing_mm, regions (name, box_mm, mirrored, labels, volume_ml) and labels (name, of, "
+            "laterality): "
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
+
+
+def _parse(declared: Mapping[str, Any], own: Mapping[int, Label]) -> Localisation:
+    regions = tuple(_region(entry) for entry in declared["regions"])
+    table = {int(value): _label(int(value), entry, own) for value, entry in declared["labels"].items()}
+    used = [value for region in regions for value in region.labels.values()]
+    if not regions or len(set(used)) < len(used) or set(used) != set(table) or 0 in table:
+        raise ValueError(f"regions use the labels {sorted(used)}, declared are {sorted(table)}")
+    pair = declared.get("asymmetry")
+    if pair is not None:
+        left, right = pair
+        if not {left, right} <= {region.name for region in regions}:
+            raise ValueError(f"no regions {left!r} and {right!r}")
+        pair = (str(left), str(right))
+    return Localisation(
+        template=str(declared["template"]),
+        crop_mm=float(declared["crop_mm"]),
+        spacing_mm=_corner(declared["spacing_mm"]),
+        margin_mm=_corner(declared["margin_mm"]),
+        least_score=float(declared["least_score"]),
+        largest_spacing_mm=float(declared["largest_spacing_mm"]),
+        regions=regions,
+        asymmetry=pair,
+        label_table=tuple(table[value] for value in sorted(table)),
+    )
+
+
+def _region(entry: Mapping[str, Any]) -> Region:
+    first, last = map(_corner, entry["box_mm"])
+    low, high = map(float, entry["volume_ml"])
+    if not all(a < b for a, b in zip(first, last, strict=True)) or not 0 <= low < high:
+        raise ValueError(f"region {entry['name']!r}: box_mm {entry['box_mm']}, volume_ml {entry['volume_ml']}")
+    labels = {int(value): int(merged) for value, merged in entry["labels"].items()}
+    return Region(str(entry["name"]), (first, last), bool(entry["mirrored"]), labels, (low, high))
+
+
+def _label(value: int, entry: Mapping[str, Any], own: Mapping[int, Label]) -> Label:
+    """Return a label that is as one of the bundle's besides name, colour and side."""
+    base = own.get(int(entry["of"]), unnamed(value))  # the metadata may say less than the network
+    label = read_label(value, str(entry["name"]), dict(entry))
+    return replace(base, value=value, name=label.name, colour=label.colour, side=label.side)
+
+
+def _corner(values: Any) -> Corner:
+    x, y, z = map(float, values)
+    return x, y, z

@@ -1,0 +1,154 @@
+"""Where the structures of a bundle are in a whole scan, and the crops round them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.core.errors import UsageError
+from tomoseg.data.volume import Volume
+from tomoseg.inference.localisation.crop import Crop, cut_out, head_frame
+from tomoseg.inference.localisation.declaration import Localisation, Region, read_localisation
+from tomoseg.inference.localisation.raster import Matrix
+from tomoseg.inference.localisation.registration import register
+from tomoseg.inference.localisation.roi import parse_rois
+from tomoseg.inference.localisation.template import load_template
+
+ROOM_MM = 12.0  # round a box, for a structure that lies beside where the template has it
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One structure's part of a scan.
+
+    Args:
+        region: what the bundle declares of it.
+        surroundings: the box and what is round it.
+        box: first and one past the last voxel (I, J, K) of the box in `surroundings`.
+    """
+
+    region: Region
+    surroundings: Crop
+    box: tuple[NDArray[np.int64], NDArray[np.int64]]
+
+    @property
+    def crop(self) -> Crop:
+        """The box alone."""
+        return self.surroundings.cut(*self.box)
+
+    @property
+    def centre_mm(self) -> tuple[float, float, float]:
+        """The centre of the box, RAS+ mm of the scan."""
+        crop = self.crop
+        middle = crop.volume.grid.affine @ (*((np.array(crop.volume.grid.shape) - 1) / 2), 1)
+        x, y, z, _ = np.linalg.solve(crop.frame, middle).tolist()
+        return x, y, z
+
+    def around(self, first: NDArray[np.int64], stop: NDArray[np.int64], margin_mm: Sequence[float]) -> Place:
+        """Return the box that lies round a structure, which was found at `[first, stop)` of the crop."""
+        spacing = np.array(self.surroundings.volume.grid.spacing)
+        margin = np.round(np.array(margin_mm) / spacing).astype(int)
+        shape = np.array(self.surroundings.volume.array.shape)
+        low, high = self.box[0] + first - margin, self.box[0] + stop + margin
+        return replace(self, box=(np.maximum(low, 0), np.minimum(high, shape)))
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """The structures of a bundle in a scan.
+
+    Args:
+        places: of each of them.
+        template: name of the template.
+        score, seen: as `Registration` has them; None for places that were given by hand.
+        icv_ml: intracranial volume, None as for the score.
+    """
+
+    places: tuple[Place, ...]
+    template: str
+    score: float | None = None
+    seen: float | None = None
+    icv_ml: float | None = None
+
+
+class Locator:
+    """Brings whole scans to the crops that a bundle was trained on.
+
+    Args:
+        bundle: what declares how.
+        rois: places given by hand, as for `parse_rois`; without any they are looked for.
+
+    Raises:
+        BundleError: the declaration is no such thing.
+        UsageError: the places are no such things, or there is no such template; or the bundle takes several channels.
+        MissingPackageError: the template is not installed.
+    """
+
+    def __init__(self, bundle: Bundle, rois: Sequence[str] = ()) -> None:
+        self.localisation: Localisation | None = read_localisation(bundle)
+        if (rois or self.localisation) and bundle.input_channels > 1:
+            raise UsageError(f"bundle {bundle.name}: crops are taken of scans of one channel, and it takes several")
+        self._boxes = parse_rois(rois, self.localisation, bundle.name) if rois else {}
+
+    def locate(self, scan: Volume) -> Located | None:
+        """Return where the structures are; None for a scan that the bundle takes as it is.
+
+        Raises:
+            UsageError, MissingPackageError: the template does not exist, or is not installed.
+        """
+        declared = self.localisation
+        if declared is None or self._boxes is None:
+            return None
+        if not np.isfinite(scan.array).all():  # the bundle's own preprocessing is to replace them, but comes later
+            scan = replace(scan, array=np.nan_to_num(scan.array, posinf=0.0, neginf=0.0))
+        if self._boxes:
+            return Located(tuple(self._given(scan, declared)), declared.template)
+        if declared.is_crop(scan.grid):
+            return None
+        template = load_template(declared.template)
+        found = register(template, scan.array, scan.grid)
+        places = tuple(_place(scan, declared, region, found.matrix) for region in declared.regions)
+        scaling = abs(float(np.linalg.det(found.matrix[:3, :3])))
+        return Located(places, declared.template, found.score, found.seen, template.brain_ml * scaling)
+
+    def _given(self, scan: Volume, declared: Localisation) -> list[Place]:
+        """Return the boxes that were given by hand; the head is taken to be as straight as the scan's mm say."""
+        places = []
+        boxes = self._boxes or {}
+        for region in declared.regions:
+            if region.name in boxes:
+                first, last = boxes[region.name]
+                frame = head_frame(np.eye(4), region.mirrored)
+                places.append(_surround(scan, declared, region, frame, (first + last) / 2, last - first))
+        return places
+
+
+def _place(scan: Volume, declared: Localisation, region: Region, matrix: Matrix) -> Place:
+    """Return the box of a region, of a 4×4 matrix from the template's mm to the scan's."""
+    frame = head_frame(matrix, mirrored=False)
+    first, last = np.array(region.box_mm)
+    stretch = np.abs(np.diag((frame @ matrix)[:3, :3]))
+    centre = (matrix @ (*((first + last) / 2), 1))[:3]
+    return _surround(scan, declared, region, head_frame(matrix, region.mirrored), centre, stretch * (last - first))
+
+
+def _surround(
+    scan: Volume,
+    declared: Localisation,
+    region: Region,
+    frame: Matrix,
+    centre: NDArray[np.float64],
+    size: NDArray[np.float64],
+) -> Place:
+    spacing = np.array(declared.spacing_mm)
+    middle = (frame @ (*centre, 1))[:3]
+    room = np.round(ROOM_MM / spacing)
+    voxels = np.round(size / spacing)
+    half = (voxels / 2 + room) * spacing
+    crop = cut_out(scan, frame, middle - half, middle + half, spacing)
+    first = room.astype(int)
+    return Place(region, crop, (first, first + voxels.astype(int)))

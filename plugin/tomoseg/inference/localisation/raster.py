@@ -1,0 +1,97 @@
+"""Voxels between NumPy and SimpleITK, in RAS+ mm throughout.
+
+ITK's own coordinates are LPS; nothing here is read or written by it, so the space is called what it is elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from numpy.typing import NDArray
+
+from tomoseg.data.geometry import Grid
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+Matrix = NDArray[np.float64]  # 4×4
+
+ROUNDING = 1e-12  # of a direction's cosines
+
+
+def to_itk(array: NDArray[Any], affine: Matrix) -> sitk.Image:
+    """Return an image of an array (I, J, K) and its 4×4 matrix from indices to mm."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(array.transpose(2, 1, 0))  # SimpleITK's arrays are (K, J, I)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    direction = affine[:3, :3] / spacing
+    direction[np.abs(direction) < ROUNDING] = 0  # ITK's inverse fails on numbers like 1e-294, and says nothing
+    image.SetDirection(direction.ravel().tolist())
+    return image
+
+
+def to_array(image: sitk.Image) -> NDArray[Any]:
+    """Return the voxels of an image as (I, J, K)."""
+    import SimpleITK as sitk
+
+    return np.asarray(sitk.GetArrayFromImage(image).transpose(2, 1, 0))
+
+
+def affine_of(image: sitk.Image) -> Matrix:
+    """Return the 4×4 matrix from an image's indices to mm."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return affine
+
+
+def canonical(array: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], Matrix]:
+    """Return a view whose axes point as nearly as they can to the right, the front and the head, and its affine.
+
+    The same scan in any of the 48 orientations becomes the same array, voxel by voxel.
+    """
+    turn = io_orientation(grid.affine)
+    return np.asarray(apply_orientation(array, turn)), np.asarray(grid.affine @ inv_ornt_aff(turn, grid.shape))
+
+
+def shrunk(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """Return the means over boxes of voxels, about as large as the spacing; what is coarser already stays."""
+    import SimpleITK as sitk
+
+    sizes = zip(image.GetSize(), image.GetSpacing(), strict=True)
+    factors = [min(count, max(1, round(spacing_mm / spacing))) for count, spacing in sizes]
+    return sitk.BinShrink(image, factors)
+
+
+def resampled_to(image: sitk.Image, grid: sitk.Image, matrix: Matrix | None = None, outside: float = 0.0) -> sitk.Image:
+    """Return an image in the grid of another, linearly interpolated.
+
+    Args:
+        matrix: 4×4, mm of `grid` to mm of `image`; the identity if left out.
+        outside: what lies beyond the image.
+    """
+    import SimpleITK as sitk
+
+    transform = sitk.Transform(3, sitk.sitkIdentity) if matrix is None else to_transform(matrix)
+    return sitk.Resample(image, grid, transform, sitk.sitkLinear, outside, sitk.sitkFloat32)
+
+
+def to_transform(matrix: Matrix) -> sitk.AffineTransform:
+    """Return a 4×4 matrix as SimpleITK's transform."""
+    import SimpleITK as sitk
+
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
+    transform.SetTranslation(matrix[:3, 3].tolist())
+    return transform
+
+
+def rotation_of(matrix: Matrix) -> NDArray[np.float64]:
+    """Return the rotation, 3×3, that is nearest to a 4×4 matrix without reflection (its polar decomposition)."""
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    return np.asarray(left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right)

@@ -1,0 +1,145 @@
+"""The result for one scan."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.core.errors import OutputError
+from tomoseg.data.formats import choose_output_type
+from tomoseg.data.geometry import Grid
+from tomoseg.data.labels import Label
+from tomoseg.data.nifti import write_label_map, write_map
+from tomoseg.data.volume import DicomSeries
+from tomoseg.inference.localisation.locator import Place
+from tomoseg.report.records import Location, Memory
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Labels in the scan's own grid.
+
+    Args:
+        labels: (I, J, K) uint8, or uint16 where the bundle has more than 255 labels; (label, I, J, K) with 0 and 1
+            where labels may overlap.
+        grid: equal to the scan's.
+        label_table: what each label means, background left out; labels that may overlap are numbered from 1 on.
+        algorithm, version: what made the labels.
+        seconds: time of each stage, in the order they ran.
+        header: the scan's NIfTI header, if it had one.
+        series: the DICOM series that the scan was read from, if any.
+        remarks: what was done otherwise than usual.
+        warnings: why the labels may be wrong.
+        location: where the structures are in a whole scan, for a bundle that was trained on crops; None for a scan that
+            it took as it is.
+        places: the crops of a whole scan that were segmented.
+        entropy: (I, J, K) float32, 0 where the network is certain and 1 where all labels are alike to it; None if it
+            was not asked for.
+        windows: number of windows of the network.
+        skipped_windows: those of them that did not need to run.
+        memory: what it took.
+    """
+
+    labels: NDArray[np.unsignedinteger[Any]]
+    grid: Grid
+    label_table: tuple[Label, ...]
+    algorithm: str
+    version: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    header: nib.Nifti1Header | None = None
+    series: DicomSeries | None = None
+    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    location: Location | None = None
+    places: tuple[Place, ...] = ()
+    entropy: NDArray[np.float32] | None = None
+    windows: int = 0
+    skipped_windows: int = 0
+    memory: Memory = field(default_factory=Memory)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Names of the labels by their value."""
+        return {label.value: label.name for label in self.label_table}
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether a voxel may have several labels."""
+        return self.labels.ndim == 4
+
+    @property
+    def voxel_counts(self) -> dict[int, int]:
+        """Number of voxels of each label value, 0 for a label that does not occur."""
+        if self.overlapping:
+            return {value: int(np.count_nonzero(self.labels[value - 1])) for value in self.names}
+        size = max(self.names, default=0) + 1
+        # plane by plane, for bincount makes int64 of all it gets
+        counts = sum(np.bincount(plane.ravel(), minlength=size)[:size] for plane in self.labels)
+        return {value: int(np.atleast_1d(counts)[value]) for value in self.names}
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Volume of each label in millilitres, 0 for a label that does not occur."""
+        return {self.names[value]: count * self.grid.voxel_volume_ml for value, count in self.voxel_counts.items()}
+
+    def save(self, path: str | os.PathLike[str], output_type: str | None = None) -> None:
+        """Write the labels; the file is there whole or not at all.
+
+        Args:
+            path: missing folders are made.
+            output_type: "nifti" (.nii.gz, .nii; labels that may overlap become its fourth axis), "nrrd" (.nrrd, best
+                .seg.nrrd; 3D Slicer's segmentation), or for a scan read from DICOM "dicom-seg", "dicom-labelmap"
+                (DICOM's newer form, which fewer systems read) or "rtstruct" (.dcm). By default what the path ends in,
+                with "dicom-seg" for .dcm.
+
+        Raises:
+            UsageError: the path does not fit the output type.
+            OutputError: the scan was not read from DICOM and the type refers to it, or the file cannot be written.
+            MissingPackageError: a package for DICOM is not installed.
+        """
+        target = Path(path)
+        kind = choose_output_type(output_type, target).name
+        if kind == "nifti":
+            labels = np.moveaxis(self.labels, 0, -1) if self.overlapping else self.labels
+            write_label_map(target, labels, self.grid, self.header)
+        elif kind == "nrrd":
+            from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
+
+            write_nrrd_segmentation(target, self.labels, self.grid, self.label_table)
+        elif self.series is None:
+            raise OutputError(
+                f"{path}: expected a scan read from DICOM, for {kind} refers to its series; use nifti or nrrd"
+            )
+        elif kind == "rtstruct":
+            from tomoseg.data.dicom.rtstruct import write_rtstruct
+
+            write_rtstruct(target, self.labels, self.grid, self.series, self.label_table, self.algorithm, self.version)
+        else:
+            from tomoseg.data.dicom.seg_writer import write_dicom_seg
+
+            write_dicom_seg(
+                target,
+                self.labels,
+                self.series,
+                self.label_table,
+                self.algorithm,
+                self.version,
+                labelmap=kind == "dicom-labelmap",
+            )
+
+    def save_entropy(self, path: str | os.PathLike[str]) -> None:
+        """Write the entropy as NIfTI, float32; the file is there whole or not at all.
+
+        Raises:
+            ValueError: the entropy was not asked for.
+            OutputError: as for `save`.
+        """
+        if self.entropy is None:
+            raise ValueError("there is no entropy; ask for it with uncertainty=True")
+        write_map(Path(path), self.entropy, self.grid, self.header)

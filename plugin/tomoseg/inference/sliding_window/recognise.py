@@ -1,0 +1,109 @@
+"""Which of a bundle's transforms and inferers the engine computes by itself; all others are left to MONAI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from monai.inferers import SlidingWindowInferer
+from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd
+
+from tomoseg.inference.sliding_window.decision import Activation, ArgMax, Decision, Threshold, softmax
+from tomoseg.inference.sliding_window.placement import NotRecognisedError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the engine does in place of the first steps of a bundle's post-processing.
+
+    Args:
+        activation: applied to the scores, labels last; None for none.
+        threshold: what the scores of each label must reach; None for the label with the highest score.
+        interpolated: whether the scores are interpolated in the scan's grid and decided there; otherwise they are
+            decided in the network's grid, and `rest` brings the labels to the scan's.
+        rest: the steps that follow.
+    """
+
+    activation: Activation | None
+    threshold: float | None
+    interpolated: bool
+    rest: Compose
+
+    def decide(self, labels: int) -> Decision:
+        """Return what is made of `labels` scores, or of each of them where labels may overlap."""
+        if self.threshold is None:
+            return ArgMax(labels, self.activation)
+        return Threshold(self.threshold, self.activation)
+
+
+def recognise_inferer(inferer: Any) -> SlidingWindowInferer:
+    """Return the inferer if it is MONAI's plain sliding window.
+
+    Raises:
+        NotRecognisedError: it is another one, or uses an option that is not streamed.
+    """
+    if type(inferer) is not SlidingWindowInferer:
+        raise NotRecognisedError(f"the inferer {type(inferer).__name__}")
+    if inferer.with_coord:
+        raise NotRecognisedError("SlidingWindowInferer with with_coord")
+    return inferer
+
+
+def recognise_postprocessing(postprocessing: Compose, key: str, preprocessing: Compose, image_key: str) -> Recipe:
+    """Recognise how a post-processing makes labels of scores: an optional Activationsd, then Invertd and AsDiscreted.
+
+    Invertd may come before AsDiscreted (linear, or nearest, which may as well come after), or anywhere behind it.
+
+    Args:
+        postprocessing: the bundle's, without SaveImaged.
+        key: the key of the prediction.
+        preprocessing: what Invertd must undo, all of it.
+        image_key: the key of the image.
+
+    Raises:
+        NotRecognisedError: it begins otherwise.
+    """
+    steps = list(postprocessing.transforms)
+    softmaxed, activation = False, None
+    if steps and isinstance(steps[0], Activationsd):
+        softmaxed, activation = _activation(steps.pop(0), key)
+    invert = steps.pop(0) if steps and isinstance(steps[0], Invertd) else None
+    if not steps or not isinstance(steps[0], AsDiscreted):
+        raise NotRecognisedError("a post-processing that does not begin with Invertd and AsDiscreted")
+    threshold = _threshold(steps.pop(0), key)
+    if threshold is None and activation is not None and not softmaxed:
+        raise NotRecognisedError("an arg-max of a sigmoid")
+    if threshold is not None and softmaxed:
+        raise NotRecognisedError("a threshold of a soft-max")
+    if invert is None:
+        return Recipe(activation, threshold, interpolated=False, rest=Compose(steps))
+    if tuple(invert.keys) != (key,) or invert.post_func != (None,):
+        raise NotRecognisedError("Invertd other than one of the prediction")
+    if tuple(invert.orig_keys) != (image_key,) or invert.transform is not preprocessing:
+        raise NotRecognisedError("Invertd of other transforms than the whole preprocessing of the image")
+    if invert.nearest_interp == (True,):
+        return Recipe(activation, threshold, interpolated=False, rest=Compose([invert, *steps]))
+    return Recipe(activation, threshold, interpolated=True, rest=Compose(steps))
+
+
+def _activation(step: Activationsd, key: str) -> tuple[bool, Activation]:
+    kinds = (step.softmax, step.sigmoid)
+    if tuple(step.keys) == (key,) and step.other == (None,) and not step.converter.kwargs:
+        if kinds in (((True,), (False,)), ((True,), (None,))):
+            return True, softmax
+        if kinds in (((False,), (True,)), ((None,), (True,))):
+            return False, torch.sigmoid
+    raise NotRecognisedError("Activationsd other than a soft-max or a sigmoid of the prediction")
+
+
+def _threshold(step: AsDiscreted, key: str) -> float | None:
+    """Return the threshold of AsDiscreted, None for an arg-max."""
+    others = [*step.to_onehot, *step.rounding]
+    if tuple(step.keys) == (key,) and all(other is None for other in others) and not step.converter.kwargs:
+        (argmax,), (threshold,) = step.argmax, step.threshold
+        if argmax and threshold is None:
+            return None
+        if not argmax and threshold is not None and threshold > 0:  # 0 is what stands where the image was cropped
+            return float(threshold)
+    raise NotRecognisedError("AsDiscreted other than an arg-max or a threshold of the prediction")

@@ -1,0 +1,289 @@
+"""One volume from the network's input to values in the scan's grid, a slab at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from typing import Any
+
+import torch
+from monai.inferers import SlidingWindowInferer
+from numpy.typing import NDArray
+
+from tomoseg.inference.memory import CPU, PeakMemory, is_out_of_memory, release_unused
+from tomoseg.inference.sliding_window.blend import Blend, Predictor, Slab
+from tomoseg.inference.sliding_window.decision import Decision
+from tomoseg.inference.sliding_window.memory_plan import Needs, Plan, make_plan
+from tomoseg.inference.sliding_window.placement import NotRecognisedError, Placement
+from tomoseg.inference.sliding_window.restore import Restorer
+from tomoseg.inference.sliding_window.windows import importance_map, pad_volume, place_windows
+
+# called with the number of windows that are done and of all of them
+OnWindow = Callable[[int, int], None]
+Corner = tuple[int, int, int]  # first voxel of a window along (D, H, W)
+Corners = Sequence[Corner]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may take.
+
+    Args:
+        memory_bytes: of the whole process, and of its part of the GPU; None for no limit.
+        skip_empty: whether windows that hold one value only are run once for all of them.
+        batch_size: windows at once at most; None for what the inferer says.
+    """
+
+    memory_bytes: int | None = None
+    skip_empty: bool = False
+    batch_size: int | None = None
+
+
+@dataclass
+class Tally:
+    """What a run did.
+
+    Args:
+        windows: number of windows.
+        plan: what it was run with in the end.
+        skipped: those of them whose scores were known from another window with the same voxels.
+        remarks: what was given up for want of memory.
+        network_s: seconds spent in the network.
+        restoring_s: seconds spent from scores to labels.
+    """
+
+    windows: int
+    plan: Plan
+    skipped: int = 0
+    remarks: list[str] = field(default_factory=list)
+    network_s: float = 0.0
+    restoring_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Output:
+    """Something that is made of the scores in the scan's grid.
+
+    Args:
+        values: filled in place.
+        placement: where the voxels of `values` lie in the network's grid.
+        decision: what is made of the scores.
+        scores: picks its scores (some, D, H, W) out of all of them (labels, D, H, W).
+    """
+
+    values: NDArray[Any]
+    placement: Placement
+    decision: Decision
+    scores: Callable[[torch.Tensor], torch.Tensor]
+
+
+def segment_streamed(
+    image: torch.Tensor,
+    inferer: SlidingWindowInferer,
+    predict: Predictor,
+    make_outputs: Callable[[int], Sequence[Output]],
+    limits: Limits,
+    name: str,
+    on_window: OnWindow | None = None,
+) -> Tally:
+    """Run all windows of a volume, fill the outputs, and return what was done.
+
+    Args:
+        image: (C, D, H, W), on the device of the network.
+        inferer: window, overlap and blending.
+        predict: the network.
+        make_outputs: gets the number of scores and returns what is to be made of them.
+        limits: what the run may take.
+        name: what errors call the scan.
+        on_window: called after each batch of windows.
+
+    Raises:
+        NotRecognisedError: the network does not give one score map of the window's size.
+        MemoryLimitError: the limits cannot be kept.
+    """
+    run = _Run(image, inferer, predict, make_outputs, limits, name)
+    for done in run.windows_done():
+        if on_window is not None:
+            on_window(done, run.tally.windows)
+    return run.tally
+
+
+class _Run:
+    """The state of one volume on its way."""
+
+    def __init__(
+        self,
+        image: torch.Tensor,
+        inferer: SlidingWindowInferer,
+        predict: Predictor,
+        make_outputs: Callable[[int], Sequence[Output]],
+        limits: Limits,
+        name: str,
+    ) -> None:
+        self.windows = place_windows(image.shape[1:], inferer)
+        plan = Plan(1, torch.float32, image.device)  # until the first window has shown what it takes
+        self.tally = Tally(sum(len(corners) for _, corners in self.windows.groups), plan)
+        self._outputs: Sequence[Output] = ()
+        self._image = pad_volume(image, self.windows, inferer)
+        self._inferer = inferer
+        self._predict = predict
+        self._make_outputs = make_outputs
+        self._limits = limits
+        self._name = name
+        self._blend: Blend | None = None
+        self._restorers: list[Restorer] = []
+        self._constant: tuple[float, torch.Tensor] | None = None  # scores of a window that holds one value only
+
+    def windows_done(self) -> Iterator[int]:
+        """Run window after window; yield how many are done."""
+        done = 0
+        groups = self.windows.groups
+        for index, (start, corners) in enumerate(groups):
+            pending = list(corners)
+            while pending:
+                scores = self._scores(pending) if self._blend else self._first_scores(pending)
+                assert self._blend is not None
+                for corner, score in zip(pending, scores, strict=False):
+                    self._blend.add(corner, score)
+                del pending[: len(scores)]
+                done += len(scores)
+                del scores, score  # the next batch needs the memory
+                yield done
+            assert self._blend is not None
+            last = index + 1 == len(groups)
+            slices = self.windows.roi_size[self.windows.slab_axis] if last else groups[index + 1][0] - start
+            slab = self._blend.finish(slices, start)
+            if slab is not None:
+                self._restore(slab)
+                slab = None  # it is a view of the blend, and would keep it on a GPU that is left
+            if not last:
+                self._blend.advance(slices)
+        for restorer in self._restorers:
+            restorer.finish()
+
+    def _first_scores(self, pending: Corners) -> Sequence[torch.Tensor]:
+        """Run the first window, and plan the rest by what it took and gave."""
+        if self._limits.memory_bytes is not None:
+            release_unused()
+        with PeakMemory(self._image.device) as peak:
+            scores = self._scores(pending)
+        labels = scores[0].shape[0]
+        self._outputs = self._make_outputs(labels)
+        on_gpu = self._image.device.type == "cuda"
+        needs = Needs(
+            windows=self.windows,
+            labels=labels,
+            batch_size=min(self._inferer.sw_batch_size, self._limits.batch_size or self._inferer.sw_batch_size),
+            resident=peak.bytes if on_gpu else peak.before_bytes,
+            network=peak.vram_bytes - peak.vram_before_bytes if on_gpu else peak.bytes - peak.before_bytes,
+            result=sum(output.values.nbytes for output in self._outputs),
+            network_device=self._image.device,
+            on_gpu=peak.vram_before_bytes,
+            kept=scores[0].nbytes if self._limits.skip_empty else 0,
+        )
+        self.tally.plan = make_plan(needs, self._limits.memory_bytes, self._name)
+        if self.tally.plan.dtype != torch.float32:
+            self.tally.remarks.append("the scores were kept in half precision, for want of memory")
+        if self.tally.plan.device != self._image.device:
+            self.tally.remarks.append("the scores were kept in RAM, for want of memory on the GPU")
+        weights = importance_map(self.windows, self._inferer, self._image.device)
+        try:
+            self._blend = Blend(self.windows, weights, scores[0], self.tally.plan.dtype, self.tally.plan.device)
+        except Exception as error:
+            self._leave_gpu(error)
+            self._blend = Blend(self.windows, weights, scores[0], self.tally.plan.dtype, self.tally.plan.device)
+        self._restorers = [
+            Restorer(output.values, output.placement, self.windows.slab_axis, output.decision)
+            for output in self._outputs
+        ]
+        return scores
+
+    def _scores(self, pending: Corners) -> Sequence[torch.Tensor]:
+        """Return the scores (labels, D, H, W) of as many of the next windows as are run at once."""
+        value = self._constant_value(pending[0]) if self._limits.skip_empty else None
+        if value is not None and self._constant is not None and self._constant[0] == value:
+            self.tally.skipped += 1
+            return [self._constant[1]]
+        while True:
+            batch = pending[: self.tally.plan.batch_size if value is None else 1]
+            if self._limits.skip_empty and value is None:
+                batch = list(takewhile(lambda corner: self._constant_value(corner) is None, batch))
+            try:
+                scores = list(self._run(batch))
+                if value is not None:
+                    self._constant = value, scores[0].clone()
+                return scores
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                plan = self.tally.plan.step_down()
+                if plan is None:
+                    raise MemoryError(str(error)) from error
+            self._step_down(plan)
+
+    def _run(self, corners: Corners) -> torch.Tensor:
+        """Run the network on windows; return (B, labels, D, H, W) where the slab lives."""
+        batch = torch.stack([self._window(corner) for corner in corners])
+        begin = time.perf_counter()
+        scores = self._predict(batch)
+        _wait(batch.device)
+        self.tally.network_s += time.perf_counter() - begin
+        if not isinstance(scores, torch.Tensor):
+            raise NotRecognisedError(f"a network that returns a {type(scores).__name__}")
+        if scores.shape[2:] != batch.shape[2:]:
+            raise NotRecognisedError("a network whose scores are not of its window's size")
+        if scores.device != self.tally.plan.device:  # only ever from the GPU to RAM
+            staged = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
+            staged.copy_(scores, non_blocking=True)
+            _wait(scores.device)
+            return staged
+        return scores
+
+    def _restore(self, slab: Slab) -> None:
+        """Fill in what the slab decides."""
+        _wait(slab.scores.device)
+        begin = time.perf_counter()
+        for output, restorer in zip(self._outputs, self._restorers, strict=True):
+            try:
+                restorer.feed(Slab(slab.start, output.scores(slab.scores)))
+            except Exception as error:
+                self._leave_gpu(error)
+                assert self._blend is not None
+                slab = self._blend.moved(slab)
+                restorer.feed(Slab(slab.start, output.scores(slab.scores)))  # it fills in the same voxels again
+        self.tally.restoring_s += time.perf_counter() - begin
+
+    def _leave_gpu(self, error: Exception) -> None:
+        """Move the slab to RAM if an error says that the GPU's memory ran out; otherwise raise it."""
+        if self.tally.plan.device.type != "cuda" or not is_out_of_memory(error):
+            raise error
+        self._step_down(replace(self.tally.plan, device=CPU))
+
+    def _step_down(self, plan: Plan) -> None:
+        if plan.device != self.tally.plan.device:
+            self.tally.remarks.append("memory ran out on the GPU: the scores were moved to RAM")
+            if self._blend is not None:
+                self._blend.to(plan.device)
+            torch.cuda.empty_cache()
+        else:
+            self.tally.remarks.append(f"memory ran out: went on with {plan.batch_size} windows at once")
+        self.tally.plan = plan
+
+    def _window(self, corner: Corner) -> torch.Tensor:
+        window = self._image
+        for axis, (start, length) in enumerate(zip(corner, self.windows.roi_size, strict=True)):
+            window = window.narrow(axis + 1, start, length)
+        return window
+
+    def _constant_value(self, corner: Corner) -> float | None:
+        """Return the one value that all voxels of a window have, None if they differ."""
+        low, high = torch.aminmax(self._window(corner))
+        return float(low) if low == high else None
+
+
+def _wait(device: torch.device) -> None:
+    """Wait for a GPU, so that each stage is charged with its own time."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

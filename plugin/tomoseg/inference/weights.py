@@ -1,0 +1,66 @@
+"""Which weights a run uses: the bundle's or others, as they are or in int8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tomoseg.bundle.options import Options
+from tomoseg.core.errors import BundleError
+from tomoseg.core.files import sha256
+from tomoseg.inference.backends.int8_network import Int8Network, find_int8, int8_path
+from tomoseg.inference.config import InferenceConfig
+
+INT8_SUFFIX = ".xml"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of one network.
+
+    Args:
+        checkpoint: their file.
+        sha256: of the file.
+        int8: the network in int8 that was made from them, where it is run in their place.
+    """
+
+    checkpoint: Path
+    sha256: str
+    int8: Int8Network | None = None
+
+
+def asks_for_int8(options: Options) -> bool:
+    """Tell whether networks in int8 are to be run, for a precision or for a checkpoint that is one."""
+    return options.precision == "int8" or any(Path(path).suffix == INT8_SUFFIX for path in options.checkpoints)
+
+
+def weights_in_use(config: InferenceConfig, options: Options) -> list[Weights]:
+    """Return the weights of all networks whose scores are averaged.
+
+    Raises:
+        BundleError: a file is missing, or a network in int8 was not made from the weights that it stands for.
+        MissingPackageError: there is int8, and OpenVINO is not installed.
+    """
+    paths = [Path(path) for path in options.checkpoints] or config.checkpoints
+    return [_find(config, path, asks_for_int8(options)) for path in paths]
+
+
+def hash_weights(weights: Sequence[Weights]) -> list[str]:
+    """Return the SHA-256 of the files of the weights, then of the networks in int8."""
+    return [one.sha256 for one in weights] + [one.int8.sha256 for one in weights if one.int8]
+
+
+def _find(config: InferenceConfig, path: Path, int8: bool) -> Weights:
+    if path.suffix == INT8_SUFFIX:  # of one of the bundle's own checkpoints, wherever it lies
+        own = {_hash(checkpoint): checkpoint for checkpoint in config.checkpoints}
+        network = find_int8(path, list(own), config.network_definition)
+        return Weights(own[network.checkpoint_sha256], network.checkpoint_sha256, network)
+    key = _hash(path)
+    return Weights(path, key, find_int8(int8_path(path), [key], config.network_definition) if int8 else None)
+
+
+def _hash(path: Path) -> str:
+    if not path.is_file():
+        raise BundleError(f"{path}: no such checkpoint; train the bundle, or put its weights there")
+    return sha256(path)

@@ -1,0 +1,1 @@
+"""Active learning: acquisition scores and the choice of the next image to annotate."""

@@ -1,0 +1,82 @@
+"""MONAI Label's tasks that look at images before anybody labels them, for the strategies to choose by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.utils.others.generic import name_to_device
+
+from tomoseg.core.errors import UsageError, one_line
+from tomoseg.data.read import read_volume
+from tomoseg.label_app.activelearning.image_scores import KINDS, find_crops
+from tomoseg.label_app.device_lock import turn
+from tomoseg.label_app.model import ServedModel
+from tomoseg.label_app.request import chosen, number
+
+
+class ImageScoring(ScoringMethod):  # type: ignore[misc]
+    """Scores images that lack it, one after the other; a bad one is told, and the others are done.
+
+    Args:
+        description: for clients.
+        kinds: some of KINDS.
+        models: the bundles by name.
+    """
+
+    def __init__(self, description: str, kinds: Sequence[str], models: Mapping[str, ServedModel]) -> None:
+        super().__init__(description)
+        self._kinds = kinds
+        self._models = models
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Score images under the weights in use.
+
+        Args:
+            request: `model`, the first if absent; `device`; `limit`, at most so many images, 0 for all.
+            datastore: the studies.
+
+        Returns:
+            How many images were `scored`, and why some `failed`.
+
+        Raises:
+            UsageError: there is no such model, or it has no such score.
+        """
+        model = choose_model(self._models, request)
+        device = name_to_device(chosen(request, "device"))
+        kinds = [kind for kind in self._kinds if kind != "expected_dice" or model.config.mirror_axes]
+        if not kinds:
+            raise UsageError(
+                f"bundle {model.name}: declares no mirror_axes in its inference config, so no expected Dice"
+            )
+        known = model.scores.read()
+        wanting = [one for one in datastore.list_images() if not set(kinds) <= known.get(one, {}).keys()]
+        wanting = wanting[: int(number(request, "limit", 0) or 0) or len(wanting)]
+        failed: dict[str, str] = {}
+        for count, image in enumerate(wanting, 1):
+            try:
+                with turn(model.folder.root, device):
+                    volume = read_volume(datastore.source(image))
+                    crops = find_crops(model, volume, device)
+                    missing = [kind for kind in kinds if kind not in known.get(image, {})]
+                    found = {kind: KINDS[kind](model, crops, device) for kind in missing}
+                model.scores.add(image, found)
+                print(f"{count}/{len(wanting)} {image}: scored", flush=True)
+            except Exception as error:  # whatever it is, it is this image's
+                failed[image] = one_line(error)
+                print(f"{count}/{len(wanting)} {image}: failed: {one_line(error)}", flush=True)
+        return {"scored": len(wanting) - len(failed), "failed": failed}
+
+
+def choose_model(models: Mapping[str, ServedModel], request: Mapping[str, Any]) -> ServedModel:
+    """Return the bundle that a request names, the first if it names none.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    name = chosen(request, "model") or next(iter(models))
+    if name not in models:
+        raise UsageError(f"model {name!r}: expected one of {', '.join(models)}")
+    return models[name]

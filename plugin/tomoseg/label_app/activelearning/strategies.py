@@ -1,0 +1,94 @@
+"""MONAI Label's strategies, which say which image is to be labelled next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.strategy import Strategy
+
+from tomoseg.core.errors import UsageError
+from tomoseg.label_app.activelearning.choice import choose_diverse, choose_random, choose_uncertain
+from tomoseg.label_app.activelearning.scoring import choose_model
+from tomoseg.label_app.model import ServedModel
+from tomoseg.label_app.request import chosen
+
+RESERVED_S = 3600  # so long an image that was handed out is not handed out again, if there are others
+MEASURES = ("entropy", "expected_dice")
+Choice = Callable[[ServedModel, Mapping[str, Any], list[str], list[str]], tuple[str | None, dict[str, Any]]]
+
+
+class NextImage(Strategy):  # type: ignore[misc]
+    """Hands out one image after the other that has no final label.
+
+    Args:
+        description: for clients.
+        choose: gets the model, the request, images without and with a label; returns one of the former and what clients
+            are told beside it, or None if it cannot tell yet.
+        models: the bundles by name.
+    """
+
+    def __init__(self, description: str, choose: Choice, models: Mapping[str, ServedModel]) -> None:
+        super().__init__(description)
+        self._choose = choose
+        self._models = models
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """Return the `id` of the next image, None if all are labelled.
+
+        Args:
+            request: `model`, the first if absent, and for `uncertain` `by`, "entropy" or "expected_dice".
+            datastore: the studies.
+
+        Raises:
+            UsageError: there is no such model or measure.
+        """
+        model = choose_model(self._models, request)
+        candidates = datastore.get_unlabeled_images()
+        if not candidates:
+            return None
+        free = [image for image in candidates if not _is_reserved(datastore.get_image_info(image))]
+        image, told = self._choose(model, request, free or candidates, datastore.get_labeled_images())
+        if image is None:
+            return {"id": choose_random(free or candidates), "reason": "at random, for no image is scored yet"}
+        return {"id": image, **told}
+
+
+def make_strategies(models: Mapping[str, ServedModel]) -> dict[str, Strategy]:
+    """Return the strategies by name."""
+    return {
+        "uncertain": NextImage("The image that the model is least sure of", _uncertain, models),
+        "diverse": NextImage("The image that is least like those that are labelled", _diverse, models),
+        "random": NextImage("Any image", _random, models),
+    }
+
+
+def _uncertain(
+    model: ServedModel, request: Mapping[str, Any], candidates: list[str], labelled: list[str]
+) -> tuple[str | None, dict[str, Any]]:
+    by = chosen(request, "by") or MEASURES[0]
+    if by not in MEASURES:
+        raise UsageError(f"by: expected {' or '.join(MEASURES)}, got {by!r}")
+    scores = model.scores.read()
+    image = choose_uncertain(candidates, scores, by)
+    return image, {by: scores[image][by]} if image else {}
+
+
+def _diverse(
+    model: ServedModel, request: Mapping[str, Any], candidates: list[str], labelled: list[str]
+) -> tuple[str | None, dict[str, Any]]:
+    return choose_diverse(candidates, labelled, model.scores.read()), {}
+
+
+def _random(
+    model: ServedModel, request: Mapping[str, Any], candidates: list[str], labelled: list[str]
+) -> tuple[str | None, dict[str, Any]]:
+    return choose_random(candidates), {}
+
+
+def _is_reserved(info: Mapping[str, Any]) -> bool:
+    """Tell whether an image was handed out lately: somebody may be at it."""
+    given = info.get("strategy") or {}
+    return any(time.time() - float(entry.get("ts", 0)) < RESERVED_S for entry in given.values())

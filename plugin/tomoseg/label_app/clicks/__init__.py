@@ -1,0 +1,1 @@
+"""Interactive correction of segmentations by clicks."""

@@ -1,0 +1,139 @@
+"""A result changed by clicks, near them and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tomoseg.core.errors import MissingPackageError, UsageError
+from tomoseg.data.geometry import Grid
+from tomoseg.data.volume import by
+
+# chosen on 12 hippocampus crops, on which the mean Dice rose from 0.9260 to 0.9269 with one click and 0.9289 with five
+WIDTH_MM = 4.0  # geodesic; a click counts half as much at 1.2 times, and nothing beyond REACH times
+REACH = 2.0
+STEEPNESS = 1.0  # how much longer a way becomes by a step in the image of one standard deviation a mm
+MARGIN = 0.5  # nats by which the label that was clicked wins there
+SMOOTHING_MM = 0.7  # of the image, before its steps are measured
+
+Voxel = tuple[int, int, int]
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Click:
+    """A point at which a person says what is there.
+
+    Args:
+        voxel: index (I, J, K) in the image.
+        value: the label, 0 for background.
+    """
+
+    voxel: Voxel
+    value: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Pull:
+    """What a click adds to the scores of its label: `strength` nats at the click, less with the geodesic distance."""
+
+    click: Click
+    strength: float
+
+
+def correct(
+    labels: NDArray[np.unsignedinteger[Any]],
+    image: NDArray[np.float32],
+    grid: Grid,
+    clicks: Sequence[Click],
+    scores_in: Callable[[Box], NDArray[np.float32]],
+) -> NDArray[np.unsignedinteger[Any]]:
+    """Return labels in which each click has its label, and so has what the network nearly took for it around there.
+
+    A click adds to the scores of its label just so much that it wins at the click; less and less around it, measured
+    along ways that shun steps in the image (minimal geodesic paths, as in Criminisi et al., "GeoS", ECCV 2008,
+    https://doi.org/10.1007/978-3-540-88682-2_9). Voxels that it does not win stay as they are.
+
+    Args:
+        labels: (I, J, K); left as they are.
+        image: (I, J, K), the scan.
+        grid: of both.
+        clicks: in the order in which they were made; the last one at a voxel counts.
+        scores_in: returns the network's log-probabilities (labels, i, j, k) in a box of the scan; -inf where it does
+            not look.
+
+    Raises:
+        UsageError: a click is outside the image.
+        MissingPackageError: scikit-image is not installed.
+    """
+    for click in clicks:
+        if not all(0 <= index < size for index, size in zip(click.voxel, grid.shape, strict=True)):
+            raise UsageError(f"click at {list(click.voxel)}: expected a voxel of an image of {by(grid.shape)} voxels")
+    corrected: NDArray[np.unsignedinteger[Any]] = labels.copy()
+    pulls: list[_Pull] = []
+    for click in {click.voxel: click for click in clicks}.values():
+        box = _box_around(click.voxel, grid)
+        ways = _Ways(image[box], grid, box)
+        scores = scores_in(box).astype(np.float64)
+        for pull in pulls:
+            if _is_inside(pull.click.voxel, box):
+                scores[pull.click.value] += pull.strength * ways.nearness(pull.click.voxel)
+        at = ways.local(click.voxel)
+        others = np.delete(scores, click.value, axis=0).max(axis=0)
+        strength = max(float(others[at] - scores[click.value][at]) + MARGIN, 0.0)
+        nearness = ways.nearness(click.voxel)
+        won = (nearness > 0) & (scores[click.value] + strength * nearness > others)
+        corrected[box][won] = click.value
+        pulls.append(_Pull(click, strength))
+    for pull in pulls:  # a later click nearby may have won an earlier one's own voxel
+        corrected[pull.click.voxel] = pull.click.value
+    return corrected
+
+
+class _Ways:
+    """Geodesic distances in one box of the scan."""
+
+    def __init__(self, image: NDArray[np.float32], grid: Grid, box: Box) -> None:
+        self._box = box
+        self._grid = grid
+        spread = float(image.std()) or 1.0
+        sigma = [SMOOTHING_MM / step for step in grid.spacing]
+        steps = [
+            ndimage.gaussian_filter(image / spread, sigma, order=np.eye(3, dtype=int)[axis]) / grid.spacing[axis]
+            for axis in range(3)
+        ]
+        self._costs = 1 + STEEPNESS * np.sqrt(sum(step**2 for step in steps))
+
+    def local(self, voxel: Voxel) -> Voxel:
+        i, j, k = (index - part.start for index, part in zip(voxel, self._box, strict=True))
+        return i, j, k
+
+    def nearness(self, voxel: Voxel) -> NDArray[np.float64]:
+        """Return 1 at a voxel, less the longer the way to it is, and 0 where it is too long."""
+        try:
+            graph = import_module("skimage.graph")
+        except ImportError as error:
+            raise MissingPackageError("scikit-image", "clean") from error
+        ways = graph.MCP_Geometric(self._costs, sampling=self._grid.spacing)
+        lengths, _ = ways.find_costs([self.local(voxel)])
+        near = np.exp(-(lengths**2) / (2 * WIDTH_MM**2))
+        return np.where(lengths <= REACH * WIDTH_MM, near, 0.0)
+
+
+def _box_around(voxel: Voxel, grid: Grid) -> Box:
+    reach = [int(np.ceil(REACH * WIDTH_MM / step)) for step in grid.spacing]
+    i, j, k = (
+        slice(max(index - margin, 0), min(index + margin + 1, size))
+        for index, margin, size in zip(voxel, reach, grid.shape, strict=True)
+    )
+    return i, j, k
+
+
+def _is_inside(voxel: Voxel, box: Box) -> bool:
+    return all(part.start <= index < part.stop for index, part in zip(voxel, box, strict=True))

@@ -1,0 +1,69 @@
+"""An image with what a network made of it, from which clicks start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tomoseg.bundle.options import Options
+from tomoseg.data.geometry import Grid
+from tomoseg.data.read import read_volume
+from tomoseg.data.volume import Volume
+from tomoseg.inference.segmentation import Segmentation
+from tomoseg.inference.segmenter import Prepared
+from tomoseg.label_app.answer import log_warnings
+from tomoseg.label_app.clicks.crop_scores import CropScores
+from tomoseg.label_app.clicks.local_scores import LocalScores
+from tomoseg.label_app.model import ServedModel
+from tomoseg.label_app.versions import Version
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """An image with what the network made of it.
+
+    Args:
+        volume: the image.
+        result: with the labels as they are served.
+        scores: the network's around any place of the image.
+    """
+
+    volume: Volume
+    result: Segmentation
+    scores: LocalScores | CropScores
+
+
+def look(model: ServedModel, source: Path, options: Options, version: Version) -> Scene:
+    """Return an image with the result of the network and its scores.
+
+    Args:
+        model: the bundle.
+        source: the image.
+        options: how the bundle is run; where the structures are, if that is given by hand.
+        version: of the weights.
+
+    Raises:
+        TomosegError: it cannot be segmented.
+    """
+    config = model.config
+    volume = read_volume(source)
+    segmenter = model.segmenter(options, version)
+    device = segmenter.device
+    network = config.load_network(version.checkpoint or config.checkpoints[0]).to(device)
+
+    def scores_of(prepared: Prepared, grid: Grid) -> LocalScores:
+        image = prepared.data[config.image_key]
+        affine = np.asarray(image.affine, dtype=np.float64)
+        return LocalScores(image.as_tensor().clone().to(device), affine, network, config.inferer, grid)
+
+    prepared = segmenter.prepare(volume)
+    if prepared.located is None:
+        scores = scores_of(prepared, volume.grid)
+        return Scene(volume, model.labels.serve(segmenter.predict(prepared)), scores)
+    result = segmenter.predict(prepared)
+    log_warnings(result, source)
+    crops = [place.crop for place in result.places]
+    seen = [scores_of(segmenter.prepare(crop.volume, as_it_is=True), crop.scan_grid) for crop in crops]
+    return Scene(volume, model.labels.serve(result), CropScores(result.places, seen))

@@ -1,0 +1,1 @@
+"""Images and annotations in a folder or in a DICOM archive."""

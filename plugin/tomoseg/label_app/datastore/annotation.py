@@ -1,0 +1,120 @@
+"""A label that a person drew, brought into its image's grid and told by name, whatever a client sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.core.errors import UsageError, VolumeError
+from tomoseg.data.formats import has_suffix
+from tomoseg.data.geometry import Grid
+from tomoseg.data.read import read_volume
+from tomoseg.data.volume import Volume
+
+RAW_SUFFIX = ".bin"  # OHIF's: one byte a voxel, first axis fastest
+SEGMENT = re.compile(rb"^(Segment\d+)_(Name|LabelValue|Layer):=(.*?)\r?$", re.MULTILINE)
+HEADER_BYTES = 1 << 20
+NOT_DRAWN = {"background", "foreground_scribbles", "background_scribbles"}  # segments that clients use as tools
+TOLERANCE = 0.01  # of a voxel
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """Labels of one image.
+
+    Args:
+        labels: (I, J, K) uint16, on the image's grid.
+        names: what the values are, in lower case; empty where the client did not say.
+    """
+
+    labels: NDArray[np.uint16]
+    names: dict[int, str]
+
+
+def read_annotation(path: Path, image: Volume, label_info: Sequence[Mapping[str, Any]] | None) -> Annotation:
+    """Read what a client sent.
+
+    Args:
+        path: NIfTI, NRRD (also 3D Slicer's .seg.nrrd, which holds only the box around its segments) or OHIF's .bin.
+        image: what was annotated.
+        label_info: the client's list of `name` and value (`idx` or `id`); None if it sent none.
+
+    Raises:
+        VolumeError: the file cannot be read as labels, or does not lie on the image's grid.
+        UsageError: a value occurs that `label_info` does not name.
+    """
+    names: dict[int, str] = {}
+    if has_suffix(path.name, (RAW_SUFFIX,)):
+        labels = _read_raw(path, image.grid)
+    else:
+        volume = read_volume(path)
+        labels = _on_grid(volume, image.grid, path)
+        if has_suffix(path.name, (".nrrd",)):
+            names = _segment_names(path)
+    found = [int(value) for value in np.unique(labels) if value]
+    names = names or _named(label_info or (), found, path)
+    missing = [value for value in found if names and value not in names]
+    if missing:
+        raise UsageError(f"{path.name}: expected a name for each label, got none for {missing}; named are {names}")
+    return Annotation(labels, {value: name.lower() for value, name in names.items()})
+
+
+def _read_raw(path: Path, grid: Grid) -> NDArray[np.uint16]:
+    values = np.fromfile(path, np.uint8)
+    if values.size != np.prod(grid.shape):
+        raise VolumeError(f"{path.name}: expected {np.prod(grid.shape)} bytes, one for each voxel, got {values.size}")
+    return values.reshape(grid.shape, order="F").astype(np.uint16)
+
+
+def _on_grid(volume: Volume, grid: Grid, path: Path) -> NDArray[np.uint16]:
+    """Return the labels on a grid that holds theirs, voxel upon voxel."""
+    values = volume.array
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65535 or not np.array_equal(values, np.round(values)):
+        raise VolumeError(f"{path.name}: expected whole label numbers, got values such as {values.max(initial=0):g}")
+    steps = volume.grid.index_to(grid)
+    shift = np.round(steps[:3, 3]).astype(int)
+    end = shift + np.array(volume.grid.shape)
+    aligned = np.abs(steps[:3, :3] - np.eye(3)).max() * max(volume.grid.shape) < TOLERANCE
+    if not aligned or np.abs(steps[:3, 3] - shift).max() > TOLERANCE or (shift < 0).any() or (end > grid.shape).any():
+        raise VolumeError(
+            f"{path.name}: expected labels on the image's grid {grid.shape} {grid.orientation}, got "
+            f"{volume.grid.shape} {volume.grid.orientation} elsewhere; export them on the image's geometry"
+        )
+    labels = np.zeros(grid.shape, np.uint16)
+    labels[tuple(slice(a, b) for a, b in zip(shift, end, strict=True))] = values.astype(np.uint16)
+    return labels
+
+
+def _segment_names(path: Path) -> dict[int, str]:
+    """Return the names in the header of a segmentation of 3D Slicer."""
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES).partition(b"\n\n")[0]
+    fields: dict[bytes, dict[bytes, str]] = {}
+    for segment, key, value in SEGMENT.findall(header):
+        fields.setdefault(segment, {})[key] = value.decode(errors="replace")
+    return {
+        int(entry[b"LabelValue"]): entry[b"Name"]
+        for entry in fields.values()
+        if entry.get(b"LabelValue", "").isdigit() and b"Name" in entry
+    }
+
+
+def _named(label_info: Sequence[Mapping[str, Any]], found: Sequence[int], path: Path) -> dict[int, str]:
+    """Return names by value.
+
+    3D Slicer counts segments that it does not export, too, so that its numbers may be off; then its order counts.
+    """
+    try:
+        drawn = [entry for entry in label_info if str(entry["name"]).lower() not in NOT_DRAWN]
+        told = {int(entry.get("idx", entry.get("id", n))): str(entry["name"]) for n, entry in enumerate(drawn, 1)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path.name}: label_info: expected a list of name and idx, got {label_info!r}") from error
+    if set(found) <= told.keys():
+        return told
+    return {n: str(entry["name"]) for n, entry in enumerate(drawn, 1)}

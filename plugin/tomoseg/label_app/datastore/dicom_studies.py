@@ -1,0 +1,203 @@
+"""MONAI Label's datastore over a DICOMweb archive; images are read and labels are written by tomoseg."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
+from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.utils.dicom import dicom_web_download_series, dicom_web_upload_dcm
+from monailabel.interfaces.datastore import DefaultLabelTag
+from pydicom.dataset import Dataset
+
+from tomoseg.core.errors import TomosegError, UsageError, VolumeError, one_line
+from tomoseg.core.files import staging_folder
+from tomoseg.core.version import __version__
+from tomoseg.data.labels import Label, unnamed
+from tomoseg.data.nifti import write_map
+from tomoseg.data.read import read_volume
+from tomoseg.data.volume import Volume
+from tomoseg.label_app.datastore.annotation import Annotation, read_annotation
+from tomoseg.label_app.datastore.local_studies import with_names, write_annotation
+
+FRESH_S = 5.0  # so long a list of the archive's series is taken for what is there now
+
+
+class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
+    """Series in a DICOMweb archive; final labels go back to it as DICOM Segmentations.
+
+    MONAI Label's own keeps a list of the series for two hours, so that a new one is not seen and a labelled one comes
+    again; takes for whole what is left of a download that broke off; and names labels only as a client does.
+
+    Args:
+        client: of the archive.
+        modalities: of the series that are to be labelled, e.g. ["MR"].
+        labels: what labels are called, with colours and codes.
+    """
+
+    def __init__(self, client: Any, modalities: Sequence[str], labels: Sequence[Label]) -> None:
+        self._filters = _filters(modalities)
+        self._labels = {label.name: label for label in labels}
+        self._listed: tuple[float, list[str]] = (0.0, [])
+        self._references: dict[str, str] = {}  # segmentation to the series that it is of; neither ever changes
+        super().__init__(
+            client=client,
+            search_filter=self._filters[0],
+            cache_path=settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or None,
+            fetch_by_frame=settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME,
+            convert_to_nifti=True,
+        )
+
+    def list_images(self) -> list[str]:
+        """Return the SeriesInstanceUIDs of the series to be labelled."""
+        if time.monotonic() - self._listed[0] > FRESH_S:
+            found = [uid for one in self._filters for uid in self._search(one)]
+            self._listed = time.monotonic(), list(dict.fromkeys(found))
+        return self._listed[1]
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Return the series that a DICOM Segmentation in the archive refers to."""
+        for one in self._client.search_for_series(search_filters={"Modality": "SEG"}):
+            series = Dataset.from_json(one)
+            uid = str(series.SeriesInstanceUID)
+            if uid not in self._references:
+                metadata = self._client.retrieve_series_metadata(str(series.StudyInstanceUID), uid)
+                referenced = Dataset.from_json(metadata[0]).get("ReferencedSeriesSequence")
+                self._references[uid] = str(referenced[0].SeriesInstanceUID) if referenced else ""
+        labelled = set(self._references.values())
+        return [uid for uid in self.list_images() if uid in labelled]
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Return the series that no DICOM Segmentation in the archive refers to."""
+        labelled = set(self.get_labeled_images())
+        return [uid for uid in self.list_images() if uid not in labelled]
+
+    def source(self, image_id: str) -> Path | None:
+        """Return the folder with a series, fetched from the archive if it is not here yet; None if there is none.
+
+        Raises:
+            VolumeError: it cannot be fetched.
+        """
+        folder = Path(self._datastore.image_path()).resolve() / image_id
+        if folder.is_dir() and any(folder.iterdir()):
+            return folder
+        if image_id not in self.list_images():
+            return None
+        with staging_folder(folder.parent) as staging:  # a download that breaks off leaves nothing
+            try:
+                dicom_web_download_series(None, image_id, str(staging / "series"), self._client, self._fetch_by_frame)
+            except Exception as error:  # requests, pydicom and the archive each have their own
+                raise VolumeError(
+                    f"series {image_id}: cannot be fetched from the archive: {one_line(error)}"
+                ) from error
+            (staging / "series").replace(folder)
+        return folder
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Return the path of a series as NIfTI, with the voxels in the order of its slices, as OHIF has them too."""
+        path = Path(self._datastore.image_path()).resolve() / f"{image_id}.nii.gz"
+        if not path.is_file():
+            source = self.source(image_id)
+            if source is None:
+                return ""
+            volume = read_volume(source)
+            with tempfile.TemporaryDirectory() as folder:
+                converted = Path(folder) / path.name
+                write_map(converted, volume.array, volume.grid, None)
+                self.add_image(image_id, str(converted), self._dicom_info(image_id))
+        return str(path)
+
+    def image_id_of(self, path: Path) -> str:
+        """Return the SeriesInstanceUID of a series as NIfTI."""
+        image_id, _ = self._to_id(path.name)
+        return str(image_id)
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
+    ) -> str:
+        """Save a label; a final one is sent to the archive as a DICOM Segmentation.
+
+        Raises:
+            VolumeError, UsageError: it is no label of this image; nothing is saved.
+        """
+        source = self.source(image_id)
+        if source is None:
+            raise VolumeError(f"image {image_id!r}: no such series in the archive")
+        self.get_image_uri(image_id)
+        image = read_volume(source)
+        annotation = read_annotation(Path(label_filename), image, label_info.get("label_info"))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{image_id}.nii.gz"
+            write_annotation(path, annotation, image)
+            known = with_names(label_info, annotation)
+            if label_tag == DefaultLabelTag.FINAL:
+                known["SeriesInstanceUID"] = self._upload(annotation, image, Path(folder) / "label.dcm")
+            return str(LocalDatastore.save_label(self, image_id, str(path), label_tag, known))
+
+    def _upload(self, annotation: Annotation, image: Volume, path: Path) -> str:
+        """Send labels to the archive; return their SeriesInstanceUID."""
+        from tomoseg.data.dicom.seg_writer import write_dicom_seg
+
+        assert image.series is not None
+        values = annotation.names or {label.value: label.name for label in self._labels.values()}
+        present = set(range(1, int(annotation.labels.max(initial=0)) + 1))
+        table = [_label(self._labels, value, values.get(value)) for value in sorted(present | values.keys())]
+        write_dicom_seg(path, annotation.labels, image.series, table, "MONAI Label", __version__)
+        try:
+            return str(dicom_web_upload_dcm(str(path), self._client))
+        except Exception as error:  # requests and the archive each have their own
+            raise UploadError(f"the archive does not take the segmentation: {one_line(error)}") from error
+
+    def _search(self, one: dict[str, str]) -> list[str]:
+        return [
+            str(Dataset.from_json(found).SeriesInstanceUID)
+            for found in self._client.search_for_series(search_filters=one)
+        ]
+
+
+class UploadError(TomosegError, OSError):
+    """A label that the archive does not take."""
+
+
+def connect(url: str) -> Any:
+    """Return a client of a DICOMweb archive, as MONAI Label's settings say."""
+    from dicomweb_client.session_utils import create_session_from_user_pass
+
+    user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+    return DICOMwebClientX(
+        url=url,
+        session=create_session_from_user_pass(user, password) if user and password else None,
+        qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
+        wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
+        stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
+    )
+
+
+def _filters(modalities: Sequence[str]) -> list[dict[str, str]]:
+    """Return what the archive is searched for: what the user has set, else the modalities of the bundles."""
+    if text := os.environ.get("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", ""):
+        # MONAI Label sets the variable to its own default for the processes that it starts
+        try:
+            asked = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"MONAI_LABEL_DICOMWEB_SEARCH_FILTER: expected JSON, got {text!r}") from error
+        if asked != {"Modality": "CT"}:
+            return [{str(key): str(value) for key, value in asked.items()}]
+    return [{"Modality": modality} for modality in modalities] or [{}]
+
+
+def _label(known: dict[str, Label], value: int, name: str | None) -> Label:
+    """Return the label of a value, with the colour and the codes that the bundles give to its name."""
+    if name in known:
+        label = known[name]
+        return replace(label, value=value)
+    fresh = unnamed(value)
+    return Label(value, name or fresh.name, fresh.colour)

@@ -1,0 +1,73 @@
+"""MONAI Label's datastore over a folder of scans; what annotators save is checked first."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings
+from monailabel.datastore.local import LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
+
+from tomoseg.data.formats import DETACHED_SUFFIXES, VOLUME_SUFFIXES
+from tomoseg.data.nifti import write_label_map
+from tomoseg.data.read import read_volume
+from tomoseg.data.volume import Volume
+from tomoseg.label_app.datastore.annotation import Annotation, read_annotation
+
+# a file and its detached voxels would be taken apart when it is copied
+EXTENSIONS = [f"*{suffix}" for suffix in VOLUME_SUFFIXES if suffix not in DETACHED_SUFFIXES]
+
+
+class LocalStudies(LocalDatastore):  # type: ignore[misc]
+    """Scans in a folder, one file each; labels go to its `labels/final` and `labels/original`.
+
+    Args:
+        folder: the scans.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            str(folder),
+            extensions=EXTENSIONS,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+
+    def source(self, image_id: str) -> Path | None:
+        """Return what is to be segmented for an image, None if there is no such image."""
+        uri = self.get_image_uri(image_id)
+        return Path(uri) if uri else None
+
+    def image_id_of(self, path: Path) -> str:
+        """Return what the studies call the image of a file."""
+        image_id, _ = self._to_id(path.name)
+        return str(image_id)
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Save a label on its image's grid, with the names of its values.
+
+        Raises:
+            VolumeError, UsageError: it is no label of this image; nothing is saved.
+        """
+        source = self.source(image_id)
+        if source is None or label_tag != DefaultLabelTag.FINAL:
+            return str(super().save_label(image_id, label_filename, label_tag, label_info))
+        image = read_volume(source)
+        annotation = read_annotation(Path(label_filename), image, label_info.get("label_info"))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{image_id}.nii.gz"
+            write_annotation(path, annotation, image)
+            return str(super().save_label(image_id, str(path), label_tag, with_names(label_info, annotation)))
+
+
+def write_annotation(path: Path, annotation: Annotation, image: Volume) -> None:
+    """Write an annotation as NIfTI on its image's grid."""
+    write_label_map(path, annotation.labels, image.grid, image.header)
+
+
+def with_names(label_info: dict[str, Any], annotation: Annotation) -> dict[str, Any]:
+    """Return a client's description of a label with the names and values that it really has."""
+    named = [{"name": name, "idx": value} for value, name in sorted(annotation.names.items())]
+    return {**label_info, "label_info": named}

@@ -1,0 +1,102 @@
+"""MONAI Label's task that corrects a bundle's result by clicks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from tomoseg.bundle.options import Options
+from tomoseg.label_app.answer import describe_answer, write_answer
+from tomoseg.label_app.clicks.clicks import BACKGROUND, parse_clicks
+from tomoseg.label_app.clicks.correction import correct
+from tomoseg.label_app.clicks.crop_scores import CropScores
+from tomoseg.label_app.clicks.scene import Scene, look
+from tomoseg.label_app.device_lock import turn
+from tomoseg.label_app.model import ServedModel
+from tomoseg.label_app.request import chosen, parse_infer_request
+from tomoseg.label_app.versions import Version
+
+KEPT = 2  # images, with their results and scores
+SUFFIX = "_clicks"
+
+
+class ClickTask(InferTask):  # type: ignore[misc]
+    """Segments an image, and corrects the result where a person clicked.
+
+    Clients send all clicks of an image each time, so the server keeps nothing but what is quick to make anew.
+
+    Args:
+        model: the bundle; its labels must not overlap.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        super().__init__(
+            # "deepedit" is what clients call a model that takes clicks for several labels and for background. A
+            # background of 0 OHIF takes for a label without a number, and gives it that of another
+            type=InferType.DEEPEDIT,
+            labels=model.labels.ids | {BACKGROUND: len(model.labels.ids) + 1},
+            dimension=3,
+            description=f"Correct {model.name} by clicks: on a label, or on what is background",
+            config={"device": device_list()} | ({"roi": ""} if model.labels.whole else {}),
+        )
+        self._model = model
+        self._scenes: OrderedDict[tuple[Any, ...], Scene] = OrderedDict()
+        self._one_changes = threading.Lock()
+
+    def info(self) -> dict[str, Any]:
+        """Return what clients show; `label_colors` are the bundle's."""
+        return {**super().info(), "label_colors": self._model.labels.colours}
+
+    def is_valid(self) -> bool:
+        return True
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return the path of a temporary file with the corrected labels, and what the client is told beside it.
+
+        Raises:
+            TomosegError: the request is wrong, or the image cannot be segmented.
+        """
+        device = name_to_device(chosen(request, "device"))
+        asked = parse_infer_request(request, device)
+        clicks = parse_clicks(request, self._model.labels)
+        with turn(self._model.folder.root, device):
+            version = self._model.weights.current
+            scene = self._scene(Path(str(request["image"])), Options(device=device, roi=asked.options.roi), version)
+            if isinstance(scene.scores, CropScores):
+                scene.scores.refuse_beyond(clicks)
+            begin = time.perf_counter()
+            channels = [0, *self._model.labels.values]  # of the network, by the number that is served
+            labels = correct(
+                scene.result.labels,
+                scene.volume.array,
+                scene.volume.grid,
+                clicks,
+                lambda box: scene.scores(box)[channels],
+            )
+            seconds = {"correction": time.perf_counter() - begin}
+        # where structures were found, and how large, holds no longer once something is changed
+        result = replace(
+            scene.result, labels=labels, seconds=seconds, location=None if clicks else scene.result.location
+        )
+        path = write_answer(result, asked.extension, asked.compress)
+        return str(path), describe_answer(result, self._model.labels, version.number)
+
+    def _scene(self, source: Path, options: Options, version: Version) -> Scene:
+        """Return an image with its result and scores, from a moment ago if it is the same."""
+        found = source.stat() if source.exists() else None
+        key = (source, found and found.st_mtime_ns, found and found.st_size, options, version.checkpoint)
+        with self._one_changes:
+            if key not in self._scenes:
+                while len(self._scenes) >= KEPT:
+                    self._scenes.popitem(last=False)
+                self._scenes[key] = look(self._model, source, options, version)
+            self._scenes.move_to_end(key)
+            return self._scenes[key]

@@ -1,0 +1,47 @@
+"""What was found out about each image to choose the next one by, kept beside the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tomoseg.core.files import atomic_file
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of all images under one version of a bundle's weights.
+
+    They are in a file of their own, for MONAI Label's record of the studies is written by several processes, and loses
+    what one of them adds in between.
+
+    Args:
+        path: a JSON file; it need not be there yet.
+        weights: SHA-256 of the weights; scores of others are not read.
+    """
+
+    path: Path
+    weights: str
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Return what is known, by image id."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            found: dict[str, dict[str, Any]] = content["images"] if content["weights"] == self.weights else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return found
+
+    def add(self, image_id: str, values: Mapping[str, Any]) -> None:
+        """Add to what is known of an image.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        images = self.read()
+        images[image_id] = {**images.get(image_id, {}), **values}
+        with atomic_file(self.path) as temporary:
+            temporary.write_text(json.dumps({"weights": self.weights, "images": images}), encoding="utf-8")

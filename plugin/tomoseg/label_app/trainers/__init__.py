@@ -1,0 +1,1 @@
+"""Training task of MONAI Label, and its cases."""

@@ -1,0 +1,146 @@
+"""MONAI Label's task that trains a bundle on what was annotated."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from tomoseg.core.errors import UsageError
+from tomoseg.core.files import atomic_file, remove_stale, staging_folder
+from tomoseg.inference.localisation.locator import Locator
+from tomoseg.label_app.fine_tuning import Progress, Recipe, find_train_config, fine_tune
+from tomoseg.label_app.model import ServedModel
+from tomoseg.label_app.request import chosen, flag, number
+from tomoseg.label_app.trainers.training_cases import Annotated, TrainingCase, prepare_cases
+
+EPOCHS = 30
+LEARNING_RATE_SCALE = 0.1
+STATS = "train_stats.json"
+SEED = 12345  # which cases are held out
+
+
+class BundleTraining(TrainTask):  # type: ignore[misc]
+    """Fine-tunes a bundle by its own train config; the weights become a new version, which is used from then on.
+
+    MONAI Label runs it in a process of its own and kills that to stop it: until the last step nothing is changed.
+
+    Args:
+        model: the bundle.
+
+    Raises:
+        BundleError: it has no train config.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        super().__init__(f"Train {model.name} on the annotated images")
+        find_train_config(model.bundle)
+        self._model = model
+        self._stats_file = model.weights.folder / STATS
+
+    def config(self) -> dict[str, Any]:
+        """Return the options in clients' panels."""
+        return {
+            "device": device_list(),
+            "max_epochs": EPOCHS,
+            "pretrained": True,
+            "learning_rate_scale": LEARNING_RATE_SCALE,
+            "val_split": 0.0,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """Return how far the training is; nothing of one that was stopped."""
+        try:
+            stats: dict[str, Any] = json.loads(self._stats_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return stats if "total_time" in stats or psutil.pid_exists(stats.pop("process", 0)) else {}
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Train; see `config` for what a request may say.
+
+        Raises:
+            UsageError: a value is wrong, or nothing is annotated.
+            BundleError: the bundle's config fails.
+        """
+        share = number(request, "val_split", 0.0) or 0.0
+        if not 0 <= share < 1:
+            raise UsageError(f"val_split: expected a share from 0 to below 1, got {share}")
+        recipe = Recipe(
+            epochs=int(number(request, "max_epochs", EPOCHS) or 0),
+            learning_rate_scale=number(request, "learning_rate_scale", LEARNING_RATE_SCALE) or 0.0,
+            device=name_to_device(chosen(request, "device")),
+        )
+        folder = self._model.weights.folder
+        remove_stale(folder)
+        begin = time.time()
+        with staging_folder(folder) as staging:
+            locator = Locator(self._model.bundle)
+            cases, problems = prepare_cases(find_annotated(datastore), self._model.labels, locator, staging)
+            for problem in problems:
+                print(problem, flush=True)
+            train, held_out = _split(cases, share)
+            print(f"training {self._model.name} on {len(train)} cases, {len(held_out)} held out", flush=True)
+
+            def tell(progress: Progress) -> None:
+                metric = "" if progress.best_metric is None else f", best metric {progress.best_metric:.4f}"
+                print(f"epoch {progress.epoch}/{progress.epochs}: loss {progress.loss:.4f}{metric}", flush=True)
+                self._save_stats(progress, begin, ended=False)
+                self._last = progress
+
+            start = self._model.checkpoint if flag(request, "pretrained", default=True) else None
+            state = fine_tune(self._model.bundle, train, held_out, start, recipe, staging, tell)
+            version = self._model.weights.publish(
+                state,
+                cases=len(train),
+                epochs=recipe.epochs,
+                learning_rate_scale=recipe.learning_rate_scale,
+                **({"best_metric": self._last.best_metric} if held_out else {}),
+            )
+        self._save_stats(self._last, begin, ended=True)
+        print(f"version {version.number} of the weights is in use", flush=True)
+        return {"version": version.number, "left_out": problems}
+
+    def _save_stats(self, progress: Progress, begin: float, ended: bool) -> None:
+        elapsed = str(timedelta(seconds=int(time.time() - begin)))
+        stats = {
+            "start_ts": int(begin),
+            "epoch": progress.epoch,
+            "total_epochs": progress.epochs,
+            "train": {"loss": progress.loss},
+            "total_time" if ended else "current_time": elapsed,
+            "process": os.getpid(),
+        }
+        if progress.best_metric is not None:
+            stats["best_metric"] = progress.best_metric
+        with atomic_file(self._stats_file) as temporary:
+            temporary.write_text(json.dumps(stats), encoding="utf-8")
+
+
+def find_annotated(datastore: Datastore) -> Iterator[Annotated]:
+    """Yield what has a final label."""
+    for entry in datastore.datalist():
+        image = Path(entry["image"])
+        image_id = datastore.image_id_of(image)
+        info = datastore.get_label_info(image_id, DefaultLabelTag.FINAL)
+        yield Annotated(image_id, image, Path(entry["label"]), info.get("label_info") or None)
+
+
+def _split(cases: list[TrainingCase], share: float) -> tuple[list[TrainingCase], list[TrainingCase]]:
+    """Return cases to train on and cases held out, always the same of the same; no image is among both."""
+    images = list(dict.fromkeys(case.image_id for case in cases))
+    held = min(round(share * len(images)), len(images) - 1)
+    held_out = set(random.Random(SEED).sample(images, len(images))[:held])
+    return [case for case in cases if case.image_id not in held_out], [
+        case for case in cases if case.image_id in held_out
+    ]

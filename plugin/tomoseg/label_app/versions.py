@@ -1,0 +1,148 @@
+"""Weights that were trained, version by version, outside the bundle: the bundle's own stay as they were shipped."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tomoseg.core.errors import BundleError, OutputError, UsageError, one_line
+from tomoseg.core.files import atomic_file, sha256, staging_folder
+
+if TYPE_CHECKING:
+    import torch
+
+SHIPPED = 0
+CURRENT = "current.json"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a bundle's weights.
+
+    Args:
+        number: 0 for the bundle's own, else from 1 on.
+        checkpoint: the file; None for the bundle's own.
+        facts: what is known of its training: when, from which version, how many cases and epochs.
+    """
+
+    number: int
+    checkpoint: Path | None
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The versions of one bundle: `0001/model.pt`, `0002/model.pt`, … and `current.json`, which says what is used.
+
+    Args:
+        folder: where they are; it is made with the first version.
+    """
+
+    folder: Path
+
+    @property
+    def current(self) -> Version:
+        """The version in use; read from disk each time, so that what another process trained is seen at once.
+
+        Raises:
+            BundleError: `current.json` is damaged, or names a version that is not there.
+        """
+        path = self.folder / CURRENT
+        try:
+            number = int(json.loads(path.read_text(encoding="utf-8"))["version"])
+        except FileNotFoundError:
+            number = SHIPPED
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BundleError(
+                f"{path}: cannot be read: {one_line(error)}; remove it to use the shipped weights"
+            ) from error
+        return self.version(number)
+
+    def version(self, number: int) -> Version:
+        """Return one version.
+
+        Raises:
+            BundleError: there is no such version.
+        """
+        if number == SHIPPED:
+            return Version(SHIPPED, None, {})
+        checkpoint = self.folder / f"{number:04}" / "model.pt"
+        if not checkpoint.is_file():
+            raise BundleError(f"{checkpoint}: no such version of the weights; there are {self.numbers}")
+        try:
+            facts = json.loads((checkpoint.parent / "version.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            facts = {}
+        return Version(number, checkpoint, facts)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of all versions, 0 for the bundle's own among them."""
+        found = (int(path.parent.name) for path in self.folder.glob("[0-9][0-9][0-9][0-9]/model.pt"))
+        return sorted({SHIPPED, *found})
+
+    def publish(self, state: dict[str, torch.Tensor], **facts: Any) -> Version:
+        """Keep weights as the next version, and use them from now on; a version is there whole or not at all.
+
+        Args:
+            state: what `load_state_dict` of the bundle's network takes.
+            facts: kept beside it.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        import torch
+
+        parent = self.current.number
+        with staging_folder(self.folder) as staging:
+            whole = staging / "whole"
+            whole.mkdir()
+            checkpoint = whole / "model.pt"
+            torch.save(state, checkpoint)
+            with checkpoint.open("rb+") as file:
+                os.fsync(file.fileno())
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            known = {"created": now, "from_version": parent, "sha256": sha256(checkpoint), **facts}
+            (whole / "version.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+            number = self._take_number(whole)
+        self._use(number)
+        return self.version(number)
+
+    def roll_back(self, to: int | None = None) -> Version:
+        """Use an earlier version again; later ones are kept.
+
+        Args:
+            to: its number; None for the one that the current version was trained from.
+
+        Raises:
+            UsageError: there is none before the current one.
+            BundleError: there is no such version.
+        """
+        current = self.current
+        if to is None and current.number == SHIPPED:
+            raise UsageError(
+                f"{self.folder}: the bundle's own weights are in use already; there is nothing before them"
+            )
+        number = int(current.facts.get("from_version", SHIPPED)) if to is None else to
+        version = self.version(number)
+        self._use(number)
+        return version
+
+    def _take_number(self, whole: Path) -> int:
+        """Rename a finished folder to the next free number."""
+        number = self.numbers[-1] + 1
+        while (self.folder / f"{number:04}").exists():
+            number += 1
+        try:
+            whole.rename(self.folder / f"{number:04}")
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be written to: {one_line(error)}") from error
+        return number
+
+    def _use(self, number: int) -> None:
+        with atomic_file(self.folder / CURRENT) as temporary:
+            temporary.write_text(json.dumps({"version": number}) + "\n", encoding="utf-8")

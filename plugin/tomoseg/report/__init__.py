@@ -1,0 +1,1 @@
+"""Records of a run, label statistics, previews and the HTML report."""

@@ -1,0 +1,61 @@
+"""Hardware, package versions and time for reports."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tomoseg.core.threads import usable_threads
+
+REPORTED_PACKAGES = (
+    "torch", "monai", "openvino", "nibabel", "numpy", "scipy", "pydicom", "highdicom", "SimpleITK", "nilearn",
+)  # fmt: skip
+
+
+def utc_now() -> str:
+    """Return the time, UTC, as ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def describe_hardware(gpus: Sequence[str] = (), threads: int | None = None) -> dict[str, Any]:
+    """Return "cpu" (its model), "cores" (that this process may use), "memory_bytes" (of the machine), and the rest.
+
+    Args:
+        gpus: their names, as torch tells them.
+        threads: number of threads that compute.
+    """
+    import psutil  # 25 ms that `tomoseg --help` need not wait for
+
+    return {
+        "cpu": _cpu_model(),
+        "cores": usable_threads(),
+        "memory_bytes": int(psutil.virtual_memory().total),
+        "gpus": list(gpus),
+        "threads": threads,
+    }
+
+
+def installed_packages() -> dict[str, str]:
+    """Return the versions of the packages that decide what a run computes, those that are installed."""
+    found = {}
+    for name in REPORTED_PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_model() -> str:
+    # platform.processor() tells no more than "x86_64", or nothing, on Linux
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip().lower() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine() or "unknown"

@@ -1,0 +1,138 @@
+"""What is to be known of each scan of a run."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tomoseg.report.outliers import Usual, find_outliers
+from tomoseg.report.records import CaseReport, Report
+
+STATUSES = {"failed": "failed", "pending": "not run", "skipped": "skipped", "done": "done"}  # the gravest first
+KINDS = ("reason", "warning", "outlier", "edge", "remark")  # of what is to be known of a scan, the gravest first
+NAMED = 6  # outliers and labels at the edge that are told one by one
+
+
+@dataclass(frozen=True)
+class Column:
+    """The volumes of one label.
+
+    Args:
+        volumes_ml: by the index of the case, without those that have no labels.
+        usual: what they are like; None for a few scans.
+        outliers: the indices of the cases that stand out.
+        decimals: with which they are shown.
+    """
+
+    label: int
+    name: str
+    volumes_ml: dict[int, float]
+    usual: Usual | None
+    outliers: frozenset[int]
+    decimals: int
+
+    def show(self, volume_ml: float) -> str:
+        """Return a volume as it stands in the table; a plain 0 for an absent label."""
+        return f"{volume_ml:.{self.decimals}f}" if volume_ml else "0"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan.
+
+    Args:
+        place: where it lies below the folder of all.
+        index: of the case; meaningless without one.
+        case: None for a scan that has not run.
+        look: (kind, text) of what is to be known of it.
+    """
+
+    place: Path
+    index: int = -1
+    case: CaseReport | None = None
+    look: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def status(self) -> str:
+        return "pending" if self.case is None else self.case.status
+
+    @property
+    def kinds(self) -> set[str]:
+        return {self.status, *(kind for kind, _ in self.look)}
+
+
+def make_columns(cases: Sequence[CaseReport]) -> list[Column]:
+    """Return a column for each label that the scans have or lack."""
+    # a whole scan and a crop have labels of one number and another meaning
+    volumes: dict[tuple[int, str], dict[int, float]] = {}
+    for index, case in enumerate(cases):
+        for row in case.labels if case.status != "failed" else ():
+            volumes.setdefault((row.label, row.name), {})[index] = row.volume_ml
+    columns = []
+    for (label, name), found in sorted(volumes.items()):
+        usual = find_outliers(list(found.values()))
+        outliers = [] if usual is None else np.array(list(found))[usual.outliers].tolist()
+        middle = float(np.median([volume for volume in found.values() if volume] or [1.0]))
+        decimals = min(max(2 - math.floor(math.log10(middle)), 0), 6)  # three digits of what is usual
+        columns.append(Column(label, name, found, usual, frozenset(outliers), decimals))
+    return columns
+
+
+def make_rows(report: Report, columns: Sequence[Column], base: Path | None) -> list[Row]:
+    """Return a row for each scan, failures first, otherwise in the order they ran."""
+    rows = [
+        Row(_below(case.input, base), index, case, tuple(_look(index, case, columns)))
+        for index, case in enumerate(report.cases)
+    ]
+    rows += [Row(_below(name, base), look=(("", "The run ended before its turn."),)) for name in report.pending]
+    return sorted(rows, key=lambda row: list(STATUSES).index(row.status))
+
+
+def explain_outlier(column: Column, volume_ml: float) -> str:
+    """Return in plain words why a volume stands out."""
+    usual = column.usual
+    assert usual is not None
+    if not volume_ml:
+        return f"{column.name} is missing; {usual.present} of {len(usual.outliers)} scans have it."
+    size = "large" if volume_ml > usual.median_ml else "small"
+    low, high = map(column.show, usual.range_ml)
+    return (
+        f"{column.name} is unusually {size}: {column.show(volume_ml)} mL, where the median is "
+        f"{column.show(usual.median_ml)} mL and {low} to {high} mL is usual."
+    )
+
+
+def common_folder(inputs: Sequence[str]) -> Path | None:
+    """Return the folder that all the scans lie in; None where there is no such folder."""
+    try:
+        return Path(os.path.commonpath([Path(name).parent for name in inputs]))
+    except ValueError:  # none at all, several drives, or relative beside absolute paths
+        return None
+
+
+def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[tuple[str, str]]:
+    """Yield what is to be known of a case, as (kind, text), the gravest first."""
+    if case.status == "failed":
+        yield "reason", case.reason.removeprefix(f"{case.input}: ")
+        return
+    if case.status == "skipped":
+        yield "", case.reason or "An earlier run has done it."
+    yield from (("warning", text) for text in case.warnings)
+    outliers = [explain_outlier(column, column.volumes_ml[index]) for column in columns if index in column.outliers]
+    yield from (("outlier", text) for text in outliers[:NAMED])
+    if len(outliers) > NAMED:
+        yield "outlier", f"{len(outliers) - NAMED} more volumes stand out; they are marked in the row."
+    if at_edge := [row.name for row in case.labels if row.touches_border]:
+        more = f" and {len(at_edge) - NAMED} more labels" if len(at_edge) > NAMED else ""
+        verb = "reaches" if len(at_edge) == 1 else "reach"
+        yield "edge", f"{', '.join(at_edge[:NAMED])}{more} {verb} the edge of the scan and may be cut off there."
+    yield from (("remark", text) for text in case.remarks)
+
+
+def _below(name: str, base: Path | None) -> Path:
+    return Path(name) if base is None else Path(name).relative_to(base)

@@ -1,0 +1,277 @@
+"""What a run did, case by case, as people and programs read it afterwards."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tomoseg.core.files import atomic_file
+from tomoseg.core.version import __version__
+from tomoseg.report.environment import installed_packages, utc_now
+
+STATISTICS_COLUMNS = (
+    "input", "label", "name", "voxels", "volume_ml", "mean", "sd",
+    "first_i", "first_j", "first_k", "stop_i", "stop_j", "stop_k", "touches_border",
+    "volume_per_icv", "icv_ml", "asymmetry_percent",
+)  # fmt: skip
+# A path that is no valid UTF-8 holds lone surrogates: as \udcff they are readable, and in JSON the very same path.
+UNENCODABLE = "backslashreplace"
+
+
+@dataclass(frozen=True)
+class LabelVolume:
+    """How much of one scan carries one label, where, and over which intensities.
+
+    Args:
+        label: its value.
+        name: as the bundle calls it.
+        voxels: how many voxels carry it, 0 where it does not occur.
+        volume_ml: the same in millilitres.
+        mean, sd: of the scan's intensity in these voxels (population SD); None where the label does not occur or the
+            scan could not be looked at.
+        first, stop: the box `[first, stop)` of voxel indices (i, j, k) that just holds it; None if it does not occur.
+        touches_border: whether it reaches the first or the last plane of the scan along any axis.
+    """
+
+    label: int
+    name: str
+    voxels: int
+    volume_ml: float
+    mean: float | None = None
+    sd: float | None = None
+    first: tuple[int, int, int] | None = None
+    stop: tuple[int, int, int] | None = None
+    touches_border: bool = False
+
+
+@dataclass(frozen=True)
+class RegionVolume:
+    """How much of one structure was found in a whole scan, e.g. of the left hippocampus.
+
+    Args:
+        name: as the bundle calls it.
+        voxels: of all its labels together.
+        volume_ml: the same in millilitres.
+        per_icv: mL of it for each litre of the intracranial volume; None where that is not known.
+        centre_mm: of it, or of its box where it was not found; RAS+ mm of the scan.
+    """
+
+    name: str
+    voxels: int
+    volume_ml: float
+    per_icv: float | None
+    centre_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the structures of a bundle that was trained on crops were found in a whole scan.
+
+    Args:
+        template: what was laid over the scan.
+        score: share of the scan's variance within the brain that the template's tissues explain, 0 to 1; None for a
+            place that was given by hand.
+        seen: share of the template's brain that the scan covers; None as for the score.
+        icv_ml: intracranial volume, that of the template scaled as it was for this scan (Buckner et al. 2004,
+            doi:10.1016/j.neuroimage.2004.06.018); None as for the score.
+        asymmetry_percent: (left - right) / mean of both; None where one of them is not there.
+        regions: one for each structure.
+    """
+
+    template: str
+    score: float | None
+    seen: float | None
+    icv_ml: float | None
+    asymmetry_percent: float | None
+    regions: tuple[RegionVolume, ...]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a scan was predicted to take and took, in bytes; 0 where nothing was predicted, or without a GPU.
+
+    Args:
+        planned_bytes, peak_bytes: of the whole process.
+        planned_vram_bytes, peak_vram_bytes: on the GPU.
+    """
+
+    planned_bytes: int = 0
+    peak_bytes: int = 0
+    planned_vram_bytes: int = 0
+    peak_vram_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """The outcome for one input.
+
+    Args:
+        input: path of the scan.
+        output: path of the label map, None where there is none.
+        status: "done" if the label map was written, "failed" if not, "skipped" if it was there already and left alone.
+        reason: one line that says why it is not "done".
+        series: SeriesInstanceUID of a DICOM scan.
+        remarks: what was done otherwise than usual.
+        warnings: why the labels may be wrong.
+        seconds: time of each stage.
+        windows: number of windows of the network.
+        skipped_windows: those of them that did not need to run.
+        voxels: number of voxels of the scan.
+        memory: what it took; None where it failed.
+        labels: one entry for each label of the bundle.
+        preview: path of the picture, None where there is none.
+        location: where the structures are in a whole scan, for a bundle that was trained on crops.
+    """
+
+    input: str
+    output: str | None
+    status: Literal["done", "failed", "skipped"]
+    reason: str = ""
+    series: str | None = None
+    remarks: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    windows: int = 0
+    skipped_windows: int = 0
+    voxels: int = 0
+    memory: Memory | None = None
+    labels: tuple[LabelVolume, ...] = ()
+    preview: str | None = None
+    warnings: tuple[str, ...] = ()
+    location: Location | None = None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> CaseReport:
+        """Return what `dataclasses.asdict` and JSON made of a case, as it was.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
+        fields = dict(content)
+        fields["remarks"] = tuple(fields["remarks"])
+        fields["memory"] = None if fields["memory"] is None else Memory(**fields["memory"])
+        fields["labels"] = tuple(map(_read_label, fields["labels"]))
+        fields["warnings"] = tuple(fields["warnings"])
+        fields["location"] = None if fields["location"] is None else _read_location(fields["location"])
+        return cls(**fields)
+
+    @property
+    def total_seconds(self) -> float:
+        """Time of all stages together, 0 where none was measured."""
+        return sum(self.seconds.values())
+
+
+@dataclass
+class Report:
+    """A whole run.
+
+    Args:
+        bundle: name, version and SHA-256 of config and checkpoints.
+        device: where the network ran.
+        backend: what ran it.
+        precision: what it computed in.
+        options: what the user asked for.
+        hardware: as `describe_hardware` tells it.
+        started, finished: UTC, ISO 8601; `finished` is None while the run goes on.
+        interrupted: whether it stopped before its end.
+        pending: the inputs that have not run; none are left once a run has reached its end.
+        cases: one entry an input, in the order of the plan.
+    """
+
+    bundle: dict[str, str]
+    device: str
+    backend: str
+    precision: str
+    options: dict[str, Any] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
+    started: str = field(default_factory=utc_now)
+    finished: str | None = None
+    interrupted: bool = False
+    pending: list[str] = field(default_factory=list)
+    cases: list[CaseReport] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[CaseReport]:
+        return [case for case in self.cases if case.status == "failed"]
+
+    def save(self, path: Path) -> None:
+        """Write the report as JSON, atomically.
+
+        One object: "tomoseg" and "python" (versions), "packages" (versions of those that are installed), "system",
+        then the fields of `Report` by their names; each entry of "cases" has the fields of `CaseReport`, each of its
+        "labels" those of `LabelVolume`. What is None here is null there; keys may be added, but not taken away.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        content = {
+            "tomoseg": __version__,
+            "python": platform.python_version(),
+            "packages": installed_packages(),
+            "system": platform.platform(),
+            **asdict(self),
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        with atomic_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors=UNENCODABLE)
+
+    def save_statistics(self, path: Path) -> None:
+        """Write the measures of each label as CSV, one row a case and label, atomically.
+
+        The columns are `STATISTICS_COLUMNS`: as in `LabelVolume`, with the box `[first, stop)` axis by axis and "yes"
+        or "no" for the border. Structures that were found in a whole scan have a row of their own, without a label,
+        with what `Location` tells. A cell is empty where there is nothing to tell.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with (
+            atomic_file(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors=UNENCODABLE) as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(STATISTICS_COLUMNS)
+            for case in self.cases:
+                writer.writerows((case.input, *_statistics(row)) for row in case.labels)
+                writer.writerows((case.input, *row) for row in _regions(case.location))
+
+
+def _read_label(content: Mapping[str, Any]) -> LabelVolume:
+    fields: dict[str, Any] = dict(content)
+    for key in ("first", "stop"):
+        fields[key] = None if fields[key] is None else tuple(fields[key])
+    return LabelVolume(**fields)
+
+
+def _read_location(content: Mapping[str, Any]) -> Location:
+    regions = (RegionVolume(**{**region, "centre_mm": tuple(region["centre_mm"])}) for region in content["regions"])
+    return Location(**{**content, "regions": tuple(regions)})
+
+
+def _statistics(row: LabelVolume) -> tuple[object, ...]:
+    mean, sd = ("" if value is None else f"{value:.6g}" for value in (row.mean, row.sd))
+    return (
+        row.label,
+        row.name,
+        row.voxels,
+        f"{row.volume_ml:.6g}",
+        mean,
+        sd,
+        *(row.first or ("",) * 3),
+        *(row.stop or ("",) * 3),
+        "yes" if row.touches_border else "no",
+        *("",) * 3,
+    )
+
+
+def _regions(location: Location | None) -> Iterator[tuple[object, ...]]:
+    if location is None:
+        return
+    for region in location.regions:
+        relative = (region.per_icv, location.icv_ml, location.asymmetry_percent)
+        shown = ("" if value is None else f"{value:.6g}" for value in relative)
+        yield ("", region.name, region.voxels, f"{region.volume_ml:.6g}", *("",) * 9, *shown)

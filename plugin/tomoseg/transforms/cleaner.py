@@ -1,0 +1,139 @@
+"""What the cleaning transforms have in common: an image in, the same kind of image out, and a remark that stays."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import TransformBackends, convert_to_dst_type
+from numpy.typing import NDArray
+
+from tomoseg.core.errors import VolumeError
+
+# where a MetaTensor's meta has what was done to it, a list of one line for each cleaning transform
+CLEANING = "cleaning"
+
+
+@dataclass(frozen=True, eq=False)
+class Channel:
+    """One channel of an image.
+
+    Args:
+        array: (I, J, K), any real dtype; not to be written to.
+        spacing: mm along (I, J, K).
+        source: what errors call the image.
+    """
+
+    array: NDArray[Any]
+    spacing: tuple[float, float, float]
+    source: str
+
+
+class Cleaner(MapTransform):  # type: ignore[misc]
+    """Base of the transforms that clean images, channel by channel.
+
+    Each image is (C, I, J, K): a MetaTensor, whose affine gives the spacing, or a tensor or array, whose spacing is
+    taken as 1 mm. What comes out is of the same kind, dtype (float32 where integers cannot hold it) and device, with
+    the same affine, meta and applied operations; what went in stays as it was. A line that says what was done is added
+    to the meta's list `CLEANING`; `cleaning_remarks` reads it.
+
+    Args:
+        keys: of the images.
+        allow_missing_keys: leave out those that the data does not have.
+
+    Raises:
+        VolumeError: an image is not (C, I, J, K), or not real-valued.
+    """
+
+    backend: ClassVar[list[Any]] = [TransformBackends.NUMPY]
+
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
+        cleaned = dict(data)
+        for key in self.key_iterator(cleaned):
+            cleaned[key] = self._clean_image(cleaned[key], str(key))
+        return cleaned
+
+    @abstractmethod
+    def clean(self, channel: Channel) -> tuple[NDArray[Any], str]:
+        """Return the cleaned channel, (I, J, K), and what was done to it, in a few words."""
+
+    def _clean_image(self, image: Any, key: str) -> Any:
+        meta = image.meta if isinstance(image, MetaTensor) else {}
+        source = str(meta.get("filename_or_obj", f"the image {key!r}"))
+        array = _as_array(image)
+        if array.ndim != 4 or not array.size or array.dtype.kind not in "biuf":
+            raise VolumeError(
+                f"{source}: {type(self).__name__} expected real values of shape (C, I, J, K), "
+                f"got {array.dtype} {array.shape}; LoadImaged with ensure_channel_first makes them"
+            )
+        i, j, k = image.pixdim.tolist() if isinstance(image, MetaTensor) else (1.0, 1.0, 1.0)
+        done = [self.clean(Channel(channel, (i, j, k), source)) for channel in array]
+        values = np.stack([channel for channel, _ in done])
+        result, *_ = convert_to_dst_type(values, image, dtype=image.dtype if array.dtype.kind == "f" else values.dtype)
+        if isinstance(result, MetaTensor):
+            # one line for each transform, come what may: MONAI collates only lists of one length into a batch
+            result.meta[CLEANING] = [*meta.get(CLEANING, ()), _in_one_line([remark for _, remark in done])]
+        return result
+
+
+class FiniteCleaner(Cleaner):
+    """Base of the cleaners that need finite values, and have nothing to do where all are one.
+
+    Attributes:
+        name: what it does, and with which library.
+
+    Raises:
+        VolumeError: an image holds NaN or infinite values.
+    """
+
+    name: ClassVar[str]
+
+    def clean(self, channel: Channel) -> tuple[NDArray[np.float32], str]:
+        array = np.array(channel.array, dtype=np.float32)
+        if not np.isfinite(array).all():
+            raise VolumeError(
+                f"{channel.source}: {type(self).__name__} expected finite values, "
+                f"got {np.count_nonzero(~np.isfinite(array))} that are not; ReplaceNonFinited replaces them"
+            )
+        # along an axis of one voxel there is nothing to compare, and ITK and wavelets stumble over it
+        spacing = tuple(mm for mm, size in zip(channel.spacing, array.shape, strict=True) if size > 1)
+        if array.min() == array.max() or len(spacing) < 2:
+            return array, f"{self.name}: nothing to do, all values are one or lie in one line"
+        filtered, remark = self.filter(array.squeeze(), spacing)
+        return filtered.reshape(array.shape), f"{self.name}{remark}"
+
+    @abstractmethod
+    def filter(self, array: NDArray[np.float32], spacing: tuple[float, ...]) -> tuple[NDArray[np.float32], str]:
+        """Return the cleaned array and what goes behind the name in the remark.
+
+        Args:
+            array: two or three axes of two voxels or more, finite, not constant; it may be overwritten.
+            spacing: mm along each of them.
+        """
+
+
+def cleaning_remarks(image: Any) -> tuple[str, ...]:
+    """Return what the cleaning transforms did to an image, a line for each; nothing where it is no MetaTensor."""
+    return tuple(image.meta.get(CLEANING, ())) if isinstance(image, MetaTensor) else ()
+
+
+def _as_array(image: Any) -> NDArray[Any]:
+    if not isinstance(image, torch.Tensor):
+        return np.asarray(image)
+    tensor: torch.Tensor = image.as_tensor() if isinstance(image, MetaTensor) else image
+    if tensor.dtype == torch.bfloat16:  # NumPy has none
+        tensor = tensor.float()
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    return array
+
+
+def _in_one_line(remarks: list[str]) -> str:
+    if len(set(remarks)) == 1:
+        return f"cleaned: {remarks[0]}"
+    return "cleaned: " + "; ".join(f"channel {index}: {remark}" for index, remark in enumerate(remarks))

@@ -1,0 +1,49 @@
+"""NaN and infinite values, of which a single one makes the scores of a whole window NaN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from numpy.typing import NDArray
+
+from tomoseg.core.errors import UsageError, VolumeError
+from tomoseg.transforms.cleaner import Channel, Cleaner
+
+
+class ReplaceNonFinited(Cleaner):
+    """Replace NaN by one value, and infinite values by the largest and smallest finite ones of their channel.
+
+    Args:
+        keys: of the images.
+        nan: what NaN becomes, in the image's unit; None for the smallest finite value of the channel, which is air in
+            CT and background in MRI: where programs leave NaN is outside of what was scanned or computed.
+        allow_missing_keys: leave out those that the data does not have.
+
+    Raises:
+        UsageError: `nan` is not finite.
+        VolumeError: an image is not (C, I, J, K), not real-valued, or has a channel without any finite value.
+    """
+
+    def __init__(self, keys: KeysCollection, nan: float | None = None, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if nan is not None and not np.isfinite(nan):
+            raise UsageError(f"nan: expected a finite value in place of NaN, got {nan}")
+        self.nan = nan
+
+    def clean(self, channel: Channel) -> tuple[NDArray[Any], str]:
+        array = channel.array
+        finite = np.isfinite(array)
+        if finite.all():
+            return array, "no NaN or infinite values"
+        if not finite.any():
+            raise VolumeError(f"{channel.source}: expected a scan, got nothing but NaN and infinite values")
+        lowest, highest = array.min(where=finite, initial=np.inf), array.max(where=finite, initial=-np.inf)
+        nan = lowest if self.nan is None else self.nan
+        unknown = np.count_nonzero(np.isnan(array))
+        infinite = array.size - np.count_nonzero(finite) - unknown
+        return (
+            np.nan_to_num(array, nan=nan, posinf=highest, neginf=lowest),
+            f"{unknown} NaN replaced by {nan:g}, {infinite} infinite values by {lowest:g} or {highest:g}",
+        )
