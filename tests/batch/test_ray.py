@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +21,10 @@ import pytest
 
 from tomoseg import Segmenter, find_bundle, segment_batch
 from tomoseg.batch.cases import plan_cases
-from tomoseg.batch.ray import segment_cases_on_ray
+from tomoseg.batch.output import OutputOptions
 from tomoseg.batch.ray.cluster import Share, choose_share, connected
+from tomoseg.batch.ray.executor import RayExecutor
+from tomoseg.batch.run import run_batch
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import UsageError
 from tomoseg.report.records import CaseReport, Report
@@ -65,8 +67,17 @@ def save(path: Path, like: Path, shift: int, largest: float | None = None) -> No
     nib.save(nib.Nifti1Image(array, image.affine), path)
 
 
-def run(inputs: Path, out: Path, bundle: str | Path = NAME, **options: Any) -> Report:
-    return segment_cases_on_ray(find_bundle(bundle), Options(), plan_cases([inputs], out), jobs=2, **options)
+def run(
+    inputs: Path,
+    out: Path,
+    bundle: str | Path = NAME,
+    preview: bool = False,
+    on_case: Callable[[CaseReport], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Report:
+    output = OutputOptions(preview=preview)
+    executor = RayExecutor(find_bundle(bundle), Options(), output, jobs=2, on_note=on_note)
+    return run_batch(plan_cases([inputs], out), executor, on_case)
 
 
 def files(folder: Path) -> dict[str, bytes]:

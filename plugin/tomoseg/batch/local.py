@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,15 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
+
 from tomoseg.batch.cases import Case
 from tomoseg.batch.interrupt import PostponedInterrupt
-from tomoseg.batch.manifest import hash_scan
-from tomoseg.batch.output import Delivery
+from tomoseg.batch.manifest import hash_run, hash_scan
+from tomoseg.batch.output import Delivery, OutputOptions
 from tomoseg.core.errors import MemoryLimitError, OutputError, TomosegError, one_line, root_cause
+from tomoseg.core.files import remove_stale
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix
 from tomoseg.inference.memory import is_out_of_memory
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.inference.segmenter import Prepared, Segmenter
+from tomoseg.report.environment import RunEnvironment, describe_hardware
 from tomoseg.report.records import CaseReport
 
 # a scan's path, the number of its windows that are done, and of all of them
@@ -37,6 +41,55 @@ class ShortOfMemory:
     """
 
     report: CaseReport
+
+
+class LocalExecutor:
+    """Segments cases in this process.
+
+    Args:
+        segmenter: the loaded bundle.
+        output: which files are written.
+        on_window: called with a scan's path, the number of its finished windows, and of all of them.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, output: OutputOptions | None = None, on_window: OnWindow | None = None
+    ) -> None:
+        self.bundle = segmenter.bundle
+        self.options = segmenter.options
+        self.checkpoint_sha256 = segmenter.checkpoint_sha256
+        self.output = output or OutputOptions()
+        self._segmenter = segmenter
+        self._on_window = on_window
+
+    def run(self, cases: Sequence[Case]) -> Generator[tuple[int, CaseReport], None, None]:
+        """Yield each case's index and outcome.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, at a moment at which nothing is half done.
+        """
+        for folder in {case.output.parent for case in cases}:
+            remove_stale(folder)
+        delivery = make_delivery(self._segmenter, self.output)
+        with PostponedInterrupt() as interrupt:
+            yield from _run(self._segmenter, delivery, cases, self._on_window, interrupt)
+
+    def environment(self) -> RunEnvironment:
+        """Return what runs the network; its backend is certain once a network was compiled."""
+        segmenter = self._segmenter
+        return RunEnvironment(segmenter.device, segmenter.backend, segmenter.precision, describe_machine())
+
+
+def make_delivery(segmenter: Segmenter, output: OutputOptions) -> Delivery:
+    """Return the writer of a segmenter's results."""
+    run = hash_run(segmenter.bundle, segmenter.checkpoint_sha256, segmenter.options, segmenter.precision)
+    return Delivery(run, output, segmenter.options.uncertainty, segmenter.bundle.input_channels)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return this machine as `describe_hardware` does, with the GPUs and the threads of torch."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return describe_hardware(gpus, torch.get_num_threads())
 
 
 def segment_case(

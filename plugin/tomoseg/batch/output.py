@@ -22,26 +22,37 @@ from tomoseg.report.statistics import measure_labels
 
 
 @dataclass(frozen=True)
+class OutputOptions:
+    """Which files are written for each scan, and which of those that exist are replaced.
+
+    Attributes:
+        overwrite: replace existing files.
+        preview: draw a picture of each result.
+        measure: measure intensity and position of each label, too, and not only its volume.
+        follow: replace results of an earlier state of a scan; keep those of another bundle or of other options.
+    """
+
+    overwrite: bool = False
+    preview: bool = False
+    measure: bool = True
+    follow: bool = False
+
+
+@dataclass(frozen=True)
 class Delivery:
     """What is written for each scan.
 
     Args:
         run: SHA-256 of all besides the scan that decides what comes of it.
-        overwrite: replace files that are there already.
-        preview: draw a picture.
-        measure: look for intensity and place of each label, too, and not only for its volume.
+        options: which files, and which are replaced.
         uncertainty: there is an entropy map.
         channels: how many each scan has.
-        follow: make again what was made of an earlier state of a scan; leave what another bundle or options made.
     """
 
     run: str
-    overwrite: bool = False
-    preview: bool = False
-    measure: bool = True
+    options: OutputOptions = OutputOptions()
     uncertainty: bool = False
     channels: int = 1
-    follow: bool = False
 
     def outputs(self, case: Case) -> list[Path]:
         """Return the files without which the case is not done."""
@@ -53,22 +64,22 @@ class Delivery:
         Raises:
             OutputError: there are files that no sidecar accounts for, and they are not to be replaced.
         """
-        if self.overwrite:
+        if self.options.overwrite:
             return None
         sidecar = read_sidecar(case.sidecar) if case.resumable else None
         outputs = self.outputs(case)
-        asked = [*outputs, *([case.picture] if self.preview else [])]
+        asked = [*outputs, *([case.picture] if self.options.preview else [])]
         if sidecar is not None and sidecar.proves(scan, self.run, asked):
             return _skipped(sidecar, case)
         for path in filter(Path.exists, outputs):
             # files that a run made and could not finish with are replaced; those of anybody else are not
             if sidecar is None or not sidecar.made(path):
                 raise OutputError(f"{path}: is there already; pass --overwrite to replace it")
-            if self.follow and sidecar.scan == scan and sidecar.run != self.run:
+            if self.options.follow and sidecar.scan == scan and sidecar.run != self.run:
                 return _skipped(
                     sidecar, case, "made by another bundle, other weights or other options, and left as it is"
                 )
-            if (sidecar.scan, sidecar.run) != (scan, self.run) and not self.follow:
+            if (sidecar.scan, sidecar.run) != (scan, self.run) and not self.options.follow:
                 changed = "the scan" if sidecar.scan != scan else "the bundle, its weights or the options"
                 raise OutputError(
                     f"{path}: is there already, and {changed} changed since; pass --overwrite to replace it"
@@ -96,9 +107,9 @@ class Delivery:
             if self.uncertainty:
                 result.save_entropy(staged[1])
             remarks = list(result.remarks)
-            volume, why = self._read_again(case) if self.measure or self.preview else (None, "")
+            volume, why = self._read_again(case) if self.options.measure or self.options.preview else (None, "")
             preview = None
-            if self.preview:
+            if self.options.preview:
                 why = why or _draw(folder / case.picture.name, case, result, volume)
                 if why:
                     remarks.append(f"no preview: {why}")
@@ -118,7 +129,7 @@ class Delivery:
                 skipped_windows=result.skipped_windows,
                 voxels=math.prod(result.grid.shape),
                 memory=result.memory,
-                labels=_measure(result, volume) if self.measure else _count(result),
+                labels=_measure(result, volume) if self.options.measure else _count(result),
                 preview=preview,
             )
             if case.resumable:

@@ -1,26 +1,47 @@
-"""Many scans: while one is at the network, the next is read and the last is written; one that fails stops nobody."""
+"""A batch of scans on an executor, and its report; a scan that fails does not stop the others."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from importlib.util import find_spec
-
-import torch
+from typing import Protocol
 
 from tomoseg.batch.cases import Case, plan_cases, refuse_entropy_clashes
-from tomoseg.batch.interrupt import PostponedInterrupt
-from tomoseg.batch.local import OnWindow, _run
-from tomoseg.batch.manifest import hash_run
-from tomoseg.batch.output import Delivery
+from tomoseg.batch.local import LocalExecutor, OnWindow
+from tomoseg.batch.output import OutputOptions
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import MissingPackageError
-from tomoseg.core.files import remove_stale, sha256
+from tomoseg.core.files import sha256
 from tomoseg.inference.segmenter import Segmenter
-from tomoseg.report.environment import describe_hardware, utc_now
+from tomoseg.report.environment import RunEnvironment, utc_now
 from tomoseg.report.records import CaseReport, Report
+
+
+class Executor(Protocol):
+    """Where the cases of a batch are segmented: `LocalExecutor`, or Ray's workers.
+
+    Attributes:
+        bundle, options: the bundle and how it is run.
+        checkpoint_sha256: SHA-256 of each checkpoint in use.
+        output: which files are written.
+    """
+
+    bundle: Bundle
+    options: Options
+    checkpoint_sha256: list[str]
+    output: OutputOptions
+
+    def run(self, cases: Sequence[Case]) -> Generator[tuple[int, CaseReport], None, None]:
+        """Yield the index of each case and its outcome, in any order."""
+        ...
+
+    def environment(self) -> RunEnvironment:
+        """Return what ran the network in the last `run`, as far as it is known."""
+        ...
 
 
 class BatchInterruptedError(KeyboardInterrupt):
@@ -64,129 +85,66 @@ def segment_batch(
         MissingPackageError: what the output type needs is not installed.
     """
     cases = plan_cases(inputs, output, output_type, series, segmenter.bundle.input_channels)
-    return segment_cases(
-        segmenter,
-        cases,
-        overwrite=overwrite,
-        preview=preview,
-        measure=measure,
-        on_case=on_case,
-        on_window=on_window,
-    )
+    options = OutputOptions(overwrite=overwrite, preview=preview, measure=measure)
+    return run_batch(cases, LocalExecutor(segmenter, options, on_window), on_case)
 
 
-def segment_cases(
-    segmenter: Segmenter,
-    cases: Sequence[Case],
-    *,
-    overwrite: bool = False,
-    preview: bool = False,
-    measure: bool = True,
-    follow: bool = False,
-    on_case: Callable[[CaseReport], None] | None = None,
-    on_window: OnWindow | None = None,
-) -> Report:
-    """Segment scans whose outputs are planned already; otherwise as `segment_batch`.
+def run_batch(cases: Sequence[Case], executor: Executor, on_case: Callable[[CaseReport], None] | None = None) -> Report:
+    """Segment cases on an executor; one that fails is recorded and the rest go on.
 
     Args:
-        follow: as for `Delivery`.
+        cases: the scans and their outputs.
+        executor: where they are segmented.
+        on_case: called after each; with several workers they end in any order.
+
+    Raises:
+        MissingPackageError: a package that an output type needs is not installed.
+        UsageError: two cases would write the same file.
+        BatchInterruptedError: Ctrl-C; it has the report of what was done until then.
     """
-    refuse_what_cannot_be(cases, segmenter.options)
-    report = start_report(
-        segmenter.bundle, segmenter.checkpoint_sha256, segmenter.options, cases, overwrite=overwrite, preview=preview
-    )
-    report.device, report.backend, report.precision = segmenter.device, segmenter.backend, segmenter.precision
-    for folder in {case.output.parent for case in cases}:
-        remove_stale(folder)
-    run = hash_run(segmenter.bundle, segmenter.checkpoint_sha256, segmenter.options, segmenter.precision)
-    delivery = Delivery(
-        run, overwrite, preview, measure, segmenter.options.uncertainty, segmenter.bundle.input_channels, follow
-    )
-    try:
-        with PostponedInterrupt() as interrupt:
-            return fill_report(report, cases, _run(segmenter, delivery, cases, on_window, interrupt), on_case)
-    finally:
-        report.backend = segmenter.backend  # known for sure once a network was compiled
-
-
-def refuse_what_cannot_be(cases: Sequence[Case], options: Options) -> None:
-    """Raise MissingPackageError or UsageError if what was asked of a batch cannot be, whatever its scans are."""
-    for package in {package for case in cases for package in case.kind.packages}:
-        if find_spec(package) is None:
-            raise MissingPackageError(package)
-    if options.uncertainty:
-        refuse_entropy_clashes(cases)
-
-
-def start_report(
-    bundle: Bundle,
-    checkpoints: Sequence[str],
-    options: Options,
-    cases: Sequence[Case],
-    *,
-    overwrite: bool,
-    preview: bool,
-) -> Report:
-    """Return the report of a batch that is about to start; what its networks run on is for the caller to fill in.
-
-    Args:
-        bundle: the bundle.
-        checkpoints: SHA-256 of the weights in use.
-        options: as the user asked for them.
-        cases: the scans.
-        overwrite, preview: as for `segment_batch`.
-    """
-    return Report(
+    _require_possible(cases, executor.options)
+    report = Report(
         bundle={
-            "name": bundle.name,
-            "version": bundle.version,
-            "config_sha256": sha256(bundle.inference_config),
-            "checkpoint_sha256": " ".join(checkpoints),
+            "name": executor.bundle.name,
+            "version": executor.bundle.version,
+            "config_sha256": sha256(executor.bundle.inference_config),
+            "checkpoint_sha256": " ".join(executor.checkpoint_sha256),
         },
         device="",
         backend="",
         precision="",
         options={
-            **asdict(options),
+            **asdict(executor.options),
             "output_type": sorted({case.kind.name for case in cases}),
-            "overwrite": overwrite,
-            "preview": preview,
+            "overwrite": executor.output.overwrite,
+            "preview": executor.output.preview,
         },
-        hardware=describe_hardware(
-            [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())], torch.get_num_threads()
-        ),
-        pending=[str(case.input) for case in cases],
     )
-
-
-def fill_report(
-    report: Report,
-    cases: Sequence[Case],
-    outcomes: Iterable[tuple[int, CaseReport]],
-    on_case: Callable[[CaseReport], None] | None,
-) -> Report:
-    """Return the report with the outcomes of the cases, in the cases' order.
-
-    Args:
-        report: as `start_report` made it.
-        cases: all of the batch.
-        outcomes: the index of each case and what came of it, in any order.
-        on_case: called after each.
-
-    Raises:
-        BatchInterruptedError: Ctrl-C; the report tells what was done until then.
-    """
     done: dict[int, CaseReport] = {}
     try:
-        for index, record in outcomes:
-            done[index] = record
-            if on_case is not None:
-                on_case(record)
+        with closing(executor.run(cases)) as outcomes:
+            for index, record in outcomes:
+                done[index] = record
+                if on_case is not None:
+                    on_case(record)
     except KeyboardInterrupt as error:
         report.interrupted = True
         raise BatchInterruptedError(report) from error
     finally:
         report.cases = [done[index] for index in sorted(done)]
         report.pending = [str(case.input) for index, case in enumerate(cases) if index not in done]
+        ran = executor.environment()
+        report.device, report.backend, report.precision = ran.device, ran.backend, ran.precision
+        report.hardware = ran.hardware
+        report.options |= ran.executor
         report.finished = utc_now()
     return report
+
+
+def _require_possible(cases: Sequence[Case], options: Options) -> None:
+    """Raise MissingPackageError or UsageError if the batch cannot be written, whatever its scans are."""
+    for package in {package for case in cases for package in case.kind.packages}:
+        if find_spec(package) is None:
+            raise MissingPackageError(package)
+    if options.uncertainty:
+        refuse_entropy_clashes(cases)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tomoseg.batch.cases import Case, plan_case
 from tomoseg.batch.inbox import Inbox
-from tomoseg.batch.local import OnWindow
-from tomoseg.batch.run import BatchInterruptedError, segment_cases
+from tomoseg.batch.local import LocalExecutor, OnWindow
+from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.run import BatchInterruptedError, run_batch
 from tomoseg.core.errors import UsageError
 from tomoseg.data.discovery import Scan
 from tomoseg.data.formats import OutputType
@@ -61,6 +62,8 @@ def segment_arrivals(
         raise UsageError(f"{inbox}: expected a folder that scans arrive in")
     if output.resolve() in (inbox.resolve(), *inbox.resolve().parents):
         raise UsageError(f"{output}: results would arrive among the scans of {inbox}; choose another folder with -o")
+    options = OutputOptions(overwrite=overwrite, preview=preview, follow=True)
+    executor = LocalExecutor(segmenter, options, on_window)
     arrivals, waiting = Inbox(inbox, output, settle_s), deque[Scan]()
     owners: dict[Path, Path] = {}
     done: dict[tuple[str, str | None], CaseReport] = {}
@@ -78,15 +81,7 @@ def segment_arrivals(
             on_round(len(cases))
         interruption = None
         try:
-            report = segment_cases(
-                segmenter,
-                [case for case in cases if case not in clashing],
-                overwrite=overwrite,
-                preview=preview,
-                follow=True,
-                on_case=on_case,
-                on_window=on_window,
-            )
+            report = run_batch([case for case in cases if case not in clashing], executor, on_case)
         except BatchInterruptedError as error:
             report, interruption = error.report, error
         for case in clashing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -73,7 +73,9 @@ def segment(
     segmenter = load_segmenter(bundle, options) if engine == "local" else None
     import_engine()
 
-    from tomoseg.batch.run import BatchInterruptedError, segment_cases
+    from tomoseg.batch.local import LocalExecutor
+    from tomoseg.batch.output import OutputOptions
+    from tomoseg.batch.run import BatchInterruptedError, Executor, run_batch
 
     interruption = None
     try:
@@ -83,20 +85,15 @@ def segment(
                 progress.count(case)
                 print_case(case, quiet, progress.place)
 
-            asked: dict[str, Any] = {
-                "overwrite": overwrite,
-                "preview": preview,
-                "measure": statistics or report is not None or not is_file,
-                "on_case": told,
-            }
+            written = OutputOptions(overwrite, preview, measure=statistics or report is not None or not is_file)
+            executor: Executor
             if segmenter is not None:
-                result = segment_cases(segmenter, cases, on_window=progress.show, **asked)
+                executor = LocalExecutor(segmenter, written, progress.show)
             else:
-                from tomoseg.batch.ray import segment_cases_on_ray
+                from tomoseg.batch.ray.executor import RayExecutor
 
-                result = segment_cases_on_ray(
-                    chosen, options, cases, address=ray_address, jobs=jobs, on_note=print_note, **asked
-                )
+                executor = RayExecutor(chosen, options, written, address=ray_address, jobs=jobs, on_note=print_note)
+            result = run_batch(cases, executor, told)
     except BatchInterruptedError as error:
         result, interruption = error.report, error
     unsaved = None

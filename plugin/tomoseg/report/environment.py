@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,25 @@ from tomoseg.core.threads import usable_threads
 REPORTED_PACKAGES = (
     "torch", "monai", "openvino", "nibabel", "numpy", "scipy", "pydicom", "highdicom", "SimpleITK", "nilearn",
 )  # fmt: skip
+
+
+@dataclass
+class RunEnvironment:
+    """What ran the network of a batch.
+
+    Attributes:
+        device: where the network ran.
+        backend: what ran it.
+        precision: what it computed in.
+        hardware: as `describe_hardware` returns it.
+        executor: what the report states among its options of how cases were distributed; empty for a local run.
+    """
+
+    device: str = ""
+    backend: str = ""
+    precision: str = ""
+    hardware: dict[str, Any] = field(default_factory=dict)
+    executor: dict[str, Any] = field(default_factory=dict)
 
 
 def utc_now() -> str:

@@ -9,20 +9,22 @@ from tomoseg.batch.ray.worker import Started, versions
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import WorkerError
-from tomoseg.report.records import Report
+from tomoseg.report.environment import RunEnvironment
 
 
 class Acceptance:
-    """Takes on workers whose results are those of this machine, and notes in the report what they run on.
+    """Takes on workers whose results are those of this machine, and notes what they run on.
 
     Args:
-        report: of the batch.
+        environment: filled in as workers start.
         bundle, options: what is asked for.
         checkpoints: SHA-256 of the weights.
     """
 
-    def __init__(self, report: Report, bundle: Bundle, options: Options, checkpoints: Sequence[str]) -> None:
-        self._report = report
+    def __init__(
+        self, environment: RunEnvironment, bundle: Bundle, options: Options, checkpoints: Sequence[str]
+    ) -> None:
+        self._environment = environment
         self._bundle = bundle
         self._options = options
         self._checkpoints = checkpoints
@@ -45,8 +47,8 @@ class Acceptance:
             raise WorkerError(
                 f"{where}: the bundle or its weights at {self._bundle.root} are others than here; make them the same"
             )
-        report = self._report
-        if not report.device:
-            report.device, report.backend, report.precision = started.device, started.backend, started.precision
-            report.hardware = {**started.hardware, "workers": []}
-        report.hardware["workers"].append({"machine": started.machine, "gpus": started.hardware["gpus"]})
+        ran = self._environment
+        if not ran.device:
+            ran.device, ran.backend, ran.precision = started.device, started.backend, started.precision
+            ran.hardware = {**started.hardware, "workers": []}
+        ran.hardware["workers"].append({"machine": started.machine, "gpus": started.hardware["gpus"]})

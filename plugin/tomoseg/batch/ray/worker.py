@@ -9,19 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tomoseg.batch.cases import Case
-from tomoseg.batch.local import ShortOfMemory, segment_case
-from tomoseg.batch.manifest import hash_run
-from tomoseg.batch.output import Delivery
+from tomoseg.batch.local import ShortOfMemory, describe_machine, make_delivery, segment_case
+from tomoseg.batch.output import OutputOptions
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import one_line
 from tomoseg.core.files import remove_stale
 from tomoseg.core.version import __version__
 from tomoseg.inference.segmenter import Segmenter
-from tomoseg.report.environment import describe_hardware, installed_packages
+from tomoseg.report.environment import installed_packages
 from tomoseg.report.records import CaseReport
 
 
@@ -32,16 +29,14 @@ class Order:
     Args:
         bundle: the bundle, whose folder is at the same path on every machine.
         options: as the user asked for them, with the device and the threads of the workers.
-        overwrite, preview, measure: as for `segment_batch`.
+        output: which files are written.
         folder: where relative paths start.
         shared: paths that must be there.
     """
 
     bundle: Bundle
     options: Options
-    overwrite: bool
-    preview: bool
-    measure: bool
+    output: OutputOptions
     folder: Path
     shared: tuple[Path, ...]
 
@@ -94,26 +89,17 @@ class Worker:
                 return Started(machine, f"{path}: not there; expected a folder that all machines share, at one path")
         try:
             self._segmenter = segmenter = Segmenter(order.bundle, order.options)
-            run = hash_run(order.bundle, segmenter.checkpoint_sha256, order.options, segmenter.precision)
+            self._delivery = make_delivery(segmenter, order.output)
         except Exception as error:  # a bundle may call anything
             return Started(machine, one_line(error))
-        self._delivery = Delivery(
-            run,
-            order.overwrite,
-            order.preview,
-            order.measure,
-            order.options.uncertainty,
-            segmenter.bundle.input_channels,
-        )
-        gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return Started(
             machine=machine,
             versions=versions(),
-            run=run,
+            run=self._delivery.run,
             device=segmenter.device,
             backend=segmenter.backend,
             precision=segmenter.precision,
-            hardware=describe_hardware(gpus, torch.get_num_threads()),
+            hardware=describe_machine(),
         )
 
     def segment(self, case: Case) -> Done:
