@@ -29,8 +29,8 @@ from tomoseg.data.read import read_volume
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.label_app.activelearning.choice import choose_random, choose_uncertain
 from tomoseg.label_app.activelearning.uncertainty import expected_dice, mean_entropy, mirrored
-from tomoseg.label_app.fine_tuning import Recipe, fine_tune
 from tomoseg.label_app.trainers.training_cases import TrainingCase
+from tomoseg.training.fine_tuning import Recipe, fine_tune
 
 FILTERS = [8, 16, 32, 64]
 SPACING_MM = [2.0, 2.0, 2.0]
@@ -130,7 +130,7 @@ class Study:
         steps = self._design.first_steps if start is None else self._design.steps
         epochs = max(steps * 2 // len(labelled), 1)  # batches of two
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            cases = [self._cases[label] for label in labelled]
+            cases = [(self._cases[label].image, self._cases[label].label) for label in labelled]
             state = fine_tune(self._bundle, cases, [], start, Recipe(epochs, LEARNING_RATE_SCALE, "cpu"), Path(folder))
         path = self._scratch / f"{name}.pt"
         torch.save(state, path)

@@ -155,11 +155,10 @@ def test_what_is_wrong_with_them_is_told_in_one_line(place: Path, tmp_path: Path
 
 def test_a_partly_annotated_bundle_is_fine_tuned_without_its_dataset(place: Path, tmp_path: Path) -> None:
     """As MONAI Label does it: every label was drawn in what somebody submits."""
-    from tomoseg.label_app.fine_tuning import Recipe, fine_tune
-    from tomoseg.label_app.trainers.training_cases import TrainingCase
+    from tomoseg.training.fine_tuning import Recipe, fine_tune
 
     folders = (place / "data" / name for name in ("imagesTr", "labelsTr"))
     images, labels = (sorted(folder.iterdir()) for folder in folders)
-    cases = [TrainingCase(*pair, pair[0].name) for pair in zip(images, labels, strict=True)][:3]
+    cases = list(zip(images, labels, strict=True))[:3]
     state = fine_tune(find_bundle(place / "bundle"), cases, cases[:1], None, Recipe(1, 1.0, "cpu"), tmp_path)
     assert all(bool(weights.isfinite().all()) for weights in state.values())

@@ -22,7 +22,6 @@ from tomoseg.label_app.activelearning.strategies import make_strategies
 from tomoseg.label_app.clicks.clicks import BACKGROUND
 from tomoseg.label_app.datastore.dicom_studies import DicomStudies, connect
 from tomoseg.label_app.datastore.local_studies import LocalStudies
-from tomoseg.label_app.fine_tuning import find_train_config
 from tomoseg.label_app.folder import AppFolder, load_bundles
 from tomoseg.label_app.infers.batch_task import IsolatedBatch
 from tomoseg.label_app.infers.inference import SegmentationTask
@@ -30,6 +29,7 @@ from tomoseg.label_app.infers.interaction import SUFFIX, ClickTask
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import flag
 from tomoseg.label_app.trainers.train_task import BundleTraining
+from tomoseg.training.workflow import read_train_config
 
 ALL = "all"
 SCORED_AT_ONCE = 50  # images; an archive may have thousands
@@ -128,7 +128,7 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
 
 def _is_trainable(model: ServedModel) -> bool:
     try:
-        find_train_config(model.bundle)
+        read_train_config(model.bundle)
     except BundleError:
         return False
     return not model.labels.overlapping  # they would need an annotation for each

@@ -32,15 +32,22 @@ class TrainingSession:
         folder: where everything is written.
         state: where it begins or goes on.
         monitor: what shows how far it is.
+        advice: how a user lowers the learning rate.
     """
 
     def __init__(
-        self, workflow: TrainingWorkflow, folder: Path, state: TrainingState, monitor: TrainingMonitor
+        self,
+        workflow: TrainingWorkflow,
+        folder: Path,
+        state: TrainingState,
+        monitor: TrainingMonitor,
+        advice: str = "lower learning_rate in train.json",
     ) -> None:
         self._workflow = workflow
         self._folder = folder
         self.state = state
         self._monitor = monitor
+        self._advice = advice
         self._board = Board(folder / "tensorboard", state.epoch) if is_first() else None
         self._loss: torch.Tensor | None = None
         self._metrics: dict[str, float] = {}
@@ -115,7 +122,7 @@ class TrainingSession:
         if not math.isfinite(mean):
             raise TrainingError(
                 f"{self._folder}: the loss is {mean} in epoch {epoch}; what was saved before is kept. Look for cases "
-                "with wrong values, or lower learning_rate in train.json"
+                f"with wrong values, or {self._advice}"
             )
         row: Row = {"epoch": epoch, "loss": mean, "learning_rate": self._learning_rate(), **self._metrics}
         row["seconds"] = round(time.monotonic() - self._start, 3)
@@ -123,7 +130,6 @@ class TrainingSession:
         self.state.history.append(row)
         if not is_first():
             return
-        self._monitor.finish_epoch(row, self._workflow.epochs)
         if self._board is not None:
             self._board.add(row)
         try:
@@ -133,6 +139,7 @@ class TrainingSession:
                 raise
             # what is there is whole; the next epoch tries again
             self._monitor.tell(f"warning: {one_line(error)}; the training goes on, make room")
+        self._monitor.finish_epoch(row, self._workflow.epochs)
 
     def _write(self, is_last: bool) -> None:
         key = getattr(getattr(self._workflow.evaluator, "state", None), "key_metric_name", None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class TrainingWorkflow:
         self._files = _config_files(bundle, bool(options.unlabelled))
         self._unlabelled = options.unlabelled
         self._init = None if options.init is None else Path(options.init)
+        self._given, self._validated = False, True
         raw = _read(self._files)
         self.device = choose_device(options.device)
         overrides: dict[str, Any] = {
@@ -109,19 +111,49 @@ class TrainingWorkflow:
             )
         self.parser: ConfigParser = self._workflow.parser
 
+    def use_cases(self, train: Sequence[tuple[Path, Path]], held_out: Sequence[tuple[Path, Path]]) -> None:
+        """Train on these pairs of image and label map, each once in an epoch, in place of a dataset.
+
+        Call it before `build`.
+
+        Args:
+            train: to train on.
+            held_out: to validate on; without any, nothing is validated.
+
+        Raises:
+            BundleError: the config lacks an entry that every MONAI bundle has.
+        """
+        self._given = True
+        parser = self.parser
+        for key in ("train::dataset::data", "train::handlers"):
+            if key not in parser:
+                raise BundleError(f"{self._files[0]}: expected the entry {key!r}: every MONAI bundle has it")
+        for key in ("listed", "listed_validation"):  # of a planned bundle, whose own dataset is not there
+            if key in parser:
+                parser[key] = []
+        if "steps" in parser:  # of an epoch of a planned bundle, whatever the number of cases
+            parser["steps"] = math.ceil(len(train) / int(parser.get_parsed_content("batch_size")))
+        parser["train::dataset::data"] = _datalist(train)
+        if held_out:
+            parser["validate::dataset::data"] = _datalist(held_out)
+        else:
+            parser["train::handlers"] = [one for one in parser["train::handlers"] if not _validates(one)]
+            self._validated = False
+
     def build(self) -> None:
         """Run the config's `initialize` and build the trainer, which reads all cases that are cached."""
         with self._told("cannot be built"):
             self._workflow.initialize()
-            folds = self.parser.get_parsed_content("folds") if "folds" in self.parser else None
-            self.fold = self.parser.get_parsed_content("fold") if "fold" in self.parser else None
+            folds = self.parser.get_parsed_content("folds") if "folds" in self.parser and not self._given else None
+            self.fold = self.parser.get_parsed_content("fold") if "fold" in self.parser and not self._given else None
             if folds is not None and isinstance(self.fold, int) and self.fold >= len(folds):
                 raise UsageError(f"fold: expected 0 to {len(folds) - 1}, got {self.fold}")
             self.folds = 0 if folds is None else len(folds)
-            self._check_split(folds)
+            if not self._given:
+                self._check_split(folds)
             self.trainer = self.parser.get_parsed_content("train::trainer")
             self.loaders = self._find_loaders()
-            has_evaluator = "validate" in self.parser and "evaluator" in self.parser["validate"]
+            has_evaluator = self._validated and "validate" in self.parser and "evaluator" in self.parser["validate"]
             self.evaluator = self.parser.get_parsed_content("validate::evaluator") if has_evaluator else None
             self.seed = int(self.parser.get_parsed_content("seed")) if "seed" in self.parser else 0
             self.epochs = int(self.trainer.state.max_epochs)
@@ -216,8 +248,17 @@ def default_fold(bundle: Bundle) -> int | str | None:
     Raises:
         BundleError: it is missing or cannot be read.
     """
-    fold = _read(_config_files(bundle)).get("fold")
+    fold = read_train_config(bundle).get("fold")
     return fold if isinstance(fold, int | str) else None
+
+
+def read_train_config(bundle: Bundle) -> dict[str, Any]:
+    """Return the contents of a bundle's own train.json.
+
+    Raises:
+        BundleError: it is missing or cannot be read.
+    """
+    return _read(_config_files(bundle))
 
 
 def _config_files(bundle: Bundle, with_unlabelled: bool = False) -> list[Path]:
@@ -234,6 +275,14 @@ def _config_files(bundle: Bundle, with_unlabelled: bool = False) -> list[Path]:
             )
         found.append(path)
     return found
+
+
+def _datalist(pairs: Sequence[tuple[Path, Path]]) -> list[dict[str, str]]:
+    return [{"image": literal(str(image)), "label": literal(str(label))} for image, label in pairs]
+
+
+def _validates(handler: Any) -> bool:
+    return isinstance(handler, dict) and str(handler.get("_target_", "")).endswith("ValidationHandler")
 
 
 def _read(paths: list[Path]) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from monailabel.utils.others.generic import device_list, name_to_device
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import atomic_file, remove_stale, staging_folder
 from tomoseg.inference.localisation.locator import Locator
-from tomoseg.label_app.fine_tuning import Progress, Recipe, find_train_config, fine_tune
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import chosen, flag, number
 from tomoseg.label_app.trainers.training_cases import Annotated, TrainingCase, prepare_cases
+from tomoseg.training.fine_tuning import Pair, Progress, Recipe, fine_tune
+from tomoseg.training.workflow import read_train_config
 
 EPOCHS = 30
 LEARNING_RATE_SCALE = 0.1
@@ -44,7 +45,7 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
 
     def __init__(self, model: ServedModel) -> None:
         super().__init__(f"Train {model.name} on the annotated images")
-        find_train_config(model.bundle)
+        read_train_config(model.bundle)
         self._model = model
         self._stats_file = model.weights.folder / STATS
 
@@ -99,7 +100,7 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
                 self._last = progress
 
             start = self._model.checkpoint if flag(request, "pretrained", default=True) else None
-            state = fine_tune(self._model.bundle, train, held_out, start, recipe, staging, tell)
+            state = fine_tune(self._model.bundle, _pairs(train), _pairs(held_out), start, recipe, staging, tell)
             version = self._model.weights.publish(
                 state,
                 cases=len(train),
@@ -134,6 +135,10 @@ def find_annotated(datastore: Datastore) -> Iterator[Annotated]:
         image_id = datastore.image_id_of(image)
         info = datastore.get_label_info(image_id, DefaultLabelTag.FINAL)
         yield Annotated(image_id, image, Path(entry["label"]), info.get("label_info") or None)
+
+
+def _pairs(cases: list[TrainingCase]) -> list[Pair]:
+    return [(case.image, case.label) for case in cases]
 
 
 def _split(cases: list[TrainingCase], share: float) -> tuple[list[TrainingCase], list[TrainingCase]]:

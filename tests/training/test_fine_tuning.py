@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Engine
 
 from support.bundles import CHECKOUT
 from tomoseg import Segmenter, find_bundle
@@ -15,8 +16,8 @@ from tomoseg.bundle.options import Options
 from tomoseg.core.errors import BundleError, UsageError
 from tomoseg.core.files import sha256
 from tomoseg.data.read import read_volume
-from tomoseg.label_app.fine_tuning import Progress, Recipe, _Watch, fine_tune
-from tomoseg.label_app.trainers.training_cases import TrainingCase
+from tomoseg.training.fine_tuning import Pair, Progress, Recipe, fine_tune
+from tomoseg.training.session import TrainingSession
 
 
 @pytest.fixture
@@ -31,14 +32,14 @@ def bundle(bundle_copy: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def cases(real_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
+def cases(real_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
     folder = tmp_path_factory.mktemp("a #case @of $ %")
     Segmenter.from_bundle("hippocampus", device="cpu")(real_scan).save(folder / "label.nii.gz")
     (folder / "image.nii.gz").symlink_to(real_scan)
-    return [TrainingCase(folder / "image.nii.gz", folder / "label.nii.gz", "scan")] * 2
+    return [(folder / "image.nii.gz", folder / "label.nii.gz")] * 2
 
 
-def test_weights_come_out_and_the_bundle_stays(bundle: Bundle, cases: list[TrainingCase], tmp_path: Path) -> None:
+def test_weights_come_out_and_the_bundle_stays(bundle: Bundle, cases: list[Pair], tmp_path: Path) -> None:
     before = {path: sha256(path) for path in bundle.root.rglob("*") if path.is_file()}
     told: list[Progress] = []
     state = fine_tune(bundle, cases, [], None, Recipe(2, 1.0, "cpu"), tmp_path, told.append)
@@ -47,7 +48,7 @@ def test_weights_come_out_and_the_bundle_stays(bundle: Bundle, cases: list[Train
     weights = tmp_path / "weights.pt"
     torch.save(state, weights)
     segmenter = Segmenter(bundle, options(weights))
-    assert segmenter(cases[0].image).labels.shape == read_volume(cases[0].image).grid.shape
+    assert segmenter(cases[0][0]).labels.shape == read_volume(cases[0][0]).grid.shape
 
     # from there, with a rate of nearly nothing, the same weights come back
     (tmp_path / "again").mkdir()
@@ -58,11 +59,17 @@ def test_weights_come_out_and_the_bundle_stays(bundle: Bundle, cases: list[Train
         torch.testing.assert_close(again[name], tensor, rtol=0, atol=1e-6)
 
 
-def test_an_epoch_is_each_case_once(cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_is_each_case_once(cases: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch of `tomoseg train` is a hundred steps, which would be hours beside a reader who waits."""
     planned = find_bundle(str(CHECKOUT / "monai_bundle" / "head_neck_ct_segmentation"))
     lengths: list[int] = []
-    monkeypatch.setattr(_Watch, "count_loss", lambda _, engine: lengths.append(engine.state.epoch_length))
+    step = TrainingSession._step
+
+    def noted(session: TrainingSession, engine: Engine) -> None:
+        lengths.append(engine.state.epoch_length)
+        step(session, engine)
+
+    monkeypatch.setattr(TrainingSession, "_step", noted)
     fine_tune(planned, [*cases, cases[0]], [], None, Recipe(1, 1.0, "cpu"), tmp_path)
     assert lengths == [2, 2], "three cases, a batch of two"
 
@@ -71,7 +78,7 @@ def options(weights: Path) -> Options:
     return Options(device="cpu", backend="torch", checkpoints=(str(weights),))
 
 
-def test_what_cannot_be_trained_is_told(bundle: Bundle, cases: list[TrainingCase], tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_told(bundle: Bundle, cases: list[Pair], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max_epochs: expected at least 1"):
         Recipe(0, 1.0, "cpu")
     with pytest.raises(UsageError, match="learning_rate_scale"):
