@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,10 +16,12 @@ from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import BundleOption, QuietOption, ThreadsOption
 from tomoseg.cli.terminal import complain, console
 from tomoseg.core.errors import UsageError
+from tomoseg.report.text import show_number
 
 if TYPE_CHECKING:
     from tomoseg.evaluation.case import CaseScores
     from tomoseg.evaluation.results import Evaluation
+    from tomoseg.evaluation.summary import Estimate
 
 SHOWN = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
 
@@ -107,14 +110,20 @@ def evaluate(
 
 def _print_summary(found: Evaluation) -> None:
     from tomoseg.evaluation.metrics import BY_KEY
-    from tomoseg.evaluation.text import show_estimate, show_tolerance
 
     shown = [BY_KEY[key] for key in SHOWN]
     table = Table("label", *(f"{one.title} {one.unit}".strip() for one in shown), "present F1", title_justify="left")
     for summary in found.summaries:
-        cells = [show_estimate(summary.metrics[one.key].mean, one.decimals) for one in shown]
-        name = f"{summary.name}{show_tolerance(summary)}"
-        table.add_row(escape(name), *map(escape, cells), escape(show_estimate(summary.presence.f1, 3)))
+        cells = [_show_estimate(summary.metrics[one.key].mean, one.decimals) for one in shown]
+        unusual = summary.tolerance_mm not in (None, 1.0)
+        name = f"{summary.name} (NSD at {summary.tolerance_mm:g} mm)" if unusual else summary.name
+        table.add_row(escape(name), *map(escape, cells), escape(_show_estimate(summary.presence.f1, 3)))
     console().print(table)
     if found.summaries:
         print("mean [95 % bootstrap interval]; infinite and undefined values are left out and counted in summary.csv")
+
+
+def _show_estimate(estimate: Estimate, decimals: int) -> str:
+    """Return a number with its interval, e.g. "0.896 [0.885, 0.906]"."""
+    value, low, high = (show_number(number, decimals) for number in (estimate.value, estimate.low, estimate.high))
+    return value if math.isnan(estimate.low) else f"{value} [{low}, {high}]"

@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from tomoseg.report.html.pictures import embed
 from tomoseg.report.outliers import Usual, find_outliers
 from tomoseg.report.records import CaseReport, Report
 
@@ -41,21 +43,41 @@ class Column:
         return f"{volume_ml:.{self.decimals}f}" if volume_ml else "0"
 
 
+class Cell(NamedTuple):
+    """One volume in the table.
+
+    Attributes:
+        text: in mL; "" for a scan without the label.
+        sign: an arrow for a volume that stands out.
+        told: why it is marked.
+        at_edge: the label reaches the edge of the scan.
+        volume_ml: None for a scan without the label.
+    """
+
+    text: str = ""
+    sign: str = ""
+    told: str = ""
+    at_edge: bool = False
+    volume_ml: float | None = None
+
+
 @dataclass(frozen=True)
 class Row:
     """One scan.
 
-    Args:
+    Attributes:
         place: where it lies below the folder of all.
-        index: of the case; meaningless without one.
-        case: None for a scan that has not run.
         look: (kind, text) of what is to be known of it.
+        cells: a volume a column.
+        case: None for a scan that has not run.
+        picture: its preview as a `data:` URI; "" for none.
     """
 
     place: Path
-    index: int = -1
+    look: tuple[tuple[str, str], ...]
+    cells: tuple[Cell, ...]
     case: CaseReport | None = None
-    look: tuple[tuple[str, str], ...] = ()
+    picture: str = ""
 
     @property
     def status(self) -> str:
@@ -63,7 +85,12 @@ class Row:
 
     @property
     def kinds(self) -> set[str]:
-        return {self.status, *(kind for kind, _ in self.look)}
+        return {self.status, *(kind for kind, _ in self.look if kind)}
+
+    @property
+    def rank(self) -> int:
+        """The place of its gravest finding among `KINDS`, to sort by."""
+        return min((KINDS.index(kind) for kind, _ in self.look if kind), default=len(KINDS))
 
 
 def make_columns(cases: Sequence[CaseReport]) -> list[Column]:
@@ -85,11 +112,19 @@ def make_columns(cases: Sequence[CaseReport]) -> list[Column]:
 
 def make_rows(report: Report, columns: Sequence[Column], base: Path | None) -> list[Row]:
     """Return a row for each scan, failures first, otherwise in the order they ran."""
+    pictures = embed([case.preview for case in report.cases])
     rows = [
-        Row(_below(case.input, base), index, case, tuple(_look(index, case, columns)))
-        for index, case in enumerate(report.cases)
+        Row(
+            _below(case.input, base),
+            tuple(_look(index, case, columns)),
+            tuple(_cells(index, case, columns)),
+            case,
+            picture,
+        )
+        for index, (case, picture) in enumerate(zip(report.cases, pictures, strict=True))
     ]
-    rows += [Row(_below(name, base), look=(("", "The run ended before its turn."),)) for name in report.pending]
+    late, empty = (("", "The run ended before its turn."),), (Cell(),) * len(columns)
+    rows += [Row(_below(name, base), late, empty) for name in report.pending]
     return sorted(rows, key=lambda row: list(STATUSES).index(row.status))
 
 
@@ -132,6 +167,23 @@ def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[t
         verb = "reaches" if len(at_edge) == 1 else "reach"
         yield "edge", f"{', '.join(at_edge[:NAMED])}{more} {verb} the edge of the scan and may be cut off there."
     yield from (("remark", text) for text in case.remarks)
+
+
+def _cells(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[Cell]:
+    at_edge = {(row.label, row.name) for row in case.labels if row.touches_border}
+    for column in columns:
+        volume_ml, sign, told = column.volumes_ml.get(index), "", []
+        if volume_ml is None:
+            yield Cell()
+            continue
+        if index in column.outliers:
+            assert column.usual is not None
+            sign = "▲ " if volume_ml > column.usual.median_ml else "▼ "
+            told.append(explain_outlier(column, volume_ml))
+        cut = (column.label, column.name) in at_edge
+        if cut:
+            told.append(f"{column.name} reaches the edge of the scan and may be cut off there.")
+        yield Cell(column.show(volume_ml), sign, " ".join(told), cut, volume_ml)
 
 
 def _below(name: str, base: Path | None) -> Path:
