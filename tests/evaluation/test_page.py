@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,16 +17,15 @@ from PIL import Image
 
 from support.browser import Browser
 from support.evaluations import AFFINE, make_evaluation, write_cases
-from support.pages import CONTRASTS
+from support.pages import CONTRASTS, HANDLERS, HOSTILE
 from tomoseg import TomosegError
 from tomoseg.evaluation.metrics import BY_KEY
 from tomoseg.evaluation.page import write_page
-from tomoseg.evaluation.plots import Point, draw_agreement, draw_boxes
+from tomoseg.evaluation.plots import Point, plan_agreement, plan_boxes
 from tomoseg.evaluation.results import Evaluation
 from tomoseg.evaluation.run import Rules, evaluate, save_evaluation
-from tomoseg.evaluation.worst import choose_worst, draw_worst, find_images
-
-HOSTILE = "<script>hacked=1</script>"
+from tomoseg.evaluation.worst import WorstCase, choose_worst, draw_worst, find_images
+from tomoseg.report.html.template import make_environment
 
 
 @pytest.fixture(scope="module")
@@ -155,19 +155,27 @@ def test_it_can_be_looked_at(browser: Browser, page: Path, tmp_path: Path, width
     assert browser.evaluate(labels)
 
 
-def test_names_are_shown_and_never_run(browser: Browser, evaluation: Evaluation, tmp_path: Path) -> None:
-    cases = tuple(replace(case, name=HOSTILE, remarks=(HOSTILE,)) for case in evaluation.cases)
-    summaries = tuple(replace(one, name=f"{HOSTILE}{one.label}") for one in evaluation.summaries)
-    protocol = replace(evaluation.protocol, names={1: HOSTILE, 2: "</svg></title>" + HOSTILE})
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_names_are_shown_and_never_run(browser: Browser, evaluation: Evaluation, tmp_path: Path, name: str) -> None:
+    cases = tuple(replace(case, name=name, remarks=(name,), reason=name) for case in evaluation.cases)
+    summaries = tuple(replace(one, name=f"{name}{one.label}") for one in evaluation.summaries)
+    protocol = replace(evaluation.protocol, names={1: name, 2: "</svg></title>" + name}, within_slices=frozenset({1}))
     hostile = replace(
-        evaluation, cases=cases, summaries=summaries, protocol=protocol, remarks=(HOSTILE,), predictions=Path(HOSTILE)
+        evaluation, cases=cases, summaries=summaries, protocol=protocol, remarks=(name,), predictions=Path(name)
     )
-    write_page(hostile, [], tmp_path / "page.html")
+    picture = draw_worst(evaluation, 1, {})[0].picture
+    worst = [WorstCase(cases[0], hostile.scores(cases[0])[0], picture)]
+    write_page(hostile, worst, tmp_path / "page.html")
     browser.open(tmp_path / "page.html")
     assert browser.evaluate("window.hacked") is None
     assert browser.complaints() == []
+    assert browser.evaluate(HANDLERS) == 0
     assert browser.evaluate("document.querySelectorAll('script').length") == 1
-    assert browser.evaluate("document.querySelector('h1 bdi').textContent") == Path(HOSTILE).name
+    shown = name.replace("\udcff", "\\udcff")
+    assert browser.evaluate("document.querySelector('h1 bdi').textContent") == Path(shown).name
+    for place in ("#cases-table tbody bdi", ".worst bdi", ".alert", ".failures dt"):
+        assert browser.evaluate(f"document.querySelector('{place}').textContent") == shown
+    assert browser.evaluate("document.querySelector('.plots figure circle title').textContent").startswith(f"{shown}: ")
 
 
 def test_an_evaluation_in_which_all_failed_is_a_page(browser: Browser, evaluation: Evaluation, tmp_path: Path) -> None:
@@ -223,12 +231,13 @@ def test_a_picture_of_a_file_that_has_gone_is_left_out(tmp_path: Path) -> None:
 @settings(deadline=None)
 def test_any_values_can_be_drawn(values: list[float], unit: str, name: str) -> None:
     points = [Point(name, value) for value in values]
-    svg = draw_boxes("x", unit, [(name, points), ("other", [])], 2)
+    draw: Any = make_environment("tomoseg.evaluation").get_template("plots.html").module
+    svg = draw.boxes("x", unit, 2, plan_boxes(unit, [(name, points), ("other", [])]))
     assert "nan" not in svg.replace("&", "").lower().replace(name.lower(), "")
     finite = [point for point in points if np.isfinite(point.x)]
     pairs = [Point(name, abs(point.x), point.x) for point in finite]
     spread = float(np.std([point.y for point in pairs])) if pairs else float("nan")
-    drawn = draw_agreement("label", pairs, 0.0, (-spread, spread))
+    drawn = draw.agreement("label", plan_agreement(pairs, 0.0, (-spread, spread)))
     for x in re.findall(r'c[xy]="([^"]+)"', svg + drawn):
         assert -1 <= float(x) <= 601
     assert drawn.count("<circle") == len(pairs)
@@ -236,4 +245,5 @@ def test_any_values_can_be_drawn(values: list[float], unit: str, name: str) -> N
 
 def test_the_wheel_holds_what_the_page_is_made_of(checkout: Path) -> None:
     packed = {file.distribution_path for file in WheelBuilder(str(checkout)).recurse_included_files()}
-    assert {f"tomoseg/evaluation/evaluation.{kind}" for kind in ("html", "css")} <= packed
+    names = ("evaluation.css", "evaluation.html", "plots.html")
+    assert {f"tomoseg/evaluation/{name}" for name in names} <= packed

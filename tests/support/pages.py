@@ -14,6 +14,22 @@ from tomoseg.report.html.document import write_page
 from tomoseg.report.records import CaseReport, LabelVolume, Report
 
 FOLDER = "/data/study 7"
+# names of files that would do something if a page did not escape them, or that break its layout
+HOSTILE = (
+    "<script>hacked = 1</script>.nii",
+    '"><img src=x onerror="hacked = 1">.nii',
+    "' onmouseover=hacked=1 x='.nii",
+    "javascript:hacked=1.nii",
+    "</style></title><svg onload=hacked=1>.nii",
+    "</textarea>--><svg onload=hacked=1>.nii",
+    "{{ 7 * 7 }}{% raw %}{# $policy ${hacked} #}.nii",
+    "&lt;b&gt; &amp;.nii",
+    "not UTF-8 \udcff.nii",
+    "right \u202e to left.nii",
+    f"{'long' * 60}.nii",
+)
+# how many elements would run something
+HANDLERS = "document.querySelectorAll('[onerror], [onmouseover], [onload], [onclick], body > svg, body > img').length"
 DAMAGED = "truncated or damaged: the file ends after 5,000 bytes"
 
 

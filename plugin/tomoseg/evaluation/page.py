@@ -40,52 +40,35 @@ def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path) -
     groups: dict[int, list[Row]] = {one.label: [] for one in scored}
     for row in rows:
         groups[row[1].label].append(row)
-    rows.sort(key=lambda row: (math.isnan(row[1].overlap.dice), row[1].overlap.dice))
+    started = f"{show_moment(datetime.fromisoformat(evaluation.started))} UTC · " if evaluation.started else ""
     write_html(
         path,
         "tomoseg.evaluation",
         "evaluation.html",
         evaluation=evaluation,
-        summaries=evaluation.summaries,
-        when=_when(evaluation),
+        when=f"{started}tomoseg {__version__}",
         details=_details(evaluation),
         metrics=METRICS,
-        boxes=[(metric, plot) for metric in PLOTTED if (plot := _boxes(metric, scored, groups))],
+        boxes=[(metric, _boxes(metric, scored, groups)) for metric in PLOTTED],
         agreements=[
-            (one.name, one.agreement, _agreement(one.agreement, groups[one.label]))
-            for one in scored
-            if one.agreement and groups[one.label]
+            (one.name, one.agreement, _agreement(one.agreement, groups[one.label])) for one in scored if one.agreement
         ],
         worst=worst,
-        rows=rows[:LISTED],
-        row_count=len(rows),
+        rows=sorted(rows, key=lambda row: (math.isnan(row[1].overlap.dice), row[1].overlap.dice)),
+        listed=LISTED,
         chips=[(f"label-{one.label}", one.name) for one in scored] if 1 < len(scored) <= CHIPS else [],
         resamples=f"{RESAMPLES:,}",
         seed=SEED,
     )
 
 
-def _when(evaluation: Evaluation) -> str:
-    moment = f"{show_moment(datetime.fromisoformat(evaluation.started))} UTC · " if evaluation.started else ""
-    return f"{moment}tomoseg {__version__}"
-
-
-def _boxes(metric: Metric, scored: Sequence[LabelSummary], groups: Mapping[int, Sequence[Row]]) -> BoxPlot | None:
-    points = [
-        (
-            one.name,
-            [Point(case.name, x) for case, scores in groups[one.label] if not math.isnan(x := metric.of(scores))],
-        )
-        for one in scored
-    ]
-    return plan_boxes(metric.unit, points) if any(found for _, found in points) else None
+def _boxes(metric: Metric, scored: Sequence[LabelSummary], groups: Mapping[int, Sequence[Row]]) -> BoxPlot:
+    points = [(one.name, [Point(case.name, metric.of(scores)) for case, scores in groups[one.label]]) for one in scored]
+    return plan_boxes(metric.unit, points)
 
 
 def _agreement(found: Agreement, rows: Sequence[Row]) -> AgreementPlot:
-    points = [
-        Point(case.name, (scores.predicted_ml + scores.reference_ml) / 2, scores.volume_error_ml)
-        for case, scores in rows
-    ]
+    points = [Point(case.name, (one.predicted_ml + one.reference_ml) / 2, one.volume_error_ml) for case, one in rows]
     return plan_agreement(points, found.bias_ml, (found.low_ml, found.high_ml))
 
 

@@ -80,6 +80,10 @@ class BoxPlot:
     axis: Axis
     boxes: tuple[Box, ...]
 
+    @property
+    def is_empty(self) -> bool:
+        return not any(box.quartiles or box.infinite for box in self.boxes)
+
 
 @dataclass(frozen=True)
 class AgreementPlot:
@@ -102,7 +106,7 @@ def plan_boxes(unit: str, groups: Sequence[tuple[str, Sequence[Point]]]) -> BoxP
 
     Args:
         unit: of the values; "" for shares.
-        groups: (label, cases); infinite values are counted, and not drawn.
+        groups: (label, cases); infinite values are counted, and not drawn; NaN is no value.
     """
     finite = [point.x for _, points in groups for point in points if math.isfinite(point.x)]
     left = min(max([len(name) for name, _ in groups], default=0) * LETTER + 16, 230)

@@ -231,4 +231,5 @@ def test_a_run_of_nothing_is_a_page(browser: Browser, tmp_path: Path) -> None:
 
 def test_the_wheel_holds_what_the_page_is_made_of(checkout: Path) -> None:
     packed = {file.distribution_path for file in WheelBuilder(str(checkout)).recurse_included_files()}
-    assert {f"tomoseg/report/html/page.{kind}" for kind in ("html", "css", "js")} <= packed
+    names = ("macros.html", "page.css", "page.html", "page.js", "report.html")
+    assert {f"tomoseg/report/html/{name}" for name in names} <= packed

@@ -13,19 +13,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from support.browser import Browser
-from support.pages import CONTRASTS, FOLDER, failed_case, make_report, mixed_report, open_page, read_column, read_names
+from support.pages import (
+    CONTRASTS,
+    FOLDER,
+    HANDLERS,
+    HOSTILE,
+    done_case,
+    failed_case,
+    make_report,
+    mixed_report,
+    open_page,
+    read_column,
+    read_names,
+)
 from tomoseg.report.html.document import write_page
 from tomoseg.report.records import CaseReport, LabelVolume
-
-HOSTILE = (
-    "<script>hacked = 1</script>.nii",
-    '"><img src=x onerror="hacked = 1">.nii',
-    "' onmouseover=hacked=1 x='.nii",
-    "javascript:hacked=1.nii",
-    "</style></title><svg onload=hacked=1>.nii",
-    "not UTF-8 \udcff.nii",
-    "right \u202e to left.nii",
-)
 
 
 def test_nothing_is_asked_of_any_network(browser: Browser, picture: Path, tmp_path: Path) -> None:
@@ -63,21 +65,40 @@ def test_nothing_is_asked_of_any_network(browser: Browser, picture: Path, tmp_pa
     assert set(foreign) <= stopped, foreign
 
 
-def test_names_are_shown_and_never_run(browser: Browser, tmp_path: Path) -> None:
+def test_names_are_shown_and_never_run(browser: Browser, picture: Path, tmp_path: Path) -> None:
     cases = [failed_case(name, f"<b onclick=hacked=1>{name}") for name in HOSTILE]
+    cases += [
+        done_case(
+            name, 1.0, output=name, preview=str(picture), series=name, remarks=(name,), warnings=(name,),
+            seconds={name: 1.0},
+        )
+        for name in HOSTILE
+    ]  # fmt: skip
     labels = (LabelVolume(1, '</style><script>hacked = 1</script> "\\', 5, 0.5),)
     cases.append(CaseReport(f"{FOLDER}/x.nii", "javascript:hacked=1", "done", labels=labels, remarks=("<i>&amp;",)))
-    report = make_report(*cases)
+    report = make_report(*cases, pending=[f"{FOLDER}/{name}" for name in HOSTILE])
     report.bundle["name"] = "<script>hacked = 1</script>"
-    open_page(browser, report, tmp_path)
+    report.options["note"] = list(HOSTILE)
+    open_page(browser, report, tmp_path, width=1600)
     assert browser.evaluate("window.hacked") is None
     assert browser.complaints() == []
+    assert browser.evaluate(HANDLERS) == 0
     shown = [Path(f"{FOLDER}/{name}").name.replace("\udcff", "\\udcff") for name in HOSTILE]
-    assert read_names(browser) == [*shown, "x.nii"]
-    assert read_column(browser, 2)[-1] == "<i>&amp;"
+    assert read_names(browser) == [*shown * 3, "x.nii"]
+    assert read_column(browser, 3)[-1] == "<i>&amp;"
     assert browser.evaluate("document.querySelectorAll('script').length") == 1
     assert browser.evaluate("[...document.links].every(link => link.protocol === 'file:' || !link.href)")
     assert browser.evaluate("document.querySelector('h1').innerText") == "<script>hacked = 1</script> 0.1.2"
+    wide = "Math.max(...[...document.querySelectorAll('tbody th')].map(cell => cell.getBoundingClientRect().width))"
+    assert browser.evaluate(wide) < 400  # a long name is broken into lines
+
+
+def test_narrow_screens_name_the_label_that_a_style_could_not_hold(browser: Browser, tmp_path: Path) -> None:
+    name = '</style>"; } * { display: none } \\'
+    case = CaseReport(f"{FOLDER}/x.nii", "o.nii", "done", labels=(LabelVolume(1, name, 5, 0.5),))
+    open_page(browser, make_report(case), tmp_path, width=400)
+    before = browser.evaluate("getComputedStyle(document.querySelector('tbody .v'), '::before').content")
+    assert before.replace("\\", "") == f'"{name} "'.replace("\\", "")
 
 
 class Names(HTMLParser):

@@ -58,7 +58,7 @@ def write_page(report: Report, path: Path) -> None:
         columns=columns,
         rows=rows,
         illustrated=any(row.picture for row in rows),
-        counts={kind: counts[kind] for kind in FILTERS},
+        counts=counts,
         chips=[(kind, f"{name} {counts[kind]}") for kind, name in FILTERS.items() if 0 < counts[kind] < len(rows)],
         reasons=reasons,
         named=NAMED,
