@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from tomoseg.core.errors import TomosegError, one_line
 from tomoseg.data.geometry import Grid
+from tomoseg.data.overlap import Overlap, count_overlap
 from tomoseg.evaluation.label_map import read_prediction, read_reference
-from tomoseg.evaluation.overlap import Overlap, count_overlap
 from tomoseg.evaluation.pairing import Match
 from tomoseg.evaluation.protocol import Protocol
 from tomoseg.evaluation.surface import SurfaceScores, score_surfaces

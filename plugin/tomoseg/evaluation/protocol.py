@@ -11,9 +11,11 @@ from typing import Any
 
 from tomoseg.core.errors import UsageError, one_line, shorten
 from tomoseg.data.datasets import read_label_names
-from tomoseg.data.labels import find_ignored, is_ignored, plain_name, unnamed
+from tomoseg.data.label_mapping import LabelMapping
+from tomoseg.data.labels import find_ignored, is_ignored, unnamed
 
 DEFAULT_TOLERANCE_MM = 1.0
+UNCHANGED = LabelMapping()
 LENGTH = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:mm)?", re.IGNORECASE)
 
 
@@ -35,7 +37,7 @@ class Protocol:
     tolerances_mm: Mapping[int, float] = field(default_factory=dict)
     ignore: int | None = None
     within_slices: frozenset[int] = frozenset()
-    reference_values: Mapping[int, int] = field(default_factory=dict)
+    reference_values: LabelMapping = UNCHANGED
 
     def name(self, value: int) -> str:
         return self.names.get(value) or unnamed(value).name
@@ -51,7 +53,7 @@ class Protocol:
             "tolerances_mm": {str(value): length for value, length in sorted(self.tolerances_mm.items())},
             "ignore": self.ignore,
             "within_slices": sorted(self.within_slices),
-            "reference_values": {str(value): label for value, label in sorted(self.reference_values.items())},
+            "reference_values": {str(value): label for value, label in sorted(self.reference_values.as_dict().items())},
         }
 
 
@@ -60,7 +62,7 @@ def make_protocol(
     tolerances: Sequence[str] = (),
     ignore: int | None = None,
     within_slices: Iterable[str] = (),
-    reference_values: Mapping[int, int] | None = None,
+    reference_values: LabelMapping = UNCHANGED,
 ) -> Protocol:
     """Return how to score labels, as a user says it.
 
@@ -69,7 +71,7 @@ def make_protocol(
         tolerances: each a length ("2mm") for all labels, "NAME=2mm" for one, or a JSON file of {"NAME": 2}.
         ignore: a value.
         within_slices: names or values of labels.
-        reference_values: see `match_values`.
+        reference_values: what values of a reference become.
 
     Raises:
         UsageError: there is no such label, or a tolerance is no length.
@@ -86,27 +88,7 @@ def make_protocol(
         else:
             single[_value_of(name, scored, "tolerance")] = length
     within = frozenset(_value_of(name, scored, "within slices") for name in within_slices)
-    return Protocol(scored, general, single, ignore, within, reference_values or {})
-
-
-def match_values(theirs: Mapping[int, str], ours: Mapping[int, str]) -> dict[int, int]:
-    """Return what values of references become for labels of one name to have one value; empty if they have already.
-
-    A bundle numbers its labels from 1 without a gap, whatever the values in the dataset that it was planned for.
-
-    Args:
-        theirs: names by value, of a dataset.
-        ours: names by value, of the labels that are scored.
-    """
-    values = {plain_name(name): value for value, name in ours.items()}
-    known = {value: values[plain_name(name)] for value, name in theirs.items() if plain_name(name) in values}
-    if not known:
-        return {}
-    changed = {value: label for value, label in known.items() if value != label}
-    # what only the dataset has must not be taken for the label of ours that has its value
-    free = max(*theirs, *ours) + 1
-    others = [value for value in theirs if value not in known and value in ours]
-    return changed | {value: free + index for index, value in enumerate(others)}
+    return Protocol(scored, general, single, ignore, within, reference_values)
 
 
 def parse_labels(text: str) -> dict[int, str]:

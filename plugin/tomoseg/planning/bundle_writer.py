@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from tomoseg.bundle.configs import as_text
+from tomoseg.bundle.planned import PLAN, PlannedBundle
 from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.core.files import staging_folder
-from tomoseg.core.version import __version__
 from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset
 from tomoseg.data.inspection.fitness import require_trainable, trainable_labels
 from tomoseg.data.labels import find_ignored, plain_name
@@ -94,9 +95,9 @@ def plan_bundle(
         "train": train,
         "semi_supervised": semi_supervised_config(plan),
         "multi_gpu_train": multi_gpu_train_config(),
-        "plan": _explain(plan, fingerprint, budget, dataset, renamed),
     }
-    files = {f"configs/{stem}.json": json.dumps(content, indent=4) + "\n" for stem, content in configs.items()}
+    files = {f"configs/{stem}.json": as_text(content) for stem, content in configs.items()}
+    files[PLAN] = _record(plan, fingerprint, budget, renamed).as_text()
     files["configs/logging.conf"] = LOGGING
     files["docs/README.md"] = write_card(plan, fingerprint, budget, layout, name, title, source)
     files["docs/data_license.txt"] = data_license(title, source)
@@ -173,19 +174,13 @@ def _annotated_names(names: list[str], root: Path) -> list[str]:
     return names
 
 
-def _explain(
-    plan: Plan, fingerprint: Fingerprint, budget: Budget, dataset: Dataset, renamed: dict[int, str]
-) -> dict[str, Any]:
-    """Return plan.json."""
+def _record(plan: Plan, fingerprint: Fingerprint, budget: Budget, renamed: dict[int, str]) -> PlannedBundle:
     names = {label.value: label.name for label in fingerprint.labels}
-    return {
-        "tomoseg": __version__,
-        "budget": {"memory_bytes": budget.memory, "device": budget.device, "preset": budget.preset},
-        "modality": plan.modality,
-        "choices": {
-            choice: {"value": value, "reason": plan.reasons[choice]} for choice, value in plan.choices().items()
-        },
-        "dataset_labels": {str(value): {"dataset": names[value], "bundle": renamed[value]} for value in names},
-        "training_bytes": plan.network.training_bytes(plan.patch, plan.batch),
-        "fingerprint": fingerprint.as_json(),
-    }
+    return PlannedBundle(
+        budget={"memory_bytes": budget.memory, "device": budget.device, "preset": budget.preset},
+        modality=plan.modality,
+        choices={name: {"value": value, "reason": plan.reasons[name]} for name, value in plan.choices().items()},
+        dataset_labels={str(value): {"dataset": names[value], "bundle": renamed[value]} for value in names},
+        training_bytes=plan.network.training_bytes(plan.patch, plan.batch),
+        fingerprint=fingerprint.as_json(),
+    )

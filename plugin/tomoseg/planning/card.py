@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tomoseg.bundle.card import EMPTY_RESULTS
 from tomoseg.planning.data_config import default_fold
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.layout import Layout
@@ -123,10 +124,7 @@ A step then takes about twice the time and memory.
 one window in eight is then taken from them. `--fold K` holds fold K out, `--fold none` nothing; the validation shown on
 the way is then on training cases.
 
-## Results
-
-Not measured yet.
-
+{EMPTY_RESULTS}
 ## References
 
 1. Isensee, F., et al. nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation. Nature

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from tomoseg.bundle.configs import component
+
 Triple = tuple[int, int, int]
 
 FLOAT32 = 4
@@ -54,17 +56,17 @@ class Network:
         Args:
             supervised: with the heads for deep supervision, as it is trained.
         """
-        config: dict[str, Any] = {
-            "_target_": "DynUNet",
-            "spatial_dims": 3,
-            "in_channels": self.channels,
-            "out_channels": self.scores,
-            "kernel_size": [list(kernel) for kernel in self.kernels],
-            "strides": [list(stride) for stride in self.strides],
-            "upsample_kernel_size": [list(stride) for stride in self.strides[1:]],
-            "filters": list(self.filters),
-            "norm_name": ["INSTANCE", {"affine": True}],
-        }
+        config: dict[str, Any] = component(
+            "DynUNet",
+            spatial_dims=3,
+            in_channels=self.channels,
+            out_channels=self.scores,
+            kernel_size=[list(kernel) for kernel in self.kernels],
+            strides=[list(stride) for stride in self.strides],
+            upsample_kernel_size=[list(stride) for stride in self.strides[1:]],
+            filters=list(self.filters),
+            norm_name=["INSTANCE", {"affine": True}],
+        )
         if self.residual:
             config["res_block"] = True
         if supervised and self.heads:

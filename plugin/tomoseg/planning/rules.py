@@ -81,11 +81,6 @@ class Plan:
     guessed: bool = False
 
     @property
-    def renumbered(self) -> bool:
-        """Whether the network's labels have other values than the dataset's."""
-        return self.sources != tuple(self.labels)
-
-    @property
     def coarse(self) -> tuple[bool, bool, bool]:
         """Along which axes the voxels are so much longer that a scan turned voxel by voxel would be sheared."""
         return coarse_axes(self.spacing_mm)

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tomoseg.bundle.configs import write_config
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import BundleError, MissingPackageError, TrainingError, UsageError
@@ -30,7 +31,6 @@ from tomoseg.training.ensemble import (
     keep_components,
     read_inference,
     single_config,
-    write_config,
     write_single,
 )
 from tomoseg.training.monitor import TrainingMonitor
@@ -238,8 +238,7 @@ def _require(bundle: Bundle, package: str) -> None:
     path = bundle.root / "configs" / "metadata.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content.setdefault("required_packages_version", {})[package] = version(package)
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+    write_config(path, content)
 
 
 def _write_scores(path: Path, rows: Sequence[_Row], labels: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.planned import TrainEntry
 from tomoseg.core.errors import BundleError, UsageError, one_line
 from tomoseg.inference.config import InferenceConfig, literal
 from tomoseg.inference.threads import use_threads
@@ -146,13 +147,13 @@ def _train(workflow: TrainingWorkflow, folder: Path, on_epoch: Callable[[Progres
 
 def _override(parser: ConfigParser, validated: bool, recipe: Recipe, folder: Path) -> None:
     """Set in the config's own words for how long and how fast it trains, and where it may write."""
-    if "ckpt_dir" in parser:
-        parser["ckpt_dir"] = literal(str(folder / "train"))
+    if TrainEntry.CHECKPOINT_FOLDER in parser:
+        parser[TrainEntry.CHECKPOINT_FOLDER] = literal(str(folder / "train"))
     if "train::trainer::max_epochs" not in parser:
         raise BundleError("train.json: expected the entry 'train::trainer::max_epochs': every MONAI bundle has it")
     _set_source(parser, "train::trainer::max_epochs", recipe.epochs)
-    if validated and "val_interval" in parser:
-        parser["val_interval"] = max(recipe.epochs // VALIDATIONS, 1)
+    if validated and TrainEntry.VALIDATION_INTERVAL in parser:
+        parser[TrainEntry.VALIDATION_INTERVAL] = max(recipe.epochs // VALIDATIONS, 1)
     if recipe.learning_rate_scale != 1 and "optimizer::lr" in parser:
         rate = parser.get_parsed_content("optimizer::lr")
         parser["optimizer::lr"] = float(rate) * recipe.learning_rate_scale
