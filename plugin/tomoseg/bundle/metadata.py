@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoseg.bundle.configs import find_config
+from tomoseg.bundle.planned import dataset_values
 from tomoseg.core.errors import BundleError, one_line
 from tomoseg.data.labels import TISSUE, Code, Label, default_colour
 
@@ -112,6 +113,11 @@ class Bundle:
     def labels(self) -> dict[int, str]:
         """Names of the label values, background (0) left out; empty where the metadata does not say."""
         return {value: name for value, name in self.channels.items() if value != 0}
+
+    @cached_property
+    def dataset_values(self) -> dict[int, int]:
+        """The value that each label had in the dataset that the bundle was planned for, by the bundle's own value."""
+        return dataset_values(self.root, self.labels)
 
     @property
     def label_table(self) -> dict[int, Label]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 
 from tomoseg.bundle.configs import Json, as_text
-from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.version import __version__
 from tomoseg.data.datasets import UNNAMED
 
@@ -90,14 +90,18 @@ class PlannedBundle:
         return len(self.fingerprint.get("channels", UNNAMED))
 
 
-def dataset_values(bundle: Bundle) -> dict[int, int]:
+def dataset_values(root: Path, labels: Iterable[int]) -> dict[int, int]:
     """Return the value of each of a bundle's labels in the dataset that it was planned for, by the bundle's own value.
 
     For a bundle that `tomoseg plan` did not write, both are the same.
+
+    Args:
+        root: the bundle's folder.
+        labels: the bundle's own values.
     """
-    planned = PlannedBundle.read(bundle.root)
+    planned = PlannedBundle.read(root)
     try:
         found = sorted(map(int, planned.dataset_labels)) if planned else []
     except (TypeError, ValueError):
         found = []
-    return dict(enumerate(found, start=1)) or {value: value for value in bundle.labels}
+    return dict(enumerate(found, start=1)) or {value: value for value in labels}

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tomoseg.bundle.planned import dataset_values
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import BundleOption, QuietOption, ThreadsOption
 from tomoseg.cli.terminal import complain, console
@@ -81,7 +80,7 @@ def evaluate(
         names = parse_labels(labels)
     if images is not None:  # rather before all cases than after
         find_images(images)
-    rules = Rules(names, tolerance or (), ignore_label, within_slices or (), dataset_values(own) if own else {})
+    rules = Rules(names, tolerance or (), ignore_label, within_slices or (), own.dataset_values if own else {})
     with Console(stderr=True).status("looking for cases") as status:  # nothing is shown where nobody looks
         count = 0
 

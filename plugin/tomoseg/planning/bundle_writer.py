@@ -19,7 +19,7 @@ from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset
 from tomoseg.data.inspection.fitness import require_trainable, trainable_labels
 from tomoseg.data.labels import find_ignored, plain_name
 from tomoseg.data.read import read_volume
-from tomoseg.planning.card import LICENSE, LOGGING, data_license, write_card
+from tomoseg.planning.card import data_license, read_template, write_card
 from tomoseg.planning.fingerprint import Fingerprint, OnScan, take_fingerprint
 from tomoseg.planning.imbalance import USUAL, Imbalance
 from tomoseg.planning.inference_config import evaluate_config, inference_config, multi_gpu_evaluate_config
@@ -98,10 +98,10 @@ def plan_bundle(
     }
     files = {f"configs/{stem}.json": as_text(content) for stem, content in configs.items()}
     files[PLAN] = _record(plan, fingerprint, budget, renamed).as_text()
-    files["configs/logging.conf"] = LOGGING
+    files["configs/logging.conf"] = read_template("logging.conf")
     files["docs/README.md"] = write_card(plan, fingerprint, budget, layout, name, title, source)
     files["docs/data_license.txt"] = data_license(title, source)
-    files["LICENSE"] = LICENSE
+    files["LICENSE"] = read_template("bundle_license.txt")
     _write(target, files)
     return plan
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gc
 import json
 import math
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
-from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +19,7 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import BundleError, MissingPackageError, TrainingError, UsageError
 from tomoseg.core.files import atomic_file
+from tomoseg.core.tables import write_csv
 from tomoseg.data.datasets import Dataset, Pair
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.training.card import write_results
@@ -242,14 +241,9 @@ def _require(bundle: Bundle, package: str) -> None:
 
 
 def _write_scores(path: Path, rows: Sequence[_Row], labels: Sequence[str]) -> None:
-    text = StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["case", "fold", *labels, *(f"{label}_largest_component" for label in labels)])
-    for row in rows:
-        cells = ["" if math.isnan(value) else f"{value:.6f}" for value in (*row.plain, *row.largest)]
-        writer.writerow([row.case, row.fold, *cells])
-    with atomic_file(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    columns = ["case", "fold", *labels, *(f"{label}_largest_component" for label in labels)]
+    dice = [["" if math.isnan(value) else f"{value:.6f}" for value in (*row.plain, *row.largest)] for row in rows]
+    write_csv(path, columns, ([row.case, row.fold, *cells] for row, cells in zip(rows, dice, strict=True)))
 
 
 def _write_summary(

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.planned import dataset_values
 from tomoseg.data.components import largest_component
 from tomoseg.data.datasets import Dataset, Pair
 from tomoseg.data.inspection.fitness import trainable_labels
@@ -30,8 +29,7 @@ class Scorer:
 
     def __init__(self, bundle: Bundle, dataset: Dataset) -> None:
         self.labels = bundle.labels
-        values = dataset_values(bundle)
-        sources = tuple(values.get(value, value) for value in self.labels)
+        sources = tuple(bundle.dataset_values.get(value, value) for value in self.labels)
         self._mapping = LabelMapping(sources, tuple(self.labels), keep_others=False)
         self._names = {self._mapping.value(value): name for value, name in trainable_labels(dataset).items()}
         self._ignored = find_ignored(dataset.label_names)
