@@ -41,6 +41,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, atomically.
+
+    Raises:
+        OutputError: the copy cannot be written.
+    """
+    with atomic_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 STAGING = f".tomoseg-{platform.node()}-"  # and the process; other machines may work in the same folder
 
 

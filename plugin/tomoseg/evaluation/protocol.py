@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tomoseg.core.errors import UsageError, one_line, shorten
-from tomoseg.data.datasets import read_label_names
+from tomoseg.core.errors import UsageError, shorten
+from tomoseg.data.datasets import read_description, read_label_names
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import find_ignored, is_ignored, unnamed
 
@@ -100,7 +99,7 @@ def parse_labels(text: str) -> dict[int, str]:
         UsageError: it is neither.
     """
     if _is_file(text):
-        content = _read_json(Path(text))
+        content = read_description(Path(text))
         try:
             return read_label_names(content.get("labels", content))
         except UsageError as error:
@@ -121,7 +120,7 @@ def parse_labels(text: str) -> dict[int, str]:
 def _read_tolerances(given: Sequence[str]) -> Iterable[tuple[str | None, float]]:
     for text in given:
         if _is_file(text):
-            yield from ((name, _length(str(length), name)) for name, length in _read_json(Path(text)).items())
+            yield from ((name, _length(str(length), name)) for name, length in read_description(Path(text)).items())
         else:
             name, equals, length = text.rpartition("=")
             yield (name.strip() if equals else None), _length(length, text)
@@ -150,13 +149,3 @@ def _value_of(name: str, names: Mapping[int, str], what: str) -> int:
         return int(name)
     known = ", ".join(f"{name} ({value})" for value, name in names.items()) or "none is named; give values"
     raise UsageError(f"{what}: no label {shorten(name, 80)!r}; choose from: {known}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as JSON: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content

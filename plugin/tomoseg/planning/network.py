@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +48,7 @@ class Network:
     @property
     def divisor(self) -> Triple:
         """Factors that the window's edges must be multiples of."""
-        i, j, k = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
-        return i, j, k
+        return triple(math.prod(edges) for edges in zip(*self.strides, strict=True))
 
     def config(self, *, supervised: bool) -> dict[str, Any]:
         """Return it as a config has it.
@@ -120,12 +120,12 @@ def shape_levels(patch: Triple, spacing_mm: tuple[float, float, float], edge: in
     kernels, strides = [], [(1, 1, 1)]
     while True:
         wide = [was or spacing / min(spacings) < 2 for was, spacing in zip(wide, spacings, strict=True)]
-        kernels.append(_triple([3 if is_wide else 1 for is_wide in wide]))
+        kernels.append(triple(3 if is_wide else 1 for is_wide in wide))
         long = [axis for axis in range(3) if sizes[axis] >= 2 * edge]
         halved = [axis for axis in long if spacings[axis] < 2 * min(spacings[other] for other in long)]
         if not halved or len(strides) == MOST_LEVELS:
             return kernels, strides
-        strides.append(_triple([2 if axis in halved else 1 for axis in range(3)]))
+        strides.append(triple(2 if axis in halved else 1 for axis in range(3)))
         for axis in halved:
             sizes[axis] /= 2
             spacings[axis] *= 2
@@ -134,6 +134,7 @@ def shape_levels(patch: Triple, spacing_mm: tuple[float, float, float], edge: in
 MOST_LEVELS = 6
 
 
-def _triple(values: list[int]) -> Triple:
+def triple(values: Iterable[int]) -> Triple:
+    """Return three values, one for each axis."""
     i, j, k = values
     return i, j, k

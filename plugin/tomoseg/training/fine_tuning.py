@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,9 @@ def _train(workflow: TrainingWorkflow, folder: Path, on_epoch: Callable[[Progres
     folder.mkdir()
     state = TrainingState({})
     with _Reporter(state, on_epoch) as monitor:
-        session = TrainingSession(workflow, folder, state, monitor, "train with a smaller learning_rate_scale")
-        try:
+        advice = "train with a smaller learning_rate_scale"
+        with closing(TrainingSession(workflow, folder, state, monitor, advice)):
             workflow.run()
-        finally:
-            session.close()
     workflow.close()
     found: State = torch.load(folder / (LAST if state.best is None else BEST), map_location="cpu", weights_only=True)
     return found

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import psutil
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import UsageError
-from tomoseg.core.files import atomic_file, sha256
+from tomoseg.core.files import copy_file, sha256
 from tomoseg.core.quiet import quiet
 from tomoseg.data.datasets import Dataset, read_dataset
 from tomoseg.data.inspection.fitness import require_negatives, require_trainable
@@ -133,8 +134,8 @@ def _run(
     hidden: bool,
 ) -> Trained:
     signature = workflow.signature(data)
-    name = f"fold {workflow.fold}" if isinstance(workflow.fold, int) else f"fold {workflow.fold or 'none'}"
-    with TrainingMonitor(name, hidden or not is_first()) as monitor:
+    title = f"fold {'none' if workflow.fold is None else workflow.fold}"
+    with TrainingMonitor(title, hidden or not is_first()) as monitor:
         if state is None:
             state = TrainingState(signature)
             if options.init is not None:
@@ -144,14 +145,11 @@ def _run(
             _refuse_changes(folder / STATE, state.signature, signature)
         if is_first():
             _clear(folder, keep=state.epoch > 0)
-        session = TrainingSession(workflow, folder, state, monitor)
-        try:
+        with closing(TrainingSession(workflow, folder, state, monitor)) as session:
             if is_first() and not state.epoch:
                 session.save()  # a disk that is too small, or a folder of somebody else, is told before the work
             if state.epoch < workflow.epochs:
                 workflow.run()
-        finally:
-            session.close()
     rows = [row for row in state.history if any(key.startswith("val_") for key in row)]
     metrics = {key: value for key, value in rows[-1].items() if key.startswith("val_")} if rows else {}
     return Trained(
@@ -183,8 +181,7 @@ def install(trained: Path, bundle: Bundle, overwrite: bool) -> bool:
     target = bundle.root / "models" / "model.pt"
     if target.exists() and not overwrite:
         return False
-    with atomic_file(target) as temporary:
-        shutil.copyfile(trained, temporary)
+    copy_file(trained, target)
     return True
 
 
