@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
-from typing import TypeAlias
 
 from tomoseg.core.threads import choose_threads
 from tomoseg.data.label_mapping import LabelMapping
@@ -27,7 +26,6 @@ OnCase = Callable[[CaseScores, int], None]
 WORST = 6  # cases that are shown
 MAX_AT_ONCE = 4  # cases, if nobody says: a pair of whole bodies takes 1 GB
 MANY = 255  # values, of which label maps rarely have more
-_Future: TypeAlias = "Future[CaseScores]"
 
 
 @dataclass(frozen=True)
@@ -136,16 +134,7 @@ def _score(pairs: Sequence[Match], protocol: Protocol, threads: int) -> Iterator
         yield from (score_case(pair, protocol) for pair in pairs)
         return
     with ThreadPoolExecutor(threads, "tomoseg-evaluate") as pool:
-        waiting, running = deque(pairs), deque[_Future]()
-        try:
-            while waiting or running:
-                while waiting and len(running) < threads:
-                    running.append(pool.submit(score_case, waiting.popleft(), protocol))
-                yield running.popleft().result()
-        except BaseException:
-            for future in running:
-                future.cancel()
-            raise
+        yield from pool.map(score_case, pairs, repeat(protocol))
 
 
 def _renumbered(pair: Match, values: LabelMapping) -> Match:

@@ -58,11 +58,6 @@ class Trained:
         """The file of the last weights, which no case held out has chosen."""
         return self.folder / LAST
 
-    @property
-    def best_weights(self) -> Path:
-        """The file of the weights that were best on the cases held out."""
-        return self.folder / BEST
-
 
 def check_data(data: Path, tell: Tell | None = None) -> Dataset:
     """Return the dataset, once all its scans were read and nothing has to be mended.

@@ -125,7 +125,7 @@ class TrainingWorkflow:
         """
         self._given = True
         parser = self.parser
-        for key in ("train::dataset::data", "train::handlers"):
+        for key in ("train::dataset::data", "train::handlers", *(["validate::dataset::data"] if held_out else [])):
             if key not in parser:
                 raise BundleError(f"{self._files[0]}: expected the entry {key!r}: every MONAI bundle has it")
         for key in (
@@ -156,8 +156,7 @@ class TrainingWorkflow:
                 self._check_split(folds)
             self.trainer = self.parser.get_parsed_content("train::trainer")
             self.loaders = self._find_loaders()
-            has_evaluator = self._validated and "validate" in self.parser and "evaluator" in self.parser["validate"]
-            self.evaluator = self.parser.get_parsed_content("validate::evaluator") if has_evaluator else None
+            self.evaluator = self._entry("validate::evaluator") if self._validated else None
             self.seed = int(self._entry(TrainEntry.SEED, 0))
             self.epochs = int(self.trainer.state.max_epochs)
 
@@ -236,7 +235,7 @@ class TrainingWorkflow:
         """Turn whatever a config raises into one line."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # a config calls MONAI, ignite, torch and whatever else it names
             cause = root_cause(error)
             if isinstance(cause, TomosegError):
                 raise cause from None
@@ -293,6 +292,6 @@ def _validates(handler: Any) -> bool:
 def _read(paths: list[Path]) -> dict[str, Any]:
     try:
         content: dict[str, Any] = ConfigParser.load_config_files([str(path) for path in paths])
-    except Exception as error:  # json, yaml and MONAI's own
+    except Exception as error:  # MONAI's parser: its own errors, json's and yaml's
         raise BundleError(f"{paths[0]}: cannot be read: {one_line(error)}") from error
     return content
