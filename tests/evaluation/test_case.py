@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomoseg import Grid
+from tomoseg.data.overlap import Overlap
 from tomoseg.evaluation.case import CaseScores, compare_labels, score_case, scores_of
-from tomoseg.evaluation.overlap import Overlap
 from tomoseg.evaluation.pairing import Match
 from tomoseg.evaluation.protocol import Protocol
 from tomoseg.evaluation.surface import score_surfaces

@@ -123,6 +123,6 @@ def test_values_that_both_sides_may_have_are_never_exchanged_unasked(tmp_path: P
     """Planned for labels 2 and 7: a 2 in a reference may be the dataset's, or the bundle's own."""
     predictions, references = write_cases(tmp_path)
     rules = Rules({1: "front", 2: "back"}, planned={1: 2, 2: 7})
-    assert dict(evaluate(predictions, references, rules).protocol.reference_values) == {}
+    assert evaluate(predictions, references, rules).protocol.reference_values.as_dict() == {}
     rules = Rules({1: "front", 2: "back"}, planned={1: 1, 2: 7})
-    assert dict(evaluate(predictions, references, rules).protocol.reference_values) == {7: 2}
+    assert evaluate(predictions, references, rules).protocol.reference_values.as_dict() == {7: 2}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tomoseg import TomosegError
-from tomoseg.evaluation.protocol import Protocol, make_protocol, match_values, parse_labels
+from tomoseg.data.label_mapping import LabelMapping
+from tomoseg.evaluation.protocol import Protocol, make_protocol, parse_labels
 
 NAMES = {1: "Anterior", 2: "posterior"}
 
@@ -111,4 +112,4 @@ def test_nnunets_ignore_label_is_known() -> None:
 def test_labels_are_matched_by_name_where_a_dataset_has_them(
     theirs: dict[int, str], ours: dict[int, str], values: dict[int, int]
 ) -> None:
-    assert match_values(theirs, ours) == values
+    assert LabelMapping.by_name(theirs, ours).as_dict() == values

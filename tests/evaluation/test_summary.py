@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from tomoseg.data.overlap import Overlap
 from tomoseg.evaluation import bootstrap
 from tomoseg.evaluation.bootstrap import draw_weights, interval, resample
 from tomoseg.evaluation.case import CaseScores, LabelScores
-from tomoseg.evaluation.overlap import Overlap
 from tomoseg.evaluation.protocol import Protocol
 from tomoseg.evaluation.summary import LabelSummary, summarise
 from tomoseg.evaluation.surface import SurfaceScores

@@ -25,11 +25,13 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import sha256
+from tomoseg.data.components import largest_component
+from tomoseg.data.overlap import dice
 from tomoseg.training.card import write_results
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
 from tomoseg.training.ensemble import LARGEST, average_weights, ensemble_config, keep_components, single_config
 from tomoseg.training.options import TrainingOptions
-from tomoseg.training.scoring import dice, keep_largest, mean_of_labels
+from tomoseg.training.scoring import mean_of_labels
 from tomoseg.training.state import load_state
 from tomoseg.training.training import check_data, train
 
@@ -242,7 +244,7 @@ def test_the_largest_component_is_kept_as_monai_does() -> None:
     monai = pytest.importorskip("skimage", reason="MONAI needs scikit-image for it") and __import__("monai")
     mask = np.random.default_rng(0).random((12, 12, 12)) > 0.85
     theirs = monai.transforms.KeepLargestConnectedComponent()(torch.tensor(mask)[None].float())[0].numpy()
-    np.testing.assert_array_equal(keep_largest(mask), theirs > 0)
+    np.testing.assert_array_equal(largest_component(mask), theirs > 0)
 
 
 def test_means_leave_out_what_is_not_known() -> None:

@@ -59,6 +59,27 @@ def test_weights_come_out_and_the_bundle_stays(bundle: Bundle, cases: list[Pair]
         torch.testing.assert_close(again[name], tensor, rtol=0, atol=1e-6)
 
 
+def test_the_weights_that_were_best_on_the_cases_held_out_come_back(
+    bundle: Bundle, cases: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = iter((0.5, 0.9, 0.9, 0.4))
+    validated: list[dict[str, torch.Tensor]] = []
+    collect = TrainingSession._collect_metrics
+
+    def noted(session: TrainingSession, engine: Engine) -> None:
+        assert engine.state.key_metric_name is not None
+        engine.state.metrics[engine.state.key_metric_name] = next(metrics)
+        validated.append({name: tensor.clone() for name, tensor in session._workflow.weights().items()})
+        collect(session, engine)
+
+    monkeypatch.setattr(TrainingSession, "_collect_metrics", noted)
+    told: list[Progress] = []
+    state = fine_tune(bundle, cases, cases[:1], None, Recipe(4, 1.0, "cpu"), tmp_path, told.append)
+    assert [one.best_metric for one in told] == [0.5, 0.9, 0.9, 0.9]
+    assert all(torch.equal(tensor, validated[1][name]) for name, tensor in state.items())
+    assert not all(torch.equal(tensor, validated[3][name]) for name, tensor in state.items())
+
+
 def test_an_epoch_is_each_case_once(cases: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch of `tomoseg train` is a hundred steps, which would be hours beside a reader who waits."""
     planned = find_bundle(str(CHECKOUT / "monai_bundle" / "head_neck_ct_segmentation"))

@@ -10,6 +10,7 @@ import torch
 
 from support.trainings import tiny_bundle, write_dataset
 from tomoseg import find_bundle
+from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.core.errors import UsageError
 from tomoseg.training import resources, workflow
 from tomoseg.training.options import TrainingOptions
@@ -30,7 +31,7 @@ def test_cases_are_as_large_in_memory_as_was_said(bundle: Path) -> None:
     parser = parse_config(bundle, "train", dataset_dir=str(bundle.parent / "data"))
     case = parser.get_parsed_content("train::dataset")._cache[0]
     held = sum(case[key].nbytes for key in ("image", "label"))
-    said = case_bytes(bundle / "configs" / "plan.json", parser.get_parsed_content("crop_size"))
+    said = case_bytes(PlannedBundle.read(bundle), parser.get_parsed_content("crop_size"))
     assert said is not None
     assert held <= said < 2 * held
 
@@ -39,7 +40,7 @@ def test_all_is_cached_where_there_is_room_and_some_where_there_is_not(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = json.loads((bundle / "configs" / "train.json").read_text())
-    size = case_bytes(bundle / "configs" / "plan.json", config["crop_size"])
+    size = case_bytes(PlannedBundle.read(bundle), config["crop_size"])
     assert size is not None
     assert plan_cache(find_bundle(bundle), config, 10, CPU) == {}
     assert config["validate"]["dataset"]["_target_"] == "CacheDataset"
@@ -54,7 +55,7 @@ def test_labelled_cases_are_cached_before_those_without_label_map(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = json.loads((bundle / "configs" / "train.json").read_text())
-    size = case_bytes(bundle / "configs" / "plan.json", config["crop_size"])
+    size = case_bytes(PlannedBundle.read(bundle), config["crop_size"])
     assert size is not None
     monkeypatch.setattr(resources, "free_bytes", lambda: 8 * size)
     found = find_bundle(bundle)

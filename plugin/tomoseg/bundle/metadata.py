@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tomoseg.bundle.configs import find_config
+from tomoseg.bundle.planned import dataset_values
 from tomoseg.core.errors import BundleError, one_line
 from tomoseg.data.labels import TISSUE, Code, Label, default_colour
-
-CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,8 @@ class Bundle:
         Raises:
             BundleError: there is none.
         """
-        for suffix in CONFIG_SUFFIXES:
-            path = self.root / "configs" / f"inference{suffix}"
-            if path.is_file():
-                return path
+        if path := find_config(self.root, "inference"):
+            return path
         raise BundleError(
             f"{self.root}: expected configs/inference.json, got none; without it nothing can be segmented"
         )
@@ -118,15 +116,8 @@ class Bundle:
 
     @cached_property
     def dataset_values(self) -> dict[int, int]:
-        """The value that each label had in the dataset that the bundle was planned for, by its own.
-
-        A bundle that was not planned by us does not say, and they are the same.
-        """
-        try:
-            content = json.loads((self.root / "configs" / "plan.json").read_text(encoding="utf-8"))["dataset_labels"]
-            return dict(enumerate(sorted(map(int, content)), start=1))
-        except (OSError, ValueError, KeyError, TypeError):
-            return {value: value for value in self.labels}
+        """The value that each label had in the dataset that the bundle was planned for, by the bundle's own value."""
+        return dataset_values(self.root, self.labels)
 
     @property
     def label_table(self) -> dict[int, Label]:

@@ -68,7 +68,7 @@ def _load(name: str) -> Bundle:
     try:
         value = entry.load()
         folder = Path(value() if callable(value) else value)
-    except Exception as error:  # whatever a foreign package raises must name that package
+    except Exception as error:  # the entry point of another package, which the error names
         distribution = entry.dist.name if entry.dist else "an unknown package"
         raise BundleError(
             f"bundle {name!r}: its entry point {entry.value!r} of {distribution} failed: {one_line(error)}"

@@ -13,6 +13,9 @@ from tempfile import mkdtemp
 
 from tomoseg.core.errors import OutputError, one_line
 
+# A path that is no valid UTF-8 holds lone surrogates: as \udcff they are readable, and in JSON the very same path.
+UNENCODABLE = "backslashreplace"
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
@@ -36,6 +39,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # gone already, or its folder was never there
             temporary.unlink()
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, atomically.
+
+    Raises:
+        OutputError: the copy cannot be written.
+    """
+    with atomic_file(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 STAGING = f".tomoseg-{platform.node()}-"  # and the process; other machines may work in the same folder

@@ -126,7 +126,7 @@ def read_dataset(folder: str | os.PathLike[str]) -> Dataset:
     root = Path(folder)
     if not root.is_dir():
         raise UsageError(f"{root}: {LAYOUTS}, got {'a file' if root.exists() else 'no such folder'}")
-    description = _read_description(root / DESCRIPTION)
+    description = read_description(root / DESCRIPTION)
     try:
         channels = _read_channels(description)
         names = read_label_names(description.get("labels") or {})
@@ -152,8 +152,12 @@ class _DescriptionError(UsageError):
     """Something in dataset.json that cannot be."""
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    """Return what dataset.json holds; nothing where there is none."""
+def read_description(path: Path) -> dict[str, Any]:
+    """Return the object in dataset.json, or in a JSON file like it; an empty one if there is no such file.
+
+    Raises:
+        UsageError: the file holds no JSON object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a byte order mark
     except FileNotFoundError:
@@ -186,7 +190,7 @@ def described_labels(folder: Path) -> dict[int, str]:
     Raises:
         UsageError: it is missing or damaged.
     """
-    return read_label_names(_read_description(folder / DESCRIPTION).get("labels") or {})
+    return read_label_names(read_description(folder / DESCRIPTION).get("labels") or {})
 
 
 def read_label_names(labels: object) -> dict[int, str]:

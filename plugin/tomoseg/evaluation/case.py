@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from tomoseg.core.errors import TomosegError, one_line
 from tomoseg.data.geometry import Grid
+from tomoseg.data.overlap import Overlap, count_overlap
 from tomoseg.evaluation.label_map import read_prediction, read_reference
-from tomoseg.evaluation.overlap import Overlap, count_overlap
 from tomoseg.evaluation.pairing import Match
 from tomoseg.evaluation.protocol import Protocol
 from tomoseg.evaluation.surface import SurfaceScores, score_surfaces
@@ -113,7 +113,7 @@ def score_case(match: Match, protocol: Protocol) -> CaseScores:
         reason = one_line(error)
     except MemoryError:
         reason = f"{match.prediction}: not enough memory to compare it"
-    except Exception as error:  # an error of ours or of a library; the other cases still matter
+    except Exception as error:  # nibabel, SimpleITK, highdicom and edt on damaged files; the other cases still matter
         reason = f"{match.prediction}: unexpected {type(error).__name__}: {one_line(error)}"
     else:
         strange = []

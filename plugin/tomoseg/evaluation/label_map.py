@@ -15,9 +15,9 @@ from tomoseg.data.dicom.seg_reader import is_segmentation, read_segmentation
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.itk_image import segment_names
+from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import by
-from tomoseg.evaluation.protocol import match_values
 
 LARGEST = np.iinfo(np.uint16).max
 INTEGER = 1e-3  # a file that scales its values (nibabel's do, for labels given as floats) has 1.00001 for 1
@@ -40,9 +40,7 @@ class LabelMap:
     remarks: tuple[str, ...] = ()
 
 
-def read_reference(
-    path: Path, values: Mapping[int, int] | None = None, names: Mapping[int, str] | None = None
-) -> LabelMap:
+def read_reference(path: Path, values: LabelMapping | None = None, names: Mapping[int, str] | None = None) -> LabelMap:
     """Read a label map (NIfTI, NRRD, .seg.nrrd, MetaImage).
 
     Args:
@@ -66,11 +64,9 @@ def read_reference(
     if not np.array_equal(labels, volume.array) and np.abs(labels - volume.array).max() > INTEGER:
         raise VolumeError(f"{path}: expected a label map, got values that are no integers")
     if not values and names and has_suffix(path.name, SEGMENTS):
-        values = match_values(segment_names(path), names)
+        values = LabelMapping.by_name(segment_names(path), names)
     if values:
-        table = np.arange(max(int(highest), *values, *values.values()) + 1, dtype=np.uint16)
-        table[list(values)] = list(values.values())
-        labels = table[labels]
+        labels = values.apply(labels)
     return LabelMap(labels, volume.grid, volume.remarks)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tomoseg.core.errors import UsageError, one_line, shorten
-from tomoseg.data.datasets import read_label_names
-from tomoseg.data.labels import find_ignored, is_ignored, plain_name, unnamed
+from tomoseg.core.errors import UsageError, shorten
+from tomoseg.data.datasets import read_description, read_label_names
+from tomoseg.data.label_mapping import LabelMapping
+from tomoseg.data.labels import find_ignored, is_ignored, unnamed
 
 DEFAULT_TOLERANCE_MM = 1.0
+UNCHANGED = LabelMapping()
 LENGTH = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:mm)?", re.IGNORECASE)
 
 
@@ -35,7 +36,7 @@ class Protocol:
     tolerances_mm: Mapping[int, float] = field(default_factory=dict)
     ignore: int | None = None
     within_slices: frozenset[int] = frozenset()
-    reference_values: Mapping[int, int] = field(default_factory=dict)
+    reference_values: LabelMapping = UNCHANGED
 
     def name(self, value: int) -> str:
         return self.names.get(value) or unnamed(value).name
@@ -51,7 +52,7 @@ class Protocol:
             "tolerances_mm": {str(value): length for value, length in sorted(self.tolerances_mm.items())},
             "ignore": self.ignore,
             "within_slices": sorted(self.within_slices),
-            "reference_values": {str(value): label for value, label in sorted(self.reference_values.items())},
+            "reference_values": {str(value): label for value, label in sorted(self.reference_values.as_dict().items())},
         }
 
 
@@ -60,7 +61,7 @@ def make_protocol(
     tolerances: Sequence[str] = (),
     ignore: int | None = None,
     within_slices: Iterable[str] = (),
-    reference_values: Mapping[int, int] | None = None,
+    reference_values: LabelMapping = UNCHANGED,
 ) -> Protocol:
     """Return how to score labels, as a user says it.
 
@@ -69,7 +70,7 @@ def make_protocol(
         tolerances: each a length ("2mm") for all labels, "NAME=2mm" for one, or a JSON file of {"NAME": 2}.
         ignore: a value.
         within_slices: names or values of labels.
-        reference_values: see `match_values`.
+        reference_values: what values of a reference become.
 
     Raises:
         UsageError: there is no such label, or a tolerance is no length.
@@ -86,27 +87,7 @@ def make_protocol(
         else:
             single[_value_of(name, scored, "tolerance")] = length
     within = frozenset(_value_of(name, scored, "within slices") for name in within_slices)
-    return Protocol(scored, general, single, ignore, within, reference_values or {})
-
-
-def match_values(theirs: Mapping[int, str], ours: Mapping[int, str]) -> dict[int, int]:
-    """Return what values of references become for labels of one name to have one value; empty if they have already.
-
-    A bundle numbers its labels from 1 without a gap, whatever the values in the dataset that it was planned for.
-
-    Args:
-        theirs: names by value, of a dataset.
-        ours: names by value, of the labels that are scored.
-    """
-    values = {plain_name(name): value for value, name in ours.items()}
-    known = {value: values[plain_name(name)] for value, name in theirs.items() if plain_name(name) in values}
-    if not known:
-        return {}
-    changed = {value: label for value, label in known.items() if value != label}
-    # what only the dataset has must not be taken for the label of ours that has its value
-    free = max(*theirs, *ours) + 1
-    others = [value for value in theirs if value not in known and value in ours]
-    return changed | {value: free + index for index, value in enumerate(others)}
+    return Protocol(scored, general, single, ignore, within, reference_values)
 
 
 def parse_labels(text: str) -> dict[int, str]:
@@ -118,7 +99,7 @@ def parse_labels(text: str) -> dict[int, str]:
         UsageError: it is neither.
     """
     if _is_file(text):
-        content = _read_json(Path(text))
+        content = read_description(Path(text))
         try:
             return read_label_names(content.get("labels", content))
         except UsageError as error:
@@ -139,7 +120,7 @@ def parse_labels(text: str) -> dict[int, str]:
 def _read_tolerances(given: Sequence[str]) -> Iterable[tuple[str | None, float]]:
     for text in given:
         if _is_file(text):
-            yield from ((name, _length(str(length), name)) for name, length in _read_json(Path(text)).items())
+            yield from ((name, _length(str(length), name)) for name, length in read_description(Path(text)).items())
         else:
             name, equals, length = text.rpartition("=")
             yield (name.strip() if equals else None), _length(length, text)
@@ -168,13 +149,3 @@ def _value_of(name: str, names: Mapping[int, str], what: str) -> int:
         return int(name)
     known = ", ".join(f"{name} ({value})" for value, name in names.items()) or "none is named; give values"
     raise UsageError(f"{what}: no label {shorten(name, 80)!r}; choose from: {known}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as JSON: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tomoseg.core.files import atomic_file
+from tomoseg.core.tables import write_csv
 from tomoseg.core.version import __version__
 from tomoseg.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
 from tomoseg.evaluation.case import CaseScores, LabelScores, scores_of
 from tomoseg.evaluation.metrics import METRICS
 from tomoseg.evaluation.protocol import Protocol
-from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary
-from tomoseg.report.environment import utc_now
+from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary, MetricSummary
+from tomoseg.report.environment import installed_packages, utc_now
 from tomoseg.report.records import UNENCODABLE
 
 PACKAGES = ("edt", "nibabel", "numpy", "scipy", "SimpleITK")  # that decide what is computed
@@ -27,6 +26,7 @@ CASE_COLUMNS = (
     "case", "label", "name", *(metric.key for metric in METRICS), "predicted_ml", "reference_ml",
     "voxels_both", "voxels_predicted_only", "voxels_reference_only", "prediction", "reference",
 )  # fmt: skip
+BOOTSTRAP = {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED, "method": "percentile, cases resampled"}
 SUMMARY_COLUMNS = (
     "label", "name", "metric", "mean", "low", "high", "sd", "median", "cases", "infinite", "undefined",
 )  # fmt: skip
@@ -73,22 +73,17 @@ class Evaluation:
         return {
             "tomoseg": __version__,
             "python": platform.python_version(),
-            "packages": _packages(),
+            "packages": installed_packages(PACKAGES),
             "predictions": str(self.predictions),
             "references": str(self.references),
             "started": self.started,
             "finished": self.finished or utc_now(),
             "protocol": self.protocol.as_json(),
-            "bootstrap": {
-                "level": LEVEL,
-                "resamples": RESAMPLES,
-                "seed": SEED,
-                "method": "percentile, cases resampled",
-            },
+            "bootstrap": BOOTSTRAP,
             "remarks": list(self.remarks),
             "counts": {"done": len(self.done), "failed": len(self.failed), "left_out": self.left_out},
-            "labels": [_summary(one) for one in self.summaries],
-            "cases": [self._case(case) for case in self.cases],
+            "labels": _plain([_summary(one) for one in self.summaries]),
+            "cases": _plain([self._case(case) for case in self.cases]),
         }
 
     def save(self, path: Path) -> None:
@@ -109,7 +104,7 @@ class Evaluation:
         Raises:
             OutputError: it cannot be written.
         """
-        _write_csv(path, CASE_COLUMNS, (self._row(case, one) for case in self.done for one in self.scores(case)))
+        write_csv(path, CASE_COLUMNS, (self._row(case, one) for case in self.done for one in self.scores(case)))
 
     def save_summary(self, path: Path) -> None:
         """Write means, intervals and counts as CSV, one row a label and metric, atomically.
@@ -120,7 +115,7 @@ class Evaluation:
         Raises:
             OutputError: it cannot be written.
         """
-        _write_csv(path, SUMMARY_COLUMNS, (row for one in self.summaries for row in _summary_rows(one)))
+        write_csv(path, SUMMARY_COLUMNS, (row for one in self.summaries for row in _summary_rows(one)))
 
     def _row(self, case: CaseScores, one: LabelScores) -> tuple[object, ...]:
         overlap = one.overlap
@@ -144,7 +139,7 @@ class Evaluation:
                 {
                     "label": one.label,
                     "name": self.protocol.name(one.label),
-                    **{metric.key: _number(metric.of(one)) for metric in METRICS},
+                    **{metric.key: metric.of(one) for metric in METRICS},
                     "predicted_ml": one.predicted_ml,
                     "reference_ml": one.reference_ml,
                     "voxels": asdict(one.overlap),
@@ -155,31 +150,20 @@ class Evaluation:
 
 
 def _summary(one: LabelSummary) -> dict[str, Any]:
-    presence = one.presence
     return {
         "label": one.label,
         "name": one.name,
         "tolerance_mm": one.tolerance_mm,
-        "metrics": {
-            key: {
-                **_estimate(found.mean, "mean"),
-                "sd": _number(found.sd),
-                "median": _number(found.median),
-                "cases": found.cases,
-                "infinite": found.infinite,
-                "undefined": found.undefined,
-            }
-            for key, found in one.metrics.items()
-        },
-        "presence": {
-            "both": presence.both,
-            "predicted_only": presence.predicted_only,
-            "reference_only": presence.reference_only,
-            "neither": presence.neither,
-            **{key: _estimate(getattr(presence, key), "value") for key in PRESENCE},
-        },
-        "bland_altman": one.agreement and {key: _number(value) for key, value in asdict(one.agreement).items()},
+        "metrics": {key: _metric(found) for key, found in one.metrics.items()},
+        "presence": asdict(one.presence),
+        "bland_altman": one.agreement and asdict(one.agreement),
     }
+
+
+def _metric(found: MetricSummary) -> dict[str, Any]:
+    content = asdict(found)
+    mean = content.pop("mean")
+    return {"mean": mean["value"], "low": mean["low"], "high": mean["high"], **content}
 
 
 def _summary_rows(one: LabelSummary) -> Iterator[tuple[object, ...]]:
@@ -187,42 +171,24 @@ def _summary_rows(one: LabelSummary) -> Iterator[tuple[object, ...]]:
         mean = found.mean
         numbers = (_cell(value) for value in (mean.value, mean.low, mean.high, found.sd, found.median))
         yield (one.label, one.name, key, *numbers, found.cases, found.infinite, found.undefined)
-    counted = one.presence.both + one.presence.predicted_only + one.presence.reference_only + one.presence.neither
+    presence = one.presence
+    counted = presence.both + presence.predicted_only + presence.reference_only + presence.neither
     for key in PRESENCE:
-        estimate: Estimate = getattr(one.presence, key)
+        estimate: Estimate = getattr(presence, key)
         numbers = (_cell(value) for value in (estimate.value, estimate.low, estimate.high))
         yield (one.label, one.name, f"presence_{key}", *numbers, "", "", counted, 0, 0)
 
 
-def _estimate(estimate: Estimate, name: str) -> dict[str, Any]:
-    return {name: _number(estimate.value), "low": _number(estimate.low), "high": _number(estimate.high)}
-
-
-def _number(value: float) -> float | str | None:
-    if math.isnan(value):
-        return None
-    return value if math.isfinite(value) else "inf"
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: null for NaN, "inf" for an infinite number."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return list(map(_plain, value))
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else "inf"
 
 
 def _cell(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.9g}"
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterator[tuple[object, ...]]) -> None:
-    with (
-        atomic_file(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors=UNENCODABLE) as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
-def _packages() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
-from typing import TypeAlias
 
 from tomoseg.core.threads import choose_threads
+from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import find_ignored, is_ignored
 from tomoseg.evaluation.case import CaseScores, score_case
 from tomoseg.evaluation.page import write_page
 from tomoseg.evaluation.pairing import Match, case_name, match_cases
-from tomoseg.evaluation.protocol import Protocol, make_protocol, match_values
+from tomoseg.evaluation.protocol import Protocol, make_protocol
 from tomoseg.evaluation.results import Evaluation
 from tomoseg.evaluation.summary import summarise
 from tomoseg.evaluation.worst import draw_worst, find_images
@@ -26,7 +26,6 @@ OnCase = Callable[[CaseScores, int], None]
 WORST = 6  # cases that are shown
 MAX_AT_ONCE = 4  # cases, if nobody says: a pair of whole bodies takes 1 GB
 MANY = 255  # values, of which label maps rarely have more
-_Future: TypeAlias = "Future[CaseScores]"
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,11 @@ def evaluate(
     ours, theirs = Path(predictions), Path(references)
     found = match_cases(ours, theirs)
     names = found.label_names if rules.names is None else rules.names
-    values = match_values(found.label_names, names) if found.label_names else _unmistakable(rules.planned, names)
+    values = (
+        LabelMapping.by_name(found.label_names, names) if found.label_names else _unmistakable(rules.planned, names)
+    )
     ignore = find_ignored(found.label_names) if rules.ignore is None else rules.ignore
-    ignore = values.get(ignore, ignore) if ignore is not None else None
+    ignore = None if ignore is None else values.value(ignore)
     protocol = make_protocol(names, rules.tolerances, ignore, rules.within_slices, values)
     pairs = [_renumbered(pair, values) for pair in found.pairs] if values else found.pairs
     lonely = [] if only_predicted else [_without_prediction(path, ours) for path in found.lonely_references]
@@ -99,7 +100,7 @@ def evaluate(
         protocol=protocol,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         summaries=tuple(summarise(cases, protocol)),
-        remarks=(*found.remarks, *_tell_renumbered(names, found.label_names, values), *_tell_apart(cases)),
+        remarks=(*found.remarks, *_tell_renumbered(names, found.label_names, values.as_dict()), *_tell_apart(cases)),
         left_out=len(found.lonely_references) if only_predicted else 0,
         started=started,
         finished=utc_now(),
@@ -133,28 +134,19 @@ def _score(pairs: Sequence[Match], protocol: Protocol, threads: int) -> Iterator
         yield from (score_case(pair, protocol) for pair in pairs)
         return
     with ThreadPoolExecutor(threads, "tomoseg-evaluate") as pool:
-        waiting, running = deque(pairs), deque[_Future]()
-        try:
-            while waiting or running:
-                while waiting and len(running) < threads:
-                    running.append(pool.submit(score_case, waiting.popleft(), protocol))
-                yield running.popleft().result()
-        except BaseException:
-            for future in running:
-                future.cancel()
-            raise
+        yield from pool.map(score_case, pairs, repeat(protocol))
 
 
-def _renumbered(pair: Match, values: Mapping[int, int]) -> Match:
+def _renumbered(pair: Match, values: LabelMapping) -> Match:
     if pair.annotated is None:
         return pair
-    return replace(pair, annotated=frozenset(values.get(value, value) for value in pair.annotated))
+    return replace(pair, annotated=frozenset(map(values.value, pair.annotated)))
 
 
-def _unmistakable(planned: Mapping[int, int], names: Mapping[int, str]) -> dict[int, int]:
+def _unmistakable(planned: Mapping[int, int], names: Mapping[int, str]) -> LabelMapping:
     """Return what values of references become, where none of them could be one of ours as it is."""
     changed = {value: label for label, value in planned.items() if value != label}
-    return {} if changed.keys() & (names.keys() | planned.keys()) else changed
+    return LabelMapping.of({} if changed.keys() & (names.keys() | planned.keys()) else changed)
 
 
 def _tell_apart(cases: Sequence[CaseScores]) -> list[str]:

@@ -123,7 +123,9 @@ def summarise(cases: Sequence[CaseScores], protocol: Protocol) -> list[LabelSumm
     if not done or not labels:
         return []
     table = [scores_of(case, labels) for case in done]
-    values = np.array([[[_value(one, index) for index in range(len(METRICS))] for one in row] for row in table])
+    values = np.array(
+        [[[math.nan if one is None else metric.of(one) for metric in METRICS] for one in row] for row in table]
+    )
     counts = np.array([[_presence(one) for one in row] for row in table], dtype=np.float64)
     scored = np.array([[one is not None for one in row] for row in table])
     finite = np.isfinite(values)
@@ -164,10 +166,6 @@ def summarise(cases: Sequence[CaseScores], protocol: Protocol) -> list[LabelSumm
 _VOLUME_ERROR = [metric.key for metric in METRICS].index("volume_error_ml")
 
 
-def _value(scores: LabelScores | None, index: int) -> float:
-    return math.nan if scores is None else METRICS[index].of(scores)
-
-
 def _presence(scores: LabelScores | None) -> tuple[int, int, int, int]:
     """Return a 1 for both, prediction only, reference only or neither."""
     if scores is None:
@@ -183,16 +181,11 @@ def _summarise(values: NDArray[np.float64], draws: NDArray[np.float64]) -> Metri
     return MetricSummary(
         mean=Estimate(float(finite.mean()) if finite.size else math.nan, low, high),
         sd=float(finite.std(ddof=1)) if finite.size > 1 else math.nan,
-        median=_median(defined),
+        median=float(np.median(defined)) if defined.size else math.nan,
         cases=finite.size,
         infinite=defined.size - finite.size,
         undefined=values.size - defined.size,
     )
-
-
-def _median(values: NDArray[np.float64]) -> float:
-    """Return the median; of an even number of values, an infinite one makes it infinite."""
-    return float(np.median(values)) if values.size else math.nan
 
 
 def _mean_of_means(parts: Sequence[MetricSummary], draws: NDArray[np.float64]) -> MetricSummary:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from tomoseg.core.errors import TomosegError, UsageError
 from tomoseg.data.channels import FIRST_CHANNEL, channels_of
@@ -125,14 +126,13 @@ def _read_image(path: Path | None, grid: Grid) -> NDArray[np.float32]:
 def _frame(maps: Sequence[NDArray[np.unsignedinteger[Any]]], grid: Grid) -> tuple[slice, ...]:
     """Return the box around all labels, with a margin; the whole volume where there is none."""
     anything = np.logical_or.reduce([labels != 0 for labels in maps])
-    box = []
-    for axis, (size, spacing) in enumerate(zip(grid.shape, grid.spacing, strict=True)):
-        others = tuple(other for other in range(3) if other != axis)
-        (places,) = np.nonzero(anything.any(axis=others))
-        margin = math.ceil(MARGIN_MM / spacing)
-        first, last = (places[0], places[-1]) if places.size else (0, size - 1)
-        box.append(slice(max(int(first) - margin, 0), min(int(last) + margin + 1, size)))
-    return tuple(box)
+    (found,) = ndimage.find_objects(anything.view(np.uint8), 1)
+    margins = [math.ceil(MARGIN_MM / spacing) for spacing in grid.spacing]
+    box = found or tuple(slice(0, size) for size in grid.shape)
+    return tuple(
+        slice(max(side.start - margin, 0), min(side.stop + margin, size))
+        for side, margin, size in zip(box, margins, grid.shape, strict=True)
+    )
 
 
 def _where_wrong(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tuple[int, ...]:

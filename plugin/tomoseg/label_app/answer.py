@@ -9,11 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from monai.transforms import KeepLargestConnectedComponent
-
 from tomoseg.core.errors import UsageError
+from tomoseg.data.components import largest_component
 from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.label_app.served_labels import ServedLabels, flatten
@@ -62,10 +59,12 @@ def log_warnings(result: Segmentation, source: str | os.PathLike[str]) -> None:
 
 def keep_largest(result: Segmentation) -> Segmentation:
     """Return a result with only the largest piece of each label; pieces that touch at corners are one."""
-    channels = result.labels if result.overlapping else result.labels[None]
-    keep = KeepLargestConnectedComponent(independent=True, is_onehot=result.overlapping, connectivity=3)
-    kept = np.asarray(keep(torch.from_numpy(channels.astype(np.int32))), dtype=result.labels.dtype)
-    return replace(result, labels=kept if result.overlapping else kept[0])
+    labels = result.labels.copy()
+    for label in result.label_table:
+        layer = labels[label.value - 1] if result.overlapping else labels
+        mask = layer == (1 if result.overlapping else label.value)
+        layer[mask & ~largest_component(mask)] = 0
+    return replace(result, labels=labels)
 
 
 def describe_answer(result: Segmentation, labels: ServedLabels, version: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tomoseg.bundle.metadata import Bundle
+from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import Label
 from tomoseg.inference.localisation.declaration import read_localisation
 from tomoseg.inference.segmentation import Segmentation
@@ -81,10 +82,8 @@ class ServedLabels:
         if all(value == label.value for value, label in served.items()) or result.overlapping:
             labels = result.labels
         else:
-            numbers = np.zeros(max([*served, int(result.labels.max(initial=0))]) + 1, result.labels.dtype)
-            for value, label in served.items():
-                numbers[value] = label.value
-            labels = numbers[result.labels]
+            numbers = {value: label.value for value, label in served.items()}
+            labels = LabelMapping.of(numbers, keep_others=False).apply(result.labels)
         table = {label.value: label for label in (*self.table, *served.values())}
         return replace(result, labels=labels, label_table=tuple(label for _, label in sorted(table.items())))
 

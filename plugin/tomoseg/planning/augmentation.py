@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tomoseg.bundle.configs import Json, component, compose
 from tomoseg.planning import data_config, negatives
-from tomoseg.planning.data_config import KEYS, Json
+from tomoseg.planning.data_config import KEYS, MODES, one_or_all
 from tomoseg.planning.rules import Plan, coarse_axes, moved_by
 
 BESIDE = 2  # windows on the background for one on a label
@@ -24,19 +25,19 @@ def labelled_augmentation(plan: Plan) -> list[Json]:
     steps: list[Json] = []
     if plan.cut:
         steps.append(
-            {
-                "_target_": "RandCropByLabelClassesd",
-                "keys": KEYS,
-                "label_key": label,
-                "spatial_size": "@crop_size",
-                "ratios": [float(f"{BESIDE * sum(plan.ratios):.4g}"), *plan.ratios],
-                "num_classes": plan.network.scores,
-                "indices_key": f"${label} + '_cls_indices'",
-                "warn": False,
-            }
+            component(
+                "RandCropByLabelClassesd",
+                keys=KEYS,
+                label_key=label,
+                spatial_size="@crop_size",
+                ratios=[float(f"{BESIDE * sum(plan.ratios):.4g}"), *plan.ratios],
+                num_classes=plan.network.scores,
+                indices_key=f"${label} + '_cls_indices'",
+                warn=False,
+            )
         )
     steps += [*negatives.cut_out(plan), *_cut_off(plan), *turned(plan, KEYS), *valued(plan, image)]
-    chosen = {"_target_": "SelectItemsd", "keys": KEYS}  # cases may differ in what else they have
+    chosen = component("SelectItemsd", keys=KEYS)  # cases may differ in what else they have
     return [*steps, chosen, _tensors(KEYS)]
 
 
@@ -50,8 +51,8 @@ def unlabelled_augmentation(plan: Plan, image: str, student: str) -> list[Json]:
     """
     steps: list[Json] = []
     if plan.cut:
-        steps.append({"_target_": "RandSpatialCropd", "keys": image, "roi_size": "@crop_size", "random_size": False})
-    copied = {"_target_": "CopyItemsd", "keys": image, "names": student}
+        steps.append(component("RandSpatialCropd", keys=image, roi_size="@crop_size", random_size=False))
+    copied = component("CopyItemsd", keys=image, names=student)
     return [*steps, *turned(plan, [image]), copied, *valued(plan, student), _tensors([image, student])]
 
 
@@ -63,21 +64,20 @@ def turned(plan: Plan, keys: list[str]) -> list[Json]:
     """
     x, y, z = plan.spacing_mm
     turns = [0.0 if any(coarse_axes((*pair, min(pair)))) else ANGLE for pair in ((y, z), (x, z), (x, y))]
-    several = len(keys) > 1
-    where: Any = keys if several else keys[0]
-    affine = {
-        "_target_": "RandAffined",
-        "keys": where,
-        "prob": 0.6,
-        "rotate_range": turns,
-        "scale_range": [0.0 if coarse else SCALE for coarse in plan.coarse],
-        "translate_range": list(moved_by(plan.patch, plan.spacing_mm)),
-        "spatial_size": "@patch_size",
-        "mode": ["bilinear", "nearest"] if several else "bilinear",
-        "device": "$torch.device(@cache_device)",
-        "padding_mode": "zeros" if plan.intensities is None else "border",
-    }
-    flips = [{"_target_": "RandFlipd", "keys": where, "prob": 0.5, "spatial_axis": axis} for axis in plan.mirror_axes]
+    where = one_or_all(keys)
+    affine = component(
+        "RandAffined",
+        keys=where,
+        prob=0.6,
+        rotate_range=turns,
+        scale_range=[0.0 if coarse else SCALE for coarse in plan.coarse],
+        translate_range=list(moved_by(plan.patch, plan.spacing_mm)),
+        spatial_size="@patch_size",
+        mode=one_or_all(MODES[: len(keys)]),
+        device="$torch.device(@cache_device)",
+        padding_mode="zeros" if plan.intensities is None else "border",
+    )
+    flips = [component("RandFlipd", keys=where, prob=0.5, spatial_axis=axis) for axis in plan.mirror_axes]
     return [affine, *flips]
 
 
@@ -85,7 +85,7 @@ def valued(plan: Plan, key: str) -> list[Json]:
     """Return what changes the values of a scan and leaves every voxel where it is."""
 
     def change(target: str, **options: Any) -> Json:
-        return {"_target_": target, "keys": key, **options}
+        return component(target, keys=key, **options)
 
     # scans in use are often coarser than those of a dataset, and often along one axis only;
     # nnU-Net's limits are half the resolution and a blur of 1 voxel
@@ -123,27 +123,25 @@ def _cut_off(plan: Plan) -> list[Json]:
         return []
     border = [size // 2 for size in plan.patch]
     shortest = ["$@crop_size[0]", "$@crop_size[1]", max(plan.patch[2] // SHORTEST, 1)]
-    crop = {"_target_": "RandSpatialCropd", "keys": KEYS}
-    moved = [
+    moved = compose(
         *_padded(plan, "BorderPadd", spatial_border=border),
-        {**crop, "roi_size": "@crop_size", "random_size": False},
-    ]
-    shortened = [
-        {**crop, "roi_size": shortest, "max_roi_size": "@crop_size", "random_size": True},
+        component("RandSpatialCropd", keys=KEYS, roi_size="@crop_size", random_size=False),
+    )
+    shortened = compose(
+        component("RandSpatialCropd", keys=KEYS, roi_size=shortest, max_roi_size="@crop_size", random_size=True),
         *_padded(plan, "SpatialPadd", spatial_size="@crop_size"),
-    ]
-    choices = [{"_target_": "Compose", "transforms": steps} for steps in (moved, shortened)]
-    choices.append({"_target_": "Identityd", "keys": KEYS})
-    return [{"_target_": "OneOf", "transforms": choices, "weights": [MOVED, SHORTENED, 1 - MOVED - SHORTENED]}]
+    )
+    choices = [moved, shortened, component("Identityd", keys=KEYS)]
+    return [component("OneOf", transforms=choices, weights=[MOVED, SHORTENED, 1 - MOVED - SHORTENED])]
 
 
 def _padded(plan: Plan, target: str, **options: Any) -> list[Json]:
     image, label = KEYS
     return [
-        {"_target_": target, "keys": image, **options, "value": data_config.outside(plan)},
-        {"_target_": target, "keys": label, **options},
+        component(target, keys=image, **options, value=data_config.outside(plan)),
+        component(target, keys=label, **options),
     ]
 
 
 def _tensors(keys: list[str]) -> Json:
-    return {"_target_": "EnsureTyped", "keys": keys, "track_meta": False}
+    return component("EnsureTyped", keys=keys, track_meta=False)

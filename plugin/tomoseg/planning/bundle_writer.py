@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tomoseg.bundle.configs import as_text
+from tomoseg.bundle.planned import PLAN, PlannedBundle
 from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.core.files import staging_folder
-from tomoseg.core.version import __version__
-from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset
+from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset, read_description
 from tomoseg.data.inspection.fitness import require_trainable, trainable_labels
 from tomoseg.data.labels import find_ignored, plain_name
 from tomoseg.data.read import read_volume
-from tomoseg.planning.card import LICENSE, LOGGING, data_license, write_card
+from tomoseg.planning.card import data_license, read_template, write_card
 from tomoseg.planning.fingerprint import Fingerprint, OnScan, take_fingerprint
 from tomoseg.planning.imbalance import USUAL, Imbalance
 from tomoseg.planning.inference_config import evaluate_config, inference_config, multi_gpu_evaluate_config
@@ -81,26 +80,24 @@ def plan_bundle(
     title, source = _describe(dataset)
     dataset_name = dataset.root.resolve().name if SAFE.fullmatch(dataset.root.resolve().name) else "dataset"
     arguments = (plan, layout, name, dataset_name)
-    train = train_config(*arguments)
-    evaluate = evaluate_config(*arguments)
-    if plan.partial:
-        for config in (train, evaluate):
-            config["annotated_names"] = _annotated_names(list(names.values()), dataset.root)
     configs = {
         "metadata": make_metadata(plan, fingerprint, layout, title, source),
         "inference": inference_config(*arguments),
-        "evaluate": evaluate,
+        "evaluate": evaluate_config(*arguments),
         "multi_gpu_evaluate": multi_gpu_evaluate_config(),
-        "train": train,
+        "train": train_config(*arguments),
         "semi_supervised": semi_supervised_config(plan),
         "multi_gpu_train": multi_gpu_train_config(),
-        "plan": _explain(plan, fingerprint, budget, dataset, renamed),
     }
-    files = {f"configs/{stem}.json": json.dumps(content, indent=4) + "\n" for stem, content in configs.items()}
-    files["configs/logging.conf"] = LOGGING
+    if plan.partial:
+        for stem in ("train", "evaluate"):
+            configs[stem]["annotated_names"] = _annotated_names(list(names.values()), dataset.root)
+    files = {f"configs/{stem}.json": as_text(content) for stem, content in configs.items()}
+    files[PLAN] = _record(plan, fingerprint, budget, renamed).as_text()
+    files["configs/logging.conf"] = read_template("logging.conf")
     files["docs/README.md"] = write_card(plan, fingerprint, budget, layout, name, title, source)
     files["docs/data_license.txt"] = data_license(title, source)
-    files["LICENSE"] = LICENSE
+    files["LICENSE"] = read_template("bundle_license.txt")
     _write(target, files)
     return plan
 
@@ -122,22 +119,16 @@ def _write(target: Path, files: dict[str, str]) -> None:
 
 def _lists_pairs(dataset: Dataset) -> bool:
     """Tell whether dataset.json lists the files as MONAI reads them; nnU-Net 1 leaves out the channels' numbers."""
-    content = _description(dataset)
+    content = read_description(dataset.root / DESCRIPTION)
     cases = [case for part in PARTS for case in content.get(part) or []]
     images = [image for case in cases for image in np.atleast_1d(case["image"])]
     named = {dataset.root / image for image in images}
     return bool(cases) and all(pair.image in named for pair in dataset.pairs)
 
 
-def _description(dataset: Dataset) -> dict[str, Any]:
-    path = dataset.root / DESCRIPTION
-    content = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
-
-
 def _describe(dataset: Dataset) -> tuple[str, str]:
     """Return what the dataset calls itself, and where it comes from."""
-    content = _description(dataset)
+    content = read_description(dataset.root / DESCRIPTION)
     title = str(content.get("name") or dataset.root.resolve().name)
     parts = [content.get(key) for key in ("description", "reference", "licence", "license")]
     source = ". ".join(" ".join(str(part).split()) for part in parts if part)
@@ -173,19 +164,13 @@ def _annotated_names(names: list[str], root: Path) -> list[str]:
     return names
 
 
-def _explain(
-    plan: Plan, fingerprint: Fingerprint, budget: Budget, dataset: Dataset, renamed: dict[int, str]
-) -> dict[str, Any]:
-    """Return plan.json."""
+def _record(plan: Plan, fingerprint: Fingerprint, budget: Budget, renamed: dict[int, str]) -> PlannedBundle:
     names = {label.value: label.name for label in fingerprint.labels}
-    return {
-        "tomoseg": __version__,
-        "budget": {"memory_bytes": budget.memory, "device": budget.device, "preset": budget.preset},
-        "modality": plan.modality,
-        "choices": {
-            choice: {"value": value, "reason": plan.reasons[choice]} for choice, value in plan.choices().items()
-        },
-        "dataset_labels": {str(value): {"dataset": names[value], "bundle": renamed[value]} for value in names},
-        "training_bytes": plan.network.training_bytes(plan.patch, plan.batch),
-        "fingerprint": fingerprint.as_json(),
-    }
+    return PlannedBundle(
+        budget={"memory_bytes": budget.memory, "device": budget.device, "preset": budget.preset},
+        modality=plan.modality,
+        choices={name: {"value": value, "reason": plan.reasons[name]} for name, value in plan.choices().items()},
+        dataset_labels={str(value): {"dataset": names[value], "bundle": renamed[value]} for value in names},
+        training_bytes=plan.network.training_bytes(plan.patch, plan.batch),
+        fingerprint=fingerprint.as_json(),
+    )

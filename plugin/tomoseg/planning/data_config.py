@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from tomoseg.bundle.configs import Json, component
+from tomoseg.bundle.planned import TrainEntry
 from tomoseg.data.channels import FIRST_CHANNEL
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.rules import FOLDS, Plan
 
-Json = dict[str, Any]
-
 SEED = 12345  # of the folds; nnU-Net's
 SUFFIXES = (".nii.gz", ".nii")
 KEYS = ["@image_key", "@label_key"]  # of a training case
+MODES = ["bilinear", "nearest"]  # how scan and label map are interpolated
+
+
+def one_or_all(values: list[str]) -> str | list[str]:
+    """Return a list as a config has it: a single value stands alone."""
+    return values if len(values) > 1 else values[0]
 
 
 def bundle_root(name: str) -> str:
@@ -24,8 +30,8 @@ def cases(plan: Plan, layout: Layout) -> Json:
     """Return the entries that list the cases and their folds."""
     entries: Json = {}
     if layout.listed:
-        entries["listed"] = _listed("training")
-        entries["listed_validation"] = _listed("validation") if layout.has_validation else []
+        entries[TrainEntry.LISTED] = _listed("training")
+        entries[TrainEntry.LISTED_VALIDATION] = _listed("validation") if layout.has_validation else []
     else:
         entries["image_ending"] = layout.image_ending
         entries["label_ending"] = layout.label_ending
@@ -36,11 +42,11 @@ def cases(plan: Plan, layout: Layout) -> Json:
             image = (
                 f"[{image}[::-1].replace('0000', '{{:04}}'.format(c)[::-1], 1)[::-1] for c in range({layout.files})]"
             )
-        entries["listed"] = (
+        entries[TrainEntry.LISTED] = (
             f"$[{{'image': {image}, 'label': os.path.join(@label_dir, f)}} for f in sorted(os.listdir(@label_dir)) "
             "if f.endswith(@label_ending) and not f.startswith('.')]"
         )
-        entries["listed_validation"] = []
+        entries[TrainEntry.LISTED_VALIDATION] = []
     if plan.partial:
         # what a case does not say to have been drawn is not known in it
         entries["label_names"] = list(plan.labels.values())
@@ -57,12 +63,12 @@ def cases(plan: Plan, layout: Layout) -> Json:
         entries["validation_cases"] = "@listed_validation"
     entries["splits_file"] = "$os.path.join(@dataset_dir, 'splits.json')"
     # the label map's name, for a scan's has the number of its channel at the end in nnU-Net's folders
-    entries["case_ids"] = (
+    entries[TrainEntry.CASE_IDS] = (
         "$[os.path.basename(c['label']).removesuffix('.gz').rpartition('.')[0] for c in @cases]"
         if layout.listed
         else "$[os.path.basename(c['label']).removesuffix(@label_ending) for c in @cases]"
     )
-    entries["folds"] = (
+    entries[TrainEntry.FOLDS] = (
         "$[f['val'] for f in json.load(open(@splits_file))] if os.path.isfile(@splits_file) else "
         f"monai.data.partition_dataset(sorted(@case_ids), num_partitions=min({FOLDS}, len(@case_ids)), "
         f"shuffle=True, seed={SEED})"
@@ -86,62 +92,59 @@ def default_fold(layout: Layout) -> int | str:
     return "validation" if layout.has_validation else 0
 
 
+def scan(plan: Plan, key: str) -> list[Json]:
+    """Return what reads a scan and brings it to the network's grid and intensities; a label map stays as it was drawn.
+
+    Args:
+        plan: what was decided.
+        key: of the scan.
+    """
+    return [*load(plan, [key]), *spatial(plan, [key]), intensities(plan, key)]
+
+
 def load(plan: Plan, keys: list[str]) -> list[Json]:
     """Return what reads scan, or scan and label map."""
     # MONAI's reader keeps the names of the files that it reads: threads that read two files of a scan, and one label
     # map, by the same reader lose channels (seen with MONAI 1.6)
     apart: list[Any] = [*keys] if len(keys) == 1 or plan.network.channels > 1 else [keys]
-    return [{"_target_": "LoadImaged", "keys": group, "ensure_channel_first": True} for group in apart]
+    return [component("LoadImaged", keys=group, ensure_channel_first=True) for group in apart]
 
 
 def spatial(plan: Plan, keys: list[str]) -> list[Json]:
     """Return orientation and spacing."""
-    several = len(keys) > 1
-    where: Any = keys if several else keys[0]
     return [
-        {"_target_": "Orientationd", "keys": where, "axcodes": "RAS", "labels": None},
-        {
-            "_target_": "Spacingd",
-            "keys": where,
-            "pixdim": list(plan.spacing_mm),
-            "mode": ["bilinear", "nearest"] if several else "bilinear",
-        },
+        component("Orientationd", keys=one_or_all(keys), axcodes="RAS", labels=None),
+        component("Spacingd", keys=one_or_all(keys), pixdim=list(plan.spacing_mm), mode=one_or_all(MODES[: len(keys)])),
     ]
 
 
 def intensities(plan: Plan, key: str) -> Json:
     """Return what is done to the intensities."""
     if plan.intensities is None:
-        step: Json = {"_target_": "NormalizeIntensityd", "keys": key}
+        step: Json = component("NormalizeIntensityd", keys=key)
         if plan.nonzero:
             step["nonzero"] = True
         return step | {"channel_wise": True} if plan.network.channels > 1 else step
     low, high, mean, sd = plan.intensities
-    return {
-        "_target_": "ScaleIntensityRanged",
-        "keys": key,
-        "a_min": low,
-        "a_max": high,
-        "b_min": round((low - mean) / sd, 6),
-        "b_max": round((high - mean) / sd, 6),
-        "clip": True,
-    }
+    return component(
+        "ScaleIntensityRanged",
+        keys=key,
+        a_min=low,
+        a_max=high,
+        b_min=round((low - mean) / sd, 6),
+        b_max=round((high - mean) / sd, 6),
+        clip=True,
+    )
 
 
-def label_values(plan: Plan, key: str) -> list[Any]:
+def label_values(plan: Plan, key: str) -> list[Json]:
     """Return what makes the network's labels of the dataset's; the first value beyond them is to be ignored."""
-    steps: list[Any] = []
-    if plan.renumbered or plan.ignored is not None:
-        ignored = [] if plan.ignored is None else [plan.ignored]
-        steps.append(
-            {
-                "_target_": "MapLabelValued",
-                "keys": key,
-                "orig_labels": [*plan.sources, *ignored],
-                "target_labels": [*plan.labels, *([plan.network.scores] if ignored else [])],
-            }
-        )
-    return steps
+    values = dict(zip(plan.sources, plan.labels, strict=True))
+    if plan.ignored is not None:
+        values[plan.ignored] = plan.network.scores
+    elif plan.sources == tuple(plan.labels):
+        return []
+    return [component("MapLabelValued", keys=key, orig_labels=list(values), target_labels=list(values.values()))]
 
 
 def change(entries: str) -> Json:
@@ -152,7 +155,7 @@ def change(entries: str) -> Json:
     Args:
         entries: as in a dictionary, of `data`.
     """
-    return {"_target_": "Lambda", "func": f"$lambda data: {{**data, {entries}}}"}
+    return component("Lambda", func=f"$lambda data: {{**data, {entries}}}")
 
 
 def drawn_only(plan: Plan, label: str) -> list[Json]:
@@ -179,11 +182,17 @@ def forget_ignored(plan: Plan, label: str) -> list[Json]:
     ]
 
 
-def score_known(plan: Plan, label: str) -> list[Json]:
-    """Return what takes predictions out of a score where the ignore label lies."""
-    if plan.ignored is None:
-        return []
-    return [change("'pred': data['pred'] * data['known'].to(data['pred'].device)")]
+def prediction_and_label(plan: Plan, label: str) -> list[Json]:
+    """Return what makes one channel for each label, of scores and label map, without what the ignore label covers."""
+    several = component("AsDiscreted", keys=["pred", label], argmax=[True, False], to_onehot=plan.network.scores)
+    known = change("'pred': data['pred'] * data['known'].to(data['pred'].device)")
+    return [several] if plan.ignored is None else [several, known]
+
+
+def mean_dice(label: str) -> Json:
+    """Return the metric by which weights are chosen."""
+    transform = f"$monai.handlers.from_engine(['pred', {label}])"
+    return {"val_mean_dice": component("MeanDice", include_background=False, output_transform=transform)}
 
 
 def outside(plan: Plan) -> float:
@@ -194,35 +203,52 @@ def outside(plan: Plan) -> float:
 def pad(plan: Plan, keys: list[str], size: str) -> list[Json]:
     """Return what makes a scan, and its label map, at least as large as `size`, as the inferer does."""
     if plan.intensities is None:
-        return [{"_target_": "SpatialPadd", "keys": keys if len(keys) > 1 else keys[0], "spatial_size": size}]
+        return [component("SpatialPadd", keys=one_or_all(keys), spatial_size=size)]
     image, *labels = keys
     return [
-        {"_target_": "SpatialPadd", "keys": image, "spatial_size": size, "value": outside(plan)},
-        *[{"_target_": "SpatialPadd", "keys": label, "spatial_size": size} for label in labels],
+        component("SpatialPadd", keys=image, spatial_size=size, value=outside(plan)),
+        *[component("SpatialPadd", keys=label, spatial_size=size) for label in labels],
     ]
 
 
 def inferer(plan: Plan, roi_size: Any) -> Json:
     """Return the sliding window."""
-    step = {
-        "_target_": "SlidingWindowInferer",
-        "roi_size": roi_size,
-        "sw_batch_size": 2,
-        "overlap": 0.5,
-        "mode": "gaussian",
-    }
+    step = component("SlidingWindowInferer", roi_size=roi_size, sw_batch_size=2, overlap=0.5, mode="gaussian")
     return step if plan.intensities is None else step | {"cval": outside(plan)}
+
+
+def cached_dataset(cases: str, part: str) -> Json:
+    """Return the dataset of a part of the config, which keeps its cases in memory.
+
+    Args:
+        cases: expression for them.
+        part: name of the part, which has the transforms as `preprocessing`.
+    """
+    return component(
+        "CacheDataset", data=cases, transform=f"@{part}::preprocessing", cache_rate=1.0, num_workers=2, progress=False
+    )
+
+
+def batches(part: str) -> Json:
+    """Return the loader of a part's batches, which its sampler draws."""
+    return component(
+        "DataLoader",
+        dataset=f"@{part}::dataset",
+        batch_size="@batch_size",
+        sampler=f"@{part}::sampler",
+        num_workers="@num_workers",
+    )
 
 
 def dice_of_each(plan: Plan, label: str) -> Json:
     """Return a metric for each label."""
     return {
-        f"val_dice_{name}": {
-            "_target_": "MeanDice",
-            "include_background": False,
-            "output_transform": f"$lambda out: ([o['pred'][[0, {value}]] for o in out], "
+        f"val_dice_{name}": component(
+            "MeanDice",
+            include_background=False,
+            output_transform=f"$lambda out: ([o['pred'][[0, {value}]] for o in out], "
             f"[o[{label}][[0, {value}]] for o in out])",
-        }
+        )
         for value, name in plan.labels.items()
     }
 

@@ -17,6 +17,7 @@ from tomoseg.data.datasets import UNNAMED, Dataset, Pair
 from tomoseg.data.geometry import Grid
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
+from tomoseg.planning.network import triple
 
 CASES = 3  # that must have both labels: two may lie so by chance
 AGREEING = 0.95  # of these cases
@@ -157,8 +158,8 @@ def take_fingerprint(dataset: Dataset, names: dict[int, str], on_scan: OnScan | 
     return Fingerprint(
         cases=len(training),
         validation_cases=len(dataset.pairs) - len(training),
-        median_shape=_whole(np.median(shapes, axis=0)),
-        largest_shape=_whole(shapes.max(axis=0)),
+        median_shape=triple(math.ceil(size) for size in np.median(shapes, axis=0)),
+        largest_shape=triple(map(int, shapes.max(axis=0))),
         median_spacing_mm=_lengths(np.median(spacings, axis=0)),
         coarse_spacing_mm=_lengths(np.percentile(spacings, 10, axis=0)),
         finest_spacing_mm=_lengths(spacings.min(axis=0)),
@@ -186,18 +187,14 @@ def print_case(image: Volume, label: Volume, values: set[int]) -> CasePrint:
     order = np.argsort(io_orientation(image.grid.affine)[:, 0])
     labels = np.rint(label.array).astype(np.int32)
     foreground = image.array[np.isin(labels, sorted(values))]
-    if foreground.size == 0:  # a case without any label tells nothing of the foreground
-        intensities = foreground
-    else:
-        chosen = np.linspace(0, foreground.size - 1, min(SAMPLES, foreground.size)).round().astype(np.intp)
-        intensities = foreground[chosen]
-    i, j, k = (int(image.grid.shape[axis]) for axis in order)
+    # none of a case without any label, which tells nothing of the foreground
+    chosen = np.linspace(0, max(foreground.size - 1, 0), min(SAMPLES, foreground.size)).round().astype(np.intp)
     x, y, z = (float(image.grid.spacing[axis]) for axis in order)
     return CasePrint(
-        shape=(i, j, k),
+        shape=triple(int(image.grid.shape[axis]) for axis in order),
         spacing_mm=(x, y, z),
         zeros=1 - np.count_nonzero(image.array) / image.array.size,
-        intensities=intensities,
+        intensities=foreground[chosen],
         labels={value: place for value in sorted(values) if (place := _place(labels == value, image.grid))},
     )
 
@@ -235,11 +232,6 @@ def _round(value: float) -> float:
 def _lengths(values: NDArray[Any]) -> tuple[float, float, float]:
     x, y, z = (_round(float(value)) for value in values)
     return x, y, z
-
-
-def _whole(values: NDArray[Any]) -> tuple[int, int, int]:
-    i, j, k = (math.ceil(float(value)) for value in values)
-    return i, j, k
 
 
 def find_opposite(cases: Sequence[Mapping[int, LabelPlace]]) -> tuple[tuple[int, int], ...]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from tomoseg.bundle.configs import Json, checkpoint_loader, component, compose
 from tomoseg.planning import data_config
-from tomoseg.planning.data_config import Json
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.rules import Plan
 
@@ -19,6 +17,24 @@ JOIN = (
     "torch.distributed.init_process_group('nccl' if @device.type == 'cuda' else 'gloo')"
 )
 OWN_GPU = "$torch.cuda.set_device(@device) if @device.type == 'cuda' else None"
+INVERT = component(
+    "Invertd", keys="pred", transform="@preprocessing", orig_keys="image", nearest_interp=False, to_tensor=True
+)
+LOADING = {
+    "dataset": component("Dataset", data="@datalist", transform="@preprocessing"),
+    "dataloader": component("DataLoader", dataset="@dataset", batch_size=1, shuffle=False, num_workers="@num_workers"),
+}
+EVALUATOR = component(
+    "SupervisedEvaluator",
+    device="@device",
+    val_data_loader="@dataloader",
+    network="@network",
+    inferer="@inferer",
+    postprocessing="@postprocessing",
+    val_handlers="@handlers",
+    amp=False,
+)
+RUN = {"initialize": ["$monai.utils.set_determinism(seed=0)"], "run": ["$@evaluator.run()"]}
 LEAVE = ["$torch.distributed.barrier()", "$torch.distributed.destroy_process_group()"]
 
 
@@ -38,37 +54,30 @@ def inference_config(plan: Plan, layout: Layout, name: str, dataset: str) -> Jso
         "output_dir": "$@bundle_root + '/eval'",
         "datalist": data_config.scans_to_segment(layout),
         **_network(plan),
-        "preprocessing": _compose(
-            [
-                *data_config.load(plan, ["image"]),
-                *data_config.spatial(plan, ["image"]),
-                data_config.intensities(plan, "image"),
-            ]
+        "preprocessing": compose(
+            *data_config.scan(plan, "image"),
         ),
-        **_loading(),
+        **LOADING,
         "inferer": data_config.inferer(plan, list(plan.patch)),
         "mirror_axes": list(plan.mirror_axes),
-        "postprocessing": _compose(
-            [
-                _invert(),
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-                {
-                    "_target_": "SaveImaged",
-                    "keys": "pred",
-                    "output_dir": "@output_dir",
-                    "output_postfix": "seg",
-                    "output_ext": ".nii.gz",
-                    "output_dtype": "uint8",
-                    "data_root_dir": "@dataset_dir",
-                    "separate_folder": False,
-                    "resample": False,
-                },
-            ]
+        "postprocessing": compose(
+            INVERT,
+            component("AsDiscreted", keys="pred", argmax=True),
+            component(
+                "SaveImaged",
+                keys="pred",
+                output_dir="@output_dir",
+                output_postfix="seg",
+                output_ext=".nii.gz",
+                output_dtype="uint8",
+                data_root_dir="@dataset_dir",
+                separate_folder=False,
+                resample=False,
+            ),
         ),
-        "handlers": [_checkpoint_loader()],
-        "evaluator": _evaluator(),
-        "initialize": ["$monai.utils.set_determinism(seed=0)"],
-        "run": ["$@evaluator.run()"],
+        "handlers": [checkpoint_loader("@checkpoint", "@network")],
+        "evaluator": EVALUATOR,
+        **RUN,
     }
 
 
@@ -84,62 +93,45 @@ def evaluate_config(plan: Plan, layout: Layout, name: str, dataset: str) -> Json
         "datalist": "$@validation_cases if @fold == 'validation' else "
         "[c for c, i in zip(@cases, @case_ids) if not isinstance(@fold, int) or i in @val_ids]",
         **_network(plan),
-        "preprocessing": _compose(
-            [
-                *data_config.load(plan, ["image", "label"]),
-                *data_config.spatial(plan, ["image"]),
-                data_config.intensities(plan, "image"),
-                *data_config.label_values(plan, "label"),
-                *data_config.drawn_only(plan, "'label'"),
-                *data_config.forget_ignored(plan, "'label'"),
-            ]
+        "preprocessing": compose(
+            *data_config.load(plan, ["image", "label"]),
+            *data_config.spatial(plan, ["image"]),
+            data_config.intensities(plan, "image"),
+            *data_config.label_values(plan, "label"),
+            *data_config.drawn_only(plan, "'label'"),
+            *data_config.forget_ignored(plan, "'label'"),
         ),
-        **_loading(),
+        **LOADING,
         "inferer": data_config.inferer(plan, list(plan.patch)),
-        "postprocessing": _compose(
-            [
-                _invert(),
-                {
-                    "_target_": "AsDiscreted",
-                    "keys": ["pred", "label"],
-                    "argmax": [True, False],
-                    "to_onehot": plan.network.scores,
-                },
-                *data_config.score_known(plan, "'label'"),
-            ]
+        "postprocessing": compose(
+            INVERT,
+            *data_config.prediction_and_label(plan, "label"),
         ),
-        "key_metric": {
-            "val_mean_dice": {
-                "_target_": "MeanDice",
-                "include_background": False,
-                "output_transform": "$monai.handlers.from_engine(['pred', 'label'])",
-            }
-        },
+        "key_metric": data_config.mean_dice("'label'"),
         "hausdorff95_mm": "$lambda pred, label: monai.metrics.compute_hausdorff_distance("
         "pred, label, percentile=95, spacing=label.pixdim.tolist())",
         "additional_metrics": {
             **data_config.dice_of_each(plan, "'label'"),
-            "val_hausdorff95_mm": {
-                "_target_": "monai.handlers.IgniteMetricHandler",
-                "metric_fn": {"_target_": "monai.metrics.LossMetric", "loss_fn": "@hausdorff95_mm"},
-                "output_transform": "$monai.handlers.from_engine(['pred', 'label'])",
-            },
+            "val_hausdorff95_mm": component(
+                "monai.handlers.IgniteMetricHandler",
+                metric_fn=component("monai.metrics.LossMetric", loss_fn="@hausdorff95_mm"),
+                output_transform="$monai.handlers.from_engine(['pred', 'label'])",
+            ),
         },
         "handlers": [
-            _checkpoint_loader(),
-            {"_target_": "StatsHandler", "iteration_log": False},
-            {
-                "_target_": "MetricsSaver",
-                "save_dir": "@output_dir",
-                "metrics": "*",
-                "metric_details": ["val_mean_dice", "val_hausdorff95_mm"],
-                "batch_transform": "$lambda batch: [item['image'].meta for item in batch]",
-                "summary_ops": "*",
-            },
+            checkpoint_loader("@checkpoint", "@network"),
+            component("StatsHandler", iteration_log=False),
+            component(
+                "MetricsSaver",
+                save_dir="@output_dir",
+                metrics="*",
+                metric_details=["val_mean_dice", "val_hausdorff95_mm"],
+                batch_transform="$lambda batch: [item['image'].meta for item in batch]",
+                summary_ops="*",
+            ),
         ],
-        "evaluator": _evaluator() | {"key_val_metric": "@key_metric", "additional_metrics": "@additional_metrics"},
-        "initialize": ["$monai.utils.set_determinism(seed=0)"],
-        "run": ["$@evaluator.run()"],
+        "evaluator": EVALUATOR | {"key_val_metric": "@key_metric", "additional_metrics": "@additional_metrics"},
+        **RUN,
     }
 
 
@@ -149,12 +141,7 @@ def multi_gpu_evaluate_config() -> Json:
         "device": LOCAL_DEVICE,
         "rank": "$torch.distributed.get_rank()",
         "network": distributed("$@network_def.to(@device)"),
-        "sampler": {
-            "_target_": "DistributedSampler",
-            "dataset": "@dataset",
-            "even_divisible": False,
-            "shuffle": False,
-        },
+        "sampler": component("DistributedSampler", dataset="@dataset", even_divisible=False, shuffle=False),
         "dataloader::sampler": "@sampler",
         "handlers::1::_disabled_": "$@rank > 0",
         "initialize": [
@@ -169,11 +156,11 @@ def multi_gpu_evaluate_config() -> Json:
 
 def distributed(network: str) -> Json:
     """Return a network that averages its gradients over all processes."""
-    return {
-        "_target_": "torch.nn.parallel.DistributedDataParallel",
-        "module": network,
-        "device_ids": "$[@device] if @device.type == 'cuda' else None",
-    }
+    return component(
+        "torch.nn.parallel.DistributedDataParallel",
+        module=network,
+        device_ids="$[@device] if @device.type == 'cuda' else None",
+    )
 
 
 def _network(plan: Plan) -> Json:
@@ -183,55 +170,4 @@ def _network(plan: Plan) -> Json:
         "network_def": plan.network.config(supervised=False),
         "network": "$@network_def.to(@device)",
         "checkpoint": "$@bundle_root + '/models/model.pt'",
-    }
-
-
-def _loading() -> Json:
-    return {
-        "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
-        "dataloader": {
-            "_target_": "DataLoader",
-            "dataset": "@dataset",
-            "batch_size": 1,
-            "shuffle": False,
-            "num_workers": "@num_workers",
-        },
-    }
-
-
-def _compose(transforms: list[Any]) -> Json:
-    return {"_target_": "Compose", "transforms": transforms}
-
-
-def _invert() -> Json:
-    return {
-        "_target_": "Invertd",
-        "keys": "pred",
-        "transform": "@preprocessing",
-        "orig_keys": "image",
-        "nearest_interp": False,
-        "to_tensor": True,
-    }
-
-
-def _checkpoint_loader() -> Json:
-    return {
-        "_target_": "CheckpointLoader",
-        "load_path": "@checkpoint",
-        "load_dict": {"model": "@network"},
-        "map_location": "@device",
-        "strict": True,
-    }
-
-
-def _evaluator() -> Json:
-    return {
-        "_target_": "SupervisedEvaluator",
-        "device": "@device",
-        "val_data_loader": "@dataloader",
-        "network": "@network",
-        "inferer": "@inferer",
-        "postprocessing": "@postprocessing",
-        "val_handlers": "@handlers",
-        "amp": False,
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import colorsys
 from dataclasses import asdict
 
+from tomoseg.bundle.configs import Json
 from tomoseg.data.labels import Code, default_hue, split_side
 from tomoseg.planning.anatomy import CATEGORY, LATERALITY, recognise
-from tomoseg.planning.data_config import Json
 from tomoseg.planning.fingerprint import LabelPrint
 
 # of the 5th and of the 95th percentile of the volumes that were drawn, what lies beyond which is implausible; clinical

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tomoseg.planning.data_config import Json
+from tomoseg.bundle.configs import Json, component
 from tomoseg.planning.rules import Plan
 
 SMOOTHING = 1e-05  # nnU-Net's
@@ -45,15 +45,15 @@ def _plain(plan: Plan) -> Json:
     }
     entries: Json = {"target": f"$lambda label: monai.networks.one_hot(label, {plan.network.scores})"}
     if plan.loss == "dice-ce":
-        return entries | {"level_loss": {"_target_": "DiceCELoss", **options}}
+        return entries | {"level_loss": component("DiceCELoss", **options)}
     if plan.loss == "tversky":
         return entries | {
-            "tversky": {"_target_": "TverskyLoss", **options, "alpha": FALSE_POSITIVES, "beta": FALSE_NEGATIVES},
+            "tversky": component("TverskyLoss", **options, alpha=FALSE_POSITIVES, beta=FALSE_NEGATIVES),
             "level_loss": "$lambda scores, target: @tversky(scores, target) + "
             "torch.nn.functional.cross_entropy(scores, target)",
         }
     return entries | {
-        "dice": {"_target_": "DiceLoss", **options},
+        "dice": component("DiceLoss", **options),
         **_focal(),
         "level_loss": "$lambda scores, target: @dice(scores, target) + "
         "@focal(scores, target[:, 1:], 1 - target[:, 1:])",
@@ -109,12 +109,7 @@ def _marginal(plan: Plan) -> Json:
 def _focal() -> Json:
     """Return MONAI's focal loss of what is a label and what is none; a coarse voxel may be both, in part."""
     return {
-        "focal_of_each": {
-            "_target_": "FocalLoss",
-            "include_background": False,
-            "gamma": GAMMA,
-            "reduction": "none",
-        },
+        "focal_of_each": component("FocalLoss", include_background=False, gamma=GAMMA, reduction="none"),
         "focal": "$lambda scores, is_one, is_none: (is_one * @focal_of_each(scores, torch.ones_like(scores)) + "
         "is_none * @focal_of_each(scores, torch.zeros_like(scores))).mean()",
     }

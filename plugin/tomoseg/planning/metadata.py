@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
+from tomoseg.bundle.configs import Json
 from tomoseg.data.datasets import UNNAMED
-from tomoseg.planning.data_config import Json
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.label_table import label_table
 from tomoseg.planning.layout import Layout

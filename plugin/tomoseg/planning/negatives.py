@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from tomoseg.bundle.configs import Json, component
+from tomoseg.bundle.planned import TrainEntry
 from tomoseg.data.datasets import LABEL_ENDINGS
-from tomoseg.planning.data_config import KEYS, SUFFIXES, Json
+from tomoseg.planning.data_config import KEYS, SUFFIXES
 from tomoseg.planning.rules import Plan
 
 SHARE = 0.125  # of the windows
@@ -16,7 +16,7 @@ def negative_entries() -> Json:
     labels = tuple(ending + suffix for ending in LABEL_ENDINGS for suffix in SUFFIXES)
     fields = "'image': os.path.join(@negatives_dir, f), 'label': os.path.join(@negatives_dir, f), 'negative': True"
     return {
-        "negatives_dir": None,
+        TrainEntry.NEGATIVES_FOLDER: None,
         "negative_share": SHARE,
         "negatives": f"$[{{{fields}}} for f in sorted(os.listdir(@negatives_dir)) if f.endswith({SUFFIXES}) "
         f"and not f.endswith({labels}) and not f.startswith('.')] if @negatives_dir else []",
@@ -25,11 +25,10 @@ def negative_entries() -> Json:
 
 def without_labels() -> Json:
     """Return the transform that makes a label map of zeros of the scan that was read in its place."""
-    return {
-        "_target_": "Lambda",
-        "func": "$lambda data: {**data, @label_key: torch.zeros_like(data[@label_key])} "
-        "if data.get('negative') else data",
-    }
+    return component(
+        "Lambda",
+        func="$lambda data: {**data, @label_key: torch.zeros_like(data[@label_key])} if data.get('negative') else data",
+    )
 
 
 def sampler() -> str:
@@ -43,8 +42,8 @@ def sampler() -> str:
     )
 
 
-def cut_out(plan: Plan) -> list[Any]:
+def cut_out(plan: Plan) -> list[Json]:
     """Return what takes a part of a negative, where the cases themselves are no larger than a crop."""
     if plan.cut:
         return []
-    return [{"_target_": "RandSpatialCropd", "keys": KEYS, "roi_size": "@crop_size", "random_size": False}]
+    return [component("RandSpatialCropd", keys=KEYS, roi_size="@crop_size", random_size=False)]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from tomoseg.bundle.configs import component
 
 Triple = tuple[int, int, int]
 
@@ -45,8 +48,7 @@ class Network:
     @property
     def divisor(self) -> Triple:
         """Factors that the window's edges must be multiples of."""
-        i, j, k = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
-        return i, j, k
+        return triple(math.prod(edges) for edges in zip(*self.strides, strict=True))
 
     def config(self, *, supervised: bool) -> dict[str, Any]:
         """Return it as a config has it.
@@ -54,17 +56,17 @@ class Network:
         Args:
             supervised: with the heads for deep supervision, as it is trained.
         """
-        config: dict[str, Any] = {
-            "_target_": "DynUNet",
-            "spatial_dims": 3,
-            "in_channels": self.channels,
-            "out_channels": self.scores,
-            "kernel_size": [list(kernel) for kernel in self.kernels],
-            "strides": [list(stride) for stride in self.strides],
-            "upsample_kernel_size": [list(stride) for stride in self.strides[1:]],
-            "filters": list(self.filters),
-            "norm_name": ["INSTANCE", {"affine": True}],
-        }
+        config: dict[str, Any] = component(
+            "DynUNet",
+            spatial_dims=3,
+            in_channels=self.channels,
+            out_channels=self.scores,
+            kernel_size=[list(kernel) for kernel in self.kernels],
+            strides=[list(stride) for stride in self.strides],
+            upsample_kernel_size=[list(stride) for stride in self.strides[1:]],
+            filters=list(self.filters),
+            norm_name=["INSTANCE", {"affine": True}],
+        )
         if self.residual:
             config["res_block"] = True
         if supervised and self.heads:
@@ -118,12 +120,12 @@ def shape_levels(patch: Triple, spacing_mm: tuple[float, float, float], edge: in
     kernels, strides = [], [(1, 1, 1)]
     while True:
         wide = [was or spacing / min(spacings) < 2 for was, spacing in zip(wide, spacings, strict=True)]
-        kernels.append(_triple([3 if is_wide else 1 for is_wide in wide]))
+        kernels.append(triple(3 if is_wide else 1 for is_wide in wide))
         long = [axis for axis in range(3) if sizes[axis] >= 2 * edge]
         halved = [axis for axis in long if spacings[axis] < 2 * min(spacings[other] for other in long)]
         if not halved or len(strides) == MOST_LEVELS:
             return kernels, strides
-        strides.append(_triple([2 if axis in halved else 1 for axis in range(3)]))
+        strides.append(triple(2 if axis in halved else 1 for axis in range(3)))
         for axis in halved:
             sizes[axis] /= 2
             spacings[axis] *= 2
@@ -132,6 +134,7 @@ def shape_levels(patch: Triple, spacing_mm: tuple[float, float, float], edge: in
 MOST_LEVELS = 6
 
 
-def _triple(values: list[int]) -> Triple:
+def triple(values: Iterable[int]) -> Triple:
+    """Return three values, one for each axis."""
     i, j, k = values
     return i, j, k

@@ -14,7 +14,7 @@ from tomoseg.core.errors import UsageError
 from tomoseg.data.labels import split_side
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.imbalance import USUAL, Imbalance, choose_loss, choose_ratios
-from tomoseg.planning.network import Network, Triple, shape_levels
+from tomoseg.planning.network import Network, Triple, shape_levels, triple
 from tomoseg.planning.presets import BATCHES, PRESETS, Budget
 
 Spacing = tuple[float, float, float]
@@ -79,11 +79,6 @@ class Plan:
     folds: int
     reasons: dict[str, str]
     guessed: bool = False
-
-    @property
-    def renumbered(self) -> bool:
-        """Whether the network's labels have other values than the dataset's."""
-        return self.sources != tuple(self.labels)
 
     @property
     def coarse(self) -> tuple[bool, bool, bool]:
@@ -159,10 +154,10 @@ def decide(
     batch, reasons["batch"] = choose_batch(network, patch, shape, fingerprint, budget)
     intensities, nonzero, reasons["intensities"] = choose_intensities(fingerprint, modality)
     mirror_axes, reasons["mirror_axes"] = choose_mirroring(fingerprint)
-    crop = _triple([
+    crop = triple(
         size if coarse else math.ceil(size * ROOM / 2 - size / 2) * 2 + size
         for size, coarse in zip(patch, coarse_axes(spacing), strict=True)
-    ])  # fmt: skip
+    )
     largest = [math.ceil(mm / by) for mm, by in zip(fingerprint.largest_extent_mm, spacing, strict=True)]
     reached = [size + 2 * moved for size, moved in zip(patch, moved_by(patch, spacing), strict=True)]
     cut = any(size > reach for size, reach in zip(largest, reached, strict=True))
@@ -206,9 +201,7 @@ def coarse_axes(spacing: Spacing) -> tuple[bool, bool, bool]:
 
 def moved_by(patch: Triple, spacing: Spacing) -> Triple:
     """Return by how many voxels windows are moved at random, at most: not at all along a coarse axis."""
-    return _triple([
-        0 if coarse else size // MOVED for size, coarse in zip(patch, coarse_axes(spacing), strict=True)
-    ])  # fmt: skip
+    return triple(0 if coarse else size // MOVED for size, coarse in zip(patch, coarse_axes(spacing), strict=True))
 
 
 def choose_spacing(fingerprint: Fingerprint, voxels: int) -> tuple[Spacing, str]:
@@ -286,10 +279,9 @@ def _box(shape: Triple, spacing: Spacing, voxels: float) -> Triple:
         edge = (low + high) / 2
         held = math.prod(min(size, edge / mm) for size, mm in zip(shape, spacing, strict=True))
         low, high = (edge, high) if held <= voxels else (low, edge)
-    return _triple([
-        max(edge, math.floor(min(size, low / mm + 1e-6)))
-        for edge, size, mm in zip(least, shape, spacing, strict=True)
-    ])  # fmt: skip
+    return triple(
+        max(edge, math.floor(min(size, low / mm + 1e-6))) for edge, size, mm in zip(least, shape, spacing, strict=True)
+    )
 
 
 def _fit(box: Triple, shape: Triple, spacing: Spacing, scores: int, budget: Budget) -> tuple[Triple, Network]:
@@ -305,10 +297,10 @@ def _fit(box: Triple, shape: Triple, spacing: Spacing, scores: int, budget: Budg
         network = replace(network, filters=filters)
         if network.parameters <= preset.parameters * 1e6:
             break
-    return _triple([
+    return triple(
         by * (math.ceil(size / by) if size >= scan else round(size / by))
         for size, scan, by in zip(box, shape, network.divisor, strict=True)
-    ]), network  # fmt: skip
+    ), network
 
 
 def choose_batch(
@@ -361,12 +353,7 @@ def choose_mirroring(fingerprint: Fingerprint) -> tuple[tuple[int, ...], str]:
 
 
 def _shape(fingerprint: Fingerprint, spacing: Spacing) -> Triple:
-    return _triple([max(1, round(mm / by)) for mm, by in zip(fingerprint.median_extent_mm, spacing, strict=True)])
-
-
-def _triple(values: list[int]) -> Triple:
-    i, j, k = values
-    return i, j, k
+    return triple(max(1, round(mm / by)) for mm, by in zip(fingerprint.median_extent_mm, spacing, strict=True))
 
 
 def _lengths(values: list[float]) -> Spacing:

@@ -9,10 +9,11 @@ changed (FixMatch; Sohn et al., NeurIPS 2020). The squared difference of their s
 
 from __future__ import annotations
 
+from tomoseg.bundle.configs import Json, component, compose
+from tomoseg.bundle.planned import TrainEntry
 from tomoseg.data.formats import VOLUME_SUFFIXES
 from tomoseg.planning import data_config
 from tomoseg.planning.augmentation import unlabelled_augmentation
-from tomoseg.planning.data_config import Json
 from tomoseg.planning.rules import Plan
 
 IMAGE, STUDENT = "@image_key", "student"
@@ -27,53 +28,29 @@ def semi_supervised_config(plan: Plan) -> Json:
     """
     return {
         "unlabelled_dir": "data/unlabelled",
-        "unlabelled_files": "$sorted(os.path.join(folder, name) for folder, _, names in os.walk(@unlabelled_dir) "
-        f"for name in names if name.endswith({VOLUME_SUFFIXES}) and not name.startswith('.'))",
+        TrainEntry.UNLABELLED_FILES: "$sorted(os.path.join(folder, name) for folder, _, names in "
+        f"os.walk(@unlabelled_dir) for name in names if name.endswith({VOLUME_SUFFIXES}) and not name.startswith('.'))",
         "unlabelled_weight": 1.0,
         "ramp_up": f"${RAMP} * @epochs * @steps",
         "unlabelled": {
             "cases": "$[{@image_key: path} for path in @unlabelled_files]",
-            "preprocessing": {
-                "_target_": "Compose",
-                "transforms": [
-                    *data_config.load(plan, [IMAGE]),
-                    *data_config.spatial(plan, [IMAGE]),
-                    data_config.intensities(plan, IMAGE),
-                    *data_config.pad(plan, [IMAGE], "@crop_size"),
-                    {
-                        "_target_": "EnsureTyped",
-                        "keys": IMAGE,
-                        "dtype": "$torch.float32",
-                        "device": "@cache_device",
-                        "track_meta": False,
-                    },
-                    *unlabelled_augmentation(plan, IMAGE, STUDENT),
-                ],
-            },
+            "preprocessing": compose(
+                *data_config.scan(plan, IMAGE),
+                *data_config.pad(plan, [IMAGE], "@crop_size"),
+                component("EnsureTyped", keys=IMAGE, dtype="$torch.float32", device="@cache_device", track_meta=False),
+                *unlabelled_augmentation(plan, IMAGE, STUDENT),
+            ),
             "part": "$monai.data.partition_dataset(@unlabelled::cases, num_partitions=torch.distributed."
             "get_world_size(), shuffle=True, seed=@seed, even_divisible=True)[torch.distributed.get_rank()] "
             "if torch.distributed.is_available() and torch.distributed.is_initialized() else @unlabelled::cases",
-            "dataset": {
-                "_target_": "CacheDataset",
-                "data": "@unlabelled::part",
-                "transform": "@unlabelled::preprocessing",
-                "cache_rate": 1.0,
-                "num_workers": 2,
-                "progress": False,
-            },
-            "sampler": {
-                "_target_": "torch.utils.data.RandomSampler",
-                "data_source": "@unlabelled::dataset",
-                "num_samples": "$@steps * @batch_size",
-                "generator": "$torch.Generator().manual_seed(@seed + 1)",
-            },
-            "dataloader": {
-                "_target_": "DataLoader",
-                "dataset": "@unlabelled::dataset",
-                "batch_size": "@batch_size",
-                "sampler": "@unlabelled::sampler",
-                "num_workers": "@num_workers",
-            },
+            "dataset": data_config.cached_dataset("@unlabelled::part", "unlabelled"),
+            "sampler": component(
+                "torch.utils.data.RandomSampler",
+                data_source="@unlabelled::dataset",
+                num_samples="$@steps * @batch_size",
+                generator="$torch.Generator().manual_seed(@seed + 1)",
+            ),
+            "dataloader": data_config.batches("unlabelled"),
             "both": "$type('Both', (), {'__len__': lambda _: len(@train::dataloader), "
             "'__iter__': lambda _: zip(@train::dataloader, @unlabelled::dataloader)})()",
             "teacher": "$@ema.eval()",  # a validation leaves it so

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -59,10 +59,10 @@ def describe_hardware(gpus: Sequence[str] = (), threads: int | None = None) -> d
     }
 
 
-def installed_packages() -> dict[str, str]:
-    """Return the versions of the packages that decide what a run computes, those that are installed."""
+def installed_packages(names: Iterable[str] = REPORTED_PACKAGES) -> dict[str, str]:
+    """Return the versions of packages that are installed; by default those that decide what a run computes."""
     found = {}
-    for name in REPORTED_PACKAGES:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -8,12 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tomoseg.bundle.card import MEASURED, replace_results
 from tomoseg.core.files import atomic_file
 from tomoseg.evaluation.bootstrap import interval, resample
-
-HEADING = "## Results\n"
-UNMEASURED = "Not measured yet."
-MEASURED = "Each training case was predicted by a network that had not seen it"
 
 
 def write_results(
@@ -40,15 +37,12 @@ def write_results(
     """
     if not path.is_file():
         return False
-    text = path.read_text(encoding="utf-8")
-    before, heading, rest = text.partition(HEADING)
-    if not rest.lstrip().startswith((UNMEASURED, MEASURED)):
-        return False
-    end = rest.find("\n## ")
-    after = "" if end < 0 else rest[end + 1 :]
     section = "\n".join(_section(labels, scores, largest, averaged))
+    text = replace_results(path.read_text(encoding="utf-8"), section)
+    if text is None:
+        return False
     with atomic_file(path) as temporary:
-        temporary.write_text(f"{before}{heading}\n{section}\n\n{after}", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return True
 
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import gc
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
-from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tomoseg.bundle.configs import write_config
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import BundleError, MissingPackageError, TrainingError, UsageError
-from tomoseg.core.files import atomic_file
+from tomoseg.core.files import atomic_file, copy_file
+from tomoseg.core.tables import write_csv
 from tomoseg.data.datasets import Dataset, Pair
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.training.card import write_results
@@ -30,7 +29,6 @@ from tomoseg.training.ensemble import (
     keep_components,
     read_inference,
     single_config,
-    write_config,
     write_single,
 )
 from tomoseg.training.monitor import TrainingMonitor
@@ -107,9 +105,8 @@ def cross_validate(
     config = keep_components(single_config(read_inference(bundle)), [])
     folds: list[Trained] = []
     while not folds or len(folds) < folds[0].folds:
-        number = len(folds)
-        one = replace(options, fold=number)
-        folds.append(train(bundle, dataset, one, folder / f"fold_{number}", hidden, negatives))
+        one = replace(options, fold=len(folds))
+        folds.append(train(bundle, dataset, one, folder / f"fold_{one.fold}", hidden, negatives))
         gc.collect()  # the cached cases of one fold need not wait for the next one
     if folds[0].folds < 2:
         raise BundleError(f"{bundle.root}: train.json has no folds; choose one training with --fold none")
@@ -126,12 +123,10 @@ def cross_validate(
         alone = _mean_dice(single, [target / "average.pt"], pairs, run, scorer)
     plain = mean_of_labels([row.plain for row in rows])
     largest = mean_of_labels([row.largest for row in rows])
-    chosen = {
-        label: after
-        for label, before, after in zip(scorer.labels, plain, largest, strict=True)
-        if after > before + GAIN
-    }
-    _write_scores(target / "scores.csv", rows, list(scorer.labels.values()))
+    compared = zip(scorer.labels, plain, largest, strict=True)
+    chosen = {label: after for label, before, after in compared if after > before + GAIN}
+    names = list(scorer.labels.values())
+    _write_scores(target / "scores.csv", rows, names)
     installed = options.overwrite or not (bundle.root / "models" / "model.pt").exists()
     averaged = alone >= together
     if installed:
@@ -140,16 +135,8 @@ def cross_validate(
             _require(bundle, "scikit-image")  # MONAI finds components with it
         scores = {fold.fold: [row.plain for row in rows if row.fold == fold.fold] for fold in folds}
         largest_only = [scorer.labels[label] for label in chosen]
-        write_results(bundle.root / "docs" / "README.md", list(scorer.labels.values()), scores, largest_only, averaged)
-    result = CrossValidation(
-        folder=target,
-        cases=len(rows),
-        labels=scorer.labels,
-        dice=tuple(plain),
-        largest=chosen,
-        averaged=averaged,
-        installed=installed,
-    )
+        write_results(bundle.root / "docs" / "README.md", names, scores, largest_only, averaged)
+    result = CrossValidation(target, len(rows), scorer.labels, tuple(plain), chosen, averaged, installed)
     _write_summary(target / "summary.json", result, folds, rows, together, alone)
     return result
 
@@ -223,8 +210,7 @@ def _install(bundle: Bundle, config: dict[str, Any], folds: Sequence[Trained], a
     sources = [fold.weights for fold in folds]
     # what exports one network, and what evaluate.json scores
     for source, name in [(average if averaged else sources[0], "model.pt"), *zip(sources, names, strict=False)]:
-        with atomic_file(models / name) as temporary:
-            shutil.copyfile(source, temporary)
+        copy_file(source, models / name)
     evaluate = bundle.root / "configs" / "evaluate.json"
     if averaged and evaluate.is_file():  # it scores one network, and would not know what became of several
         kept = next((step for step in config["postprocessing"]["transforms"] if step["_target_"] == LARGEST), None)
@@ -238,38 +224,26 @@ def _require(bundle: Bundle, package: str) -> None:
     path = bundle.root / "configs" / "metadata.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content.setdefault("required_packages_version", {})[package] = version(package)
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+    write_config(path, content)
 
 
 def _write_scores(path: Path, rows: Sequence[_Row], labels: Sequence[str]) -> None:
-    text = StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["case", "fold", *labels, *(f"{label}_largest_component" for label in labels)])
-    for row in rows:
-        cells = ["" if math.isnan(value) else f"{value:.6f}" for value in (*row.plain, *row.largest)]
-        writer.writerow([row.case, row.fold, *cells])
-    with atomic_file(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    columns = ["case", "fold", *labels, *(f"{label}_largest_component" for label in labels)]
+    dice = [["" if math.isnan(value) else f"{value:.6f}" for value in (*row.plain, *row.largest)] for row in rows]
+    write_csv(path, columns, ([row.case, row.fold, *cells] for row, cells in zip(rows, dice, strict=True)))
 
 
 def _write_summary(
     path: Path, result: CrossValidation, folds: Sequence[Trained], rows: Sequence[_Row], together: float, alone: float
 ) -> None:
-    names = list(result.labels.values())
+    def mean_dice(fold: Trained) -> dict[str, float]:
+        means = mean_of_labels([row.plain for row in rows if row.fold == fold.fold])
+        return dict(zip(result.labels.values(), means, strict=True))
+
     content = {
         "cases": result.cases,
-        "mean_dice": dict(zip(names, result.dice, strict=True)),
-        "folds": [
-            {
-                "fold": fold.fold,
-                "epochs": fold.epochs,
-                "mean_dice": dict(
-                    zip(names, mean_of_labels([row.plain for row in rows if row.fold == fold.fold]), strict=True)
-                ),
-            }
-            for fold in folds
-        ],
+        "mean_dice": dict(zip(result.labels.values(), result.dice, strict=True)),
+        "folds": [{"fold": fold.fold, "epochs": fold.epochs, "mean_dice": mean_dice(fold)} for fold in folds],
         "largest_component_only": {result.labels[label]: value for label, value in result.largest.items()},
         "compared_on_seen_cases": {"mean_of_scores": together, "mean_of_weights": alone},
         "averaged_weights": result.averaged,

@@ -6,17 +6,16 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from tomoseg.bundle.configs import Json, checkpoint_loader, component, write_config
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError, one_line
-from tomoseg.core.files import atomic_file
 from tomoseg.inference.config import read_weights
 from tomoseg.training.state import save_weights
 
-Json = dict[str, Any]
+MEAN = "MeanEnsembled"
 LARGEST = "KeepLargestConnectedComponentd"
 
 
@@ -43,31 +42,16 @@ def ensemble_config(config: Json, files: Sequence[str]) -> Json:
         files: the checkpoints' names in the bundle's folder `models`.
     """
     keys = [f"pred_{index}" for index in range(len(files))]
-    steps = [step for step in config["postprocessing"]["transforms"] if step["_target_"] != "MeanEnsembled"]
+    evaluator = {key: value for key, value in config["evaluator"].items() if key != "network"}
     made = {
-        **config,
+        **_with_steps(config, [component(MEAN, keys=keys, output_key="pred"), *_steps(config, MEAN)]),
         "imports": list(dict.fromkeys(["$import copy", *config["imports"]])),
         "networks": f"$[copy.deepcopy(@network_def).to(@device) for _ in range({len(files)})]",
-        "postprocessing": {
-            "_target_": "Compose",
-            "transforms": [{"_target_": "MeanEnsembled", "keys": keys, "output_key": "pred"}, *steps],
-        },
         "handlers": [
-            {
-                "_target_": "CheckpointLoader",
-                "load_path": f"$@bundle_root + '/models/{name}'",
-                "load_dict": {"model": f"$@networks[{index}]"},
-                "map_location": "@device",
-                "strict": True,
-            }
+            checkpoint_loader(f"$@bundle_root + '/models/{name}'", f"$@networks[{index}]")
             for index, name in enumerate(files)
         ],
-        "evaluator": {
-            **{key: value for key, value in config["evaluator"].items() if key != "network"},
-            "_target_": "EnsembleEvaluator",
-            "networks": "@networks",
-            "pred_keys": keys,
-        },
+        "evaluator": {**evaluator, "_target_": "EnsembleEvaluator", "networks": "@networks", "pred_keys": keys},
     }
     made.pop("checkpoint", None)
     return made
@@ -77,21 +61,11 @@ def single_config(config: Json) -> Json:
     """Return the config of one network, whether several were put into it before or not."""
     if "networks" not in config:
         return config
-    steps = [step for step in config["postprocessing"]["transforms"] if step["_target_"] != "MeanEnsembled"]
     evaluator = {key: value for key, value in config["evaluator"].items() if key not in ("networks", "pred_keys")}
     return {
-        **{key: value for key, value in config.items() if key != "networks"},
+        **{key: value for key, value in _with_steps(config, _steps(config, MEAN)).items() if key != "networks"},
         "checkpoint": "$@bundle_root + '/models/model.pt'",
-        "postprocessing": {**config["postprocessing"], "transforms": steps},
-        "handlers": [
-            {
-                "_target_": "CheckpointLoader",
-                "load_path": "@checkpoint",
-                "load_dict": {"model": "@network"},
-                "map_location": "@device",
-                "strict": True,
-            }
-        ],
+        "handlers": [checkpoint_loader("@checkpoint", "@network")],
         "evaluator": {**evaluator, "_target_": "SupervisedEvaluator", "network": "@network"},
     }
 
@@ -103,10 +77,19 @@ def keep_components(config: Json, labels: Sequence[int]) -> Json:
         config: of inference or of evaluation.
         labels: values of these labels; for none, nothing is changed.
     """
-    steps = [step for step in config["postprocessing"]["transforms"] if step["_target_"] != LARGEST]
+    steps = _steps(config, LARGEST)
     if labels:
         place = next(index for index, step in enumerate(steps) if step["_target_"] == "AsDiscreted") + 1
-        steps.insert(place, {"_target_": LARGEST, "keys": "pred", "applied_labels": list(labels)})
+        steps.insert(place, component(LARGEST, keys="pred", applied_labels=list(labels)))
+    return _with_steps(config, steps)
+
+
+def _steps(config: Json, without: str) -> list[Json]:
+    """Return the steps of the post-processing but for those of one kind."""
+    return [step for step in config["postprocessing"]["transforms"] if step["_target_"] != without]
+
+
+def _with_steps(config: Json, steps: list[Json]) -> Json:
     return {**config, "postprocessing": {**config["postprocessing"], "transforms": steps}}
 
 
@@ -142,13 +125,3 @@ def read_inference(bundle: Bundle) -> Json:
             "put into it"
         ) from error
     return config
-
-
-def write_config(path: Path, config: Json) -> None:
-    """Write a config, atomically.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.planned import TrainEntry
 from tomoseg.core.errors import BundleError, UsageError, one_line
 from tomoseg.inference.config import InferenceConfig, literal
 from tomoseg.inference.threads import use_threads
@@ -134,11 +136,9 @@ def _train(workflow: TrainingWorkflow, folder: Path, on_epoch: Callable[[Progres
     folder.mkdir()
     state = TrainingState({})
     with _Reporter(state, on_epoch) as monitor:
-        session = TrainingSession(workflow, folder, state, monitor, "train with a smaller learning_rate_scale")
-        try:
+        advice = "train with a smaller learning_rate_scale"
+        with closing(TrainingSession(workflow, folder, state, monitor, advice)):
             workflow.run()
-        finally:
-            session.close()
     workflow.close()
     found: State = torch.load(folder / (LAST if state.best is None else BEST), map_location="cpu", weights_only=True)
     return found
@@ -146,13 +146,13 @@ def _train(workflow: TrainingWorkflow, folder: Path, on_epoch: Callable[[Progres
 
 def _override(parser: ConfigParser, validated: bool, recipe: Recipe, folder: Path) -> None:
     """Set in the config's own words for how long and how fast it trains, and where it may write."""
-    if "ckpt_dir" in parser:
-        parser["ckpt_dir"] = literal(str(folder / "train"))
+    if TrainEntry.CHECKPOINT_FOLDER in parser:
+        parser[TrainEntry.CHECKPOINT_FOLDER] = literal(str(folder / "train"))
     if "train::trainer::max_epochs" not in parser:
         raise BundleError("train.json: expected the entry 'train::trainer::max_epochs': every MONAI bundle has it")
     _set_source(parser, "train::trainer::max_epochs", recipe.epochs)
-    if validated and "val_interval" in parser:
-        parser["val_interval"] = max(recipe.epochs // VALIDATIONS, 1)
+    if validated and TrainEntry.VALIDATION_INTERVAL in parser:
+        parser[TrainEntry.VALIDATION_INTERVAL] = max(recipe.epochs // VALIDATIONS, 1)
     if recipe.learning_rate_scale != 1 and "optimizer::lr" in parser:
         rate = parser.get_parsed_content("optimizer::lr")
         parser["optimizer::lr"] = float(rate) * recipe.learning_rate_scale

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 
 from tomoseg.core.files import atomic_file
+from tomoseg.core.tables import write_csv
 
 Row = dict[str, float]  # "epoch", "loss", "learning_rate", "seconds", and the metrics of a validation
 
@@ -19,12 +18,7 @@ def save_table(path: Path, rows: Sequence[Row]) -> None:
         OutputError: it cannot be written.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = StringIO()
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic_file(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    write_csv(path, columns, ([row.get(name, "") for name in columns] for row in rows))
 
 
 def draw_curve(path: Path, rows: Sequence[Row]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -12,8 +11,8 @@ import psutil
 import torch
 
 from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.planned import PlannedBundle, TrainEntry
 from tomoseg.core.errors import UsageError
-from tomoseg.data.datasets import UNNAMED
 
 RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
 GPU_SHARE = 0.3
@@ -45,24 +44,24 @@ def plan_cache(
     """Return the entries of train.json to change so that the cache fits: on the GPU, in memory, or in part.
 
     Args:
-        bundle: the bundle; without `configs/plan.json` nobody knows how large its cases are, and nothing is changed.
+        bundle: the bundle; if it was not planned, the size of its cases is unknown, and nothing changes.
         config: its train.json.
         cases: number of cases that are kept, those for validation included.
         device: where it is trained.
         unlabelled: number of scans without label map that are kept; the first to stay out of a cache.
     """
-    crop = config.get("crop_size")
-    size = case_bytes(bundle.root / "configs" / "plan.json", crop)
+    crop = config.get(TrainEntry.CROP_SIZE)
+    size = case_bytes(PlannedBundle.read(bundle.root), crop)
     if size is None or config.get("train", {}).get("dataset", {}).get("_target_") != "CacheDataset":
         return {}
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     labelled, others = math.ceil(cases / processes), math.ceil(unlabelled / processes)
     large = isinstance(crop, list) and math.prod(crop) >= GPU_CROP
-    on_gpu = device.type == "cuda" and "cache_device" in config and large
+    on_gpu = device.type == "cuda" and TrainEntry.CACHE_DEVICE in config and large
     if on_gpu and size * (labelled + others) <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
-        return {"cache_device": "$str(@device)"}
+        return {TrainEntry.CACHE_DEVICE: "$str(@device)"}
     room = int(RAM_SHARE * free_bytes() / processes // size)
-    changes = {}
+    changes: dict[str, Any] = {}
     if labelled > room:
         changes["train::dataset::cache_num"] = room
         if config.get("validate", {}).get("dataset", {}).get("_target_") == "CacheDataset":
@@ -72,19 +71,19 @@ def plan_cache(
     return changes
 
 
-def case_bytes(plan: Path, crop: Any) -> int | None:
-    """Return the memory of a cached case, None where the bundle was not planned."""
-    try:
-        content = json.loads(plan.read_text(encoding="utf-8"))
-        extent = content["fingerprint"]["median_extent_mm"]
-        spacing = content["choices"]["spacing_mm"]["value"]
-        channels = len(content["fingerprint"].get("channels", UNNAMED))
-    except (OSError, ValueError, KeyError, TypeError):
+def case_bytes(planned: PlannedBundle | None, crop: Any) -> int | None:
+    """Return the memory of a cached case, None where nobody knows how large the cases are.
+
+    Args:
+        planned: the record of the bundle.
+        crop: voxels of a crop, to which smaller cases are padded; None without crops.
+    """
+    if planned is None or planned.case_shape is None:
         return None
-    edges: list[float] = [mm / by for mm, by in zip(extent, spacing, strict=True)]
+    edges = planned.case_shape
     if isinstance(crop, list):
-        edges = [max(edge, float(size)) for edge, size in zip(edges, crop, strict=True)]
-    return math.ceil(math.prod(edges) * (SCAN_BYTES * channels + LABEL_BYTES))
+        edges = tuple(max(edge, float(size)) for edge, size in zip(edges, crop, strict=True))
+    return math.ceil(math.prod(edges) * (SCAN_BYTES * planned.channels + LABEL_BYTES))
 
 
 def free_bytes() -> int:

@@ -124,7 +124,8 @@ class TrainingSession:
                 f"{self._folder}: the loss is {mean} in epoch {epoch}; what was saved before is kept. Look for cases "
                 f"with wrong values, or {self._advice}"
             )
-        row: Row = {"epoch": epoch, "loss": mean, "learning_rate": self._learning_rate(), **self._metrics}
+        rate = float(self._workflow.trainer.optimizer.param_groups[0]["lr"])
+        row: Row = {"epoch": epoch, "loss": mean, "learning_rate": rate, **self._metrics}
         row["seconds"] = round(time.monotonic() - self._start, 3)
         self.state.epoch = epoch
         self.state.history.append(row)
@@ -153,9 +154,6 @@ class TrainingSession:
             save_table(self._folder / TABLE, self.state.history)
             if self._metrics or is_last:
                 draw_curve(self._folder / CURVE, self.state.history)
-
-    def _learning_rate(self) -> float:
-        return float(self._workflow.trainer.optimizer.param_groups[0]["lr"])
 
 
 def _is_number(value: Any) -> bool:

@@ -57,7 +57,7 @@ def load_state(path: Path) -> TrainingState:
         if content.pop("format") != FORMAT:
             raise ValueError("written by another version of tomoseg")
         return TrainingState(**content)
-    except Exception as error:  # pickle, zip, torch and the operating system each have their own
+    except Exception as error:  # torch.load: errors of pickle, zip, torch and the operating system
         raise TrainingError(
             f"{path}: cannot be read, so the training cannot go on: {one_line(root_cause(error))}; begin anew with "
             "--overwrite"

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import psutil
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import UsageError
-from tomoseg.core.files import atomic_file, sha256
+from tomoseg.core.files import copy_file, sha256
 from tomoseg.core.quiet import quiet
 from tomoseg.data.datasets import Dataset, read_dataset
 from tomoseg.data.inspection.fitness import require_negatives, require_trainable
@@ -56,11 +57,6 @@ class Trained:
     def weights(self) -> Path:
         """The file of the last weights, which no case held out has chosen."""
         return self.folder / LAST
-
-    @property
-    def best_weights(self) -> Path:
-        """The file of the weights that were best on the cases held out."""
-        return self.folder / BEST
 
 
 def check_data(data: Path, tell: Tell | None = None) -> Dataset:
@@ -118,52 +114,28 @@ def train(
     with quiet():
         workflow = TrainingWorkflow(bundle, dataset.root, options, len(dataset.pairs) + len(negatives))
         workflow.build()
-        data = hash_files(dataset, negatives)
-        trained = _run(workflow, data, options, folder, state, hidden)
-        workflow.close()  # not after an error: other processes would be waited for in vain
-        return trained
-
-
-def _run(
-    workflow: TrainingWorkflow,
-    data: str,
-    options: TrainingOptions,
-    folder: Path,
-    state: TrainingState | None,
-    hidden: bool,
-) -> Trained:
-    signature = workflow.signature(data)
-    name = f"fold {workflow.fold}" if isinstance(workflow.fold, int) else f"fold {workflow.fold or 'none'}"
-    with TrainingMonitor(name, hidden or not is_first()) as monitor:
-        if state is None:
-            state = TrainingState(signature)
-            if options.init is not None:
-                for line in load_matching(workflow.network, Path(options.init)).lines:
+        signature = workflow.signature(hash_files(dataset, negatives))
+        if state is not None:
+            _refuse_changes(saved, state.signature, signature)
+        title = f"fold {'none' if workflow.fold is None else workflow.fold}"
+        with TrainingMonitor(title, hidden or not is_first()) as monitor:
+            if state is None:
+                state = TrainingState(signature)
+                found = None if options.init is None else load_matching(workflow.network, Path(options.init))
+                for line in found.lines if found else ():
                     monitor.tell(line)
-        else:
-            _refuse_changes(folder / STATE, state.signature, signature)
-        if is_first():
-            _clear(folder, keep=state.epoch > 0)
-        session = TrainingSession(workflow, folder, state, monitor)
-        try:
-            if is_first() and not state.epoch:
-                session.save()  # a disk that is too small, or a folder of somebody else, is told before the work
-            if state.epoch < workflow.epochs:
-                workflow.run()
-        finally:
-            session.close()
+            if is_first():
+                _clear(folder, keep=state.epoch > 0)
+            with closing(TrainingSession(workflow, folder, state, monitor)) as session:
+                if is_first() and not state.epoch:
+                    session.save()  # a disk that is too small, or a folder of somebody else, is told before the work
+                if state.epoch < workflow.epochs:
+                    workflow.run()
+        held_out = tuple(workflow.held_out())
+        workflow.close()  # not after an error: other processes would be waited for in vain
     rows = [row for row in state.history if any(key.startswith("val_") for key in row)]
     metrics = {key: value for key, value in rows[-1].items() if key.startswith("val_")} if rows else {}
-    return Trained(
-        folder=folder,
-        fold=workflow.fold,
-        epochs=state.epoch,
-        best=state.best,
-        best_epoch=state.best_epoch,
-        metrics=metrics,
-        held_out=tuple(workflow.held_out()),
-        folds=workflow.folds,
-    )
+    return Trained(folder, workflow.fold, state.epoch, state.best, state.best_epoch, metrics, held_out, workflow.folds)
 
 
 def install(trained: Path, bundle: Bundle, overwrite: bool) -> bool:
@@ -183,8 +155,7 @@ def install(trained: Path, bundle: Bundle, overwrite: bool) -> bool:
     target = bundle.root / "models" / "model.pt"
     if target.exists() and not overwrite:
         return False
-    with atomic_file(target) as temporary:
-        shutil.copyfile(trained, temporary)
+    copy_file(trained, target)
     return True
 
 

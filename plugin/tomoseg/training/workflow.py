@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from tomoseg.bundle.metadata import CONFIG_SUFFIXES, Bundle
+from tomoseg.bundle.configs import find_config
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.planned import TrainEntry
 from tomoseg.core.errors import (
     BundleError,
     DatasetError,
@@ -78,28 +80,26 @@ class TrainingWorkflow:
         }
         if world_size() == 1:  # with torchrun each process takes a GPU of its own
             overrides["device"] = f"$torch.device('{self.device}')"
-        for name in ("fold", "epochs", "seed"):
+        for name in (TrainEntry.FOLD, TrainEntry.EPOCHS, TrainEntry.SEED):
             if (asked := getattr(options, name)) is not None:
                 if name not in raw:
-                    raise UsageError(f"--{name}: {self._files[0]} has no entry {name!r} to set")
+                    raise UsageError(f"--{name}: {self._files[0]} has no entry '{name}' to set")
                 overrides[name] = asked
         if options.negatives is not None:
-            if "negatives_dir" not in raw:
-                raise UsageError(
-                    f"--negatives: {self._files[0]} has no entry 'negatives_dir'; make it with `tomoseg plan`"
-                )
-            overrides["negatives_dir"] = literal(str(Path(options.negatives).absolute()))
+            name = TrainEntry.NEGATIVES_FOLDER
+            if name not in raw:
+                raise UsageError(f"--negatives: {self._files[0]} has no entry '{name}'; make it with `tomoseg plan`")
+            overrides[name] = literal(str(Path(options.negatives).absolute()))
         for part in ("train", "validate"):
             for index, handler in enumerate(raw.get(part, {}).get("handlers", [])):
                 if isinstance(handler, dict) and str(handler.get("_target_", "")).endswith(REPLACED):
                     overrides[f"{part}::handlers::{index}::_disabled_"] = True
         if options.unlabelled:
-            overrides["unlabelled_files"] = (
-                f"$[{', '.join(literal(str(p.absolute()))[1:] for p in options.unlabelled)}]"
-            )
-        if "num_workers" in raw:  # the config may count cores that are not this process's
-            own = str(raw["num_workers"]).removeprefix("$")
-            overrides["num_workers"] = f"$min({own}, {options.threads or usable_threads()})"
+            files = ", ".join(literal(str(path.absolute()))[1:] for path in options.unlabelled)
+            overrides[TrainEntry.UNLABELLED_FILES] = f"$[{files}]"
+        if TrainEntry.NUM_WORKERS in raw:  # the config may count cores that are not this process's
+            own = str(raw[TrainEntry.NUM_WORKERS]).removeprefix("$")
+            overrides[TrainEntry.NUM_WORKERS] = f"$min({own}, {options.threads or usable_threads()})"
         overrides |= plan_cache(bundle, raw, cases, self.device, len(options.unlabelled))
         with self._told("cannot be built"):
             self._workflow = ConfigWorkflow(
@@ -125,14 +125,17 @@ class TrainingWorkflow:
         """
         self._given = True
         parser = self.parser
-        for key in ("train::dataset::data", "train::handlers"):
+        for key in ("train::dataset::data", "train::handlers", *(["validate::dataset::data"] if held_out else [])):
             if key not in parser:
                 raise BundleError(f"{self._files[0]}: expected the entry {key!r}: every MONAI bundle has it")
-        for key in ("listed", "listed_validation"):  # of a planned bundle, whose own dataset is not there
+        for key in (
+            TrainEntry.LISTED,
+            TrainEntry.LISTED_VALIDATION,
+        ):  # of a planned bundle, whose own dataset is not there
             if key in parser:
                 parser[key] = []
-        if "steps" in parser:  # of an epoch of a planned bundle, whatever the number of cases
-            parser["steps"] = math.ceil(len(train) / int(parser.get_parsed_content("batch_size")))
+        if TrainEntry.STEPS in parser:  # of an epoch of a planned bundle, whatever the number of cases
+            parser[TrainEntry.STEPS] = math.ceil(len(train) / int(parser.get_parsed_content(TrainEntry.BATCH_SIZE)))
         parser["train::dataset::data"] = _datalist(train)
         if held_out:
             parser["validate::dataset::data"] = _datalist(held_out)
@@ -144,8 +147,8 @@ class TrainingWorkflow:
         """Run the config's `initialize` and build the trainer, which reads all cases that are cached."""
         with self._told("cannot be built"):
             self._workflow.initialize()
-            folds = self.parser.get_parsed_content("folds") if "folds" in self.parser and not self._given else None
-            self.fold = self.parser.get_parsed_content("fold") if "fold" in self.parser and not self._given else None
+            folds = None if self._given else self._entry(TrainEntry.FOLDS)
+            self.fold = None if self._given else self._entry(TrainEntry.FOLD)
             if folds is not None and isinstance(self.fold, int) and self.fold >= len(folds):
                 raise UsageError(f"fold: expected 0 to {len(folds) - 1}, got {self.fold}")
             self.folds = 0 if folds is None else len(folds)
@@ -153,15 +156,14 @@ class TrainingWorkflow:
                 self._check_split(folds)
             self.trainer = self.parser.get_parsed_content("train::trainer")
             self.loaders = self._find_loaders()
-            has_evaluator = self._validated and "validate" in self.parser and "evaluator" in self.parser["validate"]
-            self.evaluator = self.parser.get_parsed_content("validate::evaluator") if has_evaluator else None
-            self.seed = int(self.parser.get_parsed_content("seed")) if "seed" in self.parser else 0
+            self.evaluator = self._entry("validate::evaluator") if self._validated else None
+            self.seed = int(self._entry(TrainEntry.SEED, 0))
             self.epochs = int(self.trainer.state.max_epochs)
 
     def _check_split(self, folds: list[list[str]] | None) -> None:
         """Refuse what would train on a case that is to be held out, or on none."""
-        if "case_ids" in self.parser:
-            ids: list[str] = self.parser.get_parsed_content("case_ids")
+        ids: list[str] | None = self._entry(TrainEntry.CASE_IDS)
+        if ids:
             twice = sorted({name for name in ids if ids.count(name) > 1})
             if twice:
                 raise DatasetError(f"{self._data}: several cases are called {twice[0]!r}; rename them")
@@ -171,8 +173,12 @@ class TrainingWorkflow:
                     f"{self._data}: the folds name {unknown[0]!r} ({len(unknown)} such), and no case is called so; "
                     f"cases are called {ids[0]!r} and the like: mend splits.json, or take it away"
                 )
-        if "train_cases" in self.parser and not self.parser.get_parsed_content("train_cases"):
+        if not self._entry(TrainEntry.TRAIN_CASES, True):
             raise DatasetError(f"{self._data}: no case is left to train on with --fold {self.fold}; hold fewer out")
+
+    def _entry(self, name: str, default: Any = None) -> Any:
+        """Return what the config has under a name, the default where it has nothing."""
+        return self.parser.get_parsed_content(name) if name in self.parser else default
 
     def _find_loaders(self) -> list[Any]:
         """Return the loaders that batches come from: the trainer's, or both of those that it has as one."""
@@ -189,14 +195,13 @@ class TrainingWorkflow:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the weights that inference loads: what the config calls so, else the network's."""
-        source = self.parser.get_parsed_content("inference_weights") if "inference_weights" in self.parser else None
-        weights: dict[str, torch.Tensor] = (source or self.network).state_dict()
+        weights: dict[str, torch.Tensor] = (self._entry(TrainEntry.WEIGHTS) or self.network).state_dict()
         return weights
 
     def held_out(self) -> list[dict[str, Any]]:
         """Return the cases that are held out, as the config lists them."""
         with self._told("cannot be built"):
-            cases: list[dict[str, Any]] = self.parser.get_parsed_content("val_cases")
+            cases: list[dict[str, Any]] = self.parser.get_parsed_content(TrainEntry.VALIDATION_CASES)
         return cases
 
     def signature(self, data_sha256: str) -> dict[str, Any]:
@@ -230,7 +235,7 @@ class TrainingWorkflow:
         """Turn whatever a config raises into one line."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # a config calls MONAI, ignite, torch and whatever else it names
             cause = root_cause(error)
             if isinstance(cause, TomosegError):
                 raise cause from None
@@ -248,7 +253,7 @@ def default_fold(bundle: Bundle) -> int | str | None:
     Raises:
         BundleError: it is missing or cannot be read.
     """
-    fold = read_train_config(bundle).get("fold")
+    fold = read_train_config(bundle).get(TrainEntry.FOLD)
     return fold if isinstance(fold, int | str) else None
 
 
@@ -266,8 +271,7 @@ def _config_files(bundle: Bundle, with_unlabelled: bool = False) -> list[Path]:
     names += [] if world_size() == 1 else ["multi_gpu_train"]
     found = []
     for name in names:
-        paths = [bundle.root / "configs" / f"{name}{suffix}" for suffix in CONFIG_SUFFIXES]
-        path = next((path for path in paths if path.is_file()), None)
+        path = find_config(bundle.root, name)
         if path is None:
             hint = "; plan it anew with --overwrite" if name == "semi_supervised" else ""
             raise BundleError(
@@ -288,6 +292,6 @@ def _validates(handler: Any) -> bool:
 def _read(paths: list[Path]) -> dict[str, Any]:
     try:
         content: dict[str, Any] = ConfigParser.load_config_files([str(path) for path in paths])
-    except Exception as error:  # json, yaml and MONAI's own
+    except Exception as error:  # MONAI's parser: its own errors, json's and yaml's
         raise BundleError(f"{paths[0]}: cannot be read: {one_line(error)}") from error
     return content

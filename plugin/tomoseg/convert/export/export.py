@@ -136,7 +136,7 @@ def _write(
                     return parity, remark
     except (TomosegError, OSError):
         raise
-    except Exception as error:  # each runtime has its own, and a network may be anything
+    except Exception as error:  # exporters, runtimes and the bundle's network each have their own errors
         what = f"{target}: bundle {origin.bundle.name} cannot be exported to {kind.name}"
         raise BackendError(f"{what}: {one_line(root_cause(error))}") from error
     raise BackendError(f"{target}: not kept, for {fault}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from tomoseg.convert.export.origin import Origin
+from tomoseg.data.overlap import dice_of_counts
 from tomoseg.inference.sliding_window.recognise import Recipe
 
 # a window (1, C, D, H, W) to its scores (1, labels, D, H, W)
@@ -67,7 +68,11 @@ class Agreement:
     def parity(self) -> Parity:
         """What came of all windows together."""
         pairs = zip(self._common.reshape(-1).tolist(), self._both.reshape(-1).tolist(), strict=True)
-        dice = {_name(self._origin, label): 2 * common / both for label, (common, both) in enumerate(pairs, 1) if both}
+        dice = {
+            _name(self._origin, label): dice_of_counts(common, both)
+            for label, (common, both) in enumerate(pairs, 1)
+            if both
+        }
         return Parity(float(self._difference) / max(self._high - self._low, 1e-6), dice)
 
 

@@ -38,7 +38,7 @@ def write_torchscript(origin: Origin, file: Path, samples: Samples) -> Iterator[
     arguments = {**monai_arguments(origin, content), "device": CPU_EXPRESSION}
     try:
         ckpt_export(**arguments)
-    except Exception:  # TorchScript knows only a part of Python; the trace has errors of its own
+    except Exception:  # torch.jit.script on the bundle's network; the trace has errors of its own
         ckpt_export(**arguments, use_trace=True, input_shape=[1, *origin.window])
         remark = "traced, for TorchScript does not know all of its code"
     file.write_bytes(content.getvalue())

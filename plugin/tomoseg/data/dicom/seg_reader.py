@@ -14,7 +14,7 @@ from tomoseg.core.errors import MissingPackageError, VolumeError, one_line
 from tomoseg.core.quiet import quiet
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
-from tomoseg.data.labels import plain_name
+from tomoseg.data.label_mapping import LabelMapping
 
 # Segmentation and Label Map Segmentation: https://dicom.nema.org/medical/dicom/current/output/chtml/part04/sect_B.5.html
 STORAGE = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
@@ -42,8 +42,8 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
     Args:
         path: the file.
         grid: of the scan; the file's own pixels must lie on it.
-        names: of labels by value; a segment of such a name gets that value, any other one that no label has. If none is
-            called so, each gets its number.
+        names: of labels by value; a segment of such a name gets that value, any other one keeps its number, or gets one
+            that no label has. If none is called so, each keeps its number.
 
     Returns:
         (I, J, K) label values.
@@ -73,11 +73,5 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
     labels: NDArray[np.uint16] = np.asarray(placed.array)
     if np.count_nonzero(labels) < np.count_nonzero(found.array):
         raise VolumeError(f"{path}: some of its pixels lie outside of the reference's grid")
-    values = {plain_name(name): value for value, name in names.items()}
-    known = {number: values.get(plain_name(segment.segment_label)) for number, segment in segments.items()}
-    lookup = np.arange(max(segments) + 1, dtype=np.uint16)
-    if any(known.values()):
-        # a segment of another name must not be taken for the label whose value is its number
-        free = max(*names, *segments) + 1
-        lookup[list(known)] = [free + number if value is None else value for number, value in known.items()]
-    return np.asfortranarray(lookup[labels])
+    mapping = LabelMapping.by_name({number: one.segment_label for number, one in segments.items()}, names)
+    return np.asfortranarray(mapping.apply(labels))

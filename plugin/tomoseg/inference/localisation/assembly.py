@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoseg.data.components import largest_component
 from tomoseg.data.geometry import Grid
+from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.volume import Volume
 from tomoseg.inference.localisation.declaration import Localisation
 from tomoseg.inference.localisation.locator import Located, Place
@@ -20,7 +22,6 @@ SETTLED = 1  # voxel; a box that moves by no more has settled
 LEAST_SEEN = 0.98  # of a box; of the rest the scan has no voxels
 LEAST_BRAIN = 0.5  # of the template in view
 ROUNDED = 0.01  # by which a scan's spacing may miss the one that was meant
-CONNECTED = 3  # components count as one where they share a corner
 
 Labels = NDArray[np.unsignedinteger[Any]]
 # a crop, and the grid in which labels (and, if asked for, their entropy) are wanted
@@ -74,7 +75,7 @@ def assemble(
             box, grid = target
             found, doubt = predict(place.crop.volume, grid)
             inside = place.crop.covers(box)
-            merged = _lookup(place.region.labels, found)[found]
+            merged = LabelMapping.of(place.region.labels, keep_others=False).apply(found)
             free = inside & (merged > 0) & (labels[box] == 0)
             labels[box][free] = merged[free]
             voxels = int(np.count_nonzero(free))
@@ -116,21 +117,11 @@ def _settle(place: Place, declared: Localisation, predict: Predict) -> tuple[Pla
 
 def _extent(labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
     """Return the box `[first, stop)` of the largest connected structure; None for no labels."""
-    from scipy import ndimage
-
-    parts, count = ndimage.label(labels > 0, structure=ndimage.generate_binary_structure(3, CONNECTED))
-    if not count:
+    largest = largest_component(labels > 0)
+    if not largest.any():
         return None
-    largest = int(np.argmax(np.bincount(parts.ravel())[1:]))
-    box = ndimage.find_objects(parts)[largest]
-    return np.array([side.start for side in box]), np.array([side.stop for side in box])
-
-
-def _lookup(values: Any, found: Labels) -> Labels:
-    table = np.zeros(max(int(found.max(initial=0)), *values) + 1, np.uint16)
-    for own, merged in values.items():
-        table[own] = merged
-    return table
+    places = np.argwhere(largest)
+    return places.min(axis=0), places.max(axis=0) + 1
 
 
 def _centre(mask: NDArray[np.bool_], box: tuple[slice, slice, slice], scan: Grid) -> tuple[float, float, float]:

@@ -10,6 +10,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
+from tomoseg.data.overlap import count_overlap
 from tomoseg.data.volume import Volume
 from tomoseg.inference.segmentation import Segmentation
 
@@ -63,5 +64,6 @@ def _mask(labels: NDArray[Any], value: int) -> NDArray[np.bool_]:
 
 
 def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    total = np.count_nonzero(one) + np.count_nonzero(other)
-    return 2 * np.count_nonzero(one & other) / total if total else 1.0
+    """Return the Dice; 1 for a label that neither of them has."""
+    overlap = count_overlap(one, other, one.size)
+    return overlap.dice if overlap.predicted or overlap.reference else 1.0

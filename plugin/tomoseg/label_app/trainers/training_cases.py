@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import TomosegError, UsageError, one_line
+from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.data.read import read_volume
 from tomoseg.inference.localisation.locator import Locator
@@ -108,10 +109,7 @@ def _prepare(pair: Annotated, labels: ServedLabels, locator: Locator, stem: Path
 
 def _bundle_values(found: NDArray[np.uint16], names: dict[int, str], labels: ServedLabels) -> NDArray[Any]:
     """Return labels (I, J, K) with the values that the bundle has for these names, 0 for names that it has not."""
-    table = np.zeros(int(found.max(initial=0)) + 1, np.uint16)
     known = labels.bundle_values
-    for value, name in names.items():
-        if value < len(table) and name in known:
-            table[value] = known[name]
-    values = table[found]
+    numbers = {value: known[name] for value, name in names.items() if name in known}
+    values = LabelMapping.of(numbers, keep_others=False).apply(found)
     return values.astype(np.uint8) if max(labels.values, default=0) <= 255 else values

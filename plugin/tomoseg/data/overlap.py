@@ -39,7 +39,7 @@ class Overlap:
     @property
     def dice(self) -> float:
         """Twice the overlap over the sum of both; the same as the F1 of precision and recall."""
-        return _ratio(2 * self.both, self.predicted + self.reference)
+        return dice_of_counts(self.both, self.predicted + self.reference)
 
     @property
     def jaccard(self) -> float:
@@ -79,6 +79,22 @@ def count_overlap(prediction: NDArray[np.bool_], reference: NDArray[np.bool_], v
     predicted_only = int(np.count_nonzero(prediction)) - both
     reference_only = int(np.count_nonzero(reference)) - both
     return Overlap(both, predicted_only, reference_only, voxels - both - predicted_only - reference_only)
+
+
+def dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:
+    """Return the Dice of two masks of one shape; NaN where the reference is empty, as in MONAI."""
+    overlap = count_overlap(prediction, reference, reference.size)
+    return overlap.dice if overlap.reference else math.nan
+
+
+def dice_of_counts(both: int, total: int) -> float:
+    """Return a Dice; NaN where there is nothing.
+
+    Args:
+        both: voxels that both masks have.
+        total: the voxels of one and those of the other, added up.
+    """
+    return _ratio(2 * both, total)
 
 
 def _ratio(part: int, whole: int) -> float:

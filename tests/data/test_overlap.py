@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.metrics import compute_confusion_matrix_metric, compute_dice, compute_iou, get_confusion_matrix
 
-from tomoseg.evaluation.overlap import Overlap, count_overlap
+from tomoseg.data.overlap import Overlap, count_overlap
 
 # MONAI's names
 NAMES = {"precision": "precision", "recall": "sensitivity", "accuracy": "accuracy", "dice": "f1 score"}

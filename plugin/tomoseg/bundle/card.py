@@ -1,0 +1,26 @@
+"""The section "Results" of a bundle's model card: planning leaves it empty, training fills it."""
+
+from __future__ import annotations
+
+HEADING = "## Results\n"
+UNMEASURED = "Not measured yet."
+MEASURED = "Each training case was predicted by a network that had not seen it"  # how a measured section begins
+EMPTY_RESULTS = f"{HEADING}\n{UNMEASURED}\n"
+
+
+def replace_results(card: str, results: str) -> str | None:
+    """Return a card with other results.
+
+    Args:
+        card: the text of the card.
+        results: the text of the section; it begins with `MEASURED`.
+
+    Returns:
+        The new text; None for a card without the section, or with results that its author wrote.
+    """
+    before, heading, rest = card.partition(HEADING)
+    if not rest.lstrip().startswith((UNMEASURED, MEASURED)):
+        return None
+    end = rest.find("\n## ")
+    after = "" if end < 0 else rest[end + 1 :]
+    return f"{before}{heading}\n{results}\n\n{after}"

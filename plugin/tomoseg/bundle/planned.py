@@ -1,0 +1,107 @@
+"""What a bundle that `tomoseg plan` wrote records of itself, and the entries of its train.json that training uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+
+from tomoseg.bundle.configs import Json, as_text
+from tomoseg.core.version import __version__
+from tomoseg.data.datasets import UNNAMED
+
+PLAN = "configs/plan.json"
+
+
+class TrainEntry(StrEnum):
+    """The entries at the top of a planned train.json that a training reads or sets."""
+
+    FOLD = "fold"
+    FOLDS = "folds"
+    EPOCHS = "epochs"
+    SEED = "seed"
+    STEPS = "steps"
+    BATCH_SIZE = "batch_size"
+    VALIDATION_INTERVAL = "val_interval"
+    CROP_SIZE = "crop_size"
+    CACHE_DEVICE = "cache_device"
+    NUM_WORKERS = "num_workers"
+    CHECKPOINT_FOLDER = "ckpt_dir"
+    LISTED = "listed"
+    LISTED_VALIDATION = "listed_validation"
+    CASE_IDS = "case_ids"
+    TRAIN_CASES = "train_cases"
+    VALIDATION_CASES = "val_cases"
+    NEGATIVES_FOLDER = "negatives_dir"
+    UNLABELLED_FILES = "unlabelled_files"  # of semi_supervised.json
+    WEIGHTS = "inference_weights"
+
+
+@dataclass(frozen=True)
+class PlannedBundle:
+    """The contents of `configs/plan.json`.
+
+    Attributes:
+        tomoseg: the version that planned the bundle.
+        budget: memory in bytes, device and preset.
+        modality: "CT" or "MR".
+        choices: "value" and "reason" of each choice.
+        dataset_labels: the names of each label in "dataset" and in "bundle", by its value in the dataset; the bundle
+            numbers them from 1 in the same order.
+        training_bytes: memory of a training step.
+        fingerprint: the dataset in numbers.
+    """
+
+    tomoseg: str = __version__
+    budget: Json = field(default_factory=dict)
+    modality: str = ""
+    choices: dict[str, Json] = field(default_factory=dict)
+    dataset_labels: dict[str, Json] = field(default_factory=dict)
+    training_bytes: int = 0
+    fingerprint: Json = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, root: Path) -> PlannedBundle | None:
+        """Return the record of the bundle in a folder; None if it has none or a damaged one."""
+        try:
+            content = json.loads((root / PLAN).read_text(encoding="utf-8"))
+            return cls(**{one.name: content[one.name] for one in fields(cls) if one.name in content})
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def as_text(self) -> str:
+        """Return the text of the file."""
+        return as_text(asdict(self))
+
+    @property
+    def case_shape(self) -> tuple[float, ...] | None:
+        """The edges of the median scan in voxels of the network's grid; None where the record lacks them."""
+        try:
+            extent, spacing = self.fingerprint["median_extent_mm"], self.choices["spacing_mm"]["value"]
+            return tuple(mm / by for mm, by in zip(extent, spacing, strict=True))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of a scan."""
+        return len(self.fingerprint.get("channels", UNNAMED))
+
+
+def dataset_values(root: Path, labels: Iterable[int]) -> dict[int, int]:
+    """Return the value of each of a bundle's labels in the dataset that it was planned for, by the bundle's own value.
+
+    For a bundle that `tomoseg plan` did not write, both are the same.
+
+    Args:
+        root: the bundle's folder.
+        labels: the bundle's own values.
+    """
+    planned = PlannedBundle.read(root)
+    try:
+        found = sorted(map(int, planned.dataset_labels)) if planned else []
+    except (TypeError, ValueError):
+        found = []
+    return dict(enumerate(found, start=1)) or {value: value for value in labels}

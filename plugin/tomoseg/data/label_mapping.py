@@ -1,0 +1,79 @@
+"""What becomes of label values where two sides number the same labels in different ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.data.labels import plain_name
+
+
+@dataclass(frozen=True)
+class LabelMapping:
+    """Label values and what they become.
+
+    Attributes:
+        source: values.
+        target: what they become, in the same order.
+        keep_others: whether other values stay; else they become background.
+    """
+
+    source: tuple[int, ...] = ()
+    target: tuple[int, ...] = ()
+    keep_others: bool = True
+
+    @classmethod
+    def of(cls, values: Mapping[int, int], *, keep_others: bool = True) -> LabelMapping:
+        """Return the mapping of values to those in a dictionary."""
+        return cls(tuple(values), tuple(values.values()), keep_others)
+
+    @classmethod
+    def by_name(cls, theirs: Mapping[int, str], ours: Mapping[int, str]) -> LabelMapping:
+        """Return how labels get the values of ours that have the same name; empty if they have them already.
+
+        Names are compared without case and punctuation. A label of another name whose value is one of ours moves to a
+        value that neither side uses.
+
+        Args:
+            theirs: names by value, as in the label maps to be mapped.
+            ours: names by value.
+        """
+        values = {plain_name(name): value for value, name in ours.items()}
+        known = {value: values[plain_name(name)] for value, name in theirs.items() if plain_name(name) in values}
+        if not known:
+            return cls()
+        changed = {value: label for value, label in known.items() if value != label}
+        free = max(*theirs, *ours) + 1
+        others = [value for value in theirs if value not in known and value in ours]
+        return cls.of(changed | {value: free + index for index, value in enumerate(others)})
+
+    def __bool__(self) -> bool:
+        return bool(self.source)
+
+    def as_dict(self) -> dict[int, int]:
+        """Return what each value of `source` becomes."""
+        return dict(zip(self.source, self.target, strict=True))
+
+    def value(self, value: int) -> int:
+        """Return what one value becomes."""
+        return self.as_dict().get(value, value if self.keep_others else 0)
+
+    def apply(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Return label values, each replaced by what it becomes.
+
+        Args:
+            labels: integers of any shape, 0 or more.
+
+        Returns:
+            The same shape; a larger type of integers where the values need it.
+        """
+        largest = max(int(labels.max(initial=0)), *self.source, *self.target, 0)
+        kind = np.result_type(labels.dtype, np.min_scalar_type(largest))
+        table = np.arange(largest + 1, dtype=kind) if self.keep_others else np.zeros(largest + 1, kind)
+        table[list(self.source)] = self.target
+        mapped: NDArray[Any] = table[labels]
+        return mapped
