@@ -1,12 +1,15 @@
 """A bundle's inference config, built by MONAI's `ConfigParser`: transforms, network, inferer and weights.
 
-Everything comes from the config. Only reading and writing files is left to the caller: `LoadImaged` is handed the
-volume that was read and checked already, and `SaveImaged` is left out.
+Everything comes from the config. Only reading and writing files is left to the caller: `LoadImaged` gets the volume
+that was read and checked already, and `SaveImaged` is left out.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +24,29 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError, one_line, root_cause
 from tomoseg.core.quiet import quiet
 from tomoseg.data.volume import Volume
+from tomoseg.inference.device import CPU
+
+_VOLUME: ContextVar[Volume] = ContextVar("volume")  # of each thread its own
+
+
+@contextmanager
+def volume_to_load(volume: Volume) -> Iterator[None]:
+    """Let the `LoadImaged` of a bundle load this volume in the current thread, under whatever path."""
+    token = _VOLUME.set(volume)
+    try:
+        yield
+    finally:
+        _VOLUME.reset(token)
 
 
 class VolumeReader(ImageReader):  # type: ignore[misc]
-    """Hands a volume that is in memory to the `LoadImaged` of a bundle."""
-
-    volume: Volume | None = None
+    """Hands the volume of `volume_to_load` to the `LoadImaged` of a bundle, which passes nothing but a path."""
 
     def verify_suffix(self, filename: Any) -> bool:
         return True
 
-    def read(self, data: Any, **kwargs: Any) -> Volume | None:
-        return self.volume
+    def read(self, data: Any, **kwargs: Any) -> Volume:
+        return _VOLUME.get()
 
     def get_data(self, img: Any) -> tuple[NDArray[np.float32], dict[str, Any]]:
         affine = np.array(img.grid.affine)
@@ -52,13 +66,12 @@ class InferenceConfig:
 
     Args:
         bundle: the bundle.
-        device: where its network runs.
+        device: where its network runs; the CPU is enough to read what the config declares.
         overlap: of the sliding window; None for the bundle's own.
 
     Attributes:
         preprocessing, postprocessing: the bundle's transforms.
         image_key, prediction_key: what they call the image and the prediction.
-        reader: what LoadImaged reads from.
         inferer: the bundle's inferer.
         checkpoints: its weights; of several networks, the scores are averaged.
         checkpoint_key: what weights are called where a file holds more than them.
@@ -67,7 +80,7 @@ class InferenceConfig:
         BundleError: an entry is missing, or cannot be built.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device, overlap: float | None) -> None:
+    def __init__(self, bundle: Bundle, device: torch.device = CPU, overlap: float | None = None) -> None:
         self._path = bundle.inference_config
         self._root = bundle.root
         self._device = device
@@ -77,7 +90,6 @@ class InferenceConfig:
             self._require("inferer::overlap", "it has none, so --overlap cannot change it")
             self._parser["inferer::overlap"] = overlap
         self.checkpoints, self.checkpoint_key = self._find_checkpoints()
-        self.reader = VolumeReader()
         self.preprocessing = self._build_transforms("preprocessing")
         self.postprocessing = self._build_transforms("postprocessing")
         self.image_key, self.prediction_key = self._connect()
@@ -166,15 +178,12 @@ class InferenceConfig:
         keys = loaders[0].keys
         if len(keys) != 1:
             raise BundleError(f"{self._path}: 'preprocessing': expected LoadImaged with one image, got {list(keys)}")
-        loaders[0].register(self.reader)
-        savers = [step for step in self.postprocessing.transforms if isinstance(step, SaveImaged | SaveImage)]
+        loaders[0].register(VolumeReader())
+        steps = self.postprocessing.transforms
         # nor are scores averaged by the config: the caller does it, window by window
-        self.postprocessing.transforms = [
-            step
-            for step in self.postprocessing.transforms
-            if step not in savers and not isinstance(step, MeanEnsembled)
-        ]
-        prediction = next((str(saver.keys[0]) for saver in savers if isinstance(saver, SaveImaged)), "pred")
+        ours = SaveImaged | SaveImage | MeanEnsembled
+        self.postprocessing.transforms = [step for step in steps if not isinstance(step, ours)]
+        prediction = next((str(step.keys[0]) for step in steps if isinstance(step, SaveImaged)), "pred")
         return str(keys[0]), prediction
 
     def _find_checkpoints(self) -> tuple[list[Path], str]:
@@ -205,6 +214,12 @@ def literal(text: str) -> str:
     return "$'" + "".join(c if c.isalnum() or c in "/._-" else f"\\U{ord(c):08x}" for c in text) + "'"
 
 
+def require_checkpoint(path: Path) -> None:
+    """Raise BundleError if there is no file of weights."""
+    if not path.is_file():
+        raise BundleError(f"{path}: no such checkpoint; train the bundle, or put its weights there")
+
+
 def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
     """Return the weights in a checkpoint, without unpickling code.
 
@@ -215,8 +230,7 @@ def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
     Raises:
         BundleError: it is missing, or holds something else.
     """
-    if not path.is_file():
-        raise BundleError(f"{path}: no such checkpoint; train the bundle, or put its weights there")
+    require_checkpoint(path)
     try:
         # weights_only: a pickle of unknown origin must not run code
         content = torch.load(path, map_location="cpu", weights_only=True)

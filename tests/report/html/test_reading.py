@@ -15,7 +15,7 @@ from PIL import Image
 from support.browser import Browser
 from support.pages import CONTRASTS, FOLDER, failed_case, make_report, mixed_report, open_page, read_column, read_names
 from tomoseg.report.html.document import write_page
-from tomoseg.report.records import CaseReport, LabelVolume
+from tomoseg.report.records import CaseReport, LabelVolume, RunStats
 
 HOSTILE = (
     "<script>hacked = 1</script>.nii",
@@ -66,7 +66,9 @@ def test_nothing_is_asked_of_any_network(browser: Browser, picture: Path, tmp_pa
 def test_names_are_shown_and_never_run(browser: Browser, tmp_path: Path) -> None:
     cases = [failed_case(name, f"<b onclick=hacked=1>{name}") for name in HOSTILE]
     labels = (LabelVolume(1, '</style><script>hacked = 1</script> "\\', 5, 0.5),)
-    cases.append(CaseReport(f"{FOLDER}/x.nii", "javascript:hacked=1", "done", labels=labels, remarks=("<i>&amp;",)))
+    cases.append(
+        CaseReport(f"{FOLDER}/x.nii", "javascript:hacked=1", "done", labels=labels, stats=RunStats(notes=("<i>&amp;",)))
+    )
     report = make_report(*cases)
     report.bundle["name"] = "<script>hacked = 1</script>"
     open_page(browser, report, tmp_path)

@@ -63,13 +63,13 @@ class Located:
 
     Args:
         places: of each of them.
-        template: name of the template.
+        localisation: what the bundle declares of them.
         score, seen: as `Registration` has them; None for places that were given by hand.
         icv_ml: intracranial volume, None as for the score.
     """
 
     places: tuple[Place, ...]
-    template: str
+    localisation: Localisation
     score: float | None = None
     seen: float | None = None
     icv_ml: float | None = None
@@ -105,26 +105,20 @@ class Locator:
             return None
         if not np.isfinite(scan.array).all():  # the bundle's own preprocessing is to replace them, but comes later
             scan = replace(scan, array=np.nan_to_num(scan.array, posinf=0.0, neginf=0.0))
-        if self._boxes:
-            return Located(tuple(self._given(scan, declared)), declared.template)
+        if self._boxes:  # the head is taken to be as straight as the scan's mm say
+            given = [(region, *self._boxes[region.name]) for region in declared.regions if region.name in self._boxes]
+            boxes = (
+                _surround(scan, declared, region, head_frame(np.eye(4), region.mirrored), (a + b) / 2, b - a)
+                for region, a, b in given
+            )
+            return Located(tuple(boxes), declared)
         if declared.is_crop(scan.grid):
             return None
         template = load_template(declared.template)
         found = register(template, scan.array, scan.grid)
         places = tuple(_place(scan, declared, region, found.matrix) for region in declared.regions)
         scaling = abs(float(np.linalg.det(found.matrix[:3, :3])))
-        return Located(places, declared.template, found.score, found.seen, template.brain_ml * scaling)
-
-    def _given(self, scan: Volume, declared: Localisation) -> list[Place]:
-        """Return the boxes that were given by hand; the head is taken to be as straight as the scan's mm say."""
-        places = []
-        boxes = self._boxes or {}
-        for region in declared.regions:
-            if region.name in boxes:
-                first, last = boxes[region.name]
-                frame = head_frame(np.eye(4), region.mirrored)
-                places.append(_surround(scan, declared, region, frame, (first + last) / 2, last - first))
-        return places
+        return Located(places, declared, found.score, found.seen, template.brain_ml * scaling)
 
 
 def _place(scan: Volume, declared: Localisation, region: Region, matrix: Matrix) -> Place:

@@ -10,7 +10,8 @@ import psutil
 import torch
 
 from tomoseg.core.errors import MemoryLimitError
-from tomoseg.inference.memory import CPU, megabytes
+from tomoseg.inference.device import CPU
+from tomoseg.inference.memory import megabytes
 from tomoseg.inference.sliding_window.restore import BLOCK, CHUNK
 from tomoseg.inference.sliding_window.windows import Windows
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tomoseg.report.html.findings import KINDS, STATUSES, Column, Row, explain_outlier
-from tomoseg.report.records import CaseReport
+from tomoseg.report.records import RunStats
 
 WIDE = 12  # labels; more of them do not fit beside the rest
 
@@ -75,16 +75,16 @@ def _row(row: Row, columns: Sequence[Column], picture: str, illustrated: bool, h
     rank = min((KINDS.index(kind) for kind, _ in row.look if kind), default=len(KINDS))
     look = "".join(f"<p{f' class={kind}' if kind else ''}>{escape(text)}</p>" for kind, text in row.look)
     cells.append(f"<td class=look data-v={rank}>{look}</td>")
-    cells.append(_time(case) if case and case.seconds else "<td class=n></td>")
+    cells.append(_time(case.stats) if case and case.stats.seconds else "<td class=n></td>")
     at_edge = {(one.label, one.name) for one in case.labels if one.touches_border} if case else set()
     cells += [_volume(row.index, column, (column.label, column.name) in at_edge) for column in columns]
     return f'<tr class="{" ".join(kinds)}">{"".join(cells)}</tr>'
 
 
-def _time(case: CaseReport) -> str:
-    stages = ", ".join(f"{stage} {show_duration(seconds)}" for stage, seconds in case.seconds.items())
-    shown = show_duration(case.total_seconds)
-    return f'<td class=n data-v={case.total_seconds:.3f} title="{escape(stages)}">{shown}</td>'
+def _time(stats: RunStats) -> str:
+    stages = ", ".join(f"{stage} {show_duration(seconds)}" for stage, seconds in stats.seconds.items())
+    shown = show_duration(stats.total_seconds)
+    return f'<td class=n data-v={stats.total_seconds:.3f} title="{escape(stages)}">{shown}</td>'
 
 
 def _volume(index: int, column: Column, at_edge: bool) -> str:
