@@ -223,3 +223,13 @@ def test_no_report_names_the_patient(real_run: Path) -> None:
         for secret in (b"Doe^Jane", b"19700101", *((b"Jane", b"4711") if path.suffix != ".png" else ())):
             assert secret not in content, (path, secret)
             assert secret.decode() not in path.name
+
+
+def test_stats_of_parts_add_up() -> None:
+    one = RunStats({"a": 1.0, "b": 2.0}, 3, 1, 10, 20, 0, 5, "openvino", "fp32", ("first", "second"))
+    other = RunStats({"b": 0.5, "c": 4.0}, 2, 1, 30, 5, 7, 0, "torch", "fp32", ("second", "third"))
+    seconds = {"a": 1.0, "b": 2.5, "c": 4.0}
+    assert one + other == RunStats(seconds, 5, 2, 30, 20, 7, 5, "torch", "fp32", ("first", "second", "third"))
+    assert list((one + other).seconds) == ["a", "b", "c"]
+    assert one + RunStats() == RunStats() + one == one
+    assert (one + other).total_seconds == 7.5

@@ -98,12 +98,12 @@ class InferenceConfig:
     @property
     def amp(self) -> bool:
         """Whether the bundle's evaluator runs with automatic mixed precision."""
-        return bool(self._build("evaluator::amp")) if "evaluator::amp" in self._parser else False
+        return "evaluator::amp" in self._parser and bool(self._build("evaluator::amp"))
 
     @property
     def skip_empty(self) -> bool:
         """Whether the bundle declares that windows of one value need to run only once."""
-        return bool(self._build("skip_empty")) if "skip_empty" in self._parser else False
+        return "skip_empty" in self._parser and bool(self._build("skip_empty"))
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:
@@ -188,15 +188,15 @@ class InferenceConfig:
 
     def _find_checkpoints(self) -> tuple[list[Path], str]:
         """Return the checkpoints' files and the name of the weights in them, as the config's CheckpointLoaders say."""
-        paths: list[Path] = []
-        names: list[str] = []
+        found: list[tuple[Path, str]] = []
         for key, entry in self._parser.get().items():
             members = {f"{key}::{index}": item for index, item in enumerate(entry)} if isinstance(entry, list) else {}
             for where, item in {key: entry, **members}.items():
                 if isinstance(item, dict) and str(item.get("_target_", "")).endswith("CheckpointLoader"):
-                    paths.append(Path(str(self._build(f"{where}::load_path"))))
-                    names.append(next(iter(item.get("load_dict", {})), "model"))
-        return (paths, names[0]) if paths else ([self._root / "models" / "model.pt"], "model")
+                    path = Path(str(self._build(f"{where}::load_path")))
+                    found.append((path, next(iter(item.get("load_dict", {})), "model")))
+        found = found or [(self._root / "models" / "model.pt", "model")]
+        return [path for path, _ in found], found[0][1]
 
 
 def _read_config(bundle: Bundle, path: Path) -> ConfigParser:

@@ -200,14 +200,13 @@ class Pipeline:
             part = image.as_tensor()[None, :, d, h, w].to(self.device)
             # a copy, for a backend may write its next window over this one
             scores = self.config.inferer(part, lambda batch: predict(batch).clone())[0].float()
-            found = to_probabilities(scores, activated, overlapping).cpu().numpy()
-        offset = matrix[:3, 3] - start
-        return np.stack(
-            [
-                ndimage.affine_transform(one, matrix[:3, :3], offset, grid.shape, order=1, mode="nearest")
-                for one in found
-            ]
-        )
+            if not activated:
+                scores = to_probabilities(scores, activated, overlapping)
+        # what the labels are made of is interpolated: logits, unless the bundle activates them first
+        where = (matrix[:3, :3], matrix[:3, 3] - start, grid.shape)
+        found = [ndimage.affine_transform(one, *where, order=1, mode="nearest") for one in scores.cpu().numpy()]
+        array = torch.from_numpy(np.stack(found))
+        return (to_probabilities(array, activated, overlapping) if activated else array).numpy()
 
     def _describe_fallback(self, reason: NotRecognisedError) -> str:
         """Return a note that says why MONAI runs the bundle; refuse what only the engine can."""

@@ -143,6 +143,8 @@ class Segmenter:
     def prepare(self, source: Source | Volume, series: str | None = None, as_it_is: bool = False) -> Prepared:
         """Read, clean and preprocess a scan; another one may be predicted meanwhile. Otherwise as for a call.
 
+        Several threads may; but each takes memory, so that under a limit only one should.
+
         Args:
             source, series: as for a call.
             as_it_is: take it for a crop that the bundle was trained on, however large it is.
@@ -175,7 +177,12 @@ class Segmenter:
                 start = time.perf_counter()
                 data = self._pipeline.prepare(volume)
                 seconds["preprocessing"] = time.perf_counter() - start
-        self._refuse_excess(peak.bytes, volume.source)
+        limit = self.options.max_memory_bytes
+        if limit is not None and peak.bytes > limit:
+            raise MemoryLimitError(
+                f"{volume.source}: reading and resampling alone took {megabytes(peak.bytes)} MB of memory, "
+                f"--max-memory allows {megabytes(limit)} MB; allow more"
+            )
         # the volume's own voxels go: the network needs the memory
         return Prepared(
             data=data,
@@ -277,11 +284,3 @@ class Segmenter:
             return labels, entropy
 
         return assemble(located, prepared.grid, predict, on_window), ran
-
-    def _refuse_excess(self, taken: int, name: str) -> None:
-        limit = self.options.max_memory_bytes
-        if limit is not None and taken > limit:
-            raise MemoryLimitError(
-                f"{name}: reading and resampling alone took {megabytes(taken)} MB of memory, --max-memory allows "
-                f"{megabytes(limit)} MB; allow more"
-            )

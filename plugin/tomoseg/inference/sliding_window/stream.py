@@ -19,7 +19,7 @@ from tomoseg.inference.sliding_window.decision import Decision
 from tomoseg.inference.sliding_window.memory_plan import Needs, Plan, make_plan
 from tomoseg.inference.sliding_window.placement import NotRecognisedError, Placement
 from tomoseg.inference.sliding_window.restore import Restorer
-from tomoseg.inference.sliding_window.windows import importance_map, pad_volume, place_windows
+from tomoseg.inference.sliding_window.windows import Windows, importance_map, pad_volume, place_windows
 from tomoseg.report.records import RunStats
 
 # called with the number of windows that are done and of all of them
@@ -85,14 +85,15 @@ def segment_streamed(
         MemoryLimitError: the limits cannot be kept.
     """
     begin = time.perf_counter()
-    run = _Run(image, inferer, predict, make_outputs, limits, name)
+    windows = place_windows(image.shape[1:], inferer)
+    run = _Run(pad_volume(image, windows, inferer), windows, inferer, predict, make_outputs, limits, name)
     for done in run.windows_done():
         if on_window is not None:
-            on_window(done, run.windows.count)
+            on_window(done, windows.count)
     blending_s = time.perf_counter() - begin - run.network_s - run.restoring_s
     return RunStats(
         seconds={"network": run.network_s, "blending": blending_s, "restoring": run.restoring_s},
-        windows=run.windows.count,
+        windows=windows.count,
         skipped_windows=run.skipped,
         planned_bytes=run.plan.ram_bytes,
         planned_vram_bytes=run.plan.vram_bytes,
@@ -100,30 +101,24 @@ def segment_streamed(
     )
 
 
+@dataclass
 class _Run:
-    """The state of one volume on its way."""
+    """The state of one volume on its way; `image` is padded."""
 
-    def __init__(
-        self,
-        image: torch.Tensor,
-        inferer: SlidingWindowInferer,
-        predict: Predictor,
-        make_outputs: Callable[[int], Sequence[Output]],
-        limits: Limits,
-        name: str,
-    ) -> None:
-        self.windows = place_windows(image.shape[1:], inferer)
-        self.plan = Plan(1, torch.float32, image.device)  # until the first window has shown what it takes
+    image: torch.Tensor
+    windows: Windows
+    inferer: SlidingWindowInferer
+    predict: Predictor
+    make_outputs: Callable[[int], Sequence[Output]]
+    limits: Limits
+    name: str
+
+    def __post_init__(self) -> None:
+        self.plan = Plan(1, torch.float32, self.image.device)  # until the first window has shown what it takes
         self.skipped = 0
         self.notes: list[str] = []
         self.network_s = self.restoring_s = 0.0
         self._outputs: Sequence[Output] = ()
-        self._image = pad_volume(image, self.windows, inferer)
-        self._inferer = inferer
-        self._predict = predict
-        self._make_outputs = make_outputs
-        self._limits = limits
-        self._name = name
         self._blend: Blend | None = None
         self._restorers: list[Restorer] = []
         self._constant: tuple[float, torch.Tensor] | None = None  # scores of a window that holds one value only
@@ -157,50 +152,49 @@ class _Run:
 
     def _first_scores(self, pending: Corners) -> Sequence[torch.Tensor]:
         """Run the first window, and plan the rest by what it took and gave."""
-        if self._limits.memory_bytes is not None:
+        if self.limits.memory_bytes is not None:
             release_unused()
-        with PeakMemory(self._image.device) as peak:
+        with PeakMemory(self.image.device) as peak:
             scores = self._scores(pending)
         labels = scores[0].shape[0]
-        self._outputs = self._make_outputs(labels)
-        on_gpu = self._image.device.type == "cuda"
+        self._outputs = self.make_outputs(labels)
+        on_gpu = self.image.device.type == "cuda"
+        batch_size = self.inferer.sw_batch_size
         needs = Needs(
             windows=self.windows,
             labels=labels,
-            batch_size=min(self._inferer.sw_batch_size, self._limits.batch_size or self._inferer.sw_batch_size),
+            batch_size=min(batch_size, self.limits.batch_size or batch_size),
             resident=peak.bytes if on_gpu else peak.before_bytes,
             network=peak.vram_bytes - peak.vram_before_bytes if on_gpu else peak.bytes - peak.before_bytes,
             result=sum(output.values.nbytes for output in self._outputs),
-            network_device=self._image.device,
+            network_device=self.image.device,
             on_gpu=peak.vram_before_bytes,
-            kept=scores[0].nbytes if self._limits.skip_empty else 0,
+            kept=scores[0].nbytes if self.limits.skip_empty else 0,
         )
-        self.plan = make_plan(needs, self._limits.memory_bytes, self._name)
+        self.plan = make_plan(needs, self.limits.memory_bytes, self.name)
         if self.plan.dtype != torch.float32:
             self.notes.append("the scores were kept in half precision, for want of memory")
-        if self.plan.device != self._image.device:
+        if self.plan.device != self.image.device:
             self.notes.append("the scores were kept in RAM, for want of memory on the GPU")
-        weights = importance_map(self.windows, self._inferer, self._image.device)
+        weights = importance_map(self.windows, self.inferer, self.image.device)
         try:
             self._blend = Blend(self.windows, weights, scores[0], self.plan.dtype, self.plan.device)
         except OUT_OF_MEMORY_ERRORS as error:
             self._leave_gpu(error)
             self._blend = Blend(self.windows, weights, scores[0], self.plan.dtype, self.plan.device)
-        self._restorers = [
-            Restorer(output.values, output.placement, self.windows.slab_axis, output.decision)
-            for output in self._outputs
-        ]
+        axis = self.windows.slab_axis
+        self._restorers = [Restorer(one.values, one.placement, axis, one.decision) for one in self._outputs]
         return scores
 
     def _scores(self, pending: Corners) -> Sequence[torch.Tensor]:
         """Return the scores (labels, D, H, W) of as many of the next windows as are run at once."""
-        value = self._constant_value(pending[0]) if self._limits.skip_empty else None
+        value = self._constant_value(pending[0]) if self.limits.skip_empty else None
         if value is not None and self._constant is not None and self._constant[0] == value:
             self.skipped += 1
             return [self._constant[1]]
         while True:
             batch = pending[: self.plan.batch_size if value is None else 1]
-            if self._limits.skip_empty and value is None:
+            if self.limits.skip_empty and value is None:
                 batch = list(takewhile(lambda corner: self._constant_value(corner) is None, batch))
             try:
                 scores = list(self._run(batch))
@@ -219,7 +213,7 @@ class _Run:
         """Run the network on windows; return (B, labels, D, H, W) where the slab lives."""
         batch = torch.stack([self._window(corner) for corner in corners])
         begin = time.perf_counter()
-        scores = self._predict(batch)
+        scores = self.predict(batch)
         _wait(batch.device)
         self.network_s += time.perf_counter() - begin
         if not isinstance(scores, torch.Tensor):
@@ -264,7 +258,7 @@ class _Run:
         self.plan = plan
 
     def _window(self, corner: Corner) -> torch.Tensor:
-        window = self._image
+        window = self.image
         for axis, (start, length) in enumerate(zip(corner, self.windows.roi_size, strict=True)):
             window = window.narrow(axis + 1, start, length)
         return window
