@@ -84,7 +84,12 @@ class InferenceConfig:
         self._path = bundle.inference_config
         self._root = bundle.root
         self._device = device
-        self._parser = _read_config(bundle, self._path)
+        self._parser = ConfigParser()
+        try:
+            self._parser.read_config(str(self._path))
+        except Exception as error:  # of json, of yaml or of MONAI
+            raise BundleError(f"{self._path}: cannot be read: {one_line(error)}") from error
+        self._parser["bundle_root"] = literal(str(bundle.root))
         self._parser["device"] = f"$torch.device('{device}')"
         if overlap is not None:
             self._require("inferer::overlap", "it has none, so --overlap cannot change it")
@@ -98,12 +103,12 @@ class InferenceConfig:
     @property
     def amp(self) -> bool:
         """Whether the bundle's evaluator runs with automatic mixed precision."""
-        return "evaluator::amp" in self._parser and bool(self._build("evaluator::amp"))
+        return bool(self._build("evaluator::amp", False))
 
     @property
     def skip_empty(self) -> bool:
         """Whether the bundle declares that windows of one value need to run only once."""
-        return "skip_empty" in self._parser and bool(self._build("skip_empty"))
+        return bool(self._build("skip_empty", False))
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:
@@ -112,7 +117,7 @@ class InferenceConfig:
         Raises:
             BundleError: they are none of these.
         """
-        axes = self._build("mirror_axes") if "mirror_axes" in self._parser else []
+        axes = self._build("mirror_axes", [])
         if not isinstance(axes, list | tuple) or not set(axes) <= {0, 1, 2} or len(set(axes)) < len(axes):
             raise BundleError(f"{self._path}: 'mirror_axes': expected some of [0, 1, 2], got {axes}")
         return tuple(axes)
@@ -134,7 +139,7 @@ class InferenceConfig:
         parser = ConfigParser(copy.deepcopy(self._parser.get()))  # it keeps what it was asked for, built or not
         try:
             return parser.get_parsed_content("network_def", instantiate=False, eval_expr=False).get_config()
-        except Exception as error:  # the config may refer to anything
+        except Exception as error:  # MONAI's parser, on a config that may refer to anything
             raise BundleError(f"{self._path}: 'network_def' cannot be read: {one_line(root_cause(error))}") from error
 
     def load_network(self, checkpoint: Path) -> torch.nn.Module:
@@ -156,12 +161,15 @@ class InferenceConfig:
         if key not in self._parser:
             raise BundleError(f"{self._path}: expected the entry {key!r}: {why}")
 
-    def _build(self, key: str) -> Any:
+    def _build(self, key: str, default: Any = None) -> Any:
+        """Return what an entry makes; the default where there is no such entry, which is an error without one."""
+        if key not in self._parser and default is not None:
+            return default
         self._require(key, "tomoseg runs it")
         try:
             with quiet():
                 return self._parser.get_parsed_content(key)
-        except Exception as error:  # the config may call anything
+        except Exception as error:  # the config may call any foreign code
             raise BundleError(f"{self._path}: {key!r} cannot be built: {one_line(root_cause(error))}") from error
 
     def _build_transforms(self, key: str) -> Any:
@@ -199,16 +207,6 @@ class InferenceConfig:
         return [path for path, _ in found], found[0][1]
 
 
-def _read_config(bundle: Bundle, path: Path) -> ConfigParser:
-    parser = ConfigParser()
-    try:
-        parser.read_config(str(path))
-    except Exception as error:  # json, yaml and MONAI's own
-        raise BundleError(f"{path}: cannot be read: {one_line(error)}") from error
-    parser["bundle_root"] = literal(str(bundle.root))
-    return parser
-
-
 def literal(text: str) -> str:
     """Return a config expression for `text`: in a plain string MONAI would give #, @, % and $ a meaning."""
     return "$'" + "".join(c if c.isalnum() or c in "/._-" else f"\\U{ord(c):08x}" for c in text) + "'"
@@ -234,7 +232,7 @@ def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
     try:
         # weights_only: a pickle of unknown origin must not run code
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip, torch and the operating system each have their own
+    except Exception as error:  # torch.load raises what pickle, zip and the operating system do
         raise BundleError(f"{path}: cannot be read as a checkpoint: {one_line(root_cause(error))}") from error
     weights = content.get(key, content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
