@@ -38,8 +38,8 @@ def main() -> None:
             found = segmenter(scan)
             taken = time.perf_counter() - start
             if taken > slowest:
-                slowest, network = taken, found.seconds["network"]
-            memory = max(memory, found.memory.peak_vram_bytes)
+                slowest, network = taken, found.stats.seconds["network"]
+            memory = max(memory, found.stats.peak_vram_bytes)
             different += int(np.count_nonzero(found.labels != labels))
         row = f"{slowest:.2f} s | {network:.3f} s | {memory / 1e6:.0f} MB | {different} of {voxels:,}"
         print(f"| {precision} | {row} |", flush=True)

@@ -19,13 +19,14 @@ from phantom import phantom
 from tomoseg import find_bundle
 from tomoseg.convert.export.export import export_bundle
 from tomoseg.convert.export.onnx_file import read_onnx
-from tomoseg.convert.export.origin import CPU, Origin, load_origin
+from tomoseg.convert.export.origin import Origin, load_origin
 from tomoseg.convert.export.parity import Agreement, Parity, Runner
 from tomoseg.convert.export.samples import real_samples
 from tomoseg.core.errors import BackendError
 from tomoseg.core.files import sha256
 from tomoseg.inference.backends import choose_backend, make_backend
 from tomoseg.inference.backends.int8_network import find_int8
+from tomoseg.inference.device import CPU
 
 SHIPPED = Path(__file__).resolve().parents[2] / "monai_bundle" / "hippocampus_mr_segmentation"
 # first corners, in MNI152 millimetres (RAS+), of boxes around the left and the right hippocampus

@@ -88,7 +88,7 @@ def tomoseg(bench: Bench, scan: Path, bundle: str | Path, name: str, *options: s
         command: Command = [sys.executable, "-m", "tomoseg", "segment", scan, "-o", target, "-b", bundle, "--quiet"]
         run([*command, "--device", bench.device, "--report", output / "report.json", *options], timing)
         (case,) = json.loads((output / "report.json").read_text())["cases"]
-        timing.inner_s.append(case["seconds"])
+        timing.inner_s.append(case["stats"]["seconds"])
         return target
 
     return once
@@ -187,7 +187,7 @@ def whole_body(bench: Bench) -> Row:
     network_voxels = 249 * 249 * 400
     # MONAI: scores and their soft-max in the network's grid; then their inverse in the scan's
     needs = 4 * 117 * max(2 * network_voxels, network_voxels + 512 * 512 * 400)
-    row = {**timing.as_dict(), "planned_bytes": case["memory"]["planned_bytes"], "remarks": case["remarks"]}
+    row = {**timing.as_dict(), "planned_bytes": case["stats"]["planned_bytes"], "notes": case["stats"]["notes"]}
     return {"what": whole_body.__doc__, "rows": {f"tomoseg --max-memory {LIMIT}": row}, "monai_needs_bytes": needs}
 
 
@@ -276,7 +276,7 @@ def contours(bench: Bench) -> Row:
             command += ["--output-type", "rtstruct", "--quiet", "--report", output / "report.json"]
             run([*command, "--device", bench.device, "--precision", precision], timing)
             (case,) = json.loads((output / "report.json").read_text())["cases"]
-            timing.inner_s.append(case["seconds"])
+            timing.inner_s.append(case["stats"]["seconds"])
             return target
 
         once(Timing())  # what is compiled once is no part of it
@@ -327,7 +327,7 @@ def _batch(
             report = json.loads((output / "report.json").read_text())
             start, stop = (datetime.fromisoformat(report[key]) for key in ("started", "finished"))
             timing.inner_s.append({"all": (stop - start).total_seconds()})
-            network[precision].append(sum(case["seconds"]["network"] for case in report["cases"]))
+            network[precision].append(sum(case["stats"]["seconds"]["network"] for case in report["cases"]))
             return output
 
         return once

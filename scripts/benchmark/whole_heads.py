@@ -62,7 +62,7 @@ def tell(result: Segmentation) -> Row:
         "centres_mm": {region.name: region.centre_mm for region in location.regions},
         "icv_ml": location.icv_ml,
         "warnings": list(result.warnings),
-        "seconds": sum(result.seconds.values()),
+        "seconds": result.stats.total_seconds,
     }
 
 

@@ -23,7 +23,8 @@ from tomoseg.report.records import CaseReport
 
 NAME = "hippocampus_mr_segmentation"
 OPTIONS = Options(device="cpu", backend="torch")
-TIMED = ("started", "finished", "seconds", "memory", "hardware")
+MEMORY = ("planned_bytes", "peak_bytes", "planned_vram_bytes", "peak_vram_bytes")
+TIMED = ("started", "finished", "seconds", "hardware", *MEMORY)
 
 MakeExecutor = Callable[[OutputOptions], Executor]
 

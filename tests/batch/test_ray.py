@@ -93,7 +93,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def outcome(case: CaseReport) -> CaseReport:
     """Return what is told of a case, without what differs each time."""
-    return replace(case, output=None, preview=None, seconds={}, memory=None)
+    return replace(
+        case, output=None, preview=None, stats=replace(case.stats, seconds={}, peak_bytes=0, planned_bytes=0)
+    )
 
 
 def workers(driver: int) -> list[psutil.Process]:

@@ -63,7 +63,9 @@ def test_what_is_proven_is_not_made_again(segmenter: Segmenter, scans: Path, tmp
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == times
     # the report is as complete as the first
     assert [case.labels for case in again.cases] == [case.labels for case in first.cases]
-    assert [case.seconds["network"] for case in again.cases] == [case.seconds["network"] for case in first.cases]
+    assert [case.stats.seconds["network"] for case in again.cases] == [
+        case.stats.seconds["network"] for case in first.cases
+    ]
 
 
 def test_what_is_not_proven_is_told_or_made_again(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:

@@ -55,10 +55,10 @@ def test_bad_scans_are_recorded_and_the_rest_are_done(segmenter: Segmenter, scan
     assert written["bundle"]["name"] == "hippocampus_mr_segmentation"
     assert len(written["bundle"]["checkpoint_sha256"]) == 64
     stages = {"reading", "preprocessing", "loading", "network", "blending", "restoring", "writing"}
-    assert set(written["cases"][0]["seconds"]) == stages
-    assert written["cases"][0]["memory"]["peak_bytes"] > 1e8
-    assert written["cases"][0]["windows"] == 1
-    assert written["cases"][1]["memory"] is None
+    assert set(written["cases"][0]["stats"]["seconds"]) == stages
+    assert written["cases"][0]["stats"]["peak_bytes"] > 1e8
+    assert written["cases"][0]["stats"]["windows"] == 1
+    assert written["cases"][1]["stats"]["peak_bytes"] == 0
     assert written["cases"][1]["output"] is None
 
     report.save_statistics(tmp_path / "statistics.csv")
@@ -167,9 +167,9 @@ def test_what_was_cleaned_is_told(real_scan: Path, tmp_path: Path) -> None:
     cleaning = Segmenter.from_bundle("hippocampus", clean=("non-finite", "bias-field"))
     (case,) = segment_batch(cleaning, [tmp_path / "nan.nii.gz"], tmp_path / "out", preview=True).cases
     assert case.status == "done", case.reason
-    assert "5 NaN replaced by" in case.remarks[0]
-    assert "N4" in case.remarks[1]
-    assert case.seconds["cleaning"] > 0
+    assert "5 NaN replaced by" in case.stats.notes[0]
+    assert "N4" in case.stats.notes[1]
+    assert case.stats.seconds["cleaning"] > 0
     assert (tmp_path / "out" / "nan_seg.png").exists()
     nib.save(nib.Nifti1Image(np.full_like(array, np.nan), image.affine), tmp_path / "all.nii")
     (case,) = segment_batch(cleaning, [tmp_path / "all.nii"], tmp_path / "out").cases

@@ -182,7 +182,7 @@ def test_options_reach_the_report(bundle_copy: Path, real_scan: Path, tmp_path: 
     assert (report["backend"], report["precision"]) == ("torch", "bf16")
     wanted = {"tta": True, "max_memory": "8GB", "uncertainty": True, "skip_empty": True, "overlap": 0.25}
     assert wanted.items() <= report["options"].items()
-    memory = report["cases"][0]["memory"]
+    memory = report["cases"][0]["stats"]
     assert 0 < memory["planned_bytes"] < 8e9
     assert 0 < memory["peak_bytes"] < 8e9
 

@@ -20,8 +20,9 @@ from tomoseg.inference.memory import PeakMemory, is_out_of_memory
 from tomoseg.inference.sliding_window.decision import ArgMax
 from tomoseg.inference.sliding_window.memory_plan import Needs, make_plan
 from tomoseg.inference.sliding_window.placement import identity_placement
-from tomoseg.inference.sliding_window.stream import Limits, Output, Tally, segment_streamed
+from tomoseg.inference.sliding_window.stream import Limits, Output, segment_streamed
 from tomoseg.inference.sliding_window.windows import place_windows
+from tomoseg.report.records import RunStats
 
 CPU = torch.device("cpu")
 GB = 10**9
@@ -120,7 +121,7 @@ class Network:
         return scores
 
 
-def segment(network: Network) -> tuple[np.ndarray, Tally]:
+def segment(network: Network) -> tuple[np.ndarray, RunStats]:
     shape = (30, 70, 31)
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))
     labels = np.zeros(shape, "uint8")
@@ -130,23 +131,20 @@ def segment(network: Network) -> tuple[np.ndarray, Tally]:
         return [Output(labels, identity_placement(shape), ArgMax(scores), lambda s: s)]
 
     with torch.no_grad():
-        tally = segment_streamed(image, inferer, network, outputs, Limits(), "scan")
-    return labels, tally
+        return labels, segment_streamed(image, inferer, network, outputs, Limits(), "scan")
 
 
 def test_running_out_of_memory_steps_down_and_goes_on_from_there() -> None:
     wanted, usual = segment(Network(set(), above=4))
-    assert usual.remarks == []
-    assert usual.plan.batch_size == 4
+    assert usual.notes == ()
     network = Network({5, 6}, above=1)  # in the second slab, and again when halved
-    labels, tally = segment(network)
+    labels, stats = segment(network)
     np.testing.assert_array_equal(labels, wanted)
-    assert tally.remarks == [
+    assert stats.notes == (
         "memory ran out: went on with 2 windows at once",
         "memory ran out: went on with 1 windows at once",
-    ]
-    assert tally.plan.batch_size == 1
-    assert network.calls < 2 * tally.windows  # what was done was not done again
+    )
+    assert network.calls < 2 * stats.windows  # what was done was not done again
 
 
 def test_half_precision_scores_give_nearly_the_same_labels() -> None:
@@ -156,7 +154,7 @@ def test_half_precision_scores_give_nearly_the_same_labels() -> None:
     inferer = SlidingWindowInferer(roi_size=(32, 32, 32), sw_batch_size=1, overlap=0.25, mode="gaussian")
     network = torch.nn.Conv3d(1, 200, 1)
 
-    def run(limit: int) -> tuple[np.ndarray, Tally]:
+    def run(limit: int) -> tuple[np.ndarray, RunStats]:
         labels = np.zeros(shape, "uint8")
         outputs = [Output(labels, identity_placement(shape), ArgMax(200), lambda scores: scores)]
         with torch.no_grad():
@@ -165,10 +163,9 @@ def test_half_precision_scores_give_nearly_the_same_labels() -> None:
     ample = 10**15  # a limit, too: only under one is freed memory given back before the first window
     run(ample)  # what is reserved once does not count
     wanted, full = run(ample)
-    labels, half = run(full.plan.ram_bytes - 33 * 100 * 100 * 200)  # the slab would be 4 bytes a score
-    assert full.remarks == []
-    assert half.remarks == ["the scores were kept in half precision, for want of memory"]
-    assert half.plan.dtype == torch.float16
+    labels, half = run(full.planned_bytes - 33 * 100 * 100 * 200)  # the slab would be 4 bytes a score
+    assert full.notes == ()
+    assert half.notes == ("the scores were kept in half precision, for want of memory",)
     assert 0 < (labels != wanted).mean() < 0.05  # of 200 labels, whose scores are lines over one grey value
 
 
@@ -210,7 +207,7 @@ def test_a_scan_that_is_too_large_is_told_and_the_rest_are_done(real_scan: Path,
     nib.save(nib.Nifti1Image(large, scan.affine), tmp_path / "scans" / "a_large.nii.gz")
     nib.save(scan, tmp_path / "scans" / "b_small.nii.gz")
     small = Segmenter.from_bundle("hippocampus", backend="torch")
-    peak = small(real_scan).memory.peak_bytes
+    peak = small(real_scan).stats.peak_bytes
     limit = peak + 250_000_000
     report = segment_batch(
         Segmenter.from_bundle("hippocampus", backend="torch", max_memory=limit), [tmp_path / "scans"], tmp_path / "out"
@@ -225,7 +222,7 @@ RUN = """
 import sys
 from tomoseg import Segmenter
 segmenter = Segmenter.from_bundle("hippocampus", backend=sys.argv[2])
-memory = segmenter(sys.argv[1]).memory
+memory = segmenter(sys.argv[1]).stats
 peak = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0]
 print(memory.planned_bytes, memory.peak_bytes, int(peak) * 1024)
 """

@@ -144,7 +144,7 @@ def assert_equals_monai_bundle_run(bundle: Path, scans: Path, output: Path, rema
     segmenter = Segmenter.from_bundle(bundle)
     for scan in sorted(scans.iterdir()):
         ours = segmenter(scan)
-        assert [found[: len(remark)] for found in ours.remarks] == ([remark] if remark else [])
+        assert [found[: len(remark)] for found in ours.stats.notes] == ([remark] if remark else [])
         stock = np.asanyarray(nib.load(output / scan.name.replace(".nii.gz", "_trans.nii.gz")).dataobj)
         ours.save(output / "ours.nii.gz")
         labels = np.asanyarray(nib.load(output / "ours.nii.gz").dataobj)
@@ -176,7 +176,7 @@ def test_an_inferer_of_slices_runs_through_monai(zoo_bundle: Path, ct_scans: Pat
     torch.save({"model": {**weights, "weight": weights["weight"][..., 0]}}, bundle / "models" / "threshold.pt")
     remark = "run by MONAI itself, for the engine does not know the inferer SliceInferer"
     assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, remark)
-    (limited,) = Segmenter.from_bundle(bundle, max_memory="9GB")(ct_scans / "plain.nii.gz").remarks
+    (limited,) = Segmenter.from_bundle(bundle, max_memory="9GB")(ct_scans / "plain.nii.gz").stats.notes
     assert limited == f"{remark}; --max-memory does not hold for it"
 
 
@@ -204,5 +204,5 @@ def test_overlapping_labels_have_their_own_names_and_volumes(zoo_bundle: Path, c
     assert result.voxel_counts == {value: int((result.labels[value - 1] == 1).sum()) for value in (1, 2, 3)}
     assert result.volumes_ml["soft"] > result.volumes_ml["bone"] > 0
     report = segment_batch(Segmenter.from_bundle(bundle), [ct_scans], tmp_path / "out", preview=True)
-    assert [case.remarks for case in report.cases] == [(), ()]
+    assert [case.stats.notes for case in report.cases] == [(), ()]
     assert (tmp_path / "out" / "turned_seg.png").is_file()

@@ -19,7 +19,8 @@ import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from support.strategies import ORIENTATIONS
-from tomoseg import Segmenter, TomosegError, read_volume
+from tomoseg import Grid, Segmenter, TomosegError, read_volume
+from tomoseg.inference.localisation.locator import Located
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +295,98 @@ def test_a_label_that_the_metadata_leaves_out_is_still_counted_and_written(
     assert min(result.volumes_ml.values()) > 1
     result.save(tmp_path / "seg.seg.nrrd")
     np.testing.assert_array_equal(read_volume(tmp_path / "seg.seg.nrrd").array, result.labels)
+
+
+def one_of_each(bundle: Path, kind: str) -> Segmenter:
+    """A segmenter whose scans are streamed, run by MONAI, or streamed with post-processing by MONAI."""
+    if kind == "dense":
+        edit(bundle, lambda config: config.update(inferer={"_target_": "SimpleInferer"}))
+        edit(bundle, lambda config: config["preprocessing"]["transforms"].append(DIVISIBLE))
+    if kind == "rest":
+        largest = {"_target_": "KeepLargestConnectedComponentd", "keys": "pred"}
+        edit(bundle, lambda config: config["postprocessing"]["transforms"].insert(2, largest))
+    return Segmenter.from_bundle(bundle, device="cpu")
+
+
+DIVISIBLE = {"_target_": "DivisiblePadd", "keys": "image", "k": 16}
+
+
+@pytest.mark.parametrize("kind", ["streamed", "dense", "rest"])
+def test_a_prepared_scan_is_not_changed(bundle_copy: Path, variants: list[Path], kind: str) -> None:
+    segmenter = one_of_each(bundle_copy, kind)
+    for path in variants:
+        prepared = segmenter.prepare(path)
+        keys, image = set(prepared.data), prepared.image.as_tensor().clone()
+        probabilities = segmenter.probabilities(prepared)
+        first, second = segmenter.predict(prepared), segmenter.predict(prepared)
+        np.testing.assert_array_equal(first.labels, second.labels)
+        np.testing.assert_array_equal(segmenter.probabilities(prepared), probabilities)
+        assert set(prepared.data) == keys
+        assert torch.equal(prepared.image.as_tensor(), image)
+        assert first.stats.backend == ("torch" if kind == "dense" else segmenter.backend)
+        assert first.stats.precision == "fp32"
+        assert ("run by MONAI itself" in str(first.stats.notes)) == (kind == "dense")
+
+
+@pytest.mark.parametrize("kind", ["streamed", "dense"])
+def test_probabilities_are_those_that_the_labels_are_made_of(
+    bundle_copy: Path, variants: list[Path], kind: str
+) -> None:
+    segmenter = one_of_each(bundle_copy, kind)
+    for path in variants:
+        prepared = segmenter.prepare(path)
+        result = segmenter.predict(prepared)
+        found = segmenter.probabilities(prepared)
+        assert found.shape == (3, *result.grid.shape)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
+        sure = np.abs(np.diff(np.sort(found, axis=0)[-2:], axis=0)[0]) > 1e-3
+        assert sure.mean() > 0.99
+        np.testing.assert_array_equal(found.argmax(axis=0)[sure], result.labels[sure])
+
+
+def test_probabilities_of_a_part_are_a_part_of_all(segmenter: Segmenter, variants: list[Path]) -> None:
+    for path in variants:
+        prepared = segmenter.prepare(path)
+        if max(np.subtract(prepared.image.shape[1:], (40, 56, 40))) > 0:
+            continue  # more than a window holds
+        box = tuple(slice(size // 3, size // 2 + 1) for size in prepared.grid.shape)
+        affine = prepared.grid.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ [side.start for side in box]
+        part = Grid([side.stop - side.start for side in box], affine)
+        whole = segmenter.probabilities(prepared)[(slice(None), *box)]
+        np.testing.assert_allclose(segmenter.probabilities(prepared, part), whole, atol=1e-5)
+
+
+def test_probabilities_of_a_part_of_a_large_scan(real_scan: Path) -> None:
+    """One window is run for it, and in its middle finds what all windows find together."""
+    scan = nib.load(real_scan)
+    large = nib.Nifti1Image(np.tile(scan.get_fdata(dtype="float32"), (1, 2, 1)), scan.affine)
+    segmenter = Segmenter.from_bundle("hippocampus", device="cpu", roi=("whole",), backend="torch")
+    prepared = segmenter.prepare(large)
+    runs: list[int] = []
+    hook = segmenter.networks[0].register_forward_hook(lambda *_: runs.append(1))
+    affine = scan.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ (17, 53, 17)
+    part = segmenter.probabilities(prepared, Grid((6, 6, 6), affine))
+    assert len(runs) == 1
+    whole = segmenter.probabilities(prepared)
+    hook.remove()
+    assert len(runs) > 2
+    assert (part.argmax(axis=0) != whole[:, 17:23, 53:59, 17:23].argmax(axis=0)).mean() < 0.05
+
+
+def test_no_probabilities_of_a_scan_of_which_crops_are_segmented(segmenter: Segmenter, real_scan: Path) -> None:
+    prepared = dataclasses.replace(segmenter.prepare(real_scan), located=Located((), None))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="only crops of this scan are segmented; prepare them with as_it_is=True"):
+        segmenter.probabilities(prepared)
+
+
+def test_threads_preprocess_volumes_of_their_own(bundle_copy: Path, variants: list[Path]) -> None:
+    """Also while MONAI's Invertd, which stops what the preprocessing records, is at work on another scan."""
+    segmenter = one_of_each(bundle_copy, "dense")
+    alone = [segmenter(path).labels for path in variants]
+    with ThreadPoolExecutor(4) as threads:
+        together = [result.labels for result in threads.map(segmenter, variants * 2)]
+    for one, other in zip(alone * 2, together, strict=True):
+        np.testing.assert_array_equal(one, other)

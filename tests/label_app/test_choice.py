@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,14 +77,13 @@ def test_expected_dice_of_the_same_is_one_and_of_nothing_in_common_zero() -> Non
 
 def test_features_tell_scans_apart(real_scan: Path) -> None:
     bundle = find_bundle("hippocampus")
-    config = InferenceConfig(bundle, torch.device("cpu"), None)
-    network = config.load_network(config.checkpoints[0])
     segmenter = Segmenter(bundle)
+    inferer = InferenceConfig(bundle).inferer
     volume = read_volume(real_scan)
 
     def describe(array: np.ndarray) -> np.ndarray:
         prepared = segmenter.prepare(Volume(np.ascontiguousarray(array), volume.grid, "scan"))
-        return describe_image(prepared.data[config.image_key].as_tensor(), network, config.inferer)
+        return describe_image(prepared.image.as_tensor(), segmenter.networks[0], inferer)
 
     same, scaled, turned = describe(volume.array), describe(volume.array * 7), describe(volume.array[:, :, ::-1])
     assert same.shape == (192,)  # the bottleneck's channels

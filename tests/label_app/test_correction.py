@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,7 +17,6 @@ from support.bundles import dice
 from tomoseg import Grid, Segmenter, read_volume
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import UsageError
-from tomoseg.inference.config import InferenceConfig
 from tomoseg.label_app.clicks.clicks import parse_clicks
 from tomoseg.label_app.clicks.correction import REACH, WIDTH_MM, Click, correct
 from tomoseg.label_app.clicks.local_scores import LocalScores
@@ -62,37 +60,27 @@ def test_a_click_on_what_has_the_label_already_changes_at_most_what_was_close_to
     np.testing.assert_array_equal(corrected, LABELS)  # it is far ahead there, so nothing is added
 
 
-@pytest.fixture(scope="module")
-def config() -> InferenceConfig:
-    return InferenceConfig(find_bundle("hippocampus"), torch.device("cpu"), None)
-
-
-def look(path: Path, config: InferenceConfig) -> tuple[Any, Any, LocalScores]:
+def look(path: Path) -> tuple[Any, Any, LocalScores]:
     segmenter = Segmenter.from_bundle("hippocampus", device="cpu")
     volume = read_volume(path)
     prepared = segmenter.prepare(volume)
-    image = prepared.data[config.image_key]
-    affine = np.asarray(image.affine, dtype=np.float64)
-    scores = LocalScores(
-        image.as_tensor().clone(), affine, config.load_network(config.checkpoints[0]), config.inferer, volume.grid
-    )
-    return volume, segmenter.predict(prepared), scores
+    return volume, segmenter.predict(prepared), LocalScores(segmenter, prepared, volume.grid)
 
 
-def test_local_scores_are_those_of_the_result(real_scan: Path, config: InferenceConfig) -> None:
-    _, result, scores = look(real_scan, config)
+def test_local_scores_are_those_of_the_result(real_scan: Path) -> None:
+    _, result, scores = look(real_scan)
     box = (slice(10, 30), slice(15, 45), slice(8, 28))
     found = scores(box).argmax(axis=0)
     assert (found != result.labels[box]).mean() < 1e-3  # one window holds all of this scan
 
 
 @pytest.mark.slow
-def test_clicks_on_errors_mend_them(hippocampus_data: Path, config: InferenceConfig) -> None:
+def test_clicks_on_errors_mend_them(hippocampus_data: Path) -> None:
     """Five clicks, each in the middle of the largest error that is left."""
     gained: list[float] = []
     seconds: list[float] = []
     for path in sorted((hippocampus_data / "imagesTr").glob("*.nii.gz"))[:6]:
-        volume, result, scores = look(path, config)
+        volume, result, scores = look(path)
         truth = read_volume(hippocampus_data / "labelsTr" / path.name).array.astype(np.uint8)
         labels, clicks = result.labels, []
         for _ in range(5):

@@ -21,7 +21,7 @@ import tomoseg
 from tomoseg import Report, Segmenter, TomosegError, segment_batch
 from tomoseg.report.environment import describe_hardware, utc_now
 from tomoseg.report.html.document import write_page
-from tomoseg.report.records import STATISTICS_COLUMNS, CaseReport, LabelVolume, Location, Memory, RegionVolume
+from tomoseg.report.records import STATISTICS_COLUMNS, CaseReport, LabelVolume, Location, RegionVolume, RunStats
 from tomoseg.report.statistics import measure_labels
 
 # a byte of a path that is no UTF-8 is one of these lone surrogates: https://peps.python.org/pep-0383/
@@ -37,6 +37,10 @@ LOCATIONS = st.builds(
     st.lists(st.builds(RegionVolume, NAMES, st.integers(0, 10**8), AMOUNTS, st.none() | AMOUNTS,
                        st.tuples(*[st.floats(-1e3, 1e3)] * 3)), max_size=2).map(tuple),
 )  # fmt: skip
+STATS = st.builds(
+    RunStats, st.dictionaries(NAMES, AMOUNTS, max_size=3), *[st.integers(0, 10**10)] * 6, NAMES, NAMES,
+    st.lists(NAMES, max_size=3).map(tuple),
+)  # fmt: skip
 CASES = st.builds(
     CaseReport,
     input=NAMES,
@@ -44,11 +48,7 @@ CASES = st.builds(
     status=st.sampled_from(("done", "failed", "skipped")),
     reason=NAMES,
     series=st.none() | NAMES,
-    remarks=st.lists(NAMES, max_size=3).map(tuple),
-    seconds=st.dictionaries(NAMES, AMOUNTS, max_size=3),
-    windows=st.integers(0, 9),
-    skipped_windows=st.integers(0, 9),
-    memory=st.none() | st.builds(Memory, *[st.integers(0, 10**10)] * 4),
+    stats=STATS,
     labels=st.lists(LABELS, max_size=3).map(tuple),
     preview=st.none() | NAMES,
     warnings=st.lists(NAMES, max_size=2).map(tuple),
@@ -74,13 +74,13 @@ def rows(report: Report, folder: Path) -> list[dict[str, str]]:
 
 def test_json_has_what_the_docstring_says(tmp_path: Path) -> None:
     label = LabelVolume(1, "liver", 8, 0.5, 60.0, 10.0, (1, 2, 3), (3, 4, 5), True)
-    case = CaseReport("a.nii", "a_seg.nii.gz", "done", labels=(label,), memory=Memory(peak_bytes=7), seconds={"x": 1.5})
+    case = CaseReport("a.nii", "a_seg.nii.gz", "done", labels=(label,), stats=RunStats({"x": 1.5}, peak_bytes=7))
     content = read(make_report(case, hardware=describe_hardware(["NVIDIA H200"])), tmp_path)
     versions = ["tomoseg", "python", "packages", "system"]
     assert list(content) == versions + [one.name for one in fields(Report)]
     assert list(content["cases"][0]) == [one.name for one in fields(CaseReport)]
     assert list(content["cases"][0]["labels"][0]) == [one.name for one in fields(LabelVolume)]
-    assert list(content["cases"][0]["memory"]) == [one.name for one in fields(Memory)]
+    assert list(content["cases"][0]["stats"]) == [one.name for one in fields(RunStats)]
     assert content["tomoseg"] == tomoseg.__version__
     assert {"torch", "monai", "numpy"} <= set(content["packages"])
     assert content["hardware"]["gpus"] == ["NVIDIA H200"]
@@ -93,7 +93,7 @@ def test_a_case_comes_back_from_json_as_it_was(case: CaseReport) -> None:
     assert CaseReport.from_dict(json.loads(json.dumps(asdict(case)))) == case
 
 
-@pytest.mark.parametrize("content", [{}, {"input": "a"}, {"remarks": [], "memory": None, "labels": [{}]}])
+@pytest.mark.parametrize("content", [{}, {"input": "a"}, {"stats": {"notes": []}, "labels": [{}]}])
 def test_what_is_no_case_is_told(content: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         CaseReport.from_dict(content)
@@ -223,3 +223,13 @@ def test_no_report_names_the_patient(real_run: Path) -> None:
         for secret in (b"Doe^Jane", b"19700101", *((b"Jane", b"4711") if path.suffix != ".png" else ())):
             assert secret not in content, (path, secret)
             assert secret.decode() not in path.name
+
+
+def test_stats_of_parts_add_up() -> None:
+    one = RunStats({"a": 1.0, "b": 2.0}, 3, 1, 10, 20, 0, 5, "openvino", "fp32", ("first", "second"))
+    other = RunStats({"b": 0.5, "c": 4.0}, 2, 1, 30, 5, 7, 0, "torch", "fp32", ("second", "third"))
+    seconds = {"a": 1.0, "b": 2.5, "c": 4.0}
+    assert one + other == RunStats(seconds, 5, 2, 30, 20, 7, 5, "torch", "fp32", ("first", "second", "third"))
+    assert list((one + other).seconds) == ["a", "b", "c"]
+    assert one + RunStats() == RunStats() + one == one
+    assert (one + other).total_seconds == 7.5

@@ -11,7 +11,7 @@ from PIL import Image
 from support.browser import Browser
 from tomoseg.report.environment import describe_hardware
 from tomoseg.report.html.document import write_page
-from tomoseg.report.records import CaseReport, LabelVolume, Report
+from tomoseg.report.records import CaseReport, LabelVolume, Report, RunStats
 
 FOLDER = "/data/study 7"
 # names of files that would do something if a page did not escape them, or that break its layout
@@ -45,16 +45,13 @@ def done_case(name: str, *volumes: float, edge: bool = False, **others: Any) -> 
         LabelVolume(value, f"organ_{value}", round(ml * 1000), ml, touches_border=edge)
         for value, ml in enumerate(volumes, 1)
     )
-    others = {
-        "status": "done",
-        "seconds": {"reading": 0.5, "network": 2.0},
-        "output": f"out/{name}_seg.nii.gz",
-    } | others
+    stats = RunStats({"reading": 0.5, "network": 2.0})
+    others = {"status": "done", "stats": stats, "output": f"out/{name}_seg.nii.gz", **others}
     return CaseReport(input=f"{FOLDER}/{name}", labels=labels, **others)
 
 
 def failed_case(name: str, reason: str = DAMAGED) -> CaseReport:
-    return done_case(name, status="failed", output=None, seconds={}, reason=f"{FOLDER}/{name}: {reason}")
+    return done_case(name, status="failed", output=None, stats=RunStats(), reason=f"{FOLDER}/{name}: {reason}")
 
 
 def make_report(*cases: CaseReport, **others: Any) -> Report:
@@ -70,17 +67,16 @@ def mixed_report(picture: Path | None = None) -> Report:
     """Good and bad scans, of which b10 is too large and b11 lacks its second organ."""
     preview = None if picture is None else str(picture)
     usual = [
-        done_case(
-            f"sub/b{index}.nii.gz", 10 + index % 4, 5 + index % 3 / 10, preview=preview, seconds={"network": 90 - index}
-        )
-        for index in range(10)
+        done_case(f"sub/b{index}.nii.gz", 10 + index % 4, 5 + index % 3 / 10, preview=preview, stats=stats)
+        for index, stats in enumerate(RunStats({"network": seconds}) for seconds in range(90, 80, -1))
     ]
+    tilted = RunStats({"reading": 0.5, "network": 2.0}, notes=("the gantry is tilted by 12.5°",))
     return make_report(
         *usual[:4],
         failed_case("sub/a.nii.gz"),
         *usual[4:],
         done_case("b10.nii.gz", 99, 5.1, preview=preview),
-        done_case("b11.nii.gz", 11.5, 0, preview=preview, remarks=("the gantry is tilted by 12.5°",)),
+        done_case("b11.nii.gz", 11.5, 0, preview=preview, stats=tilted),
         done_case("b12.nii.gz", 11.4, 5.1, edge=True, status="skipped", preview=preview),
         failed_case("c.nii.gz"),
         failed_case("d.nii.gz", "expected one 3D volume, got 4D"),

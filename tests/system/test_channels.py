@@ -176,7 +176,7 @@ def test_segment_gives_what_stock_monai_does(place: Path, layout: str, tmp_path:
     stock.run("run", "--config_file", stock.configs("inference"), *options, scratch=tmp_path)
     np.testing.assert_array_equal(voxels(nib.load(tmp_path / "stock" / name)), voxels(ours))
     report = json.loads((tmp_path / "ours" / "report.json").read_text())
-    assert not report["cases"][0]["remarks"]  # a preview was drawn
+    assert not report["cases"][0]["stats"]["notes"]  # a preview was drawn
     again = tomoseg("segment", scans, "-o", tmp_path / "ours", "-b", place / f"bundle_{layout}", "--preview")
     assert "done by an earlier run" in again.stdout
     if layout != "4d":  # another second channel is another scan

@@ -135,5 +135,5 @@ def test_a_whole_scan_takes_less_than_two_gigabytes(bundle: Path, tmp_path: Path
     done = run_process("segment", tmp_path / "ct.nii.gz", "-o", tmp_path / "out", "-b", bundle, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     (case,) = json.loads((tmp_path / "out" / "report.json").read_text())["cases"]
-    assert 10**8 < case["memory"]["peak_bytes"] < MEMORY
+    assert 10**8 < case["stats"]["peak_bytes"] < MEMORY
     assert nib.load(tmp_path / "out" / "ct_seg.nii.gz").shape == image.shape

@@ -12,9 +12,10 @@ from support.trainings import tiny_bundle, write_dataset
 from tomoseg import find_bundle
 from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.core.errors import UsageError
+from tomoseg.inference.device import choose_device
 from tomoseg.training import resources, workflow
 from tomoseg.training.options import TrainingOptions
-from tomoseg.training.resources import case_bytes, choose_device, free_bytes, plan_cache
+from tomoseg.training.resources import case_bytes, free_bytes, plan_cache
 
 CPU = torch.device("cpu")
 
@@ -105,7 +106,7 @@ def test_processes_that_prepare_batches_are_as_many_as_threads_at_most(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_told() -> None:
     assert choose_device("auto") == CPU
-    with pytest.raises(UsageError, match="device: expected one of 0 GPUs that torch can use, got cuda:1"):
+    with pytest.raises(UsageError, match="device: cuda:1 asked for, but there are 0 CUDA devices"):
         choose_device("cuda:1")
 
 

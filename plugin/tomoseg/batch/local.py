@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,7 +75,7 @@ class LocalExecutor:
             yield from _run(self._segmenter, delivery, cases, self._on_window, interrupt)
 
     def environment(self) -> RunEnvironment:
-        """Return what runs the network; its backend is certain once a network was compiled."""
+        """Return what runs the network; what really ran it is in the stats of each case."""
         segmenter = self._segmenter
         return RunEnvironment(segmenter.device, segmenter.backend, segmenter.precision, describe_machine())
 
@@ -93,10 +93,20 @@ def describe_machine() -> dict[str, Any]:
 
 
 def segment_case(
-    segmenter: Segmenter, delivery: Delivery, case: Case, on_window: OnWindow | None = None
+    segmenter: Segmenter,
+    delivery: Delivery,
+    case: Case,
+    on_window: OnWindow | None = None,
+    reading: AbstractContextManager[Any] = nullcontext(),  # noqa: B008 (it has no state)
 ) -> CaseReport | ShortOfMemory:
-    """Read, segment and write one scan; several threads may, for the segmenter lets one at a time do each stage."""
-    outcome = _guarded(case, _prepare, segmenter, delivery, case)
+    """Read, segment and write one scan; several threads may.
+
+    Args:
+        segmenter, delivery, case, on_window: as for a `LocalExecutor`.
+        reading: held while the scan is read and prepared; a lock where several threads read, each of them a scan.
+    """
+    with reading:
+        outcome = _guarded(case, _prepare, segmenter, delivery, case)
     if isinstance(outcome, tuple):
         outcome = _guarded(case, _predict, segmenter, case, *outcome, on_window)
     if isinstance(outcome, tuple):

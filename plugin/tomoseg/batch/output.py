@@ -17,7 +17,7 @@ from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.report.preview import save_preview
-from tomoseg.report.records import CaseReport, LabelVolume
+from tomoseg.report.records import CaseReport, LabelVolume, RunStats
 from tomoseg.report.statistics import measure_labels
 
 
@@ -106,13 +106,13 @@ class Delivery:
             result.save(staged[0], case.kind.name)
             if self.uncertainty:
                 result.save_entropy(staged[1])
-            remarks = list(result.remarks)
+            stats = result.stats
             volume, why = self._read_again(case) if self.options.measure or self.options.preview else (None, "")
             preview = None
             if self.options.preview:
                 why = why or _draw(folder / case.picture.name, case, result, volume)
                 if why:
-                    remarks.append(f"no preview: {why}")
+                    stats += RunStats(notes=(f"no preview: {why}",))
                 else:
                     staged.append(folder / case.picture.name)
                     preview = str(case.picture)
@@ -121,14 +121,10 @@ class Delivery:
                 output=str(case.output),
                 status="done",
                 series=result.series.uid if result.series else None,
-                remarks=tuple(remarks),
+                stats=stats,
                 warnings=result.warnings,
                 location=result.location,
-                seconds=result.seconds,
-                windows=result.windows,
-                skipped_windows=result.skipped_windows,
                 voxels=math.prod(result.grid.shape),
-                memory=result.memory,
                 labels=_measure(result, volume) if self.options.measure else _count(result),
                 preview=preview,
             )
@@ -136,7 +132,7 @@ class Delivery:
                 Sidecar(scan, self.run, {path.name: sha256(path) for path in staged}, report).save(case.sidecar)
             for path in staged:
                 path.replace(case.output.with_name(path.name))
-        return replace(report, seconds={**result.seconds, "writing": time.perf_counter() - start})
+        return replace(report, stats=stats + RunStats({"writing": time.perf_counter() - start}))
 
     def _read_again(self, case: Case) -> tuple[Volume | None, str]:
         """Return the scan; while the network ran, its memory was of better use. Without it, why not."""
@@ -146,14 +142,14 @@ class Delivery:
             return None, one_line(error)
 
 
-def _skipped(sidecar: Sidecar, case: Case, *remarks: str) -> CaseReport:
+def _skipped(sidecar: Sidecar, case: Case, *notes: str) -> CaseReport:
     earlier = sidecar.case
     return replace(
         earlier,
         input=str(case.input),
         output=str(case.output),
         status="skipped",
-        remarks=(*earlier.remarks, *remarks),
+        stats=earlier.stats + RunStats(notes=notes),
     )
 
 

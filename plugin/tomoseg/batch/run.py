@@ -134,7 +134,10 @@ def run_batch(cases: Sequence[Case], executor: Executor, on_case: Callable[[Case
         report.cases = [done[index] for index in sorted(done)]
         report.pending = [str(case.input) for index, case in enumerate(cases) if index not in done]
         ran = executor.environment()
-        report.device, report.backend, report.precision = ran.device, ran.backend, ran.precision
+        stats = [case.stats for case in report.cases if case.status == "done"]
+        report.device = ran.device
+        report.backend = ", ".join(dict.fromkeys(one.backend for one in stats)) or ran.backend
+        report.precision = ", ".join(dict.fromkeys(one.precision for one in stats)) or ran.precision
         report.hardware = ran.hardware
         report.options |= ran.executor
         report.finished = utc_now()

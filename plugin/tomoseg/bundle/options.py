@@ -66,6 +66,7 @@ class Options:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        require_device_name(self.device)
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise UsageError(f"overlap: expected a share from 0 to below 1, got {self.overlap}")
         if isinstance(self.checkpoints, str):
@@ -81,6 +82,12 @@ class Options:
     @property
     def max_memory_bytes(self) -> int | None:
         return None if self.max_memory is None else parse_size(self.max_memory)
+
+
+def require_device_name(name: str) -> None:
+    """Raise UsageError if a name is not "auto", "cpu", "cuda" or "cuda:N"; whether the device exists is not checked."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name, re.ASCII):
+        raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
 
 
 def parse_size(size: int | str) -> int:

@@ -27,13 +27,13 @@ def print_case(case: CaseReport, quiet: bool, place: str = "") -> None:
         if not quiet:
             print(f"{place}{case.input} -> {case.output}: done by an earlier run", flush=True)
         return
-    for remark in case.remarks:
-        print_note(f"{case.input}: {remark}")
+    stats = case.stats
+    for note in stats.notes:
+        print_note(f"{case.input}: {note}")
     if not quiet:
         volumes = ", ".join(f"{row.name} {row.volume_ml:.2f} mL" for row in case.labels)
-        skipped = f", {case.skipped_windows} of {case.windows} windows skipped" if case.skipped_windows else ""
-        seconds = sum(case.seconds.values())
-        print(f"{place}{case.input} -> {case.output}: {volumes} ({seconds:.1f} s{skipped})", flush=True)
+        skipped = f", {stats.skipped_windows} of {stats.windows} windows skipped" if stats.skipped_windows else ""
+        print(f"{place}{case.input} -> {case.output}: {volumes} ({stats.total_seconds:.1f} s{skipped})", flush=True)
 
 
 def print_summary(report: Report, page: Path | None) -> None:

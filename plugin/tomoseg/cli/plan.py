@@ -77,6 +77,7 @@ def plan(
 
 
 def _device(asked: str) -> str:
+    """Return "cpu" or "cuda" without torch, which `choose_device` needs: a plan may be for another machine."""
     from shutil import which
 
     if asked == "auto":

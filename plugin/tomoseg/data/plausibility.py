@@ -42,8 +42,13 @@ def doubt_volumes(
         if label in missing:
             lines.append(f"{label.name}: not found, expected {low:g} to {high:g} mL")
         elif volume > high or (volume < low and label.value not in cut_off):
-            lines.append(f"{label.name}: {volume:.2f} mL is implausible, expected {low:g} to {high:g} mL")
+            lines.append(tell_implausible(label.name, volume, low, high))
     return lines
+
+
+def tell_implausible(name: str, volume_ml: float, low: float, high: float) -> str:
+    """Return the warning for a structure whose volume is outside its plausible range, all in mL."""
+    return f"{name}: {volume_ml:.2f} mL is implausible, expected {low:g} to {high:g} mL"
 
 
 def at_border(labels: NDArray[np.unsignedinteger[Any]]) -> set[int]:

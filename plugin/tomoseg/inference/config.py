@@ -1,12 +1,15 @@
 """A bundle's inference config, built by MONAI's `ConfigParser`: transforms, network, inferer and weights.
 
-Everything comes from the config. Only reading and writing files is left to the caller: `LoadImaged` is handed the
-volume that was read and checked already, and `SaveImaged` is left out.
+Everything comes from the config. Only reading and writing files is left to the caller: `LoadImaged` gets the volume
+that was read and checked already, and `SaveImaged` is left out.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +24,29 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError, one_line, root_cause
 from tomoseg.core.quiet import quiet
 from tomoseg.data.volume import Volume
+from tomoseg.inference.device import CPU
+
+_VOLUME: ContextVar[Volume] = ContextVar("volume")  # of each thread its own
+
+
+@contextmanager
+def volume_to_load(volume: Volume) -> Iterator[None]:
+    """Let the `LoadImaged` of a bundle load this volume in the current thread, under whatever path."""
+    token = _VOLUME.set(volume)
+    try:
+        yield
+    finally:
+        _VOLUME.reset(token)
 
 
 class VolumeReader(ImageReader):  # type: ignore[misc]
-    """Hands a volume that is in memory to the `LoadImaged` of a bundle."""
-
-    volume: Volume | None = None
+    """Hands the volume of `volume_to_load` to the `LoadImaged` of a bundle, which passes nothing but a path."""
 
     def verify_suffix(self, filename: Any) -> bool:
         return True
 
-    def read(self, data: Any, **kwargs: Any) -> Volume | None:
-        return self.volume
+    def read(self, data: Any, **kwargs: Any) -> Volume:
+        return _VOLUME.get()
 
     def get_data(self, img: Any) -> tuple[NDArray[np.float32], dict[str, Any]]:
         affine = np.array(img.grid.affine)
@@ -52,13 +66,12 @@ class InferenceConfig:
 
     Args:
         bundle: the bundle.
-        device: where its network runs.
+        device: where its network runs; the CPU is enough to read what the config declares.
         overlap: of the sliding window; None for the bundle's own.
 
     Attributes:
         preprocessing, postprocessing: the bundle's transforms.
         image_key, prediction_key: what they call the image and the prediction.
-        reader: what LoadImaged reads from.
         inferer: the bundle's inferer.
         checkpoints: its weights; of several networks, the scores are averaged.
         checkpoint_key: what weights are called where a file holds more than them.
@@ -67,17 +80,21 @@ class InferenceConfig:
         BundleError: an entry is missing, or cannot be built.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device, overlap: float | None) -> None:
+    def __init__(self, bundle: Bundle, device: torch.device = CPU, overlap: float | None = None) -> None:
         self._path = bundle.inference_config
         self._root = bundle.root
         self._device = device
-        self._parser = _read_config(bundle, self._path)
+        self._parser = ConfigParser()
+        try:
+            self._parser.read_config(str(self._path))
+        except Exception as error:  # of json, of yaml or of MONAI
+            raise BundleError(f"{self._path}: cannot be read: {one_line(error)}") from error
+        self._parser["bundle_root"] = literal(str(bundle.root))
         self._parser["device"] = f"$torch.device('{device}')"
         if overlap is not None:
             self._require("inferer::overlap", "it has none, so --overlap cannot change it")
             self._parser["inferer::overlap"] = overlap
         self.checkpoints, self.checkpoint_key = self._find_checkpoints()
-        self.reader = VolumeReader()
         self.preprocessing = self._build_transforms("preprocessing")
         self.postprocessing = self._build_transforms("postprocessing")
         self.image_key, self.prediction_key = self._connect()
@@ -86,12 +103,12 @@ class InferenceConfig:
     @property
     def amp(self) -> bool:
         """Whether the bundle's evaluator runs with automatic mixed precision."""
-        return bool(self._build("evaluator::amp")) if "evaluator::amp" in self._parser else False
+        return bool(self._build("evaluator::amp", False))
 
     @property
     def skip_empty(self) -> bool:
         """Whether the bundle declares that windows of one value need to run only once."""
-        return bool(self._build("skip_empty")) if "skip_empty" in self._parser else False
+        return bool(self._build("skip_empty", False))
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:
@@ -100,7 +117,7 @@ class InferenceConfig:
         Raises:
             BundleError: they are none of these.
         """
-        axes = self._build("mirror_axes") if "mirror_axes" in self._parser else []
+        axes = self._build("mirror_axes", [])
         if not isinstance(axes, list | tuple) or not set(axes) <= {0, 1, 2} or len(set(axes)) < len(axes):
             raise BundleError(f"{self._path}: 'mirror_axes': expected some of [0, 1, 2], got {axes}")
         return tuple(axes)
@@ -122,7 +139,7 @@ class InferenceConfig:
         parser = ConfigParser(copy.deepcopy(self._parser.get()))  # it keeps what it was asked for, built or not
         try:
             return parser.get_parsed_content("network_def", instantiate=False, eval_expr=False).get_config()
-        except Exception as error:  # the config may refer to anything
+        except Exception as error:  # MONAI's parser, on a config that may refer to anything
             raise BundleError(f"{self._path}: 'network_def' cannot be read: {one_line(root_cause(error))}") from error
 
     def load_network(self, checkpoint: Path) -> torch.nn.Module:
@@ -144,12 +161,15 @@ class InferenceConfig:
         if key not in self._parser:
             raise BundleError(f"{self._path}: expected the entry {key!r}: {why}")
 
-    def _build(self, key: str) -> Any:
+    def _build(self, key: str, default: Any = None) -> Any:
+        """Return what an entry makes; the default where there is no such entry, which is an error without one."""
+        if key not in self._parser and default is not None:
+            return default
         self._require(key, "tomoseg runs it")
         try:
             with quiet():
                 return self._parser.get_parsed_content(key)
-        except Exception as error:  # the config may call anything
+        except Exception as error:  # the config may call any foreign code
             raise BundleError(f"{self._path}: {key!r} cannot be built: {one_line(root_cause(error))}") from error
 
     def _build_transforms(self, key: str) -> Any:
@@ -166,43 +186,36 @@ class InferenceConfig:
         keys = loaders[0].keys
         if len(keys) != 1:
             raise BundleError(f"{self._path}: 'preprocessing': expected LoadImaged with one image, got {list(keys)}")
-        loaders[0].register(self.reader)
-        savers = [step for step in self.postprocessing.transforms if isinstance(step, SaveImaged | SaveImage)]
+        loaders[0].register(VolumeReader())
+        steps = self.postprocessing.transforms
         # nor are scores averaged by the config: the caller does it, window by window
-        self.postprocessing.transforms = [
-            step
-            for step in self.postprocessing.transforms
-            if step not in savers and not isinstance(step, MeanEnsembled)
-        ]
-        prediction = next((str(saver.keys[0]) for saver in savers if isinstance(saver, SaveImaged)), "pred")
+        ours = SaveImaged | SaveImage | MeanEnsembled
+        self.postprocessing.transforms = [step for step in steps if not isinstance(step, ours)]
+        prediction = next((str(step.keys[0]) for step in steps if isinstance(step, SaveImaged)), "pred")
         return str(keys[0]), prediction
 
     def _find_checkpoints(self) -> tuple[list[Path], str]:
         """Return the checkpoints' files and the name of the weights in them, as the config's CheckpointLoaders say."""
-        paths: list[Path] = []
-        names: list[str] = []
+        found: list[tuple[Path, str]] = []
         for key, entry in self._parser.get().items():
             members = {f"{key}::{index}": item for index, item in enumerate(entry)} if isinstance(entry, list) else {}
             for where, item in {key: entry, **members}.items():
                 if isinstance(item, dict) and str(item.get("_target_", "")).endswith("CheckpointLoader"):
-                    paths.append(Path(str(self._build(f"{where}::load_path"))))
-                    names.append(next(iter(item.get("load_dict", {})), "model"))
-        return (paths, names[0]) if paths else ([self._root / "models" / "model.pt"], "model")
-
-
-def _read_config(bundle: Bundle, path: Path) -> ConfigParser:
-    parser = ConfigParser()
-    try:
-        parser.read_config(str(path))
-    except Exception as error:  # json, yaml and MONAI's own
-        raise BundleError(f"{path}: cannot be read: {one_line(error)}") from error
-    parser["bundle_root"] = literal(str(bundle.root))
-    return parser
+                    path = Path(str(self._build(f"{where}::load_path")))
+                    found.append((path, next(iter(item.get("load_dict", {})), "model")))
+        found = found or [(self._root / "models" / "model.pt", "model")]
+        return [path for path, _ in found], found[0][1]
 
 
 def literal(text: str) -> str:
     """Return a config expression for `text`: in a plain string MONAI would give #, @, % and $ a meaning."""
     return "$'" + "".join(c if c.isalnum() or c in "/._-" else f"\\U{ord(c):08x}" for c in text) + "'"
+
+
+def require_checkpoint(path: Path) -> None:
+    """Raise BundleError if there is no file of weights."""
+    if not path.is_file():
+        raise BundleError(f"{path}: no such checkpoint; train the bundle, or put its weights there")
 
 
 def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
@@ -215,12 +228,11 @@ def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
     Raises:
         BundleError: it is missing, or holds something else.
     """
-    if not path.is_file():
-        raise BundleError(f"{path}: no such checkpoint; train the bundle, or put its weights there")
+    require_checkpoint(path)
     try:
         # weights_only: a pickle of unknown origin must not run code
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip, torch and the operating system each have their own
+    except Exception as error:  # torch.load raises what pickle, zip and the operating system do
         raise BundleError(f"{path}: cannot be read as a checkpoint: {one_line(root_cause(error))}") from error
     weights = content.get(key, content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):

@@ -11,6 +11,8 @@ from typing import Final
 import psutil
 import torch
 
+from tomoseg.inference.device import CPU
+
 SAMPLE_EVERY_S: Final = 0.005
 # how torch, CUDA's libraries and OpenVINO say it
 OUT_OF_MEMORY: Final = (
@@ -22,7 +24,7 @@ OUT_OF_MEMORY: Final = (
     "bad_alloc",
     "failed to map segment",  # of a library that is imported only now
 )
-CPU: Final = torch.device("cpu")
+OUT_OF_MEMORY_ERRORS: Final = (MemoryError, RuntimeError, ImportError)  # torch.OutOfMemoryError is a RuntimeError
 
 
 def resident_bytes() -> int:
@@ -94,4 +96,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, (RuntimeError, ImportError)) and any(words in text for words in OUT_OF_MEMORY)
+    return isinstance(error, OUT_OF_MEMORY_ERRORS) and any(words in text for words in OUT_OF_MEMORY)

@@ -1,12 +1,14 @@
-"""A bundle with its weights loaded, run on one volume after the other: by the engine, or by MONAI where it must be."""
+"""A bundle's transforms and networks, run on one volume after the other: by the engine, else by MONAI."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -14,25 +16,28 @@ import torch
 from monai.data import MetaTensor
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
-from tomoseg.core.errors import BackendError, BundleError, TomosegError, UsageError, one_line, root_cause
+from tomoseg.core.errors import BundleError, TomosegError, UsageError, one_line, root_cause
 from tomoseg.core.quiet import quiet
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import split_side
 from tomoseg.data.volume import Volume
-from tomoseg.inference.backends import Backend, choose_backend, choose_precision, make_backend
-from tomoseg.inference.config import InferenceConfig
+from tomoseg.inference.backends import Backend
+from tomoseg.inference.config import InferenceConfig, volume_to_load
 from tomoseg.inference.memory import is_out_of_memory
+from tomoseg.inference.networks import Networks
 from tomoseg.inference.sliding_window.decision import Interpolated
 from tomoseg.inference.sliding_window.ensemble import averaged
 from tomoseg.inference.sliding_window.placement import NotRecognisedError, Placement, identity_placement, place
+from tomoseg.inference.sliding_window.probabilities import to_probabilities
 from tomoseg.inference.sliding_window.recognise import Recipe, recognise_inferer, recognise_postprocessing
 from tomoseg.inference.sliding_window.stream import Limits, OnWindow, Output, segment_streamed
 from tomoseg.inference.sliding_window.uncertainty import sigmoid_entropy, softmax_entropy
-from tomoseg.inference.sliding_window.windows import place_windows
-from tomoseg.inference.weights import asks_for_int8, hash_weights, weights_in_use
+from tomoseg.inference.sliding_window.windows import Windows, place_windows
+from tomoseg.report.records import RunStats
 from tomoseg.transforms.cleaner import cleaning_remarks
 from tomoseg.transforms.cleaners import CLEANERS
 from tomoseg.transforms.non_finite import ReplaceNonFinited
@@ -40,55 +45,36 @@ from tomoseg.transforms.non_finite import ReplaceNonFinited
 Shape = tuple[int, int, int]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prediction:
     """What a bundle makes of one volume.
 
-    Args:
+    Attributes:
         array: (C, I, J, K), as the bundle's post-processing leaves it; C is 1 for a label map.
         affine: 4×4, voxel indices of `array` to RAS+ mm.
-        seconds: time of each stage.
-        remarks: what was done otherwise than usual.
+        stats: what it took.
         entropy: (I, J, K) float32 in the scan's grid, where it was asked for.
-        windows, skipped: how many windows there were, and how many of them did not need to run.
-        planned_ram_bytes, planned_vram_bytes: predicted peak, 0 where nothing was predicted.
     """
 
     array: NDArray[Any]
     affine: NDArray[np.float64]
-    seconds: dict[str, float]
-    remarks: list[str] = field(default_factory=list)
+    stats: RunStats
     entropy: NDArray[np.float32] | None = None
-    windows: int = 0
-    skipped: int = 0
-    planned_ram_bytes: int = 0
-    planned_vram_bytes: int = 0
-
-
-def add_up(predictions: Sequence[Prediction]) -> Prediction:
-    """Return what several predictions took together; array and affine are those of the last."""
-    seconds: dict[str, float] = {}
-    for one in predictions:
-        for stage, taken in one.seconds.items():
-            seconds[stage] = seconds.get(stage, 0.0) + taken
-    return replace(
-        predictions[-1],
-        seconds=seconds,
-        remarks=list(dict.fromkeys(remark for one in predictions for remark in one.remarks)),
-        windows=sum(one.windows for one in predictions),
-        skipped=sum(one.skipped for one in predictions),
-        planned_ram_bytes=max(one.planned_ram_bytes for one in predictions),
-        planned_vram_bytes=max(one.planned_vram_bytes for one in predictions),
-    )
 
 
 class Pipeline:
     """The inference config of one bundle with its weights loaded.
 
+    Several threads may prepare and clean volumes, and one predicts.
+
     Args:
         bundle: the bundle.
         device: where the network runs.
         options: how it is run.
+
+    Attributes:
+        config: the bundle's inference config.
+        networks: its networks.
 
     Raises:
         BundleError: the config or the checkpoint is missing, damaged, or does not fit the other.
@@ -99,42 +85,21 @@ class Pipeline:
         self.bundle = bundle
         self.device = device
         self._options = options
-        self._config = config = InferenceConfig(bundle, device, options.overlap)
+        self.config = config = InferenceConfig(bundle, device, options.overlap)
         self._mirror_axes = config.mirror_axes if options.tta else ()
         if options.tta and not self._mirror_axes:
             raise UsageError(f"bundle {bundle.name}: declares no mirror_axes in its inference config, so no --tta")
         skip_empty = config.skip_empty if options.skip_empty is None else options.skip_empty
         self._limits = Limits(options.max_memory_bytes, skip_empty)
-        int8 = asks_for_int8(options)
-        if int8 and options.precision not in ("auto", "int8"):
-            raise UsageError(f"checkpoint: one is in int8, which does not go with --precision {options.precision}")
-        precision = choose_precision("int8" if int8 else options.precision, device, config.amp)
-        name = choose_backend(options.backend, device, precision)
-        if options.compile and (options.backend == "openvino" or int8):
-            raise UsageError("compile: is for the torch backend; use --backend torch")
-        name = "torch" if options.compile else name
         self._cleaners = [CLEANERS[name]("image") for name in options.clean]
-        weights = weights_in_use(config, options)
-        self._networks = [config.load_network(one.checkpoint) for one in weights]
-        self.checkpoint_sha256 = hash_weights(weights)
-        self._backends: list[Backend] = [
-            make_backend(name, network, device, precision, one.sha256, options.compile, one.int8)
-            for network, one in zip(self._networks, weights, strict=True)
-        ]
-        self._backend_remark = ""
-
-    @property
-    def backend(self) -> str:
-        return self._backends[0].name
-
-    @property
-    def precision(self) -> str:
-        return self._backends[0].precision
+        self.networks = Networks(config, device, options)
+        # a bundle's transforms may keep state: Invertd switches off what the preprocessing records
+        self._transforms_lock = threading.Lock()
 
     @property
     def replaces_non_finite(self) -> bool:
         """Whether NaN and infinite values are replaced, by the options or by the bundle's own preprocessing."""
-        steps = [*self._cleaners, *self._config.preprocessing.transforms]
+        steps = [*self._cleaners, *self.config.preprocessing.transforms]
         return any(isinstance(step, ReplaceNonFinited) for step in steps)
 
     def clean(self, volume: Volume) -> Volume:
@@ -163,13 +128,10 @@ class Pipeline:
         Raises:
             BundleError: it fails, or leaves values that are not finite.
         """
-        self._config.reader.volume = volume
-        try:
-            with torch.no_grad(), quiet(), self._stage("preprocessing", {}):
-                data = dict(self._config.preprocessing({self._config.image_key: volume.source}))
-        finally:
-            self._config.reader.volume = None
-        if self.replaces_non_finite and not data[self._config.image_key].isfinite().all():
+        key = self.config.image_key
+        with self._transforms_lock, volume_to_load(volume), torch.no_grad(), quiet(), self._stage("preprocessing", {}):
+            data = dict(self.config.preprocessing({key: volume.source}))
+        if self.replaces_non_finite and not data[key].isfinite().all():
             raise BundleError(f"bundle {self.bundle.name}: preprocessing leaves NaN or infinity in {volume.source}")
         return data
 
@@ -181,7 +143,7 @@ class Pipeline:
         on_window: OnWindow | None = None,
         target: Grid | None = None,
     ) -> Prediction:
-        """Run network and post-processing on what `prepare` returned.
+        """Run network and post-processing on what `prepare` returned, which is left unchanged.
 
         Args:
             data: what `prepare` returned.
@@ -198,98 +160,135 @@ class Pipeline:
             try:
                 return self._run_streamed(data, scan, name, on_window, target)
             except NotRecognisedError as reason:
-                asked_for = {
-                    "uncertainty": self._options.uncertainty,
-                    "tta": self._options.tta,
-                    "precision int8": self.precision == "int8",  # it was checked on windows that the engine cuts
-                }
-                for option, asked in asked_for.items():
-                    if asked:
-                        raise BundleError(f"bundle {self.bundle.name}: no --{option} for {reason}") from reason
-                beyond = "" if self._options.max_memory is None else "; --max-memory does not hold for it"
-                remark = f"run by MONAI itself, for the engine does not know {reason}{beyond}"
-            return self._run_dense(data, remark)  # not in the `except`, which keeps all that was made until then
+                note = self._describe_fallback(reason)
+            return self._run_dense(data, note)  # not in the `except`, which keeps all that was made until then
+
+    def probabilities(self, data: dict[str, Any], grid: Grid) -> NDArray[np.float32]:
+        """Return the network's output (label, i, j, k) at the voxels of a grid, for what `prepare` returned.
+
+        Only the part of the volume that the grid covers is run, or one window around it where that is larger.
+
+        Args:
+            data: what `prepare` returned, which is left unchanged.
+            grid: in the mm of the scan.
+
+        Raises:
+            BundleError: the network fails on it.
+        """
+        image = data[self.config.image_key]
+        size = np.array(image.shape[1:])
+        window, activated, overlapping = size, True, False
+        with torch.no_grad(), quiet(), self._stage("network", {}):
+            try:
+                windows = place_windows(image.shape[1:], recognise_inferer(self.config.inferer))
+                window = np.minimum(windows.roi_size, size)
+                recipe = recognise_postprocessing(self.config)
+                activated, overlapping = recipe.activation is None, recipe.threshold is not None
+                backends, _ = self._compiled(image, windows)
+            except NotRecognisedError as reason:
+                self._describe_fallback(reason)
+                backends = self.networks.on_torch()
+            predict = averaged(backends, self._mirror_axes)
+            matrix = np.linalg.solve(np.asarray(image.affine, dtype=np.float64), grid.affine)
+            ends = np.indices((2, 2, 2)).reshape(3, 8) * (np.array(grid.shape)[:, None] - 1)
+            # beyond the outermost voxel centres the outermost counts, as when labels are restored
+            corners = np.clip(matrix[:3, :3] @ ends + matrix[:3, 3:], 0, size[:, None] - 1)
+            low, high = corners.min(axis=1), corners.max(axis=1)
+            extent = np.maximum(window, np.ceil(high) - np.floor(low) + 1).astype(int)
+            start = np.clip(np.round((low + high - extent + 1) / 2).astype(int), 0, size - extent)
+            d, h, w = map(slice, start, start + extent)
+            part = image.as_tensor()[None, :, d, h, w].to(self.device)
+            # a copy, for a backend may write its next window over this one
+            scores = self.config.inferer(part, lambda batch: predict(batch).clone())[0].float()
+            if not activated:
+                scores = to_probabilities(scores, activated, overlapping)
+        # what the labels are made of is interpolated: logits, unless the bundle activates them first
+        where = (matrix[:3, :3], matrix[:3, 3] - start, grid.shape)
+        found = [ndimage.affine_transform(one, *where, order=1, mode="nearest") for one in scores.cpu().numpy()]
+        array = torch.from_numpy(np.stack(found))
+        return (to_probabilities(array, activated, overlapping) if activated else array).numpy()
+
+    def _describe_fallback(self, reason: NotRecognisedError) -> str:
+        """Return a note that says why MONAI runs the bundle; refuse what only the engine can."""
+        asked_for = {
+            "uncertainty": self._options.uncertainty,
+            "tta": self._options.tta,
+            "precision int8": self.networks.precision == "int8",  # it was checked on windows that the engine cuts
+        }
+        for option, asked in asked_for.items():
+            if asked:
+                raise BundleError(f"bundle {self.bundle.name}: no --{option} for {reason}") from reason
+        beyond = "" if self._options.max_memory is None else "; --max-memory does not hold for it"
+        return f"run by MONAI itself, for the engine does not know {reason}{beyond}"
+
+    def _compiled(self, image: MetaTensor, windows: Windows) -> tuple[list[Backend], tuple[str, ...]]:
+        """Return the backends, ready for the windows of a volume, and notes on them."""
+        self._refuse_swapped_sides(np.asarray(image.affine))
+        return self.networks.compiled((self.config.inferer.sw_batch_size, image.shape[0], *windows.roi_size))
 
     def _run_streamed(
         self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None, target: Grid | None
     ) -> Prediction:
         """Blend, restore and decide slab by slab; then run what the bundle does with label maps."""
-        config = self._config
-        recipe = recognise_postprocessing(
-            config.postprocessing, config.prediction_key, config.preprocessing, config.image_key
-        )
-        inferer = recognise_inferer(self._config.inferer)
-        image = data[self._config.image_key]
+        recipe = recognise_postprocessing(self.config)
+        inferer = recognise_inferer(self.config.inferer)
+        image = data[self.config.image_key]
         placement = place(image, scan)
         if target is not None and recipe.interpolated:
             placement, scan = placement.seen_from(scan, target), target
-        self._refuse_swapped_sides(np.asarray(image.affine))
         outputs = _Outputs(recipe, placement, scan.shape, tuple(image.shape[1:]), self._options.uncertainty)
         seconds: dict[str, float] = {}
         with self._stage("loading", seconds):
-            self._compile((inferer.sw_batch_size, image.shape[0], *place_windows(image.shape[1:], inferer).roi_size))
-        predict = averaged(self._backends, self._mirror_axes)
-        limits = replace(self._limits, batch_size=self._backends[0].batch_size)
-        streaming: dict[str, float] = {}
-        with self._stage("network", streaming):
-            tally = segment_streamed(
-                image.as_tensor().to(self.device), inferer, predict, outputs.make, limits, name, on_window
-            )
-        seconds["network"] = tally.network_s
-        seconds["blending"] = streaming["network"] - tally.network_s - tally.restoring_s
-        seconds["restoring"] = tally.restoring_s
+            backends, notes = self._compiled(image, place_windows(image.shape[1:], inferer))
+            voxels = image.as_tensor().to(self.device)
+        ran = RunStats(seconds, backend=backends[0].name, precision=backends[0].precision)
+        ran = replace(ran, notes=(*cleaning_remarks(image), *notes))
+        limits = replace(self._limits, batch_size=backends[0].batch_size)
+        with self._stage("network", {}):
+            predict = averaged(backends, self._mirror_axes)
+            ran += segment_streamed(voxels, inferer, predict, outputs.make, limits, name, on_window)
         array, affine = outputs.labels, scan.affine
-        if not recipe.interpolated:
-            data[self._config.prediction_key] = MetaTensor(torch.from_numpy(array.astype(np.float32)), meta=image.meta)
-        elif recipe.rest.transforms:
-            labels = torch.from_numpy(array.astype(np.float32))  # as AsDiscreted gives them
-            data[self._config.prediction_key] = MetaTensor(labels, affine=torch.tensor(scan.affine))
         if recipe.rest.transforms:
-            with self._stage("postprocessing", seconds):
-                array, affine = _as_array(recipe.rest(data)[self._config.prediction_key], scan.affine)
-        return Prediction(
-            array=array,
-            affine=affine,
-            seconds=seconds,
-            remarks=[*cleaning_remarks(image), *filter(None, [self._backend_remark]), *tally.remarks],
-            entropy=outputs.entropy,
-            windows=tally.windows,
-            skipped=tally.skipped,
-            planned_ram_bytes=tally.plan.ram_bytes,
-            planned_vram_bytes=tally.plan.vram_bytes,
-        )
+            # as AsDiscreted gives them
+            where = {"affine": torch.tensor(scan.affine)} if recipe.interpolated else {"meta": image.meta}
+            labels = MetaTensor(torch.from_numpy(array.astype(np.float32)), **where)
+            array, affine, seconds = self._postprocess(recipe.rest, data, labels, scan.affine)
+            ran += RunStats(seconds)
+        return Prediction(array, affine, ran, outputs.entropy)
 
-    def _run_dense(self, data: dict[str, Any], remark: str) -> Prediction:
+    def _run_dense(self, data: dict[str, Any], note: str) -> Prediction:
         """Run the bundle's own inferer and post-processing on the whole volume."""
-        image = data[self._config.image_key]
+        image = data[self.config.image_key]
         seconds: dict[str, float] = {}
+        backends = self.networks.on_torch()
         with self._stage("network", seconds):
-            scores = self._config.inferer(image[None].to(self.device), averaged(self._torch_backends()))
+            scores = self.config.inferer(image[None].to(self.device), averaged(backends))
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-        with self._stage("postprocessing", seconds):
-            data[self._config.prediction_key] = scores[0]
-            result = self._config.postprocessing(data)[self._config.prediction_key]
-            array, affine = _as_array(result, image.affine.cpu().numpy())
-        return Prediction(array=array, affine=affine, seconds=seconds, remarks=[*cleaning_remarks(image), remark])
+        image_affine = image.affine.cpu().numpy()
+        array, affine, after = self._postprocess(self.config.postprocessing, data, scores[0], image_affine)
+        notes = (*cleaning_remarks(image), note)
+        ran = RunStats(seconds | after, backend=backends[0].name, precision=backends[0].precision, notes=notes)
+        return Prediction(array, affine, ran)
 
-    def _compile(self, shape: tuple[int, ...]) -> None:
-        """Make the backends ready for windows of this shape; a network that OpenVINO does not know runs on torch."""
-        try:
-            for backend in self._backends:
-                backend.prepare(shape)
-        except BackendError as reason:
-            if self._options.backend != "auto" or self._options.compile or self.precision == "int8":
-                raise
-            self._backend_remark = f"run by torch, for {one_line(reason)}"
-            self._backends = self._torch_backends()
+    def _postprocess(
+        self, steps: Any, data: dict[str, Any], prediction: torch.Tensor, affine: NDArray[np.float64]
+    ) -> tuple[NDArray[Any], NDArray[np.float64], dict[str, float]]:
+        """Run a bundle's transforms on a prediction; return its array, its 4×4 affine, and the time that it took.
 
-    def _torch_backends(self) -> list[Backend]:
-        """Return the networks as PyTorch runs them, whatever they are."""
-        return [
-            make_backend("torch", network, self.device, self.precision, "", compiled=False)
-            for network in self._networks
-        ]
+        Args:
+            steps: the transforms.
+            data: what `prepare` returned.
+            prediction: (C, D, H, W).
+            affine: that of a result that carries none.
+        """
+        key, seconds = self.config.prediction_key, dict[str, float]()
+        with self._transforms_lock, self._stage("postprocessing", seconds):
+            result = steps({**data, key: prediction})[key]
+            if isinstance(result, MetaTensor):
+                affine = np.asarray(result.affine.cpu(), dtype=np.float64)
+            array = torch.as_tensor(result).cpu().numpy()
+        return array, affine, seconds
 
     def _refuse_swapped_sides(self, affine: NDArray[np.float64]) -> None:
         across = [axis for axis in self._mirror_axes if io_orientation(affine)[axis, 0] == 0]
@@ -308,7 +307,7 @@ class Pipeline:
             yield
         except (TomosegError, NotRecognisedError):
             raise
-        except Exception as error:  # a bundle may run any transform, and so raise anything
+        except Exception as error:  # the bundle's transforms, inferer and network are foreign code
             if is_out_of_memory(root_cause(error)):
                 raise MemoryError(one_line(root_cause(error))) from error
             raise BundleError(f"bundle {self.bundle.name}: {name} failed: {one_line(root_cause(error))}") from error
@@ -328,31 +327,17 @@ class _Outputs:
 
     def make(self, scores: int) -> list[Output]:
         """Return what is to be made of so many scores."""
+        overlapping = self._recipe.threshold is not None
+        dtype = np.uint8 if overlapping or scores <= 256 else np.uint16
+        self.labels = np.zeros((scores if overlapping else 1, *self._shape), dtype)
         decision = self._recipe.decide(scores)
-        if self._recipe.threshold is None:
-            self.labels = np.zeros((1, *self._shape), np.uint8 if scores <= 256 else np.uint16)
-            outputs = [Output(self.labels[0], self._where, decision, _all)]
-        else:
-            self.labels = np.zeros((scores, *self._shape), np.uint8)
-            outputs = [
-                Output(values, self._where, decision, partial(_one, index)) for index, values in enumerate(self.labels)
-            ]
+        parts = [slice(index, index + 1) for index in range(scores)] if overlapping else [slice(None)]
+        outputs = [
+            Output(values, self._where, decision, itemgetter(part))
+            for values, part in zip(self.labels, parts, strict=True)
+        ]
         if self.entropy is not None:
-            entropy = softmax_entropy if self._recipe.threshold is None else sigmoid_entropy
+            entropy = sigmoid_entropy if overlapping else softmax_entropy
             chosen = partial(entropy, activated=self._recipe.activation is None)
             outputs.append(Output(self.entropy, self._placement, Interpolated(), chosen))
         return outputs
-
-
-def _all(scores: torch.Tensor) -> torch.Tensor:
-    return scores
-
-
-def _one(index: int, scores: torch.Tensor) -> torch.Tensor:
-    return scores[index : index + 1]
-
-
-def _as_array(result: Any, affine: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    if isinstance(result, MetaTensor):
-        affine = np.asarray(result.affine.cpu(), dtype=np.float64)
-    return torch.as_tensor(result).cpu().numpy(), affine

@@ -18,7 +18,7 @@ from tomoseg.data.labels import Label
 from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.data.volume import DicomSeries
 from tomoseg.inference.localisation.locator import Place
-from tomoseg.report.records import Location, Memory
+from tomoseg.report.records import Location, RunStats
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,19 +31,15 @@ class Segmentation:
         grid: equal to the scan's.
         label_table: what each label means, background left out; labels that may overlap are numbered from 1 on.
         algorithm, version: what made the labels.
-        seconds: time of each stage, in the order they ran.
         header: the scan's NIfTI header, if it had one.
         series: the DICOM series that the scan was read from, if any.
-        remarks: what was done otherwise than usual.
         warnings: why the labels may be wrong.
         location: where the structures are in a whole scan, for a bundle that was trained on crops; None for a scan that
             it took as it is.
         places: the crops of a whole scan that were segmented.
         entropy: (I, J, K) float32, 0 where the network is certain and 1 where all labels are alike to it; None if it
             was not asked for.
-        windows: number of windows of the network.
-        skipped_windows: those of them that did not need to run.
-        memory: what it took.
+        stats: what it took, what ran it, and what was done otherwise than usual.
     """
 
     labels: NDArray[np.unsignedinteger[Any]]
@@ -51,17 +47,13 @@ class Segmentation:
     label_table: tuple[Label, ...]
     algorithm: str
     version: str
-    seconds: dict[str, float] = field(default_factory=dict)
     header: nib.Nifti1Header | None = None
     series: DicomSeries | None = None
-    remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     location: Location | None = None
     places: tuple[Place, ...] = ()
     entropy: NDArray[np.float32] | None = None
-    windows: int = 0
-    skipped_windows: int = 0
-    memory: Memory = field(default_factory=Memory)
+    stats: RunStats = field(default_factory=RunStats)
 
     @property
     def names(self) -> dict[int, str]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
-from tomoseg.core.errors import BundleError
 from tomoseg.core.files import sha256
 from tomoseg.inference.backends.int8_network import Int8Network, find_int8, int8_path
-from tomoseg.inference.config import InferenceConfig
+from tomoseg.inference.config import InferenceConfig, require_checkpoint
 
 INT8_SUFFIX = ".xml"
 
@@ -51,6 +51,11 @@ def hash_weights(weights: Sequence[Weights]) -> list[str]:
     return [one.sha256 for one in weights] + [one.int8.sha256 for one in weights if one.int8]
 
 
+def checkpoint_sha256(bundle: Bundle, options: Options) -> list[str]:
+    """Return what `hash_weights` returns, without loading a network; raises as `weights_in_use` does."""
+    return hash_weights(weights_in_use(InferenceConfig(bundle, overlap=options.overlap), options))
+
+
 def _find(config: InferenceConfig, path: Path, int8: bool) -> Weights:
     if path.suffix == INT8_SUFFIX:  # of one of the bundle's own checkpoints, wherever it lies
         own = {_hash(checkpoint): checkpoint for checkpoint in config.checkpoints}
@@ -61,6 +66,5 @@ def _find(config: InferenceConfig, path: Path, int8: bool) -> Weights:
 
 
 def _hash(path: Path) -> str:
-    if not path.is_file():
-        raise BundleError(f"{path}: no such checkpoint; train the bundle, or put its weights there")
+    require_checkpoint(path)
     return sha256(path)

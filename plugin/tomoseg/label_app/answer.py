@@ -81,9 +81,9 @@ def describe_answer(result: Segmentation, labels: ServedLabels, version: int) ->
         "label_colors": {label.name: list(label.colour) for label in result.label_table} | labels.colours,
         "volumes_ml": {name: round(volume, 3) for name, volume in result.volumes_ml.items()},
         "weights_version": version,
-        "remarks": list(result.remarks),
+        "remarks": list(result.stats.notes),
         "warnings": list(result.warnings),
         "location": None if result.location is None else asdict(result.location),
-        "latencies": {stage: round(seconds, 3) for stage, seconds in result.seconds.items()}
-        | {"total": round(sum(result.seconds.values()), 3)},
+        "latencies": {stage: round(seconds, 3) for stage, seconds in result.stats.seconds.items()}
+        | {"total": round(result.stats.total_seconds, 3)},
     }

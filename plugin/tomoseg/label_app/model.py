@@ -8,8 +8,6 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.files import sha256
@@ -49,7 +47,7 @@ class ServedModel:
     @cached_property
     def config(self) -> InferenceConfig:
         """The bundle's inference config on the CPU, for what it declares and for the shape of its network."""
-        return InferenceConfig(self.bundle, torch.device("cpu"), None)
+        return InferenceConfig(self.bundle)
 
     @property
     def checkpoint(self) -> Path:

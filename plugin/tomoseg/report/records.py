@@ -92,18 +92,50 @@ class Location:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What a scan was predicted to take and took, in bytes; 0 where nothing was predicted, or without a GPU.
+class RunStats:
+    """What the segmentation of one scan took, and what ran the network.
 
-    Args:
-        planned_bytes, peak_bytes: of the whole process.
-        planned_vram_bytes, peak_vram_bytes: on the GPU.
+    Attributes:
+        seconds: time of each stage, in the order in which the stages ran.
+        windows: number of windows of the network.
+        skipped_windows: windows whose output was known from another window with the same voxels.
+        planned_bytes, peak_bytes: memory of the process, as predicted and as measured; 0 where nothing was predicted.
+        planned_vram_bytes, peak_vram_bytes: the same on the GPU; 0 without one.
+        backend: "torch", "torch.compile" or "openvino"; empty where no network ran.
+        precision: "fp32", "bf16", "fp16" or "int8"; empty where no network ran.
+        notes: what was done otherwise than usual.
     """
 
+    seconds: dict[str, float] = field(default_factory=dict)
+    windows: int = 0
+    skipped_windows: int = 0
     planned_bytes: int = 0
     peak_bytes: int = 0
     planned_vram_bytes: int = 0
     peak_vram_bytes: int = 0
+    backend: str = ""
+    precision: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __add__(self, other: RunStats) -> RunStats:
+        """Return both together: times and windows add up, of memory the larger counts, each note is kept once."""
+        return RunStats(
+            seconds=self.seconds | {stage: self.seconds.get(stage, 0.0) + s for stage, s in other.seconds.items()},
+            windows=self.windows + other.windows,
+            skipped_windows=self.skipped_windows + other.skipped_windows,
+            planned_bytes=max(self.planned_bytes, other.planned_bytes),
+            peak_bytes=max(self.peak_bytes, other.peak_bytes),
+            planned_vram_bytes=max(self.planned_vram_bytes, other.planned_vram_bytes),
+            peak_vram_bytes=max(self.peak_vram_bytes, other.peak_vram_bytes),
+            backend=other.backend or self.backend,
+            precision=other.precision or self.precision,
+            notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
+        )
+
+    @property
+    def total_seconds(self) -> float:
+        """Time of all stages together, 0 where none was measured."""
+        return sum(self.seconds.values())
 
 
 @dataclass(frozen=True)
@@ -116,13 +148,9 @@ class CaseReport:
         status: "done" if the label map was written, "failed" if not, "skipped" if it was there already and left alone.
         reason: one line that says why it is not "done".
         series: SeriesInstanceUID of a DICOM scan.
-        remarks: what was done otherwise than usual.
+        stats: what it took, and what ran the network.
         warnings: why the labels may be wrong.
-        seconds: time of each stage.
-        windows: number of windows of the network.
-        skipped_windows: those of them that did not need to run.
         voxels: number of voxels of the scan.
-        memory: what it took; None where it failed.
         labels: one entry for each label of the bundle.
         preview: path of the picture, None where there is none.
         location: where the structures are in a whole scan, for a bundle that was trained on crops.
@@ -133,12 +161,8 @@ class CaseReport:
     status: Literal["done", "failed", "skipped"]
     reason: str = ""
     series: str | None = None
-    remarks: tuple[str, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
-    windows: int = 0
-    skipped_windows: int = 0
+    stats: RunStats = field(default_factory=RunStats)
     voxels: int = 0
-    memory: Memory | None = None
     labels: tuple[LabelVolume, ...] = ()
     preview: str | None = None
     warnings: tuple[str, ...] = ()
@@ -152,17 +176,11 @@ class CaseReport:
             KeyError, TypeError, ValueError: it is none.
         """
         fields = dict(content)
-        fields["remarks"] = tuple(fields["remarks"])
-        fields["memory"] = None if fields["memory"] is None else Memory(**fields["memory"])
+        fields["stats"] = RunStats(**{**fields["stats"], "notes": tuple(fields["stats"]["notes"])})
         fields["labels"] = tuple(map(_read_label, fields["labels"]))
         fields["warnings"] = tuple(fields["warnings"])
         fields["location"] = None if fields["location"] is None else _read_location(fields["location"])
         return cls(**fields)
-
-    @property
-    def total_seconds(self) -> float:
-        """Time of all stages together, 0 where none was measured."""
-        return sum(self.seconds.values())
 
 
 @dataclass
@@ -172,7 +190,7 @@ class Report:
     Args:
         bundle: name, version and SHA-256 of config and checkpoints.
         device: where the network ran.
-        backend: what ran it.
+        backend: what ran it; all that did, where scans differ.
         precision: what it computed in.
         options: what the user asked for.
         hardware: as `describe_hardware` tells it.
@@ -202,8 +220,9 @@ class Report:
         """Write the report as JSON, atomically.
 
         One object: "tomoseg" and "python" (versions), "packages" (versions of those that are installed), "system",
-        then the fields of `Report` by their names; each entry of "cases" has the fields of `CaseReport`, each of its
-        "labels" those of `LabelVolume`. What is None here is null there; keys may be added, but not taken away.
+        then the fields of `Report` by their names; each entry of "cases" has the fields of `CaseReport`, its "stats"
+        those of `RunStats`, each of its "labels" those of `LabelVolume`. What is None here is null there; keys may be
+        added, but not taken away.
 
         Raises:
             OutputError: it cannot be written.

@@ -99,7 +99,7 @@ def fine_tune(
     read_train_config(bundle)  # its errors name the bundle, not its copy
     copy = folder / "bundle"
     shutil.copytree(bundle.root, copy, ignore=shutil.ignore_patterns("train", "eval", "docs", ".git"))
-    inference = InferenceConfig(bundle, torch.device("cpu"), None)
+    inference = InferenceConfig(bundle)
     wanted = list(inference.build_network().state_dict())
     begin = None if start is None else inference.load_network(start).state_dict()
     try:

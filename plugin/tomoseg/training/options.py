@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tomoseg.bundle.options import require_device_name
 from tomoseg.core.errors import UsageError
 from tomoseg.core.threads import choose_threads
 
@@ -53,10 +54,7 @@ class TrainingOptions:
             raise UsageError(f"epochs: expected at least 1, got {self.epochs}")
         if self.seed is not None and not 0 <= self.seed < 2**31:
             raise UsageError(f"seed: expected a number from 0 to {2**31 - 1}, got {self.seed}")
-        if self.device not in ("auto", "cpu", "cuda") and not (
-            self.device.startswith("cuda:") and self.device[5:].isdigit()
-        ):
-            raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {self.device}")
+        require_device_name(self.device)
         choose_threads(self.threads)
         if self.resume and self.overwrite:
             raise UsageError("--resume and --overwrite: choose one")

@@ -12,7 +12,6 @@ import torch
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import PlannedBundle, TrainEntry
-from tomoseg.core.errors import UsageError
 
 RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
 GPU_SHARE = 0.3
@@ -22,20 +21,6 @@ GPU_SHARE = 0.3
 GPU_CROP = 100**3
 SCAN_BYTES = 4  # a voxel of a channel
 LABEL_BYTES = 1 + 1  # a voxel of the label map, and the places that crops are drawn from
-
-
-def choose_device(asked: str) -> torch.device:
-    """Return the device to train on.
-
-    Raises:
-        UsageError: a GPU was asked for that is not there.
-    """
-    if asked == "auto":
-        asked = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(asked)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device: expected one of {torch.cuda.device_count()} GPUs that torch can use, got {asked}")
-    return device
 
 
 def plan_cache(

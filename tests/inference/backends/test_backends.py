@@ -187,8 +187,8 @@ def test_a_network_that_openvino_does_not_know_runs_on_torch(real_scan: Path, mo
     monkeypatch.setattr(openvino_network, "convert", convert)
     segmenter = Segmenter.from_bundle("hippocampus")
     result = segmenter(real_scan)
-    assert result.remarks == ("run by torch, for OpenVINO cannot compile the network: no such operation",)
-    assert segmenter.backend == "torch"
+    assert result.stats.notes == ("run by torch, for OpenVINO cannot compile the network: no such operation",)
+    assert segmenter.backend == result.stats.backend == "torch"
     np.testing.assert_array_equal(
         result.labels, Segmenter.from_bundle("hippocampus", backend="torch")(real_scan).labels
     )

@@ -149,7 +149,7 @@ def test_only_what_the_last_box_cuts_off_is_called_cut_off(length_mm: int, cut_o
     def bright(crop: Volume, grid: Grid) -> tuple[NDArray[np.uint8], None]:
         return nearest((crop.array > 0.4).astype(np.uint8), crop.grid, grid), None  # half a voxel beside the scan's
 
-    done = assemble(locator.localisation, located, scan.grid, bright)
+    done = assemble(located, scan.grid, bright)
     assert any("may be cut off" in warning for warning in done.warnings) == cut_off
     assert (np.argwhere(done.labels)[:, 2].max() == 59 + length_mm) != cut_off
 

@@ -213,18 +213,16 @@ def test_windows_of_air_run_once_and_change_nothing(bundle_copy: Path, real_scan
     large = nib.Nifti1Image(voxels, scan.affine)
     every = Segmenter.from_bundle(bundle_copy, backend="torch", roi=("whole",), skip_empty=False)(large)
     some = Segmenter.from_bundle(bundle_copy, backend="torch", roi=("whole",), skip_empty=True)(large)
-    assert every.skipped_windows == 0
-    assert 4 <= some.skipped_windows < some.windows == every.windows
+    assert every.stats.skipped_windows == 0
+    assert 4 <= some.stats.skipped_windows < some.stats.windows == every.stats.windows
     np.testing.assert_array_equal(some.labels, every.labels)
     as_declared = Segmenter.from_bundle(bundle_copy, backend="torch", roi=("whole",))(large)
-    assert (as_declared.skipped_windows > 0) == declared
-    assert (
-        Segmenter.from_bundle(bundle_copy, roi=("whole",), skip_empty=True)(large).skipped_windows
-        == some.skipped_windows
-    )
+    assert (as_declared.stats.skipped_windows > 0) == declared
+    asked = Segmenter.from_bundle(bundle_copy, roi=("whole",), skip_empty=True)(large)
+    assert asked.stats.skipped_windows == some.stats.skipped_windows
 
 
 def test_the_report_counts_windows(bundle_copy: Path, real_scan: Path, tmp_path: Path) -> None:
     shutil.copy(real_scan, tmp_path / "scan.nii.gz")
     report = segment_batch(Segmenter.from_bundle(bundle_copy), [tmp_path / "scan.nii.gz"], tmp_path / "out")
-    assert (report.cases[0].windows, report.cases[0].skipped_windows) == (1, 0)
+    assert (report.cases[0].stats.windows, report.cases[0].stats.skipped_windows) == (1, 0)

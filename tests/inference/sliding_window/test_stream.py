@@ -21,13 +21,14 @@ from tomoseg.inference.sliding_window.blend import Predictor, Slab
 from tomoseg.inference.sliding_window.decision import ArgMax, Decision, Interpolated, Threshold
 from tomoseg.inference.sliding_window.placement import Placement, Triple, identity_placement, place
 from tomoseg.inference.sliding_window.restore import Restorer
-from tomoseg.inference.sliding_window.stream import Limits, Output, Tally, segment_streamed
+from tomoseg.inference.sliding_window.stream import Limits, Output, segment_streamed
 from tomoseg.inference.sliding_window.windows import place_windows
+from tomoseg.report.records import RunStats
 
 
 def streamed(
     image: torch.Tensor, inferer: SlidingWindowInferer, predict: Predictor, **limits: Any
-) -> tuple[torch.Tensor, int, Tally]:
+) -> tuple[torch.Tensor, int, RunStats]:
     """Return the blended scores, each slice as it was handed out first, the slab axis, and what was done."""
     d, h, w = image.shape[1:]
     whole = identity_placement((d, h, w))
@@ -42,9 +43,9 @@ def streamed(
     def outputs(labels: int) -> list[Output]:
         return [Output(np.zeros(image.shape[1:], "uint8"), whole, ArgMax(labels), collect)]
 
-    tally = segment_streamed(image, inferer, predict, outputs, Limits(**limits), "scan")
+    stats = segment_streamed(image, inferer, predict, outputs, Limits(**limits), "scan")
     axis = place_windows(image.shape[1:], inferer).slab_axis
-    return torch.cat(parts, dim=1).movedim(1, axis + 1), axis, tally
+    return torch.cat(parts, dim=1).movedim(1, axis + 1), axis, stats
 
 
 @settings(max_examples=60, deadline=None)

@@ -27,7 +27,7 @@ from support.pages import (
     read_names,
 )
 from tomoseg.report.html.document import write_page
-from tomoseg.report.records import CaseReport, LabelVolume
+from tomoseg.report.records import CaseReport, LabelVolume, RunStats
 
 
 def test_nothing_is_asked_of_any_network(browser: Browser, picture: Path, tmp_path: Path) -> None:
@@ -69,13 +69,15 @@ def test_names_are_shown_and_never_run(browser: Browser, picture: Path, tmp_path
     cases = [failed_case(name, f"<b onclick=hacked=1>{name}") for name in HOSTILE]
     cases += [
         done_case(
-            name, 1.0, output=name, preview=str(picture), series=name, remarks=(name,), warnings=(name,),
-            seconds={name: 1.0},
+            name, 1.0, output=name, preview=str(picture), series=name, warnings=(name,),
+            stats=RunStats(notes=(name,), seconds={name: 1.0}),
         )
         for name in HOSTILE
     ]  # fmt: skip
     labels = (LabelVolume(1, '</style><script>hacked = 1</script> "\\', 5, 0.5),)
-    cases.append(CaseReport(f"{FOLDER}/x.nii", "javascript:hacked=1", "done", labels=labels, remarks=("<i>&amp;",)))
+    cases.append(
+        CaseReport(f"{FOLDER}/x.nii", "javascript:hacked=1", "done", labels=labels, stats=RunStats(notes=("<i>&amp;",)))
+    )
     report = make_report(*cases, pending=[f"{FOLDER}/{name}" for name in HOSTILE])
     report.bundle["name"] = "<script>hacked = 1</script>"
     report.options["note"] = list(HOSTILE)

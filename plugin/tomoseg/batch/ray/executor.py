@@ -10,8 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tomoseg.batch.cases import Case
 from tomoseg.batch.local import describe_machine
 from tomoseg.batch.output import OutputOptions
@@ -22,8 +20,7 @@ from tomoseg.batch.ray.worker import Order, Worker
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.files import remove_stale, staging_folder
-from tomoseg.inference.config import InferenceConfig
-from tomoseg.inference.weights import hash_weights, weights_in_use
+from tomoseg.inference.weights import checkpoint_sha256
 from tomoseg.report.environment import RunEnvironment
 from tomoseg.report.records import CaseReport
 
@@ -62,8 +59,7 @@ class RayExecutor:
         refuse_what_ray_cannot_give(options, jobs)
         self.bundle = bundle
         self.options = options
-        config = InferenceConfig(bundle, torch.device("cpu"), options.overlap)
-        self.checkpoint_sha256 = hash_weights(weights_in_use(config, options))
+        self.checkpoint_sha256 = checkpoint_sha256(bundle, options)
         self.output = output or OutputOptions()
         self._address = address
         self._jobs = jobs

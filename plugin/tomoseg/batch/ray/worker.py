@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,7 @@ class Worker:
     def __init__(self, order: Order) -> None:
         self._order = order
         self._cleared: set[Path] = set()
+        self._one_reads = threading.Lock()  # two scans that are read at once take twice the memory
 
     def start(self) -> Started:
         """Load the bundle; what is wrong is returned, for Ray would wrap an error in a page of its own."""
@@ -108,7 +110,8 @@ class Worker:
         if folder not in self._cleared:  # of workers of this machine that were killed
             self._cleared.add(folder)
             remove_stale(folder)
-        return Done(segment_case(self._segmenter, self._delivery, case), self._segmenter.backend)
+        outcome = segment_case(self._segmenter, self._delivery, case, reading=self._one_reads)
+        return Done(outcome, self._segmenter.backend)
 
 
 def versions() -> dict[str, str]:

@@ -13,8 +13,6 @@ from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.sliding_window.placement import NotRecognisedError
 from tomoseg.inference.sliding_window.recognise import Recipe, recognise_inferer, recognise_postprocessing
 
-CPU = torch.device("cpu")
-
 
 @dataclass(frozen=True, eq=False)
 class Origin:
@@ -48,16 +46,14 @@ def load_origin(bundle: Bundle, checkpoint: Path | None = None) -> Origin:
         BundleError: config or checkpoint is missing or damaged, or the windows are not of one size.
         UsageError: the bundle has several networks, and none of them was chosen.
     """
-    config = InferenceConfig(bundle, CPU, None)
+    config = InferenceConfig(bundle)
     path = checkpoint or config.checkpoints[0]
     if checkpoint is None and len(config.checkpoints) > 1:
         raise UsageError(
             f"bundle {bundle.name}: takes the mean of {len(config.checkpoints)} networks; choose one with --checkpoint"
         )
     try:
-        recipe = recognise_postprocessing(
-            config.postprocessing, config.prediction_key, config.preprocessing, config.image_key
-        )
+        recipe = recognise_postprocessing(config)
     except NotRecognisedError:
         recipe = None
     return Origin(bundle, config, path, config.load_network(path), _window(bundle, config), recipe)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -76,8 +76,8 @@ def real_samples(origin: Origin, paths: Sequence[Path], calibrated: bool, on_ste
     for scan in scans:
         on_step(f"reading {scan.path}")
         others = further[scan.path]
-        data = segmenter.prepare([scan.path, *others] if others else scan.path, scan.series).data
-        windows.append(_cut(origin, data, share, order))
+        prepared = segmenter.prepare([scan.path, *others] if others else scan.path, scan.series)
+        windows.append(_cut(origin, prepared.image.as_tensor().float(), share, order))
     if not any(windows):
         raise UsageError(f"{paths[0]}: expected scans with something in them, got {len(scans)} of one value each")
     if not calibrated:
@@ -110,9 +110,8 @@ def _find(paths: Sequence[Path]) -> list[Scan]:
     return scans
 
 
-def _cut(origin: Origin, data: dict[str, Any], count: int, order: random.Random) -> list[torch.Tensor]:
-    """Return at most so many windows of a preprocessed scan that hold more than one value."""
-    image = data[origin.config.image_key].as_tensor().float()
+def _cut(origin: Origin, image: torch.Tensor, count: int, order: random.Random) -> list[torch.Tensor]:
+    """Return at most so many windows of a preprocessed scan (C, D, H, W) that hold more than one value."""
     inferer = recognise_inferer(origin.config.inferer)
     placed = place_windows(image.shape[1:], inferer)
     image = pad_volume(image, placed, inferer)

@@ -12,8 +12,6 @@ from tomoseg.inference.backends.int8_network import Int8Network
 from tomoseg.inference.backends.openvino_network import OpenvinoNetwork
 from tomoseg.inference.backends.torch_network import TorchNetwork
 
-__all__ = ["BACKENDS", "PRECISIONS", "Backend", "choose_backend", "choose_precision", "make_backend"]
-
 BACKENDS: Final = ("auto", "torch", "openvino")
 PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16", "int8")
 

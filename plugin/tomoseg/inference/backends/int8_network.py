@@ -82,12 +82,11 @@ def find_int8(xml: Path, checkpoints_sha256: Sequence[str], definition: Any) -> 
         raise BundleError(f"{xml}: cannot be read as a network of OpenVINO: {one_line(error)}; {AGAIN}") from error
     if _entry(model, "precision") != "int8":
         raise BundleError(f"{xml}: expected a network in int8 that tomoseg made, got another one; {AGAIN}")
-    wanted = (
+    for key, values, what in (
         ("checkpoint_sha256", checkpoints_sha256, "from other weights than those in use"),
         ("network_sha256", [_hash(definition)], "from another network_def than the bundle's"),
         ("weights_sha256", [sha256(weights)], f"with other weights than those in {weights.name}"),
-    )
-    for key, values, what in wanted:
+    ):
         if (found := _entry(model, key)) not in values:
             expected = " or ".join(f"{value[:12]}…" for value in values)
             raise BundleError(

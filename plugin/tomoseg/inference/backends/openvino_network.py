@@ -96,7 +96,7 @@ class OpenvinoNetwork:
             found = torch.from_numpy(compiled.create_infer_request().infer([other.numpy()])[0]).movedim(-1, 1)
             with torch.no_grad():
                 wanted = self._network(other)
-        except Exception as error:  # OpenVINO and torch.jit.trace each have their own
+        except Exception as error:  # OpenVINO, torch.jit.trace and the network are foreign code
             if is_out_of_memory(error):
                 raise MemoryError(one_line(error)) from error
             raise BackendError(f"OpenVINO cannot compile the network: {one_line(error)}") from error

@@ -33,7 +33,7 @@ class TorchNetwork:
             return
         try:
             self(torch.zeros((1, *shape[1:]), device=self._device))
-        except Exception as error:  # a compiler that is missing, or a network that it does not know
+        except Exception as error:  # torch's compiler and the network are foreign code
             raise BackendError(f"torch.compile cannot compile the network: {one_line(error)}") from error
         self._compiled = False
 

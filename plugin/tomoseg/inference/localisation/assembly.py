@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tomoseg.data.components import largest_component
 from tomoseg.data.geometry import Grid
 from tomoseg.data.label_mapping import LabelMapping
+from tomoseg.data.plausibility import tell_implausible
 from tomoseg.data.volume import Volume
 from tomoseg.inference.localisation.declaration import Localisation
 from tomoseg.inference.localisation.locator import Located, Place
@@ -48,24 +49,20 @@ class Assembly:
 
 
 def assemble(
-    declared: Localisation,
-    located: Located,
-    scan: Grid,
-    predict: Predict,
-    on_place: Callable[[int, int], None] | None = None,
+    located: Located, scan: Grid, predict: Predict, on_place: Callable[[int, int], None] | None = None
 ) -> Assembly:
     """Segment each structure in its crop, and bring the labels into the scan's own grid.
 
     Args:
-        declared: what the labels of the crops mean in the whole.
-        located: where the crops are.
+        located: where the crops are, and what their labels mean in the whole.
         scan: the scan's grid.
         predict: segments a crop.
         on_place: called with the number of structures that are done and of all.
     """
+    declared = located.localisation
     labels = np.zeros(scan.shape, np.uint8 if max(one.value for one in declared.label_table) <= 255 else np.uint16)
     entropy: NDArray[np.float32] | None = None
-    regions, places, warnings = [], [], [*_coarse(declared, scan), *_doubts(declared, located)]
+    regions, places, warnings = [], [], [*_coarse(declared, scan), *_doubts(located)]
     for done, given in enumerate(located.places, 1):
         place, clipped = _settle(given, declared, predict)
         places.append(place)
@@ -90,7 +87,7 @@ def assemble(
         if on_place is not None:
             on_place(done, len(located.places))
     asymmetry = _asymmetry(declared, {region.name: region.volume_ml for region in regions})
-    location = Location(located.template, located.score, located.seen, located.icv_ml, asymmetry, tuple(regions))
+    location = Location(declared.template, located.score, located.seen, located.icv_ml, asymmetry, tuple(regions))
     return Assembly(labels, entropy, location, tuple(places), tuple(warnings))
 
 
@@ -141,13 +138,13 @@ def _coarse(declared: Localisation, scan: Grid) -> list[str]:
     ]
 
 
-def _doubts(declared: Localisation, located: Located) -> list[str]:
+def _doubts(located: Located) -> list[str]:
     if located.score is None or located.seen is None:
         return []
-    warnings = []
+    declared, warnings = located.localisation, []
     if located.score < declared.least_score:
         warnings.append(
-            f"the {located.template} head fits badly: score {located.score:.2f}, expected {declared.least_score:g} or "
+            f"the {declared.template} head fits badly: score {located.score:.2f}, expected {declared.least_score:g} or "
             "more; look at the result, or place the boxes by hand with --roi"
         )
     if located.seen < LEAST_BRAIN:
@@ -159,7 +156,7 @@ def _faults(place: Place, volume_ml: float, clipped: bool) -> list[str]:
     name, (low, high) = place.region.name, place.region.volume_ml
     warnings = []
     if not low <= volume_ml <= high:
-        warnings.append(f"{name}: {volume_ml:.2f} mL is implausible, expected {low:g} to {high:g} mL")
+        warnings.append(tell_implausible(name, volume_ml, low, high))
     if clipped:
         warnings.append(f"{name}: reaches the border of its box and may be cut off there")
     if place.crop.seen < LEAST_SEEN:

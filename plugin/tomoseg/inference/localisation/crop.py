@@ -119,21 +119,13 @@ def cut_out(
     origin = scan_affine.copy()
     origin[:3, 3] += origin[:3, :3] @ low
     image = to_itk(part, origin)
-    finer = [
-        max(1, round(0.75 * wanted / spacing)) for wanted, spacing in zip(spacing_mm, image.GetSpacing(), strict=True)
-    ]
+    spacings = zip(spacing_mm, image.GetSpacing(), strict=True)
+    finer = [max(1, round(FINER * wanted / spacing)) for wanted, spacing in spacings]
     if max(finer) > 1:
         image = sitk.BinShrink(image, [min(*pair) for pair in zip(finer, image.GetSize(), strict=True)])
     wanted = to_itk(np.empty(tuple(shape), np.float32), grid.affine)
-    voxels = sitk.Resample(
-        image,
-        wanted,
-        to_transform(np.asarray(np.linalg.inv(frame), dtype=np.float64)),
-        sitk.sitkLinear,
-        0.0,
-        sitk.sitkFloat32,
-        True,
-    )
+    transform = to_transform(np.asarray(np.linalg.inv(frame), dtype=np.float64))
+    voxels = sitk.Resample(image, wanted, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32, True)
     return Crop(Volume(to_array(voxels), grid, scan.source), frame, scan.grid)
 
 

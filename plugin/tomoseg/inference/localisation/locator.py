@@ -15,7 +15,7 @@ from tomoseg.inference.localisation.crop import Crop, cut_out, head_frame
 from tomoseg.inference.localisation.declaration import Localisation, Region, read_localisation
 from tomoseg.inference.localisation.raster import Matrix
 from tomoseg.inference.localisation.registration import register
-from tomoseg.inference.localisation.roi import parse_rois
+from tomoseg.inference.localisation.roi import Box, parse_rois
 from tomoseg.inference.localisation.template import load_template
 
 ROOM_MM = 12.0  # round a box, for a structure that lies beside where the template has it
@@ -63,13 +63,13 @@ class Located:
 
     Args:
         places: of each of them.
-        template: name of the template.
+        localisation: what the bundle declares of them.
         score, seen: as `Registration` has them; None for places that were given by hand.
         icv_ml: intracranial volume, None as for the score.
     """
 
     places: tuple[Place, ...]
-    template: str
+    localisation: Localisation
     score: float | None = None
     seen: float | None = None
     icv_ml: float | None = None
@@ -106,49 +106,36 @@ class Locator:
         if not np.isfinite(scan.array).all():  # the bundle's own preprocessing is to replace them, but comes later
             scan = replace(scan, array=np.nan_to_num(scan.array, posinf=0.0, neginf=0.0))
         if self._boxes:
-            return Located(tuple(self._given(scan, declared)), declared.template)
+            given = ((region, self._boxes[region.name]) for region in declared.regions if region.name in self._boxes)
+            # the head is taken to be as straight as the scan's mm say
+            return Located(tuple(_place(scan, declared, region, np.eye(4), box) for region, box in given), declared)
         if declared.is_crop(scan.grid):
             return None
         template = load_template(declared.template)
         found = register(template, scan.array, scan.grid)
-        places = tuple(_place(scan, declared, region, found.matrix) for region in declared.regions)
+        boxes = ((region, (np.array(region.box_mm[0]), np.array(region.box_mm[1]))) for region in declared.regions)
+        places = tuple(_place(scan, declared, region, found.matrix, box) for region, box in boxes)
         scaling = abs(float(np.linalg.det(found.matrix[:3, :3])))
-        return Located(places, declared.template, found.score, found.seen, template.brain_ml * scaling)
-
-    def _given(self, scan: Volume, declared: Localisation) -> list[Place]:
-        """Return the boxes that were given by hand; the head is taken to be as straight as the scan's mm say."""
-        places = []
-        boxes = self._boxes or {}
-        for region in declared.regions:
-            if region.name in boxes:
-                first, last = boxes[region.name]
-                frame = head_frame(np.eye(4), region.mirrored)
-                places.append(_surround(scan, declared, region, frame, (first + last) / 2, last - first))
-        return places
+        return Located(places, declared, found.score, found.seen, template.brain_ml * scaling)
 
 
-def _place(scan: Volume, declared: Localisation, region: Region, matrix: Matrix) -> Place:
-    """Return the box of a region, of a 4×4 matrix from the template's mm to the scan's."""
-    frame = head_frame(matrix, mirrored=False)
-    first, last = np.array(region.box_mm)
-    stretch = np.abs(np.diag((frame @ matrix)[:3, :3]))
-    centre = (matrix @ (*((first + last) / 2), 1))[:3]
-    return _surround(scan, declared, region, head_frame(matrix, region.mirrored), centre, stretch * (last - first))
+def _place(scan: Volume, declared: Localisation, region: Region, matrix: Matrix, box: Box) -> Place:
+    """Return the box of a region.
 
-
-def _surround(
-    scan: Volume,
-    declared: Localisation,
-    region: Region,
-    frame: Matrix,
-    centre: NDArray[np.float64],
-    size: NDArray[np.float64],
-) -> Place:
+    Args:
+        scan: the whole.
+        declared, region: what the bundle declares.
+        matrix: 4×4, mm of the box to those of the scan.
+        box: its first and last corner in mm.
+    """
+    first, last = box
+    stretch = np.abs(np.diag((head_frame(matrix, mirrored=False) @ matrix)[:3, :3]))
+    frame = head_frame(matrix, region.mirrored)
     spacing = np.array(declared.spacing_mm)
-    middle = (frame @ (*centre, 1))[:3]
+    middle = (frame @ (*(matrix @ (*((first + last) / 2), 1))[:3], 1))[:3]
     room = np.round(ROOM_MM / spacing)
-    voxels = np.round(size / spacing)
+    voxels = np.round(stretch * (last - first) / spacing)
     half = (voxels / 2 + room) * spacing
     crop = cut_out(scan, frame, middle - half, middle + half, spacing)
-    first = room.astype(int)
-    return Place(region, crop, (first, first + voxels.astype(int)))
+    low = room.astype(int)
+    return Place(region, crop, (low, low + voxels.astype(int)))

@@ -10,7 +10,8 @@ import psutil
 import torch
 
 from tomoseg.core.errors import MemoryLimitError
-from tomoseg.inference.memory import CPU, megabytes
+from tomoseg.inference.device import CPU
+from tomoseg.inference.memory import megabytes
 from tomoseg.inference.sliding_window.restore import BLOCK, CHUNK
 from tomoseg.inference.sliding_window.windows import Windows
 
@@ -106,7 +107,7 @@ def make_plan(needs: Needs, limit: int | None, name: str) -> Plan:
         _predict(needs, Plan(batch, dtype, device))
         for dtype in (torch.float32, torch.float16)
         for device in dict.fromkeys((needs.network_device, CPU))
-        for batch in _halved(needs.batch_size)
+        for batch in (needs.batch_size >> halved for halved in range(needs.batch_size.bit_length()))
     ]
     for plan in plans:
         if plan.ram_bytes <= ram and plan.vram_bytes <= vram:
@@ -129,19 +130,7 @@ def _free_on_gpu(device: torch.device) -> int:
 
 
 def _predict(needs: Needs, plan: Plan) -> Plan:
-    working = plan.batch_size * needs.network + needs.kept
-    slab = needs.slab(plan.dtype) + needs.restoring
-    on_gpu = needs.network_device.type == "cuda"
-    slab_on_gpu = plan.device.type == "cuda"
-    return replace(
-        plan,
-        ram_bytes=needs.resident + needs.result + (0 if on_gpu else working) + (0 if slab_on_gpu else slab),
-        vram_bytes=(needs.on_gpu + working + (slab if slab_on_gpu else 0)) if on_gpu else 0,
-    )
-
-
-def _halved(batch_size: int) -> list[int]:
-    sizes = [batch_size]
-    while sizes[-1] > 1:
-        sizes.append(sizes[-1] // 2)
-    return sizes
+    taken = {"cpu": needs.resident + needs.result, "cuda": needs.on_gpu}
+    taken[needs.network_device.type] += plan.batch_size * needs.network + needs.kept
+    taken[plan.device.type] += needs.slab(plan.dtype) + needs.restoring
+    return replace(plan, ram_bytes=taken["cpu"], vram_bytes=taken["cuda"] if needs.network_device.type == "cuda" else 0)

@@ -9,6 +9,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd
 
+from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.sliding_window.decision import Activation, ArgMax, Decision, Threshold, softmax
 from tomoseg.inference.sliding_window.placement import NotRecognisedError
 
@@ -50,21 +51,19 @@ def recognise_inferer(inferer: Any) -> SlidingWindowInferer:
     return inferer
 
 
-def recognise_postprocessing(postprocessing: Compose, key: str, preprocessing: Compose, image_key: str) -> Recipe:
+def recognise_postprocessing(config: InferenceConfig) -> Recipe:
     """Recognise how a post-processing makes labels of scores: an optional Activationsd, then Invertd and AsDiscreted.
 
     Invertd may come before AsDiscreted (linear, or nearest, which may as well come after), or anywhere behind it.
 
     Args:
-        postprocessing: the bundle's, without SaveImaged.
-        key: the key of the prediction.
-        preprocessing: what Invertd must undo, all of it.
-        image_key: the key of the image.
+        config: has the post-processing, and the preprocessing, all of which Invertd must undo.
 
     Raises:
         NotRecognisedError: it begins otherwise.
     """
-    steps = list(postprocessing.transforms)
+    key = config.prediction_key
+    steps = list(config.postprocessing.transforms)
     softmaxed, activation = False, None
     if steps and isinstance(steps[0], Activationsd):
         softmaxed, activation = _activation(steps.pop(0), key)
@@ -80,7 +79,7 @@ def recognise_postprocessing(postprocessing: Compose, key: str, preprocessing: C
         return Recipe(activation, threshold, interpolated=False, rest=Compose(steps))
     if tuple(invert.keys) != (key,) or invert.post_func != (None,):
         raise NotRecognisedError("Invertd other than one of the prediction")
-    if tuple(invert.orig_keys) != (image_key,) or invert.transform is not preprocessing:
+    if tuple(invert.orig_keys) != (config.image_key,) or invert.transform is not config.preprocessing:
         raise NotRecognisedError("Invertd of other transforms than the whole preprocessing of the image")
     if invert.nearest_interp == (True,):
         return Recipe(activation, threshold, interpolated=False, rest=Compose([invert, *steps]))

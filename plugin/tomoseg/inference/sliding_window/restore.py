@@ -37,6 +37,9 @@ class Neighbours:
     def __getitem__(self, index: Any) -> Neighbours:
         return Neighbours(self.lower[index], self.upper[index], self.share[index])
 
+    def to(self, device: torch.device) -> Neighbours:
+        return Neighbours(self.lower.to(device), self.upper.to(device), self.share.to(device))
+
 
 def neighbours(coordinates: NDArray[np.float64], low: int, high: int, device: torch.device) -> Neighbours:
     """Return the neighbours of fractional coordinates on an axis, clamped to [low, high]."""
@@ -129,7 +132,7 @@ class Restorer:
     def _follow(self, device: torch.device) -> None:
         """Work where the scores are; a slab that outgrows the GPU is moved."""
         if device != self._device and self._separable:
-            self._lines = [Neighbours(n.lower.to(device), n.upper.to(device), n.share.to(device)) for n in self._lines]
+            self._lines = [line.to(device) for line in self._lines]
         self._device = device
 
     def _frame(self, slab: Slab) -> Frame | None:
@@ -200,15 +203,8 @@ class Restorer:
             ready = torch.nonzero((along.upper >= self._received) & (along.upper < frame.stop)).T
             if ready.numel():
                 row, column = ready.cpu().numpy()
-                others = [
-                    neighbours(
-                        matrix[axis, 1] * row + matrix[axis, 2] * column + constant[axis],
-                        self._low[axis],
-                        self._high[axis],
-                        self._device,
-                    )
-                    for axis in (1, 2)
-                ]
+                across = matrix[:, 1:2] * row + matrix[:, 2:3] * column + constant[:, None]
+                others = [neighbours(across[axis], self._low[axis], self._high[axis], self._device) for axis in (1, 2)]
                 yield target, ready, [along[tuple(ready)], *others]
 
     def _fill_box(self, target: NDArray[Any], frame: Frame, lines: list[Neighbours]) -> None:
@@ -259,12 +255,9 @@ class Restorer:
         voxels = torch.nonzero(used)[:, 0]
         position = torch.empty(used.shape, dtype=torch.int32, device=self._device)
         position[voxels] = torch.arange(voxels.numel(), dtype=torch.int32, device=self._device)
-        return torch.nn.functional.embedding_bag(
-            position[corners],
-            self._rows(frame, voxels, first, strides),
-            per_sample_weights=torch.stack(weight, dim=1),
-            mode="sum",
-        )
+        rows = self._rows(frame, voxels, first, strides)
+        weights = torch.stack(weight, dim=1)
+        return torch.nn.functional.embedding_bag(position[corners], rows, per_sample_weights=weights, mode="sum")
 
     def _rows(self, frame: Frame, voxels: torch.Tensor, first: int, strides: tuple[int, int, int]) -> torch.Tensor:
         """Return the activated scores (voxels, labels) of voxels given by their flat indices; 0 beyond the slab."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -12,13 +12,15 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from numpy.typing import NDArray
 
-from tomoseg.inference.memory import CPU, PeakMemory, is_out_of_memory, release_unused
+from tomoseg.inference.device import CPU
+from tomoseg.inference.memory import OUT_OF_MEMORY_ERRORS, PeakMemory, is_out_of_memory, release_unused
 from tomoseg.inference.sliding_window.blend import Blend, Predictor, Slab
 from tomoseg.inference.sliding_window.decision import Decision
 from tomoseg.inference.sliding_window.memory_plan import Needs, Plan, make_plan
 from tomoseg.inference.sliding_window.placement import NotRecognisedError, Placement
 from tomoseg.inference.sliding_window.restore import Restorer
-from tomoseg.inference.sliding_window.windows import importance_map, pad_volume, place_windows
+from tomoseg.inference.sliding_window.windows import Windows, importance_map, pad_volume, place_windows
+from tomoseg.report.records import RunStats
 
 # called with the number of windows that are done and of all of them
 OnWindow = Callable[[int, int], None]
@@ -39,27 +41,6 @@ class Limits:
     memory_bytes: int | None = None
     skip_empty: bool = False
     batch_size: int | None = None
-
-
-@dataclass
-class Tally:
-    """What a run did.
-
-    Args:
-        windows: number of windows.
-        plan: what it was run with in the end.
-        skipped: those of them whose scores were known from another window with the same voxels.
-        remarks: what was given up for want of memory.
-        network_s: seconds spent in the network.
-        restoring_s: seconds spent from scores to labels.
-    """
-
-    windows: int
-    plan: Plan
-    skipped: int = 0
-    remarks: list[str] = field(default_factory=list)
-    network_s: float = 0.0
-    restoring_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,8 +68,8 @@ def segment_streamed(
     limits: Limits,
     name: str,
     on_window: OnWindow | None = None,
-) -> Tally:
-    """Run all windows of a volume, fill the outputs, and return what was done.
+) -> RunStats:
+    """Run all windows of a volume, fill the outputs, and return what that took.
 
     Args:
         image: (C, D, H, W), on the device of the network.
@@ -103,35 +84,41 @@ def segment_streamed(
         NotRecognisedError: the network does not give one score map of the window's size.
         MemoryLimitError: the limits cannot be kept.
     """
-    run = _Run(image, inferer, predict, make_outputs, limits, name)
+    begin = time.perf_counter()
+    windows = place_windows(image.shape[1:], inferer)
+    run = _Run(pad_volume(image, windows, inferer), windows, inferer, predict, make_outputs, limits, name)
     for done in run.windows_done():
         if on_window is not None:
-            on_window(done, run.tally.windows)
-    return run.tally
+            on_window(done, windows.count)
+    blending_s = time.perf_counter() - begin - run.network_s - run.restoring_s
+    return RunStats(
+        seconds={"network": run.network_s, "blending": blending_s, "restoring": run.restoring_s},
+        windows=windows.count,
+        skipped_windows=run.skipped,
+        planned_bytes=run.plan.ram_bytes,
+        planned_vram_bytes=run.plan.vram_bytes,
+        notes=tuple(run.notes),
+    )
 
 
+@dataclass
 class _Run:
-    """The state of one volume on its way."""
+    """The state of one volume on its way; `image` is padded."""
 
-    def __init__(
-        self,
-        image: torch.Tensor,
-        inferer: SlidingWindowInferer,
-        predict: Predictor,
-        make_outputs: Callable[[int], Sequence[Output]],
-        limits: Limits,
-        name: str,
-    ) -> None:
-        self.windows = place_windows(image.shape[1:], inferer)
-        plan = Plan(1, torch.float32, image.device)  # until the first window has shown what it takes
-        self.tally = Tally(sum(len(corners) for _, corners in self.windows.groups), plan)
+    image: torch.Tensor
+    windows: Windows
+    inferer: SlidingWindowInferer
+    predict: Predictor
+    make_outputs: Callable[[int], Sequence[Output]]
+    limits: Limits
+    name: str
+
+    def __post_init__(self) -> None:
+        self.plan = Plan(1, torch.float32, self.image.device)  # until the first window has shown what it takes
+        self.skipped = 0
+        self.notes: list[str] = []
+        self.network_s = self.restoring_s = 0.0
         self._outputs: Sequence[Output] = ()
-        self._image = pad_volume(image, self.windows, inferer)
-        self._inferer = inferer
-        self._predict = predict
-        self._make_outputs = make_outputs
-        self._limits = limits
-        self._name = name
         self._blend: Blend | None = None
         self._restorers: list[Restorer] = []
         self._constant: tuple[float, torch.Tensor] | None = None  # scores of a window that holds one value only
@@ -165,60 +152,59 @@ class _Run:
 
     def _first_scores(self, pending: Corners) -> Sequence[torch.Tensor]:
         """Run the first window, and plan the rest by what it took and gave."""
-        if self._limits.memory_bytes is not None:
+        if self.limits.memory_bytes is not None:
             release_unused()
-        with PeakMemory(self._image.device) as peak:
+        with PeakMemory(self.image.device) as peak:
             scores = self._scores(pending)
         labels = scores[0].shape[0]
-        self._outputs = self._make_outputs(labels)
-        on_gpu = self._image.device.type == "cuda"
+        self._outputs = self.make_outputs(labels)
+        on_gpu = self.image.device.type == "cuda"
+        batch_size = self.inferer.sw_batch_size
         needs = Needs(
             windows=self.windows,
             labels=labels,
-            batch_size=min(self._inferer.sw_batch_size, self._limits.batch_size or self._inferer.sw_batch_size),
+            batch_size=min(batch_size, self.limits.batch_size or batch_size),
             resident=peak.bytes if on_gpu else peak.before_bytes,
             network=peak.vram_bytes - peak.vram_before_bytes if on_gpu else peak.bytes - peak.before_bytes,
             result=sum(output.values.nbytes for output in self._outputs),
-            network_device=self._image.device,
+            network_device=self.image.device,
             on_gpu=peak.vram_before_bytes,
-            kept=scores[0].nbytes if self._limits.skip_empty else 0,
+            kept=scores[0].nbytes if self.limits.skip_empty else 0,
         )
-        self.tally.plan = make_plan(needs, self._limits.memory_bytes, self._name)
-        if self.tally.plan.dtype != torch.float32:
-            self.tally.remarks.append("the scores were kept in half precision, for want of memory")
-        if self.tally.plan.device != self._image.device:
-            self.tally.remarks.append("the scores were kept in RAM, for want of memory on the GPU")
-        weights = importance_map(self.windows, self._inferer, self._image.device)
+        self.plan = make_plan(needs, self.limits.memory_bytes, self.name)
+        if self.plan.dtype != torch.float32:
+            self.notes.append("the scores were kept in half precision, for want of memory")
+        if self.plan.device != self.image.device:
+            self.notes.append("the scores were kept in RAM, for want of memory on the GPU")
+        weights = importance_map(self.windows, self.inferer, self.image.device)
         try:
-            self._blend = Blend(self.windows, weights, scores[0], self.tally.plan.dtype, self.tally.plan.device)
-        except Exception as error:
+            self._blend = Blend(self.windows, weights, scores[0], self.plan.dtype, self.plan.device)
+        except OUT_OF_MEMORY_ERRORS as error:
             self._leave_gpu(error)
-            self._blend = Blend(self.windows, weights, scores[0], self.tally.plan.dtype, self.tally.plan.device)
-        self._restorers = [
-            Restorer(output.values, output.placement, self.windows.slab_axis, output.decision)
-            for output in self._outputs
-        ]
+            self._blend = Blend(self.windows, weights, scores[0], self.plan.dtype, self.plan.device)
+        axis = self.windows.slab_axis
+        self._restorers = [Restorer(one.values, one.placement, axis, one.decision) for one in self._outputs]
         return scores
 
     def _scores(self, pending: Corners) -> Sequence[torch.Tensor]:
         """Return the scores (labels, D, H, W) of as many of the next windows as are run at once."""
-        value = self._constant_value(pending[0]) if self._limits.skip_empty else None
+        value = self._constant_value(pending[0]) if self.limits.skip_empty else None
         if value is not None and self._constant is not None and self._constant[0] == value:
-            self.tally.skipped += 1
+            self.skipped += 1
             return [self._constant[1]]
         while True:
-            batch = pending[: self.tally.plan.batch_size if value is None else 1]
-            if self._limits.skip_empty and value is None:
+            batch = pending[: self.plan.batch_size if value is None else 1]
+            if self.limits.skip_empty and value is None:
                 batch = list(takewhile(lambda corner: self._constant_value(corner) is None, batch))
             try:
                 scores = list(self._run(batch))
                 if value is not None:
                     self._constant = value, scores[0].clone()
                 return scores
-            except Exception as error:
+            except OUT_OF_MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):
                     raise
-                plan = self.tally.plan.step_down()
+                plan = self.plan.step_down()
                 if plan is None:
                     raise MemoryError(str(error)) from error
             self._step_down(plan)
@@ -227,14 +213,14 @@ class _Run:
         """Run the network on windows; return (B, labels, D, H, W) where the slab lives."""
         batch = torch.stack([self._window(corner) for corner in corners])
         begin = time.perf_counter()
-        scores = self._predict(batch)
+        scores = self.predict(batch)
         _wait(batch.device)
-        self.tally.network_s += time.perf_counter() - begin
+        self.network_s += time.perf_counter() - begin
         if not isinstance(scores, torch.Tensor):
             raise NotRecognisedError(f"a network that returns a {type(scores).__name__}")
         if scores.shape[2:] != batch.shape[2:]:
             raise NotRecognisedError("a network whose scores are not of its window's size")
-        if scores.device != self.tally.plan.device:  # only ever from the GPU to RAM
+        if scores.device != self.plan.device:  # only ever from the GPU to RAM
             staged = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
             staged.copy_(scores, non_blocking=True)
             _wait(scores.device)
@@ -248,31 +234,31 @@ class _Run:
         for output, restorer in zip(self._outputs, self._restorers, strict=True):
             try:
                 restorer.feed(Slab(slab.start, output.scores(slab.scores)))
-            except Exception as error:
+            except OUT_OF_MEMORY_ERRORS as error:
                 self._leave_gpu(error)
                 assert self._blend is not None
                 slab = self._blend.moved(slab)
                 restorer.feed(Slab(slab.start, output.scores(slab.scores)))  # it fills in the same voxels again
-        self.tally.restoring_s += time.perf_counter() - begin
+        self.restoring_s += time.perf_counter() - begin
 
     def _leave_gpu(self, error: Exception) -> None:
         """Move the slab to RAM if an error says that the GPU's memory ran out; otherwise raise it."""
-        if self.tally.plan.device.type != "cuda" or not is_out_of_memory(error):
+        if self.plan.device.type != "cuda" or not is_out_of_memory(error):
             raise error
-        self._step_down(replace(self.tally.plan, device=CPU))
+        self._step_down(replace(self.plan, device=CPU))
 
     def _step_down(self, plan: Plan) -> None:
-        if plan.device != self.tally.plan.device:
-            self.tally.remarks.append("memory ran out on the GPU: the scores were moved to RAM")
+        if plan.device != self.plan.device:
+            self.notes.append("memory ran out on the GPU: the scores were moved to RAM")
             if self._blend is not None:
                 self._blend.to(plan.device)
             torch.cuda.empty_cache()
         else:
-            self.tally.remarks.append(f"memory ran out: went on with {plan.batch_size} windows at once")
-        self.tally.plan = plan
+            self.notes.append(f"memory ran out: went on with {plan.batch_size} windows at once")
+        self.plan = plan
 
     def _window(self, corner: Corner) -> torch.Tensor:
-        window = self._image
+        window = self.image
         for axis, (start, length) in enumerate(zip(corner, self.windows.roi_size, strict=True)):
             window = window.narrow(axis + 1, start, length)
         return window

@@ -1,4 +1,4 @@
-"""How undecided the scores are."""
+"""How undecided the network's output is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch.special import entr
+
+from tomoseg.inference.sliding_window.probabilities import to_probabilities
 
 
 def softmax_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
@@ -15,16 +18,11 @@ def softmax_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
 
     Args:
         scores: (labels, D, H, W).
-        activated: whether the bundle applies no soft-max of its own: its network may end with one, and scores that are
-            probabilities already are taken as they are.
+        activated: as for `to_probabilities`.
     """
-
-    def entropy(plane: torch.Tensor) -> torch.Tensor:
-        probabilities = plane if activated and _are_probabilities(plane) else plane.softmax(dim=0)
-        nats: torch.Tensor = torch.special.entr(probabilities).sum(dim=0)
-        return nats / math.log(max(len(plane), 2))
-
-    return _by_plane(scores, entropy)
+    return _by_plane(
+        scores, lambda plane: entr(to_probabilities(plane, activated)).sum(dim=0) / math.log(max(len(plane), 2))
+    )
 
 
 def sigmoid_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
@@ -32,19 +30,15 @@ def sigmoid_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
 
     Args:
         scores: (labels, D, H, W).
-        activated: whether they are probabilities already.
+        activated: as for `to_probabilities`.
     """
 
     def entropy(plane: torch.Tensor) -> torch.Tensor:
-        yes = plane.clamp(0, 1) if activated else plane.sigmoid()
-        nats: torch.Tensor = (torch.special.entr(yes) + torch.special.entr(1 - yes)).mean(dim=0)
+        yes = to_probabilities(plane, activated, overlapping=True)
+        nats: torch.Tensor = (entr(yes) + entr(1 - yes)).mean(dim=0)
         return nats / math.log(2)
 
     return _by_plane(scores, entropy)
-
-
-def _are_probabilities(plane: torch.Tensor) -> bool:
-    return bool(plane.min() >= 0) and bool((plane.sum(dim=0) - 1).abs().max() < 1e-2)
 
 
 def _by_plane(scores: torch.Tensor, entropy: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

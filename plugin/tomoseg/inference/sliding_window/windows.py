@@ -30,6 +30,11 @@ class Windows:
     pad: tuple[tuple[int, int], ...]
     shape: tuple[int, int, int]
 
+    @property
+    def count(self) -> int:
+        """Number of windows."""
+        return sum(len(corners) for _, corners in self.groups)
+
 
 def place_windows(shape: Sequence[int], inferer: SlidingWindowInferer) -> Windows:
     """Place the windows of `inferer` over a volume of `shape` voxels along (D, H, W).

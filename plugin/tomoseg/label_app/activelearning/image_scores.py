@@ -47,7 +47,7 @@ def expected_dice_score(model: ServedModel, crops: Sequence[Volume], device: str
     values = []
     for crop in crops:
         prepared = segmenter.prepare(crop, as_it_is=True)
-        affine = np.asarray(prepared.data[model.config.image_key].affine, dtype=np.float64)
+        affine = np.asarray(prepared.image.affine, dtype=np.float64)
         others = []
         for axis in axes:
             flipped, along = mirrored(crop, affine, axis)
@@ -59,13 +59,12 @@ def expected_dice_score(model: ServedModel, crops: Sequence[Volume], device: str
 
 def features_score(model: ServedModel, crops: Sequence[Volume], device: str) -> list[float]:
     """Return the features of one image, the mean over its crops, scaled to length 1."""
-    network = model.config.load_network(model.checkpoint).to(device)
     segmenter = model.segmenter(Options(device=device))
     vectors = []
     for crop in crops:
         prepared = segmenter.prepare(crop, as_it_is=True)
-        image = prepared.data[model.config.image_key].as_tensor().to(device)
-        vectors.append(describe_image(image, network, model.config.inferer))
+        image = prepared.image.as_tensor().to(device)
+        vectors.append(describe_image(image, segmenter.networks[0], model.config.inferer))
     mean = np.mean(vectors, axis=0)
     return [round(float(value), 6) for value in mean / max(float(np.linalg.norm(mean)), 1e-12)]
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from tomoseg.bundle.options import Options
-from tomoseg.data.geometry import Grid
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 from tomoseg.inference.segmentation import Segmentation
-from tomoseg.inference.segmenter import Prepared
 from tomoseg.label_app.answer import log_warnings
 from tomoseg.label_app.clicks.crop_scores import CropScores
 from tomoseg.label_app.clicks.local_scores import LocalScores
@@ -47,23 +43,13 @@ def look(model: ServedModel, source: Path, options: Options, version: Version) -
     Raises:
         TomosegError: it cannot be segmented.
     """
-    config = model.config
     volume = read_volume(source)
     segmenter = model.segmenter(options, version)
-    device = segmenter.device
-    network = config.load_network(version.checkpoint or config.checkpoints[0]).to(device)
-
-    def scores_of(prepared: Prepared, grid: Grid) -> LocalScores:
-        image = prepared.data[config.image_key]
-        affine = np.asarray(image.affine, dtype=np.float64)
-        return LocalScores(image.as_tensor().clone().to(device), affine, network, config.inferer, grid)
-
     prepared = segmenter.prepare(volume)
-    if prepared.located is None:
-        scores = scores_of(prepared, volume.grid)
-        return Scene(volume, model.labels.serve(segmenter.predict(prepared)), scores)
     result = segmenter.predict(prepared)
+    if prepared.located is None:
+        return Scene(volume, model.labels.serve(result), LocalScores(segmenter, prepared, volume.grid))
     log_warnings(result, source)
     crops = [place.crop for place in result.places]
-    seen = [scores_of(segmenter.prepare(crop.volume, as_it_is=True), crop.scan_grid) for crop in crops]
+    seen = [LocalScores(segmenter, segmenter.prepare(one.volume, as_it_is=True), one.scan_grid) for one in crops]
     return Scene(volume, model.labels.serve(result), CropScores(result.places, seen))

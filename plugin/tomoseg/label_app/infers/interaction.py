@@ -81,11 +81,10 @@ class ClickTask(InferTask):  # type: ignore[misc]
                 clicks,
                 lambda box: scene.scores(box)[channels],
             )
-            seconds = {"correction": time.perf_counter() - begin}
+            stats = replace(scene.result.stats, seconds={"correction": time.perf_counter() - begin})
         # where structures were found, and how large, holds no longer once something is changed
-        result = replace(
-            scene.result, labels=labels, seconds=seconds, location=None if clicks else scene.result.location
-        )
+        location = None if clicks else scene.result.location
+        result = replace(scene.result, labels=labels, stats=stats, location=location)
         path = write_answer(result, asked.extension, asked.compress)
         return str(path), describe_answer(result, self._model.labels, version.number)
 

@@ -35,7 +35,7 @@ def cut_crops(labels: Labels, located: Located, declared: Localisation) -> Itera
     """
     if located.score is not None and located.score < declared.least_score:
         raise VolumeError(
-            f"expected a scan that the {located.template} head fits, got one with a score of {located.score:.2f}, "
+            f"expected a scan that the {declared.template} head fits, got one with a score of {located.score:.2f}, "
             f"below {declared.least_score:g}; crop it round its labels first"
         )
     voxels = np.argwhere(labels > 0)

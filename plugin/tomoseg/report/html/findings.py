@@ -166,7 +166,7 @@ def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[t
         more = f" and {len(at_edge) - NAMED} more labels" if len(at_edge) > NAMED else ""
         verb = "reaches" if len(at_edge) == 1 else "reach"
         yield "edge", f"{', '.join(at_edge[:NAMED])}{more} {verb} the edge of the scan and may be cut off there."
-    yield from (("remark", text) for text in case.remarks)
+    yield from (("remark", text) for text in case.stats.notes)
 
 
 def _cells(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[Cell]:

@@ -1,0 +1,31 @@
+"""The device that a network runs on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from tomoseg.bundle.options import require_device_name
+from tomoseg.core.errors import UsageError
+
+CPU: Final = torch.device("cpu")
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device for a name that a user gives.
+
+    Args:
+        name: "auto" (CUDA where there is a GPU, else the CPU), "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UsageError: the name is none of these, or there is no such GPU.
+    """
+    require_device_name(name)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UsageError(f"device: {name} asked for, but there are {count} CUDA devices; use --device cpu")
+    return device
