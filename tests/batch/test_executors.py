@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from support.progress import Calls
 from tomoseg import Report, Segmenter, find_bundle, segment_batch
 from tomoseg.batch.cases import Case, plan_cases
 from tomoseg.batch.local import LocalExecutor
@@ -81,7 +82,7 @@ def test_label_maps_and_report_are_those_of_a_plain_batch(
 ) -> None:
     wanted, there = expected
     seen: list[CaseReport] = []
-    report = run_batch(planned(scans, tmp_path), make_executor(OutputOptions()), seen.append)
+    report = run_batch(planned(scans, tmp_path), make_executor(OutputOptions()), Calls(seen.append))
     assert [case.status for case in report.cases] == ["done", "done", "failed", "failed"]
     for path in there.glob("*_seg.nii.gz"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
@@ -90,7 +91,7 @@ def test_label_maps_and_report_are_those_of_a_plain_batch(
         found["options"].pop(name, None)
     assert found == plain(asdict(wanted), there)
     assert sorted(case.input for case in seen) == [case.input for case in report.cases]
-    assert report.pending == []
+    assert report.pending == ()
 
 
 def test_existing_results_are_kept_or_replaced(make_executor: MakeExecutor, scans: Path, tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_an_interrupt_keeps_what_was_done(make_executor: MakeExecutor, scans: Pa
 
     cases = planned(scans, tmp_path)
     with pytest.raises(BatchInterruptedError) as raised:
-        run_batch(cases, make_executor(OutputOptions()), interrupt)
+        run_batch(cases, make_executor(OutputOptions()), Calls(interrupt))
     report = raised.value.report
     assert report.interrupted
     assert len(report.cases) == 1

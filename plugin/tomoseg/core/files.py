@@ -13,6 +13,9 @@ from tempfile import mkdtemp
 
 from tomoseg.core.errors import OutputError, one_line
 
+# A path that is no valid UTF-8 holds lone surrogates: as \udcff they are readable, and in JSON the very same path.
+UNENCODABLE = "backslashreplace"
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 from tomoseg.batch.cases import Case
+from tomoseg.batch.progress import Progress
 from tomoseg.batch.ray.worker import Done, Started
 from tomoseg.core.errors import WorkerError, one_line, shorten
 from tomoseg.report.records import CaseReport
@@ -52,7 +53,7 @@ class Dispatch:
         workers: how many.
         in_flight: cases that a worker has at once.
         accept: called with what a worker says of itself; raises WorkerError if it cannot work here.
-        on_note: called when a worker is lost.
+        progress: notes the workers that are lost.
     """
 
     def __init__(
@@ -62,14 +63,14 @@ class Dispatch:
         workers: int,
         in_flight: int,
         accept: Callable[[Started], None],
-        on_note: Callable[[str], None] | None,
+        progress: Progress,
     ) -> None:
         self.backend = ""  # known for sure once a network was compiled
         self._ray = ray
         self._make_actor = make_actor
         self._in_flight = in_flight
         self._accept = accept
-        self._on_note = on_note
+        self._progress = progress
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._worked = False
         self._cases: Sequence[Case] = ()
@@ -127,7 +128,7 @@ class Dispatch:
                 if not hand.is_replacement:  # somebody has to mend it
                     raise
                 problem = one_line(refusal)
-                self._tell(f"{problem}; it is left out")
+                self._progress.on_note(f"{problem}; it is left out")
             else:
                 hand.machine, self._worked = started.machine, True
                 return []
@@ -151,7 +152,7 @@ class Dispatch:
         else:
             death = describe_death(error)
             if hand in self._hands:
-                self._tell(f"worker on {hand.machine}: {death}; what it was at is tried again")
+                self._progress.on_note(f"worker on {hand.machine}: {death}; what it was at is tried again")
                 self._dismiss(hand)  # it may only be out of reach
                 self._hire(is_replacement=True, failures=0)
             report = self._failed(
@@ -172,12 +173,8 @@ class Dispatch:
         return [(index, self._failed(index, f"no worker is left for it: {problem}")) for index in waiting]
 
     def _failed(self, index: int, why: str) -> CaseReport:
-        path = str(self._cases[index].input)
-        return CaseReport(input=path, output=None, status="failed", reason=f"{path}: {why}")
-
-    def _tell(self, note: str) -> None:
-        if self._on_note is not None:
-            self._on_note(note)
+        path = self._cases[index].input
+        return CaseReport.failure(path, f"{path}: {why}")
 
     def _dismiss(self, hand: _Hand) -> None:
         self._hands.remove(hand)

@@ -15,10 +15,11 @@ import torch
 from tomoseg.batch.cases import Case
 from tomoseg.batch.local import describe_machine
 from tomoseg.batch.output import OutputOptions
-from tomoseg.batch.ray.acceptance import Acceptance
+from tomoseg.batch.progress import Progress
+from tomoseg.batch.ray.acceptance import check_worker
 from tomoseg.batch.ray.cluster import Share, choose_share, connected, machines_of, refuse_what_ray_cannot_give
 from tomoseg.batch.ray.dispatch import Dispatch
-from tomoseg.batch.ray.worker import Order, Worker
+from tomoseg.batch.ray.worker import Order, Started, Worker
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.files import remove_stale, staging_folder
@@ -42,7 +43,6 @@ class RayExecutor:
         output: which files are written.
         address: of a cluster: "auto", "HOST:PORT" or "ray://HOST:PORT"; None to start Ray on this machine.
         jobs: number of workers; None for one a GPU, or one a machine where the network runs on CPUs.
-        on_note: called when a worker is lost; the batch goes on.
 
     Raises:
         UsageError: an option is for one machine only, or no cluster has so many workers.
@@ -57,7 +57,6 @@ class RayExecutor:
         *,
         address: str | None = None,
         jobs: int | None = None,
-        on_note: Callable[[str], None] | None = None,
     ) -> None:
         refuse_what_ray_cannot_give(options, jobs)
         self.bundle = bundle
@@ -67,10 +66,13 @@ class RayExecutor:
         self.output = output or OutputOptions()
         self._address = address
         self._jobs = jobs
-        self._on_note = on_note
-        self._environment = RunEnvironment(hardware=describe_machine())
+        self._share: Share | None = None
+        self._workers: list[Started] = []
+        self._backend = ""
 
-    def run(self, cases: Sequence[Case]) -> Generator[tuple[int, CaseReport], None, None]:
+    def run(
+        self, cases: Sequence[Case], progress: Progress | None = None
+    ) -> Generator[tuple[int, CaseReport], None, None]:
         """Yield the index of each case and its outcome, as they end; the workers end with it.
 
         Raises:
@@ -81,31 +83,39 @@ class RayExecutor:
         parents = {case.output.parent.absolute() for case in cases}
         for folder in parents:
             remove_stale(folder)
-        ran = self._environment = RunEnvironment(hardware=describe_machine())
+        self._share, self._workers, self._backend = None, [], ""
         try:
             with connected(self._address, self.options.device) as ray:
                 elastic = self._address is not None
-                share = choose_share(machines_of(ray), self.options.device, self._jobs, elastic)
-                ran.executor = {"engine": "ray", "workers": share.workers}
+                share = self._share = choose_share(machines_of(ray), self.options.device, self._jobs, elastic)
                 # only machines that share the output folder see what is new in it
                 with staging_folder(Path(os.path.commonpath(parents))) as mark:
                     # what else is in memory would break a limit
                     in_flight = IN_FLIGHT if self.options.max_memory is None else 1
                     actors = _actors(ray, share, self._order(cases, share, mark), in_flight)
-                    accept = Acceptance(ran, self.bundle, self.options, self.checkpoint_sha256)
-                    dispatch = Dispatch(ray, actors, share.workers, in_flight, accept, self._on_note)
+                    dispatch = Dispatch(ray, actors, share.workers, in_flight, self._accept, progress or Progress())
                     with closing(dispatch.run(cases)) as outcomes:
                         try:
                             yield from outcomes
                         finally:
-                            ran.backend = dispatch.backend or ran.backend
+                            self._backend = dispatch.backend
         finally:
             for folder in parents:  # what workers were at when they were stopped
                 remove_stale(folder)
 
     def environment(self) -> RunEnvironment:
         """Return what the workers run the network on, as far as they have said so."""
-        return self._environment
+        executor = {} if self._share is None else {"engine": "ray", "workers": self._share.workers}
+        if not self._workers:
+            return RunEnvironment(hardware=describe_machine(), executor=executor)
+        first = self._workers[0]
+        machines = [{"machine": one.machine, "gpus": one.hardware["gpus"]} for one in self._workers]
+        hardware = {**first.hardware, "workers": machines}
+        return RunEnvironment(first.device, self._backend or first.backend, first.precision, hardware, executor)
+
+    def _accept(self, started: Started) -> None:
+        check_worker(started, self.bundle, self.options, self.checkpoint_sha256)
+        self._workers.append(started)
 
     def _order(self, cases: Sequence[Case], share: Share, mark: Path) -> Order:
         return Order(

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tomoseg.batch.cases import Case
-from tomoseg.batch.local import ShortOfMemory, describe_machine, make_delivery, segment_case
+from tomoseg.batch.local import describe_machine
 from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.stages import Outcome, Stages
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import one_line
@@ -19,7 +20,6 @@ from tomoseg.core.files import remove_stale
 from tomoseg.core.version import __version__
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.report.environment import installed_packages
-from tomoseg.report.records import CaseReport
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Started:
 class Done:
     """What came of a case, and what ran the network."""
 
-    outcome: CaseReport | ShortOfMemory
+    outcome: Outcome
     backend: str
 
 
@@ -89,13 +89,13 @@ class Worker:
                 return Started(machine, f"{path}: not there; expected a folder that all machines share, at one path")
         try:
             self._segmenter = segmenter = Segmenter(order.bundle, order.options)
-            self._delivery = make_delivery(segmenter, order.output)
-        except Exception as error:  # a bundle may call anything
+            self._stages = Stages(segmenter, order.output)
+        except Exception as error:  # the bundle, whose config may call anything
             return Started(machine, one_line(error))
         return Started(
             machine=machine,
             versions=versions(),
-            run=self._delivery.run,
+            run=self._stages.run,
             device=segmenter.device,
             backend=segmenter.backend,
             precision=segmenter.precision,
@@ -108,7 +108,7 @@ class Worker:
         if folder not in self._cleared:  # of workers of this machine that were killed
             self._cleared.add(folder)
             remove_stale(folder)
-        return Done(segment_case(self._segmenter, self._delivery, case), self._segmenter.backend)
+        return Done(self._stages.segment(case), self._segmenter.backend)
 
 
 def versions() -> dict[str, str]:

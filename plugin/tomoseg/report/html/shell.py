@@ -8,8 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from tomoseg.core.files import atomic_file
-from tomoseg.report.records import UNENCODABLE
+from tomoseg.core.files import UNENCODABLE, atomic_file
 
 
 def write_html(path: Path, template: str, style: str = "", **parts: str) -> None:
