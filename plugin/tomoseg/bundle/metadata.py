@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.json_files import read_json
 from tomoseg.data.labels import TISSUE, Code, Label, default_colour
 
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
@@ -123,7 +124,7 @@ class Bundle:
         A bundle that was not planned by us does not say, and they are the same.
         """
         try:
-            content = json.loads((self.root / "configs" / "plan.json").read_text(encoding="utf-8"))["dataset_labels"]
+            content = read_json(self.root / "configs" / "plan.json")["dataset_labels"]
             return dict(enumerate(sorted(map(int, content)), start=1))
         except (OSError, ValueError, KeyError, TypeError):
             return {value: value for value in self.labels}

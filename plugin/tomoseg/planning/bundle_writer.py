@@ -13,6 +13,7 @@ import numpy as np
 
 from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.core.files import staging_folder
+from tomoseg.core.json_files import SCHEMA_VERSION
 from tomoseg.core.version import __version__
 from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset
 from tomoseg.data.inspection.fitness import require_trainable, trainable_labels
@@ -179,6 +180,7 @@ def _explain(
     """Return plan.json."""
     names = {label.value: label.name for label in fingerprint.labels}
     return {
+        "schema_version": SCHEMA_VERSION,
         "tomoseg": __version__,
         "budget": {"memory_bytes": budget.memory, "device": budget.device, "preset": budget.preset},
         "modality": plan.modality,

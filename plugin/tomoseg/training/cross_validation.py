@@ -20,6 +20,7 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import BundleError, MissingPackageError, TrainingError, UsageError
 from tomoseg.core.files import atomic_file
+from tomoseg.core.json_files import write_json
 from tomoseg.data.datasets import Dataset, Pair
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.training.card import write_results
@@ -256,23 +257,20 @@ def _write_scores(path: Path, rows: Sequence[_Row], labels: Sequence[str]) -> No
 def _write_summary(
     path: Path, result: CrossValidation, folds: Sequence[Trained], rows: Sequence[_Row], together: float, alone: float
 ) -> None:
-    names = list(result.labels.values())
+    def by_name(scores: Sequence[float]) -> dict[str, float | None]:
+        defined = (None if math.isnan(score) else score for score in scores)
+        return dict(zip(result.labels.values(), defined, strict=True))
+
+    of_folds = [mean_of_labels([row.plain for row in rows if row.fold == fold.fold]) for fold in folds]
     content = {
         "cases": result.cases,
-        "mean_dice": dict(zip(names, result.dice, strict=True)),
+        "mean_dice": by_name(result.dice),
         "folds": [
-            {
-                "fold": fold.fold,
-                "epochs": fold.epochs,
-                "mean_dice": dict(
-                    zip(names, mean_of_labels([row.plain for row in rows if row.fold == fold.fold]), strict=True)
-                ),
-            }
-            for fold in folds
+            {"fold": fold.fold, "epochs": fold.epochs, "mean_dice": by_name(scores)}
+            for fold, scores in zip(folds, of_folds, strict=True)
         ],
         "largest_component_only": {result.labels[label]: value for label, value in result.largest.items()},
         "compared_on_seen_cases": {"mean_of_scores": together, "mean_of_weights": alone},
         "averaged_weights": result.averaged,
     }
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(path, content)

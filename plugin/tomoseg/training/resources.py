@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import UsageError
+from tomoseg.core.json_files import read_json
 from tomoseg.data.datasets import UNNAMED
 
 RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
@@ -75,7 +75,7 @@ def plan_cache(
 def case_bytes(plan: Path, crop: Any) -> int | None:
     """Return the memory of a cached case, None where the bundle was not planned."""
     try:
-        content = json.loads(plan.read_text(encoding="utf-8"))
+        content = read_json(plan)
         extent = content["fingerprint"]["median_extent_mm"]
         spacing = content["choices"]["spacing_mm"]["value"]
         channels = len(content["fingerprint"].get("channels", UNNAMED))
