@@ -18,6 +18,7 @@ from tomoseg import Report, Segmenter, find_bundle, segment_batch
 from tomoseg.batch.cases import Case, plan_cases
 from tomoseg.batch.local import LocalExecutor
 from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.progress import Progress
 from tomoseg.batch.run import BatchInterruptedError, Executor, run_batch
 from tomoseg.bundle.options import Options
 from tomoseg.report.records import CaseReport
@@ -120,3 +121,30 @@ def test_an_interrupt_keeps_what_was_done(make_executor: MakeExecutor, scans: Pa
     assert len(report.pending) == len(cases) - 1
     assert report.device == "cpu"
     assert not [path for path in tmp_path.iterdir() if ".tomoseg-" in path.name]
+
+
+class Record(Progress):
+    """What a batch says of itself."""
+
+    def __init__(self) -> None:
+        self.cases = 0
+        self.reports: list[CaseReport] = []
+        self.windows: list[tuple[Path, int, int]] = []
+
+    def on_start(self, cases: int) -> None:
+        self.cases += cases
+
+    def on_case(self, report: CaseReport) -> None:
+        self.reports.append(report)
+
+    def on_window(self, path: Path, done: int, total: int) -> None:
+        self.windows.append((path, done, total))
+
+
+def test_progress_follows_the_batch(make_executor: MakeExecutor, scans: Path, tmp_path: Path) -> None:
+    record, executor = Record(), make_executor(OutputOptions())
+    report = run_batch(planned(scans, tmp_path), executor, record)
+    assert record.cases == 4
+    assert sorted(case.input for case in record.reports) == [case.input for case in report.cases]
+    windows = [(scans / f"{index}.nii.gz", 1, 1) for index in range(2)]
+    assert record.windows[-1:] == windows[-1:] if isinstance(executor, LocalExecutor) else record.windows == []

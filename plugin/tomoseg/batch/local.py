@@ -15,7 +15,7 @@ import torch
 from tomoseg.batch.cases import Case
 from tomoseg.batch.interrupt import PostponedInterrupt
 from tomoseg.batch.output import OutputOptions
-from tomoseg.batch.progress import Progress
+from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.batch.stages import Outcome, PreparedCase, Stages
 from tomoseg.core.files import remove_stale
 from tomoseg.inference.segmenter import Segmenter
@@ -42,9 +42,7 @@ class LocalExecutor:
         self._segmenter = segmenter
         self._overlaps = segmenter.options.max_memory is None  # a second scan in memory would break a limit
 
-    def run(
-        self, cases: Sequence[Case], progress: Progress | None = None
-    ) -> Generator[tuple[int, CaseReport], None, None]:
+    def run(self, cases: Sequence[Case], progress: Progress | None = None) -> Outcomes:
         """Yield each case's index and outcome; those that ran out of memory beside others run again alone, last.
 
         Raises:

@@ -17,7 +17,7 @@ from tomoseg.core.files import sha256, staging_folder
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.report.preview import save_preview
 from tomoseg.report.records import CaseReport, LabelVolume
-from tomoseg.report.statistics import measure_labels
+from tomoseg.report.statistics import LabelMeasure, measure_labels
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Delivery:
                 skipped_windows=result.skipped_windows,
                 voxels=math.prod(result.grid.shape),
                 memory=result.memory,
-                labels=_measure(result, image) if self.options.measure else _count(result),
+                labels=_measure(result, image, self.options.measure),
                 preview=preview,
             )
             if case.resumable:
@@ -165,17 +165,13 @@ def _draw(path: Path, case: Case, result: Segmentation, image: NDArray[np.float3
     return ""
 
 
-def _count(result: Segmentation) -> tuple[LabelVolume, ...]:
+def _measure(result: Segmentation, image: NDArray[np.float32] | None, all_measures: bool) -> tuple[LabelVolume, ...]:
+    """Return the volume of each label, and all other measures if they are asked for."""
+    names, voxel_ml = result.names, result.grid.voxel_volume_ml
+    if all_measures:
+        found = measure_labels(result.labels, tuple(names), image)
+    else:
+        found = {value: LabelMeasure(count) for value, count in result.voxel_counts.items()}
     return tuple(
-        LabelVolume(value, result.names[value], count, count * result.grid.voxel_volume_ml)
-        for value, count in result.voxel_counts.items()
-    )
-
-
-def _measure(result: Segmentation, image: NDArray[np.float32] | None) -> tuple[LabelVolume, ...]:
-    names = result.names
-    measured = measure_labels(result.labels, tuple(names), image)
-    return tuple(
-        LabelVolume(value, names[value], volume_ml=measure.voxels * result.grid.voxel_volume_ml, **asdict(measure))
-        for value, measure in measured.items()
+        LabelVolume(value, names[value], volume_ml=one.voxels * voxel_ml, **asdict(one)) for value, one in found.items()
     )

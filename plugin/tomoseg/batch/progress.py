@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
+from typing import TypeAlias
 
 from tomoseg.report.records import CaseReport
+
+# the index of each case and its outcome
+Outcomes: TypeAlias = Generator[tuple[int, CaseReport], None, None]
 
 
 class Progress:

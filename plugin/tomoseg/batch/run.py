@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ from typing import Protocol
 from tomoseg.batch.cases import Case, plan_cases, refuse_entropy_clashes
 from tomoseg.batch.local import LocalExecutor
 from tomoseg.batch.output import OutputOptions
-from tomoseg.batch.progress import Progress
+from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import MissingPackageError
@@ -36,9 +36,7 @@ class Executor(Protocol):
     checkpoint_sha256: list[str]
     output: OutputOptions
 
-    def run(
-        self, cases: Sequence[Case], progress: Progress | None = None
-    ) -> Generator[tuple[int, CaseReport], None, None]:
+    def run(self, cases: Sequence[Case], progress: Progress | None = None) -> Outcomes:
         """Yield the index of each case and its outcome, in any order."""
         ...
 
@@ -97,7 +95,11 @@ def run_batch(cases: Sequence[Case], executor: Executor, progress: Progress | No
         UsageError: two cases would write the same file.
         BatchInterruptedError: Ctrl-C; it has the report of what was done until then.
     """
-    _require_possible(cases, executor.options)
+    for package in {package for case in cases for package in case.kind.packages}:
+        if find_spec(package) is None:
+            raise MissingPackageError(package)
+    if executor.options.uncertainty:
+        refuse_entropy_clashes(cases)
     started, done, progress = utc_now(), dict[int, CaseReport](), progress or Progress()
     progress.on_start(len(cases))
     try:
@@ -111,11 +113,7 @@ def run_batch(cases: Sequence[Case], executor: Executor, progress: Progress | No
 
 
 def _make_report(
-    started: str,
-    cases: Sequence[Case],
-    done: Mapping[int, CaseReport],
-    executor: Executor,
-    interrupted: bool = False,
+    started: str, cases: Sequence[Case], done: Mapping[int, CaseReport], executor: Executor, interrupted: bool = False
 ) -> Report:
     """Return the report of a batch that ends now, from what was asked, what is done and what ran it."""
     bundle, ran = executor.bundle, executor.environment()
@@ -143,12 +141,3 @@ def _make_report(
         pending=tuple(str(case.input) for index, case in enumerate(cases) if index not in done),
         cases=tuple(done[index] for index in sorted(done)),
     )
-
-
-def _require_possible(cases: Sequence[Case], options: Options) -> None:
-    """Raise MissingPackageError or UsageError if the batch cannot be written, whatever its scans are."""
-    for package in {package for case in cases for package in case.kind.packages}:
-        if find_spec(package) is None:
-            raise MissingPackageError(package)
-    if options.uncertainty:
-        refuse_entropy_clashes(cases)

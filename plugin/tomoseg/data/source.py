@@ -14,11 +14,12 @@ from tomoseg.data.volume import Volume
 
 @dataclass(frozen=True)
 class ScanSource:
-    """Where a scan lies; everything that reads it goes through here.
+    """Where a scan lies: a batch hashes and reads it through this object.
 
-    The voxels are not kept. A batch that measures labels or draws a picture reads them twice, before and after the
-    network: in between, they would take 4 bytes a voxel and channel of the memory that the network needs. Only the
-    DICOM headers that results copy are kept, with the `DicomSeries` of the volume that was read.
+    Voxels are not kept. A batch that measures labels or draws a picture reads them twice, before and after the network:
+    in between, they would take 4 bytes a voxel and channel of the memory that the network needs. Of a DICOM series,
+    the `DicomSeries` of the volume is kept with the result: which file is which slice. A DICOM result reads the
+    headers of these files when it is written, once a scan (`data/dicom/reference.py`).
 
     Attributes:
         paths: a file, or a folder with a DICOM series; a file for each channel if there are several.

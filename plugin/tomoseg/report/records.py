@@ -149,13 +149,13 @@ class CaseReport:
         Raises:
             KeyError, TypeError, ValueError: it is none.
         """
-        fields = dict(content)
-        fields["remarks"] = tuple(fields["remarks"])
-        fields["memory"] = None if fields["memory"] is None else Memory(**fields["memory"])
-        fields["labels"] = tuple(map(_read_label, fields["labels"]))
-        fields["warnings"] = tuple(fields["warnings"])
-        fields["location"] = None if fields["location"] is None else _read_location(fields["location"])
-        return cls(**fields)
+        memory, location = content["memory"], content["location"]
+        nested: dict[str, Any] = {
+            "memory": None if memory is None else Memory(**memory),
+            "labels": tuple(map(_read_label, content["labels"])),
+            "location": None if location is None else _read_location(location),
+        }
+        return cls(**{**content, **nested, **{key: tuple(content[key]) for key in ("remarks", "warnings")}})
 
     @classmethod
     def failure(cls, path: Path, reason: str) -> CaseReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -15,18 +15,16 @@ import torch
 from tomoseg.batch.cases import Case
 from tomoseg.batch.local import describe_machine
 from tomoseg.batch.output import OutputOptions
-from tomoseg.batch.progress import Progress
-from tomoseg.batch.ray.acceptance import check_worker
+from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.batch.ray.cluster import Share, choose_share, connected, machines_of, refuse_what_ray_cannot_give
 from tomoseg.batch.ray.dispatch import Dispatch
-from tomoseg.batch.ray.worker import Order, Started, Worker
+from tomoseg.batch.ray.worker import Order, Started, Worker, check_worker
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.files import remove_stale, staging_folder
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.weights import hash_weights, weights_in_use
 from tomoseg.report.environment import RunEnvironment
-from tomoseg.report.records import CaseReport
 
 IN_FLIGHT = 3  # one is read, one is at the network, one is written
 
@@ -70,9 +68,7 @@ class RayExecutor:
         self._workers: list[Started] = []
         self._backend = ""
 
-    def run(
-        self, cases: Sequence[Case], progress: Progress | None = None
-    ) -> Generator[tuple[int, CaseReport], None, None]:
+    def run(self, cases: Sequence[Case], progress: Progress | None = None) -> Outcomes:
         """Yield the index of each case and its outcome, as they end; the workers end with it.
 
         Raises:
@@ -92,7 +88,7 @@ class RayExecutor:
                 with staging_folder(Path(os.path.commonpath(parents))) as mark:
                     # what else is in memory would break a limit
                     in_flight = IN_FLIGHT if self.options.max_memory is None else 1
-                    actors = _actors(ray, share, self._order(cases, share, mark), in_flight)
+                    actors = self._actors(ray, share, in_flight, cases, mark)
                     dispatch = Dispatch(ray, actors, share.workers, in_flight, self._accept, progress or Progress())
                     with closing(dispatch.run(cases)) as outcomes:
                         try:
@@ -117,24 +113,16 @@ class RayExecutor:
         check_worker(started, self.bundle, self.options, self.checkpoint_sha256)
         self._workers.append(started)
 
-    def _order(self, cases: Sequence[Case], share: Share, mark: Path) -> Order:
-        return Order(
+    def _actors(self, ray: Any, share: Share, in_flight: int, cases: Sequence[Case], mark: Path) -> Callable[[], Any]:
+        """Return what starts a worker; it looks for the mark, the bundle and one scan, if there is any."""
+        inputs = (case.input.absolute() for case in cases if case.input.exists())
+        order = Order(
             bundle=self.bundle,
             options=replace(self.options, device="cuda" if share.gpus else "cpu", threads=share.cpus),
             output=self.output,
             folder=Path.cwd(),
-            shared=(mark, self.bundle.root.absolute(), *_an_input(cases)),
+            shared=(mark, self.bundle.root.absolute(), *islice(inputs, 1)),
         )
-
-
-def _actors(ray: Any, share: Share, order: Order, in_flight: int) -> Callable[[], Any]:
-    """Return what starts a worker."""
-    kind = ray.remote(
-        num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=in_flight, scheduling_strategy="SPREAD"
-    )(Worker)
-    return lambda: kind.remote(order)
-
-
-def _an_input(cases: Sequence[Case]) -> list[Path]:
-    """Return one scan that is there; those that are not fail by themselves."""
-    return list(islice((case.input.absolute() for case in cases if case.input.exists()), 1))
+        resources = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_concurrency": in_flight}
+        actor = ray.remote(**resources, scheduling_strategy="SPREAD")(Worker)
+        return lambda: actor.remote(order)

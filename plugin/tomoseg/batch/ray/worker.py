@@ -1,9 +1,10 @@
-"""One segmenter in a process of Ray's, on whatever machine that is."""
+"""One segmenter in a process of Ray's, on any machine, and the check that it computes what was asked for."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 from tomoseg.batch.cases import Case
 from tomoseg.batch.local import describe_machine
+from tomoseg.batch.manifest import hash_run
 from tomoseg.batch.output import OutputOptions
 from tomoseg.batch.stages import Outcome, Stages
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
-from tomoseg.core.errors import one_line
+from tomoseg.core.errors import WorkerError, one_line
 from tomoseg.core.files import remove_stale
 from tomoseg.core.version import __version__
 from tomoseg.inference.segmenter import Segmenter
@@ -109,6 +111,30 @@ class Worker:
             self._cleared.add(folder)
             remove_stale(folder)
         return Done(self._stages.segment(case), self._segmenter.backend)
+
+
+def check_worker(started: Started, bundle: Bundle, options: Options, checkpoints: Sequence[str]) -> None:
+    """Check that the results of a worker would be those of this machine.
+
+    Args:
+        started: what the worker says of itself.
+        bundle, options: what is asked for.
+        checkpoints: SHA-256 of the weights.
+
+    Raises:
+        WorkerError: the worker cannot work, or its results would be others.
+    """
+    where, here = f"worker on {started.machine}", versions()
+    if started.problem:
+        raise WorkerError(f"{where}: {started.problem}")
+    for name in sorted({*started.versions, *here}):
+        theirs, ours = (found.get(name, "missing") for found in (started.versions, here))
+        if theirs != ours:
+            raise WorkerError(f"{where}: {name} is {theirs} there and {ours} here; use one environment everywhere")
+    if started.run != hash_run(bundle, checkpoints, options, started.precision):
+        raise WorkerError(
+            f"{where}: the bundle or its weights at {bundle.root} are others than here; make them the same"
+        )
 
 
 def versions() -> dict[str, str]:
