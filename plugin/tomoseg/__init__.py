@@ -20,6 +20,8 @@ from tomoseg.core.version import __version__
 __all__ = [
     "Bundle",
     "Grid",
+    "OutputOptions",
+    "Progress",
     "Report",
     "Segmentation",
     "Segmenter",
@@ -33,6 +35,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from tomoseg.batch.output import OutputOptions
+    from tomoseg.batch.progress import Progress
     from tomoseg.batch.run import segment_batch
     from tomoseg.bundle.metadata import Bundle
     from tomoseg.bundle.registry import find_bundle, registered_names
@@ -48,6 +52,8 @@ if TYPE_CHECKING:
 _HOME = {
     "Bundle": "bundle.metadata",
     "Grid": "data.geometry",
+    "OutputOptions": "batch.output",
+    "Progress": "batch.progress",
     "Report": "report.records",
     "Segmentation": "inference.segmentation",
     "Segmenter": "inference.segmenter",

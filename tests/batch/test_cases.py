@@ -10,7 +10,7 @@ import pytest
 from support.dicoms import write_series
 from tomoseg import Grid, TomosegError, read_volume
 from tomoseg.batch.cases import Case, plan_cases
-from tomoseg.data.formats import OUTPUT_TYPES
+from tomoseg.data.output_types import OUTPUT_TYPES
 
 
 def touch(folder: Path, *names: str) -> list[Path]:

@@ -13,10 +13,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from support.progress import Calls
 from tomoseg import Report, Segmenter, find_bundle, segment_batch
 from tomoseg.batch.cases import Case, plan_cases
 from tomoseg.batch.local import LocalExecutor
 from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.progress import Progress
 from tomoseg.batch.run import BatchInterruptedError, Executor, run_batch
 from tomoseg.bundle.options import Options
 from tomoseg.report.records import CaseReport
@@ -82,7 +84,7 @@ def test_label_maps_and_report_are_those_of_a_plain_batch(
 ) -> None:
     wanted, there = expected
     seen: list[CaseReport] = []
-    report = run_batch(planned(scans, tmp_path), make_executor(OutputOptions()), seen.append)
+    report = run_batch(planned(scans, tmp_path), make_executor(OutputOptions()), Calls(seen.append))
     assert [case.status for case in report.cases] == ["done", "done", "failed", "failed"]
     for path in there.glob("*_seg.nii.gz"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
@@ -91,7 +93,7 @@ def test_label_maps_and_report_are_those_of_a_plain_batch(
         found["options"].pop(name, None)
     assert found == plain(asdict(wanted), there)
     assert sorted(case.input for case in seen) == [case.input for case in report.cases]
-    assert report.pending == []
+    assert report.pending == ()
 
 
 def test_existing_results_are_kept_or_replaced(make_executor: MakeExecutor, scans: Path, tmp_path: Path) -> None:
@@ -113,10 +115,37 @@ def test_an_interrupt_keeps_what_was_done(make_executor: MakeExecutor, scans: Pa
 
     cases = planned(scans, tmp_path)
     with pytest.raises(BatchInterruptedError) as raised:
-        run_batch(cases, make_executor(OutputOptions()), interrupt)
+        run_batch(cases, make_executor(OutputOptions()), Calls(interrupt))
     report = raised.value.report
     assert report.interrupted
     assert len(report.cases) == 1
     assert len(report.pending) == len(cases) - 1
     assert report.device == "cpu"
     assert not [path for path in tmp_path.iterdir() if ".tomoseg-" in path.name]
+
+
+class Record(Progress):
+    """What a batch says of itself."""
+
+    def __init__(self) -> None:
+        self.cases = 0
+        self.reports: list[CaseReport] = []
+        self.windows: list[tuple[Path, int, int]] = []
+
+    def on_start(self, cases: int) -> None:
+        self.cases += cases
+
+    def on_case(self, report: CaseReport) -> None:
+        self.reports.append(report)
+
+    def on_window(self, path: Path, done: int, total: int) -> None:
+        self.windows.append((path, done, total))
+
+
+def test_progress_follows_the_batch(make_executor: MakeExecutor, scans: Path, tmp_path: Path) -> None:
+    record, executor = Record(), make_executor(OutputOptions())
+    report = run_batch(planned(scans, tmp_path), executor, record)
+    assert record.cases == 4
+    assert sorted(case.input for case in record.reports) == [case.input for case in report.cases]
+    windows = [(scans / f"{index}.nii.gz", 1, 1) for index in range(2)]
+    assert record.windows[-1:] == windows[-1:] if isinstance(executor, LocalExecutor) else record.windows == []

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
+from support.progress import Calls
 from tomoseg import Segmenter, find_bundle, segment_batch
 from tomoseg.batch.cases import plan_cases
 from tomoseg.batch.output import OutputOptions
@@ -36,6 +37,7 @@ pytestmark = [
 ]
 
 NAME = "hippocampus_mr_segmentation"
+PREVIEW = OutputOptions(preview=True)
 KILLER, GLUTTON = 31415, 27182  # largest value of a scan
 TEMPER = f"""$lambda image: image if image.max() not in ({KILLER}, {GLUTTON}) else (
     __import__('os').kill(__import__('os').getpid(), 9) if image.max() == {KILLER}
@@ -76,8 +78,8 @@ def run(
     on_note: Callable[[str], None] | None = None,
 ) -> Report:
     output = OutputOptions(preview=preview)
-    executor = RayExecutor(find_bundle(bundle), Options(), output, jobs=2, on_note=on_note)
-    return run_batch(plan_cases([inputs], out), executor, on_case)
+    executor = RayExecutor(find_bundle(bundle), Options(), output, jobs=2)
+    return run_batch(plan_cases([inputs], out), executor, Calls(on_case, on_note))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -118,7 +120,7 @@ def test_a_worker_that_is_killed_changes_nothing(ray_here: Any, scans: Path, tmp
     inputs = tmp_path / "scans"
     shutil.copytree(scans, inputs)
     (inputs / "0" / "00.nii.gz").write_bytes(b"broken")
-    local = segment_batch(Segmenter.from_bundle(NAME), [inputs], tmp_path / "local", preview=True)
+    local = segment_batch(Segmenter.from_bundle(NAME), [inputs], tmp_path / "local", options=PREVIEW)
     killed: list[int] = []
 
     def kill(case: CaseReport) -> None:
@@ -138,7 +140,7 @@ def test_a_worker_that_is_killed_changes_nothing(ray_here: Any, scans: Path, tmp
     assert [case.status for case in report.cases].count("skipped") <= 3
     told = [replace(case, status="done") if case.status == "skipped" else case for case in report.cases]
     assert list(map(outcome, told)) == list(map(outcome, local.cases))
-    assert report.pending == []
+    assert report.pending == ()
     assert (report.device, report.backend, report.precision) == (local.device, local.backend, local.precision)
     assert len(report.hardware["workers"]) >= 2
     for one, other in ((report, tmp_path / "ray.csv"), (local, tmp_path / "local.csv")):
@@ -146,7 +148,7 @@ def test_a_worker_that_is_killed_changes_nothing(ray_here: Any, scans: Path, tmp
     assert (tmp_path / "ray.csv").read_bytes() == (tmp_path / "local.csv").read_bytes()
 
     # the proofs are those of a local run, too
-    again = segment_batch(Segmenter.from_bundle(NAME), [inputs], tmp_path / "ray", preview=True)
+    again = segment_batch(Segmenter.from_bundle(NAME), [inputs], tmp_path / "ray", options=PREVIEW)
     assert [case.status for case in again.cases] == ["failed", *["skipped"] * 11]
 
 

@@ -13,7 +13,12 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+from support.progress import Calls
 from tomoseg import Segmenter, TomosegError, segment_batch
+from tomoseg.batch.output import OutputOptions
+from tomoseg.report.records import CaseReport
+
+PREVIEW = OutputOptions(preview=True)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +42,9 @@ def visible(folder: Path) -> list[str]:
 
 
 def test_bad_scans_are_recorded_and_the_rest_are_done(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
-    seen = []
-    report = segment_batch(segmenter, [scans], tmp_path / "out", preview=True, on_case=lambda case: seen.append(case))
-    assert seen == report.cases
+    seen: list[CaseReport] = []
+    report = segment_batch(segmenter, [scans], tmp_path / "out", options=PREVIEW, progress=Calls(seen.append))
+    assert tuple(seen) == report.cases
     assert [case.status for case in report.cases] == ["done", "failed", "failed", "done"]
     assert visible(tmp_path / "out") == [
         "a good #1_seg.nii.gz",
@@ -76,7 +81,7 @@ def test_results_are_not_overwritten_unless_asked(segmenter: Segmenter, real_sca
     report = segment_batch(segmenter, [real_scan], output)
     assert "seg.nii.gz: is there already; pass --overwrite" in report.cases[0].reason
     assert output.read_text() == "drawn by hand"
-    assert not segment_batch(segmenter, [real_scan], output, overwrite=True).failed
+    assert not segment_batch(segmenter, [real_scan], output, options=OutputOptions(overwrite=True)).failed
     assert nib.load(output).shape == nib.load(real_scan).shape
 
 
@@ -94,7 +99,7 @@ def test_a_folder_that_cannot_be_written_fails_the_case(segmenter: Segmenter, re
 
 def test_a_dicom_series_gives_what_its_nifti_gives(segmenter: Segmenter, dicom_scan: Path, tmp_path: Path) -> None:
     nifti = dicom_scan.with_name("mni.nii.gz")
-    report = segment_batch(segmenter, [dicom_scan, nifti], tmp_path / "out", preview=True)
+    report = segment_batch(segmenter, [dicom_scan, nifti], tmp_path / "out", options=PREVIEW)
     assert [case.status for case in report.cases] == ["done", "done"], report.cases
     assert report.cases[0].series is not None
     by_dicom, by_nifti = (nib.load(str(case.output)) for case in report.cases)
@@ -165,7 +170,7 @@ def test_what_was_cleaned_is_told(real_scan: Path, tmp_path: Path) -> None:
     assert "--clean non-finite" in report.cases[0].reason
 
     cleaning = Segmenter.from_bundle("hippocampus", clean=("non-finite", "bias-field"))
-    (case,) = segment_batch(cleaning, [tmp_path / "nan.nii.gz"], tmp_path / "out", preview=True).cases
+    (case,) = segment_batch(cleaning, [tmp_path / "nan.nii.gz"], tmp_path / "out", options=PREVIEW).cases
     assert case.status == "done", case.reason
     assert "5 NaN replaced by" in case.stats.notes[0]
     assert "N4" in case.stats.notes[1]

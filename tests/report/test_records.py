@@ -19,10 +19,13 @@ from hypothesis import strategies as st
 
 import tomoseg
 from tomoseg import Report, Segmenter, TomosegError, segment_batch
+from tomoseg.batch.output import OutputOptions
 from tomoseg.report.environment import describe_hardware, utc_now
 from tomoseg.report.html.document import write_page
 from tomoseg.report.records import STATISTICS_COLUMNS, CaseReport, LabelVolume, Location, RegionVolume, RunStats
 from tomoseg.report.statistics import measure_labels
+
+PREVIEW = OutputOptions(preview=True)
 
 # a byte of a path that is no UTF-8 is one of these lone surrogates: https://peps.python.org/pep-0383/
 NAMES = st.text(st.characters(exclude_categories=["Cs"]) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
@@ -57,7 +60,7 @@ CASES = st.builds(
 
 
 def make_report(*cases: CaseReport, **others: Any) -> Report:
-    return Report({"name": "organs", "version": "1.0"}, "cpu", "torch", "fp32", cases=list(cases), **others)
+    return Report({"name": "organs", "version": "1.0"}, "cpu", "torch", "fp32", cases=cases, **others)
 
 
 def read(report: Report, folder: Path) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def test_json_has_what_the_docstring_says(tmp_path: Path) -> None:
     label = LabelVolume(1, "liver", 8, 0.5, 60.0, 10.0, (1, 2, 3), (3, 4, 5), True)
     case = CaseReport("a.nii", "a_seg.nii.gz", "done", labels=(label,), stats=RunStats({"x": 1.5}, peak_bytes=7))
     content = read(make_report(case, hardware=describe_hardware(["NVIDIA H200"])), tmp_path)
-    versions = ["tomoseg", "python", "packages", "system"]
+    versions = ["schema_version", "tomoseg", "python", "packages", "system"]
     assert list(content) == versions + [one.name for one in fields(Report)]
     assert list(content["cases"][0]) == [one.name for one in fields(CaseReport)]
     assert list(content["cases"][0]["labels"][0]) == [one.name for one in fields(LabelVolume)]
@@ -116,7 +119,7 @@ def test_any_report_is_written_and_read(tmp_path_factory: pytest.TempPathFactory
 
 def test_a_path_that_is_no_utf8_stands_in_both(tmp_path: Path) -> None:
     name = os.fsdecode(b"scan \xff.nii")
-    report = make_report(CaseReport(name, None, "done", labels=(LabelVolume(1, "liver", 0, 0.0),)), pending=[name])
+    report = make_report(CaseReport(name, None, "done", labels=(LabelVolume(1, "liver", 0, 0.0),)), pending=(name,))
     content = read(report, tmp_path)
     assert os.fsencode(content["cases"][0]["input"]) == os.fsencode(content["pending"][0]) == b"scan \xff.nii"
     assert rows(report, tmp_path)[0]["input"] == "scan \\udcff.nii"
@@ -191,7 +194,7 @@ def test_a_report_knows_when_it_began() -> None:
 def real_run(dicom_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run over a DICOM series, whose patient is Jane Doe, leaves behind, and its reports."""
     folder = tmp_path_factory.mktemp("run")
-    report = segment_batch(Segmenter.from_bundle("hippocampus"), [dicom_scan], folder, preview=True)
+    report = segment_batch(Segmenter.from_bundle("hippocampus"), [dicom_scan], folder, options=PREVIEW)
     assert not report.failed, report.failed
     report.save(folder / "report.json")
     report.save_statistics(folder / "statistics.csv")

@@ -59,7 +59,7 @@ def make_report(*cases: CaseReport, **others: Any) -> Report:
         bundle={"name": "hippocampus_mr_segmentation", "version": "0.1.2", "config_sha256": "ab" * 32},
         device="cpu", backend="openvino", precision="fp32", options={"tta": True, "max_memory": "6GB"},
         hardware=describe_hardware(), started="2026-11-20T11:03:10+00:00", finished="2026-11-20T11:42:55+00:00",
-        cases=list(cases), **others,
+        cases=cases, **others,
     )  # fmt: skip
 
 

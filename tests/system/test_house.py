@@ -11,6 +11,8 @@ import tomoseg
 PUBLIC_NAMES = {
     "Bundle",
     "Grid",
+    "OutputOptions",
+    "Progress",
     "Report",
     "Segmentation",
     "Segmenter",

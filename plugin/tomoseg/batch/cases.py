@@ -11,8 +11,10 @@ from pathlib import Path
 from tomoseg.core.errors import UsageError
 from tomoseg.data.channels import further_files
 from tomoseg.data.discovery import Scan, find_scans
-from tomoseg.data.formats import OutputType, choose_output_type, names_output_file, strip_suffix
+from tomoseg.data.formats import strip_suffix
+from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
 from tomoseg.data.search import INDEX, is_dicom
+from tomoseg.data.source import ScanSource
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class Case:
     further: tuple[Path, ...] = ()
 
     @property
-    def source(self) -> Path | list[Path]:
-        """What is read: one file or folder, or a file for each channel."""
-        return [self.input, *self.further] if self.further else self.input
+    def source(self) -> ScanSource:
+        """The scan on disk."""
+        return ScanSource((self.input, *self.further), self.series)
 
     @property
     def name(self) -> str:

@@ -1,19 +1,16 @@
-"""The proof that a scan was finished: what it was made from, how, and what came of it."""
+"""Manifest of a finished scan: hash of the input, hash of the run settings, hashes of the outputs."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
-from tomoseg.core.files import atomic_file, sha256
-from tomoseg.data.discovery import files_of
-from tomoseg.report.records import UNENCODABLE, CaseReport
+from tomoseg.core.files import sha256
+from tomoseg.core.json_files import hash_json, read_json, write_json
+from tomoseg.report.records import CaseReport
 
 # of the options, what changes how long it takes and not what comes of it
 WITHOUT_EFFECT = {"device", "max_memory", "compile", "skip_empty", "threads"}
@@ -41,8 +38,7 @@ class Sidecar:
         Raises:
             OutputError: it cannot be written.
         """
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8", errors=UNENCODABLE)
+        write_json(path, asdict(self))
 
     def made(self, path: Path) -> bool:
         """Tell whether a file is as it was made."""
@@ -54,26 +50,16 @@ class Sidecar:
 
 
 def read_sidecar(path: Path) -> Sidecar | None:
-    """Return what a sidecar says; None if there is none, or none that can be read."""
+    """Return what a sidecar says; None if there is none, or none that can be read.
+
+    Raises:
+        SchemaVersionError: a newer version of tomoseg wrote it.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return Sidecar(content["scan"], content["run"], dict(content["outputs"]), CaseReport.from_dict(content["case"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def hash_scan(paths: Sequence[Path], *others: Any) -> str:
-    """Return the SHA-256 over the contents of the files of a scan, whatever they are called.
-
-    Args:
-        paths: a file, or a folder with DICOM files; a file for each channel.
-        others: what else is asked of this scan alone, e.g. the series and the format.
-
-    Raises:
-        OSError: one of them cannot be read.
-    """
-    # the files of one channel have no order, those of several do
-    return _hash([*(sorted(map(sha256, files_of(path))) for path in paths), list(others)])
 
 
 def hash_run(bundle: Bundle, checkpoints: Sequence[str], options: Options, precision: str) -> str:
@@ -87,8 +73,4 @@ def hash_run(bundle: Bundle, checkpoints: Sequence[str], options: Options, preci
     """
     asked = {key: value for key, value in asdict(options).items() if key not in WITHOUT_EFFECT | {"checkpoints"}}
     described = [sha256(bundle.inference_config), sha256(bundle.root / "configs" / "metadata.json"), bundle.name]
-    return _hash([described, list(checkpoints), asked, precision])
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hash_json([described, list(checkpoints), asked, precision])

@@ -1,4 +1,4 @@
-"""A finished scan's files, all of them whole, under their names, and proven by a sidecar."""
+"""Write the output files of a scan atomically, with a manifest that records their hashes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tomoseg.batch.cases import Case
 from tomoseg.batch.manifest import Sidecar, read_sidecar
 from tomoseg.core.errors import OutputError, one_line
 from tomoseg.core.files import sha256, staging_folder
-from tomoseg.data.read import read_volume
-from tomoseg.data.volume import Volume
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.report.preview import save_preview
 from tomoseg.report.records import CaseReport, LabelVolume, RunStats
-from tomoseg.report.statistics import measure_labels
+from tomoseg.report.statistics import LabelMeasure, measure_labels
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,8 @@ class Delivery:
             if sidecar is None or not sidecar.made(path):
                 raise OutputError(f"{path}: is there already; pass --overwrite to replace it")
             if self.options.follow and sidecar.scan == scan and sidecar.run != self.run:
-                return _skipped(
-                    sidecar, case, "made by another bundle, other weights or other options, and left as it is"
-                )
+                remark = "made by another bundle, other weights or other options, and left as it is"
+                return _skipped(sidecar, case, remark)
             if (sidecar.scan, sidecar.run) != (scan, self.run) and not self.options.follow:
                 changed = "the scan" if sidecar.scan != scan else "the bundle, its weights or the options"
                 raise OutputError(
@@ -107,14 +105,16 @@ class Delivery:
             if self.uncertainty:
                 result.save_entropy(staged[1])
             stats = result.stats
-            volume, why = self._read_again(case) if self.options.measure or self.options.preview else (None, "")
+            image, why = self._read_again(case) if self.options.measure or self.options.preview else (None, "")
             preview = None
             if self.options.preview:
-                why = why or _draw(folder / case.picture.name, case, result, volume)
+                picture = folder / case.picture.name
+                if image is not None:
+                    why = _draw(picture, case, result, image)
                 if why:
                     stats += RunStats(notes=(f"no preview: {why}",))
                 else:
-                    staged.append(folder / case.picture.name)
+                    staged.append(picture)
                     preview = str(case.picture)
             report = CaseReport(
                 input=str(case.input),
@@ -125,7 +125,7 @@ class Delivery:
                 warnings=result.warnings,
                 location=result.location,
                 voxels=math.prod(result.grid.shape),
-                labels=_measure(result, volume) if self.options.measure else _count(result),
+                labels=_measure(result, image, self.options.measure),
                 preview=preview,
             )
             if case.resumable:
@@ -134,52 +134,40 @@ class Delivery:
                 path.replace(case.output.with_name(path.name))
         return replace(report, stats=stats + RunStats({"writing": time.perf_counter() - start}))
 
-    def _read_again(self, case: Case) -> tuple[Volume | None, str]:
-        """Return the scan; while the network ran, its memory was of better use. Without it, why not."""
+    def _read_again(self, case: Case) -> tuple[NDArray[np.float32] | None, str]:
+        """Return the first channel of the scan, (I, J, K), or the reason why it cannot be read."""
         try:
-            return read_volume(case.source, case.series, channels=self.channels, allow_non_finite=True), ""
-        except Exception as error:  # the labels are good without it
+            return case.source.read(self.channels, allow_non_finite=True).array, ""
+        except Exception as error:  # the libraries that read files; the labels are good without the scan
             return None, one_line(error)
 
 
 def _skipped(sidecar: Sidecar, case: Case, *notes: str) -> CaseReport:
-    earlier = sidecar.case
-    return replace(
-        earlier,
-        input=str(case.input),
-        output=str(case.output),
-        status="skipped",
-        stats=earlier.stats + RunStats(notes=notes),
-    )
+    stats = sidecar.case.stats + RunStats(notes=notes)
+    return replace(sidecar.case, input=str(case.input), output=str(case.output), status="skipped", stats=stats)
 
 
-def _draw(path: Path, case: Case, result: Segmentation, volume: Volume | None) -> str:
+def _draw(path: Path, case: Case, result: Segmentation, image: NDArray[np.float32]) -> str:
     """Draw the preview; return why there is none."""
-    assert volume is not None
     labels = result.labels
     if result.overlapping:  # the last of several labels is drawn
         labels = np.zeros(result.grid.shape, np.uint16)
         for value, mask in enumerate(result.labels, 1):
             labels[mask > 0] = value
     try:
-        image = np.nan_to_num(volume.array)
-        save_preview(path, image, labels, result.grid, result.label_table, case.name)
-    except Exception as error:  # whatever matplotlib raises, the labels are good without it
+        save_preview(path, np.nan_to_num(image), labels, result.grid, result.label_table, case.name)
+    except Exception as error:  # matplotlib; the labels are good without the picture
         return one_line(error)
     return ""
 
 
-def _count(result: Segmentation) -> tuple[LabelVolume, ...]:
+def _measure(result: Segmentation, image: NDArray[np.float32] | None, all_measures: bool) -> tuple[LabelVolume, ...]:
+    """Return the volume of each label, and all other measures if they are asked for."""
+    names, voxel_ml = result.names, result.grid.voxel_volume_ml
+    if all_measures:
+        found = measure_labels(result.labels, tuple(names), image)
+    else:
+        found = {value: LabelMeasure(count) for value, count in result.voxel_counts.items()}
     return tuple(
-        LabelVolume(value, result.names[value], count, count * result.grid.voxel_volume_ml)
-        for value, count in result.voxel_counts.items()
-    )
-
-
-def _measure(result: Segmentation, volume: Volume | None) -> tuple[LabelVolume, ...]:
-    table = {label.value: label.name for label in result.label_table}
-    measured = measure_labels(result.labels, tuple(table), None if volume is None else volume.array)
-    return tuple(
-        LabelVolume(value, table[value], volume_ml=measure.voxels * result.grid.voxel_volume_ml, **asdict(measure))
-        for value, measure in measured.items()
+        LabelVolume(value, names[value], volume_ml=one.voxels * voxel_ml, **asdict(one)) for value, one in found.items()
     )

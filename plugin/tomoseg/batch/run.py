@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Protocol
 
 from tomoseg.batch.cases import Case, plan_cases, refuse_entropy_clashes
-from tomoseg.batch.local import LocalExecutor, OnWindow
+from tomoseg.batch.local import LocalExecutor
 from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import MissingPackageError
@@ -35,7 +36,7 @@ class Executor(Protocol):
     checkpoint_sha256: list[str]
     output: OutputOptions
 
-    def run(self, cases: Sequence[Case]) -> Generator[tuple[int, CaseReport], None, None]:
+    def run(self, cases: Sequence[Case], progress: Progress | None = None) -> Outcomes:
         """Yield the index of each case and its outcome, in any order."""
         ...
 
@@ -59,11 +60,8 @@ def segment_batch(
     *,
     output_type: str | None = None,
     series: str | None = None,
-    overwrite: bool = False,
-    preview: bool = False,
-    measure: bool = True,
-    on_case: Callable[[CaseReport], None] | None = None,
-    on_window: OnWindow | None = None,
+    options: OutputOptions | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Segment every scan and write its label map; a scan that fails is recorded and the rest go on.
 
@@ -71,83 +69,76 @@ def segment_batch(
         segmenter: the loaded bundle.
         inputs: files, folders and glob patterns, as for `plan_cases`.
         output: a file name for one scan, else a folder.
-        output_type: "nifti", "nrrd", "dicom-seg", "dicom-labelmap" or "rtstruct"; by default what the output ends
-            in, and NIfTI for a folder.
+        output_type: one of `OUTPUT_TYPES`; by default what the output ends in, and NIfTI for a folder.
         series: only DICOM series of this SeriesInstanceUID.
-        overwrite: replace label maps that are there already; without it they are kept and the scan counts as failed.
-        preview: write a PNG beside each label map.
-        measure: tell intensity and place of each label, too, and not only its volume.
-        on_case: called after each scan.
-        on_window: called with a scan's path, the number of its windows that are done, and of all of them.
+        options: which files are written; without `overwrite`, existing ones are kept and the scan counts as failed.
+        progress: follows the batch.
 
     Raises:
         UsageError: as for `plan_cases`.
         MissingPackageError: what the output type needs is not installed.
     """
     cases = plan_cases(inputs, output, output_type, series, segmenter.bundle.input_channels)
-    options = OutputOptions(overwrite=overwrite, preview=preview, measure=measure)
-    return run_batch(cases, LocalExecutor(segmenter, options, on_window), on_case)
+    return run_batch(cases, LocalExecutor(segmenter, options), progress)
 
 
-def run_batch(cases: Sequence[Case], executor: Executor, on_case: Callable[[CaseReport], None] | None = None) -> Report:
+def run_batch(cases: Sequence[Case], executor: Executor, progress: Progress | None = None) -> Report:
     """Segment cases on an executor; one that fails is recorded and the rest go on.
 
     Args:
         cases: the scans and their outputs.
         executor: where they are segmented.
-        on_case: called after each; with several workers they end in any order.
+        progress: follows the batch.
 
     Raises:
         MissingPackageError: a package that an output type needs is not installed.
         UsageError: two cases would write the same file.
         BatchInterruptedError: Ctrl-C; it has the report of what was done until then.
     """
-    _require_possible(cases, executor.options)
-    report = Report(
+    for package in {package for case in cases for package in case.kind.packages}:
+        if find_spec(package) is None:
+            raise MissingPackageError(package)
+    if executor.options.uncertainty:
+        refuse_entropy_clashes(cases)
+    started, done, progress = utc_now(), dict[int, CaseReport](), progress or Progress()
+    progress.on_start(len(cases))
+    try:
+        with closing(executor.run(cases, progress)) as outcomes:
+            for index, report in outcomes:
+                done[index] = report
+                progress.on_case(report)
+    except KeyboardInterrupt as error:
+        raise BatchInterruptedError(_make_report(started, cases, done, executor, interrupted=True)) from error
+    return _make_report(started, cases, done, executor)
+
+
+def _make_report(
+    started: str, cases: Sequence[Case], done: Mapping[int, CaseReport], executor: Executor, interrupted: bool = False
+) -> Report:
+    """Return the report of a batch that ends now, from what was asked, what is done and what ran it."""
+    bundle, ran = executor.bundle, executor.environment()
+    stats = [case.stats for case in done.values() if case.status == "done"]
+    return Report(
         bundle={
-            "name": executor.bundle.name,
-            "version": executor.bundle.version,
-            "config_sha256": sha256(executor.bundle.inference_config),
+            "name": bundle.name,
+            "version": bundle.version,
+            "config_sha256": sha256(bundle.inference_config),
             "checkpoint_sha256": " ".join(executor.checkpoint_sha256),
         },
-        device="",
-        backend="",
-        precision="",
+        device=ran.device,
+        backend=", ".join(dict.fromkeys(one.backend for one in stats)) or ran.backend,
+        precision=", ".join(dict.fromkeys(one.precision for one in stats)) or ran.precision,
         options={
             **asdict(executor.options),
             "output_type": sorted({case.kind.name for case in cases}),
             "overwrite": executor.output.overwrite,
             "preview": executor.output.preview,
+            **ran.executor,
         },
+        hardware=ran.hardware,
+        started=started,
+        finished=utc_now(),
+        interrupted=interrupted,
+        pending=tuple(str(case.input) for index, case in enumerate(cases) if index not in done),
+        cases=tuple(done[index] for index in sorted(done)),
     )
-    done: dict[int, CaseReport] = {}
-    try:
-        with closing(executor.run(cases)) as outcomes:
-            for index, record in outcomes:
-                done[index] = record
-                if on_case is not None:
-                    on_case(record)
-    except KeyboardInterrupt as error:
-        report.interrupted = True
-        raise BatchInterruptedError(report) from error
-    finally:
-        report.cases = [done[index] for index in sorted(done)]
-        report.pending = [str(case.input) for index, case in enumerate(cases) if index not in done]
-        ran = executor.environment()
-        stats = [case.stats for case in report.cases if case.status == "done"]
-        report.device = ran.device
-        report.backend = ", ".join(dict.fromkeys(one.backend for one in stats)) or ran.backend
-        report.precision = ", ".join(dict.fromkeys(one.precision for one in stats)) or ran.precision
-        report.hardware = ran.hardware
-        report.options |= ran.executor
-        report.finished = utc_now()
-    return report
-
-
-def _require_possible(cases: Sequence[Case], options: Options) -> None:
-    """Raise MissingPackageError or UsageError if the batch cannot be written, whatever its scans are."""
-    for package in {package for case in cases for package in case.kind.packages}:
-        if find_spec(package) is None:
-            raise MissingPackageError(package)
-    if options.uncertainty:
-        refuse_entropy_clashes(cases)

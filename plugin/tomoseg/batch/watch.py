@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from tomoseg.batch.cases import Case, plan_case
 from tomoseg.batch.inbox import Inbox
-from tomoseg.batch.local import LocalExecutor, OnWindow
+from tomoseg.batch.local import LocalExecutor
 from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.progress import Progress
 from tomoseg.batch.run import BatchInterruptedError, run_batch
 from tomoseg.core.errors import UsageError
 from tomoseg.data.discovery import Scan
-from tomoseg.data.formats import OutputType
+from tomoseg.data.output_types import OutputType
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.report.records import CaseReport, Report
 
@@ -31,11 +32,8 @@ def segment_arrivals(
     kind: OutputType,
     *,
     settle_s: float = SETTLE_S,
-    overwrite: bool = False,
-    preview: bool = False,
-    on_round: Callable[[int], None] | None = None,
-    on_case: Callable[[CaseReport], None] | None = None,
-    on_window: OnWindow | None = None,
+    options: OutputOptions | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Report]:
     """Segment every scan that is in a folder or arrives there, and yield the report of all of them after each round.
 
@@ -48,11 +46,9 @@ def segment_arrivals(
         output: a folder for the results.
         kind: their format.
         settle_s: a scan is taken when it has not changed for so many seconds.
-        overwrite: replace files that no earlier run made, or another bundle or other options.
-        preview: write a PNG beside each label map.
-        on_round: called with the number of scans that are taken next.
-        on_case: called after each scan.
-        on_window: called with a scan's path, the number of its windows that are done, and of all of them.
+        options: which files are written; with `overwrite`, also in place of files that no earlier run made, or one
+            with another bundle or other options. Results of an earlier state of a scan are always replaced.
+        progress: follows the scans.
 
     Raises:
         UsageError: the inbox is no folder, or would take the results for scans.
@@ -62,8 +58,8 @@ def segment_arrivals(
         raise UsageError(f"{inbox}: expected a folder that scans arrive in")
     if output.resolve() in (inbox.resolve(), *inbox.resolve().parents):
         raise UsageError(f"{output}: results would arrive among the scans of {inbox}; choose another folder with -o")
-    options = OutputOptions(overwrite=overwrite, preview=preview, follow=True)
-    executor = LocalExecutor(segmenter, options, on_window)
+    executor = LocalExecutor(segmenter, replace(options or OutputOptions(), follow=True))
+    progress = progress or Progress()
     arrivals, waiting = Inbox(inbox, output, settle_s), deque[Scan]()
     owners: dict[Path, Path] = {}
     done: dict[tuple[str, str | None], CaseReport] = {}
@@ -77,27 +73,24 @@ def segment_arrivals(
         scans = [waiting.popleft() for _ in range(min(ROUND, len(waiting)))]
         cases = [plan_case(scan, inbox, output, kind) for scan in scans]
         clashing = [case for case in cases if owners.setdefault(case.output, case.input) != case.input]
-        if on_round is not None:
-            on_round(len(cases))
+        clashes = [_clash(case, owners[case.output]) for case in clashing]
+        progress.on_start(len(clashes))
         interruption = None
         try:
-            report = run_batch([case for case in cases if case not in clashing], executor, on_case)
+            report = run_batch([case for case in cases if case not in clashing], executor, progress)
         except BatchInterruptedError as error:
             report, interruption = error.report, error
-        for case in clashing:
-            report.cases.append(_clash(case, owners[case.output]))
-            if on_case is not None:
-                on_case(report.cases[-1])
-        for record in report.cases:
+        for record in clashes:
+            progress.on_case(record)
+        for record in (*report.cases, *clashes):
             done.pop((record.input, record.series), None)  # the latest come last
             done[record.input, record.series] = record
         started = started or report.started
-        report = replace(report, started=started, cases=list(done.values()))
+        report = replace(report, started=started, cases=tuple(done.values()))
         if interruption is not None:
             raise BatchInterruptedError(report) from interruption
         yield report
 
 
 def _clash(case: Case, other: Path) -> CaseReport:
-    reason = f"{case.input}: would be written to {case.output}, as {other} is; rename one"
-    return CaseReport(input=str(case.input), output=None, status="failed", reason=reason)
+    return CaseReport.failure(case.input, f"{case.input}: would be written to {case.output}, as {other} is; rename one")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 
 from tomoseg.bundle.configs import Json, as_text
+from tomoseg.core.json_files import SCHEMA_VERSION, read_json
 from tomoseg.core.version import __version__
 from tomoseg.data.datasets import UNNAMED
 
@@ -66,14 +66,14 @@ class PlannedBundle:
     def read(cls, root: Path) -> PlannedBundle | None:
         """Return the record of the bundle in a folder; None if it has none or a damaged one."""
         try:
-            content = json.loads((root / PLAN).read_text(encoding="utf-8"))
+            content = read_json(root / PLAN)
             return cls(**{one.name: content[one.name] for one in fields(cls) if one.name in content})
         except (OSError, ValueError, TypeError):
             return None
 
     def as_text(self) -> str:
         """Return the text of the file."""
-        return as_text(asdict(self))
+        return as_text({"schema_version": SCHEMA_VERSION, **asdict(self)})
 
     @property
     def case_shape(self) -> tuple[float, ...] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tomoseg.cli.terminal import console
+from tomoseg.core.json_files import format_json
 
 
 def check(
@@ -28,7 +28,7 @@ def check(
     with Console(stderr=True).status("looking for scans") as status:  # nothing is shown where nobody looks
         survey = inspect_paths(paths, voxels=voxels, on_scan=lambda path: status.update(escape(str(path))))
     if as_json:
-        print(json.dumps(survey.as_json(), indent=2, ensure_ascii=False))
+        print(format_json(survey.as_json()), end="")
     else:
         shown = console()
         for content in tabulate(survey):

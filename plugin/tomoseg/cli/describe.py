@@ -13,6 +13,7 @@ from rich.table import Table
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle, registered_names
 from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.json_files import SCHEMA_VERSION
 
 
 def info(
@@ -22,7 +23,8 @@ def info(
     """Tell what a bundle segments, in what kind of scan, and where it lies."""
     described = [_describe(find_bundle(name)) for name in ([bundle] if bundle else registered_names())]
     if as_json:
-        print(json.dumps(described[0] if bundle else described, indent=2, ensure_ascii=False))
+        versioned = [{"schema_version": SCHEMA_VERSION, **entry} for entry in described]
+        print(json.dumps(versioned[0] if bundle else versioned, indent=2, ensure_ascii=False))
         return
     console = Console()
     for entry in described:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tomoseg.bundle.registry import find_bundle
+from tomoseg.core.json_files import format_json
 
 
 def export(
@@ -57,7 +57,7 @@ def export(
             on_step=lambda step: status.update(escape(step)),
         )
     if as_json:
-        print(json.dumps(asdict(made), indent=2, ensure_ascii=False))
+        print(format_json(asdict(made)), end="")
         return
     print(f"{chosen.name} -> {', '.join(made.files)}: {made.size_bytes / 1e6:.1f} MB")
     where = f"windows of {made.scans} scans" if made.scans else "random windows"

@@ -12,12 +12,11 @@ from tomoseg.bundle.options import Options
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import BundleOption, OutputTypeOption, PreviewOption, QuietOption, with_options
 from tomoseg.cli.loading import import_engine, load_segmenter, refuse_no_bundle
-from tomoseg.cli.outcome import print_case, print_summary, save_reports
+from tomoseg.cli.outcome import print_summary, save_reports
 from tomoseg.cli.progress import BatchProgress
-from tomoseg.cli.terminal import complain, print_note
+from tomoseg.cli.terminal import complain
 from tomoseg.core.errors import OutputError, UsageError, one_line
-from tomoseg.data.formats import names_output_file
-from tomoseg.report.records import CaseReport
+from tomoseg.data.output_types import names_output_file
 
 
 @with_options
@@ -79,21 +78,16 @@ def segment(
 
     interruption = None
     try:
-        with BatchProgress(len(cases), hidden=quiet) as progress:
-
-            def told(case: CaseReport) -> None:
-                progress.count(case)
-                print_case(case, quiet, progress.place)
-
+        with BatchProgress(quiet) as progress:
             written = OutputOptions(overwrite, preview, measure=statistics or report is not None or not is_file)
             executor: Executor
             if segmenter is not None:
-                executor = LocalExecutor(segmenter, written, progress.show)
+                executor = LocalExecutor(segmenter, written)
             else:
                 from tomoseg.batch.ray.executor import RayExecutor
 
-                executor = RayExecutor(chosen, options, written, address=ray_address, jobs=jobs, on_note=print_note)
-            result = run_batch(cases, executor, told)
+                executor = RayExecutor(chosen, options, written, address=ray_address, jobs=jobs)
+            result = run_batch(cases, executor, progress)
     except BatchInterruptedError as error:
         result, interruption = error.report, error
     unsaved = None

@@ -11,12 +11,12 @@ import typer
 from tomoseg.bundle.options import Options
 from tomoseg.cli.arguments import BundleOption, OutputTypeOption, PreviewOption, QuietOption, with_options
 from tomoseg.cli.loading import load_segmenter, refuse_no_bundle
-from tomoseg.cli.outcome import print_case, save_reports
+from tomoseg.cli.outcome import save_reports
 from tomoseg.cli.progress import BatchProgress
 from tomoseg.cli.terminal import complain
 from tomoseg.core.errors import OutputError, UsageError, one_line
-from tomoseg.data.formats import choose_output_type, names_output_file
-from tomoseg.report.records import CaseReport, Report
+from tomoseg.data.output_types import choose_output_type, names_output_file
+from tomoseg.report.records import Report
 
 ON_PAGE = 300  # scans; a browser need not load those of last year
 
@@ -45,29 +45,15 @@ def watch(
     kind = choose_output_type(output_type, output)
     segmenter = load_segmenter(bundle, options)
 
+    from tomoseg.batch.output import OutputOptions
     from tomoseg.batch.run import BatchInterruptedError
     from tomoseg.batch.watch import segment_arrivals
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped like this
     report = None
-    with BatchProgress(0, hidden=quiet) as progress:
-
-        def told(case: CaseReport) -> None:
-            print_case(case, quiet)
-            progress.count(case)
-
-        reports = segment_arrivals(
-            segmenter,
-            inbox,
-            output,
-            kind,
-            settle_s=settle,
-            overwrite=overwrite,
-            preview=preview,
-            on_round=progress.expect,
-            on_case=told,
-            on_window=progress.show,
-        )
+    with BatchProgress(quiet, numbered=False) as progress:
+        written = OutputOptions(overwrite, preview)
+        reports = segment_arrivals(segmenter, inbox, output, kind, settle_s=settle, options=written, progress=progress)
         if not quiet:
             print(f"{inbox}: waiting for scans; results go to {output}; Ctrl-C ends it", flush=True)
         try:

@@ -55,6 +55,10 @@ class WorkerError(TomosegError, RuntimeError):
     """A worker of a batch that cannot do its part. Its machine stands first in the message."""
 
 
+class SchemaVersionError(TomosegError, RuntimeError):
+    """A JSON file that a newer version of tomoseg wrote. The file stands first in the message."""
+
+
 class MissingPackageError(TomosegError, ImportError):
     """A package is not installed: that of an extra, or one that a platform may lack.
 

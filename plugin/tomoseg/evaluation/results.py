@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tomoseg.core.files import atomic_file
+from tomoseg.core.json_files import write_json
 from tomoseg.core.tables import write_csv
 from tomoseg.core.version import __version__
 from tomoseg.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
@@ -19,7 +18,6 @@ from tomoseg.evaluation.metrics import METRICS
 from tomoseg.evaluation.protocol import Protocol
 from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary, MetricSummary
 from tomoseg.report.environment import installed_packages, utc_now
-from tomoseg.report.records import UNENCODABLE
 
 PACKAGES = ("edt", "nibabel", "numpy", "scipy", "SimpleITK")  # that decide what is computed
 CASE_COLUMNS = (
@@ -92,9 +90,7 @@ class Evaluation:
         Raises:
             OutputError: it cannot be written.
         """
-        text = json.dumps(self.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        with atomic_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors=UNENCODABLE)
+        write_json(path, self.as_json())
 
     def save_cases(self, path: Path) -> None:
         """Write the scores as CSV, one row a case and label, atomically.

@@ -11,11 +11,10 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import OutputError
-from tomoseg.data.formats import choose_output_type
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Label
-from tomoseg.data.nifti import write_label_map, write_map
+from tomoseg.data.nifti import write_map
+from tomoseg.data.output_types import choose_output_type
 from tomoseg.data.volume import DicomSeries
 from tomoseg.inference.localisation.locator import Place
 from tomoseg.report.records import Location, RunStats
@@ -96,34 +95,7 @@ class Segmentation:
             MissingPackageError: a package for DICOM is not installed.
         """
         target = Path(path)
-        kind = choose_output_type(output_type, target).name
-        if kind == "nifti":
-            labels = np.moveaxis(self.labels, 0, -1) if self.overlapping else self.labels
-            write_label_map(target, labels, self.grid, self.header)
-        elif kind == "nrrd":
-            from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
-
-            write_nrrd_segmentation(target, self.labels, self.grid, self.label_table)
-        elif self.series is None:
-            raise OutputError(
-                f"{path}: expected a scan read from DICOM, for {kind} refers to its series; use nifti or nrrd"
-            )
-        elif kind == "rtstruct":
-            from tomoseg.data.dicom.rtstruct import write_rtstruct
-
-            write_rtstruct(target, self.labels, self.grid, self.series, self.label_table, self.algorithm, self.version)
-        else:
-            from tomoseg.data.dicom.seg_writer import write_dicom_seg
-
-            write_dicom_seg(
-                target,
-                self.labels,
-                self.series,
-                self.label_table,
-                self.algorithm,
-                self.version,
-                labelmap=kind == "dicom-labelmap",
-            )
+        choose_output_type(output_type, target).write(target, self)
 
     def save_entropy(self, path: str | os.PathLike[str]) -> None:
         """Write the entropy as NIfTI, float32; the file is there whole or not at all.

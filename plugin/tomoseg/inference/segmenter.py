@@ -21,6 +21,7 @@ from tomoseg.core.errors import MemoryLimitError, VolumeError
 from tomoseg.data.geometry import Grid
 from tomoseg.data.plausibility import at_border, doubt_ct, doubt_volumes
 from tomoseg.data.read import read_volume
+from tomoseg.data.source import ScanSource
 from tomoseg.data.volume import DicomSeries, Volume, refuse_non_finite
 from tomoseg.inference.device import choose_device
 from tomoseg.inference.label_map import find_label_table, to_label_map
@@ -140,13 +141,15 @@ class Segmenter:
         """
         return self.predict(self.prepare(source, series), on_window)
 
-    def prepare(self, source: Source | Volume, series: str | None = None, as_it_is: bool = False) -> Prepared:
+    def prepare(
+        self, source: Source | Volume | ScanSource, series: str | None = None, as_it_is: bool = False
+    ) -> Prepared:
         """Read, clean and preprocess a scan; another one may be predicted meanwhile. Otherwise as for a call.
 
         Several threads may; but each takes memory, so that under a limit only one should.
 
         Args:
-            source, series: as for a call.
+            source, series: as for a call; or a scan on disk.
             as_it_is: take it for a crop that the bundle was trained on, however large it is.
         """
         if self.options.max_memory_bytes is not None:
@@ -157,6 +160,8 @@ class Segmenter:
             expected = self.bundle.input_channels
             if isinstance(source, Volume):
                 volume = source
+            elif isinstance(source, ScanSource):
+                volume = source.read(expected, allow_non_finite=allowed)
             else:
                 volume = read_volume(source, series, channels=expected, allow_non_finite=allowed)
             if len(volume.channels) != expected:

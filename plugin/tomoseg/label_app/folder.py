@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle, registered_names
 from tomoseg.core.errors import BundleError, UsageError, one_line
 from tomoseg.core.files import atomic_file
+from tomoseg.core.json_files import read_json, write_json
 from tomoseg.label_app.versions import Weights
 
 MAIN = '''"""A MONAI Label app that runs tomoseg's bundles; written by `tomoseg label-app`."""
@@ -59,8 +58,7 @@ class AppFolder:
         found = load_bundles(bundles or registered_names())
         # a folder is found again from wherever the server is started
         names = [name if name in registered_names() else str(root.resolve()) for name, root in _names(found)]
-        with atomic_file(self.root / SETTINGS) as temporary:
-            temporary.write_text(json.dumps({"bundles": names}, indent=2) + "\n", encoding="utf-8")
+        write_json(self.root / SETTINGS, {"bundles": names})
         with atomic_file(main) as temporary:
             temporary.write_text(MAIN, encoding="utf-8")
         return found
@@ -75,8 +73,7 @@ class AppFolder:
         """
         path = self.root / SETTINGS
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            names = [str(name) for name in content["bundles"]]
+            names = [str(name) for name in read_json(path)["bundles"]]
         except FileNotFoundError as error:
             raise UsageError(f"{path}: missing; make the app with: tomoseg label-app {self.root}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tomoseg.core.files import atomic_file
+from tomoseg.core.json_files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Scores:
     def read(self) -> dict[str, dict[str, Any]]:
         """Return what is known, by image id."""
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = read_json(self.path)
             found: dict[str, dict[str, Any]] = content["images"] if content["weights"] == self.weights else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
@@ -43,5 +42,4 @@ class Scores:
         """
         images = self.read()
         images[image_id] = {**images.get(image_id, {}), **values}
-        with atomic_file(self.path) as temporary:
-            temporary.write_text(json.dumps({"weights": self.weights, "images": images}), encoding="utf-8")
+        write_json(self.path, {"weights": self.weights, "images": images})

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoseg.core.errors import BundleError, OutputError, UsageError, one_line
-from tomoseg.core.files import atomic_file, sha256, staging_folder
+from tomoseg.core.files import sha256, staging_folder
+from tomoseg.core.json_files import SCHEMA_VERSION, read_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,7 @@ class Weights:
         """
         path = self.folder / CURRENT
         try:
-            number = int(json.loads(path.read_text(encoding="utf-8"))["version"])
+            number = int(read_json(path)["version"])
         except FileNotFoundError:
             number = SHIPPED
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -74,7 +75,7 @@ class Weights:
         if not checkpoint.is_file():
             raise BundleError(f"{checkpoint}: no such version of the weights; there are {self.numbers}")
         try:
-            facts = json.loads((checkpoint.parent / "version.json").read_text(encoding="utf-8"))
+            facts = read_json(checkpoint.parent / "version.json")
         except (OSError, ValueError):
             facts = {}
         return Version(number, checkpoint, facts)
@@ -106,7 +107,13 @@ class Weights:
             with checkpoint.open("rb+") as file:
                 os.fsync(file.fileno())
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            known = {"created": now, "from_version": parent, "sha256": sha256(checkpoint), **facts}
+            known = {
+                "schema_version": SCHEMA_VERSION,
+                "created": now,
+                "from_version": parent,
+                "sha256": sha256(checkpoint),
+                **facts,
+            }
             (whole / "version.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
             number = self._take_number(whole)
         self._use(number)
@@ -144,5 +151,4 @@ class Weights:
         return number
 
     def _use(self, number: int) -> None:
-        with atomic_file(self.folder / CURRENT) as temporary:
-            temporary.write_text(json.dumps({"version": number}) + "\n", encoding="utf-8")
+        write_json(self.folder / CURRENT, {"version": number})

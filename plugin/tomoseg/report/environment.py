@@ -17,9 +17,9 @@ REPORTED_PACKAGES = (
 )  # fmt: skip
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunEnvironment:
-    """What ran the network of a batch.
+    """What ran the network of a batch; empty where no worker ever started.
 
     Attributes:
         device: where the network ran.
@@ -50,13 +50,8 @@ def describe_hardware(gpus: Sequence[str] = (), threads: int | None = None) -> d
     """
     import psutil  # 25 ms that `tomoseg --help` need not wait for
 
-    return {
-        "cpu": _cpu_model(),
-        "cores": usable_threads(),
-        "memory_bytes": int(psutil.virtual_memory().total),
-        "gpus": list(gpus),
-        "threads": threads,
-    }
+    machine = {"cpu": _cpu_model(), "cores": usable_threads(), "memory_bytes": int(psutil.virtual_memory().total)}
+    return {**machine, "gpus": list(gpus), "threads": threads}
 
 
 def installed_packages(names: Iterable[str] = REPORTED_PACKAGES) -> dict[str, str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tomoseg.core.files import atomic_file
+from tomoseg.core.files import UNENCODABLE, atomic_file
+from tomoseg.core.json_files import write_json
 from tomoseg.core.version import __version__
 from tomoseg.report.environment import installed_packages, utc_now
 
@@ -19,8 +19,6 @@ STATISTICS_COLUMNS = (
     "first_i", "first_j", "first_k", "stop_i", "stop_j", "stop_k", "touches_border",
     "volume_per_icv", "icv_ml", "asymmetry_percent",
 )  # fmt: skip
-# A path that is no valid UTF-8 holds lone surrogates: as \udcff they are readable, and in JSON the very same path.
-UNENCODABLE = "backslashreplace"
 
 
 @dataclass(frozen=True)
@@ -182,19 +180,24 @@ class CaseReport:
         fields["location"] = None if fields["location"] is None else _read_location(fields["location"])
         return cls(**fields)
 
+    @classmethod
+    def failure(cls, path: Path, reason: str) -> CaseReport:
+        """Return the report of a case without any result."""
+        return cls(input=str(path), output=None, status="failed", reason=reason)
 
-@dataclass
+
+@dataclass(frozen=True)
 class Report:
-    """A whole run.
+    """A whole run; `run_batch` makes it when the run ends.
 
-    Args:
+    Attributes:
         bundle: name, version and SHA-256 of config and checkpoints.
         device: where the network ran.
         backend: what ran it; all that did, where scans differ.
         precision: what it computed in.
         options: what the user asked for.
-        hardware: as `describe_hardware` tells it.
-        started, finished: UTC, ISO 8601; `finished` is None while the run goes on.
+        hardware: as `describe_hardware` returns it.
+        started, finished: UTC, ISO 8601; `finished` is None for a run that has not ended.
         interrupted: whether it stopped before its end.
         pending: the inputs that have not run; none are left once a run has reached its end.
         cases: one entry an input, in the order of the plan.
@@ -209,8 +212,8 @@ class Report:
     started: str = field(default_factory=utc_now)
     finished: str | None = None
     interrupted: bool = False
-    pending: list[str] = field(default_factory=list)
-    cases: list[CaseReport] = field(default_factory=list)
+    pending: tuple[str, ...] = ()
+    cases: tuple[CaseReport, ...] = ()
 
     @property
     def failed(self) -> list[CaseReport]:
@@ -219,24 +222,16 @@ class Report:
     def save(self, path: Path) -> None:
         """Write the report as JSON, atomically.
 
-        One object: "tomoseg" and "python" (versions), "packages" (versions of those that are installed), "system",
-        then the fields of `Report` by their names; each entry of "cases" has the fields of `CaseReport`, its "stats"
-        those of `RunStats`, each of its "labels" those of `LabelVolume`. What is None here is null there; keys may be
-        added, but not taken away.
+        One object: "schema_version", "tomoseg" and "python" (versions), "packages" (versions of those that are
+        installed), "system", then the fields of `Report` by their names; `schemas/report.schema.json` describes it.
+        What is None here is null there.
 
         Raises:
             OutputError: it cannot be written.
         """
-        content = {
-            "tomoseg": __version__,
-            "python": platform.python_version(),
-            "packages": installed_packages(),
-            "system": platform.platform(),
-            **asdict(self),
-        }
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        with atomic_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors=UNENCODABLE)
+        python, system = platform.python_version(), platform.platform()
+        versions = {"tomoseg": __version__, "python": python, "packages": installed_packages(), "system": system}
+        write_json(path, {**versions, **asdict(self)})
 
     def save_statistics(self, path: Path) -> None:
         """Write the measures of each label as CSV, one row a case and label, atomically.
@@ -248,10 +243,7 @@ class Report:
         Raises:
             OutputError: it cannot be written.
         """
-        with (
-            atomic_file(path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8", errors=UNENCODABLE) as file,
-        ):
+        with atomic_file(path) as part, part.open("w", newline="", encoding="utf-8", errors=UNENCODABLE) as file:
             writer = csv.writer(file)
             writer.writerow(STATISTICS_COLUMNS)
             for case in self.cases:
@@ -273,18 +265,9 @@ def _read_location(content: Mapping[str, Any]) -> Location:
 
 def _statistics(row: LabelVolume) -> tuple[object, ...]:
     mean, sd = ("" if value is None else f"{value:.6g}" for value in (row.mean, row.sd))
-    return (
-        row.label,
-        row.name,
-        row.voxels,
-        f"{row.volume_ml:.6g}",
-        mean,
-        sd,
-        *(row.first or ("",) * 3),
-        *(row.stop or ("",) * 3),
-        "yes" if row.touches_border else "no",
-        *("",) * 3,
-    )
+    box = (*(row.first or ("",) * 3), *(row.stop or ("",) * 3))
+    border = "yes" if row.touches_border else "no"
+    return (row.label, row.name, row.voxels, f"{row.volume_ml:.6g}", mean, sd, *box, border, *("",) * 3)
 
 
 def _regions(location: Location | None) -> Iterator[tuple[object, ...]]:

@@ -17,7 +17,8 @@ from tomoseg.bundle.configs import write_config
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import BundleError, MissingPackageError, TrainingError, UsageError
-from tomoseg.core.files import atomic_file, copy_file
+from tomoseg.core.files import copy_file
+from tomoseg.core.json_files import write_json
 from tomoseg.core.tables import write_csv
 from tomoseg.data.datasets import Dataset, Pair
 from tomoseg.inference.segmenter import Segmenter
@@ -236,17 +237,19 @@ def _write_scores(path: Path, rows: Sequence[_Row], labels: Sequence[str]) -> No
 def _write_summary(
     path: Path, result: CrossValidation, folds: Sequence[Trained], rows: Sequence[_Row], together: float, alone: float
 ) -> None:
-    def mean_dice(fold: Trained) -> dict[str, float]:
-        means = mean_of_labels([row.plain for row in rows if row.fold == fold.fold])
-        return dict(zip(result.labels.values(), means, strict=True))
+    def by_name(dice: Sequence[float]) -> dict[str, float | None]:
+        defined = (None if math.isnan(value) else value for value in dice)
+        return dict(zip(result.labels.values(), defined, strict=True))
+
+    def mean_dice(fold: Trained) -> dict[str, float | None]:
+        return by_name(mean_of_labels([row.plain for row in rows if row.fold == fold.fold]))
 
     content = {
         "cases": result.cases,
-        "mean_dice": dict(zip(result.labels.values(), result.dice, strict=True)),
+        "mean_dice": by_name(result.dice),
         "folds": [{"fold": fold.fold, "epochs": fold.epochs, "mean_dice": mean_dice(fold)} for fold in folds],
         "largest_component_only": {result.labels[label]: value for label, value in result.largest.items()},
         "compared_on_seen_cases": {"mean_of_scores": together, "mean_of_weights": alone},
         "averaged_weights": result.averaged,
     }
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(path, content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from hatchling.builders.wheel import WheelBuilder
@@ -148,7 +149,7 @@ def test_a_run_that_was_interrupted_says_so(browser: Browser, tmp_path: Path) ->
     report = mixed_report()
     open_page(browser, report, tmp_path)
     assert browser.evaluate("document.querySelector('.alert')") is None
-    report.interrupted, report.finished, report.pending = True, None, [f"{FOLDER}/late.nii", f"{FOLDER}/later.nii"]
+    report = replace(report, interrupted=True, finished=None, pending=(f"{FOLDER}/late.nii", f"{FOLDER}/later.nii"))
     open_page(browser, report, tmp_path)
     alert = browser.evaluate("document.querySelector('.alert').innerText")
     assert alert.startswith("This run did not reach its end: 2 scans did not have their turn.")
@@ -222,8 +223,7 @@ def test_links_lead_to_the_files(browser: Browser, picture: Path, tmp_path: Path
 
 
 def test_a_run_of_nothing_is_a_page(browser: Browser, tmp_path: Path) -> None:
-    report = make_report()
-    report.bundle, report.hardware, report.finished = {}, {}, None
+    report = replace(make_report(), bundle={}, hardware={}, finished=None)
     open_page(browser, report, tmp_path)
     assert browser.complaints() == []
     assert browser.evaluate("document.querySelector('.verdict').innerText") == "0 of 0 scans have labels"

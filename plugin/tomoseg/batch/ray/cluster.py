@@ -80,7 +80,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
                 _init(ray, address=address)
     except TomosegError:
         raise
-    except Exception as error:  # Ray has its own, and now and then a plain one
+    except Exception as error:  # Ray, which raises errors of its own and built-in ones
         if address == "auto" and isinstance(error, ConnectionError):
             raise UsageError("Ray at auto: none runs on this machine; start it with `ray start --head`") from error
         where = f"Ray at {address}" if address else "Ray on this machine"
@@ -185,7 +185,7 @@ def _init(ray: Any, **options: Any) -> None:
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
             return
-        except Exception as error:  # a plain one, too
+        except Exception as error:  # Ray, as above
             ray.shutdown()
             if not tries_left or not any(passing in str(error) for passing in PASSING):
                 raise

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 from tomoseg.batch.cases import Case
-from tomoseg.batch.ray.worker import Done, Started
+from tomoseg.batch.progress import Outcomes, Progress
+from tomoseg.batch.ray.worker import Started
+from tomoseg.batch.stages import Outcome
 from tomoseg.core.errors import WorkerError, one_line, shorten
 from tomoseg.report.records import CaseReport
 
@@ -43,52 +45,43 @@ class _Hand:
 _Event: TypeAlias = tuple[_Hand, int | None, Any]
 
 
+@dataclass(eq=False)
 class Dispatch:
     """Hands cases to workers, a few at a time to each, as they get done.
 
-    Args:
+    Attributes:
         ray: the module.
         make_actor: starts a worker.
         workers: how many.
         in_flight: cases that a worker has at once.
         accept: called with what a worker says of itself; raises WorkerError if it cannot work here.
-        on_note: called when a worker is lost.
+        progress: notes the workers that are lost.
     """
 
-    def __init__(
-        self,
-        ray: Any,
-        make_actor: Callable[[], Any],
-        workers: int,
-        in_flight: int,
-        accept: Callable[[Started], None],
-        on_note: Callable[[str], None] | None,
-    ) -> None:
-        self.backend = ""  # known for sure once a network was compiled
-        self._ray = ray
-        self._make_actor = make_actor
-        self._in_flight = in_flight
-        self._accept = accept
-        self._on_note = on_note
-        self._events: SimpleQueue[_Event] = SimpleQueue()
-        self._worked = False
-        self._cases: Sequence[Case] = ()
-        self._tries: dict[int, int] = {}
-        self._queues = tuple(deque[int]() for _ in range(TRIES))
-        self._hands: list[_Hand] = []
-        self._workers = workers
+    ray: Any
+    make_actor: Callable[[], Any]
+    workers: int
+    in_flight: int
+    accept: Callable[[Started], None]
+    progress: Progress
+    _events: SimpleQueue[_Event] = field(default_factory=SimpleQueue, init=False)
+    _worked: bool = field(default=False, init=False)
+    _cases: Sequence[Case] = field(default=(), init=False)
+    _tries: Counter[int] = field(default_factory=Counter, init=False)
+    _queues: tuple[deque[int], ...] = field(init=False)
+    _hands: list[_Hand] = field(default_factory=list, init=False)
 
-    def run(self, cases: Sequence[Case]) -> Generator[tuple[int, CaseReport], None, None]:
+    def run(self, cases: Sequence[Case]) -> Outcomes:
         """Yield the index of each case and what came of it, as they get done; the workers end with it.
 
         Raises:
             WorkerError: no worker can be started, or one cannot work here.
         """
         self._cases = cases
-        self._queues[0].extend(range(len(cases)))
+        self._queues = (deque(range(len(cases))), *(deque[int]() for _ in range(TRIES - 1)))
         left = len(cases)
         try:
-            for _ in range(min(self._workers, left)):
+            for _ in range(min(self.workers, left)):
                 self._hire(is_replacement=False, failures=0)
             while left:
                 for outcome in self._next_outcomes():
@@ -96,7 +89,7 @@ class Dispatch:
                     yield outcome
         finally:
             for hand in self._hands:
-                self._ray.kill(hand.actor)
+                self.ray.kill(hand.actor)
 
     def _next_outcomes(self) -> list[tuple[int, CaseReport]]:
         """Wait until something happens; return the cases that are done with by it."""
@@ -122,12 +115,12 @@ class Dispatch:
         if error is None:
             started: Started = future.result()
             try:
-                self._accept(started)
+                self.accept(started)
             except WorkerError as refusal:
                 if not hand.is_replacement:  # somebody has to mend it
                     raise
                 problem = one_line(refusal)
-                self._tell(f"{problem}; it is left out")
+                self.progress.on_note(f"{problem}; it is left out")
             else:
                 hand.machine, self._worked = started.machine, True
                 return []
@@ -139,27 +132,25 @@ class Dispatch:
         return [] if self._hands else self._give_up(problem)
 
     def _come_back(self, hand: _Hand, index: int, future: Any) -> list[tuple[int, CaseReport]]:
-        tries = self._tries[index] = self._tries.get(index, 0) + 1
+        self._tries[index] += 1
         error = future.exception()
         if error is None:
-            done: Done = future.result()
-            if isinstance(done.outcome, CaseReport):
-                if done.outcome.status == "done":
-                    self.backend = done.backend
-                return [(index, done.outcome)]
-            report = done.outcome.report
+            outcome: Outcome = future.result()
+            if isinstance(outcome, CaseReport):
+                return [(index, outcome)]
+            report = outcome.report
         else:
             death = describe_death(error)
             if hand in self._hands:
-                self._tell(f"worker on {hand.machine}: {death}; what it was at is tried again")
+                self.progress.on_note(f"worker on {hand.machine}: {death}; what it was at is tried again")
                 self._dismiss(hand)  # it may only be out of reach
                 self._hire(is_replacement=True, failures=0)
             report = self._failed(
                 index, f"{TRIES} workers ended at it, the last with no other scan in the run: {death}"
             )
-        if tries == TRIES:
+        if self._tries[index] == TRIES:
             return [(index, report)]
-        self._queues[tries].append(index)
+        self._queues[self._tries[index]].append(index)
         return []
 
     def _give_up(self, problem: str) -> list[tuple[int, CaseReport]]:
@@ -172,20 +163,16 @@ class Dispatch:
         return [(index, self._failed(index, f"no worker is left for it: {problem}")) for index in waiting]
 
     def _failed(self, index: int, why: str) -> CaseReport:
-        path = str(self._cases[index].input)
-        return CaseReport(input=path, output=None, status="failed", reason=f"{path}: {why}")
-
-    def _tell(self, note: str) -> None:
-        if self._on_note is not None:
-            self._on_note(note)
+        path = self._cases[index].input
+        return CaseReport.failure(path, f"{path}: {why}")
 
     def _dismiss(self, hand: _Hand) -> None:
         self._hands.remove(hand)
         hand.machine = ""
-        self._ray.kill(hand.actor)
+        self.ray.kill(hand.actor)
 
     def _hire(self, is_replacement: bool, failures: int) -> None:
-        hand = _Hand(self._make_actor(), is_replacement, failures)
+        hand = _Hand(self.make_actor(), is_replacement, failures)
         self._hands.append(hand)
         self._expect(hand, None, hand.actor.start.remote())
 
@@ -198,7 +185,7 @@ class Dispatch:
         """Return the case that a worker may have now."""
         beside_others, alone_in_worker, alone_in_run = self._queues
         if beside_others:
-            return beside_others.popleft() if len(hand.cases) < self._in_flight else None
+            return beside_others.popleft() if len(hand.cases) < self.in_flight else None
         if hand.cases:
             return None
         if alone_in_worker:

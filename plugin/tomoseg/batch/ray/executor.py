@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -13,16 +13,15 @@ from typing import Any
 from tomoseg.batch.cases import Case
 from tomoseg.batch.local import describe_machine
 from tomoseg.batch.output import OutputOptions
-from tomoseg.batch.ray.acceptance import Acceptance
+from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.batch.ray.cluster import Share, choose_share, connected, machines_of, refuse_what_ray_cannot_give
 from tomoseg.batch.ray.dispatch import Dispatch
-from tomoseg.batch.ray.worker import Order, Worker
+from tomoseg.batch.ray.worker import Order, Started, Worker, check_worker
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.files import remove_stale, staging_folder
 from tomoseg.inference.weights import checkpoint_sha256
 from tomoseg.report.environment import RunEnvironment
-from tomoseg.report.records import CaseReport
 
 IN_FLIGHT = 3  # one is read, one is at the network, one is written
 
@@ -39,7 +38,6 @@ class RayExecutor:
         output: which files are written.
         address: of a cluster: "auto", "HOST:PORT" or "ray://HOST:PORT"; None to start Ray on this machine.
         jobs: number of workers; None for one a GPU, or one a machine where the network runs on CPUs.
-        on_note: called when a worker is lost; the batch goes on.
 
     Raises:
         UsageError: an option is for one machine only, or no cluster has so many workers.
@@ -54,7 +52,6 @@ class RayExecutor:
         *,
         address: str | None = None,
         jobs: int | None = None,
-        on_note: Callable[[str], None] | None = None,
     ) -> None:
         refuse_what_ray_cannot_give(options, jobs)
         self.bundle = bundle
@@ -63,10 +60,10 @@ class RayExecutor:
         self.output = output or OutputOptions()
         self._address = address
         self._jobs = jobs
-        self._on_note = on_note
-        self._environment = RunEnvironment(hardware=describe_machine())
+        self._share: Share | None = None
+        self._workers: list[Started] = []
 
-    def run(self, cases: Sequence[Case]) -> Generator[tuple[int, CaseReport], None, None]:
+    def run(self, cases: Sequence[Case], progress: Progress | None = None) -> Outcomes:
         """Yield the index of each case and its outcome, as they end; the workers end with it.
 
         Raises:
@@ -77,50 +74,47 @@ class RayExecutor:
         parents = {case.output.parent.absolute() for case in cases}
         for folder in parents:
             remove_stale(folder)
-        ran = self._environment = RunEnvironment(hardware=describe_machine())
+        self._share, self._workers = None, []
         try:
             with connected(self._address, self.options.device) as ray:
                 elastic = self._address is not None
-                share = choose_share(machines_of(ray), self.options.device, self._jobs, elastic)
-                ran.executor = {"engine": "ray", "workers": share.workers}
+                share = self._share = choose_share(machines_of(ray), self.options.device, self._jobs, elastic)
                 # only machines that share the output folder see what is new in it
                 with staging_folder(Path(os.path.commonpath(parents))) as mark:
                     # what else is in memory would break a limit
                     in_flight = IN_FLIGHT if self.options.max_memory is None else 1
-                    actors = _actors(ray, share, self._order(cases, share, mark), in_flight)
-                    accept = Acceptance(ran, self.bundle, self.options, self.checkpoint_sha256)
-                    dispatch = Dispatch(ray, actors, share.workers, in_flight, accept, self._on_note)
+                    actors = self._actors(ray, share, in_flight, cases, mark)
+                    dispatch = Dispatch(ray, actors, share.workers, in_flight, self._accept, progress or Progress())
                     with closing(dispatch.run(cases)) as outcomes:
-                        try:
-                            yield from outcomes
-                        finally:
-                            ran.backend = dispatch.backend or ran.backend
+                        yield from outcomes
         finally:
             for folder in parents:  # what workers were at when they were stopped
                 remove_stale(folder)
 
     def environment(self) -> RunEnvironment:
         """Return what the workers run the network on, as far as they have said so."""
-        return self._environment
+        executor = {} if self._share is None else {"engine": "ray", "workers": self._share.workers}
+        if not self._workers:
+            return RunEnvironment(hardware=describe_machine(), executor=executor)
+        first = self._workers[0]
+        machines = [{"machine": one.machine, "gpus": one.hardware["gpus"]} for one in self._workers]
+        hardware = {**first.hardware, "workers": machines}
+        return RunEnvironment(first.device, first.backend, first.precision, hardware, executor)
 
-    def _order(self, cases: Sequence[Case], share: Share, mark: Path) -> Order:
-        return Order(
+    def _accept(self, started: Started) -> None:
+        check_worker(started, self.bundle, self.options, self.checkpoint_sha256)
+        self._workers.append(started)
+
+    def _actors(self, ray: Any, share: Share, in_flight: int, cases: Sequence[Case], mark: Path) -> Callable[[], Any]:
+        """Return what starts a worker; it looks for the mark, the bundle and one scan, if there is any."""
+        inputs = (case.input.absolute() for case in cases if case.input.exists())
+        order = Order(
             bundle=self.bundle,
             options=replace(self.options, device="cuda" if share.gpus else "cpu", threads=share.cpus),
             output=self.output,
             folder=Path.cwd(),
-            shared=(mark, self.bundle.root.absolute(), *_an_input(cases)),
+            shared=(mark, self.bundle.root.absolute(), *islice(inputs, 1)),
         )
-
-
-def _actors(ray: Any, share: Share, order: Order, in_flight: int) -> Callable[[], Any]:
-    """Return what starts a worker."""
-    kind = ray.remote(
-        num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=in_flight, scheduling_strategy="SPREAD"
-    )(Worker)
-    return lambda: kind.remote(order)
-
-
-def _an_input(cases: Sequence[Case]) -> list[Path]:
-    """Return one scan that is there; those that are not fail by themselves."""
-    return list(islice((case.input.absolute() for case in cases if case.input.exists()), 1))
+        resources = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_concurrency": in_flight}
+        actor = ray.remote(**resources, scheduling_strategy="SPREAD")(Worker)
+        return lambda: actor.remote(order)

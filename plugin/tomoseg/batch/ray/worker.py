@@ -1,26 +1,27 @@
-"""One segmenter in a process of Ray's, on whatever machine that is."""
+"""One segmenter in a process of Ray's, on any machine, and the check that it computes what was asked for."""
 
 from __future__ import annotations
 
 import os
 import platform
-import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tomoseg.batch.cases import Case
-from tomoseg.batch.local import ShortOfMemory, describe_machine, make_delivery, segment_case
+from tomoseg.batch.local import describe_machine
+from tomoseg.batch.manifest import hash_run
 from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.stages import Outcome, Stages
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
-from tomoseg.core.errors import one_line
+from tomoseg.core.errors import WorkerError, one_line
 from tomoseg.core.files import remove_stale
 from tomoseg.core.version import __version__
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.report.environment import installed_packages
-from tomoseg.report.records import CaseReport
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,12 @@ class Started:
     hardware: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Done:
-    """What came of a case, and what ran the network."""
-
-    outcome: CaseReport | ShortOfMemory
-    backend: str
-
-
 class Worker:
     """A Ray actor; only what it is called with and what it returns travels, never a scan or a label map."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
         self._cleared: set[Path] = set()
-        self._one_reads = threading.Lock()  # two scans that are read at once take twice the memory
 
     def start(self) -> Started:
         """Load the bundle; what is wrong is returned, for Ray would wrap an error in a page of its own."""
@@ -90,28 +82,51 @@ class Worker:
             if not path.exists():
                 return Started(machine, f"{path}: not there; expected a folder that all machines share, at one path")
         try:
-            self._segmenter = segmenter = Segmenter(order.bundle, order.options)
-            self._delivery = make_delivery(segmenter, order.output)
-        except Exception as error:  # a bundle may call anything
+            segmenter = Segmenter(order.bundle, order.options)
+            self._stages = Stages(segmenter, order.output)
+        except Exception as error:  # the bundle, whose config may call anything
             return Started(machine, one_line(error))
         return Started(
             machine=machine,
             versions=versions(),
-            run=self._delivery.run,
+            run=self._stages.run,
             device=segmenter.device,
             backend=segmenter.backend,
             precision=segmenter.precision,
             hardware=describe_machine(),
         )
 
-    def segment(self, case: Case) -> Done:
+    def segment(self, case: Case) -> Outcome:
         """Segment one scan; Ray runs several calls in threads, so that reading, network and writing overlap."""
         folder = case.output.parent
         if folder not in self._cleared:  # of workers of this machine that were killed
             self._cleared.add(folder)
             remove_stale(folder)
-        outcome = segment_case(self._segmenter, self._delivery, case, reading=self._one_reads)
-        return Done(outcome, self._segmenter.backend)
+        return self._stages.segment(case)
+
+
+def check_worker(started: Started, bundle: Bundle, options: Options, checkpoints: Sequence[str]) -> None:
+    """Check that the results of a worker would be those of this machine.
+
+    Args:
+        started: what the worker says of itself.
+        bundle, options: what is asked for.
+        checkpoints: SHA-256 of the weights.
+
+    Raises:
+        WorkerError: the worker cannot work, or its results would be others.
+    """
+    where, here = f"worker on {started.machine}", versions()
+    if started.problem:
+        raise WorkerError(f"{where}: {started.problem}")
+    for name in sorted({*started.versions, *here}):
+        theirs, ours = (found.get(name, "missing") for found in (started.versions, here))
+        if theirs != ours:
+            raise WorkerError(f"{where}: {name} is {theirs} there and {ours} here; use one environment everywhere")
+    if started.run != hash_run(bundle, checkpoints, options, started.precision):
+        raise WorkerError(
+            f"{where}: the bundle or its weights at {bundle.root} are others than here; make them the same"
+        )
 
 
 def versions() -> dict[str, str]:

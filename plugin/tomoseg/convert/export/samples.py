@@ -16,6 +16,7 @@ from tomoseg.convert.export.origin import Origin
 from tomoseg.core.errors import UsageError
 from tomoseg.data.channels import further_files
 from tomoseg.data.discovery import Scan, find_scans
+from tomoseg.data.source import ScanSource
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.inference.sliding_window.recognise import recognise_inferer
 from tomoseg.inference.sliding_window.windows import pad_volume, place_windows
@@ -75,8 +76,7 @@ def real_samples(origin: Origin, paths: Sequence[Path], calibrated: bool, on_ste
     share = -(-(CALIBRATION_WINDOWS + CHECK_WINDOWS) // len(scans))
     for scan in scans:
         on_step(f"reading {scan.path}")
-        others = further[scan.path]
-        prepared = segmenter.prepare([scan.path, *others] if others else scan.path, scan.series)
+        prepared = segmenter.prepare(ScanSource((scan.path, *further[scan.path]), scan.series))
         windows.append(_cut(origin, prepared.image.as_tensor().float(), share, order))
     if not any(windows):
         raise UsageError(f"{paths[0]}: expected scans with something in them, got {len(scans)} of one value each")

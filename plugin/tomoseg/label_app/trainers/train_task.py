@@ -18,6 +18,7 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import atomic_file, remove_stale, staging_folder
+from tomoseg.core.json_files import SCHEMA_VERSION, read_json
 from tomoseg.inference.localisation.locator import Locator
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import chosen, flag, number
@@ -62,7 +63,7 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
     def stats(self) -> dict[str, Any]:
         """Return how far the training is; nothing of one that was stopped."""
         try:
-            stats: dict[str, Any] = json.loads(self._stats_file.read_text(encoding="utf-8"))
+            stats = read_json(self._stats_file)
         except (OSError, ValueError):
             return {}
         return stats if "total_time" in stats or psutil.pid_exists(stats.pop("process", 0)) else {}
@@ -115,6 +116,7 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
     def _save_stats(self, progress: Progress, begin: float, ended: bool) -> None:
         elapsed = str(timedelta(seconds=int(time.time() - begin)))
         stats = {
+            "schema_version": SCHEMA_VERSION,
             "start_ts": int(begin),
             "epoch": progress.epoch,
             "total_epochs": progress.epochs,

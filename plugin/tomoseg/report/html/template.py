@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tomoseg.core.files import atomic_file
-from tomoseg.report.records import UNENCODABLE
+from tomoseg.core.files import UNENCODABLE, atomic_file
 from tomoseg.report.text import count_noun, show_duration, show_number
 
 if TYPE_CHECKING:

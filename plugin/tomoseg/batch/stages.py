@@ -1,0 +1,139 @@
+"""The three stages of a case: prepare (read and preprocess), predict (run the network), write."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from threading import Lock
+from typing import TypeAlias
+
+from tomoseg.batch.cases import Case
+from tomoseg.batch.manifest import hash_run
+from tomoseg.batch.output import Delivery, OutputOptions
+from tomoseg.batch.progress import Progress
+from tomoseg.core.errors import MemoryLimitError, OutputError, TomosegError, one_line, root_cause
+from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix
+from tomoseg.inference.memory import is_out_of_memory
+from tomoseg.inference.segmentation import Segmentation
+from tomoseg.inference.segmenter import Prepared, Segmenter
+from tomoseg.report.records import CaseReport
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case that is ready for the network.
+
+    Attributes:
+        case: the scan and its files.
+        prepared: the preprocessed scan: tensors (channel, I', J', K') with their 4×4 affines to RAS+ mm, and the
+            (I, J, K) grid that the labels will have; the voxels as they were read are gone.
+        scan: SHA-256 of the scan's files; empty for a case without manifest.
+    """
+
+    case: Case
+    prepared: Prepared
+    scan: str
+
+
+@dataclass(frozen=True)
+class SegmentedCase:
+    """A case that can be written.
+
+    Attributes:
+        case: the scan and its files.
+        result: labels (I, J, K), or (label, I, J, K) if they may overlap, uint8 or uint16, in the scan's grid; the
+            entropy, if there is one, (I, J, K) float32 in `[0, 1]`.
+        scan: SHA-256 of the scan's files; empty for a case without manifest.
+    """
+
+    case: Case
+    result: Segmentation
+    scan: str
+
+
+@dataclass(frozen=True)
+class ShortOfMemory:
+    """A case that ran out of memory; with no other beside it, it may fit.
+
+    Attributes:
+        report: the outcome if it does not.
+    """
+
+    report: CaseReport
+
+
+Outcome: TypeAlias = CaseReport | ShortOfMemory
+
+
+class Stages:
+    """Runs the stages of cases: a stage returns a failure instead of raising it, and passes on an earlier outcome.
+
+    Several threads may run it: one case at a time is prepared, for two would take twice the memory; and the segmenter
+    lets one at a time be predicted.
+
+    Args:
+        segmenter: the loaded bundle.
+        output: which files are written.
+    """
+
+    def __init__(self, segmenter: Segmenter, output: OutputOptions) -> None:
+        bundle, options = segmenter.bundle, segmenter.options
+        self.run = hash_run(bundle, segmenter.checkpoint_sha256, options, segmenter.precision)
+        self._segmenter = segmenter
+        self._one_is_prepared = Lock()
+        self._writer = Delivery(self.run, output, options.uncertainty, bundle.input_channels)
+
+    def segment(self, case: Case, progress: Progress | None = None) -> Outcome:
+        """Run all stages of one case, one after the other."""
+        return self.write(self.predict(self.prepare(case), progress or Progress()))
+
+    def prepare(self, case: Case) -> PreparedCase | Outcome:
+        """Read and preprocess a scan, unless its manifest proves that it was segmented before."""
+        try:
+            if case.kind.of_series and case.input.is_file() and has_suffix(case.input.name, VOLUME_SUFFIXES):
+                raise OutputError(f"{case.input}: expected a DICOM series, for {case.kind.name} refers to one")
+            scan = ""
+            if case.resumable:
+                with suppress(OSError):  # the reader reports what is wrong with the file
+                    scan = case.source.hash(case.kind.name)
+            earlier = self._writer.earlier(case, scan)
+            if earlier is not None:
+                return earlier
+            with self._one_is_prepared:
+                return PreparedCase(case, self._segmenter.prepare(case.source), scan)
+        except Exception as error:  # the bundle's transforms, and the libraries that read files
+            return _failure(case, error)
+
+    def predict(self, case: PreparedCase | Outcome, progress: Progress) -> SegmentedCase | Outcome:
+        """Run network and post-processing."""
+        if not isinstance(case, PreparedCase):
+            return case
+        try:
+            result = self._segmenter.predict(case.prepared, partial(progress.on_window, case.case.input))
+            return SegmentedCase(case.case, result, case.scan)
+        except Exception as error:  # the bundle's network, inferer and post-processing, and what runs them
+            return _failure(case.case, error)
+
+    def write(self, case: SegmentedCase | Outcome) -> Outcome:
+        """Write the files of a case."""
+        if not isinstance(case, SegmentedCase):
+            return case
+        try:
+            return self._writer.deliver(case.case, case.result, case.scan)
+        except Exception as error:  # the libraries that write files
+            return _failure(case.case, error)
+
+
+def _failure(case: Case, error: Exception) -> Outcome:
+    """Return the outcome of a case that failed; the other cases go on."""
+    # a limit that the user set holds with nothing else in memory, too
+    short = not isinstance(error, MemoryLimitError) and is_out_of_memory(root_cause(error))
+    if isinstance(error, TomosegError):
+        reason = one_line(error)
+    elif short:
+        reason = f"{case.input}: not enough memory for this scan: {one_line(error)}"
+    else:
+        reason = f"{case.input}: unexpected {type(error).__name__}: {one_line(error)}"
+    report = CaseReport.failure(case.input, reason)
+    return ShortOfMemory(report) if short else report

@@ -1,0 +1,147 @@
+"""The formats of label maps: one table, whose entries hold their writers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tomoseg.core.errors import OutputError, UsageError
+from tomoseg.data.formats import NIFTI_SUFFIXES, SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix
+
+if TYPE_CHECKING:  # each writer is imported when it is used: NIfTI needs no pydicom
+    import nibabel as nib
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tomoseg.data.geometry import Grid
+    from tomoseg.data.labels import Label
+    from tomoseg.data.volume import DicomSeries
+
+
+class LabelMap(Protocol):
+    """Labels with everything that a format may store of them, such as a `Segmentation`."""
+
+    @property
+    def labels(self) -> NDArray[np.unsignedinteger[Any]]:
+        """(I, J, K) uint8 or uint16; (label, I, J, K) of 0 and 1 if labels may overlap, numbered from 1."""
+
+    @property
+    def grid(self) -> Grid:
+        """The scan's grid."""
+
+    @property
+    def label_table(self) -> tuple[Label, ...]:
+        """A label for every value, background left out."""
+
+    @property
+    def algorithm(self) -> str:
+        """What found the labels."""
+
+    @property
+    def version(self) -> str:
+        """The version of `algorithm`."""
+
+    @property
+    def header(self) -> nib.Nifti1Header | None:
+        """The scan's NIfTI header, if it had one."""
+
+    @property
+    def series(self) -> DicomSeries | None:
+        """The DICOM series that the scan was read from, if any."""
+
+
+@dataclass(frozen=True)
+class OutputType:
+    """A format of label maps.
+
+    Attributes:
+        name: as the command line calls it.
+        suffixes: that a file's name may end in.
+        ending: of the names of files in an output folder.
+        write: writes a file, atomically.
+        packages: that it needs, where a platform may lack them.
+        of_series: whether it refers to a DICOM series, and so needs one.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    ending: str
+    write: Callable[[Path, LabelMap], None]
+    packages: tuple[str, ...] = ()
+    of_series: bool = False
+
+
+def _write_nifti(path: Path, found: LabelMap) -> None:
+    from tomoseg.data.nifti import write_label_map
+
+    labels = found.labels if found.labels.ndim == 3 else found.labels.transpose(1, 2, 3, 0)  # its fourth axis
+    write_label_map(path, labels, found.grid, found.header)
+
+
+def _write_nrrd(path: Path, found: LabelMap) -> None:
+    from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
+
+    write_nrrd_segmentation(path, found.labels, found.grid, found.label_table)
+
+
+def _write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False) -> None:
+    from tomoseg.data.dicom.seg_writer import write_dicom_seg
+
+    series = _series(path, found, "dicom-labelmap" if labelmap else "dicom-seg")
+    write_dicom_seg(path, found.labels, series, found.label_table, found.algorithm, found.version, labelmap)
+
+
+def _write_rtstruct(path: Path, found: LabelMap) -> None:
+    from tomoseg.data.dicom.rtstruct import write_rtstruct
+
+    series = _series(path, found, "rtstruct")
+    write_rtstruct(path, found.labels, found.grid, series, found.label_table, found.algorithm, found.version)
+
+
+def _series(path: Path, found: LabelMap, name: str) -> DicomSeries:
+    if found.series is None:
+        raise OutputError(
+            f"{path}: expected a scan read from DICOM, for {name} refers to its series; use nifti or nrrd"
+        )
+    return found.series
+
+
+DICOM = (".dcm",)
+DICOM_LABELMAP = partial(_write_dicom_seg, labelmap=True)
+OUTPUT_TYPES = {
+    entry.name: entry
+    for entry in (
+        OutputType("nifti", NIFTI_SUFFIXES, "_seg.nii.gz", _write_nifti),
+        OutputType("nrrd", (".nrrd",), SEGMENTATION_SUFFIX, _write_nrrd),
+        OutputType("dicom-seg", DICOM, "_seg.dcm", _write_dicom_seg, ("highdicom",), of_series=True),
+        OutputType("dicom-labelmap", DICOM, "_labelmap.dcm", DICOM_LABELMAP, ("highdicom",), of_series=True),
+        OutputType("rtstruct", DICOM, "_rtstruct.dcm", _write_rtstruct, of_series=True),
+    )
+}
+
+
+def names_output_file(output: Path) -> bool:
+    """Tell whether an output names one file of labels, and not a folder for any number of them."""
+    return any(has_suffix(output.name, kind.suffixes) for kind in OUTPUT_TYPES.values()) and not output.is_dir()
+
+
+def choose_output_type(name: str | None, output: Path) -> OutputType:
+    """Return the format that was asked for by name, else the one that the output's name ends in, else NIfTI.
+
+    Raises:
+        UsageError: there is no such format, or the output's name ends as that of another.
+    """
+    if name is not None and name not in OUTPUT_TYPES:
+        raise UsageError(f"output type: expected {', '.join(OUTPUT_TYPES)}, got {name!r}")
+    kinds = [kind for kind in OUTPUT_TYPES.values() if name in (None, kind.name)]
+    if not names_output_file(output):
+        if has_suffix(output.name, VOLUME_SUFFIXES) and not output.is_dir():
+            raise UsageError(f"{output}: labels cannot be written as that; use {' or '.join(NIFTI_SUFFIXES)}")
+        return kinds[0]
+    for kind in kinds:
+        if has_suffix(output.name, kind.suffixes):
+            return kind
+    raise UsageError(f"{output}: expected a name that ends in {' or '.join(kinds[0].suffixes)} for {name}")

@@ -1,0 +1,212 @@
+"""Every JSON file that the package writes fits its schema, and one of a newer layout is rejected."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from hatchling.builders.wheel import WheelBuilder
+
+from support.command_line import run_inside
+from support.evaluations import write_cases
+from support.trainings import write_dataset
+from tomoseg import Segmenter, TomosegError, find_bundle, segment_batch
+from tomoseg.batch.output import OutputOptions
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.core.json_files import SCHEMA_VERSION
+from tomoseg.label_app.folder import AppFolder
+from tomoseg.label_app.score_store import Scores
+from tomoseg.label_app.versions import Weights
+from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.presets import Budget
+from tomoseg.training.cross_validation import CrossValidation, _Row, _write_summary
+from tomoseg.training.training import Trained
+
+FOLDER = Path(__file__).parents[2] / "plugin" / "tomoseg" / "report" / "schemas"
+SCHEMAS = {path.name.removesuffix(".schema.json"): json.loads(path.read_text("utf-8")) for path in FOLDER.iterdir()}
+
+
+def write_report(folder: Path, scan: Path) -> Path:
+    shutil.copy(scan, folder / "good.nii.gz")
+    (folder / "cut.nii.gz").write_bytes(scan.read_bytes()[:5000])
+    segmenter = Segmenter.from_bundle("hippocampus", device="cpu", max_memory="8GB")
+    report = segment_batch(segmenter, [folder], folder / "out", options=OutputOptions(preview=True))
+    assert [case.status for case in report.cases] == ["failed", "done"]
+    report.save(folder / "report.json")
+    return folder / "report.json"
+
+
+def write_manifest(folder: Path, scan: Path) -> Path:
+    write_report(folder, scan)
+    return folder / "out" / ".good_seg.nii.gz.done.json"
+
+
+def write_evaluation(folder: Path, scan: Path) -> Path:
+    predictions, references = write_cases(folder)
+    run_inside("evaluate", predictions, references, "-o", folder / "out")
+    return folder / "out" / "evaluation.json"
+
+
+def write_cross_validation(folder: Path, scan: Path) -> Path:
+    names = {1: "front", 2: "back"}
+    folds = [Trained(folder, fold, 2, 0.5, 1, {}, (), 2) for fold in (0, 1)]
+    rows = [_Row("a", 0, [0.5, math.nan], [0.6, math.nan]), _Row("b", 1, [0.7, 0.8], [0.7, 0.9])]
+    result = CrossValidation(folder, 2, names, (0.6, math.nan), {1: 0.65}, averaged=True, installed=True)
+    _write_summary(folder / "summary.json", result, folds, rows, 0.6, 0.7)
+    return folder / "summary.json"
+
+
+def write_plan(folder: Path, scan: Path) -> Path:
+    plan_bundle(write_dataset(folder / "data"), folder / "bundle", Budget(4 * 10**9, preset="small"))
+    return folder / "bundle" / "configs" / "plan.json"
+
+
+def write_inspection(folder: Path, scan: Path) -> Path:
+    write_dataset(folder / "data")
+    (folder / "cut.nii.gz").write_bytes(scan.read_bytes()[:5000])
+    return printed(folder / "check.json", "check", folder / "data", folder / "cut.nii.gz", scan, "--voxels", "--json")
+
+
+def write_bundle(folder: Path, scan: Path) -> Path:
+    return printed(folder / "info.json", "info", "--json")
+
+
+def write_export(folder: Path, scan: Path) -> Path:
+    output = folder / "network.ts"
+    command = ("export", "hippocampus", "--format", "torchscript", "-o", output, "--json")
+    return printed(folder / "export.json", *command)
+
+
+def write_settings(folder: Path, scan: Path) -> Path:
+    AppFolder(folder).write(["hippocampus"])
+    return folder / "tomoseg.json"
+
+
+def write_weights(folder: Path, scan: Path) -> Path:
+    facts: dict[str, Any] = {"cases": 1, "epochs": 2, "learning_rate_scale": 0.1, "best_metric": 0.5}
+    Weights(folder).publish({"layer": torch.zeros(2)}, **facts)
+    return folder / "0001" / "version.json"
+
+
+def write_current(folder: Path, scan: Path) -> Path:
+    return write_weights(folder, scan).parents[1] / "current.json"
+
+
+def write_scores(folder: Path, scan: Path) -> Path:
+    Scores(folder / "scores.json", "ab" * 32).add("image", {"entropy": 0.5})
+    return folder / "scores.json"
+
+
+def write_progress(folder: Path, scan: Path) -> Path:
+    pytest.importorskip("monailabel")
+    from tomoseg.label_app.trainers.train_task import BundleTraining
+    from tomoseg.training.fine_tuning import Progress
+
+    task: Any = SimpleNamespace(_stats_file=folder / "train_stats.json")
+    BundleTraining._save_stats(task, Progress(1, 2, 0.5, 0.6), 0.0, ended=False)
+    return folder / "train_stats.json"
+
+
+def printed(path: Path, *arguments: object) -> Path:
+    """Write what a command prints to a file."""
+    path.write_text(run_inside(*arguments).stdout, encoding="utf-8")
+    return path
+
+
+WRITERS: dict[str, Callable[[Path, Path], Path]] = {
+    "app_settings": write_settings,
+    "bundle": write_bundle,
+    "cross_validation": write_cross_validation,
+    "current_version": write_current,
+    "evaluation": write_evaluation,
+    "export": write_export,
+    "image_scores": write_scores,
+    "inspection": write_inspection,
+    "manifest": write_manifest,
+    "plan": write_plan,
+    "report": write_report,
+    "training_progress": write_progress,
+    "weights_version": write_weights,
+}
+
+
+def parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield each object in a schema that describes an object of ours."""
+    if isinstance(schema, dict):
+        if "properties" in schema:
+            yield schema
+        for part in schema.values():
+            yield from parts(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from parts(part)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_file_fits_its_schema(kind: str, real_scan: Path, tmp_path: Path) -> None:
+    content = json.loads(WRITERS[kind](tmp_path, real_scan).read_text("utf-8"))
+    # MONAI Label needs jsonschema 3, which knows no newer draft
+    validator = getattr(jsonschema, "Draft202012Validator", jsonschema.Draft7Validator)
+    validator(SCHEMAS[kind]).validate(content)
+    for one in content if isinstance(content, list) else [content]:
+        assert next(iter(one)) == "schema_version"
+        assert one["schema_version"] == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_a_schema_describes_every_field(kind: str) -> None:
+    assert kind in WRITERS
+    validator = getattr(jsonschema, "Draft202012Validator", jsonschema.Draft7Validator)
+    validator.check_schema(SCHEMAS[kind])
+    found = list(parts(SCHEMAS[kind]))
+    assert found
+    for one in found:
+        assert one["additionalProperties"] is False
+        assert all(field.get("description") or "const" in field for field in one["properties"].values()), one
+
+
+def test_the_wheel_holds_the_schemas(checkout: Path) -> None:
+    packed = {file.distribution_path for file in WheelBuilder(str(checkout)).recurse_included_files()}
+    assert {f"tomoseg/report/schemas/{kind}.schema.json" for kind in SCHEMAS} <= packed
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "app_settings": lambda path: AppFolder(path.parent).bundles,
+    "current_version": lambda path: Weights(path.parent).current,
+    "image_scores": lambda path: Scores(path, "ab" * 32).read(),
+    "plan": lambda path: Bundle("bundle", path.parents[1]).dataset_values,
+    "weights_version": lambda path: Weights(path.parents[1]).version(1),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_file_of_a_newer_layout_is_rejected(kind: str, real_scan: Path, tmp_path: Path) -> None:
+    path = WRITERS[kind](tmp_path, real_scan)
+    READERS[kind](path)
+    make_newer(path)
+    with pytest.raises(TomosegError, match="a newer version of tomoseg wrote it") as raised:
+        READERS[kind](path)
+    assert str(raised.value).startswith(f"{path}: ")
+
+
+def test_a_manifest_of_a_newer_layout_fails_its_case(real_scan: Path, tmp_path: Path) -> None:
+    make_newer(write_manifest(tmp_path, real_scan))
+    segmenter = Segmenter(find_bundle("hippocampus"))
+    report = segment_batch(segmenter, [tmp_path], tmp_path / "out")
+    assert "a newer version of tomoseg wrote it" in report.cases[1].reason
+    assert not segment_batch(segmenter, [tmp_path / "good.nii.gz"], tmp_path / "new.nii.gz").failed
+    again = segment_batch(segmenter, [tmp_path], tmp_path / "out", options=OutputOptions(overwrite=True))
+    assert [case.status for case in again.cases][1] == "done"
+
+
+def make_newer(path: Path) -> None:
+    content = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**content, "schema_version": SCHEMA_VERSION + 1}), "utf-8")
