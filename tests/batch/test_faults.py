@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from support.disk import run_on_small_disk
+from support.progress import Calls
 from tomoseg import Segmenter, segment_batch
 
 NAME = "hippocampus_mr_segmentation"
@@ -97,7 +98,7 @@ def test_an_output_folder_that_vanishes_is_made_again(scans: Path, wanted: dict[
                 shutil.rmtree(out, ignore_errors=True)
 
     segmenter = Segmenter.from_bundle(NAME)
-    report = segment_batch(segmenter, [scans], out, on_case=vanish)
+    report = segment_batch(segmenter, [scans], out, progress=Calls(vanish))
     assert [case.status for case in report.cases].count("failed") <= 2  # those that were written meanwhile
     assert all("cannot be written" in case.reason for case in report.failed)
     assert len(label_maps(out)) >= 5

@@ -21,13 +21,15 @@ import pytest
 
 from tomoseg import Segmenter, find_bundle, segment_batch
 from tomoseg.batch.cases import plan_cases
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.ray.cluster import Share, choose_share, connected
 from tomoseg.batch.ray.executor import RayExecutor
 from tomoseg.batch.run import run_batch
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import UsageError
 from tomoseg.report.records import CaseReport, Report
+
+PREVIEW = OutputOptions(preview=True)
 
 pytestmark = [
     pytest.mark.slow,
@@ -107,8 +109,8 @@ def workers(driver: int) -> list[psutil.Process]:
     return found
 
 
-def command(inputs: Path, out: Path, *options: str, engine: str = "ray") -> list[str]:
-    ray = ["--engine", engine, "--jobs", "2"] if engine == "ray" else []
+def command(inputs: Path, out: Path, *options: str, executor: str = "ray") -> list[str]:
+    ray = ["--executor", executor, "--jobs", "2"] if executor == "ray" else []
     return [sys.executable, "-m", "tomoseg", "segment", str(inputs), "-o", str(out), "-b", NAME, *ray, *options]
 
 
@@ -116,7 +118,7 @@ def test_a_worker_that_is_killed_changes_nothing(ray_here: Any, scans: Path, tmp
     inputs = tmp_path / "scans"
     shutil.copytree(scans, inputs)
     (inputs / "0" / "00.nii.gz").write_bytes(b"broken")
-    local = segment_batch(Segmenter.from_bundle(NAME), [inputs], tmp_path / "local", preview=True)
+    local = segment_batch(Segmenter.from_bundle(NAME), [inputs], tmp_path / "local", options=PREVIEW)
     killed: list[int] = []
 
     def kill(case: CaseReport) -> None:
@@ -144,7 +146,7 @@ def test_a_worker_that_is_killed_changes_nothing(ray_here: Any, scans: Path, tmp
     assert (tmp_path / "ray.csv").read_bytes() == (tmp_path / "local.csv").read_bytes()
 
     # the proofs are those of a local run, too
-    again = segment_batch(Segmenter.from_bundle(NAME), [inputs], tmp_path / "ray", preview=True)
+    again = segment_batch(Segmenter.from_bundle(NAME), [inputs], tmp_path / "ray", options=PREVIEW)
     assert [case.status for case in again.cases] == ["failed", *["skipped"] * 11]
 
 
@@ -195,7 +197,7 @@ def test_it_listens_at_this_machine_only_and_sends_nothing_home(ray_here: Any) -
 
 @pytest.mark.exhaustive
 def test_stopped_killed_and_started_again_it_ends_as_a_local_run(scans: Path, tmp_path: Path) -> None:
-    whole = subprocess.run(command(scans, tmp_path / "whole", engine="local"), capture_output=True, check=True)
+    whole = subprocess.run(command(scans, tmp_path / "whole", executor="local"), capture_output=True, check=True)
     assert whole.returncode == 0
     out, kinds = tmp_path / "out", (signal.SIGINT, signal.SIGKILL)
     for kind in kinds:
@@ -256,14 +258,14 @@ def test_wrong_usage_is_one_line_and_status_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engine", "spark"], "engine: expected local or ray, got 'spark'"),
-        (["--jobs", "2"], "jobs: is for Ray; add --engine ray"),
-        (["--ray-address", "auto"], "ray-address: is for Ray; add --engine ray"),
+        (["--executor", "spark"], "executor: expected local, ray, got 'spark'"),
+        (["--jobs", "2"], "jobs: is for Ray; add --executor ray"),
+        (["--ray-address", "auto"], "ray-address: is for Ray; add --executor ray"),
     ],
 )
 def test_what_is_for_ray_needs_ray(arguments: list[str], message: str, real_scan: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        command(real_scan, tmp_path / "out", *arguments, engine="local"), capture_output=True, text=True, check=False
+        command(real_scan, tmp_path / "out", *arguments, executor="local"), capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (2, f"tomoseg: error: {message}\n")
 

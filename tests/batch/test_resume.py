@@ -16,10 +16,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from support.progress import Calls
 from support.tiers import rest_exhaustive
 from tomoseg import Segmenter, segment_batch
+from tomoseg.batch.options import OutputOptions
 from tomoseg.inference.segmenter import Prepared
 from tomoseg.report.records import Report
+
+PREVIEW = OutputOptions(preview=True)
 
 NAME = "hippocampus_mr_segmentation"
 
@@ -57,10 +61,10 @@ def statuses(report: Report) -> list[str]:
 def test_what_is_proven_is_not_made_again(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
     first = segment_batch(segmenter, [scans], tmp_path / "out")
     assert statuses(first) == ["done"] * 6
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*_seg*")}
     again = segment_batch(segmenter, [scans], tmp_path / "out")
     assert statuses(again) == ["skipped"] * 6
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == times
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*_seg*")} == times
     # the report is as complete as the first
     assert [case.labels for case in again.cases] == [case.labels for case in first.cases]
     assert [case.seconds["network"] for case in again.cases] == [case.seconds["network"] for case in first.cases]
@@ -83,16 +87,16 @@ def test_what_is_not_proven_is_told_or_made_again(segmenter: Segmenter, scans: P
     other = Segmenter.from_bundle(NAME, overlap=0.1)
     report = segment_batch(other, [scans / "1/5.nii.gz"], out / "1")
     assert "the bundle, its weights or the options changed since" in report.cases[0].reason
-    assert statuses(segment_batch(segmenter, [scans], out, overwrite=True)) == ["done"] * 6
+    assert statuses(segment_batch(segmenter, [scans], out, options=OutputOptions(overwrite=True))) == ["done"] * 6
     assert contents(out) == {**wanted, "1/1_seg.nii.gz": contents(out)["1/3_seg.nii.gz"]}
 
 
 def test_a_picture_that_is_asked_for_later_is_made(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
     segment_batch(segmenter, [scans / "0"], tmp_path / "out")
     wanted = contents(tmp_path / "out")
-    assert statuses(segment_batch(segmenter, [scans / "0"], tmp_path / "out", preview=True)) == ["done"] * 3
+    assert statuses(segment_batch(segmenter, [scans / "0"], tmp_path / "out", options=PREVIEW)) == ["done"] * 3
     assert contents(tmp_path / "out") == wanted
-    assert statuses(segment_batch(segmenter, [scans / "0"], tmp_path / "out", preview=True)) == ["skipped"] * 3
+    assert statuses(segment_batch(segmenter, [scans / "0"], tmp_path / "out", options=PREVIEW)) == ["skipped"] * 3
     # a scan that comes later leaves the proofs of the others alone
     shutil.copy(scans / "1/1.nii.gz", scans / "0/9.nii.gz")
     again = segment_batch(segmenter, [scans / "0"], tmp_path / "out")
@@ -158,7 +162,7 @@ def test_a_scan_that_vanishes_fails_alone(segmenter: Segmenter, scans: Path, tmp
     def vanish(case: object) -> None:
         (scans / "1/5.nii.gz").unlink(missing_ok=True)
 
-    report = segment_batch(segmenter, [scans], tmp_path / "out", on_case=vanish)
+    report = segment_batch(segmenter, [scans], tmp_path / "out", progress=Calls(vanish))
     assert statuses(report) == ["done"] * 5 + ["failed"]
     assert "5.nii.gz: no such file" in report.cases[-1].reason
 
@@ -174,7 +178,9 @@ def scans_ahead(segmenter: Segmenter, scans: Path, out: Path, monkeypatch: pytes
         return prepare(source, series)
 
     monkeypatch.setattr(segmenter, "prepare", noted)
-    report = segment_batch(segmenter, [scans], out, on_case=lambda case: ahead.append(len(started) - len(ahead) - 1))
+    report = segment_batch(
+        segmenter, [scans], out, progress=Calls(lambda case: ahead.append(len(started) - len(ahead) - 1))
+    )
     assert statuses(report) == ["done"] * 6
     return ahead
 

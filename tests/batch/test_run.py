@@ -13,7 +13,12 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from tomoseg import Segmenter, TomosegError, segment_batch
+from support.progress import Calls
+from tomoseg import ReportsError, Segmenter, TomosegError, segment_batch
+from tomoseg.batch.options import OutputOptions
+from tomoseg.report.records import CaseReport
+
+PREVIEW = OutputOptions(preview=True)
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +38,13 @@ def scans(tmp_path: Path, real_scan: Path) -> Path:
 
 
 def visible(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    reports = {"report.html", "report.json", "statistics.csv"}
+    return sorted({path.name for path in folder.iterdir() if not path.name.startswith(".")} - reports)
 
 
 def test_bad_scans_are_recorded_and_the_rest_are_done(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
-    seen = []
-    report = segment_batch(segmenter, [scans], tmp_path / "out", preview=True, on_case=lambda case: seen.append(case))
+    seen: list[CaseReport] = []
+    report = segment_batch(segmenter, [scans], tmp_path / "out", options=PREVIEW, progress=Calls(seen.append))
     assert seen == report.cases
     assert [case.status for case in report.cases] == ["done", "failed", "failed", "done"]
     assert visible(tmp_path / "out") == [
@@ -76,7 +82,7 @@ def test_results_are_not_overwritten_unless_asked(segmenter: Segmenter, real_sca
     report = segment_batch(segmenter, [real_scan], output)
     assert "seg.nii.gz: is there already; pass --overwrite" in report.cases[0].reason
     assert output.read_text() == "drawn by hand"
-    assert not segment_batch(segmenter, [real_scan], output, overwrite=True).failed
+    assert not segment_batch(segmenter, [real_scan], output, options=OutputOptions(overwrite=True)).failed
     assert nib.load(output).shape == nib.load(real_scan).shape
 
 
@@ -88,13 +94,14 @@ def test_the_same_run_writes_the_same_bytes(segmenter: Segmenter, real_scan: Pat
 
 def test_a_folder_that_cannot_be_written_fails_the_case(segmenter: Segmenter, real_scan: Path, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    report = segment_batch(segmenter, [real_scan], tmp_path / "out" / "below")
-    assert "cannot be written" in report.cases[0].reason
+    with pytest.raises(ReportsError, match=r"report\.json: cannot be written") as unsaved:
+        segment_batch(segmenter, [real_scan], tmp_path / "out" / "below")
+    assert "cannot be written" in unsaved.value.report.cases[0].reason
 
 
 def test_a_dicom_series_gives_what_its_nifti_gives(segmenter: Segmenter, dicom_scan: Path, tmp_path: Path) -> None:
     nifti = dicom_scan.with_name("mni.nii.gz")
-    report = segment_batch(segmenter, [dicom_scan, nifti], tmp_path / "out", preview=True)
+    report = segment_batch(segmenter, [dicom_scan, nifti], tmp_path / "out", options=PREVIEW)
     assert [case.status for case in report.cases] == ["done", "done"], report.cases
     assert report.cases[0].series is not None
     by_dicom, by_nifti = (nib.load(str(case.output)) for case in report.cases)
@@ -165,7 +172,7 @@ def test_what_was_cleaned_is_told(real_scan: Path, tmp_path: Path) -> None:
     assert "--clean non-finite" in report.cases[0].reason
 
     cleaning = Segmenter.from_bundle("hippocampus", clean=("non-finite", "bias-field"))
-    (case,) = segment_batch(cleaning, [tmp_path / "nan.nii.gz"], tmp_path / "out", preview=True).cases
+    (case,) = segment_batch(cleaning, [tmp_path / "nan.nii.gz"], tmp_path / "out", options=PREVIEW).cases
     assert case.status == "done", case.reason
     assert "5 NaN replaced by" in case.remarks[0]
     assert "N4" in case.remarks[1]

@@ -14,6 +14,9 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from support.bundles import Place
 from tomoseg import Segmenter, segment_batch
+from tomoseg.batch.options import OutputOptions
+
+PREVIEW = OutputOptions(preview=True)
 
 # a network that a person can compute: the scores of "soft tissue" and "bone" cross where the window's middle is
 CONFIG = """
@@ -203,6 +206,6 @@ def test_overlapping_labels_have_their_own_names_and_volumes(zoo_bundle: Path, c
     assert result.labels.shape == (3, *result.grid.shape)
     assert result.voxel_counts == {value: int((result.labels[value - 1] == 1).sum()) for value in (1, 2, 3)}
     assert result.volumes_ml["soft"] > result.volumes_ml["bone"] > 0
-    report = segment_batch(Segmenter.from_bundle(bundle), [ct_scans], tmp_path / "out", preview=True)
+    report = segment_batch(Segmenter.from_bundle(bundle), [ct_scans], tmp_path / "out", options=PREVIEW)
     assert [case.remarks for case in report.cases] == [(), ()]
     assert (tmp_path / "out" / "turned_seg.png").is_file()

@@ -19,10 +19,13 @@ from hypothesis import strategies as st
 
 import tomoseg
 from tomoseg import Report, Segmenter, TomosegError, segment_batch
+from tomoseg.batch.options import OutputOptions
 from tomoseg.report.environment import describe_hardware, utc_now
 from tomoseg.report.html.document import write_page
 from tomoseg.report.records import STATISTICS_COLUMNS, CaseReport, LabelVolume, Location, Memory, RegionVolume
 from tomoseg.report.statistics import measure_labels
+
+PREVIEW = OutputOptions(preview=True)
 
 # a byte of a path that is no UTF-8 is one of these lone surrogates: https://peps.python.org/pep-0383/
 NAMES = st.text(st.characters(exclude_categories=["Cs"]) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
@@ -191,7 +194,7 @@ def test_a_report_knows_when_it_began() -> None:
 def real_run(dicom_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run over a DICOM series, whose patient is Jane Doe, leaves behind, and its reports."""
     folder = tmp_path_factory.mktemp("run")
-    report = segment_batch(Segmenter.from_bundle("hippocampus"), [dicom_scan], folder, preview=True)
+    report = segment_batch(Segmenter.from_bundle("hippocampus"), [dicom_scan], folder, options=PREVIEW)
     assert not report.failed, report.failed
     report.save(folder / "report.json")
     report.save_statistics(folder / "statistics.csv")

@@ -16,9 +16,12 @@ import numpy as np
 import psutil
 
 from tomoseg import Segmenter, find_bundle, segment_batch
+from tomoseg.batch.options import OutputOptions
+from tomoseg.batch.progress import Progress
 from tomoseg.bundle.options import Options
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.inference.segmenter import Prepared
+from tomoseg.report.records import CaseReport
 
 NEEDED = 600_000_000  # bytes
 ALLOWED = 1_000_000_000
@@ -45,6 +48,16 @@ class HungrySegmenter(Segmenter):
         return super().predict(prepared, on_window)
 
 
+class Order(Progress):
+    """The names of the scans in the order in which they ended."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def on_case(self, report: CaseReport) -> None:
+        self.names.append(Path(report.input).name)
+
+
 def main() -> None:
     out, *scans = sys.argv[1:]
     segmenter = HungrySegmenter(find_bundle("hippocampus"), Options(backend="torch", device="cpu"))
@@ -52,12 +65,10 @@ def main() -> None:
     segmenter.largest = scans[-1]
     limit = psutil.Process().memory_info().vms + ALLOWED
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    told: list[str] = []
-    report = segment_batch(
-        segmenter, scans, out, measure=False, on_case=lambda case: told.append(Path(case.input).name)
-    )
+    order = Order()
+    report = segment_batch(segmenter, scans, out, options=OutputOptions(measure=False), progress=order)
     cases = [[Path(case.input).name, case.status, case.reason] for case in report.cases]
-    print(json.dumps({"told": told, "cases": cases, "tries": segmenter.tries - 1}))
+    print(json.dumps({"told": order.names, "cases": cases, "tries": segmenter.tries - 1}))
 
 
 if __name__ == "__main__":

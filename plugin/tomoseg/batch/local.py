@@ -16,7 +16,8 @@ import torch
 from tomoseg.batch.cases import Case
 from tomoseg.batch.interrupt import PostponedInterrupt
 from tomoseg.batch.manifest import hash_run, hash_scan
-from tomoseg.batch.output import Delivery, OutputOptions
+from tomoseg.batch.options import OutputOptions
+from tomoseg.batch.output import Delivery
 from tomoseg.core.errors import MemoryLimitError, OutputError, TomosegError, one_line, root_cause
 from tomoseg.core.files import remove_stale
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix

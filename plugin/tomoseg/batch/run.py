@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Protocol
 
-from tomoseg.batch.cases import Case, plan_cases, refuse_entropy_clashes
-from tomoseg.batch.local import LocalExecutor, OnWindow
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.cases import Case, refuse_entropy_clashes
+from tomoseg.batch.options import OutputOptions
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import MissingPackageError
 from tomoseg.core.files import sha256
-from tomoseg.inference.segmenter import Segmenter
 from tomoseg.report.environment import RunEnvironment, utc_now
 from tomoseg.report.records import CaseReport, Report
 
@@ -50,43 +47,6 @@ class BatchInterruptedError(KeyboardInterrupt):
     def __init__(self, report: Report) -> None:
         super().__init__()
         self.report = report
-
-
-def segment_batch(
-    segmenter: Segmenter,
-    inputs: Sequence[str | os.PathLike[str]],
-    output: str | os.PathLike[str],
-    *,
-    output_type: str | None = None,
-    series: str | None = None,
-    overwrite: bool = False,
-    preview: bool = False,
-    measure: bool = True,
-    on_case: Callable[[CaseReport], None] | None = None,
-    on_window: OnWindow | None = None,
-) -> Report:
-    """Segment every scan and write its label map; a scan that fails is recorded and the rest go on.
-
-    Args:
-        segmenter: the loaded bundle.
-        inputs: files, folders and glob patterns, as for `plan_cases`.
-        output: a file name for one scan, else a folder.
-        output_type: "nifti", "nrrd", "dicom-seg", "dicom-labelmap" or "rtstruct"; by default what the output ends
-            in, and NIfTI for a folder.
-        series: only DICOM series of this SeriesInstanceUID.
-        overwrite: replace label maps that are there already; without it they are kept and the scan counts as failed.
-        preview: write a PNG beside each label map.
-        measure: tell intensity and place of each label, too, and not only its volume.
-        on_case: called after each scan.
-        on_window: called with a scan's path, the number of its windows that are done, and of all of them.
-
-    Raises:
-        UsageError: as for `plan_cases`.
-        MissingPackageError: what the output type needs is not installed.
-    """
-    cases = plan_cases(inputs, output, output_type, series, segmenter.bundle.input_channels)
-    options = OutputOptions(overwrite=overwrite, preview=preview, measure=measure)
-    return run_batch(cases, LocalExecutor(segmenter, options, on_window), on_case)
 
 
 def run_batch(cases: Sequence[Case], executor: Executor, on_case: Callable[[CaseReport], None] | None = None) -> Report:

@@ -1,83 +1,56 @@
-"""Two bars: the batch, and the scan at hand."""
+"""Two bars, the batch and the scan at hand, and a line for each outcome."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TextColumn
 
+from tomoseg.batch.progress import Progress
+from tomoseg.cli.outcome import print_case
+from tomoseg.cli.terminal import print_note
+from tomoseg.core.progress import ProgressBars
 from tomoseg.report.records import CaseReport
 
 RECENT_S = 600  # the time left is that of the scans of the last minutes; one may take half a minute
 
 
-class BatchProgress:
-    """Draws on standard error while it is open, where that is a terminal; otherwise nothing.
+class BatchProgress(ProgressBars, Progress):
+    """Prints each outcome; draws bars on standard error while it is open, where that is a terminal.
 
     Args:
-        cases: number of scans.
-        hidden: draw nothing at all.
+        quiet: draw nothing, and print errors and warnings only.
+        numbered: print the place of each scan in the batch where no bar shows it, as "[3/40] ".
     """
 
-    def __init__(self, cases: int, hidden: bool) -> None:
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        self._on_terminal = console.is_terminal
-        self._progress = Progress(
-            *columns,
-            console=console,
-            transient=True,
-            disable=hidden or not self._on_terminal,
-            speed_estimate_period=RECENT_S,
-        )
-        self._batch = self._progress.add_task("", total=0, visible=False, unit="scans")
-        self._scan = self._progress.add_task("", visible=False, unit="windows")
+    def __init__(self, quiet: bool, numbered: bool = True) -> None:
+        super().__init__(MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), hidden=quiet, recent_s=RECENT_S)
+        self._quiet = quiet
+        self._numbered = numbered and not self._console.is_terminal
+        self._batch = self._bars.add_task("", total=0, visible=False, unit="scans")
+        self._scan = self._bars.add_task("", visible=False, unit="windows")
         self._input: Path | None = None
         self._cases = self._done = self._failed = self._voxels = 0
-        self.expect(cases)
 
-    def __enter__(self) -> BatchProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def expect(self, cases: int) -> None:
-        """Draw that so many scans more are to come."""
+    def on_start(self, cases: int) -> None:
         self._cases += cases
-        self._progress.update(self._batch, total=self._cases, visible=self._cases > 1)
+        self._bars.update(self._batch, total=self._cases, visible=self._cases > 1)
 
-    @property
-    def place(self) -> str:
-        """Where in the batch the scan stands that was counted last, as "[3/40] "; nothing where a bar tells it."""
-        return "" if self._cases < 2 or self._on_terminal else f"[{self._done}/{self._cases}] "
+    def on_window(self, path: Path, done: int, total: int) -> None:
+        if path != self._input:
+            self._input = path
+            self._bars.reset(self._scan, total=total, description=escape(path.name), visible=True)
+        self._bars.update(self._scan, completed=done, visible=done < total)
 
-    def show(self, scan: Path, done: int, total: int) -> None:
-        """Draw that `done` of `total` windows of a scan are done."""
-        if scan != self._input:
-            self._input = scan
-            self._progress.reset(self._scan, total=total, description=escape(scan.name), visible=True)
-        self._progress.update(self._scan, completed=done, visible=done < total)
-
-    def count(self, case: CaseReport) -> None:
-        """Draw that a scan is done with."""
+    def on_case(self, report: CaseReport) -> None:
         self._done += 1
-        self._failed += case.status == "failed"
-        self._voxels += case.voxels
-        told = [f"{self._voxels / 1e6:.0f} million voxels"] if self._voxels >= 1e6 else []
-        told += [f"[red]{self._failed} failed[/]"] if self._failed else []
-        self._progress.update(self._batch, advance=1, description=", ".join(told))
+        self._failed += report.status == "failed"
+        self._voxels += report.voxels
+        counted = [f"{self._voxels / 1e6:.0f} million voxels"] if self._voxels >= 1e6 else []
+        counted += [f"[red]{self._failed} failed[/]"] if self._failed else []
+        self._bars.update(self._batch, advance=1, description=", ".join(counted))
+        print_case(report, self._quiet, f"[{self._done}/{self._cases}] " if self._numbered and self._cases > 1 else "")
+
+    def on_note(self, note: str) -> None:
+        print_note(note)

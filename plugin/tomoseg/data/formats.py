@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from tomoseg.core.errors import UsageError
 
+OutputTypeName = Literal["nifti", "nrrd", "dicom-seg", "dicom-labelmap", "rtstruct"]
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 DETACHED_SUFFIXES = (".nhdr", ".mhd")  # the voxels are in another file
@@ -56,14 +58,14 @@ class OutputType:
         of_series: whether it refers to a DICOM series, and so needs one.
     """
 
-    name: str
+    name: OutputTypeName
     suffixes: tuple[str, ...]
     ending: str
     packages: tuple[str, ...] = ()
     of_series: bool = False
 
 
-OUTPUT_TYPES = {
+OUTPUT_TYPES: dict[str, OutputType] = {
     kind.name: kind
     for kind in (
         OutputType("nifti", NIFTI_SUFFIXES, "_seg.nii.gz"),

@@ -44,6 +44,12 @@ class Segmentation:
         windows: number of windows of the network.
         skipped_windows: those of them that did not need to run.
         memory: what it took.
+
+    Example:
+        >>> import tomoseg
+        >>> result = tomoseg.Segmenter.from_bundle("hippocampus", device="cpu")("scans/scan.nii.gz")
+        >>> result.labels.shape == result.grid.shape, sorted(result.volumes_ml)
+        (True, ['anterior', 'posterior'])
     """
 
     labels: NDArray[np.unsignedinteger[Any]]

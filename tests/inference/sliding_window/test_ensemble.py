@@ -15,6 +15,7 @@ from scipy.ndimage import map_coordinates
 
 from support.bundles import load_network
 from tomoseg import Segmenter, TomosegError, read_volume, segment_batch
+from tomoseg.batch.options import OutputOptions
 from tomoseg.inference.sliding_window.ensemble import averaged
 from tomoseg.inference.sliding_window.uncertainty import sigmoid_entropy, softmax_entropy
 
@@ -199,7 +200,7 @@ def test_the_entropy_is_not_written_over_a_scan(bundle_copy: Path, real_scan: Pa
     shutil.copy(real_scan, scan)
     segmenter = Segmenter.from_bundle(bundle_copy, uncertainty=True)
     with pytest.raises(TomosegError, match=r"a_entropy\.nii\.gz: the entropy would be written over it"):
-        segment_batch(segmenter, [scan], tmp_path / "a.nii.gz", overwrite=True)
+        segment_batch(segmenter, [scan], tmp_path / "a.nii.gz", options=OutputOptions(overwrite=True))
     assert scan.read_bytes() == real_scan.read_bytes()
 
 

@@ -14,7 +14,7 @@ import torch
 
 from tomoseg.batch.cases import Case
 from tomoseg.batch.local import describe_machine
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.ray.acceptance import Acceptance
 from tomoseg.batch.ray.cluster import Share, choose_share, connected, machines_of, refuse_what_ray_cannot_give
 from tomoseg.batch.ray.dispatch import Dispatch
@@ -86,7 +86,7 @@ class RayExecutor:
             with connected(self._address, self.options.device) as ray:
                 elastic = self._address is not None
                 share = choose_share(machines_of(ray), self.options.device, self._jobs, elastic)
-                ran.executor = {"engine": "ray", "workers": share.workers}
+                ran.executor = {"executor": "ray", "workers": share.workers}
                 # only machines that share the output folder see what is new in it
                 with staging_folder(Path(os.path.commonpath(parents))) as mark:
                     # what else is in memory would break a limit

@@ -11,7 +11,7 @@ from typing import Any
 
 from tomoseg.batch.cases import Case
 from tomoseg.batch.local import ShortOfMemory, describe_machine, make_delivery, segment_case
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import one_line

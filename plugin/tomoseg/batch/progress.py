@@ -1,0 +1,37 @@
+"""What follows a batch while it runs, such as a bar or a log."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TypeAlias
+
+from tomoseg.report.records import CaseReport
+
+# the index of each case and its outcome
+Outcomes: TypeAlias = Generator[tuple[int, CaseReport], None, None]
+
+
+class Progress:
+    """Follows a batch in silence; a subclass overrides what it shows.
+
+    Example:
+        >>> import tomoseg
+        >>> class Names(tomoseg.Progress):
+        ...     def on_case(self, report):
+        ...         print(report.output, report.status)
+        >>> _ = tomoseg.segment_batch("hippocampus", ["scans"], "results", progress=Names())
+        results/scan_seg.nii.gz done
+    """
+
+    def on_start(self, cases: int) -> None:
+        """Expect this many cases more."""
+
+    def on_window(self, path: Path, done: int, total: int) -> None:
+        """Note that `done` of the `total` windows of a scan are finished; Ray's workers do not report windows."""
+
+    def on_case(self, report: CaseReport) -> None:
+        """Note the outcome of a case; with several workers they end in any order."""
+
+    def on_note(self, note: str) -> None:
+        """Note something about the batch as a whole, such as a worker that died."""
