@@ -8,6 +8,10 @@ result = segmenter("scan.nii.gz")
 result.volumes_ml
 result.save("seg.nii.gz")
 ```
+
+Behind each command of `tomoseg` stands a function in here: `segment_batch`, `watch`, `inspect` (the command check),
+`plan`, `train`, `evaluate`, `export`, `find_bundle` (info), `registered_names` (bundles), `examine_installation`
+(doctor), `AppFolder` (label-app) and `serve_label_app` (label-server). All that is not named in `__all__` is private.
 """
 
 from __future__ import annotations
@@ -15,55 +19,72 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tomoseg.core.version import __version__
-
-__all__ = [
-    "Bundle",
-    "Grid",
-    "OutputOptions",
-    "Progress",
-    "Report",
-    "Segmentation",
-    "Segmenter",
-    "TomosegError",
-    "Volume",
-    "__version__",
-    "find_bundle",
-    "read_volume",
-    "registered_names",
-    "segment_batch",
-]
+from tomoseg.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from tomoseg.batch.output import OutputOptions
-    from tomoseg.batch.progress import Progress
-    from tomoseg.batch.run import segment_batch
-    from tomoseg.bundle.metadata import Bundle
-    from tomoseg.bundle.registry import find_bundle, registered_names
-    from tomoseg.core.errors import TomosegError
-    from tomoseg.data.geometry import Grid
-    from tomoseg.data.read import read_volume
-    from tomoseg.data.volume import Volume
-    from tomoseg.inference.segmentation import Segmentation
-    from tomoseg.inference.segmenter import Segmenter
-    from tomoseg.report.records import Report
+    from tomoseg.batch.options import ExecutorOptions as ExecutorOptions
+    from tomoseg.batch.options import OutputOptions as OutputOptions
+    from tomoseg.batch.progress import Progress as Progress
+    from tomoseg.batch.run import BatchInterruptedError as BatchInterruptedError
+    from tomoseg.batch.segment import ReportsError as ReportsError
+    from tomoseg.batch.segment import segment_batch as segment_batch
+    from tomoseg.batch.watch import watch as watch
+    from tomoseg.bundle.metadata import Bundle as Bundle
+    from tomoseg.bundle.options import Options as Options
+    from tomoseg.bundle.registry import find_bundle as find_bundle
+    from tomoseg.bundle.registry import registered_names as registered_names
+    from tomoseg.cli.doctor import examine_installation as examine_installation
+    from tomoseg.convert.export.export import export as export
+    from tomoseg.core.errors import TomosegError as TomosegError
+    from tomoseg.data.geometry import Grid as Grid
+    from tomoseg.data.inspection.survey import inspect as inspect
+    from tomoseg.data.read import read_volume as read_volume
+    from tomoseg.data.volume import Volume as Volume
+    from tomoseg.evaluation.options import EvaluationOptions as EvaluationOptions
+    from tomoseg.evaluation.run import evaluate as evaluate
+    from tomoseg.inference.segmentation import Segmentation as Segmentation
+    from tomoseg.inference.segmenter import Segmenter as Segmenter
+    from tomoseg.label_app.folder import AppFolder as AppFolder
+    from tomoseg.label_app.server import serve_label_app as serve_label_app
+    from tomoseg.planning.options import PlanningOptions as PlanningOptions
+    from tomoseg.planning.plan import plan as plan
+    from tomoseg.report.records import Report as Report
+    from tomoseg.training.options import TrainingOptions as TrainingOptions
+    from tomoseg.training.run import train as train
 
 # `import tomoseg` must not wait for torch and monai (about 5 s): each name is imported when it is first used
 _HOME = {
+    "AppFolder": "label_app.folder",
+    "BatchInterruptedError": "batch.run",
     "Bundle": "bundle.metadata",
+    "EvaluationOptions": "evaluation.options",
+    "ExecutorOptions": "batch.options",
     "Grid": "data.geometry",
-    "OutputOptions": "batch.output",
+    "Options": "bundle.options",
+    "OutputOptions": "batch.options",
+    "PlanningOptions": "planning.options",
     "Progress": "batch.progress",
     "Report": "report.records",
+    "ReportsError": "batch.segment",
     "Segmentation": "inference.segmentation",
     "Segmenter": "inference.segmenter",
     "TomosegError": "core.errors",
+    "TrainingOptions": "training.options",
     "Volume": "data.volume",
+    "evaluate": "evaluation.run",
+    "examine_installation": "cli.doctor",
+    "export": "convert.export.export",
     "find_bundle": "bundle.registry",
+    "inspect": "data.inspection.survey",
+    "plan": "planning.plan",
     "read_volume": "data.read",
     "registered_names": "bundle.registry",
-    "segment_batch": "batch.run",
+    "segment_batch": "batch.segment",
+    "serve_label_app": "label_app.server",
+    "train": "training.run",
+    "watch": "batch.watch",
 }
+__all__ = sorted(["__version__", *_HOME])
 
 
 def __getattr__(name: str) -> object:

@@ -21,7 +21,7 @@ from tomoseg.bundle.options import Options
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.planning.bundle_writer import plan_bundle
-from tomoseg.planning.presets import Budget
+from tomoseg.planning.presets import Budget, PresetName
 from tomoseg.training.options import VALIDATION, TrainingOptions
 from tomoseg.training.scoring import Scorer
 from tomoseg.training.session import STATE
@@ -61,7 +61,7 @@ class Training:
     """
 
     epochs: int
-    preset: str
+    preset: PresetName
     memory: int = 8 * 10**9
     quick: bool = False
 

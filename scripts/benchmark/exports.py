@@ -17,7 +17,7 @@ from nilearn.datasets import load_mni152_template
 from bundle_writer import write_bundle
 from phantom import phantom
 from tomoseg import find_bundle
-from tomoseg.convert.export.export import export_bundle
+from tomoseg.convert.export.export import export
 from tomoseg.convert.export.onnx_file import read_onnx
 from tomoseg.convert.export.origin import Origin, load_origin
 from tomoseg.convert.export.parity import Agreement, Parity, Runner
@@ -95,13 +95,13 @@ def _candidates(origin: Origin, scans: Path, work: Path) -> Iterator[tuple[str, 
                 print(f"  left out: {name} {precision}: {error}")
                 continue
             yield f"{name} {precision}", Candidate(backend, plain)
-    onnx = export_bundle(origin.bundle, "onnx", work / "network.onnx", calibration=[scans], overwrite=True)
+    onnx = export(origin.bundle, "onnx", work / "network.onnx", calibration=[scans], overwrite=True)
     yield "ONNX Runtime fp32", Candidate(read_onnx(Path(onnx.files[0])), onnx.size_bytes)
-    openvino = export_bundle(origin.bundle, "openvino", work / "network.xml", calibration=[scans], overwrite=True)
+    openvino = export(origin.bundle, "openvino", work / "network.xml", calibration=[scans], overwrite=True)
     for precision in ("fp32", "bf16"):
         backend = make_backend(choose_backend("openvino", CPU), origin.network, CPU, precision, key, compiled=False)
         yield f"OpenVINO {precision}", Candidate(backend, openvino.size_bytes)
-    int8 = export_bundle(
+    int8 = export(
         origin.bundle,
         "openvino-int8",
         work / "network_int8.xml",

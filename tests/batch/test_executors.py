@@ -17,7 +17,7 @@ from support.progress import Calls
 from tomoseg import Report, Segmenter, find_bundle, segment_batch
 from tomoseg.batch.cases import Case, plan_cases
 from tomoseg.batch.local import LocalExecutor
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Progress
 from tomoseg.batch.run import BatchInterruptedError, Executor, run_batch
 from tomoseg.bundle.options import Options
@@ -89,7 +89,7 @@ def test_label_maps_and_report_are_those_of_a_plain_batch(
     for path in there.glob("*_seg.nii.gz"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     found = plain(asdict(report), tmp_path)
-    for name in ("engine", "workers"):  # which executor it was
+    for name in ("executor", "workers"):  # which executor it was
         found["options"].pop(name, None)
     assert found == plain(asdict(wanted), there)
     assert sorted(case.input for case in seen) == [case.input for case in report.cases]

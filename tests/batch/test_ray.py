@@ -22,13 +22,15 @@ import pytest
 from support.progress import Calls
 from tomoseg import Segmenter, find_bundle, segment_batch
 from tomoseg.batch.cases import plan_cases
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.ray.cluster import Share, choose_share, connected
 from tomoseg.batch.ray.executor import RayExecutor
 from tomoseg.batch.run import run_batch
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import UsageError
 from tomoseg.report.records import CaseReport, Report
+
+PREVIEW = OutputOptions(preview=True)
 
 pytestmark = [
     pytest.mark.slow,
@@ -111,8 +113,8 @@ def workers(driver: int) -> list[psutil.Process]:
     return found
 
 
-def command(inputs: Path, out: Path, *options: str, engine: str = "ray") -> list[str]:
-    ray = ["--engine", engine, "--jobs", "2"] if engine == "ray" else []
+def command(inputs: Path, out: Path, *options: str, executor: str = "ray") -> list[str]:
+    ray = ["--executor", executor, "--jobs", "2"] if executor == "ray" else []
     return [sys.executable, "-m", "tomoseg", "segment", str(inputs), "-o", str(out), "-b", NAME, *ray, *options]
 
 
@@ -199,7 +201,7 @@ def test_it_listens_at_this_machine_only_and_sends_nothing_home(ray_here: Any) -
 
 @pytest.mark.exhaustive
 def test_stopped_killed_and_started_again_it_ends_as_a_local_run(scans: Path, tmp_path: Path) -> None:
-    whole = subprocess.run(command(scans, tmp_path / "whole", engine="local"), capture_output=True, check=True)
+    whole = subprocess.run(command(scans, tmp_path / "whole", executor="local"), capture_output=True, check=True)
     assert whole.returncode == 0
     out, kinds = tmp_path / "out", (signal.SIGINT, signal.SIGKILL)
     for kind in kinds:
@@ -260,14 +262,14 @@ def test_wrong_usage_is_one_line_and_status_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engine", "spark"], "engine: expected local or ray, got 'spark'"),
-        (["--jobs", "2"], "jobs: is for Ray; add --engine ray"),
-        (["--ray-address", "auto"], "ray-address: is for Ray; add --engine ray"),
+        (["--executor", "spark"], "executor: expected local, ray, got 'spark'"),
+        (["--jobs", "2"], "jobs: is for Ray; add --executor ray"),
+        (["--ray-address", "auto"], "ray-address: is for Ray; add --executor ray"),
     ],
 )
 def test_what_is_for_ray_needs_ray(arguments: list[str], message: str, real_scan: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        command(real_scan, tmp_path / "out", *arguments, engine="local"), capture_output=True, text=True, check=False
+        command(real_scan, tmp_path / "out", *arguments, executor="local"), capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (2, f"tomoseg: error: {message}\n")
 

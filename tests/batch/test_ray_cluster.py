@@ -59,7 +59,7 @@ class Cluster:
             yield
 
     def segment(self, inputs: Path, out: Path, address: str, *options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tomoseg", "segment", str(inputs), "-o", str(out), "--engine", "ray"]
+        command = [sys.executable, "-m", "tomoseg", "segment", str(inputs), "-o", str(out), "--executor", "ray"]
         return subprocess.run(
             [*command, "--ray-address", address, *options],
             env=self.environment, capture_output=True, text=True, check=False,

@@ -19,7 +19,7 @@ import pytest
 from support.progress import Calls
 from support.tiers import rest_exhaustive
 from tomoseg import Segmenter, segment_batch
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.data.source import ScanSource
 from tomoseg.inference.segmenter import Prepared
 from tomoseg.report.records import Report
@@ -61,10 +61,10 @@ def statuses(report: Report) -> list[str]:
 def test_what_is_proven_is_not_made_again(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
     first = segment_batch(segmenter, [scans], tmp_path / "out")
     assert statuses(first) == ["done"] * 6
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*_seg*")}
     again = segment_batch(segmenter, [scans], tmp_path / "out")
     assert statuses(again) == ["skipped"] * 6
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == times
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*_seg*")} == times
     # the report is as complete as the first
     assert [case.labels for case in again.cases] == [case.labels for case in first.cases]
     assert [case.stats.seconds["network"] for case in again.cases] == [

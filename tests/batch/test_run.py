@@ -14,8 +14,8 @@ import pytest
 import SimpleITK as sitk
 
 from support.progress import Calls
-from tomoseg import Segmenter, TomosegError, segment_batch
-from tomoseg.batch.output import OutputOptions
+from tomoseg import ReportsError, Segmenter, TomosegError, segment_batch
+from tomoseg.batch.options import OutputOptions
 from tomoseg.report.records import CaseReport
 
 PREVIEW = OutputOptions(preview=True)
@@ -38,7 +38,8 @@ def scans(tmp_path: Path, real_scan: Path) -> Path:
 
 
 def visible(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    reports = {"report.html", "report.json", "statistics.csv"}
+    return sorted({path.name for path in folder.iterdir() if not path.name.startswith(".")} - reports)
 
 
 def test_bad_scans_are_recorded_and_the_rest_are_done(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
@@ -93,8 +94,9 @@ def test_the_same_run_writes_the_same_bytes(segmenter: Segmenter, real_scan: Pat
 
 def test_a_folder_that_cannot_be_written_fails_the_case(segmenter: Segmenter, real_scan: Path, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    report = segment_batch(segmenter, [real_scan], tmp_path / "out" / "below")
-    assert "cannot be written" in report.cases[0].reason
+    with pytest.raises(ReportsError, match=r"report\.json: cannot be written") as unsaved:
+        segment_batch(segmenter, [real_scan], tmp_path / "out" / "below")
+    assert "cannot be written" in unsaved.value.report.cases[0].reason
 
 
 def test_a_dicom_series_gives_what_its_nifti_gives(segmenter: Segmenter, dicom_scan: Path, tmp_path: Path) -> None:

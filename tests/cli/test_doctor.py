@@ -68,8 +68,10 @@ def test_a_part_that_kills_python_is_bad(site: Path) -> None:
 
 
 def test_a_part_that_is_absent_comes_with_its_command() -> None:
-    found = examine_part(Part("--engine ray", "no-such-ray", "ray", "ray"))
-    assert found == Finding("--engine ray", 'no-such-ray is not installed; install it with: pip install "tomoseg[ray]"')
+    found = examine_part(Part("--executor ray", "no-such-ray", "ray", "ray"))
+    assert found == Finding(
+        "--executor ray", 'no-such-ray is not installed; install it with: pip install "tomoseg[ray]"'
+    )
 
 
 def test_python_3_14_is_told_about_jpeg_ls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from support.bundles import load_network, random_window
 from support.command_line import run_inside
 from support.disk import full_disk
 from tomoseg import TomosegError, find_bundle
-from tomoseg.convert.export.export import export_bundle
+from tomoseg.convert.export.export import export
 from tomoseg.convert.export.formats import FORMATS
 from tomoseg.convert.export.origin import load_origin
 from tomoseg.convert.export.parity import Runner, compare
@@ -67,7 +67,7 @@ def test_the_file_gives_the_networks_scores(
     format_name: str, bundle_folder: Path, real_scan: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / f"net{FORMATS[format_name].suffix}"
-    made = export_bundle(find_bundle("hippocampus"), format_name, file, calibration=[real_scan])
+    made = export(find_bundle("hippocampus"), format_name, file, calibration=[real_scan])
     runtime, batch_size = RUNTIMES[format_name]
     batch = torch.cat([random_window(bundle_folder).flip(axis) for axis in range(batch_size)])
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_torchscript_tells_what_it_was_made_from(bundle_copy: Path) -> None:
     """As MONAI's own export: MONAI Deploy reads config and metadata from the file. It lies beside the weights."""
     from monai.data import load_net_with_metadata
 
-    made = export_bundle(find_bundle(bundle_copy), "torchscript")
+    made = export(find_bundle(bundle_copy), "torchscript")
     assert made.files == (str(bundle_copy / "models" / "model.ts"),)
     _, metadata, extra = load_net_with_metadata(made.files[0], more_extra_files=["inference.json"])
     assert metadata["name"] == "Hippocampus MR segmentation"
@@ -99,7 +99,7 @@ def test_other_weights_are_exported_beside_them(bundle_folder: Path, tmp_path: P
     weights = torch.load(bundle_folder / "models" / "model.pt", weights_only=True)
     halved = {name: weight / 2 if name.startswith("output_block") else weight for name, weight in weights.items()}
     torch.save({"model": halved}, tmp_path / "fold0.pt")  # as MONAI's CheckpointSaver writes it
-    export_bundle(find_bundle("hippocampus"), "torchscript", checkpoint=tmp_path / "fold0.pt")
+    export(find_bundle("hippocampus"), "torchscript", checkpoint=tmp_path / "fold0.pt")
     window = random_window(bundle_folder)
     with torch.no_grad():
         wanted = load_network(bundle_folder, bundle_folder / "models" / "model.pt")(window).numpy() / 2
@@ -152,13 +152,13 @@ def test_a_branch_that_would_be_frozen_is_not_kept(other_network: Callable[[type
     bundle = other_network(Branching)
     files = sorted(bundle.rglob("*"))
     with pytest.raises(BackendError, match=r"model\.xml: not kept, for its scores are off by .* of their range"):
-        export_bundle(find_bundle(bundle), "openvino")
+        export(find_bundle(bundle), "openvino")
     assert sorted(bundle.rglob("*")) == files
-    assert export_bundle(find_bundle(bundle), "torchscript").largest_difference < 1e-6  # which keeps both ways
+    assert export(find_bundle(bundle), "torchscript").largest_difference < 1e-6  # which keeps both ways
 
 
 def test_what_cannot_be_scripted_is_traced(other_network: Callable[[type[Branching]], Path]) -> None:
-    made = export_bundle(find_bundle(other_network(Unscriptable)), "torchscript")
+    made = export(find_bundle(other_network(Unscriptable)), "torchscript")
     assert "traced, for TorchScript does not know all of its code" in made.remarks
     assert made.largest_difference < 1e-6
 
@@ -176,11 +176,11 @@ def test_what_fails_halfway_leaves_nothing(bundle_copy: Path, monkeypatch: pytes
     kind = replace(FORMATS["onnx"], write=write, read=lambda file: lambda window: window)
     monkeypatch.setitem(FORMATS, "onnx", kind)
     with pytest.raises(BackendError, match=r"model\.onnx: .*: expected scores of shape"):
-        export_bundle(find_bundle(bundle_copy), "onnx", overwrite=True)
+        export(find_bundle(bundle_copy), "onnx", overwrite=True)
     kind = replace(kind, read=lambda file: lambda window: torch.full((1, 3, *window.shape[2:]), torch.nan))
     monkeypatch.setitem(FORMATS, "onnx", kind)
     with pytest.raises(BackendError, match=r"model\.onnx: .* cannot be exported to onnx: no such operation"):
-        export_bundle(find_bundle(bundle_copy), "onnx", overwrite=True)
+        export(find_bundle(bundle_copy), "onnx", overwrite=True)
     assert sorted(bundle_copy.rglob("*")) == files
     assert (bundle_copy / "models" / "model.onnx").read_text() == "an earlier one"
 
@@ -192,7 +192,7 @@ def test_a_full_disk_leaves_nothing(
     bundle = find_bundle(other_network(Branching if format_name == "torchscript" else Plain))
     out = tmp_path / "out"
     with full_disk(100), pytest.raises((BackendError, OutputError), match=r"^/.*out"):
-        export_bundle(bundle, format_name, out / f"net{FORMATS[format_name].suffix}")
+        export(bundle, format_name, out / f"net{FORMATS[format_name].suffix}")
     assert list(out.iterdir()) == []
 
 
@@ -247,23 +247,23 @@ def test_what_cannot_be_is_told(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(TomosegError, match=message):
-        export_bundle(find_bundle("hippocampus"), **arguments)
+        export(find_bundle("hippocampus"), **arguments)
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
 def test_files_are_not_replaced_unasked(bundle_copy: Path) -> None:
     (bundle_copy / "models" / "model.ts").write_text("mine")
     with pytest.raises(TomosegError, match=r"model\.ts: is there already; pass --overwrite to replace it"):
-        export_bundle(find_bundle(bundle_copy), "torchscript")
+        export(find_bundle(bundle_copy), "torchscript")
     assert (bundle_copy / "models" / "model.ts").read_text() == "mine"
-    export_bundle(find_bundle(bundle_copy), "torchscript", overwrite=True)
+    export(find_bundle(bundle_copy), "torchscript", overwrite=True)
     assert (bundle_copy / "models" / "model.ts").stat().st_size > 10**6
 
 
 def test_nor_are_those_that_come_with_them(bundle_copy: Path, tmp_path: Path) -> None:
     (tmp_path / "net.bin").write_text("mine")
     with pytest.raises(TomosegError, match=r"net\.bin: is there already; pass --overwrite to replace it"):
-        export_bundle(find_bundle(bundle_copy), "openvino", tmp_path / "net.xml")
+        export(find_bundle(bundle_copy), "openvino", tmp_path / "net.xml")
     assert {path.name: path.read_text() for path in tmp_path.glob("net*")} == {"net.bin": "mine"}
 
 
@@ -274,11 +274,11 @@ def test_windows_must_be_of_one_size(bundle_copy: Path, roi_size: list[int]) -> 
     config["inferer"]["roi_size"] = roi_size
     path.write_text(json.dumps(config))
     with pytest.raises(TomosegError, match=r"inference\.json: expected a roi_size of three voxels"):
-        export_bundle(find_bundle(bundle_copy), "onnx")
+        export(find_bundle(bundle_copy), "onnx")
     config["inferer"] = {"_target_": "SliceInferer", "roi_size": [56, 40], "spatial_dim": 0}
     path.write_text(json.dumps(config))
     with pytest.raises(TomosegError, match=r"expected a SlidingWindowInferer, .*; got the inferer SliceInferer"):
-        export_bundle(find_bundle(bundle_copy), "onnx")
+        export(find_bundle(bundle_copy), "onnx")
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
@@ -290,7 +290,7 @@ def test_missing_packages_are_told(format_name: str, tmp_path: Path, monkeypatch
     if kind.packages:
         advice = {"tensorrt": r'"tomoseg\[tensorrt\]"', "openvino": "openvino"}.get(format_name, r'"tomoseg\[export\]"')
         with pytest.raises(TomosegError, match=rf"{kind.packages[0]} is not installed; .*pip install {advice}$"):
-            export_bundle(find_bundle("hippocampus"), format_name, tmp_path / f"net{kind.suffix}")
+            export(find_bundle("hippocampus"), format_name, tmp_path / f"net{kind.suffix}")
     else:
         kind.require()
 
@@ -304,10 +304,10 @@ def test_tensorrt_without_a_gpu_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(
         TomosegError, match="format: tensorrt is made for the NVIDIA GPU of this computer, and there is no"
     ):
-        export_bundle(find_bundle("hippocampus"), "tensorrt", tmp_path / "net.ts")
+        export(find_bundle("hippocampus"), "tensorrt", tmp_path / "net.ts")
     monkeypatch.setitem(FORMATS, "tensorrt", replace(FORMATS["tensorrt"], gpu=False))
     with pytest.raises(BackendError, match=r"net\.ts: .* cannot be exported to tensorrt: Cannot find any GPU devices"):
-        export_bundle(find_bundle("hippocampus"), "tensorrt", tmp_path / "net.ts")
+        export(find_bundle("hippocampus"), "tensorrt", tmp_path / "net.ts")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -344,4 +344,4 @@ def test_the_command_line(bundle_copy: Path, real_scan: Path) -> None:
 def test_empty_scans_are_told(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ones((40, 56, 40), "float32"), np.eye(4)), tmp_path / "flat.nii.gz")
     with pytest.raises(TomosegError, match="expected scans with something in them, got 1 of one value each"):
-        export_bundle(find_bundle("hippocampus"), "onnx", tmp_path / "net.onnx", calibration=[tmp_path / "flat.nii.gz"])
+        export(find_bundle("hippocampus"), "onnx", tmp_path / "net.onnx", calibration=[tmp_path / "flat.nii.gz"])

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from tomoseg import Segmenter, TomosegError, find_bundle, segment_batch
-from tomoseg.convert.export.export import Export, export_bundle
+from tomoseg.convert.export.export import Export, export
 from tomoseg.report.records import CaseReport
 
 DEFINITION, BIN, WEIGHTS = "network_def", "model_int8.bin", "model.pt"
@@ -48,7 +48,7 @@ def made(bundle_folder: Path, scans: Path, tmp_path_factory: pytest.TempPathFact
     """A copy of the bundle with its network in int8 beside the weights, and what was told of it."""
     bundle = tmp_path_factory.mktemp("bundle") / "copy"
     shutil.copytree(bundle_folder, bundle, ignore=shutil.ignore_patterns("train", "eval"))
-    return bundle, export_bundle(find_bundle(bundle), "openvino-int8", calibration=[scans])
+    return bundle, export(find_bundle(bundle), "openvino-int8", calibration=[scans])
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def damage_bin(bundle: Path) -> None:
 
 
 def put_another(bundle: Path) -> None:
-    export_bundle(find_bundle(bundle), "openvino", bundle / "models" / "model_int8.xml", overwrite=True)
+    export(find_bundle(bundle), "openvino", bundle / "models" / "model_int8.xml", overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_what_loses_too_much_is_not_kept(bundle: Path, real_scan: Path) -> None:
     before = {path: path.read_bytes() for path in (bundle / "models").iterdir()}
     steps: list[str] = []
     with pytest.raises(TomosegError, match=r"not kept, for its labels have a mean Dice of 0\.9\d+ with those of fp32"):
-        export_bundle(
+        export(
             find_bundle(bundle),
             "openvino-int8",
             calibration=[real_scan],
@@ -208,7 +208,7 @@ def test_a_network_that_was_exported_anew_is_another_run(bundle: Path, real_scan
         return segment_batch(segmenter, [tmp_path / "in"], tmp_path / "out").cases[0]
 
     assert [run().status, run().status] == ["done", "skipped"]
-    export_bundle(find_bundle(bundle), "openvino-int8", calibration=[real_scan], overwrite=True)
+    export(find_bundle(bundle), "openvino-int8", calibration=[real_scan], overwrite=True)
     assert "is there already, and the bundle, its weights or the options changed since" in run().reason
 
 

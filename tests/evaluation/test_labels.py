@@ -15,7 +15,8 @@ from tomoseg import Segmenter
 from tomoseg.data.dicom.seg_writer import write_dicom_seg
 from tomoseg.data.labels import Label
 from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
-from tomoseg.evaluation.run import Rules, evaluate
+from tomoseg.evaluation.options import EvaluationOptions
+from tomoseg.evaluation.run import evaluate
 from tomoseg.planning.bundle_writer import plan_bundle
 from tomoseg.planning.presets import Budget
 
@@ -31,16 +32,16 @@ def test_segments_have_the_labels_of_their_names(dicom_scan: Path, tmp_path: Pat
     assert result.series is not None
     write_dicom_seg(tmp_path / "x.dcm", shifted, result.series, table, "by hand", "1", False)
     for path in (tmp_path / "x.seg.nrrd", tmp_path / "x.dcm"):
-        (case,) = evaluate(path, tmp_path / "reference.nii.gz", Rules({1: "anterior", 2: "posterior"})).done
+        (case,) = evaluate(path, tmp_path / "reference.nii.gz", EvaluationOptions({1: "anterior", 2: "posterior"})).done
         assert [one.overlap.dice for one in case.labels] == [1, 1], path
         assert "which no label has" in case.remarks[-1]
-        (case,) = evaluate(path, tmp_path / "reference.nii.gz", Rules({1: "a", 2: "b"})).done
+        (case,) = evaluate(path, tmp_path / "reference.nii.gz", EvaluationOptions({1: "a", 2: "b"})).done
         assert case.labels[1].overlap.dice == 0  # no name is known, so that values count
 
 
 def test_a_label_of_another_name_is_never_scored_as_ours(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", 2, layout="nnunet", names={"Front": 1, "Kidney": 2})
-    found = evaluate(data / "labelsTr", data, Rules({1: "front", 2: "spleen"}))
+    found = evaluate(data / "labelsTr", data, EvaluationOptions({1: "front", 2: "spleen"}))
     assert {one.name: one.metrics["dice"].mean.value for one in found.summaries[:2]} == {"front": 1, "spleen": 0}
     (remark,) = found.remarks
     assert remark.endswith("not scored, for their names are others: 2 is Kidney there, not spleen")
@@ -63,7 +64,7 @@ def test_grey_values_are_told(tmp_path: Path) -> None:
 def test_what_nnunet_calls_ignore_is_ignored_whoever_names_the_labels(tmp_path: Path) -> None:
     predictions, references = write_cases(tmp_path, 2)
     (references / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "ignore": 2}}))
-    for rules in (Rules(), Rules({1: "liver"})):
+    for rules in (EvaluationOptions(), EvaluationOptions({1: "liver"})):
         found = evaluate(predictions, references.parent / "references" / "case_0.nii.gz", rules)
         (case,) = found.done
         assert found.protocol.ignore == 2
@@ -122,7 +123,7 @@ def test_masks_of_255_are_scored_by_the_bundle_that_was_planned_for_them(tmp_pat
 def test_values_that_both_sides_may_have_are_never_exchanged_unasked(tmp_path: Path) -> None:
     """Planned for labels 2 and 7: a 2 in a reference may be the dataset's, or the bundle's own."""
     predictions, references = write_cases(tmp_path)
-    rules = Rules({1: "front", 2: "back"}, planned={1: 2, 2: 7})
+    rules = EvaluationOptions({1: "front", 2: "back"}, planned={1: 2, 2: 7})
     assert evaluate(predictions, references, rules).protocol.reference_values.as_dict() == {}
-    rules = Rules({1: "front", 2: "back"}, planned={1: 1, 2: 7})
+    rules = EvaluationOptions({1: "front", 2: "back"}, planned={1: 1, 2: 7})
     assert evaluate(predictions, references, rules).protocol.reference_values.as_dict() == {7: 2}

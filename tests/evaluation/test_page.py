@@ -20,10 +20,11 @@ from support.evaluations import AFFINE, make_evaluation, write_cases
 from support.pages import CONTRASTS, HANDLERS, HOSTILE
 from tomoseg import TomosegError
 from tomoseg.evaluation.metrics import BY_KEY
+from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.evaluation.page import write_page
 from tomoseg.evaluation.plots import Point, plan_agreement, plan_boxes
 from tomoseg.evaluation.results import Evaluation
-from tomoseg.evaluation.run import Rules, evaluate, save_evaluation
+from tomoseg.evaluation.run import evaluate, save_evaluation
 from tomoseg.evaluation.worst import WorstCase, choose_worst, draw_worst, find_images
 from tomoseg.report.html.template import make_environment
 
@@ -210,14 +211,14 @@ def test_a_scan_that_lies_otherwise_than_its_labels_is_not_shown_under_them(
 
 def test_names_with_dollars_are_no_formulas(tmp_path: Path) -> None:
     predictions, references = write_cases(tmp_path)
-    found = evaluate(predictions, references, Rules({1: "cost $x^{ $", 2: "a"}))
+    found = evaluate(predictions, references, EvaluationOptions({1: "cost $x^{ $", 2: "a"}))
     save_evaluation(found, tmp_path / "out", worst=2)
     assert "cost $x^{ $" in (tmp_path / "out" / "evaluation.html").read_text()
 
 
 def test_a_picture_of_a_file_that_has_gone_is_left_out(tmp_path: Path) -> None:
     predictions, references = write_cases(tmp_path)
-    found = evaluate(predictions, references, Rules({1: "liver"}))
+    found = evaluate(predictions, references, EvaluationOptions({1: "liver"}))
     (predictions / "missed_seg.nii.gz").unlink()
     worst = draw_worst(found, 2, {})
     assert {one.case.name: bool(one.picture) for one in worst} == {"missed": False, "invented": True}

@@ -109,4 +109,4 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     evaluation = make_evaluation(tmp_path / "cases")
     (tmp_path / "taken").touch()
     with pytest.raises(TomosegError, match=r"taken/evaluation\.json: cannot be written"):
-        save_evaluation(evaluation, tmp_path / "taken")
+        save_evaluation(evaluation, tmp_path / "taken", worst=1)

@@ -29,7 +29,8 @@ from support.bundles import BUNDLE_NAME, ENVIRONMENT, SHARED
 from support.dicoms import write_series
 from support.evaluations import read_csv, run, write, write_cases
 from tomoseg import Grid, Segmenter, segment_batch
-from tomoseg.evaluation.run import Rules, evaluate, save_evaluation
+from tomoseg.evaluation.options import EvaluationOptions
+from tomoseg.evaluation.run import evaluate, save_evaluation
 
 OVERLAPS = {"precision": "precision", "recall": "sensitivity", "accuracy": "accuracy"}
 Folders = tuple[Path, Path]
@@ -63,7 +64,7 @@ def trained(segmenter: Segmenter, hippocampus_data: Path, tmp_path_factory: pyte
 def test_real_predictions_score_what_monai_says(which: str, request: pytest.FixtureRequest) -> None:
     """Overlap to 1e-6 and surfaces to 1e-3 mm, as MONAI computes them from one-hot volumes."""
     predictions, references = request.getfixturevalue(which)
-    found = evaluate(predictions, references, Rules({1: "anterior", 2: "posterior"}), only_predicted=True)
+    found = evaluate(predictions, references, EvaluationOptions({1: "anterior", 2: "posterior"}, only_predicted=True))
     assert not found.failed
     differ = 0
     for case in found.done:
@@ -140,7 +141,7 @@ def test_other_formats_score_the_same(segmenter: Segmenter, real: Folders, dicom
     result.save(tmp_path / "nifti" / "x_seg.nii.gz")
     result.save(tmp_path / "nrrd" / "x.seg.nrrd")
     result.save(tmp_path / "dicom" / "x_seg.dcm")
-    expected = Rules(result.names)
+    expected = EvaluationOptions(result.names)
     reference = tmp_path / "references" / "x.nii.gz"
     reference.parent.mkdir()
     rolled = np.roll(result.labels, 1, axis=0)
@@ -164,7 +165,7 @@ def test_labels_without_names_have_a_row_in_every_case(tmp_path: Path) -> None:
     label = np.zeros((30, 24, 16), np.uint8)
     label[:3] = 7
     write(references / "case_0.nii.gz", label)
-    found = evaluate(predictions, references, Rules(ignore=1))
+    found = evaluate(predictions, references, EvaluationOptions(ignore=1))
     save_evaluation(found, tmp_path / "out", worst=0)
     rows = read_csv(tmp_path / "out" / "metrics.csv")
     assert [one.label for one in found.summaries] == [2, 7, 0]  # what is ignored is no label
@@ -218,7 +219,9 @@ def test_head_and_neck_organs_that_were_not_contoured_are_left_out(tmp_path: Pat
     partly = next(case for case in listed if len(case["annotated"]) == 4)
     (tmp_path / "predictions").mkdir()
     shutil.copy(root / partly["label"], tmp_path / "predictions")
-    found = evaluate(tmp_path / "predictions", root, Rules(within_slices=["spinal_cord"]), only_predicted=True)
+    found = evaluate(
+        tmp_path / "predictions", root, EvaluationOptions(within_slices=("spinal_cord",), only_predicted=True)
+    )
     (case,) = found.done
     assert [found.protocol.name(one.label) for one in case.labels] == partly["annotated"]
     assert {one.overlap.dice for one in case.labels} == {1.0}
@@ -253,7 +256,7 @@ def test_a_file_in_the_place_of_the_results_is_kept(tmp_path: Path) -> None:
 
 def test_threads_change_nothing(tmp_path: Path) -> None:
     predictions, references = write_cases(tmp_path, 12)
-    one, three = (evaluate(predictions, references, threads=threads) for threads in (1, 3))
+    one, three = (evaluate(predictions, references, EvaluationOptions(threads=threads)) for threads in (1, 3))
     assert [str(case.labels) for case in one.cases] == [str(case.labels) for case in three.cases]
     assert str(one.summaries) == str(three.summaries)
 

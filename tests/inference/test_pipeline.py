@@ -14,7 +14,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from support.bundles import Place
 from tomoseg import Segmenter, segment_batch
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 
 PREVIEW = OutputOptions(preview=True)
 

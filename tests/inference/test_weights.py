@@ -11,7 +11,7 @@ import torch
 
 from support.bundles import random_window
 from tomoseg import Segmenter, TomosegError, find_bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import Options, PrecisionName
 from tomoseg.core.files import sha256
 from tomoseg.inference.backends.int8_network import save_model
 from tomoseg.inference.backends.openvino_model import convert
@@ -48,7 +48,9 @@ def test_they_are_told_as_the_segmenter_tells_them(ensemble: Path) -> None:
     checkpoints = [models / "model.pt", models / "second.pt"]
     for checkpoint in checkpoints:
         put_in_int8(ensemble, checkpoint, checkpoint.with_name(f"{checkpoint.stem}_int8.xml"))
-    for precision, others in (("fp32", []), ("int8", [models / "model_int8.xml", models / "second_int8.xml"])):
+    int8 = [models / "model_int8.xml", models / "second_int8.xml"]
+    cases: list[tuple[PrecisionName, list[Path]]] = [("fp32", []), ("int8", int8)]
+    for precision, others in cases:
         options = Options(precision=precision)
         found = hash_weights(weights_in_use(InferenceConfig(find_bundle(ensemble), CPU, None), options))
         assert found == [sha256(path) for path in [*checkpoints, *others]]

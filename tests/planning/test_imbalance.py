@@ -20,7 +20,7 @@ from tomoseg.core.errors import UsageError
 from tomoseg.planning.augmentation import labelled_augmentation
 from tomoseg.planning.bundle_writer import plan_bundle
 from tomoseg.planning.fingerprint import LabelPrint
-from tomoseg.planning.imbalance import LOSSES, MOST, Imbalance, choose_ratios
+from tomoseg.planning.imbalance import LOSSES, MOST, Imbalance, LossName, choose_ratios
 from tomoseg.planning.presets import Budget
 from tomoseg.planning.rules import Plan, decide
 from tomoseg.training.options import TrainingOptions
@@ -83,14 +83,14 @@ def test_scans_that_fit_are_not_cut_and_that_is_told() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"loss": "dice"}, "loss: expected one of dice-ce, dice-focal, tversky, got dice"),
+        ({"loss": "dice"}, "loss: expected dice-ce, dice-focal, tversky, got 'dice'"),
         ({"sampling": "rare"}, "sampling: expected uniform, inverse-volume or NAME=RATIO"),
         ({"sampling": "eye=-1"}, "with numbers from 0 on, got eye=-1"),
         ({"sampling": "eye=nan"}, "with numbers from 0 on, got eye=nan"),
         ({"sampling": "=2"}, "with numbers from 0 on, got =2"),
     ],
 )
-def test_what_cannot_be_is_told(arguments: dict[str, str], told: str) -> None:
+def test_what_cannot_be_is_told(arguments: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         Imbalance(**arguments)
 
@@ -120,13 +120,13 @@ def test_the_command_writes_choice_and_reason(tmp_path: Path) -> None:
     assert train_json["tversky"]["_target_"] == "TverskyLoss"
     refused = tomoseg(*plan, "--overwrite", "--loss", "hinge")
     assert refused.returncode == 2
-    assert refused.stderr == "tomoseg: error: loss: expected one of dice-ce, dice-focal, tversky, got hinge\n"
+    assert refused.stderr == "tomoseg: error: loss: expected dice-ce, dice-focal, tversky, got 'hinge'\n"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"dice-ce"}))
-def test_a_network_learns_with_each_loss(tmp_path: Path, loss: str, partial: bool) -> None:
+def test_a_network_learns_with_each_loss(tmp_path: Path, loss: LossName, partial: bool) -> None:
     torch.set_num_threads(1)
     dataset = write_dataset(tmp_path / "data", partial=partial)
     folder = tiny_bundle(dataset, tmp_path / "bundle", steps=10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -94,7 +95,7 @@ def test_scans_too_large_for_the_window_are_seen_coarser() -> None:
     memory=st.sampled_from([4, 8, 40]),
 )
 def test_every_plan_can_be_built_and_fits(
-    spacing: tuple[float, float, float], shape: tuple[int, int, int], labels: int, device: str, preset: str, memory: int
+    spacing: tuple[float, float, float], shape: tuple[int, int, int], labels: int, device: Any, preset: Any, memory: int
 ) -> None:
     named = tuple(LabelPrint(value, f"organ {value}", 9, 9, 1.0) for value in range(1, labels + 1))
     budget = Budget(memory * 10**9, device, preset)
@@ -130,8 +131,8 @@ def test_too_little_memory_is_told() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "told"), [((1, "tpu"), "device"), ((1, "cpu", "huge"), "preset")])
-def test_unknown_hardware_and_presets_are_told(arguments: tuple[int, str], told: str) -> None:
-    with pytest.raises(UsageError, match=f"{told}: expected one of"):
+def test_unknown_hardware_and_presets_are_told(arguments: tuple[Any, ...], told: str) -> None:
+    with pytest.raises(UsageError, match=f"{told}: expected "):
         Budget(*arguments)
 
 

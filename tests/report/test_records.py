@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import tomoseg
 from tomoseg import Report, Segmenter, TomosegError, segment_batch
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.report.environment import describe_hardware, utc_now
 from tomoseg.report.html.document import write_page
 from tomoseg.report.records import STATISTICS_COLUMNS, CaseReport, LabelVolume, Location, RegionVolume, RunStats

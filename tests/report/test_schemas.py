@@ -19,7 +19,7 @@ from support.command_line import run_inside
 from support.evaluations import write_cases
 from support.trainings import write_dataset
 from tomoseg import Segmenter, TomosegError, find_bundle, segment_batch
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.json_files import SCHEMA_VERSION
 from tomoseg.label_app.folder import AppFolder

@@ -10,8 +10,9 @@ import nibabel as nib
 import numpy as np
 
 from support.command_line import run_inside
+from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.evaluation.results import Evaluation
-from tomoseg.evaluation.run import Rules, evaluate
+from tomoseg.evaluation.run import evaluate
 
 NAMES = {1: "liver", 2: "spleen"}
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -59,4 +60,4 @@ def write_cases(folder: Path, count: int = 8) -> tuple[Path, Path]:
 
 
 def make_evaluation(folder: Path, count: int = 8) -> Evaluation:
-    return evaluate(*write_cases(folder, count), Rules(NAMES))
+    return evaluate(*write_cases(folder, count), EvaluationOptions(NAMES))

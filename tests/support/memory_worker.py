@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 
 from tomoseg import Segmenter, find_bundle, segment_batch
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Progress
 from tomoseg.bundle.options import Options
 from tomoseg.inference.segmentation import Segmentation

@@ -103,7 +103,11 @@ def test_each_extra_installs_and_doctor_finds_it_sound(extra: str, checkout: Pat
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1"], check=True)
     wanted = f"{checkout}[{extra}]" if extra else str(checkout)
     subprocess.run([python, "-m", "pip", "install", "--quiet", TORCH, wanted], check=True)
-    command = [python, "-c", "from tomoseg.cli.doctor import examine; print(*examine(), sep='\\n')"]
+    command = [
+        python,
+        "-c",
+        "from tomoseg.cli.doctor import examine_installation; print(*examine_installation(), sep='\\n')",
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "weights load" in done.stdout

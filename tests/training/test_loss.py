@@ -17,7 +17,7 @@ from support.bundles import parse_config
 from support.fingerprints import BUDGET, HIPPOCAMPUS
 from support.trainings import write_dataset
 from tomoseg.planning.bundle_writer import plan_bundle
-from tomoseg.planning.imbalance import LOSSES, Imbalance
+from tomoseg.planning.imbalance import LOSSES, Imbalance, LossName
 from tomoseg.planning.loss_config import loss_entries
 from tomoseg.planning.presets import Budget
 from tomoseg.planning.rules import decide
@@ -29,7 +29,7 @@ SHAPE = (16, 16, 8)
 SEEDS, ANY = st.integers(0, 10**6), st.sampled_from(list(LOSSES))
 
 
-def losses(kind: str, cut: bool = False, loss: str = "dice-ce") -> Any:
+def losses(kind: str, cut: bool = False, loss: Any = "dice-ce") -> Any:
     """Return the parsed entries of a plan whose dataset is annotated so far."""
     plan = replace(decide(HIPPOCAMPUS, "MR", BUDGET, imbalance=Imbalance(loss)), cut=cut, **KINDS[kind])
     parser = ConfigParser({"imports": ["$import itertools", "$import monai", "$import torch"], "drawn": DRAWN})
@@ -170,7 +170,7 @@ def test_what_was_not_drawn_is_never_learnt_as_background(seed: int, loss: str) 
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_of_a_real_batch_only_what_is_known_is_learnt(loss: str, tmp_path: Path) -> None:
+def test_of_a_real_batch_only_what_is_known_is_learnt(loss: LossName, tmp_path: Path) -> None:
     """From files to gradients at the finest level, with an ignore label and labels that were not drawn, at once."""
     dataset = write_dataset(tmp_path / "data", partial=True, ignore=True)
     bundle = tmp_path / "bundle"

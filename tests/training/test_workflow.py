@@ -277,7 +277,7 @@ def test_init_takes_what_fits_and_tells_the_rest_by_name(place: Path, uninterrup
     ("options", "told"),
     [
         ({"fold": 9}, "fold: expected 0 to 4, got 9"),
-        ({"fold": "x"}, "fold: expected a number, none or validation, got 'x'"),
+        ({"fold": "x"}, "fold: expected a number, all, none or validation, got 'x'"),
         ({"epochs": 0}, "epochs: expected at least 1, got 0"),
         ({"seed": -1}, "seed: expected a number from 0"),
         ({"device": "tpu"}, "device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),

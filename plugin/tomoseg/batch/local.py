@@ -14,7 +14,7 @@ import torch
 
 from tomoseg.batch.cases import Case
 from tomoseg.batch.interrupt import PostponedInterrupt
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.batch.stages import Outcome, PreparedCase, Stages
 from tomoseg.core.files import remove_stale

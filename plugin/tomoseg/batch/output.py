@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +12,13 @@ from numpy.typing import NDArray
 
 from tomoseg.batch.cases import Case
 from tomoseg.batch.manifest import Sidecar, read_sidecar
+from tomoseg.batch.options import OutputOptions
 from tomoseg.core.errors import OutputError, one_line
 from tomoseg.core.files import sha256, staging_folder
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.report.preview import save_preview
 from tomoseg.report.records import CaseReport, LabelVolume, RunStats
 from tomoseg.report.statistics import LabelMeasure, measure_labels
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """Which files are written for each scan, and which of those that exist are replaced.
-
-    Attributes:
-        overwrite: replace existing files.
-        preview: draw a picture of each result.
-        measure: measure intensity and position of each label, too, and not only its volume.
-        follow: replace results of an earlier state of a scan; keep those of another bundle or of other options.
-    """
-
-    overwrite: bool = False
-    preview: bool = False
-    measure: bool = True
-    follow: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +33,7 @@ class Delivery:
     """
 
     run: str
-    options: OutputOptions = OutputOptions()
+    options: OutputOptions = field(default_factory=OutputOptions)
     uncertainty: bool = False
     channels: int = 1
 

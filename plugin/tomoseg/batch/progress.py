@@ -13,7 +13,16 @@ Outcomes: TypeAlias = Generator[tuple[int, CaseReport], None, None]
 
 
 class Progress:
-    """Follows a batch in silence; a subclass overrides what it shows."""
+    """Follows a batch in silence; a subclass overrides what it shows.
+
+    Example:
+        >>> import tomoseg
+        >>> class Names(tomoseg.Progress):
+        ...     def on_case(self, report):
+        ...         print(report.output, report.status)
+        >>> _ = tomoseg.segment_batch("hippocampus", ["scans"], "results", progress=Names())
+        results/scan_seg.nii.gz done
+    """
 
     def on_start(self, cases: int) -> None:
         """Expect this many cases more."""

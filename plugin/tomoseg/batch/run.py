@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Protocol
 
-from tomoseg.batch.cases import Case, plan_cases, refuse_entropy_clashes
-from tomoseg.batch.local import LocalExecutor
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.cases import Case, refuse_entropy_clashes
+from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options
 from tomoseg.core.errors import MissingPackageError
 from tomoseg.core.files import sha256
-from tomoseg.inference.segmenter import Segmenter
 from tomoseg.report.environment import RunEnvironment, utc_now
 from tomoseg.report.records import CaseReport, Report
 
@@ -51,35 +48,6 @@ class BatchInterruptedError(KeyboardInterrupt):
     def __init__(self, report: Report) -> None:
         super().__init__()
         self.report = report
-
-
-def segment_batch(
-    segmenter: Segmenter,
-    inputs: Sequence[str | os.PathLike[str]],
-    output: str | os.PathLike[str],
-    *,
-    output_type: str | None = None,
-    series: str | None = None,
-    options: OutputOptions | None = None,
-    progress: Progress | None = None,
-) -> Report:
-    """Segment every scan and write its label map; a scan that fails is recorded and the rest go on.
-
-    Args:
-        segmenter: the loaded bundle.
-        inputs: files, folders and glob patterns, as for `plan_cases`.
-        output: a file name for one scan, else a folder.
-        output_type: one of `OUTPUT_TYPES`; by default what the output ends in, and NIfTI for a folder.
-        series: only DICOM series of this SeriesInstanceUID.
-        options: which files are written; without `overwrite`, existing ones are kept and the scan counts as failed.
-        progress: follows the batch.
-
-    Raises:
-        UsageError: as for `plan_cases`.
-        MissingPackageError: what the output type needs is not installed.
-    """
-    cases = plan_cases(inputs, output, output_type, series, segmenter.bundle.input_channels)
-    return run_batch(cases, LocalExecutor(segmenter, options), progress)
 
 
 def run_batch(cases: Sequence[Case], executor: Executor, progress: Progress | None = None) -> Report:

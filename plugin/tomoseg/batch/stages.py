@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 from tomoseg.batch.cases import Case
 from tomoseg.batch.manifest import hash_run
-from tomoseg.batch.output import Delivery, OutputOptions
+from tomoseg.batch.options import OutputOptions
+from tomoseg.batch.output import Delivery
 from tomoseg.batch.progress import Progress
 from tomoseg.core.errors import MemoryLimitError, OutputError, TomosegError, one_line, root_cause
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix

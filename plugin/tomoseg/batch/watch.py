@@ -1,65 +1,101 @@
-"""Scans are segmented as they arrive."""
+"""Segment scans as they arrive: the function behind `tomoseg watch`."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from tomoseg.batch.cases import Case, plan_case
 from tomoseg.batch.inbox import Inbox
 from tomoseg.batch.local import LocalExecutor
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Progress
+from tomoseg.batch.reports import save_reports
 from tomoseg.batch.run import BatchInterruptedError, run_batch
-from tomoseg.core.errors import UsageError
+from tomoseg.bundle.options import Options
+from tomoseg.bundle.registry import find_bundle
+from tomoseg.core.errors import OutputError, UsageError, one_line
 from tomoseg.data.discovery import Scan
-from tomoseg.data.output_types import OutputType
+from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.report.records import CaseReport, Report
 
 SETTLE_S = 10.0
 LOOK_S = 1.0  # between two looks at the folder, or five times as long as a look took
+MAX_CASES_ON_PAGE = 300  # a browser need not load those of last year
 ROUND = 16  # scans; then the reports are written, and it is looked for new ones
 
 
-def segment_arrivals(
-    segmenter: Segmenter,
-    inbox: Path,
-    output: Path,
-    kind: OutputType,
+def watch(
+    segmenter: Segmenter | str | os.PathLike[str],
+    inbox: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     *,
+    output_type: str | None = None,
     settle_s: float = SETTLE_S,
     options: OutputOptions | None = None,
+    run_options: Options | None = None,
     progress: Progress | None = None,
+    on_error: Callable[[str], None] | None = None,
 ) -> Iterator[Report]:
     """Segment every scan that is in a folder or arrives there, and yield the report of all of them after each round.
 
     It goes on until it is interrupted. What was done before, by this or an earlier run, is known by its sidecar; a scan
-    that changes after it was segmented is segmented again.
+    that changes after it was segmented is segmented again. After each round, and after Ctrl-C, report.json,
+    statistics.csv and report.html are written.
 
     Args:
-        segmenter: the loaded bundle.
+        segmenter: the loaded bundle; or the name or folder of a bundle, which is loaded with the run options.
         inbox: where scans arrive; its tree is kept.
         output: a folder for the results.
-        kind: their format.
+        output_type: format of the label maps.
         settle_s: a scan is taken when it has not changed for so many seconds.
         options: which files are written; with `overwrite`, also in place of files that no earlier run made, or one
             with another bundle or other options. Results of an earlier state of a scan are always replaced.
+        run_options: how the bundle is run, if it is not loaded yet.
         progress: follows the scans.
+        on_error: called with the reason if the reports cannot be written; it goes on.
+
+    Returns:
+        An iterator that waits for scans, and yields the report after each round of them.
 
     Raises:
         UsageError: the inbox is no folder, or would take the results for scans.
         BatchInterruptedError: Ctrl-C while scans were segmented; it has the report of all that were done.
+
+    Example:
+        >>> import tomoseg
+        >>> rounds = tomoseg.watch("hippocampus", "scans", "results", settle_s=0)
+        >>> [case.status for case in next(rounds).cases]
+        ['done']
     """
-    if not inbox.is_dir():
-        raise UsageError(f"{inbox}: expected a folder that scans arrive in")
-    if output.resolve() in (inbox.resolve(), *inbox.resolve().parents):
-        raise UsageError(f"{output}: results would arrive among the scans of {inbox}; choose another folder with -o")
+    folder, results = Path(inbox), Path(output)
+    if names_output_file(results) or (results.exists() and not results.is_dir()):
+        raise UsageError(f"{results}: expected a folder for the results")
+    kind = choose_output_type(output_type, results)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: expected a folder that scans arrive in")
+    if results.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise UsageError(f"{results}: results would arrive among the scans of {folder}; choose another folder with -o")
+    if isinstance(segmenter, str | os.PathLike):
+        segmenter = Segmenter(find_bundle(segmenter), run_options)
     executor = LocalExecutor(segmenter, replace(options or OutputOptions(), follow=True))
-    progress = progress or Progress()
+    return _segment_arrivals(executor, folder, results, kind, settle_s, progress or Progress(), on_error)
+
+
+def _segment_arrivals(
+    executor: LocalExecutor,
+    inbox: Path,
+    output: Path,
+    kind: OutputType,
+    settle_s: float,
+    progress: Progress,
+    on_error: Callable[[str], None] | None,
+) -> Iterator[Report]:
     arrivals, waiting = Inbox(inbox, output, settle_s), deque[Scan]()
     owners: dict[Path, Path] = {}
     done: dict[tuple[str, str | None], CaseReport] = {}
@@ -87,9 +123,22 @@ def segment_arrivals(
             done[record.input, record.series] = record
         started = started or report.started
         report = replace(report, started=started, cases=tuple(done.values()))
+        try:
+            _save(report, output, on_error)
+        except KeyboardInterrupt:
+            _save(report, output, on_error)
+            raise
         if interruption is not None:
             raise BatchInterruptedError(report) from interruption
         yield report
+
+
+def _save(report: Report, folder: Path, on_error: Callable[[str], None] | None) -> None:
+    try:
+        save_reports(report, folder, latest=MAX_CASES_ON_PAGE)
+    except OutputError as error:  # there may be room again when the next scans come
+        if on_error is not None:
+            on_error(one_line(error))
 
 
 def _clash(case: Case, other: Path) -> CaseReport:

@@ -24,6 +24,12 @@ class Bundle:
 
     Raises:
         BundleError: the folder is missing or is not a bundle.
+
+    Example:
+        >>> import tomoseg
+        >>> bundle = tomoseg.find_bundle("hippocampus")
+        >>> bundle.modality, bundle.labels
+        ('MR', {1: 'anterior', 2: 'posterior'})
     """
 
     name: str
@@ -36,6 +42,23 @@ class Bundle:
             raise BundleError(
                 f"{self.root}: not a MONAI bundle: expected a folder 'configs' with metadata.json and inference.json"
             )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `tomoseg info` shows, as JSON has it.
+
+        Raises:
+            BundleError: the bundle's metadata cannot be used.
+        """
+        return {
+            "name": self.name,
+            "version": self.version,
+            "modality": self.modality,
+            "channels": self.input_names,
+            "labels": {str(value): name for value, name in self.labels.items()},
+            "description": self.description,
+            "folder": str(self.root),
+            "licence": str(self.metadata.get("copyright", "")),
+        }
 
     @cached_property
     def metadata(self) -> dict[str, Any]:

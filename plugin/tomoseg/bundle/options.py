@@ -1,81 +1,73 @@
-"""How a bundle is run, as a user asks for it."""
+"""How a bundle is run: the options of `tomoseg segment` and `watch`, of Python and of Ray's workers."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from tomoseg.core.errors import UsageError
+from tomoseg.core.options import Option, require_choices
 from tomoseg.core.threads import choose_threads
 
-UNITS = {
-    "": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-}
-# what `tomoseg.transforms` can do to a scan before the bundle gets it
-CLEANERS = ("non-finite", "denoise", "denoise-curvature", "bias-field")
+BackendName = Literal["auto", "torch", "openvino"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+CleanerName = Literal["non-finite", "denoise", "denoise-curvature", "bias-field"]
+DEVICES = "auto|cpu|cuda[:N]"
 WHOLE = "whole"  # a region of interest: the scan as it is
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a bundle is run; the default of each is what the bundle itself would do.
+    """How a bundle is run; the default of each option is what the bundle itself would do.
 
-    Args:
-        device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
-        backend: "auto" (OpenVINO on a CPU where it is installed, else torch), "torch" or "openvino".
-        precision: "auto" (fp16 on a GPU if the bundle's evaluator has `amp`, else fp32), "fp32", "bf16", "fp16", or
-            "int8" for the network that `tomoseg export` has put beside the weights.
-        overlap: share of the sliding window by which neighbours overlap, in [0, 1); None for the bundle's own.
-        tta: average the predictions over the mirrorings that the bundle declares in `mirror_axes`.
-        max_memory: limit for the process, and for its part of the GPU, in bytes or as "6GB"; None for no limit.
-        uncertainty: make a map of the entropy, too.
-        skip_empty: run windows that hold one value only once for all of them; None for the bundle's `skip_empty`.
-        checkpoints: paths of weights in place of the bundle's own; the scores of several are averaged. One that ends
-            in .xml is the bundle's own network in int8, wherever `tomoseg export` has put it.
-        compile: let torch compile the network first.
-        clean: what is done to a scan before the bundle gets it, in this order: some of `CLEANERS`.
-        roi: for a bundle that was trained on crops, where its structures are: for each region "NAME=X,Y,Z" with the
-            centre of its box, or "NAME=X,Y,Z,X,Y,Z" with two corners, in RAS+ mm of the scan; or "whole" for scans that
-            are such crops. Without it, whole scans are told by their extent, and the structures are looked for.
-        threads: number of threads of the process; None for `OMP_NUM_THREADS`, else for the cores it may use.
+    Attributes:
+        device: where the network runs; auto is the first GPU that CUDA has, else the CPU.
+        backend: what runs the network; auto is OpenVINO on a CPU where it is installed, else torch.
+        precision: what the network computes in; auto is fp16 on a GPU if the bundle's evaluator has `amp`, else fp32;
+            int8 needs `tomoseg export` first.
+        overlap: overlap of neighbouring windows, a share in [0, 1); by default the bundle's own.
+        tta: average the predictions over the mirrorings that the bundle declares in `mirror_axes`; slower.
+        max_memory: limit for RAM, and for the GPU's memory, in bytes or as in 6GB; by default none.
+        uncertainty: write a map of the entropy beside each label map.
+        skip_empty: run windows of one value, such as air, only once; by default as the bundle says.
+        checkpoints: weights in place of the bundle's; the logits of several are averaged. A file that ends in .xml is
+            the bundle's own network in int8, as `tomoseg export` writes it.
+        compile: let torch compile the network first; pays off for many scans.
+        clean: clean each scan first; several are done in their order.
+        roi: for a bundle that was trained on crops: NAME=X,Y,Z with the centre of a region's box or NAME=X,Y,Z,X,Y,Z
+            with two corners, in RAS+ mm of the scan, or "whole" for scans that are such crops. By default tomoseg
+            recognises whole scans by their extent, and looks for the regions.
+        threads: threads of the process; by default OMP_NUM_THREADS, else the cores that it may use.
 
     Raises:
         UsageError: a value is out of range.
+
+    Example:
+        >>> import tomoseg
+        >>> tomoseg.Options(device="cpu", tta=True, max_memory="6GB").max_memory_bytes
+        6000000000
     """
 
-    device: str = "auto"
-    backend: str = "auto"
-    precision: str = "auto"
+    device: Annotated[str, Option(DEVICES)] = "auto"
+    backend: BackendName = "auto"
+    precision: PrecisionName = "auto"
     overlap: float | None = None
     tta: bool = False
-    max_memory: int | str | None = None
+    max_memory: Annotated[int | str | None, Option("SIZE")] = None
     uncertainty: bool = False
     skip_empty: bool | None = None
-    checkpoints: tuple[str, ...] = ()
+    checkpoints: Annotated[tuple[str, ...], Option("PATH", ("--checkpoint",))] = ()
     compile: bool = False
-    clean: tuple[str, ...] = ()
-    roi: tuple[str, ...] = ()
-    threads: int | None = None
+    clean: tuple[CleanerName, ...] = ()
+    roi: Annotated[tuple[str, ...], Option(f"NAME=X,Y,Z|{WHOLE}")] = ()
+    threads: Annotated[int | None, Option("N")] = None
 
     def __post_init__(self) -> None:
         require_device_name(self.device)
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise UsageError(f"overlap: expected a share from 0 to below 1, got {self.overlap}")
-        if isinstance(self.checkpoints, str):
-            raise UsageError(f"checkpoints: expected a list of paths, got one: {self.checkpoints!r}")
-        unknown = [name for name in self.clean if name not in CLEANERS]
-        if isinstance(self.clean, str) or unknown:
-            raise UsageError(f"clean: expected some of {', '.join(CLEANERS)}, got {self.clean!r}")
-        if isinstance(self.roi, str):
-            raise UsageError(f"roi: expected a list of places, got one: {self.roi!r}")
+        require_choices(self)
         choose_threads(self.threads)
         _ = self.max_memory_bytes
 
@@ -90,17 +82,17 @@ def require_device_name(name: str) -> None:
         raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
 
 
-def parse_size(size: int | str) -> int:
+def parse_size(size: int | str, option: str = "max_memory") -> int:
     """Return bytes for a number of bytes or a text such as "6GB", "6.5 GB" or "500MiB".
 
     Raises:
         UsageError: it is neither, or not above 0.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)\s*", str(size).upper())
-    unit = found[2] if found else "?"
-    unit = unit if unit.endswith("B") or not unit else f"{unit}B"
-    factor = 1 if unit == "B" else UNITS.get(unit)
-    number = round(float(found[1]) * factor) if found and factor else 0
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?))?B?\s*", str(size).upper())
+    number = 0
+    if found:
+        factor = 1024 if found[3] else 1000
+        number = round(float(found[1]) * factor ** (" KMGT".index(found[2] or " ")))
     if number <= 0:
-        raise UsageError(f"max_memory: expected a size such as 6GB or 500MB, got {str(size)!r}")
+        raise UsageError(f"{option}: expected a size such as 6GB or 500MB, got {str(size)!r}")
     return number

@@ -7,29 +7,52 @@ register theirs under the entry-point group `tomoseg.bundles`, each value a fold
 from __future__ import annotations
 
 import os
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError, one_line
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "tomoseg.bundles"
 
 
 def registered_names() -> list[str]:
-    """Return the names of all registered bundles, sorted; nothing of another package is imported for it."""
+    """Return the names of all registered bundles, sorted; nothing of another package is imported for it.
+
+    Returns:
+        Those that come with tomoseg, and those that other packages declare as entry points "tomoseg.bundles".
+
+    Example:
+        >>> import tomoseg
+        >>> tomoseg.registered_names()
+        ['head_neck_ct_segmentation', 'hippocampus_mr_segmentation']
+    """
     return sorted({*_own_folders(), *_entry_points()})
 
 
-def find_bundle(name_or_folder: str | os.PathLike[str]) -> Bundle:
+def find_bundle(name_or_folder: Bundle | str | os.PathLike[str]) -> Bundle:
     """Return the bundle with a registered name, with a name that starts so, or in a folder.
 
     Args:
-        name_or_folder: a name, any unambiguous beginning of one, or the path of a bundle's folder.
+        name_or_folder: a name, any unambiguous beginning of one, or the path of a bundle's folder; a bundle is returned
+            as it is.
+
+    Returns:
+        The bundle; its config and weights are read only when they are needed.
 
     Raises:
         BundleError: there is none, or several names start so.
+
+    Example:
+        >>> import tomoseg
+        >>> tomoseg.find_bundle("hippo").labels
+        {1: 'anterior', 2: 'posterior'}
     """
+    if isinstance(name_or_folder, Bundle):
+        return name_or_folder
     wanted = os.fspath(name_or_folder)
     names = registered_names()
     if wanted in names:
@@ -85,4 +108,6 @@ def _own_folders() -> dict[str, Path]:
 
 
 def _entry_points() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # `tomoseg --help` can do without it
+
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}

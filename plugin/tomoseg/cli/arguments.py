@@ -1,16 +1,17 @@
-"""Parameters that several commands have."""
+"""Parameters that several commands have, and options that come from options classes."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from functools import wraps
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from tomoseg.bundle.options import CLEANERS, Options
+from tomoseg.core.options import FieldType, field_texts, field_types
+from tomoseg.data.output_types import OutputTypeName
 
 BundleOption = Annotated[
     str,
@@ -19,100 +20,72 @@ BundleOption = Annotated[
 OutputTypeOption = Annotated[
     str | None,
     typer.Option(
-        metavar="nifti|nrrd|dicom-seg|dicom-labelmap|rtstruct",
+        metavar="|".join(get_args(OutputTypeName)),
         help="What the labels are written as; by default what the output's name ends in, and nifti for a folder.",
     ),
 ]
-PreviewOption = Annotated[bool, typer.Option("--preview", help="Write a picture (PNG) beside each label map.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(
-        metavar="N", help="Threads; by default OMP_NUM_THREADS, else the cores that it may use.", show_default=False
-    ),
+    typer.Option(metavar="N", help="Threads; by default OMP_NUM_THREADS, else the cores that it may use."),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 Command = Callable[..., None]
 
 
-def read_options(
-    clean: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="|".join(CLEANERS),
-            help="Clean each scan first; may be given several times, done in that order.",
-            show_default=False,
-        ),
-    ] = None,
-    roi: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=X,Y,Z|whole",
-            help="Centre (or two corners) of a region's box, RAS+ mm, where it is not to be looked for; or the scan as "
-            "it is.",
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the network runs.")] = "auto",
-    backend: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the network.")] = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|fp32|bf16|fp16|int8", help="What the network computes in; int8 needs `tomoseg export` first."
-        ),
-    ] = "auto",
-    overlap: Annotated[
-        float | None, typer.Option(help="Overlap of neighbouring windows, 0 to below 1; the bundle's own if not given.")
-    ] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Average mirrored predictions; slower, a little better.")] = False,
-    checkpoint: Annotated[
-        list[Path] | None,
-        typer.Option(help="Weights in place of the bundle's; give it several times to average.", show_default=False),
-    ] = None,
-    max_memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Limit for RAM, and for the GPU's memory, e.g. 6GB.")
-    ] = None,
-    uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="Write a map of the entropy beside each label map.")
-    ] = False,
-    skip_empty: Annotated[
-        bool | None,
-        typer.Option("--skip-empty/--no-skip-empty", help="Run windows of one value, such as air, only once."),
-    ] = None,
-    compile_network: Annotated[
-        bool, typer.Option("--compile", help="Let torch compile the network first; pays off for many scans.")
-    ] = False,
-    threads: ThreadsOption = None,
-) -> Options:
-    """Return how the network is to be run."""
-    return Options(
-        device=device,
-        backend=backend,
-        precision=precision,
-        overlap=overlap,
-        tta=tta,
-        max_memory=max_memory,
-        uncertainty=uncertainty,
-        skip_empty=skip_empty,
-        checkpoints=tuple(map(str, checkpoint or ())),
-        compile=compile_network,
-        clean=tuple(clean or ()),
-        roi=tuple(roi or ()),
-        threads=threads,
-    )
-
-
 def with_options(command: Command) -> Command:
-    """Give a command the parameters of `read_options`, in place of its own parameter `options`."""
-    theirs = inspect.signature(read_options, eval_str=True).parameters
+    """Give a command, for each of its parameters that is an options class, an option for each field of that class."""
     parameters: list[inspect.Parameter] = []
+    classes: dict[str, Any] = {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
-        parameters += theirs.values() if name == "options" else [parameter]
+        if is_dataclass(parameter.annotation):
+            classes[name] = parameter.annotation
+            parameters += options_of(parameter.annotation)
+        else:
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
 
     @wraps(command)
     def call(**given: Any) -> None:
-        options = read_options(**{name: given.pop(name) for name in theirs})
-        command(**given, options=options)
+        command(**{name: read_options(options, given) for name, options in classes.items()} | given)
 
     vars(call)["__signature__"] = inspect.Signature(parameters)  # typer reads both
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
+
+
+def options_of(options: Any) -> list[inspect.Parameter]:
+    """Return typer's parameter for each field of an options class; its help is what the docstring says of the field."""
+    texts, found = field_texts(options), []
+    for name, kind in _shown(options).items():
+        flag = f"--{name.replace('_', '-')}"
+        names = kind.option.names or ((f"{flag}/--no-{flag[2:]}" if kind.optional and kind.kinds == (bool,) else flag),)
+        metavar = kind.option.metavar or "|".join(kind.choices) or None
+        text = texts[name][0].upper() + texts[name][1:]
+        shown = typer.Option(*names, metavar=metavar, help=text, show_default=kind.default not in (None, (), False))
+        annotation = Annotated[_type_for_typer(kind), shown]  # type: ignore[valid-type]
+        default = None if kind.many else kind.default
+        found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    return found
+
+
+def read_options(options: Any, given: dict[str, Any]) -> Any:
+    """Take the fields of an options class out of what typer has read, and return the options."""
+    values = {}
+    for name, kind in _shown(options).items():
+        value = given.pop(name)
+        if kind.many:
+            value = tuple(value or ())
+        elif int in kind.kinds and isinstance(value, str) and value.isdecimal():
+            value = int(value)
+        values[name] = value
+    return options(**values)
+
+
+def _shown(options: Any) -> dict[str, FieldType]:
+    return {name: kind for name, kind in field_types(options).items() if not kind.option.hidden}
+
+
+def _type_for_typer(kind: FieldType) -> Any:
+    one: Any = str if kind.choices or str in kind.kinds else kind.kinds[0]  # the options class checks the choices
+    one = list[one] if kind.many else one
+    return one | None if kind.many or kind.optional else one

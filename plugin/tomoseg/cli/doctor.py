@@ -63,7 +63,7 @@ PARTS: Final = (
     Part("--clean denoise: wavelets", "PyWavelets", "pywt", "clean"),
     Part("TensorBoard's log of a training", "tensorboard", "tensorboard", "train"),
     Part("train --fold all: largest component", "scikit-image", "skimage", "train"),
-    Part("--engine ray", "ray", "ray", "ray"),
+    Part("--executor ray", "ray", "ray", "ray"),
     Part("label-server", "monailabel", "monailabel", "label"),
     Part("export to ONNX: the format", "onnx", "onnx", "export"),
     Part("export to ONNX: the converter", "onnxscript", "onnxscript", "export"),
@@ -74,8 +74,17 @@ PARTS: Final = (
 )
 
 
-def examine() -> list[Finding]:
-    """Look at Python, the packages, the devices and every registered bundle (each is loaded once)."""
+def examine_installation() -> list[Finding]:
+    """Look at Python, the packages, the devices and every registered bundle (each is loaded once).
+
+    Returns:
+        What was found, one thing each; `good` is False where something has to be mended.
+
+    Example:
+        >>> import tomoseg
+        >>> [finding.what for finding in tomoseg.examine_installation() if not finding.good]
+        []
+    """
     use_threads(None)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(examine_part, PARTS))

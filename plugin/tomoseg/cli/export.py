@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from tomoseg.bundle.registry import find_bundle
+from tomoseg.cli.arguments import JsonOption
+from tomoseg.cli.terminal import status
+from tomoseg.convert.export.options import MAX_DICE_LOSS, FormatName
 from tomoseg.core.json_files import format_json
 
 
@@ -18,44 +19,31 @@ def export(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A registered name, its beginning, or a folder.")],
     format_name: Annotated[
         str,
-        typer.Option(
-            "--format",
-            metavar="onnx|torchscript|torch-export|openvino|openvino-int8|tensorrt",
-            help="What is written.",
-            show_default=False,
-        ),
+        typer.Option("--format", metavar="|".join(get_args(FormatName)), help="Format of the file."),
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file; beside the weights if left out.")
     ] = None,
     calibration: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Real scans, or a folder of them, to calibrate int8 with and to check on.", show_default=False
-        ),
+        typer.Option(help="Real scans, or a folder of them, to calibrate int8 with and to check on."),
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights in place of the bundle's.")] = None,
     max_dice_loss: Annotated[
         float, typer.Option(metavar="LOSS", help="How far below 1 the mean Dice of int8 with fp32 may be.")
-    ] = 0.01,
+    ] = MAX_DICE_LOSS,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a bundle's network for another runtime, checked against PyTorch before it is kept."""
     chosen = find_bundle(bundle)
-    with Console(stderr=True).status("loading the network") as status:  # nothing is shown where nobody looks
-        from tomoseg.convert.export.export import export_bundle
+    with status("loading the network") as show:
+        from tomoseg.convert.export.export import export as write_network
 
-        made = export_bundle(
-            chosen,
-            format_name,
-            output,
-            calibration=calibration or (),
-            checkpoint=checkpoint,
-            max_dice_loss=max_dice_loss,
-            overwrite=overwrite,
-            on_step=lambda step: status.update(escape(step)),
-        )
+        made = write_network(
+            chosen, format_name, output, calibration=calibration or (), checkpoint=checkpoint,
+            max_dice_loss=max_dice_loss, overwrite=overwrite, on_step=show,
+        )  # fmt: skip
     if as_json:
         print(format_json(asdict(made)), end="")
         return

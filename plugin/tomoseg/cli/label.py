@@ -9,6 +9,7 @@ import typer
 
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import ThreadsOption
+from tomoseg.cli.terminal import print_warning
 from tomoseg.core.errors import UsageError
 
 BundlesOption = Annotated[
@@ -18,7 +19,6 @@ BundlesOption = Annotated[
         "--bundle",
         metavar="BUNDLE",
         help="A bundle to serve, by name, beginning of a name or folder; may be given several times. All if left out.",
-        show_default=False,
     ),
 ]
 
@@ -30,9 +30,7 @@ def label_app(
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Use the weights again that the current ones were trained from.")
     ] = False,
-    to: Annotated[
-        int | None, typer.Option(help="With --rollback: this version; 0 is the bundle's own.", show_default=False)
-    ] = None,
+    to: Annotated[int | None, typer.Option(help="With --rollback: this version; 0 is the bundle's own.")] = None,
 ) -> None:
     """Write a MONAI Label app that serves bundles, or choose among the weights that were trained in one."""
     from tomoseg.label_app.folder import AppFolder
@@ -66,9 +64,7 @@ def label_server(
     bundle: BundlesOption = None,
     app: Annotated[
         Path | None,
-        typer.Option(
-            help="The app's folder, made if missing; label_app in the studies' if left out.", show_default=False
-        ),
+        typer.Option(help="The app's folder, made if missing; label_app in the studies' if left out."),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen at; other computers reach only what you name.")
@@ -77,9 +73,9 @@ def label_server(
     threads: ThreadsOption = None,
 ) -> None:
     """Start MONAI Label's server with bundles as its models, for 3D Slicer and OHIF."""
-    from tomoseg.label_app.server import serve
+    from tomoseg.label_app.server import serve_label_app
 
-    serve(studies, app, bundle or (), host, port, threads)
+    serve_label_app(studies, app, bundle or (), host, port, threads=threads, on_warning=print_warning)
 
 
 def _describe(number: int) -> str:

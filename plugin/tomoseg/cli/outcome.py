@@ -1,16 +1,11 @@
-"""What is told of scans that are done with."""
+"""What is printed of scans that are done with."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
-
-from tomoseg.cli.terminal import complain, console, print_note, print_warning
-from tomoseg.report.html.document import write_page
+from tomoseg.cli.terminal import print_error, print_note, print_table, print_warning
 from tomoseg.report.records import CaseReport, Report
 
 STATUSES = {"done": "done", "skipped": "done by an earlier run", "failed": "failed"}
@@ -19,7 +14,7 @@ STATUSES = {"done": "done", "skipped": "done by an earlier run", "failed": "fail
 def print_case(case: CaseReport, quiet: bool, place: str = "") -> None:
     """Print what came of a scan, with its place in the batch in front."""
     if case.status == "failed":
-        complain(f"{place}{case.reason}")
+        print_error(f"{place}{case.reason}")
         return
     for warning in case.warnings:
         print_warning(f"{case.input}: {warning}")
@@ -40,16 +35,7 @@ def print_summary(report: Report, page: Path | None) -> None:
     """Print how many cases ended how, those that failed once more, and where to read on."""
     counts = Counter[str](case.status for case in report.cases)
     if report.failed:
-        table = Table("failed", "why", title_justify="left")
-        for case in report.failed:
-            table.add_row(escape(case.input), escape(case.reason.removeprefix(f"{case.input}: ")))
-        console().print(table)
+        rows = [(case.input, case.reason.removeprefix(f"{case.input}: ")) for case in report.failed]
+        print_table("", ("failed", "why"), rows)
     told = ", ".join(f"{counts[status]} {name}" for status, name in STATUSES.items() if counts[status])
     print(f"{told} of {len(report.cases)}{f'; see {page}' if page else ''}", flush=True)
-
-
-def save_reports(report: Report, folder: Path, json_file: Path | None = None, latest: int = 0) -> None:
-    """Write report.json (or another file in its place), statistics.csv and report.html, or the latest cases of it."""
-    report.save(json_file or folder / "report.json")
-    report.save_statistics(folder / "statistics.csv")
-    write_page(replace(report, cases=report.cases[-latest:]), folder / "report.html")

@@ -1,23 +1,22 @@
-"""Two bars: the batch, and the scan at hand."""
+"""Two bars, the batch and the scan at hand, and a line for each outcome."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
-from rich import progress as bars
-from rich.console import Console
 from rich.markup import escape
+from rich.progress import MofNCompleteColumn, TextColumn
 
 from tomoseg.batch.progress import Progress
 from tomoseg.cli.outcome import print_case
 from tomoseg.cli.terminal import print_note
+from tomoseg.core.progress import ProgressBars
 from tomoseg.report.records import CaseReport
 
 RECENT_S = 600  # the time left is that of the scans of the last minutes; one may take half a minute
 
 
-class BatchProgress(Progress):
+class BatchProgress(ProgressBars, Progress):
     """Prints each outcome; draws bars on standard error while it is open, where that is a terminal.
 
     Args:
@@ -26,42 +25,23 @@ class BatchProgress(Progress):
     """
 
     def __init__(self, quiet: bool, numbered: bool = True) -> None:
-        console = Console(stderr=True)
-        columns = (
-            bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
-            bars.TextColumn("{task.fields[unit]}"), bars.TimeElapsedColumn(),
-            bars.TextColumn("left"), bars.TimeRemainingColumn(),
-        )  # fmt: skip
-        self._on_terminal = console.is_terminal
-        hidden = quiet or not self._on_terminal
-        self._progress = bars.Progress(
-            *columns, console=console, transient=True, disable=hidden, speed_estimate_period=RECENT_S
-        )
-        self._batch = self._progress.add_task("", total=0, visible=False, unit="scans")
-        self._scan = self._progress.add_task("", visible=False, unit="windows")
-        self._input: Path | None = None
+        super().__init__(MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), hidden=quiet, recent_s=RECENT_S)
         self._quiet = quiet
-        self._numbered = numbered and not self._on_terminal
+        self._numbered = numbered and not self._console.is_terminal
+        self._batch = self._bars.add_task("", total=0, visible=False, unit="scans")
+        self._scan = self._bars.add_task("", visible=False, unit="windows")
+        self._input: Path | None = None
         self._cases = self._done = self._failed = self._voxels = 0
-
-    def __enter__(self) -> BatchProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def on_start(self, cases: int) -> None:
         self._cases += cases
-        self._progress.update(self._batch, total=self._cases, visible=self._cases > 1)
+        self._bars.update(self._batch, total=self._cases, visible=self._cases > 1)
 
     def on_window(self, path: Path, done: int, total: int) -> None:
         if path != self._input:
             self._input = path
-            self._progress.reset(self._scan, total=total, description=escape(path.name), visible=True)
-        self._progress.update(self._scan, completed=done, visible=done < total)
+            self._bars.reset(self._scan, total=total, description=escape(path.name), visible=True)
+        self._bars.update(self._scan, completed=done, visible=done < total)
 
     def on_case(self, report: CaseReport) -> None:
         self._done += 1
@@ -69,7 +49,7 @@ class BatchProgress(Progress):
         self._voxels += report.voxels
         counted = [f"{self._voxels / 1e6:.0f} million voxels"] if self._voxels >= 1e6 else []
         counted += [f"[red]{self._failed} failed[/]"] if self._failed else []
-        self._progress.update(self._batch, advance=1, description=", ".join(counted))
+        self._bars.update(self._batch, advance=1, description=", ".join(counted))
         print_case(report, self._quiet, f"[{self._done}/{self._cases}] " if self._numbered and self._cases > 1 else "")
 
     def on_note(self, note: str) -> None:

@@ -1,20 +1,50 @@
-"""What is printed where."""
+"""What is printed where: results on standard output; notes, warnings, errors and progress on standard error."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+if TYPE_CHECKING:  # importing it takes a tenth of a second
+    from rich.console import Console
 
 WIDE = 1000  # columns
+COLOURS = {"ok": "green", "bad": "red"}
 
 
 def console() -> Console:
     """Return standard output; in a file or a pipe, a line is a line."""
+    from rich.console import Console
+
     return Console(width=None if sys.stdout.isatty() else WIDE)
 
 
-def complain(message: str) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table with every cell in full: a path or a UID is of use only whole."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title) if title else None, title_justify="left", show_header=any(columns))
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
+    console().print(table)
+
+
+@contextmanager
+def status(text: str) -> Iterator[Callable[[object], None]]:
+    """Show what is being done, on standard error where that is a terminal; yields what changes the text."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status(text) as shown:
+        yield lambda step: shown.update(escape(str(step)))
+
+
+def print_error(message: str) -> None:
     """Print an error, as one line on standard error."""
     print(f"tomoseg: error: {message}", file=sys.stderr, flush=True)
 

@@ -8,66 +8,40 @@ from typing import Annotated
 
 import typer
 
+from tomoseg.batch.options import OutputOptions
 from tomoseg.bundle.options import Options
-from tomoseg.cli.arguments import BundleOption, OutputTypeOption, PreviewOption, QuietOption, with_options
-from tomoseg.cli.loading import load_segmenter, refuse_no_bundle
-from tomoseg.cli.outcome import save_reports
-from tomoseg.cli.progress import BatchProgress
-from tomoseg.cli.terminal import complain
-from tomoseg.core.errors import OutputError, UsageError, one_line
-from tomoseg.data.output_types import choose_output_type, names_output_file
-from tomoseg.report.records import Report
-
-ON_PAGE = 300  # scans; a browser need not load those of last year
+from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption, with_options
+from tomoseg.cli.loading import import_engine
+from tomoseg.cli.terminal import print_error
 
 
 @with_options
 def watch(
     inbox: Annotated[Path, typer.Argument(metavar="INBOX", help="The folder that scans arrive in.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for the results.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for the results.")],
+    *,
     bundle: BundleOption = "",
     output_type: OutputTypeOption = None,
     settle: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, help="Take a scan when it has not changed for so long.")
     ] = 10,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are there and were not made by just this.")
-    ] = False,
-    preview: PreviewOption = False,
+    written: OutputOptions,
     quiet: QuietOption = False,
-    *,
     options: Options,
 ) -> None:
     """Segment the scans in a folder, and those that arrive there, until Ctrl-C."""
-    refuse_no_bundle(bundle)
-    if names_output_file(output) or (output.exists() and not output.is_dir()):
-        raise UsageError(f"{output}: expected a folder for the results")
-    kind = choose_output_type(output_type, output)
-    segmenter = load_segmenter(bundle, options)
+    import_engine(bundle)
 
-    from tomoseg.batch.output import OutputOptions
-    from tomoseg.batch.run import BatchInterruptedError
-    from tomoseg.batch.watch import segment_arrivals
+    from tomoseg.batch.watch import watch as watch_folder
+    from tomoseg.cli.progress import BatchProgress
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped like this
-    report = None
     with BatchProgress(quiet, numbered=False) as progress:
-        written = OutputOptions(overwrite, preview)
-        reports = segment_arrivals(segmenter, inbox, output, kind, settle_s=settle, options=written, progress=progress)
+        rounds = watch_folder(
+            bundle, inbox, output, output_type=output_type, settle_s=settle, options=written, run_options=options,
+            progress=progress, on_error=print_error,
+        )  # fmt: skip
         if not quiet:
             print(f"{inbox}: waiting for scans; results go to {output}; Ctrl-C ends it", flush=True)
-        try:
-            for report in reports:
-                _save(report, output)
-        except KeyboardInterrupt as error:  # perhaps while the reports were written
-            report = error.report if isinstance(error, BatchInterruptedError) else report
-            if report is not None:
-                _save(report, output)
-            raise
-
-
-def _save(report: Report, folder: Path) -> None:
-    try:
-        save_reports(report, folder, latest=ON_PAGE)
-    except OutputError as error:  # there may be room again when the next scans come
-        complain(one_line(error))
+        for _ in rounds:
+            pass

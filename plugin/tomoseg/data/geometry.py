@@ -27,6 +27,12 @@ class Grid:
     Raises:
         GeometryError: the shape is not three positive integers, or the affine is not an invertible finite 4×4
             matrix whose last row is (0, 0, 0, 1).
+
+    Example:
+        >>> import tomoseg
+        >>> import numpy as np
+        >>> tomoseg.Grid((40, 56, 40), np.diag([1, 1, 2, 1])).voxel_volume_ml
+        0.002
     """
 
     shape: tuple[int, int, int]

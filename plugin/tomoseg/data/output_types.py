@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tomoseg.core.errors import OutputError, UsageError
 from tomoseg.data.formats import NIFTI_SUFFIXES, SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix
@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # each writer is imported when it is used: NIfTI needs no pyd
     from tomoseg.data.geometry import Grid
     from tomoseg.data.labels import Label
     from tomoseg.data.volume import DicomSeries
+
+
+OutputTypeName = Literal["nifti", "nrrd", "dicom-seg", "dicom-labelmap", "rtstruct"]
 
 
 class LabelMap(Protocol):
@@ -66,7 +69,7 @@ class OutputType:
         of_series: whether it refers to a DICOM series, and so needs one.
     """
 
-    name: str
+    name: OutputTypeName
     suffixes: tuple[str, ...]
     ending: str
     write: Callable[[Path, LabelMap], None]
@@ -111,7 +114,7 @@ def _series(path: Path, found: LabelMap, name: str) -> DicomSeries:
 
 DICOM = (".dcm",)
 DICOM_LABELMAP = partial(_write_dicom_seg, labelmap=True)
-OUTPUT_TYPES = {
+OUTPUT_TYPES: dict[str, OutputType] = {
     entry.name: entry
     for entry in (
         OutputType("nifti", NIFTI_SUFFIXES, "_seg.nii.gz", _write_nifti),

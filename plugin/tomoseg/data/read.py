@@ -44,9 +44,17 @@ def read_volume(
         channels: how many are expected.
         allow_non_finite: keep NaN and infinity, for a transform that replaces them.
 
+    Returns:
+        The scan, (I, J, K) float32 for each channel, with its grid.
+
     Raises:
         VolumeError: it is missing, empty, truncated, of no such format, not 3D, not real-valued, or holds non-finite
             values; or its slices make no regular grid; or it has other channels, or channels on several grids.
+
+    Example:
+        >>> import tomoseg
+        >>> tomoseg.read_volume("scans/scan.nii.gz").grid.shape
+        (40, 56, 40)
     """
     if isinstance(source, list | tuple):
         parts = [read_volume(part, series, allow_non_finite=allow_non_finite) for part in source]

@@ -54,6 +54,12 @@ class Volume:
         series: the DICOM series it came from, if any.
         remarks: what in the file was corrected or contradicts itself.
         further: the channels after the first, each as `array`.
+
+    Example:
+        >>> import tomoseg
+        >>> volume = tomoseg.read_volume("scans/scan.nii.gz")
+        >>> volume.array.dtype, volume.array.shape == volume.grid.shape
+        (dtype('float32'), True)
     """
 
     array: NDArray[np.float32]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.registry import find_bundle
+from tomoseg.core.errors import UsageError
 from tomoseg.core.threads import choose_threads
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import find_ignored, is_ignored
 from tomoseg.evaluation.case import CaseScores, score_case
+from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.evaluation.page import write_page
 from tomoseg.evaluation.pairing import Match, case_name, match_cases
-from tomoseg.evaluation.protocol import Protocol, make_protocol
+from tomoseg.evaluation.protocol import Protocol, make_protocol, parse_labels
 from tomoseg.evaluation.results import Evaluation
 from tomoseg.evaluation.summary import summarise
 from tomoseg.evaluation.worst import draw_worst, find_images
@@ -23,74 +27,82 @@ from tomoseg.report.environment import utc_now
 
 # told each case when it is scored, and how many there are
 OnCase = Callable[[CaseScores, int], None]
-WORST = 6  # cases that are shown
 MAX_AT_ONCE = 4  # cases, if nobody says: a pair of whole bodies takes 1 GB
 MANY = 255  # values, of which label maps rarely have more
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How to compare, as a user says it; see `make_protocol`.
-
-    Args:
-        names: of the labels by value; None for what a dataset.json says, or whatever occurs.
-        tolerances: of the normalised surface distance.
-        ignore: value of the voxels that are not looked at; None for what a dataset.json calls "ignore".
-        within_slices: names of labels that are scored between the first and last slice of their reference only.
-        planned: the value that each label had in the dataset that its bundle was planned for, by its own; for
-            references whose labels nobody names.
-    """
-
-    names: Mapping[int, str] | None = None
-    tolerances: Sequence[str] = ()
-    ignore: int | None = None
-    within_slices: Sequence[str] = ()
-    planned: Mapping[int, int] = field(default_factory=dict)
 
 
 def evaluate(
     predictions: str | os.PathLike[str],
     references: str | os.PathLike[str],
-    rules: Rules | None = None,
+    options: EvaluationOptions | None = None,
     *,
-    only_predicted: bool = False,
-    threads: int | None = None,
+    bundle: Bundle | str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
     on_case: OnCase | None = None,
 ) -> Evaluation:
-    """Compare predicted label maps with their references, case by case.
+    """Compare predicted label maps with their references, case by case, as `tomoseg evaluate` does.
 
-    A case that cannot be scored is recorded, and the others go on. So many pairs of label maps as there are threads
-    are in memory at a time.
+    A case that cannot be scored is recorded, and the others go on. At most `threads` pairs of label maps are in memory
+    at a time.
 
     Args:
         predictions: a label map, or a folder of them.
         references: a label map, a folder of them, or a labelled dataset.
-        rules: what is scored, and how.
-        only_predicted: leave out references that have no prediction; without it, each of them is a case that failed.
-        threads: cases that are compared at once; None as in `Options`, at most 4.
-        on_case: called after each case.
+        options: what is scored, and how.
+        bundle: its labels are scored where the options name none.
+        output: folder for evaluation.json, metrics.csv, summary.csv and evaluation.html; None to write nothing.
+        on_case: called with each case when it is scored, and the number of all cases.
+
+    Returns:
+        The scores of each case (lengths in mm, volumes in mL), and their means with 95 % intervals.
 
     Raises:
-        UsageError: a side is missing or empty, nothing fits together, or the rules name a label that there is not.
+        UsageError: a side is missing or empty, nothing fits together, or the options name a label that there is not.
+        OutputError: the results cannot be written.
+
+    Example:
+        >>> import tomoseg
+        >>> found = tomoseg.evaluate("predictions/scan_seg.nii.gz", "references/scan.nii.gz", bundle="hippocampus")
+        >>> {one.name: one.metrics["dice"].mean.value for one in found.summaries}
+        {'anterior': 1.0, 'posterior': 1.0, 'all labels': 1.0}
     """
-    at_once = choose_threads(threads) if threads is not None else min(choose_threads(None), MAX_AT_ONCE)
-    started = utc_now()
-    rules = rules or Rules()
-    ours, theirs = Path(predictions), Path(references)
-    found = match_cases(ours, theirs)
-    names = found.label_names if rules.names is None else rules.names
-    values = (
-        LabelMapping.by_name(found.label_names, names) if found.label_names else _unmistakable(rules.planned, names)
+    options = options or EvaluationOptions()
+    threads = choose_threads(options.threads)
+    folder = None if output is None else Path(output)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: expected a folder for the results, got a file")
+    images = None if options.images is None else Path(options.images)
+    if images is not None:  # rather before all cases than after
+        find_images(images)
+    if bundle is not None:
+        own = find_bundle(bundle)
+        names = own.labels if options.names is None else options.names
+        options = replace(options, names=names, planned=own.dataset_values)
+    found = _compare(
+        Path(predictions), Path(references), options, threads if options.threads else min(threads, MAX_AT_ONCE), on_case
     )
-    ignore = find_ignored(found.label_names) if rules.ignore is None else rules.ignore
+    if folder is not None:
+        save_evaluation(found, folder, images=images, worst=options.worst)
+    return found
+
+
+def _compare(ours: Path, theirs: Path, options: EvaluationOptions, threads: int, on_case: OnCase | None) -> Evaluation:
+    started = utc_now()
+    found = match_cases(ours, theirs)
+    asked = parse_labels(options.names) if isinstance(options.names, str) else options.names
+    names = found.label_names if asked is None else asked
+    values = (
+        LabelMapping.by_name(found.label_names, names) if found.label_names else _unmistakable(options.planned, names)
+    )
+    ignore = find_ignored(found.label_names) if options.ignore is None else options.ignore
     ignore = None if ignore is None else values.value(ignore)
-    protocol = make_protocol(names, rules.tolerances, ignore, rules.within_slices, values)
+    protocol = make_protocol(names, options.tolerances, ignore, options.within_slices, values)
     pairs = [_renumbered(pair, values) for pair in found.pairs] if values else found.pairs
-    lonely = [] if only_predicted else [_without_prediction(path, ours) for path in found.lonely_references]
+    lonely = [] if options.only_predicted else [_without_prediction(path, ours) for path in found.lonely_references]
     lonely += [_without_reference(path, theirs) for path in found.lonely_predictions]
     total = len(pairs) + len(lonely)
     cases = []
-    for case in (*_score(pairs, protocol, at_once), *lonely):
+    for case in (*_score(pairs, protocol, threads), *lonely):
         cases.append(case)
         if on_case is not None:
             on_case(case, total)
@@ -101,13 +113,13 @@ def evaluate(
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         summaries=tuple(summarise(cases, protocol)),
         remarks=(*found.remarks, *_tell_renumbered(names, found.label_names, values.as_dict()), *_tell_apart(cases)),
-        left_out=len(found.lonely_references) if only_predicted else 0,
+        left_out=len(found.lonely_references) if options.only_predicted else 0,
         started=started,
         finished=utc_now(),
     )
 
 
-def save_evaluation(evaluation: Evaluation, folder: Path, *, images: Path | None = None, worst: int = WORST) -> None:
+def save_evaluation(evaluation: Evaluation, folder: Path, *, images: Path | None = None, worst: int) -> None:
     """Write evaluation.json, metrics.csv, summary.csv and evaluation.html.
 
     Args:

@@ -39,6 +39,12 @@ class Segmentation:
         entropy: (I, J, K) float32, 0 where the network is certain and 1 where all labels are alike to it; None if it
             was not asked for.
         stats: what it took, what ran it, and what was done otherwise than usual.
+
+    Example:
+        >>> import tomoseg
+        >>> result = tomoseg.Segmenter.from_bundle("hippocampus", device="cpu")("scans/scan.nii.gz")
+        >>> result.labels.shape == result.grid.shape, sorted(result.volumes_ml)
+        (True, ['anterior', 'posterior'])
     """
 
     labels: NDArray[np.unsignedinteger[Any]]

@@ -77,6 +77,12 @@ class Segmenter:
     Raises:
         UsageError: the device does not exist, or the options do not go together.
         BundleError: the bundle's config or checkpoint is missing, damaged, or does not fit the other.
+
+    Example:
+        >>> import tomoseg
+        >>> segmenter = tomoseg.Segmenter.from_bundle("hippocampus", device="cpu", backend="torch")
+        >>> segmenter("scans/scan.nii.gz").names
+        {1: 'anterior', 2: 'posterior'}
     """
 
     def __init__(self, bundle: Bundle, options: Options | None = None) -> None:

@@ -30,8 +30,14 @@ MISLEADING = re.compile("detection|deepedit|deepgrow|classification", re.IGNOREC
 class AppFolder:
     """A folder with `main.py`, `tomoseg.json` (which bundles) and `models/` (weights that were trained).
 
-    Args:
+    Attributes:
         root: the folder.
+
+    Example:
+        >>> import tomoseg
+        >>> from pathlib import Path
+        >>> [bundle.name for bundle in tomoseg.AppFolder(Path("label_app")).write(["hippocampus"])]
+        ['hippocampus_mr_segmentation']
     """
 
     root: Path

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,10 +18,17 @@ from tomoseg.label_app.folder import AppFolder
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(
-    studies: str, app: Path | None, bundles: Sequence[str], host: str, port: int, threads: int | None = None
+def serve_label_app(
+    studies: str,
+    app: Path | None = None,
+    bundles: Sequence[str] = (),
+    host: str = LOCAL[0],
+    port: int = 8000,
+    *,
+    threads: int | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until the process is stopped.
+    """Start MONAI Label's server with bundles as its models, and serve until the process is stopped.
 
     Args:
         studies: a folder of scans, or the http(s) URL of a DICOMweb archive.
@@ -32,11 +38,19 @@ def serve(
         host: address to listen at.
         port: TCP port.
         threads: as in `Options`, of the server and of each process that it starts.
+        on_warning: called if other computers can reach the server without logging in.
+
+    Returns:
+        Nothing; the server runs until it is stopped.
 
     Raises:
         MissingPackageError: MONAI Label is not installed.
         UsageError: the studies are not there, the port is taken, or `threads` is below 1.
         BundleError: a bundle is unknown or unusable.
+
+    Example:
+        >>> import tomoseg
+        >>> tomoseg.serve_label_app("scans", bundles=["hippocampus"])  # doctest: +SKIP
     """
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(choose_threads(threads))
@@ -49,8 +63,8 @@ def serve(
     served = folder.write(bundles) if bundles or not (folder.root / "main.py").is_file() else folder.bundles
     _check_port(host, port)
     os.environ.setdefault("MONAI_LABEL_TRACKING_ENABLED", "false")
-    if warning := exposure(host):
-        print(f"tomoseg: warning: {warning}", file=sys.stderr, flush=True)
+    if on_warning is not None and (warning := exposure(host)):
+        on_warning(warning)
     print(
         f"MONAI Label at http://{host}:{port} with {', '.join(one.name for one in served)}; stop with Ctrl-C",
         flush=True,

@@ -6,12 +6,17 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from tomoseg.core.errors import UsageError
-from tomoseg.planning.fingerprint import LabelPrint
+from tomoseg.core.options import require_choices
 
+if TYPE_CHECKING:
+    from tomoseg.planning.fingerprint import LabelPrint
+
+LossName = Literal["dice-ce", "dice-focal", "tversky"]
 # what each is called, and why somebody would ask for it
-LOSSES = {
+LOSSES: dict[str, tuple[str, str]] = {
     "dice-ce": ("Dice and cross-entropy", "their sum with equal weights is nnU-Net's"),
     "dice-focal": (
         "Dice and focal loss",
@@ -33,7 +38,7 @@ EXPECTED = f"sampling: expected {UNIFORM}, {INVERSE_VOLUME} or NAME=RATIO,NAME=R
 class Imbalance:
     """What is asked for where some labels are rare or small.
 
-    Args:
+    Attributes:
         loss: one of `LOSSES`.
         sampling: how often the windows of a training lie on each label: "uniform" (each as often as the others),
             "inverse-volume" (smaller labels more often), or "NAME=RATIO,NAME=RATIO" (1 for labels left out).
@@ -42,12 +47,11 @@ class Imbalance:
         UsageError: one of them is unknown.
     """
 
-    loss: str = "dice-ce"
+    loss: LossName = "dice-ce"
     sampling: str = UNIFORM
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise UsageError(f"loss: expected one of {', '.join(LOSSES)}, got {self.loss}")
+        require_choices(self)
         _ = self.named_ratios
 
     @property

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from tomoseg.core.errors import UsageError
+from tomoseg.core.options import require_choices
 
+PresetName = Literal["small", "medium", "large"]
 BATCHES = {"cpu": 2, "cuda": 8}
 
 
@@ -32,7 +34,7 @@ class Preset:
     residual: bool = False
 
 
-PRESETS = {
+PRESETS: dict[str, Preset] = {
     "small": Preset(
         features={"cpu": 16, "cuda": 16},
         fewest_features={"cpu": 8, "cuda": 8},
@@ -66,9 +68,9 @@ PRESETS = {
 class Budget:
     """What a training may use.
 
-    Args:
+    Attributes:
         memory: bytes, of RAM on a CPU, of the GPU on one.
-        device: "cpu" or "cuda".
+        device: what it runs on.
         preset: one of `PRESETS`.
 
     Raises:
@@ -76,10 +78,8 @@ class Budget:
     """
 
     memory: int
-    device: str = "cpu"
-    preset: str = "medium"
+    device: Literal["cpu", "cuda"] = "cpu"
+    preset: PresetName = "medium"
 
     def __post_init__(self) -> None:
-        for what, value, known in (("device", self.device, BATCHES), ("preset", self.preset, PRESETS)):
-            if value not in known:
-                raise UsageError(f"{what}: expected one of {', '.join(known)}, got {value}")
+        require_choices(self)

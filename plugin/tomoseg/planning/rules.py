@@ -13,7 +13,7 @@ from typing import Any
 from tomoseg.core.errors import UsageError
 from tomoseg.data.labels import split_side
 from tomoseg.planning.fingerprint import Fingerprint
-from tomoseg.planning.imbalance import USUAL, Imbalance, choose_loss, choose_ratios
+from tomoseg.planning.imbalance import USUAL, Imbalance, LossName, choose_loss, choose_ratios
 from tomoseg.planning.network import Network, Triple, shape_levels, triple
 from tomoseg.planning.presets import BATCHES, PRESETS, Budget
 
@@ -72,7 +72,7 @@ class Plan:
     intensities: tuple[float, float, float, float] | None
     nonzero: bool
     mirror_axes: tuple[int, ...]
-    loss: str
+    loss: LossName
     ratios: tuple[float, ...]
     steps: int
     epochs: dict[str, int]

@@ -201,6 +201,12 @@ class Report:
         interrupted: whether it stopped before its end.
         pending: the inputs that have not run; none are left once a run has reached its end.
         cases: one entry an input, in the order of the plan.
+
+    Example:
+        >>> import tomoseg
+        >>> report = tomoseg.segment_batch("hippocampus", ["scans"], "results")
+        >>> report.backend, [sorted(case.seconds) != [] for case in report.cases], report.failed
+        ('openvino', [True], [])
     """
 
     bundle: dict[str, str]

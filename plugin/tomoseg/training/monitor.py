@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TaskProgressColumn
 
+from tomoseg.core.progress import ProgressBars
 from tomoseg.training.history import Row
 
 RECENT_S = 1800  # the time left is that of the last half hour
 
 
-class TrainingMonitor:
+class TrainingMonitor(ProgressBars):
     """Draws on standard error while it is open: a bar on a terminal, else a line for each epoch.
 
     Args:
@@ -22,45 +21,21 @@ class TrainingMonitor:
     """
 
     def __init__(self, title: str, hidden: bool = False) -> None:
-        self._console = Console(stderr=True)
+        super().__init__(TaskProgressColumn(), hidden=hidden, recent_s=RECENT_S)
         self._title = title
         self._hidden = hidden
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(
-            *columns,
-            console=self._console,
-            transient=True,
-            disable=hidden or not self._console.is_terminal,
-            speed_estimate_period=RECENT_S,
-        )
-        self._task = self._bar.add_task(title)
+        self._task = self._bars.add_task(title)
         self._start = 0.0
         self._first = 0
-
-    def __enter__(self) -> TrainingMonitor:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def begin(self, epoch: int, epochs: int, steps: int) -> None:
         """Show that `epoch` of `epochs` epochs of so many steps are done."""
         self._start, self._first = time.monotonic(), epoch
-        self._bar.update(self._task, total=epochs * steps, completed=epoch * steps)
+        self._bars.update(self._task, total=epochs * steps, completed=epoch * steps)
 
     def step(self, done: int, epoch: int, epochs: int) -> None:
         """Show that so many steps are done, the last of them in `epoch`."""
-        self._bar.update(self._task, completed=done, description=f"{self._title}, epoch {epoch} of {epochs}")
+        self._bars.update(self._task, completed=done, description=f"{self._title}, epoch {epoch} of {epochs}")
 
     def tell(self, text: str) -> None:
         """Print a line."""

@@ -1,12 +1,14 @@
-"""How a bundle is trained, as a user asks for it."""
+"""How a bundle is trained: the options of `tomoseg train` and of Python."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tomoseg.bundle.options import require_device_name
+from tomoseg.bundle.options import DEVICES, require_device_name
 from tomoseg.core.errors import UsageError
+from tomoseg.core.options import Option
 from tomoseg.core.threads import choose_threads
 
 EVERY = "all"  # fold after fold
@@ -16,38 +18,44 @@ VALIDATION = "validation"  # the cases that the dataset itself keeps for validat
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a bundle is trained; None is what the bundle's own train.json says.
+    """How a bundle is trained; the default of each option is what the bundle's own train.json says.
 
-    Args:
-        fold: number of the fold that is held out, `NONE` or `VALIDATION`.
-        epochs: how many.
-        seed: of weights, order and augmentation.
-        device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
-        init: path of weights to begin with; a run that goes on has its own, and has to have begun with these.
-        resume: go on where an earlier run stopped.
-        overwrite: begin anew where an earlier run has left something, and replace the bundle's weights.
-        negatives: folder of scans that hold none of the labels, to be trained on as such.
+    Attributes:
+        fold: hold out fold K; all folds, one after the other; no case; or those that the dataset keeps for it.
+        epochs: number of epochs.
+        seed: seed of weights, order and augmentation.
+        device: where the bundle is trained; auto is the first GPU that CUDA has, else the CPU.
+        init: weights to begin with; a run that goes on has its own, and has to have begun with these.
+        resume: go on where an earlier run was stopped.
+        overwrite: begin from the start, and replace the bundle's weights in the end.
+        negatives: folder of NIfTI scans that hold none of the labels, for one window in eight.
         unlabelled: scans without label map to learn from, too; sound ones, see `check_unlabelled`.
-        threads: as in `Options`; and at most as many processes beside it prepare batches.
+        threads: threads of the process, and at most as many processes beside it that prepare batches; by default
+            OMP_NUM_THREADS, else the cores that it may use.
 
     Raises:
         UsageError: a value is out of range, or two do not go together.
+
+    Example:
+        >>> import tomoseg
+        >>> tomoseg.TrainingOptions(fold=0, epochs=2, device="cpu").fold
+        0
     """
 
-    fold: int | str | None = None
+    fold: Annotated[int | str | None, Option(f"K|{EVERY}|{NONE}|{VALIDATION}")] = None
     epochs: int | None = None
     seed: int | None = None
-    device: str = "auto"
-    init: str | None = None
+    device: Annotated[str, Option(DEVICES)] = "auto"
+    init: Annotated[str | None, Option("CHECKPOINT")] = None
     resume: bool = False
     overwrite: bool = False
-    negatives: str | None = None
-    unlabelled: tuple[Path, ...] = ()
-    threads: int | None = None
+    negatives: Annotated[str | None, Option("DIR")] = None
+    unlabelled: Annotated[tuple[Path, ...], Option(hidden=True)] = ()
+    threads: Annotated[int | None, Option("N")] = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.fold, str) and self.fold not in (NONE, VALIDATION):
-            raise UsageError(f"fold: expected a number, {NONE} or {VALIDATION}, got {self.fold!r}")
+        if isinstance(self.fold, str) and self.fold not in (EVERY, NONE, VALIDATION):
+            raise UsageError(f"fold: expected a number, {EVERY}, {NONE} or {VALIDATION}, got {self.fold!r}")
         if isinstance(self.fold, int) and self.fold < 0:
             raise UsageError(f"fold: expected 0 or more, got {self.fold}")
         if self.epochs is not None and self.epochs < 1:
@@ -58,16 +66,3 @@ class TrainingOptions:
         choose_threads(self.threads)
         if self.resume and self.overwrite:
             raise UsageError("--resume and --overwrite: choose one")
-
-
-def parse_fold(text: str | None) -> int | str | None:
-    """Return a fold as `TrainingOptions` has it, or `EVERY`.
-
-    Raises:
-        UsageError: it is neither a number nor a word that is known.
-    """
-    if text is None or text in (EVERY, NONE, VALIDATION):
-        return text
-    if not text.isdecimal():
-        raise UsageError(f"fold: expected a number, {EVERY}, {NONE} or {VALIDATION}, got {text!r}")
-    return int(text)

@@ -42,6 +42,7 @@ class Trained:
         metrics: of the last validation.
         held_out: the cases that were held out, as the config lists them.
         folds: number of folds that the bundle knows.
+        installed: whether the bundle has the weights now.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Trained:
     metrics: dict[str, float]
     held_out: tuple[dict[str, object], ...]
     folds: int
+    installed: bool = False
 
     @property
     def weights(self) -> Path:

@@ -23,7 +23,7 @@ from support.strategies import grids
 from tomoseg import Grid, read_volume
 from tomoseg.core.errors import UsageError
 from tomoseg.data.inspection.scan import ROUNDING, compare_grids
-from tomoseg.data.inspection.survey import Survey, inspect_paths
+from tomoseg.data.inspection.survey import Survey, inspect
 from tomoseg.data.inspection.tables import list_problems, list_remarks, tabulate
 from tomoseg.data.inspection.voxels import doubt_values, summarise
 from tomoseg.data.nifti import write_label_map
@@ -147,7 +147,7 @@ def test_what_is_wrong_in_a_dataset_is_told_where_it_is(tmp_path: Path) -> None:
     cut = root / "imagesTr/cut_0000.nii.gz"
     cut.write_bytes(cut.read_bytes()[:-2000])
 
-    survey = inspect_paths([root], voxels=True)
+    survey = inspect([root], voxels=True)
     (dataset,) = survey.datasets
     problems = {
         case.name: [*case.problems, *(line for scan in case.scans for line in scan.problems)] for case in dataset.cases
@@ -183,7 +183,7 @@ def test_what_is_wrong_in_a_dataset_is_told_where_it_is(tmp_path: Path) -> None:
     assert len(list_problems(survey)) == sum(map(len, expected.values()))
     assert f"{root / 'labelsTr/good2.nii.gz'}: no scan" in list_problems(survey)
 
-    headers = inspect_paths([root])
+    headers = inspect([root])
     of_headers = {case.name for case in headers.datasets[0].cases if not case.ok}
     assert of_headers == {"smaller", "moved", "copy_0000", "good2"}  # the rest takes the voxels
 
@@ -200,7 +200,7 @@ def test_labels_are_counted_as_numpy_counts_them(
             for index, drawn in enumerate(maps)
         },
     )
-    (dataset,) = inspect_paths([root], voxels=True).datasets
+    (dataset,) = inspect([root], voxels=True).datasets
     assert [label.value for label in dataset.labels] == [1, 2, 3]
     for label in dataset.labels:
         counts = [int(np.count_nonzero(drawn == label.value)) for drawn in maps]
@@ -218,7 +218,7 @@ def test_a_label_that_was_not_drawn_is_no_missing_label(tmp_path: Path) -> None:
     ]
     names = {"0": "background", "1": "vessel", "2": "bone", "3": "stent"}
     (root / "dataset.json").write_text(json.dumps({"training": listed, "labels": names}))
-    (dataset,) = inspect_paths([root], voxels=True).datasets
+    (dataset,) = inspect([root], voxels=True).datasets
     assert [(label.name, label.cases, label.annotated) for label in dataset.labels] == [
         ("vessel", 2, 2),
         ("bone", 2, 1),
@@ -246,7 +246,7 @@ def test_every_series_is_a_row_and_no_name_of_a_patient_is_told(tmp_path: Path) 
     )
     write_enhanced(tmp_path / "study/deeper/c.dcm", noise(seed=3), GRID)
     paths[3].unlink()
-    survey = inspect_paths([tmp_path], voxels=True)
+    survey = inspect([tmp_path], voxels=True)
     rows = {scan.series: scan for scan in survey.scans}
     assert len(rows) == len(survey.scans) == 3
     assert rows[first].readable
@@ -264,7 +264,7 @@ def test_every_series_is_a_row_and_no_name_of_a_patient_is_told(tmp_path: Path) 
 def test_a_series_that_is_copied_under_another_uid_is_told(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_series(tmp_path, noise(), GRID, names=[f"{name}{k}" for k in range(8)])
-    first, second = inspect_paths([tmp_path], voxels=True).scans
+    first, second = inspect([tmp_path], voxels=True).scans
     assert [line for line in second.remarks if "same voxels" in line] == [
         f"has the same voxels as {tmp_path} (series {first.series})"
     ]
@@ -276,7 +276,7 @@ def test_loose_files_are_a_row_each_and_a_label_map_belongs_to_its_scan(tmp_path
     volume = read_volume(scan)
     labels = (phantom() > 0).astype(np.uint8)
     write_label_map(tmp_path / "in/ct_seg.nii.gz", labels, volume.grid, volume.header)
-    survey = inspect_paths([tmp_path, tmp_path / "gone.nii"], voxels=True)
+    survey = inspect([tmp_path, tmp_path / "gone.nii"], voxels=True)
     found = {scan.path.name: scan for scan in survey.scans}
     assert found["ct.nii.gz"].problems == found["ct_seg.nii.gz"].problems == ()
     assert found["ct_seg.nii.gz"].role == "label"
@@ -287,9 +287,9 @@ def test_loose_files_are_a_row_each_and_a_label_map_belongs_to_its_scan(tmp_path
     assert not survey.ok
 
     write_label_map(tmp_path / "in/ct_seg.nii.gz", labels[1:], Grid(labels[1:].shape, np.eye(4)), None)
-    headers = {scan.path.name: scan for scan in inspect_paths([tmp_path]).scans}
+    headers = {scan.path.name: scan for scan in inspect([tmp_path]).scans}
     assert headers["ct_seg.nii.gz"].problems == ("label map of 19×20×10 voxels for a scan of 20×20×10",)
-    assert inspect_paths([scan]).ok
+    assert inspect([scan]).ok
 
 
 def test_constant_scans_and_slices_are_remarked(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_constant_scans_and_slices_are_remarked(tmp_path: Path) -> None:
     save(tmp_path / "padded.nii.gz", padded)
     save(tmp_path / "zero.nii.gz", np.zeros(SHAPE, np.float32))
     save(tmp_path / "labels.nii.gz", np.where(padded > 50, 1, 0).astype(np.uint8))
-    labels, one, two = inspect_paths([tmp_path], voxels=True).scans
+    labels, one, two = inspect([tmp_path], voxels=True).scans
     assert labels.remarks == ()  # in a label map that is as it should be
     assert one.remarks == ("3 of 8 slices along the third axis hold one value each",)
     assert two.remarks == ("every voxel holds 0",)
@@ -307,9 +307,9 @@ def test_constant_scans_and_slices_are_remarked(tmp_path: Path) -> None:
 def test_a_call_without_any_scan_is_refused(tmp_path: Path) -> None:
     for paths in ([], [tmp_path]):
         with pytest.raises(UsageError):
-            inspect_paths(paths)
+            inspect(paths)
     (tmp_path / "dataset.json").write_text("{")
-    survey = inspect_paths([tmp_path])  # something is there, but damaged
+    survey = inspect([tmp_path])  # something is there, but damaged
     assert not survey.ok
     assert "cannot be read as JSON" in list_problems(survey)[0]
 
@@ -318,7 +318,7 @@ def test_the_json_keeps_its_schema(tmp_path: Path) -> None:
     root = make_dataset(tmp_path / "set", good=keep, nan=lambda image, label: (image * np.float32(np.nan), label))
     save(tmp_path / "loose.nrrd", noise("uint8"))
     for voxels in (False, True):
-        content = json.loads(json.dumps(inspect_paths([tmp_path], voxels=voxels).as_json(), allow_nan=False))
+        content = json.loads(json.dumps(inspect([tmp_path], voxels=voxels).as_json(), allow_nan=False))
         assert content.keys() == {"tomoseg", "ok", "voxels_read", "scans", "datasets"}
         assert content["ok"] is not voxels
         (scan,), (dataset,) = content["scans"], content["datasets"]
@@ -335,7 +335,7 @@ def test_the_json_keeps_its_schema(tmp_path: Path) -> None:
 def test_tables_have_a_row_for_each_scan_and_each_label(tmp_path: Path) -> None:
     make_dataset(tmp_path / "set", **{f"case{index}": keep for index in range(9)})
     save(tmp_path / "[loose].nii", noise())
-    survey = inspect_paths([tmp_path], voxels=True)
+    survey = inspect([tmp_path], voxels=True)
     scans, dataset, labels = tabulate(survey)
     assert [row[1] for row in scans.rows] == [str(tmp_path / "[loose].nii")]
     assert ("cases", "9 training") in dataset.rows
@@ -351,10 +351,10 @@ def test_one_scan_at_a_time_is_in_memory(tmp_path: Path) -> None:
     large = (64, 64, 64)
     for number in range(6):
         save(tmp_path / f"{number}.nii", noise("float32", large, number))
-    inspect_paths([tmp_path / "0.nii"], voxels=True)  # imports
+    inspect([tmp_path / "0.nii"], voxels=True)  # imports
     tracemalloc.start()
     try:
-        inspect_paths([tmp_path], voxels=True)
+        inspect([tmp_path], voxels=True)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -364,9 +364,9 @@ def test_one_scan_at_a_time_is_in_memory(tmp_path: Path) -> None:
 def test_neither_torch_nor_monai_is_imported(tmp_path: Path) -> None:
     save(tmp_path / "a.nii", noise())
     code = (
-        "import sys; from tomoseg.data.inspection.survey import inspect_paths; "
+        "import sys; from tomoseg.data.inspection.survey import inspect; "
         "from tomoseg.data.inspection.tables import tabulate; "
-        f"tabulate(inspect_paths([{str(tmp_path)!r}], voxels=True)); "
+        f"tabulate(inspect([{str(tmp_path)!r}], voxels=True)); "
         "print({name.partition('.')[0] for name in sys.modules} & {'torch', 'monai', 'ignite'})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -374,7 +374,7 @@ def test_neither_torch_nor_monai_is_imported(tmp_path: Path) -> None:
 
 
 def test_real_datasets_have_no_problems(hippocampus_data: Path) -> None:
-    survey: Survey = inspect_paths([hippocampus_data])
+    survey: Survey = inspect([hippocampus_data])
     assert survey.ok
     (dataset,) = survey.datasets
     assert dataset.count("training") == 208

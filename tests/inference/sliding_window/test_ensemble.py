@@ -15,7 +15,7 @@ from scipy.ndimage import map_coordinates
 
 from support.bundles import load_network
 from tomoseg import Segmenter, TomosegError, read_volume, segment_batch
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.inference.sliding_window.ensemble import averaged
 from tomoseg.inference.sliding_window.uncertainty import sigmoid_entropy, softmax_entropy
 

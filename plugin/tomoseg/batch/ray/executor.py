@@ -12,7 +12,7 @@ from typing import Any
 
 from tomoseg.batch.cases import Case
 from tomoseg.batch.local import describe_machine
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.batch.ray.cluster import Share, choose_share, connected, machines_of, refuse_what_ray_cannot_give
 from tomoseg.batch.ray.dispatch import Dispatch
@@ -93,7 +93,7 @@ class RayExecutor:
 
     def environment(self) -> RunEnvironment:
         """Return what the workers run the network on, as far as they have said so."""
-        executor = {} if self._share is None else {"engine": "ray", "workers": self._share.workers}
+        executor = {} if self._share is None else {"executor": "ray", "workers": self._share.workers}
         if not self._workers:
             return RunEnvironment(hardware=describe_machine(), executor=executor)
         first = self._workers[0]

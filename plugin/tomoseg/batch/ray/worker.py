@@ -13,7 +13,7 @@ from typing import Any
 from tomoseg.batch.cases import Case
 from tomoseg.batch.local import describe_machine
 from tomoseg.batch.manifest import hash_run
-from tomoseg.batch.output import OutputOptions
+from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.stages import Outcome, Stages
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import Options

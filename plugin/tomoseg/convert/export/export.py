@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.convert.export.formats import FORMATS, MAX_DICE_LOSS, Format
+from tomoseg.bundle.registry import find_bundle
+from tomoseg.convert.export.formats import FORMATS, Format
+from tomoseg.convert.export.options import MAX_DICE_LOSS
 from tomoseg.convert.export.origin import Origin, load_origin
 from tomoseg.convert.export.parity import Parity, compare
 from tomoseg.convert.export.samples import Samples, random_samples, real_samples
@@ -44,13 +47,13 @@ class Export:
     remarks: tuple[str, ...]
 
 
-def export_bundle(
-    bundle: Bundle,
+def export(
+    bundle: Bundle | str | os.PathLike[str],
     format_name: str,
-    output: Path | None = None,
+    output: str | os.PathLike[str] | None = None,
     *,
-    calibration: Sequence[Path] = (),
-    checkpoint: Path | None = None,
+    calibration: Sequence[str | os.PathLike[str]] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
     max_dice_loss: float = MAX_DICE_LOSS,
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
@@ -58,14 +61,17 @@ def export_bundle(
     """Write a bundle's network in another format, after comparing it with PyTorch on the same windows.
 
     Args:
-        bundle: the bundle.
-        format_name: one of `FORMATS`.
+        bundle: a bundle, its name or its folder.
+        format_name: one of `FormatName`.
         output: the file to write; None for beside the weights.
         calibration: real scans, and folders of them, to calibrate int8 with and to check on; none for random windows.
         checkpoint: weights in place of the bundle's own.
-        max_dice_loss: what the mean Dice of int8 labels with those of fp32 may be below 1.
+        max_dice_loss: what the mean Dice of int8 labels with those of fp32 may be below 1, in [0, 1].
         overwrite: replace files that are there already.
         on_step: called with what is being done.
+
+    Returns:
+        The files that were written (sizes in bytes), and how near they come to PyTorch in fp32.
 
     Raises:
         UsageError: what is asked for cannot be.
@@ -73,6 +79,12 @@ def export_bundle(
         BundleError, VolumeError: bundle or scans cannot be used.
         BackendError: the network cannot be exported, or comes out different.
         OutputError: it cannot be written, or is there already.
+
+    Example:
+        >>> import tomoseg
+        >>> made = tomoseg.export("hippocampus", "torchscript", "network.ts")
+        >>> made.files, made.largest_difference < 1e-3
+        (('network.ts',), True)
     """
     if format_name not in FORMATS:
         raise UsageError(f"format: expected {', '.join(FORMATS)}, got {format_name!r}")
@@ -82,13 +94,14 @@ def export_bundle(
     kind.require()
     if kind.calibrated and not calibration:
         raise UsageError(f"format: {kind.name} needs real scans; give some with --calibration FOLDER")
-    origin = load_origin(bundle, checkpoint)
-    target = output or origin.checkpoint.with_name(f"{origin.checkpoint.stem}{kind.ending}")
+    scans = [Path(path) for path in calibration]
+    origin = load_origin(find_bundle(bundle), None if checkpoint is None else Path(checkpoint))
+    target = Path(output) if output else origin.checkpoint.with_name(f"{origin.checkpoint.stem}{kind.ending}")
     if target.suffix != kind.suffix:
         raise UsageError(f"{target}: expected a name that ends in {kind.suffix}, for {kind.name}")
     if target.exists() and not overwrite:
         raise OutputError(f"{target}: is there already; pass --overwrite to replace it")
-    samples = real_samples(origin, calibration, kind.calibrated, on_step) if calibration else random_samples(origin)
+    samples = real_samples(origin, scans, kind.calibrated, on_step) if scans else random_samples(origin)
     with staging_folder(target.parent) as folder:
         file = folder / target.name
         parity, remark = _write(origin, kind, file, target, samples, max_dice_loss, on_step)

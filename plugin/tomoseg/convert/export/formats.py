@@ -12,6 +12,7 @@ import torch
 
 from tomoseg.convert.export.onnx_file import read_onnx, write_onnx
 from tomoseg.convert.export.openvino_files import read_openvino, write_int8, write_openvino
+from tomoseg.convert.export.options import FormatName
 from tomoseg.convert.export.origin import Origin
 from tomoseg.convert.export.parity import Parity, Runner
 from tomoseg.convert.export.samples import Samples
@@ -22,7 +23,6 @@ from tomoseg.core.errors import MissingPackageError, UsageError
 # largest difference of a score from torch's in fp32, relative to their range
 FULL_PRECISION: Final = 1e-3
 TENSOR_CORES: Final = 1e-2  # TensorRT computes fp32 with 10 bits, as MONAI's own check allows it
-MAX_DICE_LOSS: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Format:
         gpu: whether it needs an NVIDIA GPU.
     """
 
-    name: str
+    name: FormatName
     ending: str
     write: Callable[[Origin, Path, Samples], Iterator[str]]
     read: Callable[[Path], Runner]
@@ -84,7 +84,7 @@ class Format:
         return f"its labels have a mean Dice of {parity.mean_dice:.4f} with those of fp32; --max-dice-loss allows more"
 
 
-FORMATS: Final = {
+FORMATS: Final[dict[str, Format]] = {
     entry.name: entry
     for entry in (
         Format("onnx", ".onnx", write_onnx, read_onnx, ("onnx", "onnxscript", "onnxruntime")),

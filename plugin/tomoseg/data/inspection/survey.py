@@ -47,18 +47,25 @@ class Survey:
         }
 
 
-def inspect_paths(
-    paths: Sequence[str | os.PathLike[str]], *, voxels: bool = False, on_scan: OnScan | None = None
-) -> Survey:
+def inspect(paths: Sequence[str | os.PathLike[str]], *, voxels: bool = False, on_scan: OnScan | None = None) -> Survey:
     """Look at scans and at labelled datasets; one scan at a time is in memory.
 
     Args:
         paths: files, folders with scans, and labelled datasets, or folders with such below them.
         voxels: read them; else the headers only.
-        on_scan: told the path of each scan before it is read.
+        on_scan: called with the path of each scan before it is read.
+
+    Returns:
+        What was found; `ok` says whether nothing has to be mended.
 
     Raises:
         UsageError: there is no path, or a folder without any scan.
+
+    Example:
+        >>> import tomoseg
+        >>> found = tomoseg.inspect(["scans"], voxels=True)
+        >>> found.ok, [scan.grid.shape for scan in found.scans]
+        (True, [(40, 56, 40)])
     """
     scans: list[Scan] = []
     folders: list[Path] = []

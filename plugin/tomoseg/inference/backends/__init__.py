@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Final, Protocol
+from typing import Protocol
 
 import torch
 
@@ -12,8 +12,7 @@ from tomoseg.inference.backends.int8_network import Int8Network
 from tomoseg.inference.backends.openvino_network import OpenvinoNetwork
 from tomoseg.inference.backends.torch_network import TorchNetwork
 
-BACKENDS: Final = ("auto", "torch", "openvino")
-PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16", "int8")
+__all__ = ["Backend", "choose_backend", "choose_precision", "make_backend"]
 
 
 class Backend(Protocol):
@@ -43,7 +42,7 @@ class Backend(Protocol):
 
 
 def choose_backend(name: str, device: torch.device, precision: str = "fp32") -> str:
-    """Return "torch" or "openvino" for a name of BACKENDS; auto is OpenVINO on a CPU where it is installed.
+    """Return "torch" or "openvino" for a `BackendName`; auto is OpenVINO on a CPU where it is installed.
 
     Args:
         name: what was asked for.
@@ -51,11 +50,9 @@ def choose_backend(name: str, device: torch.device, precision: str = "fp32") -> 
         precision: what it computes in; only OpenVINO has int8.
 
     Raises:
-        UsageError: there is no such backend, or it does not run on the device, or not in this precision.
+        UsageError: the backend does not run on the device, or not in this precision.
         MissingPackageError: it is not installed.
     """
-    if name not in BACKENDS:
-        raise UsageError(f"backend: expected {', '.join(BACKENDS)}, got {name!r}")
     if precision == "int8":
         if name == "torch":
             raise UsageError("backend: torch does not run int8; use --backend openvino")
@@ -71,7 +68,7 @@ def choose_backend(name: str, device: torch.device, precision: str = "fp32") -> 
 
 
 def choose_precision(name: str, device: torch.device, amp: bool) -> str:
-    """Return "fp32", "bf16", "fp16" or "int8" for a name of PRECISIONS; auto is what the bundle's evaluator would use.
+    """Return "fp32", "bf16", "fp16" or "int8" for a `PrecisionName`; auto is what the bundle's evaluator would use.
 
     Args:
         name: what was asked for.
@@ -79,10 +76,8 @@ def choose_precision(name: str, device: torch.device, amp: bool) -> str:
         amp: whether the bundle's evaluator runs with automatic mixed precision, which MONAI does on GPUs only.
 
     Raises:
-        UsageError: there is no such precision, or the device does not have it.
+        UsageError: the device does not have it.
     """
-    if name not in PRECISIONS:
-        raise UsageError(f"precision: expected {', '.join(PRECISIONS)}, got {name!r}")
     if name == "auto":
         return "fp16" if amp and device.type == "cuda" else "fp32"
     if name == "fp16" and device.type == "cpu":

@@ -1,0 +1,60 @@
+"""What a batch writes, and where it runs: the options of `tomoseg segment` and `watch`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tomoseg.core.errors import UsageError
+from tomoseg.core.options import Option, require_choices
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Which files are written for each scan, and which of those that exist are replaced.
+
+    Attributes:
+        overwrite: replace files that are there already.
+        preview: write a picture (PNG) beside each label map.
+        measure: measure intensity and position of each label, too, and not only its volume.
+        follow: replace results of an earlier state of a scan; keep those of another bundle or of other options.
+
+    Example:
+        >>> import tomoseg
+        >>> tomoseg.OutputOptions(preview=True).overwrite
+        False
+    """
+
+    overwrite: bool = False
+    preview: bool = False
+    measure: Annotated[bool, Option(hidden=True)] = True
+    follow: Annotated[bool, Option(hidden=True)] = False
+
+
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """Where the scans of a batch are segmented.
+
+    Attributes:
+        executor: run in this process, or on Ray's workers.
+        jobs: number of Ray's workers; by default one a GPU, else one a machine.
+        ray_address: a Ray cluster; without it, Ray runs on this machine.
+
+    Raises:
+        UsageError: an option is for Ray, and the executor is not.
+
+    Example:
+        >>> import tomoseg
+        >>> tomoseg.ExecutorOptions("ray", jobs=2).jobs
+        2
+    """
+
+    executor: Literal["local", "ray"] = "local"
+    jobs: Annotated[int | None, Option("N")] = None
+    ray_address: Annotated[str | None, Option("auto|HOST:PORT")] = None
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        for name, value in (("jobs", self.jobs), ("ray-address", self.ray_address)):
+            if value is not None and self.executor != "ray":
+                raise UsageError(f"{name}: is for Ray; add --executor ray")

@@ -1,0 +1,61 @@
+"""What a user asks of a plan: the options of `tomoseg plan`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from shutil import which
+from typing import Annotated, Literal
+
+from tomoseg.bundle.options import parse_size
+from tomoseg.core.options import Option, require_choices
+from tomoseg.planning.imbalance import INVERSE_VOLUME, UNIFORM, Imbalance, LossName
+from tomoseg.planning.presets import Budget, PresetName
+
+GPU_TOOL = "nvidia-smi"  # shows a GPU without torch, which takes seconds to import
+
+
+@dataclass(frozen=True)
+class PlanningOptions:
+    """What a training may use, and what is asked for where some labels are rare.
+
+    Attributes:
+        memory: memory that a training may take, on a GPU of its own, in bytes or as in 6GB.
+        device: what the bundle will be trained on; auto is a GPU where the computer has one.
+        preset: how large the network may be.
+        modality: what the scans are; by default as the dataset says, or as its values look.
+        loss: the last two are for labels that are rare or small.
+        sampling: how often windows lie on each label: all alike, smaller ones more often, or as the ratios say (1 for
+            labels left out).
+        overwrite: replace the configs and docs of a bundle that is there; its weights stay.
+
+    Raises:
+        UsageError: a value is out of range.
+
+    Example:
+        >>> import tomoseg
+        >>> tomoseg.PlanningOptions(memory="16GB", device="cuda").budget.memory
+        16000000000
+    """
+
+    memory: Annotated[int | str, Option("SIZE")] = "8GB"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    preset: PresetName = "medium"
+    modality: Annotated[str | None, Option("CT|MR")] = None
+    loss: LossName = "dice-ce"
+    sampling: Annotated[str, Option(f"{UNIFORM}|{INVERSE_VOLUME}|NAME=RATIO,…")] = UNIFORM
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        _ = self.budget, self.imbalance
+
+    @property
+    def budget(self) -> Budget:
+        """What the training may use."""
+        device = ("cuda" if which(GPU_TOOL) else "cpu") if self.device == "auto" else self.device
+        return Budget(parse_size(self.memory, "memory"), device, self.preset)
+
+    @property
+    def imbalance(self) -> Imbalance:
+        """What is asked for where some labels are rare."""
+        return Imbalance(self.loss, self.sampling)

@@ -1,0 +1,46 @@
+"""Make a bundle for a labelled dataset: the function behind `tomoseg plan`."""
+
+from __future__ import annotations
+
+import os
+
+from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.fingerprint import OnScan
+from tomoseg.planning.options import PlanningOptions
+from tomoseg.planning.rules import Plan
+
+
+def plan(
+    dataset: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    options: PlanningOptions | None = None,
+    *,
+    on_scan: OnScan | None = None,
+) -> Plan:
+    """Make a MONAI bundle that can be trained on a labelled dataset, each choice with its reason.
+
+    Args:
+        dataset: folder of the Decathlon, of nnU-Net, or with folders `images` and `labels`.
+        output: the bundle's folder, which is made.
+        options: what the training may use, and what is asked for.
+        on_scan: called with the path of each scan before it is read.
+
+    Returns:
+        The choices and their reasons, as configs/plan.json holds them.
+
+    Raises:
+        UsageError: the folder is no dataset, or the output cannot be.
+        DatasetError: the dataset has to be mended first.
+        OutputError: the bundle cannot be written.
+
+    Example:
+        >>> import tomoseg
+        >>> made = tomoseg.plan("dataset", "my_bundle", tomoseg.PlanningOptions(device="cpu", preset="small"))
+        >>> made.modality, made.labels
+        ('MR', {1: 'front', 2: 'back_part'})
+    """
+    asked = options or PlanningOptions()
+    return plan_bundle(
+        dataset, output, asked.budget, asked.modality, imbalance=asked.imbalance, overwrite=asked.overwrite,
+        on_scan=on_scan,
+    )  # fmt: skip

@@ -1,0 +1,84 @@
+"""Train a bundle on a dataset and put the weights into it: the function behind `tomoseg train`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.registry import find_bundle
+from tomoseg.training.cross_validation import CrossValidation, cross_validate
+from tomoseg.training.options import EVERY, TrainingOptions
+from tomoseg.training.training import Trained, check_data, check_negatives, install
+from tomoseg.training.training import train as train_fold
+from tomoseg.training.unlabelled import check_unlabelled
+from tomoseg.training.workflow import default_fold, is_first
+
+
+def train(
+    bundle: Bundle | str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    options: TrainingOptions | None = None,
+    *,
+    unlabelled: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    quiet: bool = True,
+    on_step: Callable[[str], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+    on_warning: Callable[[str], None] | None = None,
+) -> Trained | CrossValidation:
+    """Train a bundle on a labelled dataset, and put the weights into it.
+
+    Args:
+        bundle: a bundle, its name or its folder.
+        data: folder of the labelled dataset.
+        options: how it is trained; the fold "all" trains every fold and scores each case with the network that had not
+            seen it.
+        unlabelled: folder of scans like those of the dataset, without label map, to learn from, too.
+        output: folder for checkpoints; by default `train` in the bundle.
+        quiet: draw no progress on standard error.
+        on_step: called with the path of each scan that is checked before the training.
+        on_note: called with what is worth knowing.
+        on_warning: called with each unlabelled scan that is left out, and why.
+
+    Returns:
+        The training, or the cross-validation where the fold is "all"; `installed` says whether the bundle has the new
+        weights: not where it had others, and `overwrite` was not asked for.
+
+    Raises:
+        BundleError: the bundle cannot be trained.
+        UsageError: there is no such dataset, or an earlier training is in the way.
+        DatasetError: something in the dataset has to be mended; one line each.
+        TrainingError, MemoryLimitError: the training cannot go on; what was saved is kept.
+        OutputError: checkpoints or weights cannot be written.
+
+    Example:
+        >>> import tomoseg
+        >>> options = tomoseg.TrainingOptions(fold="none", epochs=1, device="cpu")
+        >>> trained = tomoseg.train("my_bundle", "dataset", options)
+        >>> trained.epochs, trained.installed
+        (1, True)
+    """
+    chosen, options = find_bundle(bundle), options or TrainingOptions()
+    folder = chosen.root / "train" if output is None else Path(output)
+    fold = default_fold(chosen) if options.fold is None else options.fold
+    options = replace(options, fold=None if fold == EVERY else fold)
+    dataset = check_data(Path(data), on_step)
+    negatives = () if options.negatives is None else check_negatives(Path(options.negatives), chosen, on_step)
+    if unlabelled is not None:
+        found = check_unlabelled(Path(unlabelled), dataset, on_step)
+        options = replace(options, unlabelled=found.scans)
+        if on_warning is not None:
+            for line in found.left_out:
+                on_warning(f"{line}; left out")
+        if on_note is not None:
+            on_note(f"{unlabelled}: {found.summary}")
+    if fold == EVERY:
+        return cross_validate(chosen, dataset, options, folder, quiet, negatives)
+    name = f"fold_{fold}" if isinstance(fold, int) else fold or "all_cases"
+    trained = train_fold(chosen, dataset, options, folder / name, quiet, negatives)
+    if is_first():
+        trained = replace(trained, installed=install(trained.weights, chosen, options.overwrite))
+    return trained

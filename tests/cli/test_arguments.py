@@ -1,0 +1,47 @@
+"""Options of commands that come from options classes."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from tomoseg.batch.options import ExecutorOptions, OutputOptions
+from tomoseg.bundle.options import Options
+from tomoseg.cli.arguments import options_of, read_options, with_options
+from tomoseg.training.options import TrainingOptions
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "wanted"),
+    [
+        (Options, {}, Options()),
+        (Options, {"clean": ["denoise", "non-finite"]}, Options(clean=("denoise", "non-finite"))),
+        (Options, {"checkpoints": ["a.pt", "b.pt"]}, Options(checkpoints=("a.pt", "b.pt"))),
+        (Options, {"max_memory": "6GB", "skip_empty": False}, Options(max_memory="6GB", skip_empty=False)),
+        (TrainingOptions, {"fold": "2"}, TrainingOptions(fold=2)),
+        (TrainingOptions, {"fold": "all"}, TrainingOptions(fold="all")),
+        (OutputOptions, {"preview": True}, OutputOptions(preview=True)),
+    ],
+)
+def test_what_was_typed_becomes_options(options: type, given: dict[str, Any], wanted: object) -> None:
+    typed = {parameter.name: parameter.default for parameter in options_of(options)} | given
+    assert read_options(options, typed) == wanted
+    assert typed == {}  # nothing is left for the command
+
+
+def test_a_command_gets_an_option_for_each_field_that_is_shown() -> None:
+    seen: list[object] = []
+
+    def command(name: str, options: Options, where: ExecutorOptions, last: int = 3) -> None:
+        seen.extend((name, options, where, last))
+
+    changed = with_options(command)
+    names = list(vars(changed)["__signature__"].parameters)
+    assert names[0] == "name"
+    assert names[-1] == "last"
+    assert names[1:-1] == [field.name for field in (*fields(Options), *fields(ExecutorOptions))]
+    defaults = {parameter.name: parameter.default for parameter in options_of(Options) + options_of(ExecutorOptions)}
+    changed(**defaults | {"tta": True, "name": "x", "last": 4})
+    assert seen == ["x", Options(tta=True), ExecutorOptions(), 4]

@@ -1,0 +1,165 @@
+"""The public names: a function or class behind each command, said in `tomoseg.__all__`, with examples that run."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import tomoseg
+from support.command_line import run_inside
+from support.trainings import tiny_bundle, write_dataset
+from tomoseg.bundle.options import CleanerName
+from tomoseg.cli import COMMANDS
+from tomoseg.convert.export.formats import FORMATS
+from tomoseg.convert.export.options import FormatName
+from tomoseg.core.options import field_texts, field_types
+from tomoseg.data.output_types import OUTPUT_TYPES, OutputTypeName
+from tomoseg.planning.imbalance import LOSSES, LossName
+from tomoseg.planning.presets import PRESETS, PresetName
+from tomoseg.transforms.cleaners import CLEANERS
+
+BEHIND = {
+    "bundles": "registered_names",
+    "check": "inspect",
+    "doctor": "examine_installation",
+    "evaluate": "evaluate",
+    "export": "export",
+    "info": "find_bundle",
+    "label_app": "AppFolder",
+    "label_server": "serve_label_app",
+    "plan": "plan",
+    "segment": "segment_batch",
+    "train": "train",
+    "watch": "watch",
+}
+CLASSES = {
+    "Bundle", "EvaluationOptions", "ExecutorOptions", "Grid", "Options", "OutputOptions", "PlanningOptions", "Progress",
+    "Report", "Segmentation", "Segmenter", "TrainingOptions", "Volume",
+}  # fmt: skip
+ERRORS = {"BatchInterruptedError", "ReportsError", "TomosegError"}
+NAMES = sorted({*BEHIND.values(), *CLASSES, *ERRORS, "__version__", "read_volume"})
+CALLABLES = [name for name in NAMES if name not in ERRORS and name != "__version__"]
+# load a bundle, or train one
+SLOW = {
+    "Progress", "Report", "Segmentation", "Segmenter", "evaluate", "examine_installation", "export", "plan",
+    "segment_batch", "train", "watch",
+}  # fmt: skip
+OPTIONS = [name for name in NAMES if name.endswith("Options")]
+
+
+def test_the_public_names_are_these() -> None:
+    assert tomoseg.__all__ == NAMES
+    assert dir(tomoseg) == NAMES
+    assert {name for name in NAMES if getattr(tomoseg, name, None) is None} == set()
+    with pytest.raises(AttributeError, match="no attribute 'segment'"):
+        _ = tomoseg.segment
+
+
+def test_type_checkers_know_the_public_names() -> None:
+    """The names under TYPE_CHECKING are those that are imported when they are used, from the same modules."""
+    imported = {}
+    for line in Path(tomoseg.__file__).read_text().splitlines():
+        if line.startswith("    from tomoseg.") and " as " in line:
+            module, _, name = line.strip().removeprefix("from tomoseg.").partition(" import ")
+            imported[name.partition(" as ")[2]] = module
+    assert imported == tomoseg._HOME
+
+
+def test_a_public_name_stands_behind_each_command() -> None:
+    assert {command.__name__ for command in COMMANDS} == set(BEHIND)
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_a_public_name_says_what_it_takes_and_gives(name: str) -> None:
+    named = getattr(tomoseg, name)
+    text = inspect.getdoc(named) or ""
+    assert "Example:\n    >>> import tomoseg\n" in text
+    if inspect.isfunction(named):
+        assert "Returns:\n" in text
+        section = text.partition("Args:\n")[2].partition("\n\n")[0]
+        assert [one for one in inspect.signature(named).parameters if f"    {one}: " not in section] == []
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_each_option_has_its_help(name: str) -> None:
+    assert set(field_texts(getattr(tomoseg, name))) == set(field_types(getattr(tomoseg, name)))
+
+
+@pytest.mark.parametrize(
+    ("names", "table"),
+    [
+        (CleanerName, CLEANERS), (FormatName, FORMATS), (LossName, LOSSES), (OutputTypeName, OUTPUT_TYPES),
+        (PresetName, PRESETS),
+    ],
+    ids=["cleaner", "format", "loss", "output type", "preset"],
+)  # fmt: skip
+def test_what_may_be_chosen_is_what_there_is(names: object, table: dict[str, object]) -> None:
+    assert get_args(names) == tuple(table)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["info"], ["bundles"], ["--version"]])
+def test_what_describes_starts_without_what_computes(arguments: list[str]) -> None:
+    code = (
+        "import sys\nimport tomoseg\nfrom tomoseg.cli import main\n"
+        f"sys.argv = ['tomoseg', *{arguments!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(*sorted({'torch', 'monai', 'numpy', 'nibabel', 'pydicom'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == []
+
+
+def test_the_command_does_what_the_function_does(real_scan: Path, tmp_path: Path) -> None:
+    """The same files, and but for times the same report, with options of three classes."""
+    (tmp_path / "scans").mkdir()
+    shutil.copy(real_scan, tmp_path / "scans")
+    options = tomoseg.Options(device="cpu", overlap=0.1, clean=("non-finite",))
+    ours = tomoseg.segment_batch(
+        "hippocampus",
+        [tmp_path / "scans"],
+        tmp_path / "function",
+        run_options=options,
+        options=tomoseg.OutputOptions(preview=True),
+    )
+    done = run_inside("segment", tmp_path / "scans", "-o", tmp_path / "command", "-b", "hippocampus", "--device", "cpu",
+                      "--overlap", "0.1", "--clean", "non-finite", "--preview")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = [sorted(path.name for path in (tmp_path / place).iterdir()) for place in ("function", "command")]
+    assert names[0] == names[1]
+    assert {"report.html", "report.json", "statistics.csv"} < set(names[0])
+    theirs = json.loads((tmp_path / "command" / "report.json").read_text())
+    assert theirs["options"] == json.loads((tmp_path / "function" / "report.json").read_text())["options"]
+    assert [case["status"] for case in theirs["cases"]] == [case.status for case in ours.cases] == ["done"]
+
+
+@pytest.fixture
+def workplace(real_scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the examples name."""
+    (tmp_path / "scans").mkdir()
+    shutil.copy(real_scan, tmp_path / "scans" / "scan.nii.gz")
+    write_dataset(tmp_path / "dataset")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CALLABLES]
+)
+def test_the_example_runs(name: str, workplace: Path) -> None:
+    if name == "evaluate":
+        result = tomoseg.Segmenter.from_bundle("hippocampus", device="cpu")(workplace / "scans" / "scan.nii.gz")
+        for path in ("predictions/scan_seg.nii.gz", "references/scan.nii.gz"):
+            result.save(workplace / path)
+    if name == "train":
+        tiny_bundle(workplace / "dataset", workplace / "my_bundle")
+    examples = doctest.DocTestFinder(recurse=False).find(getattr(tomoseg, name), name, globs={})
+    assert len(examples) == 1
+    assert doctest.DocTestRunner().run(examples[0]).failed == 0
