@@ -37,7 +37,7 @@ COMMANDS = (
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
-INTERRUPTED = 130  # what typer makes of Ctrl-C
+INTERRUPTED_STATUS = 130  # what typer makes of Ctrl-C
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     stop_spinning()
     try:
         status = app(standalone_mode=False)
-        if status == INTERRUPTED:
+        if status == INTERRUPTED_STATUS:
             complain("interrupted; the scans that were finished are written")
         sys.exit(status)
     except TyperException as error:

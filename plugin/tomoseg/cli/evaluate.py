@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tomoseg.evaluation.case import CaseScores
     from tomoseg.evaluation.results import Evaluation
 
-SHOWN = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
+SHOWN_METRICS = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
 
 
 def evaluate(
@@ -109,7 +109,7 @@ def _print_summary(found: Evaluation) -> None:
     from tomoseg.evaluation.metrics import BY_KEY
     from tomoseg.evaluation.text import show_estimate, show_tolerance
 
-    shown = [BY_KEY[key] for key in SHOWN]
+    shown = [BY_KEY[key] for key in SHOWN_METRICS]
     table = Table("label", *(f"{one.title} {one.unit}".strip() for one in shown), "present F1", title_justify="left")
     for summary in found.summaries:
         cells = [show_estimate(summary.metrics[one.key].mean, one.decimals) for one in shown]

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tomoseg.report.records import CaseReport
 
-RECENT_S = 600  # the time left is that of the scans of the last minutes; one may take half a minute
+SPEED_PERIOD_S = 600  # the time left is that of the scans of the last minutes; one may take half a minute
 
 
 class BatchProgress:
@@ -39,7 +39,7 @@ class BatchProgress:
             console=console,
             transient=True,
             disable=hidden or not self._on_terminal,
-            speed_estimate_period=RECENT_S,
+            speed_estimate_period=SPEED_PERIOD_S,
         )
         self._batch = self._progress.add_task("", total=0, visible=False, unit="scans")
         self._scan = self._progress.add_task("", visible=False, unit="windows")

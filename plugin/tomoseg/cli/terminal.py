@@ -6,12 +6,12 @@ import sys
 
 from rich.console import Console
 
-WIDE = 1000  # columns
+UNWRAPPED_COLUMNS = 1000
 
 
 def console() -> Console:
     """Return standard output; in a file or a pipe, a line is a line."""
-    return Console(width=None if sys.stdout.isatty() else WIDE)
+    return Console(width=None if sys.stdout.isatty() else UNWRAPPED_COLUMNS)
 
 
 def complain(message: str) -> None:

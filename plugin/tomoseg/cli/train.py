@@ -67,7 +67,7 @@ def train(
     folder = output or chosen.root / "train"
 
     from tomoseg.training.cross_validation import cross_validate
-    from tomoseg.training.options import EVERY, TrainingOptions, parse_fold
+    from tomoseg.training.options import EVERY_FOLD, TrainingOptions, parse_fold
     from tomoseg.training.training import check_data, check_negatives, install
     from tomoseg.training.training import train as train_bundle
     from tomoseg.training.unlabelled import check_unlabelled
@@ -76,7 +76,7 @@ def train(
     which = parse_fold(fold)
     which = default_fold(chosen) if which is None else which
     options = TrainingOptions(
-        fold=None if which == EVERY else which,
+        fold=None if which == EVERY_FOLD else which,
         epochs=epochs,
         seed=seed,
         device=device,
@@ -102,7 +102,7 @@ def train(
                 print_warning(f"{line}; left out")
             if not quiet:
                 print_note(f"{unlabelled}: {others.summary}")
-        if which == EVERY:
+        if which == EVERY_FOLD:
             result = cross_validate(chosen, dataset, options, folder, quiet, without)
             if not quiet:
                 print("\n".join(result.lines))

@@ -18,7 +18,7 @@ from tomoseg.core.errors import OutputError, UsageError, one_line
 from tomoseg.data.formats import choose_output_type, names_output_file
 from tomoseg.report.records import CaseReport, Report
 
-ON_PAGE = 300  # scans; a browser need not load those of last year
+MAX_SCANS_ON_PAGE = 300  # scans; a browser need not load those of last year
 
 
 @with_options
@@ -82,6 +82,6 @@ def watch(
 
 def _save(report: Report, folder: Path) -> None:
     try:
-        save_reports(report, folder, latest=ON_PAGE)
+        save_reports(report, folder, latest=MAX_SCANS_ON_PAGE)
     except OutputError as error:  # there may be room again when the next scans come
         complain(one_line(error))

@@ -30,7 +30,7 @@ LABEL_ENDINGS = (
 )  # of a label map's name beside its scan's; the last is 3D Slicer's
 VALUE = re.compile(r"[0-9]{1,9}")  # of a label
 MODALITIES = {"MRI": "MR", "MR": "MR", "CT": "CT"}
-UNNAMED = ("image",)  # the only channel, where nobody names it
+UNNAMED_CHANNELS = ("image",)  # the only channel, where nobody names it
 LAYOUTS = (
     "expected dataset.json of the Medical Segmentation Decathlon or nnU-Net, "
     "or the folders images and labels (imagesTr and labelsTr)"
@@ -85,7 +85,7 @@ class Dataset:
     pairs: tuple[Pair, ...]
     label_names: dict[int, str] = field(default_factory=dict)
     modality: str | None = None
-    channels: tuple[str, ...] = UNNAMED
+    channels: tuple[str, ...] = UNNAMED_CHANNELS
     test: tuple[Path, ...] = ()
     images_without_label: tuple[Path, ...] = ()
     labels_without_image: tuple[Path, ...] = ()
@@ -340,7 +340,7 @@ def _named_alike(root: Path, description: dict[str, Any], names: tuple[str, ...]
     return Dataset(
         root,
         tuple(Pair(files[0], labels[stem], further=tuple(files[1:])) for stem, files in taken.items()),
-        channels=names or (UNNAMED if most == 1 else tuple(f"channel {number}" for number in range(most))),
+        channels=names or (UNNAMED_CHANNELS if most == 1 else tuple(f"channel {number}" for number in range(most))),
         test=tuple(_volumes(root / TEST_FOLDER)),
         images_without_label=tuple(lonely),
         labels_without_image=tuple(path for stem, path in labels.items() if stem not in taken),

@@ -20,7 +20,7 @@ from tomoseg.data.formats import DEFLATE_LIMIT, NIFTI_SUFFIXES, has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.volume import Volume, by, make_volume
 
-TOLERANCE = 0.05  # of a voxel: float32 quaternions are not exact
+TOLERANCE_VOXELS = 0.05  # float32 quaternions are not exact
 GZIP_LEVEL = 1  # of 0 to 3; a label map is as small as with zlib's 1, in a fifth of the time
 
 
@@ -75,7 +75,7 @@ def _contradictions(header: nib.Nifti1Header, affine: NDArray[Any], name: str) -
             apart = Grid(shape, affine).distance_mm(Grid(shape, header.get_qform()))
         except (GeometryError, HeaderDataError, ValueError):
             return ("its qform is damaged; the sform is used",)
-        if apart > TOLERANCE * min(header.get_zooms()[:3]):
+        if apart > TOLERANCE_VOXELS * min(header.get_zooms()[:3]):
             return (f"its sform and qform differ by up to {apart:.2f} mm; the sform is used, as NIfTI has it",)
     return ()
 
@@ -153,7 +153,7 @@ def _write(path: Path, array: NDArray[Any], grid: Grid, like: nib.Nifti1Header |
         image.set_sform(grid.affine, "scanner")
         # ITK refuses an sform that is sheared, if only by rounding, and takes the qform; none can hold a real shear
         image.set_qform(grid.affine, "scanner")
-        if grid.distance_mm(Grid(grid.shape, image.get_qform())) > TOLERANCE * min(grid.spacing):
+        if grid.distance_mm(Grid(grid.shape, image.get_qform())) > TOLERANCE_VOXELS * min(grid.spacing):
             image.set_qform(None)
     header.set_data_dtype(array.dtype)
     header["cal_min"] = header["cal_max"] = 0  # display limits of the scan mean nothing here

@@ -25,8 +25,8 @@ from tomoseg.data.segments import Segment, find_segments
 from tomoseg.data.volume import LPS_TO_RAS
 
 SUFFIXES = (".nrrd",)
-SLAB = 16  # slices that are packed at once
-ABSENT = "0 -1 0 -1 0 -1"  # Slicer's extent of an empty segment
+SLICES_AT_ONCE = 16  # slices that are packed at once
+EMPTY_EXTENT = "0 -1 0 -1 0 -1"  # Slicer's extent of an empty segment
 # where Slicer looks up the codes; those that it does not find there it shows as they are
 TERMINOLOGY = "Segmentation category and type - 3D Slicer General Anatomy list"
 ANATOMY = "Anatomic codes - DICOM master list"
@@ -64,8 +64,8 @@ def write_nrrd_segmentation(
     with atomic_file(path) as temporary, temporary.open("wb") as raw:
         raw.write("\n".join(lines).encode(errors="replace"))
         with _packing(raw) if compress else nullcontext(raw) as target:
-            for start in range(0, grid.shape[2], SLAB):
-                target.write(labels[..., start : start + SLAB].tobytes(order="F"))
+            for start in range(0, grid.shape[2], SLICES_AT_ONCE):
+                target.write(labels[..., start : start + SLICES_AT_ONCE].tobytes(order="F"))
 
 
 def _packing(raw: IO[bytes]) -> igzip.IGzipFile:
@@ -98,7 +98,7 @@ def _describe_segments(labels: NDArray[Any], segments: Sequence[Segment]) -> Ite
     for number, segment in enumerate(segments):
         label = segment.label
         layer = label.value - 1 if labels.ndim == 4 and label.value <= len(labels) else 0
-        extent = ABSENT
+        extent = EMPTY_EXTENT
         if segment.box is not None:
             extent = " ".join(f"{part.start} {part.stop - 1}" for part in segment.box)
         modifier = next(iter(label.modifiers), None)  # Slicer's entry has room for one

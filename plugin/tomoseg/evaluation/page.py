@@ -19,10 +19,10 @@ from tomoseg.evaluation.text import show_interval, show_number
 from tomoseg.evaluation.worst import WorstCase
 from tomoseg.report.html.shell import read_asset, write_html
 
-PLOTTED = ("dice", "nsd", "hd95_mm", "assd_mm")
-LISTED = 3000  # rows of the table; of more, those with the lowest Dice
-REASONS = 20  # that stand above the table
-CHIPS = 12  # labels to choose from; more are searched for
+PLOTTED_METRICS = ("dice", "nsd", "hd95_mm", "assd_mm")
+MAX_TABLE_ROWS = 3000  # rows of the table; of more, those with the lowest Dice
+MAX_REASONS = 20  # that stand above the table
+MAX_LABEL_CHIPS = 12  # labels to choose from; more are searched for
 
 
 def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path) -> None:
@@ -54,13 +54,13 @@ def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path) -
         alert="".join(f"<p class=alert role=note>{escape(remark)}</p>" for remark in evaluation.remarks),
         failures=_failures(evaluation.failed),
         summary=_summary(evaluation.summaries),
-        boxes="".join(_boxes(BY_KEY[key], scored, rows_of) for key in PLOTTED),
+        boxes="".join(_boxes(BY_KEY[key], scored, rows_of) for key in PLOTTED_METRICS),
         agreement="".join(_agreement(one, rows_of[one.label]) for one in scored),
         presence=_presence(evaluation.summaries),
         worst=_worst(evaluation, worst),
         listed=escape(_listed(len(rows))),
         filters=_filters(scored),
-        cases=_cases(evaluation, rows[:LISTED]),
+        cases=_cases(evaluation, rows[:MAX_TABLE_ROWS]),
         notes=_notes(),
         details=_details(evaluation),
     )
@@ -93,8 +93,8 @@ def _verdict(evaluation: Evaluation) -> str:
 def _failures(failed: Sequence[CaseScores]) -> str:
     if not failed:
         return ""
-    listed = "".join(f"<dt>{escape(case.reason)}</dt>" for case in failed[:REASONS])
-    rest = len(failed) - REASONS
+    listed = "".join(f"<dt>{escape(case.reason)}</dt>" for case in failed[:MAX_REASONS])
+    rest = len(failed) - MAX_REASONS
     more = f"<p>{_count(rest, 'more case')}: see evaluation.json.</p>" if rest > 0 else ""
     return (
         f"<section class=failures aria-labelledby=failures><h2 id=failures>{_count(len(failed), 'case')} failed</h2>"
@@ -232,13 +232,13 @@ def _figure(evaluation: Evaluation, one: WorstCase) -> str:
 
 
 def _listed(rows: int) -> str:
-    if rows <= LISTED:
+    if rows <= MAX_TABLE_ROWS:
         return "One row a case and label, the lowest Dice first; metrics.csv has the same for programs."
-    return f"The {LISTED} rows of {rows} with the lowest Dice; metrics.csv has all."
+    return f"The {MAX_TABLE_ROWS} rows of {rows} with the lowest Dice; metrics.csv has all."
 
 
 def _filters(scored: Sequence[LabelSummary]) -> str:
-    if not 1 < len(scored) <= CHIPS:
+    if not 1 < len(scored) <= MAX_LABEL_CHIPS:
         return ""
     chips = ['<button type=button data-kind="" aria-pressed=true>all labels</button>']
     chips += [

@@ -9,10 +9,10 @@ from html import escape
 
 import numpy as np
 
-WIDTH = 550
-MANY = 200  # points in one box; of more, those beyond the whiskers are drawn
-WHISKER = 1.5  # of the interquartile range: Tukey's
-LETTER = 7.2  # pixels of an average letter of a label
+PLOT_WIDTH_PX = 550
+MAX_POINTS_PER_BOX = 200  # points in one box; of more, those beyond the whiskers are drawn
+WHISKER_IQRS = 1.5  # of the interquartile range: Tukey's
+LETTER_WIDTH_PX = 7.2  # pixels of an average letter of a label
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def draw_boxes(title: str, unit: str, groups: Sequence[tuple[str, Sequence[Point
         decimals: with which values are told.
     """
     finite = [point.x for _, points in groups for point in points if math.isfinite(point.x)]
-    left = min(max([len(name) for name, _ in groups], default=0) * LETTER + 16, 230)
-    right = WIDTH - 44
+    left = min(max([len(name) for name, _ in groups], default=0) * LETTER_WIDTH_PX + 16, 230)
+    right = PLOT_WIDTH_PX - 44
     shares = not unit and finite and min(finite) >= 0 and max(finite) <= 1
     low, high = (math.floor(9.8 * min(finite)) / 10, 1.0) if shares else _limits(finite)
     scale = _Scale(low, high, left, right)
@@ -54,7 +54,7 @@ def draw_boxes(title: str, unit: str, groups: Sequence[tuple[str, Sequence[Point
         if infinite:
             parts.append(f'<text class=far x="{right + 6}" y="{middle + 4}">∞ {infinite}</text>')
     told = f"{title} of {len(groups)} label{'s' * (len(groups) != 1)}, a box each"
-    return _svg(WIDTH, height + 22, told, "".join(parts))
+    return _svg(PLOT_WIDTH_PX, height + 22, told, "".join(parts))
 
 
 def draw_agreement(name: str, points: Sequence[Point], bias: float, limits: tuple[float, float]) -> str:
@@ -157,7 +157,7 @@ def _box(points: Sequence[Point], scale: _Scale, middle: float, decimals: int) -
         return ""
     values = np.array([point.x for point in shown])
     first, median, third = np.percentile(values, (25, 50, 75)).tolist()
-    reach = WHISKER * (third - first)
+    reach = WHISKER_IQRS * (third - first)
     inside = values[(values >= first - reach) & (values <= third + reach)]
     low, high = float(inside.min()), float(inside.max())
     parts = [
@@ -168,7 +168,7 @@ def _box(points: Sequence[Point], scale: _Scale, middle: float, decimals: int) -
         f'<line class=median x1="{scale(median):.1f}" x2="{scale(median):.1f}" y1="{middle - 8}" y2="{middle + 8}"/>',
     ]
     for index, point in enumerate(shown):
-        if len(shown) > MANY and low <= point.x <= high:
+        if len(shown) > MAX_POINTS_PER_BOX and low <= point.x <= high:
             continue
         y = middle + (index * 0.618034 % 1 - 0.5) * 10  # points of like value lie beside each other
         told = f"{escape(point.name)}: {point.x:.{decimals}f}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from tomoseg.core.files import atomic_file
 from tomoseg.core.version import __version__
-from tomoseg.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
+from tomoseg.evaluation.bootstrap import CONFIDENCE_LEVEL, RESAMPLES, SEED
 from tomoseg.evaluation.case import CaseScores, LabelScores, scores_of
 from tomoseg.evaluation.metrics import METRICS
 from tomoseg.evaluation.protocol import Protocol
@@ -22,7 +22,7 @@ from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary
 from tomoseg.report.environment import utc_now
 from tomoseg.report.records import UNENCODABLE
 
-PACKAGES = ("edt", "nibabel", "numpy", "scipy", "SimpleITK")  # that decide what is computed
+METRIC_PACKAGES = ("edt", "nibabel", "numpy", "scipy", "SimpleITK")  # that decide what is computed
 CASE_COLUMNS = (
     "case", "label", "name", *(metric.key for metric in METRICS), "predicted_ml", "reference_ml",
     "voxels_both", "voxels_predicted_only", "voxels_reference_only", "prediction", "reference",
@@ -80,7 +80,7 @@ class Evaluation:
             "finished": self.finished or utc_now(),
             "protocol": self.protocol.as_json(),
             "bootstrap": {
-                "level": LEVEL,
+                "level": CONFIDENCE_LEVEL,
                 "resamples": RESAMPLES,
                 "seed": SEED,
                 "method": "percentile, cases resampled",
@@ -220,7 +220,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterator[tuple[object, 
 
 def _packages() -> dict[str, str]:
     found = {}
-    for name in PACKAGES:
+    for name in METRIC_PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -23,9 +23,9 @@ from tomoseg.report.environment import utc_now
 
 # told each case when it is scored, and how many there are
 OnCase = Callable[[CaseScores, int], None]
-WORST = 6  # cases that are shown
-MAX_AT_ONCE = 4  # cases, if nobody says: a pair of whole bodies takes 1 GB
-MANY = 255  # values, of which label maps rarely have more
+WORST_CASES = 6  # cases that are shown
+MAX_CASES_AT_ONCE = 4  # cases, if nobody says: a pair of whole bodies takes 1 GB
+MAX_LABEL_VALUES = 255  # values, of which label maps rarely have more
 _Future: TypeAlias = "Future[CaseScores]"
 
 
@@ -74,7 +74,7 @@ def evaluate(
     Raises:
         UsageError: a side is missing or empty, nothing fits together, or the rules name a label that there is not.
     """
-    at_once = choose_threads(threads) if threads is not None else min(choose_threads(None), MAX_AT_ONCE)
+    at_once = choose_threads(threads) if threads is not None else min(choose_threads(None), MAX_CASES_AT_ONCE)
     started = utc_now()
     rules = rules or Rules()
     ours, theirs = Path(predictions), Path(references)
@@ -106,7 +106,9 @@ def evaluate(
     )
 
 
-def save_evaluation(evaluation: Evaluation, folder: Path, *, images: Path | None = None, worst: int = WORST) -> None:
+def save_evaluation(
+    evaluation: Evaluation, folder: Path, *, images: Path | None = None, worst: int = WORST_CASES
+) -> None:
     """Write evaluation.json, metrics.csv, summary.csv and evaluation.html.
 
     Args:
@@ -160,7 +162,7 @@ def _unmistakable(planned: Mapping[int, int], names: Mapping[int, str]) -> dict[
 def _tell_apart(cases: Sequence[CaseScores]) -> list[str]:
     scores = [scores for case in cases for scores in case.labels]
     values = {one.label for one in scores}
-    if len(values) > MANY:
+    if len(values) > MAX_LABEL_VALUES:
         return [f"{len(values)} different values were scored: are these label maps, and no scans?"]
     predicted = {one.label for one in scores if one.overlap.predicted}
     drawn = {one.label for one in scores if one.overlap.reference}

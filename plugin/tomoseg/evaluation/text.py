@@ -6,13 +6,13 @@ import math
 
 from tomoseg.evaluation.summary import Estimate, LabelSummary
 
-NOTHING = "–"
+UNDEFINED_TEXT = "–"
 
 
 def show_number(value: float, decimals: int) -> str:
     """Return a number; a dash where it is not defined."""
     if math.isnan(value):
-        return NOTHING
+        return UNDEFINED_TEXT
     if math.isinf(value):
         return "∞"
     text = f"{value:.{decimals}f}"

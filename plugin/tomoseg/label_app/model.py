@@ -20,7 +20,7 @@ from tomoseg.label_app.score_store import Scores
 from tomoseg.label_app.served_labels import ServedLabels
 from tomoseg.label_app.versions import Version
 
-KEPT = 2  # segmenters, each with a network in memory
+MAX_LOADED_SEGMENTERS = 2  # segmenters, each with a network in memory
 
 
 class ServedModel:
@@ -87,7 +87,7 @@ class ServedModel:
         wanted = replace(options, checkpoints=(str(trained),) if trained else options.checkpoints)
         with self._one_is_loading:
             if wanted not in self._loaded:
-                while len(self._loaded) >= KEPT:  # before the next one takes memory
+                while len(self._loaded) >= MAX_LOADED_SEGMENTERS:  # before the next one takes memory
                     self._loaded.popitem(last=False)
                 self._loaded[wanted] = Segmenter(self.bundle, wanted)
             self._loaded.move_to_end(wanted)

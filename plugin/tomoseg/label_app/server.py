@@ -16,7 +16,7 @@ from tomoseg.core.errors import MissingPackageError, UsageError, one_line
 from tomoseg.core.threads import choose_threads
 from tomoseg.label_app.folder import AppFolder
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
@@ -79,7 +79,7 @@ def default_app(studies: str) -> Path:
 def exposure(host: str) -> str:
     """Return a warning if other computers can reach the server and nobody has to log in, else an empty text."""
     guarded = os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").strip().lower() in ("1", "true", "yes", "on")
-    if guarded or host in LOCAL or (_is_address(host) and ip_address(host).is_loopback):
+    if guarded or host in LOCAL_HOSTS or (_is_address(host) and ip_address(host).is_loopback):
         return ""
     return (
         f"everybody who reaches {host} can read the studies, change labels and train, for nobody has to log in. Leave "

@@ -10,7 +10,7 @@ from tomoseg.planning.rules import FOLDS, Plan
 
 Json = dict[str, Any]
 
-SEED = 12345  # of the folds; nnU-Net's
+FOLD_SEED = 12345  # of the folds; nnU-Net's
 SUFFIXES = (".nii.gz", ".nii")
 KEYS = ["@image_key", "@label_key"]  # of a training case
 
@@ -65,7 +65,7 @@ def cases(plan: Plan, layout: Layout) -> Json:
     entries["folds"] = (
         "$[f['val'] for f in json.load(open(@splits_file))] if os.path.isfile(@splits_file) else "
         f"monai.data.partition_dataset(sorted(@case_ids), num_partitions=min({FOLDS}, len(@case_ids)), "
-        f"shuffle=True, seed={SEED})"
+        f"shuffle=True, seed={FOLD_SEED})"
     )
     entries["val_ids"] = "$@folds[@fold if isinstance(@fold, int) else 0]"
     return entries

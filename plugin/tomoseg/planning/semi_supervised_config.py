@@ -16,7 +16,7 @@ from tomoseg.planning.data_config import Json
 from tomoseg.planning.rules import Plan
 
 IMAGE, STUDENT = "@image_key", "student"
-RAMP = 0.3  # of the training, during which the teacher comes to count
+RAMP_UP_SHARE = 0.3  # of the training, during which the teacher comes to count
 
 
 def semi_supervised_config(plan: Plan) -> Json:
@@ -30,7 +30,7 @@ def semi_supervised_config(plan: Plan) -> Json:
         "unlabelled_files": "$sorted(os.path.join(folder, name) for folder, _, names in os.walk(@unlabelled_dir) "
         f"for name in names if name.endswith({VOLUME_SUFFIXES}) and not name.startswith('.'))",
         "unlabelled_weight": 1.0,
-        "ramp_up": f"${RAMP} * @epochs * @steps",
+        "ramp_up": f"${RAMP_UP_SHARE} * @epochs * @steps",
         "unlabelled": {
             "cases": "$[{@image_key: path} for path in @unlabelled_files]",
             "preprocessing": {

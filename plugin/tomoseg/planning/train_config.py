@@ -12,7 +12,7 @@ from tomoseg.planning.layout import Layout
 from tomoseg.planning.loss_config import loss_entries
 from tomoseg.planning.rules import Plan
 
-PLACES = 10_000  # voxels of each label from which the middle of a crop is drawn
+MAX_CENTRES_PER_LABEL = 10_000  # voxels of each label from which the middle of a crop is drawn
 FAST_CUDNN = [
     "$setattr(torch.backends.cudnn, 'deterministic', False)",
     "$setattr(torch.backends.cudnn, 'benchmark', True)",
@@ -209,7 +209,7 @@ def _cached(plan: Plan) -> list[Any]:
                 "_target_": "ClassesToIndicesd",
                 "keys": "@label_key",
                 "num_classes": scores,
-                "max_samples_per_class": PLACES,
+                "max_samples_per_class": MAX_CENTRES_PER_LABEL,
             }
         )
     if plan.partial:

@@ -17,7 +17,7 @@ from tomoseg.inference.config import read_weights
 from tomoseg.training.state import save_weights
 
 Json = dict[str, Any]
-LARGEST = "KeepLargestConnectedComponentd"
+KEEP_LARGEST = "KeepLargestConnectedComponentd"
 
 
 def average_weights(checkpoints: Sequence[Path], target: Path) -> None:
@@ -103,10 +103,10 @@ def keep_components(config: Json, labels: Sequence[int]) -> Json:
         config: of inference or of evaluation.
         labels: values of these labels; for none, nothing is changed.
     """
-    steps = [step for step in config["postprocessing"]["transforms"] if step["_target_"] != LARGEST]
+    steps = [step for step in config["postprocessing"]["transforms"] if step["_target_"] != KEEP_LARGEST]
     if labels:
         place = next(index for index, step in enumerate(steps) if step["_target_"] == "AsDiscreted") + 1
-        steps.insert(place, {"_target_": LARGEST, "keys": "pred", "applied_labels": list(labels)})
+        steps.insert(place, {"_target_": KEEP_LARGEST, "keys": "pred", "applied_labels": list(labels)})
     return {**config, "postprocessing": {**config["postprocessing"], "transforms": steps}}
 
 

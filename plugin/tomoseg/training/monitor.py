@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from tomoseg.training.history import Row
 
-RECENT_S = 1800  # the time left is that of the last half hour
+SPEED_PERIOD_S = 1800  # the time left is that of the last half hour
 
 
 class TrainingMonitor:
@@ -38,7 +38,7 @@ class TrainingMonitor:
             console=self._console,
             transient=True,
             disable=hidden or not self._console.is_terminal,
-            speed_estimate_period=RECENT_S,
+            speed_estimate_period=SPEED_PERIOD_S,
         )
         self._task = self._bar.add_task(title)
         self._start = 0.0

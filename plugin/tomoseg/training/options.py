@@ -8,9 +8,9 @@ from pathlib import Path
 from tomoseg.core.errors import UsageError
 from tomoseg.core.threads import choose_threads
 
-EVERY = "all"  # fold after fold
-NONE = "none"  # no case is held out
-VALIDATION = "validation"  # the cases that the dataset itself keeps for validation
+EVERY_FOLD = "all"  # fold after fold
+NO_FOLD = "none"  # no case is held out
+VALIDATION_FOLD = "validation"  # the cases that the dataset itself keeps for validation
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class TrainingOptions:
     """How a bundle is trained; None is what the bundle's own train.json says.
 
     Args:
-        fold: number of the fold that is held out, `NONE` or `VALIDATION`.
+        fold: number of the fold that is held out, `NO_FOLD` or `VALIDATION_FOLD`.
         epochs: how many.
         seed: of weights, order and augmentation.
         device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
@@ -45,8 +45,8 @@ class TrainingOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.fold, str) and self.fold not in (NONE, VALIDATION):
-            raise UsageError(f"fold: expected a number, {NONE} or {VALIDATION}, got {self.fold!r}")
+        if isinstance(self.fold, str) and self.fold not in (NO_FOLD, VALIDATION_FOLD):
+            raise UsageError(f"fold: expected a number, {NO_FOLD} or {VALIDATION_FOLD}, got {self.fold!r}")
         if isinstance(self.fold, int) and self.fold < 0:
             raise UsageError(f"fold: expected 0 or more, got {self.fold}")
         if self.epochs is not None and self.epochs < 1:
@@ -63,13 +63,13 @@ class TrainingOptions:
 
 
 def parse_fold(text: str | None) -> int | str | None:
-    """Return a fold as `TrainingOptions` has it, or `EVERY`.
+    """Return a fold as `TrainingOptions` has it, or `EVERY_FOLD`.
 
     Raises:
         UsageError: it is neither a number nor a word that is known.
     """
-    if text is None or text in (EVERY, NONE, VALIDATION):
+    if text is None or text in (EVERY_FOLD, NO_FOLD, VALIDATION_FOLD):
         return text
     if not text.isdecimal():
-        raise UsageError(f"fold: expected a number, {EVERY}, {NONE} or {VALIDATION}, got {text!r}")
+        raise UsageError(f"fold: expected a number, {EVERY_FOLD}, {NO_FOLD} or {VALIDATION_FOLD}, got {text!r}")
     return int(text)

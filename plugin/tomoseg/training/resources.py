@@ -13,16 +13,16 @@ import torch
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import UsageError
-from tomoseg.data.datasets import UNNAMED
+from tomoseg.data.datasets import UNNAMED_CHANNELS
 
-RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
-GPU_SHARE = 0.3
+CACHE_RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
+CACHE_GPU_SHARE = 0.3
 # Voxels of a crop from which on a GPU prepares it faster than eight processes beside it do: augmenting takes 65 ns a
 # voxel and process on a CPU, and about 8 ms a crop on a GPU, where small crops wait for kernels to start. Measured with
 # an H100 and 16 cores: crops of 175,000 voxels, prepared on the GPU, made a step take 2 to 2.7 times as long.
-GPU_CROP = 100**3
-SCAN_BYTES = 4  # a voxel of a channel
-LABEL_BYTES = 1 + 1  # a voxel of the label map, and the places that crops are drawn from
+MIN_GPU_CROP_VOXELS = 100**3
+IMAGE_VOXEL_BYTES = 4  # a voxel of a channel
+LABEL_VOXEL_BYTES = 1 + 1  # a voxel of the label map, and the places that crops are drawn from
 
 
 def choose_device(asked: str) -> torch.device:
@@ -57,11 +57,11 @@ def plan_cache(
         return {}
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     labelled, others = math.ceil(cases / processes), math.ceil(unlabelled / processes)
-    large = isinstance(crop, list) and math.prod(crop) >= GPU_CROP
+    large = isinstance(crop, list) and math.prod(crop) >= MIN_GPU_CROP_VOXELS
     on_gpu = device.type == "cuda" and "cache_device" in config and large
-    if on_gpu and size * (labelled + others) <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+    if on_gpu and size * (labelled + others) <= CACHE_GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
         return {"cache_device": "$str(@device)"}
-    room = int(RAM_SHARE * free_bytes() / processes // size)
+    room = int(CACHE_RAM_SHARE * free_bytes() / processes // size)
     changes = {}
     if labelled > room:
         changes["train::dataset::cache_num"] = room
@@ -78,13 +78,13 @@ def case_bytes(plan: Path, crop: Any) -> int | None:
         content = json.loads(plan.read_text(encoding="utf-8"))
         extent = content["fingerprint"]["median_extent_mm"]
         spacing = content["choices"]["spacing_mm"]["value"]
-        channels = len(content["fingerprint"].get("channels", UNNAMED))
+        channels = len(content["fingerprint"].get("channels", UNNAMED_CHANNELS))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     edges: list[float] = [mm / by for mm, by in zip(extent, spacing, strict=True)]
     if isinstance(crop, list):
         edges = [max(edge, float(size)) for edge, size in zip(edges, crop, strict=True)]
-    return math.ceil(math.prod(edges) * (SCAN_BYTES * channels + LABEL_BYTES))
+    return math.ceil(math.prod(edges) * (IMAGE_VOXEL_BYTES * channels + LABEL_VOXEL_BYTES))
 
 
 def free_bytes() -> int:

@@ -31,7 +31,7 @@ from tomoseg.training.options import TrainingOptions
 from tomoseg.training.resources import choose_device, plan_cache
 from tomoseg.training.unlabelled import hash_scans
 
-REPLACED = ("CheckpointSaver", "StatsHandler")  # handlers of ours do what these do, atomically and for people
+REPLACED_HANDLERS = ("CheckpointSaver", "StatsHandler")  # handlers of ours do what these do, atomically and for people
 
 
 def world_size() -> int:
@@ -91,7 +91,7 @@ class TrainingWorkflow:
             overrides["negatives_dir"] = literal(str(Path(options.negatives).absolute()))
         for part in ("train", "validate"):
             for index, handler in enumerate(raw.get(part, {}).get("handlers", [])):
-                if isinstance(handler, dict) and str(handler.get("_target_", "")).endswith(REPLACED):
+                if isinstance(handler, dict) and str(handler.get("_target_", "")).endswith(REPLACED_HANDLERS):
                     overrides[f"{part}::handlers::{index}::_disabled_"] = True
         if options.unlabelled:
             overrides["unlabelled_files"] = (

@@ -22,7 +22,7 @@ from support.stored import GRID, SHAPE, noise, save
 from support.strategies import grids
 from tomoseg import Grid, read_volume
 from tomoseg.core.errors import UsageError
-from tomoseg.data.inspection.scan import ROUNDING, compare_grids
+from tomoseg.data.inspection.scan import MAX_ROUNDING_VOXELS, compare_grids
 from tomoseg.data.inspection.survey import Survey, inspect_paths
 from tomoseg.data.inspection.tables import list_problems, list_remarks, tabulate
 from tomoseg.data.inspection.voxels import doubt_values, summarise
@@ -60,10 +60,10 @@ def test_voxels_are_counted_as_numpy_counts_them(array: np.ndarray, spacing: lis
 @given(grids(), st.floats(0, 3) | st.floats(3, 1000), st.integers(0, 2))
 def test_a_label_map_beside_its_scan_is_told_in_mm(grid: Grid, shift: float, axis: int) -> None:
     moved = np.array(grid.affine)
-    shift_mm = shift * ROUNDING * min(grid.spacing)
+    shift_mm = shift * MAX_ROUNDING_VOXELS * min(grid.spacing)
     moved[axis, 3] += shift_mm
     problem, remark = compare_grids(grid, Grid(grid.shape, moved))
-    limit = ROUNDING * min(grid.spacing)
+    limit = MAX_ROUNDING_VOXELS * min(grid.spacing)
     if shift_mm > limit + 1e-9:
         assert problem.startswith(f"label map and scan lie up to {shift_mm:.3g} mm apart; resample the label map")
     elif shift_mm < limit - 1e-9:

@@ -15,9 +15,9 @@ from tomoseg.report.records import CaseReport
 
 # A case is tried beside others in a worker; if that worker dies or memory runs out, with nothing else in its worker,
 # for it may have been another's fault; and if it goes wrong again, with nothing else in the whole run.
-TRIES = 3
-STARTS = 3  # of a worker that dies before it is ready
-START_S = 600.0  # a machine may have to be started for the first worker
+MAX_TRIES_PER_SCAN = 3
+MAX_STARTS_PER_WORKER = 3  # of a worker that dies before it is ready
+WORKER_START_S = 600.0  # a machine may have to be started for the first worker
 
 
 @dataclass(eq=False)
@@ -74,7 +74,7 @@ class Dispatch:
         self._worked = False
         self._cases: Sequence[Case] = ()
         self._tries: dict[int, int] = {}
-        self._queues = tuple(deque[int]() for _ in range(TRIES))
+        self._queues = tuple(deque[int]() for _ in range(MAX_TRIES_PER_SCAN))
         self._hands: list[_Hand] = []
         self._workers = workers
 
@@ -102,10 +102,10 @@ class Dispatch:
         """Wait until something happens; return the cases that are done with by it."""
         try:
             working = any(hand.machine for hand in self._hands)
-            hand, index, future = self._events.get(timeout=None if working else START_S)
+            hand, index, future = self._events.get(timeout=None if working else WORKER_START_S)
         except Empty:
             return self._give_up(
-                f"no machine had room for a worker in {START_S:.0f} s; `ray status` tells what is free"
+                f"no machine had room for a worker in {WORKER_START_S:.0f} s; `ray status` tells what is free"
             )
         if index is None:
             outcomes = self._start(hand, future)
@@ -134,7 +134,7 @@ class Dispatch:
         else:
             problem = f"a worker died before it was ready: {describe_death(error)}"
         self._dismiss(hand)
-        if error is not None and hand.failures + 1 < STARTS:
+        if error is not None and hand.failures + 1 < MAX_STARTS_PER_WORKER:
             self._hire(hand.is_replacement, hand.failures + 1)
         return [] if self._hands else self._give_up(problem)
 
@@ -155,9 +155,9 @@ class Dispatch:
                 self._dismiss(hand)  # it may only be out of reach
                 self._hire(is_replacement=True, failures=0)
             report = self._failed(
-                index, f"{TRIES} workers ended at it, the last with no other scan in the run: {death}"
+                index, f"{MAX_TRIES_PER_SCAN} workers ended at it, the last with no other scan in the run: {death}"
             )
-        if tries == TRIES:
+        if tries == MAX_TRIES_PER_SCAN:
             return [(index, report)]
         self._queues[tries].append(index)
         return []

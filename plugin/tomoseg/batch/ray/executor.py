@@ -27,7 +27,7 @@ from tomoseg.inference.weights import hash_weights, weights_in_use
 from tomoseg.report.environment import RunEnvironment
 from tomoseg.report.records import CaseReport
 
-IN_FLIGHT = 3  # one is read, one is at the network, one is written
+MAX_SCANS_IN_FLIGHT = 3  # one is read, one is at the network, one is written
 
 
 class RayExecutor:
@@ -90,7 +90,7 @@ class RayExecutor:
                 # only machines that share the output folder see what is new in it
                 with staging_folder(Path(os.path.commonpath(parents))) as mark:
                     # what else is in memory would break a limit
-                    in_flight = IN_FLIGHT if self.options.max_memory is None else 1
+                    in_flight = MAX_SCANS_IN_FLIGHT if self.options.max_memory is None else 1
                     actors = _actors(ray, share, self._order(cases, share, mark), in_flight)
                     accept = Acceptance(ran, self.bundle, self.options, self.checkpoint_sha256)
                     dispatch = Dispatch(ray, actors, share.workers, in_flight, accept, self._on_note)

@@ -27,23 +27,24 @@ WHOLE_FILE = {"enforce_file_format": True} if int(__version_info__[0]) >= 3 else
 SUFFIXES = (".dcm",)
 UTF_8 = "ISO_IR 192"  # holds whatever the scan's own character set holds
 SERIES_OFFSET = 1000
-LARGEST_INTEGER = 2**31 - 1  # of an integer string
+MAX_INTEGER_STRING = 2**31 - 1  # of an integer string
 # must be there, and may be empty
-REQUIRED = (
+REQUIRED_KEYWORDS = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
     "ReferringPhysicianName", "StudyID",
 )  # fmt: skip
-OPTIONAL = (
+OPTIONAL_KEYWORDS = (
     "IssuerOfPatientID", "PatientAge", "PatientIdentityRemoved", "DeidentificationMethod",
     "DeidentificationMethodCodeSequence", "StudyDescription", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID",
     "ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
     "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
 )  # fmt: skip
-HEADER = [
+HEADER_KEYWORDS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
     "PositionReferenceIndicator", "Modality", "Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", *REQUIRED, *OPTIONAL,
+    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", *REQUIRED_KEYWORDS,
+    *OPTIONAL_KEYWORDS,
 ]  # fmt: skip
 
 
@@ -159,10 +160,10 @@ def refuse_unfit(path: Path, source: Source, shape: Sequence[int]) -> None:
 def adopt(dataset: Dataset, source: Source) -> None:
     """Give a result the patient, the study and the frame of reference of its scan."""
     dataset.SpecificCharacterSet = UTF_8
-    for keyword in (*REQUIRED, *OPTIONAL):
+    for keyword in (*REQUIRED_KEYWORDS, *OPTIONAL_KEYWORDS):
         if keyword in source.header:
             dataset.add(deepcopy(source.header[keyword]))
-        elif keyword in REQUIRED:
+        elif keyword in REQUIRED_KEYWORDS:
             setattr(dataset, keyword, None)
     dataset.StudyInstanceUID = source.study
     dataset.FrameOfReferenceUID = source.frame_of_reference
@@ -175,7 +176,7 @@ def series_number(source: Source) -> int:
         number = int(source.header.get("SeriesNumber") or 0)
     except (TypeError, ValueError):
         number = 0
-    return min(max(number, 0) + SERIES_OFFSET, LARGEST_INTEGER)
+    return min(max(number, 0) + SERIES_OFFSET, MAX_INTEGER_STRING)
 
 
 def text(value: str, limit: int = 64, default: str = "") -> str:
@@ -187,7 +188,7 @@ def text(value: str, limit: int = 64, default: str = "") -> str:
 def _read_header(path: Path) -> Dataset:
     with disable_value_validation(), warnings.catch_warnings():  # whose remarks quote the patient's data
         warnings.simplefilter("ignore")
-        header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER)
+        header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER_KEYWORDS)
         header.decode()  # into text, for the result has another character set
     return header
 

@@ -31,7 +31,7 @@ from tomoseg.data.dicom.reference import (
     series_number,
     text,
 )
-from tomoseg.data.dicom.slices import LARGEST_DEVIATION
+from tomoseg.data.dicom.slices import MAX_DEVIATION
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Code, Label
 from tomoseg.data.segments import Segment, cut_out, find_segments
@@ -40,7 +40,7 @@ from tomoseg.data.volume import LPS_TO_RAS, DicomSeries
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # retired, and still what everybody writes for a study
 ANATOMY = ("123037004", "91723000")  # SNOMED CT's "anatomical structure", in both of its codes
 CONTOUR_DATA = Tag("ContourData")
-DECIMALS = 4  # of a mm; leaves a number of 16 characters eleven digits before the point
+COORDINATE_DECIMALS = 4  # of a mm; leaves a number of 16 characters eleven digits before the point
 
 
 def write_rtstruct(
@@ -93,7 +93,7 @@ def _in_plane_steps(path: Path, grid: Grid, source: Source) -> NDArray[np.float6
     affine = LPS_TO_RAS @ grid.affine  # its own inverse
     positions = affine[:3, 3] + np.outer(np.arange(grid.shape[2]), affine[:3, 2])
     deviation = float(np.linalg.norm(positions - source.positions, axis=1).max())
-    if deviation > max(min(grid.spacing) / 2, LARGEST_DEVIATION * grid.spacing[2] + 1e-3):
+    if deviation > max(min(grid.spacing) / 2, MAX_DEVIATION * grid.spacing[2] + 1e-3):
         raise OutputError(f"{path}: expected the grid of the series, got one that is {deviation:.3g} mm off it")
     return np.asarray(affine[:3, :2])
 
@@ -187,7 +187,7 @@ def _contour(points: NDArray[np.float64], reference: Reference) -> Dataset:
     item.ContourImageSequence = [reference.item()]
     item.ContourGeometricType = "CLOSED_PLANAR"
     item.NumberOfContourPoints = len(points)
-    numbers = (points.round(DECIMALS) + 0.0).ravel().tolist()  # adding 0 turns -0 into 0
+    numbers = (points.round(COORDINATE_DECIMALS) + 0.0).ravel().tolist()  # adding 0 turns -0 into 0
     data = "\\".join(map(repr, numbers)).encode()
     data += b" " * (len(data) % 2)
     # pydicom would make an object of each of these numbers, which takes far longer than all the rest

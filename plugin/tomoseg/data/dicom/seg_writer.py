@@ -22,7 +22,7 @@ from tomoseg.core.errors import MissingPackageError, OutputError
 from tomoseg.core.files import atomic_file
 from tomoseg.core.version import __version__
 from tomoseg.data.dicom.reference import (
-    REQUIRED,
+    REQUIRED_KEYWORDS,
     WHOLE_FILE,
     Source,
     adopt,
@@ -148,7 +148,7 @@ def _frames(
 def _image(source: Source, index: int) -> Dataset:
     """Return a slice as a CT image on its own; its UID is its index."""
     image = Dataset()
-    for keyword in REQUIRED:  # the patient's own follow in the end, for highdicom refuses what the standard does
+    for keyword in REQUIRED_KEYWORDS:  # the patient's own follow in the end: highdicom rejects what the standard allows
         setattr(image, keyword, None)
     image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, str(index)
     image.StudyInstanceUID, image.SeriesInstanceUID = source.study, source.series

@@ -18,7 +18,7 @@ from tomoseg.data.dicom.pixels import read_pixels
 from tomoseg.data.dicom.slices import Slice, arrange
 from tomoseg.data.geometry import Grid
 from tomoseg.data.search import dicom_files
-from tomoseg.data.volume import LONGEST_MM, DicomFrame, DicomSeries, Volume, make_volume
+from tomoseg.data.volume import MAX_COORDINATE_MM, DicomFrame, DicomSeries, Volume, make_volume
 
 # https://dicom.nema.org/medical/dicom/current/output/chtml/part04/sect_B.5.html
 SINGLE_FRAME = {"1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"}  # CT, MR
@@ -33,13 +33,13 @@ TRAITS = (
     "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "InversionTime", "FlipAngle",
     "DiffusionBValue", "ConvolutionKernel", "FrameOfReferenceUID", "ImageType", "ContentTime", "InstanceNumber",
 )  # fmt: skip
-HEADER = [
+HEADER_KEYWORDS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", *TRAITS,
 ]  # fmt: skip
-LISTED = 8  # series in an error
+MAX_SERIES_IN_ERROR = 8
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def read_header(path: Path) -> Dataset:
         VolumeError: it is damaged.
     """
     try:
-        dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER)
+        dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER_KEYWORDS)
         dataset.filename = str(path)
         list(dataset)  # values are decoded when they are asked for: now is the time for errors
         own, outer = str(dataset.get("SOPClassUID", "")), str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
@@ -175,8 +175,8 @@ def _choose(groups: dict[str, list[Dataset]], path: Path, series: str | None) ->
         raise VolumeError(f"{path}: expected a CT or MR series, got {', '.join(kinds) or 'no DICOM file'}")
     if series is not None and series in volumes:
         return volumes[series]
-    listed = "; ".join(str(summarise(headers)) for headers in list(volumes.values())[:LISTED])
-    more = f"; and {len(volumes) - LISTED} more" if len(volumes) > LISTED else ""
+    listed = "; ".join(str(summarise(headers)) for headers in list(volumes.values())[:MAX_SERIES_IN_ERROR])
+    more = f"; and {len(volumes) - MAX_SERIES_IN_ERROR} more" if len(volumes) > MAX_SERIES_IN_ERROR else ""
     if series is not None:
         raise VolumeError(f"{path}: no series {series} in there, but {listed}{more}")
     if len(volumes) > 1:
@@ -296,10 +296,10 @@ def _slice(
         told = f"expected two unit vectors at right angles, got {cosines.ravel()}"
         raise _MissingError(f"ImageOrientationPatient: {told}")
     position = _numbers(plane, "ImagePositionPatient", 3)
-    if np.abs(position).max() > LONGEST_MM:
+    if np.abs(position).max() > MAX_COORDINATE_MM:
         raise _MissingError(f"ImagePositionPatient: expected a place in mm, got {position}")
     spacing = _numbers(measures, "PixelSpacing", 2)
-    if spacing.min() <= 0 or spacing.max() > LONGEST_MM:
+    if spacing.min() <= 0 or spacing.max() > MAX_COORDINATE_MM:
         raise _MissingError(f"PixelSpacing: expected two lengths in mm, got {spacing}")
     slope, intercept = (
         float(_numbers(values, keyword, 1)[0]) if values.get(keyword) is not None else default

@@ -14,7 +14,7 @@ from tomoseg.data.datasets import DESCRIPTION, PARTS, TEST, Dataset, Pair
 from tomoseg.data.formats import strip_suffix
 from tomoseg.data.inspection.scan import Inspector, ScanFindings, compare_grids
 
-LISTED = 10  # values, or files, in one line
+MAX_NAMES_IN_NOTE = 10  # values, or files, in one line
 
 
 @dataclass(frozen=True)
@@ -269,5 +269,5 @@ def _ranges(rows: Sequence[Sequence[float]]) -> dict[str, list[float]] | None:
 
 
 def _some(names: Sequence[object]) -> str:
-    shown = ", ".join(map(str, names[:LISTED]))
-    return f"{shown} and {len(names) - LISTED} more" if len(names) > LISTED else shown
+    shown = ", ".join(map(str, names[:MAX_NAMES_IN_NOTE]))
+    return f"{shown} and {len(names) - MAX_NAMES_IN_NOTE} more" if len(names) > MAX_NAMES_IN_NOTE else shown

@@ -15,7 +15,7 @@ from tomoseg.data.inspection.survey import Survey
 from tomoseg.data.inspection.tables import list_problems
 from tomoseg.data.labels import is_ignored
 
-FEWEST = 2  # cases: one to train on, one to look at
+MIN_CASES = 2  # one to train on, one to look at
 
 
 def trainable_labels(dataset: Dataset) -> dict[int, str]:
@@ -38,9 +38,9 @@ def require_trainable(
             that no case has, NaN, too few cases. One line each.
     """
     training = [pair for pair in dataset.pairs if pair.part == "training"]
-    if len(training) < FEWEST:
+    if len(training) < MIN_CASES:
         raise DatasetError(
-            f"{dataset.root}: expected at least {FEWEST} cases with a label map, got {len(training)}; add cases"
+            f"{dataset.root}: expected at least {MIN_CASES} cases with a label map, got {len(training)}; add cases"
         )
     if voxels and not dataset.label_names:  # the files name them
         dataset = replace(dataset, label_names=_found_labels(dataset))

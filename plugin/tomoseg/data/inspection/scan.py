@@ -19,9 +19,9 @@ Role = Literal["scan", "image", "label"]
 OnScan = Callable[[Path], None]
 Result = TypeVar("Result")
 
-FEW_VALUES = 128  # of a file that may be a label map; the largest that people share have 117 labels
-MOST_VALUES = 1000  # of a file that should be one
-ROUNDING = 0.05  # of a voxel: the coordinates of a header are float32, or decimals of 16 characters
+MAX_LIKELY_LABELS = 128  # of a file that may be a label map; the largest that people share have 117 labels
+MAX_LABEL_VALUES = 1000  # of a file that should be one
+MAX_ROUNDING_VOXELS = 0.05  # the coordinates of a header are float32, or decimals of 16 characters
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Inspector:
         )
         if not self.voxels or header.grid is None:
             return found
-        most = {"image": 0, "label": MOST_VALUES, "scan": FEW_VALUES if "int" in header.dtype else 0}[role]
+        most = {"image": 0, "label": MAX_LABEL_VALUES, "scan": MAX_LIKELY_LABELS if "int" in header.dtype else 0}[role]
         spacing = header.grid.spacing
         summaries = _guarded(header.path, lambda: [summarise(part, spacing, most) for part in header.read_voxels()])
         if isinstance(summaries, str):
@@ -189,7 +189,7 @@ def compare_grids(image: Grid, label: Grid) -> tuple[str, str]:
     if label.shape != image.shape:
         return f"label map of {by(label.shape)} voxels for a scan of {by(image.shape)}", ""
     apart = label.distance_mm(image)
-    if apart <= ROUNDING * min(image.spacing):
+    if apart <= MAX_ROUNDING_VOXELS * min(image.spacing):
         return "", f"the grids of scan and label map lie {apart:.2g} mm apart, as by rounding in a header"
     turned = "" if label.orientation == image.orientation else f" ({label.orientation} and {image.orientation})"
     remedy = "resample the label map to the scan's grid; if its voxels are right and its header is not, copy the scan's"
@@ -203,7 +203,7 @@ def _judge_labels(voxels: VoxelSummary) -> tuple[list[str], list[str]]:
     if voxels.minimum is not None and voxels.minimum < 0:
         return [f"values down to {voxels.minimum:g}; expected labels of 0 and more"], []
     if voxels.values is None and voxels.maximum is not None:
-        return [f"more than {MOST_VALUES} different values; expected a label map"], []
+        return [f"more than {MAX_LABEL_VALUES} different values; expected a label map"], []
     return [], ["nothing is labelled in it"] if voxels.maximum == 0 else []
 
 

@@ -18,7 +18,7 @@ from tomoseg.inference.localisation.registration import register
 from tomoseg.inference.localisation.roi import parse_rois
 from tomoseg.inference.localisation.template import load_template
 
-ROOM_MM = 12.0  # round a box, for a structure that lies beside where the template has it
+BOX_MARGIN_MM = 12.0  # round a box, for a structure that lies beside where the template has it
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ def _surround(
 ) -> Place:
     spacing = np.array(declared.spacing_mm)
     middle = (frame @ (*centre, 1))[:3]
-    room = np.round(ROOM_MM / spacing)
+    room = np.round(BOX_MARGIN_MM / spacing)
     voxels = np.round(size / spacing)
     half = (voxels / 2 + room) * spacing
     crop = cut_out(scan, frame, middle - half, middle + half, spacing)

@@ -28,7 +28,7 @@ from tomoseg.data.volume import Volume
 from tomoseg.label_app.datastore.annotation import Annotation, read_annotation
 from tomoseg.label_app.datastore.local_studies import with_names, write_annotation
 
-FRESH_S = 5.0  # so long a list of the archive's series is taken for what is there now
+LISTING_FRESH_S = 5.0  # so long a list of the archive's series is taken for what is there now
 
 
 class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
@@ -58,7 +58,7 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
 
     def list_images(self) -> list[str]:
         """Return the SeriesInstanceUIDs of the series to be labelled."""
-        if time.monotonic() - self._listed[0] > FRESH_S:
+        if time.monotonic() - self._listed[0] > LISTING_FRESH_S:
             found = [uid for one in self._filters for uid in self._search(one)]
             self._listed = time.monotonic(), list(dict.fromkeys(found))
         return self._listed[1]

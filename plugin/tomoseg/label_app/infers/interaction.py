@@ -24,7 +24,7 @@ from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import chosen, parse_infer_request
 from tomoseg.label_app.versions import Version
 
-KEPT = 2  # images, with their results and scores
+MAX_SCENES = 2  # images, with their results and scores
 SUFFIX = "_clicks"
 
 
@@ -95,7 +95,7 @@ class ClickTask(InferTask):  # type: ignore[misc]
         key = (source, found and found.st_mtime_ns, found and found.st_size, options, version.checkpoint)
         with self._one_changes:
             if key not in self._scenes:
-                while len(self._scenes) >= KEPT:
+                while len(self._scenes) >= MAX_SCENES:
                     self._scenes.popitem(last=False)
                 self._scenes[key] = look(self._model, source, options, version)
             self._scenes.move_to_end(key)

@@ -25,10 +25,10 @@ from tomoseg.label_app.trainers.training_cases import Annotated, TrainingCase, p
 from tomoseg.training.fine_tuning import Pair, Progress, Recipe, fine_tune
 from tomoseg.training.workflow import read_train_config
 
-EPOCHS = 30
-LEARNING_RATE_SCALE = 0.1
-STATS = "train_stats.json"
-SEED = 12345  # which cases are held out
+DEFAULT_EPOCHS = 30
+DEFAULT_LEARNING_RATE_SCALE = 0.1
+STATS_FILE = "train_stats.json"
+HELD_OUT_SEED = 12345  # which cases are held out
 
 
 class BundleTraining(TrainTask):  # type: ignore[misc]
@@ -47,15 +47,15 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
         super().__init__(f"Train {model.name} on the annotated images")
         read_train_config(model.bundle)
         self._model = model
-        self._stats_file = model.weights.folder / STATS
+        self._stats_file = model.weights.folder / STATS_FILE
 
     def config(self) -> dict[str, Any]:
         """Return the options in clients' panels."""
         return {
             "device": device_list(),
-            "max_epochs": EPOCHS,
+            "max_epochs": DEFAULT_EPOCHS,
             "pretrained": True,
-            "learning_rate_scale": LEARNING_RATE_SCALE,
+            "learning_rate_scale": DEFAULT_LEARNING_RATE_SCALE,
             "val_split": 0.0,
         }
 
@@ -78,8 +78,8 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
         if not 0 <= share < 1:
             raise UsageError(f"val_split: expected a share from 0 to below 1, got {share}")
         recipe = Recipe(
-            epochs=int(number(request, "max_epochs", EPOCHS) or 0),
-            learning_rate_scale=number(request, "learning_rate_scale", LEARNING_RATE_SCALE) or 0.0,
+            epochs=int(number(request, "max_epochs", DEFAULT_EPOCHS) or 0),
+            learning_rate_scale=number(request, "learning_rate_scale", DEFAULT_LEARNING_RATE_SCALE) or 0.0,
             device=name_to_device(chosen(request, "device")),
         )
         folder = self._model.weights.folder
@@ -145,7 +145,7 @@ def _split(cases: list[TrainingCase], share: float) -> tuple[list[TrainingCase],
     """Return cases to train on and cases held out, always the same of the same; no image is among both."""
     images = list(dict.fromkeys(case.image_id for case in cases))
     held = min(round(share * len(images)), len(images) - 1)
-    held_out = set(random.Random(SEED).sample(images, len(images))[:held])
+    held_out = set(random.Random(HELD_OUT_SEED).sample(images, len(images))[:held])
     return [case for case in cases if case.image_id not in held_out], [
         case for case in cases if case.image_id in held_out
     ]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tomoseg.core.version import __version__
 from tomoseg.report.environment import installed_packages
-from tomoseg.report.html.findings import NAMED, STATUSES, Column, Row, common_folder, make_columns, make_rows
+from tomoseg.report.html.findings import MAX_NAMED, STATUSES, Column, Row, common_folder, make_columns, make_rows
 from tomoseg.report.html.pictures import embed
 from tomoseg.report.html.shell import read_asset, write_html
-from tomoseg.report.html.table import WIDE, make_table, name_when_narrow, show_duration
+from tomoseg.report.html.table import MAX_LABEL_COLUMNS, make_table, name_when_narrow, show_duration
 from tomoseg.report.records import Report
 
 FILTERS = {
@@ -23,7 +23,7 @@ FILTERS = {
     "edge": "at the edge",
     "remark": "with remarks",
 }
-REASONS = 20  # that stand above the table
+MAX_REASONS = 20  # that stand above the table
 
 
 def write_page(report: Report, path: Path) -> None:
@@ -109,15 +109,15 @@ def _failures(rows: Sequence[Row]) -> str:
     parts = []
     for reason, places in groups.items():
         names = "".join(f"<dd>{place}</dd>" for place in places)
-        if len(places) > NAMED:
+        if len(places) > MAX_NAMED:
             listed = "".join(f"<li>{place}</li>" for place in places)
             names = f"<dd><details><summary>{len(places)} scans</summary><ul>{listed}</ul></details></dd>"
         parts.append(f"<dt>{escape(reason)}</dt>{names}")
-    rest = len(parts) - REASONS
+    rest = len(parts) - MAX_REASONS
     more = f"<p>The {_count(rest, 'other reason')} stand in the table.</p>" if rest > 0 else ""
     return (
         f"<section class=failures aria-labelledby=failures><h2 id=failures>{_count(len(rows), 'scan')} failed</h2>"
-        f"<dl>{''.join(parts[:REASONS])}</dl>{more}</section>"
+        f"<dl>{''.join(parts[:MAX_REASONS])}</dl>{more}</section>"
     )
 
 
@@ -131,7 +131,7 @@ def _filters(rows: Sequence[Row]) -> str:
 
 def _choice(columns: Sequence[Column]) -> str:
     """Return what chooses the label to show, where there is no room for all."""
-    if len(columns) <= WIDE:
+    if len(columns) <= MAX_LABEL_COLUMNS:
         return ""
     names = [f"{one.name} ({len(one.outliers)} unusual)" if one.outliers else one.name for one in columns]
     options = "".join(f"<option value={index}>{escape(name)}</option>" for index, name in enumerate(names))

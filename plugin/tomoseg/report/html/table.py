@@ -11,7 +11,7 @@ from urllib.parse import quote
 from tomoseg.report.html.findings import KINDS, STATUSES, Column, Row, explain_outlier
 from tomoseg.report.records import CaseReport
 
-WIDE = 12  # labels; more of them do not fit beside the rest
+MAX_LABEL_COLUMNS = 12  # labels; more of them do not fit beside the rest
 
 
 def make_table(rows: Sequence[Row], columns: Sequence[Column], pictures: Sequence[str], home: Path) -> str:
@@ -36,7 +36,7 @@ def make_table(rows: Sequence[Row], columns: Sequence[Column], pictures: Sequenc
     body = "\n".join(
         _row(row, columns, picture, illustrated, home) for row, picture in zip(rows, pictures, strict=True)
     )
-    kind = "wide" if len(columns) > WIDE else "all"
+    kind = "wide" if len(columns) > MAX_LABEL_COLUMNS else "all"
     return (
         f"<table class={kind}><caption>One row a scan, failures first; volumes in millilitres</caption>"
         f"<thead><tr>{''.join(heads)}</tr>{median}</thead>\n<tbody>{body}</tbody></table>"
