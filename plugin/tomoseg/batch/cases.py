@@ -12,7 +12,7 @@ from tomoseg.core.errors import UsageError
 from tomoseg.data.channels import further_files
 from tomoseg.data.discovery import Scan, find_scans
 from tomoseg.data.formats import OutputType, choose_output_type, names_output_file, strip_suffix
-from tomoseg.data.search import INDEX_NAME, is_dicom
+from tomoseg.data.scan_files import INDEX_NAME, is_dicom
 
 
 @dataclass(frozen=True)

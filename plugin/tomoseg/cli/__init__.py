@@ -18,10 +18,10 @@ from tomoseg.cli.export import export
 from tomoseg.cli.label import label_app, label_server
 from tomoseg.cli.plan import plan
 from tomoseg.cli.segment import segment
-from tomoseg.cli.terminal import complain
 from tomoseg.cli.train import train
 from tomoseg.cli.watch import watch
 from tomoseg.core.errors import TomosegError, one_line
+from tomoseg.core.notes import print_error
 from tomoseg.core.threads import stop_spinning
 from tomoseg.core.version import __version__
 
@@ -46,13 +46,13 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
         if status == INTERRUPTED_STATUS:
-            complain("interrupted; the scans that were finished are written")
+            print_error("interrupted; the scans that were finished are written")
         sys.exit(status)
     except TyperException as error:
-        complain(f"{error.format_message()} See `tomoseg --help` and `tomoseg COMMAND --help`.")
+        print_error(f"{error.format_message()} See `tomoseg --help` and `tomoseg COMMAND --help`.")
         sys.exit(2)
     except TomosegError as error:
-        complain(one_line(error, 2000))
+        print_error(one_line(error, 2000))
         sys.exit(2)
     except BrokenPipeError:  # `tomoseg info | head`
         sys.stderr.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +12,9 @@ from rich.table import Table
 
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import BundleOption, QuietOption, ThreadsOption
-from tomoseg.cli.terminal import complain, console
+from tomoseg.cli.terminal import console
 from tomoseg.core.errors import UsageError
+from tomoseg.core.notes import print_error, print_note
 
 if TYPE_CHECKING:
     from tomoseg.evaluation.case import CaseScores
@@ -89,15 +89,15 @@ def evaluate(
             count += 1
             status.update(f"{count} of {total} cases")
             if case.status == "failed":
-                complain(case.reason)
+                print_error(case.reason)
             for remark in case.remarks:
-                print(f"tomoseg: note: {case.prediction}: {remark}", file=sys.stderr, flush=True)
+                print_note(f"{case.prediction}: {remark}")
 
         found = compare(predictions, references, rules, only_predicted=only_predicted, threads=threads, on_case=told)
         status.update("writing")
         save_evaluation(found, output, images=images, worst=worst)
     for remark in found.remarks:
-        print(f"tomoseg: note: {remark}", file=sys.stderr, flush=True)
+        print_note(remark)
     if not quiet:
         _print_summary(found)
         print(f"{len(found.done)} of {len(found.cases)} cases; see {output / 'evaluation.html'}", flush=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from tomoseg.cli.terminal import complain, console, print_note, print_warning
+from tomoseg.cli.terminal import console
+from tomoseg.core.notes import print_error, print_note, print_warning
 from tomoseg.report.html.document import write_page
 from tomoseg.report.records import CaseReport, Report
 
@@ -19,7 +20,7 @@ STATUSES = {"done": "done", "skipped": "done by an earlier run", "failed": "fail
 def print_case(case: CaseReport, quiet: bool, place: str = "") -> None:
     """Print what came of a scan, with its place in the batch in front."""
     if case.status == "failed":
-        complain(f"{place}{case.reason}")
+        print_error(f"{place}{case.reason}")
         return
     for warning in case.warnings:
         print_warning(f"{case.input}: {warning}")

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from tomoseg.bundle.options import parse_size
 from tomoseg.cli.arguments import QuietOption
-from tomoseg.cli.terminal import complain, console
+from tomoseg.cli.terminal import console
 from tomoseg.core.errors import DatasetError
+from tomoseg.core.notes import print_error
 
 GPU = "nvidia-smi"  # what tells of a GPU without torch, which takes seconds to import
 
@@ -60,7 +61,7 @@ def plan(
             )  # fmt: skip
     except DatasetError as error:
         for problem in error.problems:
-            complain(problem)
+            print_error(problem)
         raise typer.Exit(1) from None
     if quiet:
         return

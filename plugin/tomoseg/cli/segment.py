@@ -14,8 +14,8 @@ from tomoseg.cli.arguments import BundleOption, OutputTypeOption, PreviewOption,
 from tomoseg.cli.loading import import_engine, load_segmenter, refuse_no_bundle
 from tomoseg.cli.outcome import print_case, print_summary, save_reports
 from tomoseg.cli.progress import BatchProgress
-from tomoseg.cli.terminal import complain, print_note
 from tomoseg.core.errors import OutputError, UsageError, one_line
+from tomoseg.core.notes import print_error, print_note
 from tomoseg.data.formats import names_output_file
 from tomoseg.report.records import CaseReport
 
@@ -107,7 +107,7 @@ def segment(
                 result.save_statistics(output.parent / "statistics.csv")
     except OutputError as error:  # the label maps that could be written are good
         unsaved = error
-        complain(one_line(error))
+        print_error(one_line(error))
     if interruption is not None:
         raise interruption
     if not quiet and len(result.cases) > 1:

@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import QuietOption, ThreadsOption
-from tomoseg.cli.terminal import complain, print_note, print_warning
 from tomoseg.core.errors import DatasetError, MemoryLimitError, OutputError, TrainingError, one_line
+from tomoseg.core.notes import print_error, print_note, print_warning
 
 
 def train(
@@ -114,13 +114,13 @@ def train(
         installed = install(trained.weights, chosen, overwrite)
     except DatasetError as error:
         for problem in error.problems:
-            complain(problem)
+            print_error(problem)
         raise typer.Exit(1) from None
     except (TrainingError, OutputError, MemoryLimitError) as error:
-        complain(one_line(error, 2000))
+        print_error(one_line(error, 2000))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        complain(f"interrupted; what was trained is in {folder}, go on with --resume")
+        print_error(f"interrupted; what was trained is in {folder}, go on with --resume")
         raise SystemExit(130) from None  # past what is told of scans
     if quiet:
         return

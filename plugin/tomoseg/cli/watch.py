@@ -13,8 +13,8 @@ from tomoseg.cli.arguments import BundleOption, OutputTypeOption, PreviewOption,
 from tomoseg.cli.loading import load_segmenter, refuse_no_bundle
 from tomoseg.cli.outcome import print_case, save_reports
 from tomoseg.cli.progress import BatchProgress
-from tomoseg.cli.terminal import complain
 from tomoseg.core.errors import OutputError, UsageError, one_line
+from tomoseg.core.notes import print_error
 from tomoseg.data.formats import choose_output_type, names_output_file
 from tomoseg.report.records import CaseReport, Report
 
@@ -84,4 +84,4 @@ def _save(report: Report, folder: Path) -> None:
     try:
         save_reports(report, folder, latest=MAX_SCANS_ON_PAGE)
     except OutputError as error:  # there may be room again when the next scans come
-        complain(one_line(error))
+        print_error(one_line(error))

@@ -19,8 +19,8 @@ from tomoseg.data.geometry import Grid
 from tomoseg.data.itk_image import READERS, affine_of, open_itk, read_itk, remarks_of
 from tomoseg.data.nifti import from_nibabel, load_nifti
 from tomoseg.data.read import read_volume
-from tomoseg.data.search import is_dicom
-from tomoseg.data.volume import by, make_volume
+from tomoseg.data.scan_files import is_dicom
+from tomoseg.data.volume import LPS_TO_RAS, by, make_volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -116,7 +116,7 @@ def _read_itk(path: Path) -> Header:
     with open_itk(path) as (reader, fields):
         size, kind = reader.GetSize(), ITK_TYPE.fullmatch(sitk.GetPixelIDValueAsString(reader.GetPixelID()))
         if len(size) == 3 and min(size) > 1 and reader.GetNumberOfComponents() == 1 and kind is not None:
-            volume = make_volume(np.broadcast_to(np.float32(0), size), affine_of(reader), str(path))
+            volume = make_volume(np.broadcast_to(np.float32(0), size), LPS_TO_RAS @ affine_of(reader), str(path))
             dtype = f"{'u' * bool(kind[2])}{kind[3].replace('integer', 'int')}{kind[1]}"
             return Header(path, form, dtype, volume.grid, remarks_of(path, fields))
     volume = read_itk(path)  # of another dimension: the reader knows what to say
@@ -131,9 +131,9 @@ def _read_dicom(path: Path, series: str | None) -> list[Header]:
 
 
 def _read_series(headers: Sequence[Dataset], path: Path) -> Header:
-    from tomoseg.data.dicom.series import arrange_series, summarise
+    from tomoseg.data.dicom.series import arrange_series, summarise_series
 
-    series = summarise(headers)
+    series = summarise_series(headers)
     try:
         ordered, grid, remarks = arrange_series(headers, path)
     except VolumeError as error:

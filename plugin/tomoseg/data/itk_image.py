@@ -102,9 +102,9 @@ def segment_names(path: Path) -> dict[int, str]:
     fields = _read_fields(path)
     names = {}
     for field, text in fields.items():
-        name, value = fields.get(field.replace("_labelvalue", "_name")), text.lstrip("=")  # written as KEY:=VALUE
+        name, value = fields.get(field.replace("_labelvalue", "_name")), text.removeprefix("=")  # written KEY:=VALUE
         if re.fullmatch(r"segment\d+_labelvalue", field) and value.isdecimal() and name is not None:
-            names[int(value)] = name.lstrip("=")
+            names[int(value)] = name.removeprefix("=").encode(errors="surrogateescape").decode(errors="replace")
     return names
 
 
@@ -126,15 +126,15 @@ def from_itk(image: sitk.Image, name: str) -> Volume:
     if "complex" in image.GetPixelIDTypeAsString():
         raise VolumeError(f"{name}: expected one real value a voxel, got complex ones; convert it to grey values first")
     # SimpleITK's arrays are (K, J, I)
-    return make_volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine_of(image), name)
+    return make_volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), LPS_TO_RAS @ affine_of(image), name)
 
 
 def affine_of(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:
-    """Return the 4×4 matrix from voxel indices to RAS+ mm of a 3D image, or of one whose header was read."""
+    """Return the 4×4 matrix from voxel indices to mm of a 3D image, or of one whose header was read, LPS in files."""
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return LPS_TO_RAS @ affine  # SimpleITK's coordinates are LPS mm
+    return affine
 
 
 def _read_fields(path: Path) -> dict[str, str]:

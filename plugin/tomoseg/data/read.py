@@ -15,7 +15,7 @@ from tomoseg.data.channels import channels_of, expectation, join, read_4d, split
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.itk_image import from_itk, read_itk
 from tomoseg.data.nifti import from_nibabel, read_nifti
-from tomoseg.data.search import is_dicom
+from tomoseg.data.scan_files import is_dicom
 from tomoseg.data.volume import Volume, refuse_non_finite
 
 if TYPE_CHECKING:
@@ -49,14 +49,34 @@ def read_volume(
             values; or its slices make no regular grid; or it has other channels, or channels on several grids.
     """
     if isinstance(source, list | tuple):
-        parts = [read_volume(part, series, allow_non_finite=allow_non_finite) for part in source]
+        parts = [_read_one(part, series, allow_non_finite) for part in source]
         if len(parts) != channels:
             raise VolumeError(f"{_name(source[0]) if source else 'scan'}: {expectation(channels)}, got {len(parts)}")
         return join(parts, parts[0].source)
     if channels > 1:
-        return _of_several(source, channels, allow_non_finite)
+        return _checked(_read_channels(source, channels), allow_non_finite)
+    return _read_one(source, series, allow_non_finite)
+
+
+def _read_channels(source: Image, channels: int) -> Volume:
+    """Read one file or image that holds all channels of a scan."""
+    if isinstance(source, nib.spatialimages.SpatialImage):
+        return split_4d(source, channels, _name(source))
     if isinstance(source, str | os.PathLike):
-        return _from_path(Path(source), series, allow_non_finite)
+        path = Path(source)
+        try:
+            if channels_of(path) is not None:
+                return read_4d(path, channels)
+        except OSError as error:
+            raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
+    _read_one(source, None, allow_non_finite=True)  # knows what is wrong with it
+    raise VolumeError(f"{_name(source)}: {expectation(channels)}, got one")
+
+
+def _read_one(source: Image, series: str | None, allow_non_finite: bool) -> Volume:
+    """Read one file, image or DICOM series of one channel."""
+    if isinstance(source, str | os.PathLike):
+        return _checked(_read_path(Path(source), series), allow_non_finite)
     if isinstance(source, nib.spatialimages.SpatialImage):
         return _checked(from_nibabel(source, _name(source)), allow_non_finite)
     if type(source).__module__.startswith("SimpleITK"):
@@ -66,26 +86,11 @@ def read_volume(
     )
 
 
-def _of_several(source: Image, channels: int, allow_non_finite: bool) -> Volume:
-    """Return the volume of one source that holds all channels."""
-    if isinstance(source, nib.spatialimages.SpatialImage):
-        return _checked(split_4d(source, channels, _name(source)), allow_non_finite)
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        try:
-            if channels_of(path) is not None:
-                return _checked(read_4d(path, channels), allow_non_finite)
-        except OSError as error:
-            raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
-    read_volume(source, allow_non_finite=True)  # knows what is wrong with it
-    raise VolumeError(f"{_name(source)}: {expectation(channels)}, got one")
-
-
 def _name(source: Image) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else "image in memory"
 
 
-def _from_path(path: Path, series: str | None, allow_non_finite: bool) -> Volume:
+def _read_path(path: Path, series: str | None) -> Volume:
     try:
         found = path.stat()
     except FileNotFoundError as error:
@@ -93,27 +98,18 @@ def _from_path(path: Path, series: str | None, allow_non_finite: bool) -> Volume
     except OSError as error:
         raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
     try:
-        if stat.S_ISDIR(found.st_mode):
-            volume = _read_dicom(path, series)
-        elif not stat.S_ISREG(found.st_mode):  # a pipe would wait for ever
-            raise VolumeError(f"{path}: expected {EXPECTED}, got something that is neither file nor folder")
-        elif found.st_size == 0:
-            raise VolumeError(f"{path}: the file is empty; expected {EXPECTED}")
-        elif is_dicom(path):
-            volume = _read_dicom(path, series)
-        elif has_suffix(path.name, ITK_SUFFIXES):
-            volume = read_itk(path)
-        else:
-            volume = read_nifti(path)
+        if not stat.S_ISDIR(found.st_mode):
+            if not stat.S_ISREG(found.st_mode):  # a pipe would wait for ever
+                raise VolumeError(f"{path}: expected {EXPECTED}, got something that is neither file nor folder")
+            if found.st_size == 0:
+                raise VolumeError(f"{path}: the file is empty; expected {EXPECTED}")
+            if not is_dicom(path):
+                return read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else read_nifti(path)
+        from tomoseg.data.dicom.series import read_dicom  # pydicom takes 0.2 s, and many have no DICOM
+
+        return read_dicom(path, series)
     except OSError as error:
         raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
-    return _checked(volume, allow_non_finite)
-
-
-def _read_dicom(path: Path, series: str | None) -> Volume:
-    from tomoseg.data.dicom.series import read_dicom  # pydicom takes 0.2 s, and not everybody has DICOM
-
-    return read_dicom(path, series)
 
 
 def _checked(volume: Volume, allow_non_finite: bool) -> Volume:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tomoseg.core.errors import TomosegError, one_line
-from tomoseg.data.geometry import Grid
+from tomoseg.data.geometry import Box, Grid
 from tomoseg.evaluation.label_map import read_prediction, read_reference
 from tomoseg.evaluation.overlap import Overlap, count_overlap
 from tomoseg.evaluation.pairing import Match
@@ -22,7 +22,6 @@ from tomoseg.evaluation.protocol import Protocol
 from tomoseg.evaluation.surface import SurfaceScores, score_surfaces
 
 Labels = NDArray[np.unsignedinteger[Any]]
-Box = tuple[slice, slice, slice]
 NO_SURFACE_SCORES = SurfaceScores(math.nan, math.nan, math.nan)
 MAX_VALUES = 10  # values in a remark
 

@@ -13,7 +13,7 @@ from tomoseg.data.channels import FIRST_CHANNEL
 from tomoseg.data.datasets import DESCRIPTION, FOLDERS, LABEL_ENDINGS, Dataset, described_labels, read_dataset
 from tomoseg.data.dicom.seg_reader import is_segmentation
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix, strip_suffix
-from tomoseg.data.search import visible_files
+from tomoseg.data.scan_files import visible_files
 
 # of names that `tomoseg segment` gives: `_labelmap.dcm` beside those of datasets
 LABEL_MAP_ENDINGS = (*LABEL_ENDINGS, "_labelmap")

@@ -18,7 +18,7 @@ from tomoseg.data.formats import strip_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Label, default_colour
 from tomoseg.data.read import read_volume
-from tomoseg.data.search import find_volumes
+from tomoseg.data.scan_files import find_volumes
 from tomoseg.evaluation.case import CaseScores, LabelScores
 from tomoseg.evaluation.label_map import read_prediction, read_reference
 from tomoseg.evaluation.results import Evaluation

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 from platformdirs import user_data_path
 
 from tomoseg.core.errors import MissingPackageError, UsageError, one_line
+from tomoseg.core.notes import print_warning
 from tomoseg.core.threads import choose_threads
 from tomoseg.label_app.folder import AppFolder
 
@@ -50,7 +50,7 @@ def serve(
     _check_port(host, port)
     os.environ.setdefault("MONAI_LABEL_TRACKING_ENABLED", "false")
     if warning := exposure(host):
-        print(f"tomoseg: warning: {warning}", file=sys.stderr, flush=True)
+        print_warning(warning)
     print(
         f"MONAI Label at http://{host}:{port} with {', '.join(one.name for one in served)}; stop with Ctrl-C",
         flush=True,

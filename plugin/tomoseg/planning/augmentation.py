@@ -35,7 +35,7 @@ def labelled_augmentation(plan: Plan) -> list[Json]:
                 "warn": False,
             }
         )
-    steps += [*negatives.cut_out(plan), *_cut_off(plan), *turned(plan, KEYS), *valued(plan, image)]
+    steps += [*negatives.crop_negatives(plan), *_cut_off(plan), *turned(plan, KEYS), *valued(plan, image)]
     chosen = {"_target_": "SelectItemsd", "keys": KEYS}  # cases may differ in what else they have
     return [*steps, chosen, _tensors(KEYS)]
 

@@ -16,10 +16,11 @@ from tomoseg.core.files import staging_folder
 from tomoseg.core.version import __version__
 from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset
 from tomoseg.data.inspection.fitness import require_trainable, trainable_labels
+from tomoseg.data.inspection.scan import OnScan
 from tomoseg.data.labels import find_ignored, plain_name
 from tomoseg.data.read import read_volume
 from tomoseg.planning.card import LICENSE, LOGGING, data_license, write_card
-from tomoseg.planning.fingerprint import Fingerprint, OnScan, take_fingerprint
+from tomoseg.planning.fingerprint import Fingerprint, take_fingerprint
 from tomoseg.planning.imbalance import DEFAULT_IMBALANCE, Imbalance
 from tomoseg.planning.inference_config import evaluate_config, inference_config, multi_gpu_evaluate_config
 from tomoseg.planning.layout import find_layout

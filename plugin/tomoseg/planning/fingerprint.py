@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from tomoseg.data.datasets import UNNAMED_CHANNELS, Dataset, Pair
 from tomoseg.data.geometry import Grid
+from tomoseg.data.inspection.scan import OnScan
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 
@@ -28,8 +28,6 @@ INTENSITY_PERCENTILES = (0.5, 99.5)  # nnU-Net's limits of CT intensities
 USUAL_VOLUME_PERCENTILES = (5, 95)  # percentiles of the volumes of a label
 MIN_LABELS_FOR_RANGE = 5  # whole labels, from which a range of volumes is told
 MAX_ABSENT_SHARE = 0.05  # of the cases in which a label would have been drawn; beyond that its absence is nothing odd
-
-OnScan = Callable[[Path], None]
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def sampler() -> str:
     )
 
 
-def cut_out(plan: Plan) -> list[Any]:
+def crop_negatives(plan: Plan) -> list[Any]:
     """Return what takes a part of a negative, where the cases themselves are no larger than a crop."""
     if plan.cut:
         return []

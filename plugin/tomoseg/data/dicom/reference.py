@@ -19,6 +19,7 @@ from pydicom.config import disable_value_validation
 from pydicom.uid import generate_uid
 
 from tomoseg.core.errors import OutputError, VolumeError, one_line
+from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.volume import DicomSeries, by
 
@@ -120,13 +121,14 @@ def read_source(series: DicomSeries) -> Source:
     Raises:
         VolumeError: a file is gone, or no longer what it was.
     """
-    headers: dict[Path, Dataset] = {}
+    files: dict[Path, tuple[Dataset, list[FrameGroups]]] = {}
     planes: list[_Plane] = []
     for frame in series.frames:
         try:
-            if frame.path not in headers:
-                headers[frame.path] = _read_header(frame.path)
-            planes.append(_plane(headers[frame.path], frame.number))
+            if frame.path not in files:
+                header = _read_header(frame.path)
+                files[frame.path] = header, read_functional_groups(header)
+            planes.append(_plane(*files[frame.path], frame.number))
         except Exception as error:  # whatever a file that has changed does to pydicom
             raise VolumeError(
                 f"{frame.path}: its header can no longer be read, as it could with the scan: {one_line(error)}"
@@ -134,7 +136,7 @@ def read_source(series: DicomSeries) -> Source:
     first, last = planes[0], planes[-1]
     normal = np.cross(first.orientation[:3], first.orientation[3:])
     gap = float(abs((last.position - first.position) @ normal) / np.linalg.norm(normal)) / max(len(planes) - 1, 1)
-    header = headers[series.frames[0].path]
+    header, _ = files[series.frames[0].path]
     return Source(
         header=header,
         study=str(header.get("StudyInstanceUID") or _derived("study", series.uid)),
@@ -193,30 +195,17 @@ def _read_header(path: Path) -> Dataset:
     return header
 
 
-def _plane(header: Dataset, number: int) -> _Plane:
+def _plane(header: Dataset, groups: Sequence[FrameGroups], number: int) -> _Plane:
     """Return the slice that a frame is, counted from 1 on."""
-    place = orientation = measures = header
-    frame = None
-    if "PerFrameFunctionalGroupsSequence" in header:
-        frame = number
-        own, shared = header.PerFrameFunctionalGroupsSequence[number - 1], header.get("SharedFunctionalGroupsSequence")
-        groups = [own, *(shared or ())]
-        place = _group(groups, "PlanePositionSequence")
-        orientation = _group(groups, "PlaneOrientationSequence")
-        measures = _group(groups, "PixelMeasuresSequence")
-    rows, columns = (float(part) for part in measures.PixelSpacing)
+    group = groups[number - 1] if groups else FrameGroups.of_single_frame(header)
+    rows, columns = (float(part) for part in group.measures.PixelSpacing)
     return _Plane(
-        reference=Reference(str(header.SOPClassUID), str(header.SOPInstanceUID), frame),
-        position=np.array(place.ImagePositionPatient, np.float64),
-        orientation=np.array(orientation.ImageOrientationPatient, np.float64),
+        reference=Reference(str(header.SOPClassUID), str(header.SOPInstanceUID), number if groups else None),
+        position=np.array(group.position.ImagePositionPatient, np.float64),
+        orientation=np.array(group.orientation.ImageOrientationPatient, np.float64),
         spacing=(rows, columns),
-        thickness=float(measures.get("SliceThickness") or 0),
+        thickness=float(group.measures.get("SliceThickness") or 0),
     )
-
-
-def _group(groups: Sequence[Dataset], keyword: str) -> Dataset:
-    found: Dataset = next(group[keyword].value[0] for group in groups if group.get(keyword))
-    return found
 
 
 def _derived(kind: str, series: str) -> str:

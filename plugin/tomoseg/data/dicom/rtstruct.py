@@ -34,7 +34,7 @@ from tomoseg.data.dicom.reference import (
 from tomoseg.data.dicom.slices import MAX_DEVIATION
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Code, Label
-from tomoseg.data.segments import Segment, cut_out, find_segments
+from tomoseg.data.segments import Segment, find_segments, mask_of
 from tomoseg.data.volume import LPS_TO_RAS, DicomSeries
 
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # retired, and still what everybody writes for a study
@@ -169,7 +169,7 @@ def _outline(
     if segment.box is None:
         return item
     corner = [part.start for part in segment.box]
-    mask = np.ascontiguousarray(cut_out(labels, segment.label.value, segment.box).transpose(2, 0, 1))
+    mask = np.ascontiguousarray(mask_of(labels, segment.label.value, segment.box).transpose(2, 0, 1))
     contours = []
     for k, plane in enumerate(mask, start=corner[2]):
         if not plane.any():

@@ -14,10 +14,11 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from tomoseg.core.errors import VolumeError, one_line, shorten
 from tomoseg.core.quiet import quiet
+from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.dicom.pixels import read_pixels
 from tomoseg.data.dicom.slices import Slice, arrange
 from tomoseg.data.geometry import Grid
-from tomoseg.data.search import dicom_files
+from tomoseg.data.scan_files import dicom_files
 from tomoseg.data.volume import MAX_COORDINATE_MM, DicomFrame, DicomSeries, Volume, make_volume
 
 # https://dicom.nema.org/medical/dicom/current/output/chtml/part04/sect_B.5.html
@@ -175,7 +176,7 @@ def _choose(groups: dict[str, list[Dataset]], path: Path, series: str | None) ->
         raise VolumeError(f"{path}: expected a CT or MR series, got {', '.join(kinds) or 'no DICOM file'}")
     if series is not None and series in volumes:
         return volumes[series]
-    listed = "; ".join(str(summarise(headers)) for headers in list(volumes.values())[:MAX_SERIES_IN_ERROR])
+    listed = "; ".join(str(summarise_series(headers)) for headers in list(volumes.values())[:MAX_SERIES_IN_ERROR])
     more = f"; and {len(volumes) - MAX_SERIES_IN_ERROR} more" if len(volumes) > MAX_SERIES_IN_ERROR else ""
     if series is not None:
         raise VolumeError(f"{path}: no series {series} in there, but {listed}{more}")
@@ -196,7 +197,7 @@ def _frames(header: Dataset) -> int:
     return int(header.get("NumberOfFrames") or 1) if str(header.SOPClassUID) in MULTI_FRAME else 1
 
 
-def summarise(headers: Sequence[Dataset]) -> SeriesSummary:
+def summarise_series(headers: Sequence[Dataset]) -> SeriesSummary:
     """Return what tells a series from others."""
     first = headers[0]
     return SeriesSummary(
@@ -262,47 +263,31 @@ def _slices_of(header: Dataset) -> Iterator[Slice]:
     if str(header.SOPClassUID) in SINGLE_FRAME:
         if int(header.get("NumberOfFrames") or 1) > 1:
             raise _MissingError(f"expected a single frame in this kind of image, got {header.NumberOfFrames}")
-        yield _slice(header, header, header, header, DicomFrame(path), traits, header)
-        return
-    shared = _first(header, "SharedFunctionalGroupsSequence") or Dataset()
-    groups = header.get("PerFrameFunctionalGroupsSequence") or ()
-    if len(groups) != _frames(header):
-        raise _MissingError(f"expected {_frames(header)} frames to be described, got {len(groups)}")
+        groups = [FrameGroups.of_single_frame(header)]
+    else:
+        groups = read_functional_groups(header)
+        if len(groups) != _frames(header):
+            raise _MissingError(f"expected {_frames(header)} frames to be described, got {len(groups)}")
     for number, group in enumerate(groups, 1):
-        plane, orientation, measures, values, content = (
-            _first(group, keyword) or _first(shared, keyword) or header
-            for keyword in (
-                "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
-                "PixelValueTransformationSequence", "FrameContentSequence",
-            )
-        )  # fmt: skip
-        told = {"DimensionIndexValues": str(content.get("DimensionIndexValues", "")), **traits}
-        yield _slice(plane, orientation, measures, values, DicomFrame(path, number), told, header)
+        told = {"DimensionIndexValues": str(group.content.get("DimensionIndexValues", "")), **traits}
+        yield _slice(header, group, DicomFrame(path, number), told)
 
 
-def _slice(
-    plane: Dataset,
-    orientation: Dataset,
-    measures: Dataset,
-    values: Dataset,
-    frame: DicomFrame,
-    traits: dict[str, str],
-    header: Dataset,
-) -> Slice:
-    cosines = _numbers(orientation, "ImageOrientationPatient", 6).reshape(2, 3)
+def _slice(header: Dataset, group: FrameGroups, frame: DicomFrame, traits: dict[str, str]) -> Slice:
+    cosines = _numbers(group.orientation, "ImageOrientationPatient", 6).reshape(2, 3)
     lengths = np.linalg.norm(cosines, axis=1)
     row, column = cosines / np.where(lengths > 0, lengths, 1)[:, None]
     if np.abs(lengths - 1).max() > 0.01 or abs(row @ column) > 1e-3:
         told = f"expected two unit vectors at right angles, got {cosines.ravel()}"
         raise _MissingError(f"ImageOrientationPatient: {told}")
-    position = _numbers(plane, "ImagePositionPatient", 3)
+    position = _numbers(group.position, "ImagePositionPatient", 3)
     if np.abs(position).max() > MAX_COORDINATE_MM:
         raise _MissingError(f"ImagePositionPatient: expected a place in mm, got {position}")
-    spacing = _numbers(measures, "PixelSpacing", 2)
+    spacing = _numbers(group.measures, "PixelSpacing", 2)
     if spacing.min() <= 0 or spacing.max() > MAX_COORDINATE_MM:
         raise _MissingError(f"PixelSpacing: expected two lengths in mm, got {spacing}")
     slope, intercept = (
-        float(_numbers(values, keyword, 1)[0]) if values.get(keyword) is not None else default
+        float(_numbers(group.values, keyword, 1)[0]) if group.values.get(keyword) is not None else default
         for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
     )
     if slope == 0:
@@ -326,8 +311,3 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> Any:
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         raise _MissingError(f"{keyword}: expected {count} numbers, got {'nothing' if value is None else value}")
     return numbers
-
-
-def _first(dataset: Dataset, keyword: str) -> Dataset | None:
-    sequence = dataset.get(keyword)
-    return sequence[0] if sequence else None

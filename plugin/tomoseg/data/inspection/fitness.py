@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.data.datasets import LABEL_ENDINGS, Dataset
 from tomoseg.data.formats import NIFTI_SUFFIXES
 from tomoseg.data.inspection.dataset import inspect_dataset
-from tomoseg.data.inspection.scan import Inspector
+from tomoseg.data.inspection.scan import Inspector, OnScan
 from tomoseg.data.inspection.survey import Survey
 from tomoseg.data.inspection.tables import list_problems
 from tomoseg.data.labels import is_ignored
@@ -23,9 +22,7 @@ def trainable_labels(dataset: Dataset) -> dict[int, str]:
     return {value: name for value, name in dataset.label_names.items() if not is_ignored(name)}
 
 
-def require_trainable(
-    dataset: Dataset, *, voxels: bool = True, on_scan: Callable[[Path], None] | None = None
-) -> Dataset:
+def require_trainable(dataset: Dataset, *, voxels: bool = True, on_scan: OnScan | None = None) -> Dataset:
     """Return the dataset with a name for each label, once nothing in it has to be mended before a training.
 
     Args:
@@ -61,7 +58,7 @@ def require_trainable(
 
 
 def require_negatives(
-    folder: Path, modality: str | None, channels: int = 1, *, on_scan: Callable[[Path], None] | None = None
+    folder: Path, modality: str | None, channels: int = 1, *, on_scan: OnScan | None = None
 ) -> tuple[Path, ...]:
     """Return the NIfTI scans of a folder that are to be learnt as holding no label, once nothing has to be mended.
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from tomoseg.core.errors import TomosegError, one_line
 from tomoseg.data.geometry import Grid
 from tomoseg.data.header import Header, read_headers
-from tomoseg.data.inspection.voxels import VoxelSummary, doubt_values, summarise
+from tomoseg.data.inspection.voxels import VoxelSummary, count_voxels, doubt_values
 from tomoseg.data.volume import by
 
 Role = Literal["scan", "image", "label"]
@@ -160,7 +160,7 @@ class Inspector:
             return found
         most = {"image": 0, "label": MAX_LABEL_VALUES, "scan": MAX_LIKELY_LABELS if "int" in header.dtype else 0}[role]
         spacing = header.grid.spacing
-        summaries = _guarded(header.path, lambda: [summarise(part, spacing, most) for part in header.read_voxels()])
+        summaries = _guarded(header.path, lambda: [count_voxels(part, spacing, most) for part in header.read_voxels()])
         if isinstance(summaries, str):
             return replace(found, readable=False, problems=(summaries,))
         voxels = summaries[0]

@@ -49,7 +49,7 @@ class VoxelSummary:
         return self.minimum == self.maximum
 
 
-def summarise(array: NDArray[np.float32], spacing: tuple[float, float, float], most_values: int = 0) -> VoxelSummary:
+def count_voxels(array: NDArray[np.float32], spacing: tuple[float, float, float], most_values: int = 0) -> VoxelSummary:
     """Count what is in a volume, slice by slice, so that no copy of it is made.
 
     Args:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tomoseg.inference.localisation.raster import affine_of, resampled_to, to_array, to_itk
+from tomoseg.data.itk_image import affine_of
+from tomoseg.inference.localisation.raster import resampled_to, to_array, to_itk
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

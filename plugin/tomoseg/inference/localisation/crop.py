@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.data.geometry import Grid
+from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.volume import Volume
 from tomoseg.inference.localisation.raster import Matrix, canonical, rotation_of, to_array, to_itk, to_transform
 
 FINER_SPACING_SHARE = 0.75  # of the crop's spacing: to what voxels less than half as large are averaged
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
-Box = tuple[slice, slice, slice]  # of voxels (I, J, K)
 
 
 @dataclass(frozen=True, eq=False)

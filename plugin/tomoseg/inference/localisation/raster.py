@@ -42,14 +42,6 @@ def to_array(image: sitk.Image) -> NDArray[Any]:
     return np.asarray(sitk.GetArrayFromImage(image).transpose(2, 1, 0))
 
 
-def affine_of(image: sitk.Image) -> Matrix:
-    """Return the 4×4 matrix from an image's indices to mm."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return affine
-
-
 def canonical(array: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], Matrix]:
     """Return a view whose axes point as nearly as they can to the right, the front and the head, and its affine.
 

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.data.geometry import Grid
+from tomoseg.data.itk_image import affine_of
 from tomoseg.inference.localisation.brightness import FINEST_MM, flattened, stripped
-from tomoseg.inference.localisation.raster import Matrix, affine_of, canonical, resampled_to, shrunk, to_array, to_itk
+from tomoseg.inference.localisation.raster import Matrix, canonical, resampled_to, shrunk, to_array, to_itk
 from tomoseg.inference.localisation.search import SPACING_MM, find_starts
 from tomoseg.inference.localisation.template import CENTRE_MM, Template
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import MissingPackageError, UsageError
-from tomoseg.inference.localisation.raster import affine_of, resampled_to, shrunk, to_array, to_itk
+from tomoseg.data.itk_image import affine_of
+from tomoseg.inference.localisation.raster import resampled_to, shrunk, to_array, to_itk
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tomoseg.core.errors import MissingPackageError, UsageError
-from tomoseg.data.geometry import Grid
+from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.volume import by
 
 # chosen on 12 hippocampus crops, on which the mean Dice rose from 0.9260 to 0.9269 with one click and 0.9289 with five
-WIDTH_MM = 4.0  # geodesic; a click counts half as much at 1.2 times, and nothing beyond REACH times
+WIDTH_MM = 4.0  # geodesic; a click counts half as much at 1.2 times, and nothing beyond `REACH_WIDTHS` times
 REACH_WIDTHS = 2.0
 STEEPNESS = 1.0  # how much longer a way becomes by a step in the image of one standard deviation a mm
 MARGIN_NATS = 0.5  # nats by which the label that was clicked wins there
 SMOOTHING_MM = 0.7  # of the image, before its steps are measured
 
 Voxel = tuple[int, int, int]
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)

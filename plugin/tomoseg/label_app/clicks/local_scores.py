@@ -10,8 +10,7 @@ from monai.inferers import SlidingWindowInferer
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tomoseg.data.geometry import Grid
-from tomoseg.label_app.clicks.correction import Box
+from tomoseg.data.geometry import Box, Grid
 
 
 class LocalScores:

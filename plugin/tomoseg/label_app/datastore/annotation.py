@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,11 @@ from numpy.typing import NDArray
 from tomoseg.core.errors import UsageError, VolumeError
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
+from tomoseg.data.itk_image import segment_names
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 
 RAW_SUFFIX = ".bin"  # OHIF's: one byte a voxel, first axis fastest
-SEGMENT = re.compile(rb"^(Segment\d+)_(Name|LabelValue|Layer):=(.*?)\r?$", re.MULTILINE)
-HEADER_BYTES = 1 << 20
 NOT_DRAWN = {"background", "foreground_scribbles", "background_scribbles"}  # segments that clients use as tools
 TOLERANCE = 0.01  # of a voxel
 
@@ -56,7 +54,7 @@ def read_annotation(path: Path, image: Volume, label_info: Sequence[Mapping[str,
         volume = read_volume(path)
         labels = _on_grid(volume, image.grid, path)
         if has_suffix(path.name, (".nrrd",)):
-            names = _segment_names(path)
+            names = segment_names(path)
     found = [int(value) for value in np.unique(labels) if value]
     names = names or _named(label_info or (), found, path)
     missing = [value for value in found if names and value not in names]
@@ -89,20 +87,6 @@ def _on_grid(volume: Volume, grid: Grid, path: Path) -> NDArray[np.uint16]:
     labels = np.zeros(grid.shape, np.uint16)
     labels[tuple(slice(a, b) for a, b in zip(shift, end, strict=True))] = values.astype(np.uint16)
     return labels
-
-
-def _segment_names(path: Path) -> dict[int, str]:
-    """Return the names in the header of a segmentation of 3D Slicer."""
-    with path.open("rb") as file:
-        header = file.read(HEADER_BYTES).partition(b"\n\n")[0]
-    fields: dict[bytes, dict[bytes, str]] = {}
-    for segment, key, value in SEGMENT.findall(header):
-        fields.setdefault(segment, {})[key] = value.decode(errors="replace")
-    return {
-        int(entry[b"LabelValue"]): entry[b"Name"]
-        for entry in fields.values()
-        if entry.get(b"LabelValue", "").isdigit() and b"Name" in entry
-    }
 
 
 def _named(label_info: Sequence[Mapping[str, Any]], found: Sequence[int], path: Path) -> dict[int, str]:

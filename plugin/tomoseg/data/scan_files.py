@@ -1,4 +1,4 @@
-"""The scans below a folder."""
+"""Files below a folder that may hold scans, told by their names and first bytes; none is read."""
 
 from __future__ import annotations
 
