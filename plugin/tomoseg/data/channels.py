@@ -77,24 +77,11 @@ def channels_of(path: Path) -> int | None:
     return _along_last(load_nifti(path))
 
 
-def read_4d(path: Path, channels: int) -> Volume:
-    """Read a NIfTI file whose last axis is that of the channels.
-
-    Args:
-        path: the file.
-        channels: how many are expected.
-
-    Raises:
-        VolumeError: it is damaged, or has another number of channels.
-    """
-    return split_4d(load_nifti(path), channels, str(path))
-
-
 def split_4d(image: nib.spatialimages.SpatialImage, channels: int, name: str) -> Volume:
     """Return the volume of a nibabel image (I, J, K, channel), or (I, J, K, 1, channel) as ITK writes vectors.
 
     Raises:
-        VolumeError: as for `read_4d`.
+        VolumeError: it is damaged, or has another number of channels.
     """
     got = _along_last(image)
     if got != channels:

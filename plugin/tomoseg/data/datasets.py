@@ -19,15 +19,8 @@ FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))  # of the Decathlon a
 TEST_FOLDER = "imagesTs"
 PARTS = ("training", "validation")  # lists of pairs in dataset.json; MONAI reads the second, too
 TEST = "test"
-LABEL_ENDINGS = (
-    "_seg",
-    "_label",
-    "_labels",
-    "_segmentation",
-    "_mask",
-    "_gt",
-    "-label",
-)  # of a label map's name beside its scan's; the last is 3D Slicer's
+# of a label map's name beside its scan's; the last is 3D Slicer's
+LABEL_ENDINGS = ("_seg", "_label", "_labels", "_segmentation", "_mask", "_gt", "-label")
 VALUE = re.compile(r"[0-9]{1,9}")  # of a label
 MODALITIES = {"MRI": "MR", "MR": "MR", "CT": "CT"}
 UNNAMED_CHANNELS = ("image",)  # the only channel, where nobody names it

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
@@ -162,10 +163,11 @@ def _write(path: Path, array: NDArray[Any], grid: Grid, like: nib.Nifti1Header |
     header["db_name"] = b""
     header.set_intent(intent)
     header.extensions = type(header.extensions)()  # may hold anything, the patient's name included
-    with atomic_file(path) as temporary, temporary.open("wb") as raw:
-        if path.name.lower().endswith(".gz"):
-            # no time and no name in the file: one result is one sequence of bytes
-            with igzip.IGzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0) as zipped:
-                image.to_stream(zipped)
-        else:
-            image.to_stream(raw)
+    pack = gzip_writer if path.name.lower().endswith(".gz") else nullcontext
+    with atomic_file(path) as temporary, temporary.open("wb") as raw, pack(raw) as target:
+        image.to_stream(target)
+
+
+def gzip_writer(raw: IO[bytes]) -> igzip.IGzipFile:
+    """Return a file that packs what is written to it, without time and name: one result is one sequence of bytes."""
+    return igzip.IGzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0)

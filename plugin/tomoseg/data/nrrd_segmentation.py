@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from isal import igzip
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import OutputError
@@ -20,7 +19,7 @@ from tomoseg.core.files import atomic_file
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Code, Label
-from tomoseg.data.nifti import GZIP_LEVEL
+from tomoseg.data.nifti import gzip_writer
 from tomoseg.data.segments import Segment, find_segments
 from tomoseg.data.volume import LPS_TO_RAS
 
@@ -63,14 +62,9 @@ def write_nrrd_segmentation(
     lines = [*_describe_image(labels, grid, compress), *_describe_segments(labels, segments), "", ""]
     with atomic_file(path) as temporary, temporary.open("wb") as raw:
         raw.write("\n".join(lines).encode(errors="replace"))
-        with _packing(raw) if compress else nullcontext(raw) as target:
+        with gzip_writer(raw) if compress else nullcontext(raw) as target:
             for start in range(0, grid.shape[2], SLICES_AT_ONCE):
                 target.write(labels[..., start : start + SLICES_AT_ONCE].tobytes(order="F"))
-
-
-def _packing(raw: IO[bytes]) -> igzip.IGzipFile:
-    # no time and no name in the file: one result is one sequence of bytes
-    return igzip.IGzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0)
 
 
 def _describe_image(labels: NDArray[Any], grid: Grid, compress: bool) -> Iterator[str]:

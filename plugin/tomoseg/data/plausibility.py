@@ -50,7 +50,7 @@ def at_border(labels: NDArray[np.unsignedinteger[Any]]) -> set[int]:
     """Return the values in the outermost voxels of labels: (I, J, K), or (label, I, J, K) where they may overlap."""
     if labels.ndim == 4:
         return {value for value, mask in enumerate(labels, start=1) if at_border(mask)}
-    faces = (labels[index] for axis in range(3) for index in _ends(axis))
+    faces = (labels.take(index, axis) for axis in range(3) for index in (0, -1))
     return set(np.unique(np.concatenate([np.unique(face) for face in faces])).tolist()) - {0}
 
 
@@ -81,15 +81,10 @@ def doubt_ct(array: NDArray[np.float32]) -> str | None:
     """
     step = max(1, math.ceil((array.size / MAX_SAMPLED_VOXELS) ** (1 / 3)))
     seen = array[::step, ::step, ::step]
-    return doubt_hounsfield_units(
-        float(seen.min()), float(seen.max()), share_within(seen, AIR_HU), share_within(seen, SOFT_TISSUE_HU)
-    )
+    air, soft_tissue = (count_within(seen, limits) / seen.size for limits in (AIR_HU, SOFT_TISSUE_HU))
+    return doubt_hounsfield_units(float(seen.min()), float(seen.max()), air, soft_tissue)
 
 
-def share_within(array: NDArray[np.float32], limits: tuple[float, float]) -> float:
-    """Return the share of voxels whose values lie within two limits, both included."""
-    return int(np.count_nonzero((array >= limits[0]) & (array <= limits[1]))) / array.size
-
-
-def _ends(axis: int) -> list[Any]:
-    return [(slice(None),) * axis + (index,) for index in (0, -1)]
+def count_within(array: NDArray[np.float32], limits: tuple[float, float]) -> int:
+    """Return the number of voxels whose values lie within two limits, both included."""
+    return int(np.count_nonzero((array >= limits[0]) & (array <= limits[1])))

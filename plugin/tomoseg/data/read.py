@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import nibabel as nib
 
 from tomoseg.core.errors import VolumeError, one_line
-from tomoseg.data.channels import channels_of, expectation, join, read_4d, split_4d
+from tomoseg.data.channels import channels_of, expectation, join, split_4d
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.itk_image import from_itk, read_itk
-from tomoseg.data.nifti import from_nibabel, read_nifti
+from tomoseg.data.nifti import from_nibabel, load_nifti, read_nifti
 from tomoseg.data.scan_files import is_dicom
 from tomoseg.data.volume import Volume, refuse_non_finite
 
@@ -66,7 +66,7 @@ def _read_channels(source: Image, channels: int) -> Volume:
         path = Path(source)
         try:
             if channels_of(path) is not None:
-                return read_4d(path, channels)
+                return split_4d(load_nifti(path), channels, str(path))
         except OSError as error:
             raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
     _read_one(source, None, allow_non_finite=True)  # knows what is wrong with it

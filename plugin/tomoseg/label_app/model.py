@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +14,12 @@ from tomoseg.core.files import sha256
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.label_app.folder import AppFolder
+from tomoseg.label_app.last_used import LastUsed
 from tomoseg.label_app.score_store import Scores
 from tomoseg.label_app.served_labels import ServedLabels
 from tomoseg.label_app.versions import Version
 
-MAX_LOADED_SEGMENTERS = 2  # segmenters, each with a network in memory
+MAX_LOADED_SEGMENTERS = 2  # each with a network in memory
 
 
 class ServedModel:
@@ -42,8 +41,7 @@ class ServedModel:
         self.name = bundle.name
         self.labels = ServedLabels.of(bundle)
         self.weights = folder.weights(bundle)
-        self._loaded: OrderedDict[Options, Segmenter] = OrderedDict()
-        self._one_is_loading = threading.Lock()
+        self._loaded = LastUsed[Segmenter](MAX_LOADED_SEGMENTERS)
         self._hashes: dict[Path, str] = {}
 
     @cached_property
@@ -85,10 +83,4 @@ class ServedModel:
         """
         trained = (version or self.weights.current).checkpoint
         wanted = replace(options, checkpoints=(str(trained),) if trained else options.checkpoints)
-        with self._one_is_loading:
-            if wanted not in self._loaded:
-                while len(self._loaded) >= MAX_LOADED_SEGMENTERS:  # before the next one takes memory
-                    self._loaded.popitem(last=False)
-                self._loaded[wanted] = Segmenter(self.bundle, wanted)
-            self._loaded.move_to_end(wanted)
-            return self._loaded[wanted]
+        return self._loaded.get(wanted, lambda: Segmenter(self.bundle, wanted))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,11 +99,9 @@ class Weights:
         parent = self.current.number
         with staging_folder(self.folder) as staging:
             whole = staging / "whole"
-            whole.mkdir()
             checkpoint = whole / "model.pt"
-            torch.save(state, checkpoint)
-            with checkpoint.open("rb+") as file:
-                os.fsync(file.fileno())
+            with atomic_file(checkpoint) as temporary:
+                torch.save(state, temporary)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             known = {"created": now, "from_version": parent, "sha256": sha256(checkpoint), **facts}
             (whole / "version.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")

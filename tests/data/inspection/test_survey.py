@@ -206,7 +206,7 @@ def test_labels_are_counted_as_numpy_counts_them(
         counts = [int(np.count_nonzero(drawn == label.value)) for drawn in maps]
         assert label.voxels == sum(counts)
         assert label.cases == np.count_nonzero(counts)
-        assert label.annotated == len(maps)
+        assert label.annotated_cases == len(maps)
         assert label.volume_ml == pytest.approx(sum(counts) * 1.5 * 1.5 * 3 / 1000)
 
 
@@ -219,7 +219,7 @@ def test_a_label_that_was_not_drawn_is_no_missing_label(tmp_path: Path) -> None:
     names = {"0": "background", "1": "vessel", "2": "bone", "3": "stent"}
     (root / "dataset.json").write_text(json.dumps({"training": listed, "labels": names}))
     (dataset,) = inspect_paths([root], voxels=True).datasets
-    assert [(label.name, label.cases, label.annotated) for label in dataset.labels] == [
+    assert [(label.name, label.cases, label.annotated_cases) for label in dataset.labels] == [
         ("vessel", 2, 2),
         ("bone", 2, 1),
         ("stent", 0, 1),

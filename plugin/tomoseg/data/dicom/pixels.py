@@ -80,7 +80,7 @@ def _read_stored(path: Path) -> NDArray[Any]:
             pixels = _without_unused_bits(pixels, stored, high)
     except VolumeError:
         raise
-    except Exception as error:  # pydicom and the decoders have any number of them
+    except Exception as error:  # pydicom and its decoders let through whatever damaged bytes do to them
         raise VolumeError(f"{path}: its pixels cannot be read: {one_line(error)}") from error
     return pixels[None] if pixels.ndim == 2 else pixels
 

@@ -60,8 +60,7 @@ class Reference:
     def item(self) -> Dataset:
         """Return it as an item of a sequence."""
         item = Dataset()
-        item.ReferencedSOPClassUID = self.sop_class
-        item.ReferencedSOPInstanceUID = self.instance
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = self.sop_class, self.instance
         if self.frame is not None:
             item.ReferencedFrameNumber = self.frame
         return item
@@ -104,17 +103,6 @@ class Source:
             yield Reference(sop_class, instance)
 
 
-@dataclass(frozen=True, eq=False)
-class _Plane:
-    """What `Source` holds of each slice."""
-
-    reference: Reference
-    position: NDArray[np.float64]
-    orientation: NDArray[np.float64]
-    spacing: tuple[float, float]
-    thickness: float
-
-
 def read_source(series: DicomSeries) -> Source:
     """Read the headers of a series again.
 
@@ -122,31 +110,31 @@ def read_source(series: DicomSeries) -> Source:
         VolumeError: a file is gone, or no longer what it was.
     """
     files: dict[Path, tuple[Dataset, list[FrameGroups]]] = {}
-    planes: list[_Plane] = []
+    planes = []
     for frame in series.frames:
         try:
             if frame.path not in files:
                 header = _read_header(frame.path)
                 files[frame.path] = header, read_functional_groups(header)
             planes.append(_plane(*files[frame.path], frame.number))
-        except Exception as error:  # whatever a file that has changed does to pydicom
+        except Exception as error:  # pydicom lets through whatever a file that has changed does to its parsers
             raise VolumeError(
                 f"{frame.path}: its header can no longer be read, as it could with the scan: {one_line(error)}"
             ) from error
-    first, last = planes[0], planes[-1]
-    normal = np.cross(first.orientation[:3], first.orientation[3:])
-    gap = float(abs((last.position - first.position) @ normal) / np.linalg.norm(normal)) / max(len(planes) - 1, 1)
+    references, positions, orientations, spacings, thicknesses = zip(*planes, strict=True)
+    normal = np.cross(orientations[0][:3], orientations[0][3:])
+    gap = float(abs((positions[-1] - positions[0]) @ normal) / np.linalg.norm(normal)) / max(len(planes) - 1, 1)
     header, _ = files[series.frames[0].path]
     return Source(
         header=header,
         study=str(header.get("StudyInstanceUID") or _derived("study", series.uid)),
         series=series.uid,
         frame_of_reference=str(header.get("FrameOfReferenceUID") or _derived("frame of reference", series.uid)),
-        references=tuple(plane.reference for plane in planes),
-        positions=np.array([plane.position for plane in planes]),
-        orientation=first.orientation,
-        spacing=first.spacing,
-        thickness=first.thickness or gap or min(first.spacing),
+        references=references,
+        positions=np.array(positions),
+        orientation=orientations[0],
+        spacing=spacings[0],
+        thickness=thicknesses[0] or gap or min(spacings[0]),
         gap=gap,
     )
 
@@ -195,17 +183,16 @@ def _read_header(path: Path) -> Dataset:
     return header
 
 
-def _plane(header: Dataset, groups: Sequence[FrameGroups], number: int) -> _Plane:
-    """Return the slice that a frame is, counted from 1 on."""
+def _plane(
+    header: Dataset, groups: Sequence[FrameGroups], number: int
+) -> tuple[Reference, NDArray[np.float64], NDArray[np.float64], tuple[float, float], float]:
+    """Return reference, position, orientation, spacing and thickness of a frame, counted from 1 on, as in `Source`."""
     group = groups[number - 1] if groups else FrameGroups.of_single_frame(header)
+    position = np.array(group.position.ImagePositionPatient, np.float64)
+    orientation = np.array(group.orientation.ImageOrientationPatient, np.float64)
     rows, columns = (float(part) for part in group.measures.PixelSpacing)
-    return _Plane(
-        reference=Reference(str(header.SOPClassUID), str(header.SOPInstanceUID), number if groups else None),
-        position=np.array(group.position.ImagePositionPatient, np.float64),
-        orientation=np.array(group.orientation.ImageOrientationPatient, np.float64),
-        spacing=(rows, columns),
-        thickness=float(group.measures.get("SliceThickness") or 0),
-    )
+    reference = Reference(str(header.SOPClassUID), str(header.SOPInstanceUID), number if groups else None)
+    return reference, position, orientation, (rows, columns), float(group.measures.get("SliceThickness") or 0)
 
 
 def _derived(kind: str, series: str) -> str:

@@ -152,8 +152,7 @@ def _image(reference: Reference, frames: list[int]) -> Dataset:
 
 def _region(label: Label, source: Source, algorithm: str, version: str) -> Dataset:
     item = Dataset()
-    item.ROINumber = label.value
-    item.ReferencedFrameOfReferenceUID = source.frame_of_reference
+    item.ROINumber, item.ReferencedFrameOfReferenceUID = label.value, source.frame_of_reference
     item.ROIName = text(label.roi_name or label.name, default=f"Label {label.value}")
     item.ROIGenerationAlgorithm = "AUTOMATIC"
     item.ROIGenerationDescription = text(f"{algorithm} {version}")
@@ -164,20 +163,17 @@ def _outline(
     labels: NDArray[np.unsignedinteger[Any]], segment: Segment, source: Source, steps: NDArray[np.float64]
 ) -> Dataset:
     item = Dataset()
-    item.ReferencedROINumber = segment.label.value
-    item.ROIDisplayColor = list(segment.label.colour)
+    item.ReferencedROINumber, item.ROIDisplayColor = segment.label.value, list(segment.label.colour)
     if segment.box is None:
         return item
     corner = [part.start for part in segment.box]
     mask = np.ascontiguousarray(mask_of(labels, segment.label.value, segment.box).transpose(2, 0, 1))
-    contours = []
-    for k, plane in enumerate(mask, start=corner[2]):
-        if not plane.any():
-            continue
-        for points in trace_contours(plane):
-            placed = source.positions[k] + (points + corner[:2]) @ steps.T
-            contours.append(_contour(placed, source.references[k]))
-    item.ContourSequence = contours
+    item.ContourSequence = [
+        _contour(source.positions[k] + (points + corner[:2]) @ steps.T, source.references[k])
+        for k, plane in enumerate(mask, start=corner[2])
+        if plane.any()
+        for points in trace_contours(plane)
+    ]
     return item
 
 
@@ -211,10 +207,6 @@ def _observe(label: Label) -> Dataset:
 
 def _code(code: Code) -> Dataset:
     item = Dataset()
-    if len(code.value) > 16:
-        item.LongCodeValue = code.value
-    else:
-        item.CodeValue = code.value
-    item.CodingSchemeDesignator = code.scheme
-    item.CodeMeaning = text(code.meaning, default=code.value)
+    setattr(item, "LongCodeValue" if len(code.value) > 16 else "CodeValue", code.value)
+    item.CodingSchemeDesignator, item.CodeMeaning = code.scheme, text(code.meaning, default=code.value)
     return item

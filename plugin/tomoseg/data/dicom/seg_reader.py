@@ -68,7 +68,7 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
         raise VolumeError(f"{path}: cannot be read as labels that do not overlap: {one_line(error)}") from error
     try:
         placed = found.match_geometry(place, tol=POSITION_TOLERANCE_VOXELS * min(grid.spacing))
-    except Exception as error:  # RuntimeError for grids that differ, ValueError for frames that do
+    except (RuntimeError, ValueError) as error:  # for grids that differ, for frames of reference that do
         raise VolumeError(f"{path}: expected pixels on the grid of the reference: {one_line(error)}") from error
     labels: NDArray[np.uint16] = np.asarray(placed.array)
     if np.count_nonzero(labels) < np.count_nonzero(found.array):

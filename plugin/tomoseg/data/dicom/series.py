@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.uid import UID, MediaStorageDirectoryStorage
+from pydicom import uid as uids
 
 from tomoseg.core.errors import VolumeError, one_line, shorten
 from tomoseg.core.quiet import quiet
@@ -21,14 +21,11 @@ from tomoseg.data.geometry import Grid
 from tomoseg.data.scan_files import dicom_files
 from tomoseg.data.volume import MAX_COORDINATE_MM, DicomFrame, DicomSeries, Volume, make_volume
 
-# https://dicom.nema.org/medical/dicom/current/output/chtml/part04/sect_B.5.html
-SINGLE_FRAME = {"1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"}  # CT, MR
+SINGLE_FRAME = {uids.CTImageStorage, uids.MRImageStorage}
 MULTI_FRAME = {
-    "1.2.840.10008.5.1.4.1.1.2.1",  # enhanced CT
-    "1.2.840.10008.5.1.4.1.1.2.2",  # legacy converted enhanced CT
-    "1.2.840.10008.5.1.4.1.1.4.1",  # enhanced MR
-    "1.2.840.10008.5.1.4.1.1.4.4",  # legacy converted enhanced MR
-}
+    uids.EnhancedCTImageStorage, uids.LegacyConvertedEnhancedCTImageStorage, uids.EnhancedMRImageStorage,
+    uids.LegacyConvertedEnhancedMRImageStorage,
+}  # fmt: skip
 # what tells images at one place apart
 TRAITS = (
     "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "InversionTime", "FlipAngle",
@@ -102,7 +99,9 @@ def arrange_series(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice],
     """
     slices, remarks = _slices(headers, path)
     if len(slices) < 2:
-        raise VolumeError(f"{path}: {_too_few(path)}")
+        single = "expected a series of at least two slices, got a single image"
+        part = "a single slice of a DICOM series; give the folder that holds all of it"
+        raise VolumeError(f"{path}: {single if path.is_dir() else part}")
     ordered, grid, told = arrange(slices, str(path))
     return ordered, grid, (*remarks, *told)
 
@@ -136,10 +135,10 @@ def read_header(path: Path) -> Dataset:
         own, outer = str(dataset.get("SOPClassUID", "")), str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     except Exception as error:  # pydicom lets through whatever damaged bytes do to its parsers
         raise VolumeError(f"{path}: a damaged DICOM file: {one_line(error)}") from error
-    if not own and outer not in {MediaStorageDirectoryStorage, *SINGLE_FRAME, *MULTI_FRAME}:
+    if not own and outer not in {uids.MediaStorageDirectoryStorage, *SINGLE_FRAME, *MULTI_FRAME}:
         raise VolumeError(f"{path}: expected a DICOM file, got something else or a damaged one")
     if not own or outer in SINGLE_FRAME | MULTI_FRAME:
-        dataset.SOPClassUID = UID(outer)
+        dataset.SOPClassUID = uids.UID(outer)
     # pydicom takes the end of a file for the end of its elements, wherever it comes
     if _is_image(dataset) and ("Rows" not in dataset or "Columns" not in dataset):
         raise VolumeError(f"{path}: a truncated or damaged DICOM file: its header ends too early")
@@ -209,13 +208,7 @@ def summarise_series(headers: Sequence[Dataset]) -> SeriesSummary:
 
 
 def _modality(header: Dataset) -> str:
-    return str(header.get("Modality") or UID(str(header.get("SOPClassUID") or "an unknown kind")).name)
-
-
-def _too_few(path: Path) -> str:
-    if path.is_dir():
-        return "expected a series of at least two slices, got a single image"
-    return "a single slice of a DICOM series; give the folder that holds all of it"
+    return str(header.get("Modality") or uids.UID(str(header.get("SOPClassUID") or "an unknown kind")).name)
 
 
 def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[str]]:
@@ -233,7 +226,7 @@ def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[s
             slices.extend(_slices_of(header))
         except _MissingError as error:
             raise VolumeError(f"{header.filename}: {error}") from error
-        except Exception as error:  # a value of another kind than the standard has
+        except Exception as error:  # pydicom decodes the elements of sequences only here, and lets anything through
             raise VolumeError(f"{header.filename}: a damaged DICOM header: {one_line(error)}") from error
     return slices, remarks
 

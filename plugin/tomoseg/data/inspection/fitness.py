@@ -40,7 +40,8 @@ def require_trainable(dataset: Dataset, *, voxels: bool = True, on_scan: OnScan 
             f"{dataset.root}: expected at least {MIN_CASES} cases with a label map, got {len(training)}; add cases"
         )
     if voxels and not dataset.label_names:  # the files name them
-        dataset = replace(dataset, label_names=_found_labels(dataset))
+        found = inspect_dataset(dataset, Inspector(voxels=True)).labels
+        dataset = replace(dataset, label_names={label.value: f"label_{label.value}" for label in found})
     findings = inspect_dataset(dataset, Inspector(voxels, on_scan))
     problems = list_problems(Survey(voxels, datasets=(findings,)))
     if voxels:
@@ -98,8 +99,3 @@ def require_negatives(
     if problems:
         raise DatasetError(*problems)
     return tuple(scans)
-
-
-def _found_labels(dataset: Dataset) -> dict[int, str]:
-    found = inspect_dataset(dataset, Inspector(voxels=True)).labels
-    return {label.value: f"label_{label.value}" for label in found}

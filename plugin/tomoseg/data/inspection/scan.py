@@ -71,31 +71,15 @@ class ScanFindings:
             "format": self.format or None,
             "dtype": self.dtype or None,
             "modality": self.modality,
-            "shape": None,
-            "spacing_mm": None,
-            "orientation": None,
-            "voxels": None,
+            "shape": self.grid and list(self.grid.shape),
+            "spacing_mm": self.grid and [round(length, 6) for length in self.grid.spacing],
+            "orientation": self.grid and self.grid.orientation,
+            "voxels": self.grid and self.voxels and self.voxels.as_json(),
         }
         if self.series is not None:
             content |= {"series": self.series, "description": self.description, "images": self.images}
         if self.channels > 1:
             content["channels"] = self.channels
-        if self.grid is not None:
-            content["shape"] = list(self.grid.shape)
-            content["spacing_mm"] = [round(length, 6) for length in self.grid.spacing]
-            content["orientation"] = self.grid.orientation
-        if self.voxels is not None and self.grid is not None:
-            values = self.voxels.values
-            content["voxels"] = {
-                "minimum": self.voxels.minimum,
-                "maximum": self.voxels.maximum,
-                "non_finite": self.voxels.non_finite,
-                "slice_axis": self.voxels.slice_axis,
-                "slices": self.voxels.slices,
-                "constant_slices": self.voxels.constant_slices,
-                "values": values and {str(value): count for value, count in values.items()},
-                "sha256": self.voxels.sha256,
-            }
         return content
 
 
@@ -229,7 +213,7 @@ def _guarded(path: Path, action: Callable[[], Result]) -> Result | str:
         return _without_path(one_line(error), path)
     except MemoryError:
         return "not enough memory to read it"
-    except Exception as error:  # an error of ours or of a library
+    except Exception as error:  # nibabel, SimpleITK, pydicom and its decoders: what no reader foresaw is this scan's
         return f"unexpected {type(error).__name__}: {one_line(error)}"
 
 

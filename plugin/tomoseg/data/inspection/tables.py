@@ -132,7 +132,7 @@ def _describe_labels(dataset: DatasetFindings) -> Iterator[tuple[str, ...]]:
             str(label.value),
             label.name or "not named",
             f"{label.cases} cases",
-            f"{label.annotated} cases",
+            f"{label.annotated_cases} cases",
             str(label.voxels),
             f"{label.volume_ml:.2f}",
             each,

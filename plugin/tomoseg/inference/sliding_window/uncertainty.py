@@ -20,7 +20,7 @@ def softmax_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
     """
 
     def entropy(plane: torch.Tensor) -> torch.Tensor:
-        probabilities = plane if activated and _are_probabilities(plane) else plane.softmax(dim=0)
+        probabilities = plane if activated and are_probabilities(plane) else plane.softmax(dim=0)
         nats: torch.Tensor = torch.special.entr(probabilities).sum(dim=0)
         return nats / math.log(max(len(plane), 2))
 
@@ -43,7 +43,8 @@ def sigmoid_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
     return _by_plane(scores, entropy)
 
 
-def _are_probabilities(plane: torch.Tensor) -> bool:
+def are_probabilities(plane: torch.Tensor) -> bool:
+    """Tell whether the network's output, (labels, …), is probabilities already, which add up to 1."""
     return bool(plane.min() >= 0) and bool((plane.sum(dim=0) - 1).abs().max() < 1e-2)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tomoseg.data.geometry import Box, Grid
+from tomoseg.inference.sliding_window.uncertainty import are_probabilities
 
 
 class LocalScores:
@@ -73,6 +74,6 @@ class LocalScores:
 
 def _log_probabilities(scores: torch.Tensor) -> torch.Tensor:
     """Return log-probabilities of scores (labels, D, H, W), which may be probabilities already."""
-    if bool(scores.min() >= 0) and bool((scores.sum(dim=0) - 1).abs().max() < 1e-2):
+    if are_probabilities(scores):
         return scores.clamp(min=1e-12).log()
     return scores.log_softmax(dim=0)

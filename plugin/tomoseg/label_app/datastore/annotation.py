@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from tomoseg.core.errors import UsageError, VolumeError
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.itk_image import segment_names
+from tomoseg.data.nifti import write_label_map
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 
@@ -61,6 +64,26 @@ def read_annotation(path: Path, image: Volume, label_info: Sequence[Mapping[str,
     if missing:
         raise UsageError(f"{path.name}: expected a name for each label, got none for {missing}; named are {names}")
     return Annotation(labels, {value: name.lower() for value, name in names.items()})
+
+
+@contextmanager
+def annotation_file(
+    image_id: str, image: Volume, label_filename: str, label_info: dict[str, Any]
+) -> Iterator[tuple[Path, Annotation, dict[str, Any]]]:
+    """Read what a client sent, and yield it as NIfTI on its image's grid, for as long as it is copied.
+
+    Yields:
+        A temporary file, what it holds, and the client's description with the names and values that it really has.
+
+    Raises:
+        VolumeError, UsageError: as for `read_annotation`.
+    """
+    annotation = read_annotation(Path(label_filename), image, label_info.get("label_info"))
+    named = [{"name": name, "idx": value} for value, name in sorted(annotation.names.items())]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{image_id}.nii.gz"
+        write_label_map(path, annotation.labels, image.grid, image.header)
+        yield path, annotation, {**label_info, "label_info": named}
 
 
 def _read_raw(path: Path, grid: Grid) -> NDArray[np.uint16]:
