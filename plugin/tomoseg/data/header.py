@@ -86,7 +86,10 @@ def read_headers(path: Path, series: str | None = None, channels: int = 1) -> li
     """
     try:
         if path.is_dir() or (path.is_file() and is_dicom(path)):
-            return _read_dicom(path, series)
+            from tomoseg.data.dicom.series import series_headers  # pydicom takes 0.2 s, and many have no DICOM
+
+            with quiet():
+                return [_read_series(headers, path) for headers in series_headers(path, series)]
         if not path.is_file() or path.stat().st_size == 0:
             read_volume(path)  # knows what to say
         return [_read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else _read_nifti(path, channels)]
@@ -121,13 +124,6 @@ def _read_itk(path: Path) -> Header:
             return Header(path, form, dtype, volume.grid, remarks_of(path, fields))
     volume = read_itk(path)  # of another dimension: the reader knows what to say
     return Header(path, form, str(volume.array.dtype), volume.grid, volume.remarks)
-
-
-def _read_dicom(path: Path, series: str | None) -> list[Header]:
-    from tomoseg.data.dicom.series import series_headers
-
-    with quiet():
-        return [_read_series(headers, path) for headers in series_headers(path, series)]
 
 
 def _read_series(headers: Sequence[Dataset], path: Path) -> Header:

@@ -32,12 +32,7 @@ ANATOMY = "Anatomic codes - DICOM master list"
 
 
 def write_nrrd_segmentation(
-    path: Path,
-    labels: NDArray[np.unsignedinteger[Any]],
-    grid: Grid,
-    table: Sequence[Label],
-    *,
-    compress: bool = True,
+    path: Path, labels: NDArray[np.unsignedinteger[Any]], grid: Grid, table: Sequence[Label], *, compress: bool = True
 ) -> None:
     """Write a segmentation for 3D Slicer, atomically; the same labels make the same bytes.
 

@@ -28,11 +28,7 @@ EXPECTED = "a NIfTI, NRRD or MetaImage file, or a DICOM series"
 
 
 def read_volume(
-    source: Source,
-    series: str | None = None,
-    *,
-    channels: int = 1,
-    allow_non_finite: bool = False,
+    source: Source, series: str | None = None, *, channels: int = 1, allow_non_finite: bool = False
 ) -> Volume:
     """Read a scan and check that it is one finite 3D volume, or one of as many channels as are expected.
 
@@ -49,13 +45,14 @@ def read_volume(
             values; or its slices make no regular grid; or it has other channels, or channels on several grids.
     """
     if isinstance(source, list | tuple):
-        parts = [_read_one(part, series, allow_non_finite) for part in source]
+        parts = [_read_one(part, series) for part in source]
         if len(parts) != channels:
             raise VolumeError(f"{_name(source[0]) if source else 'scan'}: {expectation(channels)}, got {len(parts)}")
-        return join(parts, parts[0].source)
-    if channels > 1:
-        return _checked(_read_channels(source, channels), allow_non_finite)
-    return _read_one(source, series, allow_non_finite)
+    else:
+        parts = [_read_channels(source, channels) if channels > 1 else _read_one(source, series)]
+    for part in () if allow_non_finite else parts:
+        refuse_non_finite(part)
+    return join(parts, parts[0].source) if len(parts) > 1 else parts[0]
 
 
 def _read_channels(source: Image, channels: int) -> Volume:
@@ -69,18 +66,18 @@ def _read_channels(source: Image, channels: int) -> Volume:
                 return split_4d(load_nifti(path), channels, str(path))
         except OSError as error:
             raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
-    _read_one(source, None, allow_non_finite=True)  # knows what is wrong with it
+    _read_one(source, None)  # knows what is wrong with it
     raise VolumeError(f"{_name(source)}: {expectation(channels)}, got one")
 
 
-def _read_one(source: Image, series: str | None, allow_non_finite: bool) -> Volume:
+def _read_one(source: Image, series: str | None) -> Volume:
     """Read one file, image or DICOM series of one channel."""
     if isinstance(source, str | os.PathLike):
-        return _checked(_read_path(Path(source), series), allow_non_finite)
+        return _read_path(Path(source), series)
     if isinstance(source, nib.spatialimages.SpatialImage):
-        return _checked(from_nibabel(source, _name(source)), allow_non_finite)
+        return from_nibabel(source, _name(source))
     if type(source).__module__.startswith("SimpleITK"):
-        return _checked(from_itk(source, _name(source)), allow_non_finite)
+        return from_itk(source, _name(source))
     raise VolumeError(
         f"expected a path, a nibabel image or a SimpleITK image, got {type(source).__module__}.{type(source).__name__}"
     )
@@ -110,9 +107,3 @@ def _read_path(path: Path, series: str | None) -> Volume:
         return read_dicom(path, series)
     except OSError as error:
         raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
-
-
-def _checked(volume: Volume, allow_non_finite: bool) -> Volume:
-    if not allow_non_finite:
-        refuse_non_finite(volume)
-    return volume

@@ -45,12 +45,10 @@ def is_volume(path: Path) -> bool:
 def visible_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
     """Return the files below a folder, sorted; hidden ones, and those below `leave_out`, are left out."""
     found: list[Path] = []
+    skipped = None if leave_out is None else leave_out.resolve()
     for here, folders, names in os.walk(folder):
         place = Path(here)
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and (leave_out is None or (place / name).resolve() != leave_out.resolve())
-        ]
+        shown = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in shown if skipped is None or (place / name).resolve() != skipped]
         found.extend(place / name for name in names if not name.startswith("."))
     return sorted(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -42,7 +42,7 @@ class ServedModel:
         self.labels = ServedLabels.of(bundle)
         self.weights = folder.weights(bundle)
         self._loaded = LastUsed[Segmenter](MAX_LOADED_SEGMENTERS)
-        self._hashes: dict[Path, str] = {}
+        self._sha256 = cache(sha256)
 
     @cached_property
     def config(self) -> InferenceConfig:
@@ -61,10 +61,7 @@ class ServedModel:
     @property
     def checkpoint_sha256(self) -> str:
         """SHA-256 of the weights in use; files of weights are never changed, so each is read once."""
-        path = self.checkpoint
-        if path not in self._hashes:
-            self._hashes[path] = sha256(path)
-        return self._hashes[path]
+        return self._sha256(self.checkpoint)
 
     @property
     def scores(self) -> Scores:

@@ -19,6 +19,7 @@ from pydicom.config import disable_value_validation
 from pydicom.uid import generate_uid
 
 from tomoseg.core.errors import OutputError, VolumeError, one_line
+from tomoseg.core.files import atomic_file
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.volume import DicomSeries, by
@@ -103,11 +104,17 @@ class Source:
             yield Reference(sop_class, instance)
 
 
-def read_source(series: DicomSeries) -> Source:
-    """Read the headers of a series again.
+def read_source(path: Path, series: DicomSeries, shape: Sequence[int]) -> Source:
+    """Read the headers of a series again, for a result.
+
+    Args:
+        path: of the result.
+        series: what the scan was read from.
+        shape: of the result's labels, (I, J, K).
 
     Raises:
-        VolumeError: a file is gone, or no longer what it was.
+        VolumeError: a file of the series is gone, or no longer what it was.
+        OutputError: the result's name does not end in .dcm, or labels of this shape are not the series'.
     """
     files: dict[Path, tuple[Dataset, list[FrameGroups]]] = {}
     planes = []
@@ -125,7 +132,7 @@ def read_source(series: DicomSeries) -> Source:
     normal = np.cross(orientations[0][:3], orientations[0][3:])
     gap = float(abs((positions[-1] - positions[0]) @ normal) / np.linalg.norm(normal)) / max(len(planes) - 1, 1)
     header, _ = files[series.frames[0].path]
-    return Source(
+    source = Source(
         header=header,
         study=str(header.get("StudyInstanceUID") or _derived("study", series.uid)),
         series=series.uid,
@@ -137,14 +144,21 @@ def read_source(series: DicomSeries) -> Source:
         thickness=thicknesses[0] or gap or min(spacings[0]),
         gap=gap,
     )
-
-
-def refuse_unfit(path: Path, source: Source, shape: Sequence[int]) -> None:
-    """Raise OutputError if the name does not end in .dcm, or labels of this shape are not the series'."""
     if not has_suffix(path.name, SUFFIXES):
         raise OutputError(f"{path}: expected a name that ends in .dcm")
     if tuple(shape) != source.shape:
         raise OutputError(f"{path}: expected labels for a series of {by(source.shape)}, got {by(tuple(shape))}")
+    return source
+
+
+def save(dataset: Dataset, path: Path) -> None:
+    """Write a result as a whole file, atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_file(path) as temporary:
+        dataset.save_as(temporary, **WHOLE_FILE)
 
 
 def adopt(dataset: Dataset, source: Source) -> None:

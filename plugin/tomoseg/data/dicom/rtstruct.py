@@ -18,19 +18,9 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from tomoseg.core.errors import OutputError
-from tomoseg.core.files import atomic_file
 from tomoseg.core.version import __version__
 from tomoseg.data.dicom.contours import trace_contours
-from tomoseg.data.dicom.reference import (
-    WHOLE_FILE,
-    Reference,
-    Source,
-    adopt,
-    read_source,
-    refuse_unfit,
-    series_number,
-    text,
-)
+from tomoseg.data.dicom.reference import Reference, Source, adopt, read_source, save, series_number, text
 from tomoseg.data.dicom.slices import MAX_DEVIATION
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Code, Label
@@ -72,16 +62,14 @@ def write_rtstruct(
         VolumeError: the series is no longer there.
     """
     with disable_value_validation():  # the patient's data are copied as they stand
-        source = read_source(series)
-        refuse_unfit(path, source, labels.shape[-3:])
+        source = read_source(path, series, labels.shape[-3:])
         segments = find_segments(path, labels, grid.shape, table)
         steps = _in_plane_steps(path, grid, source)
         dataset = _describe(source, algorithm, version)
         dataset.StructureSetROISequence = [_region(one.label, source, algorithm, version) for one in segments]
         dataset.ROIContourSequence = [_outline(labels, one, source, steps) for one in segments]
         dataset.RTROIObservationsSequence = [_observe(one.label) for one in segments]
-        with atomic_file(path) as temporary:
-            dataset.save_as(temporary, **WHOLE_FILE)
+        save(dataset, path)
 
 
 def _in_plane_steps(path: Path, grid: Grid, source: Source) -> NDArray[np.float64]:

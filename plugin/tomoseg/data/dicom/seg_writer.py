@@ -19,18 +19,8 @@ from pydicom.config import disable_value_validation
 from pydicom.uid import CTImageStorage, generate_uid
 
 from tomoseg.core.errors import MissingPackageError, OutputError
-from tomoseg.core.files import atomic_file
 from tomoseg.core.version import __version__
-from tomoseg.data.dicom.reference import (
-    REQUIRED_KEYWORDS,
-    WHOLE_FILE,
-    Source,
-    adopt,
-    read_source,
-    refuse_unfit,
-    series_number,
-    text,
-)
+from tomoseg.data.dicom.reference import REQUIRED_KEYWORDS, Source, adopt, read_source, save, series_number, text
 from tomoseg.data.labels import Code, Label
 from tomoseg.data.segments import find_segments
 from tomoseg.data.volume import DicomSeries
@@ -81,8 +71,7 @@ def write_dicom_seg(
     if labelmap and not hasattr(highdicom.seg.SegmentationTypeValues, "LABELMAP"):
         raise OutputError(f"{path}: expected a newer highdicom than {highdicom.__version__}; write a binary one")
     with disable_value_validation():  # the patient's data are copied as they stand
-        source = read_source(series)
-        refuse_unfit(path, source, labels.shape[-3:])
+        source = read_source(path, series, labels.shape[-3:])
         segments = find_segments(path, labels, source.shape, table)
         values = [segment.label.value for segment in segments]
         numbers = values if labelmap else list(range(1, len(values) + 1))
@@ -112,8 +101,7 @@ def write_dicom_seg(
         )
         adopt(dataset, source)
         _refer(dataset, source)
-        with atomic_file(path) as temporary:
-            dataset.save_as(temporary, **WHOLE_FILE)
+        save(dataset, path)
 
 
 def _frames(

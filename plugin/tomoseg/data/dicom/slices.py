@@ -89,10 +89,7 @@ def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tupl
     if tilt > NOTED_TILT_DEGREES:
         remarks.append(f"its gantry is tilted by {tilt:.1f}°: the labels lie in the same sheared grid, not resampled")
     affine = np.eye(4)
-    affine[:3, 0] = first.row * first.spacing[1]
-    affine[:3, 1] = first.column * first.spacing[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = origin
+    affine[:3] = np.column_stack([first.row * first.spacing[1], first.column * first.spacing[0], step, origin])
     rows, columns = first.size
     try:
         grid = Grid((columns, rows, len(ordered)), LPS_TO_RAS @ affine)

@@ -98,12 +98,7 @@ class Inspector:
     _series: dict[str, Path] = field(default_factory=dict, init=False)
 
     def look_at(
-        self,
-        path: Path,
-        role: Role = "scan",
-        modality: str | None = None,
-        series: str | None = None,
-        channels: int = 1,
+        self, path: Path, role: Role = "scan", modality: str | None = None, series: str | None = None, channels: int = 1
     ) -> list[ScanFindings]:
         """Return what is found in a file, or in each DICOM series below a folder; only in this one if it is given.
 

@@ -38,14 +38,6 @@ class Click:
     value: int
 
 
-@dataclass(frozen=True, eq=False)
-class _Pull:
-    """What a click adds to the scores of its label: `strength` nats at the click, less with the geodesic distance."""
-
-    click: Click
-    strength: float
-
-
 def correct(
     labels: NDArray[np.unsignedinteger[Any]],
     image: NDArray[np.float32],
@@ -75,23 +67,23 @@ def correct(
         if not all(0 <= index < size for index, size in zip(click.voxel, grid.shape, strict=True)):
             raise UsageError(f"click at {list(click.voxel)}: expected a voxel of an image of {by(grid.shape)} voxels")
     corrected: NDArray[np.unsignedinteger[Any]] = labels.copy()
-    pulls: list[_Pull] = []
+    pulls: list[tuple[Click, float]] = []  # nats that each adds to its label at the click, less the longer the way
     for click in {click.voxel: click for click in clicks}.values():
         box = _box_around(click.voxel, grid)
         ways = _Ways(image[box], grid, box)
         scores = scores_in(box).astype(np.float64)
-        for pull in pulls:
-            if _is_inside(pull.click.voxel, box):
-                scores[pull.click.value] += pull.strength * ways.nearness(pull.click.voxel)
+        for earlier, nats in pulls:
+            if all(part.start <= index < part.stop for index, part in zip(earlier.voxel, box, strict=True)):
+                scores[earlier.value] += nats * ways.nearness(earlier.voxel)
         at = ways.local(click.voxel)
         others = np.delete(scores, click.value, axis=0).max(axis=0)
         strength = max(float(others[at] - scores[click.value][at]) + MARGIN_NATS, 0.0)
         nearness = ways.nearness(click.voxel)
         won = (nearness > 0) & (scores[click.value] + strength * nearness > others)
         corrected[box][won] = click.value
-        pulls.append(_Pull(click, strength))
-    for pull in pulls:  # a later click nearby may have won an earlier one's own voxel
-        corrected[pull.click.voxel] = pull.click.value
+        pulls.append((click, strength))
+    for click, _ in pulls:  # a later click nearby may have won an earlier one's own voxel
+        corrected[click.voxel] = click.value
     return corrected
 
 
@@ -132,7 +124,3 @@ def _box_around(voxel: Voxel, grid: Grid) -> Box:
         for index, margin, size in zip(voxel, reach, grid.shape, strict=True)
     )
     return i, j, k
-
-
-def _is_inside(voxel: Voxel, box: Box) -> bool:
-    return all(part.start <= index < part.stop for index, part in zip(voxel, box, strict=True))

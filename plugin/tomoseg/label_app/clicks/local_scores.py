@@ -26,12 +26,7 @@ class LocalScores:
     """
 
     def __init__(
-        self,
-        image: torch.Tensor,
-        image_affine: NDArray[np.float64],
-        network: torch.nn.Module,
-        inferer: Any,
-        scan: Grid,
+        self, image: torch.Tensor, image_affine: NDArray[np.float64], network: torch.nn.Module, inferer: Any, scan: Grid
     ) -> None:
         self._image = image
         self._network = network

@@ -22,7 +22,7 @@ from tomoseg.data.volume import Volume
 
 RAW_SUFFIX = ".bin"  # OHIF's: one byte a voxel, first axis fastest
 NOT_DRAWN = {"background", "foreground_scribbles", "background_scribbles"}  # segments that clients use as tools
-TOLERANCE = 0.01  # of a voxel
+TOLERANCE_VOXELS = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +101,8 @@ def _on_grid(volume: Volume, grid: Grid, path: Path) -> NDArray[np.uint16]:
     steps = volume.grid.index_to(grid)
     shift = np.round(steps[:3, 3]).astype(int)
     end = shift + np.array(volume.grid.shape)
-    aligned = np.abs(steps[:3, :3] - np.eye(3)).max() * max(volume.grid.shape) < TOLERANCE
-    if not aligned or np.abs(steps[:3, 3] - shift).max() > TOLERANCE or (shift < 0).any() or (end > grid.shape).any():
+    off = max(np.abs(steps[:3, :3] - np.eye(3)).max() * max(volume.grid.shape), np.abs(steps[:3, 3] - shift).max())
+    if off > TOLERANCE_VOXELS or (shift < 0).any() or (end > grid.shape).any():
         raise VolumeError(
             f"{path.name}: expected labels on the image's grid {grid.shape} {grid.orientation}, got "
             f"{volume.grid.shape} {volume.grid.orientation} elsewhere; export them on the image's geometry"

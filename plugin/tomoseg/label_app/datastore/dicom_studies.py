@@ -56,7 +56,11 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
     def list_images(self) -> list[str]:
         """Return the SeriesInstanceUIDs of the series to be labelled."""
         if time.monotonic() - self._listed[0] > LISTING_FRESH_S:
-            found = [uid for one in self._filters for uid in self._search(one)]
+            found = [
+                str(Dataset.from_json(series).SeriesInstanceUID)
+                for one in self._filters
+                for series in self._client.search_for_series(search_filters=one)
+            ]
             self._listed = time.monotonic(), list(dict.fromkeys(found))
         return self._listed[1]
 
@@ -149,12 +153,6 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
         except Exception as error:  # requests and the archive each have their own
             raise UploadError(f"the archive does not take the segmentation: {one_line(error)}") from error
 
-    def _search(self, one: dict[str, str]) -> list[str]:
-        return [
-            str(Dataset.from_json(found).SeriesInstanceUID)
-            for found in self._client.search_for_series(search_filters=one)
-        ]
-
 
 class UploadError(TomosegError, OSError):
     """A label that the archive does not take."""
@@ -186,5 +184,4 @@ def _label(known: dict[str, Label], value: int, name: str | None) -> Label:
     """Return the label of a value, with the colour and the codes that the bundles give to its name."""
     if name in known:
         return replace(known[name], value=value)
-    fresh = unnamed(value)
-    return Label(value, name or fresh.name, fresh.colour)
+    return replace(unnamed(value), name=name) if name else unnamed(value)

@@ -100,7 +100,7 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
                 self._last = progress
 
             start = self._model.checkpoint if flag(request, "pretrained", default=True) else None
-            state = fine_tune(self._model.bundle, _pairs(train), _pairs(held_out), start, recipe, staging, tell)
+            state = fine_tune(self._model.bundle, train, held_out, start, recipe, staging, tell)
             version = self._model.weights.publish(
                 state,
                 cases=len(train),
@@ -137,15 +137,12 @@ def find_annotated(datastore: Datastore) -> Iterator[Annotated]:
         yield Annotated(image_id, image, Path(entry["label"]), info.get("label_info") or None)
 
 
-def _pairs(cases: list[TrainingCase]) -> list[Pair]:
-    return [(case.image, case.label) for case in cases]
-
-
-def _split(cases: list[TrainingCase], share: float) -> tuple[list[TrainingCase], list[TrainingCase]]:
-    """Return cases to train on and cases held out, always the same of the same; no image is among both."""
+def _split(cases: list[TrainingCase], share: float) -> tuple[list[Pair], list[Pair]]:
+    """Return pairs to train on and pairs held out, always the same of the same; no image is among both."""
     images = list(dict.fromkeys(case.image_id for case in cases))
     held = min(round(share * len(images)), len(images) - 1)
     held_out = set(random.Random(HELD_OUT_SEED).sample(images, len(images))[:held])
-    return [case for case in cases if case.image_id not in held_out], [
-        case for case in cases if case.image_id in held_out
-    ]
+    sides: tuple[list[Pair], list[Pair]] = [], []
+    for case in cases:
+        sides[case.image_id in held_out].append((case.image, case.label))
+    return sides
