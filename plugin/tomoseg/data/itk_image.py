@@ -25,7 +25,7 @@ READERS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO"
 MAX_HEADER_BYTES = 1 << 20  # far more than any header has
 BLOCK_BYTES = 1 << 20  # decompressed at once
 # what places the voxels; ITK works for minutes to find out how numbers without measure are turned
-COUNTS_AND_LIMITS = {
+GEOMETRY_FIELDS = {
     "space directions", "space origin", "spacings", "transformmatrix", "orientation", "rotation", "elementspacing",
     "elementsize", "offset", "origin", "position",
 }  # fmt: skip
@@ -179,7 +179,7 @@ def _parse(path: Path) -> tuple[dict[str, str], int]:
             break
     if not nrrd and "ndims" not in fields:
         raise VolumeError(f"{path}: its header is damaged: it has no NDims")
-    for name in fields.keys() & COUNTS_AND_LIMITS:
+    for name in fields.keys() & GEOMETRY_FIELDS:
         numbers = [float(number) for number in NUMBER.findall(fields[name])]
         if any(abs(number) > MAX_COORDINATE_MM for number in numbers):
             raise VolumeError(f"{path}: its header is damaged: {name}: {fields[name]!r}")
@@ -190,7 +190,7 @@ def _check_meta(path: Path, line: str, again: bool) -> None:
     """Refuse a line of a MetaImage header that MetaIO does not survive, or that it and we may read differently."""
     name, _, value = (part.strip() for part in line.partition("="))
     known = META_VALUES.get(name.lower(), {value.lower()})
-    longest = MAX_TEXT_LENGTH if name.lower() not in COUNTS_AND_LIMITS else 4 * MAX_TEXT_LENGTH
+    longest = MAX_TEXT_LENGTH if name.lower() not in GEOMETRY_FIELDS else 4 * MAX_TEXT_LENGTH
     if "|" in name:  # an element that ITK has kept of a DICOM file
         longest = MAX_ELEMENT_LENGTH
     if again or not META_LINE.fullmatch(line) or len(value) > longest or value.lower() not in known:

@@ -10,8 +10,8 @@ from tomoseg.planning.rules import Plan, coarse_axes, moved_by
 
 BACKGROUND_WINDOWS_PER_LABEL = 2  # windows on the background for one on a label
 MOVED_SHARE = 0.15  # of the crops, by up to half a window
-SHORTENED_SHARE = 0.5  # of a head's crops; 0.15 left upper teeth that the network called lower ones
-MAX_SHORTENING = 8
+SHORTENED_SHARE = 0.5  # of the crops; with 0.15 the network took upper teeth for lower ones in a head alone
+MAX_SHORTENING = 8  # times shorter than a window
 THICK_MM = 3.6  # slices of many scans in use
 MAX_ANGLE_RAD = 0.35
 MAX_SCALING = 0.25
