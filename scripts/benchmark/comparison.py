@@ -22,7 +22,7 @@ from tomoseg.bundle.registry import find_bundle
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.planning.bundle_writer import plan_bundle
 from tomoseg.planning.presets import Budget, PresetName
-from tomoseg.training.options import VALIDATION, TrainingOptions
+from tomoseg.training.options import VALIDATION_FOLD, TrainingOptions
 from tomoseg.training.scoring import Scorer
 from tomoseg.training.session import STATE
 from tomoseg.training.training import check_data, train
@@ -176,7 +176,7 @@ def train_and_score(way: Way, training: Training, seed: int, folder: Path) -> ND
     bundle, dataset = find_bundle(folder / "bundle"), check_data(way.dataset)
     scans = () if way.unlabelled is None else check_unlabelled(way.unlabelled, dataset).scans
     options = TrainingOptions(
-        fold=VALIDATION,
+        fold=VALIDATION_FOLD,
         epochs=training.epochs,
         seed=seed,
         device="cpu",

@@ -20,7 +20,7 @@ from support.strategies import grids
 from tomoseg import Grid, TomosegError, Volume, read_volume
 from tomoseg.data.formats import strip_suffix
 from tomoseg.data.nifti import write_label_map
-from tomoseg.data.search import find_volumes
+from tomoseg.data.scan_files import find_volumes
 
 SHAPE = (5, 6, 7)
 

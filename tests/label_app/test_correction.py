@@ -18,7 +18,7 @@ from tomoseg import Grid, Segmenter, read_volume
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import UsageError
 from tomoseg.label_app.clicks.clicks import parse_clicks
-from tomoseg.label_app.clicks.correction import REACH, WIDTH_MM, Click, correct
+from tomoseg.label_app.clicks.correction import REACH_WIDTHS, WIDTH_MM, Click, correct
 from tomoseg.label_app.clicks.local_scores import LocalScores
 from tomoseg.label_app.served_labels import ServedLabels
 
@@ -50,7 +50,7 @@ def test_clicks_get_their_labels_and_what_is_far_stays(clicks: list[Click]) -> N
     changed = np.argwhere(corrected != LABELS)
     if len(changed):
         apart = (changed[:, None] - np.array(list(final))[None]) * GRID.spacing
-        assert np.linalg.norm(apart, axis=2).min(axis=1).max() <= REACH * WIDTH_MM
+        assert np.linalg.norm(apart, axis=2).min(axis=1).max() <= REACH_WIDTHS * WIDTH_MM
         assert set(corrected[tuple(changed.T)]) <= set(final.values())
 
 

@@ -25,7 +25,7 @@ from tomoseg.inference.localisation.crop import nearest
 from tomoseg.inference.localisation.locator import Located, Locator, Place
 from tomoseg.label_app.activelearning.image_scores import KINDS, find_crops
 from tomoseg.label_app.answer import describe_answer, keep_largest
-from tomoseg.label_app.clicks.correction import REACH, WIDTH_MM, Click, correct
+from tomoseg.label_app.clicks.correction import REACH_WIDTHS, WIDTH_MM, Click, correct
 from tomoseg.label_app.clicks.crop_scores import CropScores
 from tomoseg.label_app.clicks.scene import Scene, look
 from tomoseg.label_app.folder import AppFolder
@@ -168,7 +168,7 @@ def test_a_click_changes_its_own_side_near_it(scene: Scene, side: str, value: in
     assert corrected[i, j, k] == value
     assert 0 < len(changed) < 1500
     apart_mm = np.linalg.norm((changed - (i, j, k)) * scene.volume.grid.spacing, axis=1)
-    assert apart_mm.max() <= REACH * WIDTH_MM
+    assert apart_mm.max() <= REACH_WIDTHS * WIDTH_MM
     assert set(corrected[tuple(changed.T)]) == {value}
 
 

@@ -21,7 +21,7 @@ from tomoseg import find_bundle
 from tomoseg.data.dicom.rtstruct import write_rtstruct
 from tomoseg.data.dicom.seg_writer import write_dicom_seg
 from tomoseg.data.labels import default_colour
-from tomoseg.planning.anatomy import CATEGORY, KNOWN, LATERALITY, LETTERS, recognise
+from tomoseg.planning.anatomy import CATEGORY, KNOWN_ORGANS, LATERALITY, LETTERS, recognise
 from tomoseg.planning.fingerprint import LabelPrint
 from tomoseg.planning.label_table import label_table
 
@@ -43,14 +43,14 @@ def test_every_code_is_in_the_dictionary_of_pydicom() -> None:
     for entries in snomed.values():
         for value, (meaning, _) in entries.items():
             meanings.setdefault(value, set()).add(meaning)
-    assert len(KNOWN) > 80
-    for code in {organ.code for organ in KNOWN.values()} | {CATEGORY, *LATERALITY.values()}:
+    assert len(KNOWN_ORGANS) > 80
+    for code in {organ.code for organ in KNOWN_ORGANS.values()} | {CATEGORY, *LATERALITY.values()}:
         known = {meaning.lower() for meaning in meanings[code.value]}
         assert code.meaning.lower() in known, code
 
 
 def test_no_two_organs_share_a_code_or_a_name() -> None:
-    organs = set(KNOWN.values())
+    organs = set(KNOWN_ORGANS.values())
     assert len({organ.code.value for organ in organs}) == len({organ.tg263 for organ in organs}) == len(organs)
     assert all(len(f"{organ.tg263}_R") <= 16 for organ in organs), "TG-263 has 16 characters at most"
 
@@ -62,7 +62,7 @@ def test_the_side_is_known_however_it_is_put(side: str, form: str) -> None:
     assert (found.code.value, found.side, found.roi_name) == ("45289007", side, f"Parotid_{LETTERS[side]}")
 
 
-@given(organ=st.sampled_from(sorted(set(KNOWN.values()), key=lambda organ: organ.tg263)), data=st.data())
+@given(organ=st.sampled_from(sorted(set(KNOWN_ORGANS.values()), key=lambda organ: organ.tg263)), data=st.data())
 def test_an_organ_is_known_by_its_name_in_radiotherapy(organ: object, data: st.DataObject) -> None:
     name, paired = organ.tg263, organ.paired  # type: ignore[attr-defined]
     side = data.draw(st.sampled_from([None, "left", "right"]))

@@ -20,7 +20,7 @@ from tomoseg.core.errors import UsageError
 from tomoseg.planning.augmentation import labelled_augmentation
 from tomoseg.planning.bundle_writer import plan_bundle
 from tomoseg.planning.fingerprint import LabelPrint
-from tomoseg.planning.imbalance import LOSSES, MOST, Imbalance, LossName, choose_ratios
+from tomoseg.planning.imbalance import LOSSES, MAX_SAMPLING_RATIO, Imbalance, LossName, choose_ratios
 from tomoseg.planning.presets import Budget
 from tomoseg.planning.rules import Plan, decide
 from tomoseg.training.options import TrainingOptions
@@ -46,7 +46,7 @@ def planned(sampling: str, labels: tuple[LabelPrint, ...] = LABELS, size: int = 
 def test_smaller_labels_come_more_often_and_none_takes_all(volumes: list[float]) -> None:
     labels = [LabelPrint(value, f"organ {value}", 9, 9, ml) for value, ml in enumerate(volumes, start=1)]
     ratios, _ = choose_ratios(Imbalance(sampling="inverse-volume"), labels, cut=True)
-    assert all(1 / MOST <= ratio <= MOST for ratio in ratios)
+    assert all(1 / MAX_SAMPLING_RATIO <= ratio <= MAX_SAMPLING_RATIO for ratio in ratios)
     for ml, ratio in zip(volumes, ratios, strict=True):
         assert all(ratio >= other for more, other in zip(volumes, ratios, strict=True) if more > ml)
 

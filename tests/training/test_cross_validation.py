@@ -29,7 +29,7 @@ from tomoseg.data.components import largest_component
 from tomoseg.data.overlap import dice
 from tomoseg.training.card import write_results
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
-from tomoseg.training.ensemble import LARGEST, average_weights, ensemble_config, keep_components, single_config
+from tomoseg.training.ensemble import KEEP_LARGEST, average_weights, ensemble_config, keep_components, single_config
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.scoring import mean_of_labels
 from tomoseg.training.state import load_state
@@ -214,11 +214,11 @@ def test_evaluation_cuts_down_what_inference_does(validated: tuple[Path, CrossVa
     folder, result = validated
     inference, evaluate = (read_config(folder / "bundle", name) for name in ("inference", "evaluate"))
     kept = [
-        [step for step in config["postprocessing"]["transforms"] if step["_target_"] == LARGEST]
+        [step for step in config["postprocessing"]["transforms"] if step["_target_"] == KEEP_LARGEST]
         for config in (inference, evaluate)
     ]
     assert kept[0] == (
-        [{"_target_": LARGEST, "keys": "pred", "applied_labels": [*result.largest]}] if result.largest else []
+        [{"_target_": KEEP_LARGEST, "keys": "pred", "applied_labels": [*result.largest]}] if result.largest else []
     )
     assert kept[1] == (kept[0] if result.averaged else [])
 

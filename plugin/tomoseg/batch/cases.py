@@ -13,7 +13,7 @@ from tomoseg.data.channels import further_files
 from tomoseg.data.discovery import Scan, find_scans
 from tomoseg.data.formats import strip_suffix
 from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
-from tomoseg.data.search import INDEX, is_dicom
+from tomoseg.data.scan_files import INDEX_NAME, is_dicom
 from tomoseg.data.source import ScanSource
 
 
@@ -135,7 +135,7 @@ def _refuse_what_is_no_scan(files: Sequence[Path], series: str | None) -> None:
     """Raise UsageError for files that are scans only together with others, or not at all."""
     dicom = [file for file in files if is_dicom(file)]
     for file in files:
-        if file.name.upper() == INDEX:
+        if file.name.upper() == INDEX_NAME:
             raise UsageError(f"{file}: the index of a medium; give the folder that it lies in")
         if series is not None and file not in dicom:
             raise UsageError(f"{file}: no DICOM, so it has no series {series}; leave out --series")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tomoseg.data.discovery import Scan, files_of, find_scans
-from tomoseg.data.search import is_volume, visible_files
+from tomoseg.data.scan_files import is_volume, visible_files
 
 State: TypeAlias = tuple[int, int]  # size in bytes, time of the last change in ns
 Signature: TypeAlias = frozenset[tuple[Path, State]]

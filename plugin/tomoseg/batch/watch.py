@@ -25,9 +25,9 @@ from tomoseg.inference.segmenter import Segmenter
 from tomoseg.report.records import CaseReport, Report
 
 SETTLE_S = 10.0
-LOOK_S = 1.0  # between two looks at the folder, or five times as long as a look took
+LOOK_EVERY_S = 1.0  # between two looks at the folder, or five times as long as a look took
 MAX_CASES_ON_PAGE = 300  # a browser need not load those of last year
-ROUND = 16  # scans; then the reports are written, and it is looked for new ones
+SCANS_PER_ROUND = 16  # scans; then the reports are written, and it is looked for new ones
 
 
 def watch(
@@ -104,9 +104,9 @@ def _segment_arrivals(
         look = time.monotonic()
         waiting.extend(arrivals.take(look))
         if not waiting:
-            time.sleep(max(LOOK_S, 5 * (time.monotonic() - look)))
+            time.sleep(max(LOOK_EVERY_S, 5 * (time.monotonic() - look)))
             continue
-        scans = [waiting.popleft() for _ in range(min(ROUND, len(waiting)))]
+        scans = [waiting.popleft() for _ in range(min(SCANS_PER_ROUND, len(waiting)))]
         cases = [plan_case(scan, inbox, output, kind) for scan in scans]
         clashing = [case for case in cases if owners.setdefault(case.output, case.input) != case.input]
         clashes = [_clash(case, owners[case.output]) for case in clashing]

@@ -18,10 +18,10 @@ from tomoseg.cli.export import export
 from tomoseg.cli.label import label_app, label_server
 from tomoseg.cli.plan import plan
 from tomoseg.cli.segment import segment
-from tomoseg.cli.terminal import print_error
 from tomoseg.cli.train import train
 from tomoseg.cli.watch import watch
 from tomoseg.core.errors import TomosegError, one_line
+from tomoseg.core.notes import print_error
 from tomoseg.core.threads import stop_spinning
 from tomoseg.core.version import __version__
 
@@ -37,7 +37,7 @@ COMMANDS = (
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
-INTERRUPTED = 130  # what typer makes of Ctrl-C
+INTERRUPTED_STATUS = 130  # what typer makes of Ctrl-C
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     stop_spinning()
     try:
         status = app(standalone_mode=False)
-        if status == INTERRUPTED:
+        if status == INTERRUPTED_STATUS:
             print_error("interrupted; the scans that were finished are written")
         sys.exit(status)
     except TyperException as error:

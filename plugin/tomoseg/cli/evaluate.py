@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tomoseg.cli.arguments import BundleOption, QuietOption, with_options
-from tomoseg.cli.terminal import print_error, print_note, print_table, status
+from tomoseg.cli.terminal import print_table, status
+from tomoseg.core.notes import print_error, print_note
 from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.report.text import show_number
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tomoseg.evaluation.results import Evaluation
     from tomoseg.evaluation.summary import Estimate
 
-SHOWN = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
+SHOWN_METRICS = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
 
 
 @with_options
@@ -61,7 +62,7 @@ def evaluate(
 def _print_summary(found: Evaluation) -> None:
     from tomoseg.evaluation.metrics import BY_KEY
 
-    shown = [BY_KEY[key] for key in SHOWN]
+    shown = [BY_KEY[key] for key in SHOWN_METRICS]
     rows = []
     for summary in found.summaries:
         cells = [_show_estimate(summary.metrics[one.key].mean, one.decimals) for one in shown]

@@ -9,8 +9,8 @@ import typer
 
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import ThreadsOption
-from tomoseg.cli.terminal import print_warning
 from tomoseg.core.errors import UsageError
+from tomoseg.core.notes import print_warning
 
 BundlesOption = Annotated[
     list[str] | None,

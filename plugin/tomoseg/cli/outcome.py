@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from tomoseg.cli.terminal import print_error, print_note, print_table, print_warning
+from tomoseg.cli.terminal import print_table
+from tomoseg.core.notes import print_error, print_note, print_warning
 from tomoseg.report.records import CaseReport, Report
 
 STATUSES = {"done": "done", "skipped": "done by an earlier run", "failed": "failed"}

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from tomoseg.cli.arguments import QuietOption, with_options
-from tomoseg.cli.terminal import print_error, print_table, status
+from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.errors import DatasetError
+from tomoseg.core.notes import print_error
 from tomoseg.planning.options import PlanningOptions
 
 

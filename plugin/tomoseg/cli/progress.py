@@ -9,11 +9,11 @@ from rich.progress import MofNCompleteColumn, TextColumn
 
 from tomoseg.batch.progress import Progress
 from tomoseg.cli.outcome import print_case
-from tomoseg.cli.terminal import print_note
+from tomoseg.core.notes import print_note
 from tomoseg.core.progress import ProgressBars
 from tomoseg.report.records import CaseReport
 
-RECENT_S = 600  # the time left is that of the scans of the last minutes; one may take half a minute
+SPEED_PERIOD_S = 600  # the time left is that of the scans of the last minutes; one may take half a minute
 
 
 class BatchProgress(ProgressBars, Progress):
@@ -25,7 +25,7 @@ class BatchProgress(ProgressBars, Progress):
     """
 
     def __init__(self, quiet: bool, numbered: bool = True) -> None:
-        super().__init__(MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), hidden=quiet, recent_s=RECENT_S)
+        super().__init__(MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), hidden=quiet, recent_s=SPEED_PERIOD_S)
         self._quiet = quiet
         self._numbered = numbered and not self._console.is_terminal
         self._batch = self._bars.add_task("", total=0, visible=False, unit="scans")

@@ -12,8 +12,8 @@ from tomoseg.batch.options import ExecutorOptions, OutputOptions
 from tomoseg.bundle.options import Options
 from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption, with_options
 from tomoseg.cli.loading import import_engine
-from tomoseg.cli.terminal import print_error
 from tomoseg.core.errors import OutputError, one_line
+from tomoseg.core.notes import print_error
 from tomoseg.data.output_types import names_output_file
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # importing it takes a tenth of a second
     from rich.console import Console
 
-WIDE = 1000  # columns
+UNWRAPPED_COLUMNS = 1000  # columns
 COLOURS = {"ok": "green", "bad": "red"}
 
 
@@ -18,7 +18,7 @@ def console() -> Console:
     """Return standard output; in a file or a pipe, a line is a line."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else WIDE)
+    return Console(width=None if sys.stdout.isatty() else UNWRAPPED_COLUMNS)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -42,18 +42,3 @@ def status(text: str) -> Iterator[Callable[[object], None]]:
 
     with Console(stderr=True).status(text) as shown:
         yield lambda step: shown.update(escape(str(step)))
-
-
-def print_error(message: str) -> None:
-    """Print an error, as one line on standard error."""
-    print(f"tomoseg: error: {message}", file=sys.stderr, flush=True)
-
-
-def print_warning(message: str) -> None:
-    """Print why a result may be wrong, as one line on standard error."""
-    print(f"tomoseg: warning: {message}", file=sys.stderr, flush=True)
-
-
-def print_note(message: str) -> None:
-    """Print what is no error, and still worth a look, as one line on standard error."""
-    print(f"tomoseg: note: {message}", file=sys.stderr, flush=True)

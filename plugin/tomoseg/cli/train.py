@@ -9,8 +9,9 @@ import typer
 
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import QuietOption, with_options
-from tomoseg.cli.terminal import print_error, print_note, print_warning, status
+from tomoseg.cli.terminal import status
 from tomoseg.core.errors import DatasetError, MemoryLimitError, OutputError, TrainingError, one_line
+from tomoseg.core.notes import print_error, print_note, print_warning
 from tomoseg.training.options import TrainingOptions
 
 

@@ -12,7 +12,7 @@ from tomoseg.batch.options import OutputOptions
 from tomoseg.bundle.options import Options
 from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption, with_options
 from tomoseg.cli.loading import import_engine
-from tomoseg.cli.terminal import print_error
+from tomoseg.core.notes import print_error
 
 
 @with_options

@@ -14,13 +14,13 @@ from tomoseg.data.formats import NIFTI_SUFFIXES, has_suffix, strip_suffix
 from tomoseg.data.nifti import from_nibabel, load_nifti, read_voxels
 from tomoseg.data.volume import Volume, by
 
-NUMBER = re.compile(r"_(\d{4})$")  # of a channel at the end of a name, as nnU-Net has it: case_0000.nii.gz
+CHANNEL_NUMBER = re.compile(r"_(\d{4})$")  # of a channel at the end of a name, as nnU-Net has it: case_0000.nii.gz
 FIRST_CHANNEL = "_0000"
 
 
 def channel_number(path: Path) -> int | None:
     """Return the number of the channel that a file's name ends in; None where it ends otherwise."""
-    found = NUMBER.search(strip_suffix(path.name))
+    found = CHANNEL_NUMBER.search(strip_suffix(path.name))
     return None if found is None else int(found[1])
 
 
@@ -38,7 +38,7 @@ def channel_file(path: Path, number: int) -> Path:
 def without_number(path: Path) -> Path:
     """Return what a scan is called, by the file of one of its channels."""
     stem = strip_suffix(path.name)
-    return path.with_name(NUMBER.sub("", stem) + path.name[len(stem) :])
+    return path.with_name(CHANNEL_NUMBER.sub("", stem) + path.name[len(stem) :])
 
 
 def further_files(paths: Sequence[Path], channels: int) -> dict[Path, tuple[Path, ...]]:
@@ -77,24 +77,11 @@ def channels_of(path: Path) -> int | None:
     return _along_last(load_nifti(path))
 
 
-def read_4d(path: Path, channels: int) -> Volume:
-    """Read a NIfTI file whose last axis is that of the channels.
-
-    Args:
-        path: the file.
-        channels: how many are expected.
-
-    Raises:
-        VolumeError: it is damaged, or has another number of channels.
-    """
-    return split_4d(load_nifti(path), channels, str(path))
-
-
 def split_4d(image: nib.spatialimages.SpatialImage, channels: int, name: str) -> Volume:
     """Return the volume of a nibabel image (I, J, K, channel), or (I, J, K, 1, channel) as ITK writes vectors.
 
     Raises:
-        VolumeError: as for `read_4d`.
+        VolumeError: it is damaged, or has another number of channels.
     """
     got = _along_last(image)
     if got != channels:

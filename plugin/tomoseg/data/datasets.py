@@ -19,18 +19,11 @@ FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))  # of the Decathlon a
 TEST_FOLDER = "imagesTs"
 PARTS = ("training", "validation")  # lists of pairs in dataset.json; MONAI reads the second, too
 TEST = "test"
-LABEL_ENDINGS = (
-    "_seg",
-    "_label",
-    "_labels",
-    "_segmentation",
-    "_mask",
-    "_gt",
-    "-label",
-)  # of a label map's name beside its scan's; the last is 3D Slicer's
+# of a label map's name beside its scan's; the last is 3D Slicer's
+LABEL_ENDINGS = ("_seg", "_label", "_labels", "_segmentation", "_mask", "_gt", "-label")
 VALUE = re.compile(r"[0-9]{1,9}")  # of a label
 MODALITIES = {"MRI": "MR", "MR": "MR", "CT": "CT"}
-UNNAMED = ("image",)  # the only channel, where nobody names it
+UNNAMED_CHANNELS = ("image",)  # the only channel, where nobody names it
 LAYOUTS = (
     "expected dataset.json of the Medical Segmentation Decathlon or nnU-Net, "
     "or the folders images and labels (imagesTr and labelsTr)"
@@ -85,7 +78,7 @@ class Dataset:
     pairs: tuple[Pair, ...]
     label_names: dict[int, str] = field(default_factory=dict)
     modality: str | None = None
-    channels: tuple[str, ...] = UNNAMED
+    channels: tuple[str, ...] = UNNAMED_CHANNELS
     test: tuple[Path, ...] = ()
     images_without_label: tuple[Path, ...] = ()
     labels_without_image: tuple[Path, ...] = ()
@@ -344,7 +337,7 @@ def _named_alike(root: Path, description: dict[str, Any], names: tuple[str, ...]
     return Dataset(
         root,
         tuple(Pair(files[0], labels[stem], further=tuple(files[1:])) for stem, files in taken.items()),
-        channels=names or (UNNAMED if most == 1 else tuple(f"channel {number}" for number in range(most))),
+        channels=names or (UNNAMED_CHANNELS if most == 1 else tuple(f"channel {number}" for number in range(most))),
         test=tuple(_volumes(root / TEST_FOLDER)),
         images_without_label=tuple(lonely),
         labels_without_image=tuple(path for stem, path in labels.items() if stem not in taken),

@@ -1,4 +1,4 @@
-"""The scans below a folder: files of one volume each, and DICOM series."""
+"""Scans below a folder: each file of one volume, and the files of each DICOM series together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tomoseg.data.formats import DETACHED_SUFFIXES, has_suffix
-from tomoseg.data.search import dicom_files, find_volumes
+from tomoseg.data.scan_files import dicom_files, find_volumes
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tomoseg.core.errors import GeometryError
 
+Box = tuple[slice, slice, slice]  # of voxels (I, J, K), [start, stop) along each axis
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:

@@ -19,8 +19,8 @@ from tomoseg.data.geometry import Grid
 from tomoseg.data.itk_image import READERS, affine_of, open_itk, read_itk, remarks_of
 from tomoseg.data.nifti import from_nibabel, load_nifti
 from tomoseg.data.read import read_volume
-from tomoseg.data.search import is_dicom
-from tomoseg.data.volume import by, make_volume
+from tomoseg.data.scan_files import is_dicom
+from tomoseg.data.volume import LPS_TO_RAS, by, make_volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -86,7 +86,10 @@ def read_headers(path: Path, series: str | None = None, channels: int = 1) -> li
     """
     try:
         if path.is_dir() or (path.is_file() and is_dicom(path)):
-            return _read_dicom(path, series)
+            from tomoseg.data.dicom.series import series_headers  # pydicom takes 0.2 s, and many have no DICOM
+
+            with quiet():
+                return [_read_series(headers, path) for headers in series_headers(path, series)]
         if not path.is_file() or path.stat().st_size == 0:
             read_volume(path)  # knows what to say
         return [_read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else _read_nifti(path, channels)]
@@ -116,24 +119,17 @@ def _read_itk(path: Path) -> Header:
     with open_itk(path) as (reader, fields):
         size, kind = reader.GetSize(), ITK_TYPE.fullmatch(sitk.GetPixelIDValueAsString(reader.GetPixelID()))
         if len(size) == 3 and min(size) > 1 and reader.GetNumberOfComponents() == 1 and kind is not None:
-            volume = make_volume(np.broadcast_to(np.float32(0), size), affine_of(reader), str(path))
+            volume = make_volume(np.broadcast_to(np.float32(0), size), LPS_TO_RAS @ affine_of(reader), str(path))
             dtype = f"{'u' * bool(kind[2])}{kind[3].replace('integer', 'int')}{kind[1]}"
             return Header(path, form, dtype, volume.grid, remarks_of(path, fields))
     volume = read_itk(path)  # of another dimension: the reader knows what to say
     return Header(path, form, str(volume.array.dtype), volume.grid, volume.remarks)
 
 
-def _read_dicom(path: Path, series: str | None) -> list[Header]:
-    from tomoseg.data.dicom.series import series_headers
-
-    with quiet():
-        return [_read_series(headers, path) for headers in series_headers(path, series)]
-
-
 def _read_series(headers: Sequence[Dataset], path: Path) -> Header:
-    from tomoseg.data.dicom.series import arrange_series, summarise
+    from tomoseg.data.dicom.series import arrange_series, summarise_series
 
-    series = summarise(headers)
+    series = summarise_series(headers)
     try:
         ordered, grid, remarks = arrange_series(headers, path)
     except VolumeError as error:

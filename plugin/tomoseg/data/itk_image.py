@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from tomoseg.core.errors import VolumeError, one_line, shorten
 from tomoseg.data.formats import DEFLATE_LIMIT
-from tomoseg.data.volume import LONGEST_MM, LPS_TO_RAS, Volume, by, make_volume
+from tomoseg.data.volume import LPS_TO_RAS, MAX_COORDINATE_MM, Volume, by, make_volume
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 READERS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
-HEADER_BYTES = 1 << 20  # far more than any header has
-BLOCK = 1 << 20  # bytes decompressed at once
+MAX_HEADER_BYTES = 1 << 20  # far more than any header has
+BLOCK_BYTES = 1 << 20  # decompressed at once
 # what places the voxels; ITK works for minutes to find out how numbers without measure are turned
-LENGTHS = {
+GEOMETRY_FIELDS = {
     "space directions", "space origin", "spacings", "transformmatrix", "orientation", "rotation", "elementspacing",
     "elementsize", "offset", "origin", "position",
 }  # fmt: skip
@@ -42,14 +42,14 @@ META_VALUES = {
     "binarydata": BOOLEANS, "compresseddata": BOOLEANS,
     "binarydatabyteordermsb": BOOLEANS, "elementbyteordermsb": BOOLEANS,
 }  # fmt: skip
-LONGEST_TEXT = 250
-LONGEST_ELEMENT = 16000
+MAX_TEXT_LENGTH = 250
+MAX_ELEMENT_LENGTH = 16000
 # of a field of NRRD, which its reader copies into its account of what is wrong, past the end of that; a key with a
 # value of its own may be as long as it likes
-LONGEST_LINE = 500
+MAX_LINE_LENGTH = 500
 HERE = "LOCAL"  # the voxels follow the header
 # how many bytes of voxels one byte of the file can hold: a digit and a space may stand for a float64
-EXPANSION = {"raw": 1, "text": 4, "compressed": DEFLATE_LIMIT}
+MAX_EXPANSION = {"raw": 1, "text": 4, "compressed": DEFLATE_LIMIT}
 # NRRD's spaces that ITK converts from
 KNOWN_SPACES = {
     "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps",
@@ -102,9 +102,9 @@ def segment_names(path: Path) -> dict[int, str]:
     fields = _read_fields(path)
     names = {}
     for field, text in fields.items():
-        name, value = fields.get(field.replace("_labelvalue", "_name")), text.lstrip("=")  # written as KEY:=VALUE
+        name, value = fields.get(field.replace("_labelvalue", "_name")), text.removeprefix("=")  # written KEY:=VALUE
         if re.fullmatch(r"segment\d+_labelvalue", field) and value.isdecimal() and name is not None:
-            names[int(value)] = name.lstrip("=")
+            names[int(value)] = name.removeprefix("=").encode(errors="surrogateescape").decode(errors="replace")
     return names
 
 
@@ -126,15 +126,15 @@ def from_itk(image: sitk.Image, name: str) -> Volume:
     if "complex" in image.GetPixelIDTypeAsString():
         raise VolumeError(f"{name}: expected one real value a voxel, got complex ones; convert it to grey values first")
     # SimpleITK's arrays are (K, J, I)
-    return make_volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine_of(image), name)
+    return make_volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), LPS_TO_RAS @ affine_of(image), name)
 
 
 def affine_of(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:
-    """Return the 4×4 matrix from voxel indices to RAS+ mm of a 3D image, or of one whose header was read."""
+    """Return the 4×4 matrix from voxel indices to mm of a 3D image, or of one whose header was read, LPS in files."""
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return LPS_TO_RAS @ affine  # SimpleITK's coordinates are LPS mm
+    return affine
 
 
 def _read_fields(path: Path) -> dict[str, str]:
@@ -157,7 +157,7 @@ def _read_fields(path: Path) -> dict[str, str]:
 def _parse(path: Path) -> tuple[dict[str, str], int]:
     """Return the fields of the header and its length in bytes."""
     with path.open("rb") as file:
-        start = file.read(HEADER_BYTES)
+        start = file.read(MAX_HEADER_BYTES)
     nrrd = _is_nrrd(path)
     if nrrd != start.startswith(b"NRRD") or (not nrrd and b"ElementDataFile" not in start):
         kind = "NRRD" if nrrd else "MetaImage"
@@ -170,7 +170,7 @@ def _parse(path: Path) -> tuple[dict[str, str], int]:
         name, _, value = (part.strip() for part in text.partition(":" if nrrd else "="))
         if nrrd and not name:
             break
-        if nrrd and len(text) > LONGEST_LINE and not re.match("[^:]*:=", text):
+        if nrrd and len(text) > MAX_LINE_LENGTH and not re.match("[^:]*:=", text):
             raise VolumeError(f"{path}: its header is damaged: {_shown(text)}")
         if not nrrd and text:
             _check_meta(path, text, name.lower() in fields)
@@ -179,9 +179,9 @@ def _parse(path: Path) -> tuple[dict[str, str], int]:
             break
     if not nrrd and "ndims" not in fields:
         raise VolumeError(f"{path}: its header is damaged: it has no NDims")
-    for name in fields.keys() & LENGTHS:
+    for name in fields.keys() & GEOMETRY_FIELDS:
         numbers = [float(number) for number in NUMBER.findall(fields[name])]
-        if any(abs(number) > LONGEST_MM for number in numbers):
+        if any(abs(number) > MAX_COORDINATE_MM for number in numbers):
             raise VolumeError(f"{path}: its header is damaged: {name}: {fields[name]!r}")
     return fields, length
 
@@ -190,9 +190,9 @@ def _check_meta(path: Path, line: str, again: bool) -> None:
     """Refuse a line of a MetaImage header that MetaIO does not survive, or that it and we may read differently."""
     name, _, value = (part.strip() for part in line.partition("="))
     known = META_VALUES.get(name.lower(), {value.lower()})
-    longest = LONGEST_TEXT if name.lower() not in LENGTHS else 4 * LONGEST_TEXT
+    longest = MAX_TEXT_LENGTH if name.lower() not in GEOMETRY_FIELDS else 4 * MAX_TEXT_LENGTH
     if "|" in name:  # an element that ITK has kept of a DICOM file
-        longest = LONGEST_ELEMENT
+        longest = MAX_ELEMENT_LENGTH
     if again or not META_LINE.fullmatch(line) or len(value) > longest or value.lower() not in known:
         raise VolumeError(f"{path}: its header is damaged, or of no scan: {_shown(line)}")
 
@@ -238,7 +238,7 @@ def _check_size(path: Path, fields: dict[str, str], reader: sitk.ImageFileReader
             f"the header declares {packed} bytes of compressed voxels, {data.name} has {max(held, 0)}"
         )
     declared = _declared(fields, reader)
-    if declared > held * EXPANSION[_packing(fields)]:
+    if declared > held * MAX_EXPANSION[_packing(fields)]:
         raise VolumeError(
             f"{path}: truncated or damaged: "
             f"the header declares {declared} bytes of voxels, {data.name} has {max(held, 0)} bytes for them"
@@ -258,8 +258,8 @@ def _check_stream(path: Path, fields: dict[str, str], declared: int) -> None:
     try:
         with data.open("rb") as file:
             file.seek(_parse(path)[1] if data == path else 0)
-            while count <= declared and not stream.eof and (block := stream.unconsumed_tail or file.read(BLOCK)):
-                count += len(stream.decompress(block, BLOCK))
+            while count <= declared and not stream.eof and (block := stream.unconsumed_tail or file.read(BLOCK_BYTES)):
+                count += len(stream.decompress(block, BLOCK_BYTES))
     except isal_zlib.error as error:  # type: ignore[misc]  # a class, but its stub has an instance
         raise VolumeError(f"{path}: truncated or damaged: {one_line(error)}") from error
     if count < declared:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +21,7 @@ from tomoseg.data.formats import DEFLATE_LIMIT, NIFTI_SUFFIXES, has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.volume import Volume, by, make_volume
 
-TOLERANCE = 0.05  # of a voxel: float32 quaternions are not exact
+TOLERANCE_VOXELS = 0.05  # float32 quaternions are not exact
 GZIP_LEVEL = 1  # of 0 to 3; a label map is as small as with zlib's 1, in a fifth of the time
 
 
@@ -75,7 +76,7 @@ def _contradictions(header: nib.Nifti1Header, affine: NDArray[Any], name: str) -
             apart = Grid(shape, affine).distance_mm(Grid(shape, header.get_qform()))
         except (GeometryError, HeaderDataError, ValueError):
             return ("its qform is damaged; the sform is used",)
-        if apart > TOLERANCE * min(header.get_zooms()[:3]):
+        if apart > TOLERANCE_VOXELS * min(header.get_zooms()[:3]):
             return (f"its sform and qform differ by up to {apart:.2f} mm; the sform is used, as NIfTI has it",)
     return ()
 
@@ -153,7 +154,7 @@ def _write(path: Path, array: NDArray[Any], grid: Grid, like: nib.Nifti1Header |
         image.set_sform(grid.affine, "scanner")
         # ITK refuses an sform that is sheared, if only by rounding, and takes the qform; none can hold a real shear
         image.set_qform(grid.affine, "scanner")
-        if grid.distance_mm(Grid(grid.shape, image.get_qform())) > TOLERANCE * min(grid.spacing):
+        if grid.distance_mm(Grid(grid.shape, image.get_qform())) > TOLERANCE_VOXELS * min(grid.spacing):
             image.set_qform(None)
     header.set_data_dtype(array.dtype)
     header["cal_min"] = header["cal_max"] = 0  # display limits of the scan mean nothing here
@@ -162,10 +163,11 @@ def _write(path: Path, array: NDArray[Any], grid: Grid, like: nib.Nifti1Header |
     header["db_name"] = b""
     header.set_intent(intent)
     header.extensions = type(header.extensions)()  # may hold anything, the patient's name included
-    with atomic_file(path) as temporary, temporary.open("wb") as raw:
-        if path.name.lower().endswith(".gz"):
-            # no time and no name in the file: one result is one sequence of bytes
-            with igzip.IGzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0) as zipped:
-                image.to_stream(zipped)
-        else:
-            image.to_stream(raw)
+    pack = gzip_writer if path.name.lower().endswith(".gz") else nullcontext
+    with atomic_file(path) as temporary, temporary.open("wb") as raw, pack(raw) as target:
+        image.to_stream(target)
+
+
+def gzip_writer(raw: IO[bytes]) -> igzip.IGzipFile:
+    """Return a file that packs what is written to it, without time and name: one result is one sequence of bytes."""
+    return igzip.IGzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0)

@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from isal import igzip
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import OutputError
@@ -20,25 +19,20 @@ from tomoseg.core.files import atomic_file
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Code, Label
-from tomoseg.data.nifti import GZIP_LEVEL
+from tomoseg.data.nifti import gzip_writer
 from tomoseg.data.segments import Segment, find_segments
 from tomoseg.data.volume import LPS_TO_RAS
 
 SUFFIXES = (".nrrd",)
-SLAB = 16  # slices that are packed at once
-ABSENT = "0 -1 0 -1 0 -1"  # Slicer's extent of an empty segment
+SLICES_AT_ONCE = 16  # slices that are packed at once
+EMPTY_EXTENT = "0 -1 0 -1 0 -1"  # Slicer's extent of an empty segment
 # where Slicer looks up the codes; those that it does not find there it shows as they are
 TERMINOLOGY = "Segmentation category and type - 3D Slicer General Anatomy list"
 ANATOMY = "Anatomic codes - DICOM master list"
 
 
 def write_nrrd_segmentation(
-    path: Path,
-    labels: NDArray[np.unsignedinteger[Any]],
-    grid: Grid,
-    table: Sequence[Label],
-    *,
-    compress: bool = True,
+    path: Path, labels: NDArray[np.unsignedinteger[Any]], grid: Grid, table: Sequence[Label], *, compress: bool = True
 ) -> None:
     """Write a segmentation for 3D Slicer, atomically; the same labels make the same bytes.
 
@@ -63,14 +57,9 @@ def write_nrrd_segmentation(
     lines = [*_describe_image(labels, grid, compress), *_describe_segments(labels, segments), "", ""]
     with atomic_file(path) as temporary, temporary.open("wb") as raw:
         raw.write("\n".join(lines).encode(errors="replace"))
-        with _packing(raw) if compress else nullcontext(raw) as target:
-            for start in range(0, grid.shape[2], SLAB):
-                target.write(labels[..., start : start + SLAB].tobytes(order="F"))
-
-
-def _packing(raw: IO[bytes]) -> igzip.IGzipFile:
-    # no time and no name in the file: one result is one sequence of bytes
-    return igzip.IGzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0)
+        with gzip_writer(raw) if compress else nullcontext(raw) as target:
+            for start in range(0, grid.shape[2], SLICES_AT_ONCE):
+                target.write(labels[..., start : start + SLICES_AT_ONCE].tobytes(order="F"))
 
 
 def _describe_image(labels: NDArray[Any], grid: Grid, compress: bool) -> Iterator[str]:
@@ -98,7 +87,7 @@ def _describe_segments(labels: NDArray[Any], segments: Sequence[Segment]) -> Ite
     for number, segment in enumerate(segments):
         label = segment.label
         layer = label.value - 1 if labels.ndim == 4 and label.value <= len(labels) else 0
-        extent = ABSENT
+        extent = EMPTY_EXTENT
         if segment.box is not None:
             extent = " ".join(f"{part.start} {part.stop - 1}" for part in segment.box)
         modifier = next(iter(label.modifiers), None)  # Slicer's entry has room for one

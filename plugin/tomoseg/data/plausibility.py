@@ -13,10 +13,10 @@ from tomoseg.data.labels import Label
 
 # Hounsfield units by definition: air −1000, water 0; fat, muscle and organs lie within 200 of water
 # (https://radiopaedia.org/articles/hounsfield-unit)
-AIR = (-1100, -900)
-SOFT_TISSUE = (-200, 200)
-LEAST_SHARE = 0.001  # of the voxels, of each of the two
-LOOKED_AT = 2 * 10**6  # voxels, of which the shares are counted
+AIR_HU = (-1100, -900)
+SOFT_TISSUE_HU = (-200, 200)
+MIN_TISSUE_SHARE = 0.001  # of the voxels, of each of the two
+MAX_SAMPLED_VOXELS = 2 * 10**6  # voxels, of which the shares are counted
 
 
 def doubt_volumes(
@@ -55,7 +55,7 @@ def at_border(labels: NDArray[np.unsignedinteger[Any]]) -> set[int]:
     """Return the values in the outermost voxels of labels: (I, J, K), or (label, I, J, K) where they may overlap."""
     if labels.ndim == 4:
         return {value for value, mask in enumerate(labels, start=1) if at_border(mask)}
-    faces = (labels[index] for axis in range(3) for index in _ends(axis))
+    faces = (labels.take(index, axis) for axis in range(3) for index in (0, -1))
     return set(np.unique(np.concatenate([np.unique(face) for face in faces])).tolist()) - {0}
 
 
@@ -64,17 +64,17 @@ def doubt_hounsfield_units(minimum: float, maximum: float, air: float, soft_tiss
 
     Args:
         minimum, maximum: of the scan.
-        air, soft_tissue: share of the voxels in the ranges `AIR` and `SOFT_TISSUE`.
+        air, soft_tissue: share of the voxels in the ranges `AIR_HU` and `SOFT_TISSUE_HU`.
     """
     shown = f"values from {minimum:g} to {maximum:g}"
     if minimum >= 0:
         if maximum <= 255:
             return f"{shown}: no Hounsfield units, but grey levels of a picture?"
         return f"{shown}: no Hounsfield units? rescale intercept not applied"
-    if minimum > AIR[1]:
-        return f"{shown}: no Hounsfield units, or a crop without air? expected air, below {AIR[1]}"
-    for name, share, (low, high) in (("air", air, AIR), ("soft tissue", soft_tissue, SOFT_TISSUE)):
-        if share < LEAST_SHARE:
+    if minimum > AIR_HU[1]:
+        return f"{shown}: no Hounsfield units, or a crop without air? expected air, below {AIR_HU[1]}"
+    for name, share, (low, high) in (("air", air, AIR_HU), ("soft tissue", soft_tissue, SOFT_TISSUE_HU)):
+        if share < MIN_TISSUE_SHARE:
             return f"{shown}: no Hounsfield units? hardly any {name}, {low} to {high}"
     return None
 
@@ -84,17 +84,12 @@ def doubt_ct(array: NDArray[np.float32]) -> str | None:
 
     Of a large scan some voxels are looked at, evenly spread.
     """
-    step = max(1, math.ceil((array.size / LOOKED_AT) ** (1 / 3)))
+    step = max(1, math.ceil((array.size / MAX_SAMPLED_VOXELS) ** (1 / 3)))
     seen = array[::step, ::step, ::step]
-    return doubt_hounsfield_units(
-        float(seen.min()), float(seen.max()), share_within(seen, AIR), share_within(seen, SOFT_TISSUE)
-    )
+    air, soft_tissue = (count_within(seen, limits) / seen.size for limits in (AIR_HU, SOFT_TISSUE_HU))
+    return doubt_hounsfield_units(float(seen.min()), float(seen.max()), air, soft_tissue)
 
 
-def share_within(array: NDArray[np.float32], limits: tuple[float, float]) -> float:
-    """Return the share of voxels whose values lie within two limits, both included."""
-    return int(np.count_nonzero((array >= limits[0]) & (array <= limits[1]))) / array.size
-
-
-def _ends(axis: int) -> list[Any]:
-    return [(slice(None),) * axis + (index,) for index in (0, -1)]
+def count_within(array: NDArray[np.float32], limits: tuple[float, float]) -> int:
+    """Return the number of voxels whose values lie within two limits, both included."""
+    return int(np.count_nonzero((array >= limits[0]) & (array <= limits[1])))

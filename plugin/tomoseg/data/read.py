@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import nibabel as nib
 
 from tomoseg.core.errors import VolumeError, one_line
-from tomoseg.data.channels import channels_of, expectation, join, read_4d, split_4d
+from tomoseg.data.channels import channels_of, expectation, join, split_4d
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.itk_image import from_itk, read_itk
-from tomoseg.data.nifti import from_nibabel, read_nifti
-from tomoseg.data.search import is_dicom
+from tomoseg.data.nifti import from_nibabel, load_nifti, read_nifti
+from tomoseg.data.scan_files import is_dicom
 from tomoseg.data.volume import Volume, refuse_non_finite
 
 if TYPE_CHECKING:
@@ -28,11 +28,7 @@ EXPECTED = "a NIfTI, NRRD or MetaImage file, or a DICOM series"
 
 
 def read_volume(
-    source: Source,
-    series: str | None = None,
-    *,
-    channels: int = 1,
-    allow_non_finite: bool = False,
+    source: Source, series: str | None = None, *, channels: int = 1, allow_non_finite: bool = False
 ) -> Volume:
     """Read a scan and check that it is one finite 3D volume, or one of as many channels as are expected.
 
@@ -57,43 +53,49 @@ def read_volume(
         (40, 56, 40)
     """
     if isinstance(source, list | tuple):
-        parts = [read_volume(part, series, allow_non_finite=allow_non_finite) for part in source]
+        parts = [_read_one(part, series) for part in source]
         if len(parts) != channels:
             raise VolumeError(f"{_name(source[0]) if source else 'scan'}: {expectation(channels)}, got {len(parts)}")
-        return join(parts, parts[0].source)
-    if channels > 1:
-        return _of_several(source, channels, allow_non_finite)
-    if isinstance(source, str | os.PathLike):
-        return _from_path(Path(source), series, allow_non_finite)
-    if isinstance(source, nib.spatialimages.SpatialImage):
-        return _checked(from_nibabel(source, _name(source)), allow_non_finite)
-    if type(source).__module__.startswith("SimpleITK"):
-        return _checked(from_itk(source, _name(source)), allow_non_finite)
-    raise VolumeError(
-        f"expected a path, a nibabel image or a SimpleITK image, got {type(source).__module__}.{type(source).__name__}"
-    )
+    else:
+        parts = [_read_channels(source, channels) if channels > 1 else _read_one(source, series)]
+    for part in () if allow_non_finite else parts:
+        refuse_non_finite(part)
+    return join(parts, parts[0].source) if len(parts) > 1 else parts[0]
 
 
-def _of_several(source: Image, channels: int, allow_non_finite: bool) -> Volume:
-    """Return the volume of one source that holds all channels."""
+def _read_channels(source: Image, channels: int) -> Volume:
+    """Read one file or image that holds all channels of a scan."""
     if isinstance(source, nib.spatialimages.SpatialImage):
-        return _checked(split_4d(source, channels, _name(source)), allow_non_finite)
+        return split_4d(source, channels, _name(source))
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         try:
             if channels_of(path) is not None:
-                return _checked(read_4d(path, channels), allow_non_finite)
+                return split_4d(load_nifti(path), channels, str(path))
         except OSError as error:
             raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
-    read_volume(source, allow_non_finite=True)  # knows what is wrong with it
+    _read_one(source, None)  # knows what is wrong with it
     raise VolumeError(f"{_name(source)}: {expectation(channels)}, got one")
+
+
+def _read_one(source: Image, series: str | None) -> Volume:
+    """Read one file, image or DICOM series of one channel."""
+    if isinstance(source, str | os.PathLike):
+        return _read_path(Path(source), series)
+    if isinstance(source, nib.spatialimages.SpatialImage):
+        return from_nibabel(source, _name(source))
+    if type(source).__module__.startswith("SimpleITK"):
+        return from_itk(source, _name(source))
+    raise VolumeError(
+        f"expected a path, a nibabel image or a SimpleITK image, got {type(source).__module__}.{type(source).__name__}"
+    )
 
 
 def _name(source: Image) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else "image in memory"
 
 
-def _from_path(path: Path, series: str | None, allow_non_finite: bool) -> Volume:
+def _read_path(path: Path, series: str | None) -> Volume:
     try:
         found = path.stat()
     except FileNotFoundError as error:
@@ -101,30 +103,15 @@ def _from_path(path: Path, series: str | None, allow_non_finite: bool) -> Volume
     except OSError as error:
         raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
     try:
-        if stat.S_ISDIR(found.st_mode):
-            volume = _read_dicom(path, series)
-        elif not stat.S_ISREG(found.st_mode):  # a pipe would wait for ever
-            raise VolumeError(f"{path}: expected {EXPECTED}, got something that is neither file nor folder")
-        elif found.st_size == 0:
-            raise VolumeError(f"{path}: the file is empty; expected {EXPECTED}")
-        elif is_dicom(path):
-            volume = _read_dicom(path, series)
-        elif has_suffix(path.name, ITK_SUFFIXES):
-            volume = read_itk(path)
-        else:
-            volume = read_nifti(path)
+        if not stat.S_ISDIR(found.st_mode):
+            if not stat.S_ISREG(found.st_mode):  # a pipe would wait for ever
+                raise VolumeError(f"{path}: expected {EXPECTED}, got something that is neither file nor folder")
+            if found.st_size == 0:
+                raise VolumeError(f"{path}: the file is empty; expected {EXPECTED}")
+            if not is_dicom(path):
+                return read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else read_nifti(path)
+        from tomoseg.data.dicom.series import read_dicom  # pydicom takes 0.2 s, and many have no DICOM
+
+        return read_dicom(path, series)
     except OSError as error:
         raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
-    return _checked(volume, allow_non_finite)
-
-
-def _read_dicom(path: Path, series: str | None) -> Volume:
-    from tomoseg.data.dicom.series import read_dicom  # pydicom takes 0.2 s, and not everybody has DICOM
-
-    return read_dicom(path, series)
-
-
-def _checked(volume: Volume, allow_non_finite: bool) -> Volume:
-    if not allow_non_finite:
-        refuse_non_finite(volume)
-    return volume

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tomoseg.core.errors import OutputError
+from tomoseg.data.geometry import Box
 from tomoseg.data.labels import Label
 from tomoseg.data.volume import by
-
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def find_segments(
     return [Segment(label, boxes.get(label.value)) for label in sorted(table, key=lambda label: label.value)]
 
 
-def cut_out(labels: NDArray[np.unsignedinteger[Any]], value: int, box: Box) -> NDArray[np.bool_]:
+def mask_of(labels: NDArray[np.unsignedinteger[Any]], value: int, box: Box) -> NDArray[np.bool_]:
     """Return where one label lies within its box, (I, J, K)."""
     if labels.ndim == 4:
         return np.asarray(labels[value - 1][box] != 0)

@@ -14,7 +14,7 @@ from tomoseg.core.errors import GeometryError, VolumeError, one_line
 from tomoseg.data.geometry import Grid
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-LONGEST_MM = 1e6  # a kilometre; a header that names a place beyond is damaged
+MAX_COORDINATE_MM = 1e6  # a kilometre; a header that names a place beyond is damaged
 
 
 @dataclass(frozen=True)

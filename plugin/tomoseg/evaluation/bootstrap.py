@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 SEED = 0
-LEVEL = 0.95
-CHUNK = 1 << 22  # draws of cases at a time: 32 MB
+CONFIDENCE_LEVEL = 0.95
+MAX_DRAWS_AT_ONCE = 1 << 22  # draws of cases at a time: 32 MB
 
 
 def draw_weights(cases: int) -> Iterator[NDArray[np.float64]]:
     """Yield how often each case is drawn, (resamples, cases), a part of the resamples at a time; always the same."""
     random = np.random.default_rng(SEED)
-    step = max(1, CHUNK // max(cases, 1))
+    step = max(1, MAX_DRAWS_AT_ONCE // max(cases, 1))
     for start in range(0, RESAMPLES, step):
         rows = min(step, RESAMPLES - start)
         drawn = random.integers(cases, size=(rows, cases)) + cases * np.arange(rows)[:, None]
@@ -52,5 +52,5 @@ def interval(draws: NDArray[np.float64]) -> tuple[float, float]:
     defined = draws[np.isfinite(draws)]
     if not defined.size:
         return float("nan"), float("nan")
-    low, high = np.percentile(defined, (50 * (1 - LEVEL), 50 * (1 + LEVEL)))
+    low, high = np.percentile(defined, (50 * (1 - CONFIDENCE_LEVEL), 50 * (1 + CONFIDENCE_LEVEL)))
     return float(low), float(high)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tomoseg.core.errors import TomosegError, one_line
-from tomoseg.data.geometry import Grid
+from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.overlap import Overlap, count_overlap
 from tomoseg.evaluation.label_map import read_prediction, read_reference
 from tomoseg.evaluation.pairing import Match
@@ -22,9 +22,8 @@ from tomoseg.evaluation.protocol import Protocol
 from tomoseg.evaluation.surface import SurfaceScores, score_surfaces
 
 Labels = NDArray[np.unsignedinteger[Any]]
-Box = tuple[slice, slice, slice]
-NOTHING = SurfaceScores(math.nan, math.nan, math.nan)
-LISTED = 10  # values in a remark
+NO_SURFACE_SCORES = SurfaceScores(math.nan, math.nan, math.nan)
+MAX_VALUES = 10  # values in a remark
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,8 @@ def score_case(match: Match, protocol: Protocol) -> CaseScores:
     else:
         strange = []
         if found.unnamed:
-            values = ", ".join(map(str, found.unnamed[:LISTED])) + (", …" if len(found.unnamed) > LISTED else "")
+            more = ", …" if len(found.unnamed) > MAX_VALUES else ""
+            values = ", ".join(map(str, found.unnamed[:MAX_VALUES])) + more
             strange.append(f"holds the values {values}, which no label has; they are not scored")
         return CaseScores(
             name=match.name,
@@ -185,7 +185,7 @@ def scores_of(case: CaseScores, labels: Iterable[int]) -> list[LabelScores | Non
             return known.get(label)
         if case.annotated is not None and label not in case.annotated:
             return None
-        return LabelScores(label, case.absent, NOTHING, 0.0)
+        return LabelScores(label, case.absent, NO_SURFACE_SCORES, 0.0)
 
     return [of(label) for label in labels]
 

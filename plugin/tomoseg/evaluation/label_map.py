@@ -19,10 +19,10 @@ from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import by
 
-LARGEST = np.iinfo(np.uint16).max
-INTEGER = 1e-3  # a file that scales its values (nibabel's do, for labels given as floats) has 1.00001 for 1
-SEGMENTS = (".nrrd",)
-ROUNDING = 0.05  # of a voxel: the coordinates of a header are float32, or decimals of 16 characters
+MAX_LABEL = np.iinfo(np.uint16).max
+INTEGER_TOLERANCE = 1e-3  # a file that scales its values (nibabel's do, for labels given as floats) has 1.00001 for 1
+SEGMENT_SUFFIXES = (".nrrd",)
+MAX_ROUNDING_VOXELS = 0.05  # the coordinates of a header are float32, or decimals of 16 characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +55,15 @@ def read_reference(path: Path, values: LabelMapping | None = None, names: Mappin
         raise VolumeError(f"{path}: a reference has to be a volume with a grid of its own; convert it to NIfTI")
     volume = read_volume(path)
     lowest, highest = float(volume.array.min()), float(volume.array.max())
-    if lowest < 0 or highest > LARGEST:
-        raise VolumeError(f"{path}: expected labels from 0 to {LARGEST}, got values from {lowest:g} to {highest:g}")
+    if lowest < 0 or highest > MAX_LABEL:
+        raise VolumeError(f"{path}: expected labels from 0 to {MAX_LABEL}, got values from {lowest:g} to {highest:g}")
     whole = volume.array if volume.array.dtype.kind in "iu" else np.rint(volume.array)
     labels: NDArray[np.unsignedinteger[Any]] = whole.astype(
         np.uint8 if highest < np.iinfo(np.uint8).max + 0.5 else np.uint16
     )
-    if not np.array_equal(labels, volume.array) and np.abs(labels - volume.array).max() > INTEGER:
+    if not np.array_equal(labels, volume.array) and np.abs(labels - volume.array).max() > INTEGER_TOLERANCE:
         raise VolumeError(f"{path}: expected a label map, got values that are no integers")
-    if not values and names and has_suffix(path.name, SEGMENTS):
+    if not values and names and has_suffix(path.name, SEGMENT_SUFFIXES):
         values = LabelMapping.by_name(segment_names(path), names)
     if values:
         labels = values.apply(labels)
@@ -90,7 +90,7 @@ def read_prediction(path: Path, grid: Grid, names: Mapping[int, str]) -> LabelMa
             "resample it to the reference's grid first"
         )
     apart = found.grid.distance_mm(grid)
-    if apart > ROUNDING * min(grid.spacing):
+    if apart > MAX_ROUNDING_VOXELS * min(grid.spacing):
         orientations = {found.grid.orientation, grid.orientation}
         turned = f" ({found.grid.orientation} and {grid.orientation})" if len(orientations) > 1 else ""
         raise VolumeError(

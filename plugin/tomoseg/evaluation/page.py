@@ -18,9 +18,9 @@ from tomoseg.evaluation.worst import WorstCase
 from tomoseg.report.html.template import write_html
 from tomoseg.report.text import show_moment
 
-PLOTTED = tuple(BY_KEY[key] for key in ("dice", "nsd", "hd95_mm", "assd_mm"))
-LISTED = 3000  # rows of the table; of more, those with the lowest Dice
-CHIPS = 12  # labels to choose from; more are searched for
+PLOTTED_METRICS = tuple(BY_KEY[key] for key in ("dice", "nsd", "hd95_mm", "assd_mm"))
+MAX_TABLE_ROWS = 3000  # rows of the table; of more, those with the lowest Dice
+MAX_LABEL_CHIPS = 12  # labels to choose from; more are searched for
 Row = tuple[CaseScores, LabelScores]
 
 
@@ -49,14 +49,14 @@ def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path) -
         when=f"{started}tomoseg {__version__}",
         details=_details(evaluation),
         metrics=METRICS,
-        boxes=[(metric, _boxes(metric, scored, groups)) for metric in PLOTTED],
+        boxes=[(metric, _boxes(metric, scored, groups)) for metric in PLOTTED_METRICS],
         agreements=[
             (one.name, one.agreement, _agreement(one.agreement, groups[one.label])) for one in scored if one.agreement
         ],
         worst=worst,
         rows=sorted(rows, key=lambda row: (math.isnan(row[1].overlap.dice), row[1].overlap.dice)),
-        listed=LISTED,
-        chips=[(f"label-{one.label}", one.name) for one in scored] if 1 < len(scored) <= CHIPS else [],
+        listed=MAX_TABLE_ROWS,
+        chips=[(f"label-{one.label}", one.name) for one in scored] if 1 < len(scored) <= MAX_LABEL_CHIPS else [],
         resamples=f"{RESAMPLES:,}",
         seed=SEED,
     )

@@ -13,12 +13,12 @@ from tomoseg.data.channels import FIRST_CHANNEL
 from tomoseg.data.datasets import DESCRIPTION, FOLDERS, LABEL_ENDINGS, Dataset, described_labels, read_dataset
 from tomoseg.data.dicom.seg_reader import is_segmentation
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix, strip_suffix
-from tomoseg.data.search import visible_files
+from tomoseg.data.scan_files import visible_files
 
 # of names that `tomoseg segment` gives: `_labelmap.dcm` beside those of datasets
-ENDINGS = (*LABEL_ENDINGS, "_labelmap")
-ENTROPY = "_entropy"  # `tomoseg segment --uncertainty` writes it beside a label map
-SHOWN = 3  # names in an error
+LABEL_MAP_ENDINGS = (*LABEL_ENDINGS, "_labelmap")
+ENTROPY_ENDING = "_entropy"  # `tomoseg segment --uncertainty` writes it beside a label map
+MAX_NAMES_IN_ERROR = 3
 Found = TypeVar("Found")
 
 
@@ -111,7 +111,7 @@ def match_cases(prediction: Path, reference: Path) -> Matches:
 def case_name(path: Path) -> str:
     """Return what a case is called by the name of one of its label maps."""
     stem = normalize("NFC", strip_suffix(path.name))  # file systems spell one name in two ways
-    for ending in ENDINGS:
+    for ending in LABEL_MAP_ENDINGS:
         if stem.endswith(ending) and stem != ending:
             return stem.removesuffix(ending)
     return stem
@@ -126,7 +126,7 @@ def _collect(side: Path) -> dict[Key, Path]:
         return {(Path(), case_name(side)): side}
     files = [path for path in visible_files(side) if has_suffix(path.name, VOLUME_SUFFIXES) or is_segmentation(path)]
     stems = {(path.parent, strip_suffix(path.name)) for path in files}
-    entropies = {(folder, f"{stem}{ENTROPY}") for folder, stem in stems}
+    entropies = {(folder, f"{stem}{ENTROPY_ENDING}") for folder, stem in stems}
     return _by_key((path for path in files if (path.parent, strip_suffix(path.name)) not in entropies), side)
 
 
@@ -208,4 +208,4 @@ def _find_dataset(reference: Path) -> tuple[Dataset | None, dict[int, str], tupl
 
 def _some(files: dict[Key, Path]) -> str:
     names = sorted(path.name for path in files.values())
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    return ", ".join(names[:MAX_NAMES_IN_ERROR]) + (", …" if len(names) > MAX_NAMES_IN_ERROR else "")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WIDTH = 550
-MANY = 200  # points in one box; of more, those beyond the whiskers are drawn
-WHISKER = 1.5  # of the interquartile range: Tukey's
-LETTER = 7.2  # pixels of an average letter of a label
+PLOT_WIDTH_PX = 550
+MAX_POINTS_PER_BOX = 200  # points in one box; of more, those beyond the whiskers are drawn
+WHISKER_IQRS = 1.5  # of the interquartile range: Tukey's
+LETTER_WIDTH_PX = 7.2  # pixels of an average letter of a label
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ def plan_boxes(unit: str, groups: Sequence[tuple[str, Sequence[Point]]]) -> BoxP
         groups: (label, cases); infinite values are counted, and not drawn; NaN is no value.
     """
     finite = [point.x for _, points in groups for point in points if math.isfinite(point.x)]
-    left = min(max([len(name) for name, _ in groups], default=0) * LETTER + 16, 230)
+    left = min(max([len(name) for name, _ in groups], default=0) * LETTER_WIDTH_PX + 16, 230)
     shares = not unit and finite and min(finite) >= 0 and max(finite) <= 1
     low, high = (math.floor(9.8 * min(finite)) / 10, 1.0) if shares else _limits(finite)
-    return BoxPlot(Axis(low, high, left, WIDTH - 44), tuple(_box(name, points) for name, points in groups))
+    return BoxPlot(Axis(low, high, left, PLOT_WIDTH_PX - 44), tuple(_box(name, points) for name, points in groups))
 
 
 def plan_agreement(points: Sequence[Point], bias: float, limits: tuple[float, float]) -> AgreementPlot:
@@ -138,13 +138,13 @@ def _box(name: str, points: Sequence[Point]) -> Box:
         return Box(name, infinite)
     values = np.array([point.x for point in shown])
     quartiles = np.percentile(values, (25, 50, 75)).tolist()
-    reach = WHISKER * (quartiles[2] - quartiles[0])
+    reach = WHISKER_IQRS * (quartiles[2] - quartiles[0])
     inside = values[(values >= quartiles[0] - reach) & (values <= quartiles[2] + reach)]
     low, high = float(inside.min()), float(inside.max())
     drawn = tuple(
         Point(point.name, point.x, (index * 0.618034 % 1 - 0.5) * 10)  # points of like value lie beside each other
         for index, point in enumerate(shown)
-        if len(shown) <= MANY or not low <= point.x <= high
+        if len(shown) <= MAX_POINTS_PER_BOX or not low <= point.x <= high
     )
     return Box(name, infinite, tuple(quartiles), (low, high), drawn)
 

@@ -12,19 +12,19 @@ from typing import Any
 from tomoseg.core.json_files import write_json
 from tomoseg.core.tables import write_csv
 from tomoseg.core.version import __version__
-from tomoseg.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
+from tomoseg.evaluation.bootstrap import CONFIDENCE_LEVEL, RESAMPLES, SEED
 from tomoseg.evaluation.case import CaseScores, LabelScores, scores_of
 from tomoseg.evaluation.metrics import METRICS
 from tomoseg.evaluation.protocol import Protocol
 from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary, MetricSummary
 from tomoseg.report.environment import installed_packages, utc_now
 
-PACKAGES = ("edt", "nibabel", "numpy", "scipy", "SimpleITK")  # that decide what is computed
+METRIC_PACKAGES = ("edt", "nibabel", "numpy", "scipy", "SimpleITK")  # that decide what is computed
 CASE_COLUMNS = (
     "case", "label", "name", *(metric.key for metric in METRICS), "predicted_ml", "reference_ml",
     "voxels_both", "voxels_predicted_only", "voxels_reference_only", "prediction", "reference",
 )  # fmt: skip
-BOOTSTRAP = {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED, "method": "percentile, cases resampled"}
+BOOTSTRAP = {"level": CONFIDENCE_LEVEL, "resamples": RESAMPLES, "seed": SEED, "method": "percentile, cases resampled"}
 SUMMARY_COLUMNS = (
     "label", "name", "metric", "mean", "low", "high", "sd", "median", "cases", "infinite", "undefined",
 )  # fmt: skip
@@ -71,7 +71,7 @@ class Evaluation:
         return {
             "tomoseg": __version__,
             "python": platform.python_version(),
-            "packages": installed_packages(PACKAGES),
+            "packages": installed_packages(METRIC_PACKAGES),
             "predictions": str(self.predictions),
             "references": str(self.references),
             "started": self.started,

@@ -27,8 +27,8 @@ from tomoseg.report.environment import utc_now
 
 # told each case when it is scored, and how many there are
 OnCase = Callable[[CaseScores, int], None]
-MAX_AT_ONCE = 4  # cases, if nobody says: a pair of whole bodies takes 1 GB
-MANY = 255  # values, of which label maps rarely have more
+MAX_CASES_AT_ONCE = 4  # cases, if nobody says: a pair of whole bodies takes 1 GB
+MAX_LABEL_VALUES = 255  # values, of which label maps rarely have more
 
 
 def evaluate(
@@ -79,7 +79,11 @@ def evaluate(
         names = own.labels if options.names is None else options.names
         options = replace(options, names=names, planned=own.dataset_values)
     found = _compare(
-        Path(predictions), Path(references), options, threads if options.threads else min(threads, MAX_AT_ONCE), on_case
+        Path(predictions),
+        Path(references),
+        options,
+        threads if options.threads else min(threads, MAX_CASES_AT_ONCE),
+        on_case,
     )
     if folder is not None:
         save_evaluation(found, folder, images=images, worst=options.worst)
@@ -164,7 +168,7 @@ def _unmistakable(planned: Mapping[int, int], names: Mapping[int, str]) -> Label
 def _tell_apart(cases: Sequence[CaseScores]) -> list[str]:
     scores = [scores for case in cases for scores in case.labels]
     values = {one.label for one in scores}
-    if len(values) > MANY:
+    if len(values) > MAX_LABEL_VALUES:
         return [f"{len(values)} different values were scored: are these label maps, and no scans?"]
     predicted = {one.label for one in scores if one.overlap.predicted}
     drawn = {one.label for one in scores if one.overlap.reference}

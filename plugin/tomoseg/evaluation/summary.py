@@ -16,7 +16,7 @@ from tomoseg.evaluation.metrics import METRICS
 from tomoseg.evaluation.protocol import Protocol
 
 PRESENCE = ("accuracy", "precision", "recall", "f1")
-LIMITS = 1.96  # SDs around the mean that hold 95 % of a normal distribution: the limits of agreement
+LIMITS_OF_AGREEMENT_SD = 1.96  # SDs around the mean that hold 95 % of a normal distribution: the limits of agreement
 
 
 @dataclass(frozen=True)
@@ -236,5 +236,5 @@ def _summarise_presence(counts: NDArray[np.float64]) -> list[PresenceSummary]:
 def _agree(differences: NDArray[np.float64]) -> Agreement:
     finite = differences[np.isfinite(differences)]
     bias = float(finite.mean()) if finite.size else math.nan
-    spread = LIMITS * float(finite.std(ddof=1)) if finite.size > 1 else math.nan
+    spread = LIMITS_OF_AGREEMENT_SD * float(finite.std(ddof=1)) if finite.size > 1 else math.nan
     return Agreement(bias, bias - spread, bias + spread)

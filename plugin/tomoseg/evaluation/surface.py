@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-PERCENTILE = 95
-REACH = 2  # voxels: nearly all distances of a good segmentation end within
-LEAF = 32  # points; a tree that is asked once is best not built to the end
+HAUSDORFF_PERCENTILE = 95
+REACH_VOXELS = 2  # nearly all distances of a good segmentation end within
+POINTS_PER_LEAF = 32  # points; a tree that is asked once is best not built to the end
 # Measured on one core: a distance transform takes 40 ns for each voxel of the box, a tree 2 to 8 µs to look up a point
 # that is far from the other surface.
 VOXELS_PER_POINT = 50
-SHEAR = 1e-5  # cosine between two axes; below it, 300 mm are wrong by no more than rounding
+MAX_SHEAR_COSINE = 1e-5  # cosine between two axes; below it, 300 mm are wrong by no more than rounding
 ROUNDING_MM = 1e-4  # by which a distance may exceed the tolerance: 2.1 mm in steps of 0.7 mm are 2.1 mm
 
 
@@ -44,7 +44,7 @@ class SurfaceDistances:
     def hd95_mm(self) -> float:
         """The larger of the 95th percentiles of both directions."""
         directions = (self.from_prediction, self.from_reference)
-        return max(float(np.percentile(distances, PERCENTILE)) for distances in directions)
+        return max(float(np.percentile(distances, HAUSDORFF_PERCENTILE)) for distances in directions)
 
     @property
     def assd_mm(self) -> float:
@@ -122,12 +122,12 @@ def measure_distances(
         affine: 4×4 (or 3×3), voxel indices to mm.
     """
     axes = np.asarray(affine, dtype=np.float64)[:3, :3]
-    ours, theirs = (np.pad(np.ascontiguousarray(find_surface(mask)), REACH) for mask in (prediction, reference))
+    ours, theirs = (np.pad(np.ascontiguousarray(find_surface(mask)), REACH_VOXELS) for mask in (prediction, reference))
     return SurfaceDistances(_measure(ours, theirs, axes), _measure(theirs, ours, axes))
 
 
 def _measure(source: NDArray[np.bool_], target: NDArray[np.bool_], axes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the distance of each voxel of one surface to the other; both have a margin of `REACH` voxels."""
+    """Return the distance of each voxel of one surface to the other; both have a margin of `REACH_VOXELS` voxels."""
     places = np.flatnonzero(source)
     distances = np.empty(places.size)
     left = np.arange(places.size)
@@ -149,21 +149,21 @@ def _measure(source: NDArray[np.bool_], target: NDArray[np.bool_], axes: NDArray
 def _neighbours(axes: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Return steps in voxels, (steps, 3), and their lengths in mm, the shortest first.
 
-    All steps are there that are shorter than the shortest that leaves the cube of `REACH` voxels: the distance of the
-    planes of the lattice times one more than that.
+    All steps are there that are shorter than the shortest that leaves the cube of `REACH_VOXELS`: the distance of
+    the planes of the lattice times one more than that.
     """
-    reach = range(-REACH, REACH + 1)
+    reach = range(-REACH_VOXELS, REACH_VOXELS + 1)
     steps = np.array(list(product(reach, repeat=3)))
     lengths = np.linalg.norm(steps @ axes.T, axis=1)
     planes = 1 / np.linalg.norm(np.linalg.inv(axes), axis=1)
     order = np.argsort(lengths, kind="stable")
-    order = order[lengths[order] < (REACH + 1) * planes.min()]
+    order = order[lengths[order] < (REACH_VOXELS + 1) * planes.min()]
     return steps[order], lengths[order]
 
 
 def _at_right_angles(axes: NDArray[np.float64]) -> bool:
     unit = axes / np.linalg.norm(axes, axis=0)
-    return bool(np.abs(unit.T @ unit - np.eye(3)).max() < SHEAR)
+    return bool(np.abs(unit.T @ unit - np.eye(3)).max() < MAX_SHEAR_COSINE)
 
 
 def _transform(places: NDArray[np.intp], target: NDArray[np.bool_], axes: NDArray[np.float64]) -> NDArray[np.floating]:
@@ -177,6 +177,6 @@ def _transform(places: NDArray[np.intp], target: NDArray[np.bool_], axes: NDArra
 
 def _search(places: NDArray[np.intp], target: NDArray[np.bool_], axes: NDArray[np.float64]) -> NDArray[np.floating]:
     """Return the same as `_transform`."""
-    tree = KDTree(np.argwhere(target) @ axes.T, leafsize=LEAF, compact_nodes=False, balanced_tree=False)
+    tree = KDTree(np.argwhere(target) @ axes.T, leafsize=POINTS_PER_LEAF, compact_nodes=False, balanced_tree=False)
     found: NDArray[np.float64] = tree.query(np.stack(np.unravel_index(places, target.shape), axis=1) @ axes.T)[0]
     return found

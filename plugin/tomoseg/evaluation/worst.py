@@ -19,7 +19,7 @@ from tomoseg.data.formats import strip_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Label, default_colour
 from tomoseg.data.read import read_volume
-from tomoseg.data.search import find_volumes
+from tomoseg.data.scan_files import find_volumes
 from tomoseg.evaluation.case import CaseScores, LabelScores
 from tomoseg.evaluation.label_map import read_prediction, read_reference
 from tomoseg.evaluation.results import Evaluation
@@ -27,7 +27,7 @@ from tomoseg.report.html.pictures import embed
 from tomoseg.report.preview import save_comparison
 
 MARGIN_MM = 25.0  # of the scan around the labels
-SHIFT = 0.5  # of a voxel, by which a scan may lie beside its labels: it is only looked at
+MAX_SHIFT_VOXELS = 0.5  # by which a scan may lie beside its labels: it is only looked at
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _read_image(path: Path | None, grid: Grid) -> NDArray[np.float32]:
             volume = read_volume(path, channels=channels_of(path) or 1, allow_non_finite=True)
         except (TomosegError, OSError):
             volume = None
-        if volume is not None and volume.grid.matches(grid, SHIFT * min(grid.spacing)):
+        if volume is not None and volume.grid.matches(grid, MAX_SHIFT_VOXELS * min(grid.spacing)):
             return np.nan_to_num(volume.array, posinf=0.0, neginf=0.0)
     return np.zeros(grid.shape, np.float32)
 

@@ -32,7 +32,7 @@ from tomoseg.label_app.trainers.train_task import BundleTraining
 from tomoseg.training.workflow import read_train_config
 
 ALL = "all"
-SCORED_AT_ONCE = 50  # images; an archive may have thousands
+IMAGES_SCORED_AT_ONCE = 50  # images; an archive may have thousands
 DESCRIPTION = "Segmentation of CT and MRI with MONAI bundles, for research only"
 
 
@@ -88,7 +88,7 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         """Start scoring in the background; of its own accord MONAI Label asks for it with every image it hands out."""
         if method is None and self._server_mode and (not self._wants_scores or processes("scoring")):
             return {}
-        return super().async_scoring(method or ALL, params or {ALL: {"limit": SCORED_AT_ONCE}})
+        return super().async_scoring(method or ALL, params or {ALL: {"limit": IMAGES_SCORED_AT_ONCE}})
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return the image to be labelled next, {} if all are."""

@@ -63,7 +63,7 @@ class AppFolder:
             raise UsageError(f"{self.root}: expected a folder, got a file")
         found = load_bundles(bundles or registered_names())
         # a folder is found again from wherever the server is started
-        names = [name if name in registered_names() else str(root.resolve()) for name, root in _names(found)]
+        names = [one.name if one.name in registered_names() else str(one.root.resolve()) for one in found]
         write_json(self.root / SETTINGS, {"bundles": names})
         with atomic_file(main) as temporary:
             temporary.write_text(MAIN, encoding="utf-8")
@@ -114,7 +114,3 @@ def load_bundles(names: Sequence[str]) -> tuple[Bundle, ...]:
     if len({bundle.name for bundle in found}) < len(found):
         raise UsageError(f"expected bundles with different names, got {', '.join(bundle.name for bundle in found)}")
     return found
-
-
-def _names(bundles: Sequence[Bundle]) -> list[tuple[str, Path]]:
-    return [(bundle.name, bundle.root) for bundle in bundles]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
@@ -14,11 +12,12 @@ from tomoseg.core.files import sha256
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.label_app.folder import AppFolder
+from tomoseg.label_app.last_used import LastUsed
 from tomoseg.label_app.score_store import Scores
 from tomoseg.label_app.served_labels import ServedLabels
 from tomoseg.label_app.versions import Version
 
-KEPT = 2  # segmenters, each with a network in memory
+MAX_LOADED_SEGMENTERS = 2  # each with a network in memory
 
 
 class ServedModel:
@@ -40,9 +39,8 @@ class ServedModel:
         self.name = bundle.name
         self.labels = ServedLabels.of(bundle)
         self.weights = folder.weights(bundle)
-        self._loaded: OrderedDict[Options, Segmenter] = OrderedDict()
-        self._one_is_loading = threading.Lock()
-        self._hashes: dict[Path, str] = {}
+        self._loaded = LastUsed[Segmenter](MAX_LOADED_SEGMENTERS)
+        self._sha256 = cache(sha256)
 
     @cached_property
     def config(self) -> InferenceConfig:
@@ -61,10 +59,7 @@ class ServedModel:
     @property
     def checkpoint_sha256(self) -> str:
         """SHA-256 of the weights in use; files of weights are never changed, so each is read once."""
-        path = self.checkpoint
-        if path not in self._hashes:
-            self._hashes[path] = sha256(path)
-        return self._hashes[path]
+        return self._sha256(self.checkpoint)
 
     @property
     def scores(self) -> Scores:
@@ -83,10 +78,4 @@ class ServedModel:
         """
         trained = (version or self.weights.current).checkpoint
         wanted = replace(options, checkpoints=(str(trained),) if trained else options.checkpoints)
-        with self._one_is_loading:
-            if wanted not in self._loaded:
-                while len(self._loaded) >= KEPT:  # before the next one takes memory
-                    self._loaded.popitem(last=False)
-                self._loaded[wanted] = Segmenter(self.bundle, wanted)
-            self._loaded.move_to_end(wanted)
-            return self._loaded[wanted]
+        return self._loaded.get(wanted, lambda: Segmenter(self.bundle, wanted))

@@ -7,7 +7,6 @@ bundle's own: clients know one list of labels for each model, and what is correc
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -48,12 +47,10 @@ class ServedLabels:
         overlapping = 0 in channels  # a threshold of each score, and no background among them
         ordered = sorted(channels.items())
         return cls(
-            table=tuple(
-                replace(label, value=number, name=label.name.lower()) for number, (_, label) in enumerate(ordered, 1)
-            ),
-            values=tuple(value + overlapping for value, _ in ordered),  # a Segmentation numbers them from 1 on
-            overlapping=overlapping,
-            whole=_whole_labels(bundle),
+            tuple(replace(label, value=n, name=label.name.lower()) for n, (_, label) in enumerate(ordered, 1)),
+            tuple(value + overlapping for value, _ in ordered),  # a Segmentation numbers them from 1 on
+            overlapping,
+            _whole_labels(bundle),
         )
 
     @property
@@ -100,7 +97,6 @@ def flatten(result: Segmentation) -> Segmentation:
     """Return labels that may overlap as one label map (I, J, K); where several lie, the last wins."""
     if not result.overlapping:
         return result
-    kind: type[np.unsignedinteger[Any]] = np.uint16 if len(result.labels) > 255 else np.uint8
-    numbers = np.arange(1, len(result.labels) + 1).astype(kind)
+    numbers = np.arange(1, len(result.labels) + 1, dtype=np.min_scalar_type(len(result.labels)))
     labels = (result.labels * numbers[:, None, None, None]).max(axis=0)
     return replace(result, labels=labels.astype(numbers.dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,14 +16,12 @@ from tomoseg.core.errors import MissingPackageError, UsageError, one_line
 from tomoseg.core.threads import choose_threads
 from tomoseg.label_app.folder import AppFolder
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
-
 
 def serve_label_app(
     studies: str,
     app: Path | None = None,
     bundles: Sequence[str] = (),
-    host: str = LOCAL[0],
+    host: str = "127.0.0.1",
     port: int = 8000,
     *,
     threads: int | None = None,
@@ -93,7 +92,9 @@ def default_app(studies: str) -> Path:
 def exposure(host: str) -> str:
     """Return a warning if other computers can reach the server and nobody has to log in, else an empty text."""
     guarded = os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").strip().lower() in ("1", "true", "yes", "on")
-    if guarded or host in LOCAL or (_is_address(host) and ip_address(host).is_loopback):
+    with suppress(ValueError):  # a name
+        guarded = guarded or host == "localhost" or ip_address(host).is_loopback
+    if guarded:
         return ""
     return (
         f"everybody who reaches {host} can read the studies, change labels and train, for nobody has to log in. Leave "
@@ -117,11 +118,3 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
             raise UsageError(f"{host}:{port}: cannot listen there, {one_line(error)}; choose another --port") from error
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

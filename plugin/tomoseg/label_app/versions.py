@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoseg.core.errors import BundleError, OutputError, UsageError, one_line
-from tomoseg.core.files import sha256, staging_folder
+from tomoseg.core.files import atomic_file, sha256, staging_folder
 from tomoseg.core.json_files import SCHEMA_VERSION, read_json, write_json
 
 if TYPE_CHECKING:
     import torch
 
-SHIPPED = 0
+SHIPPED_VERSION = 0
 CURRENT = "current.json"
 
 
@@ -56,7 +55,7 @@ class Weights:
         try:
             number = int(read_json(path)["version"])
         except FileNotFoundError:
-            number = SHIPPED
+            number = SHIPPED_VERSION
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BundleError(
                 f"{path}: cannot be read: {one_line(error)}; remove it to use the shipped weights"
@@ -69,8 +68,8 @@ class Weights:
         Raises:
             BundleError: there is no such version.
         """
-        if number == SHIPPED:
-            return Version(SHIPPED, None, {})
+        if number == SHIPPED_VERSION:
+            return Version(SHIPPED_VERSION, None, {})
         checkpoint = self.folder / f"{number:04}" / "model.pt"
         if not checkpoint.is_file():
             raise BundleError(f"{checkpoint}: no such version of the weights; there are {self.numbers}")
@@ -84,7 +83,7 @@ class Weights:
     def numbers(self) -> list[int]:
         """Numbers of all versions, 0 for the bundle's own among them."""
         found = (int(path.parent.name) for path in self.folder.glob("[0-9][0-9][0-9][0-9]/model.pt"))
-        return sorted({SHIPPED, *found})
+        return sorted({SHIPPED_VERSION, *found})
 
     def publish(self, state: dict[str, torch.Tensor], **facts: Any) -> Version:
         """Keep weights as the next version, and use them from now on; a version is there whole or not at all.
@@ -101,11 +100,9 @@ class Weights:
         parent = self.current.number
         with staging_folder(self.folder) as staging:
             whole = staging / "whole"
-            whole.mkdir()
             checkpoint = whole / "model.pt"
-            torch.save(state, checkpoint)
-            with checkpoint.open("rb+") as file:
-                os.fsync(file.fileno())
+            with atomic_file(checkpoint) as temporary:
+                torch.save(state, temporary)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             known = {
                 "schema_version": SCHEMA_VERSION,
@@ -130,11 +127,11 @@ class Weights:
             BundleError: there is no such version.
         """
         current = self.current
-        if to is None and current.number == SHIPPED:
+        if to is None and current.number == SHIPPED_VERSION:
             raise UsageError(
                 f"{self.folder}: the bundle's own weights are in use already; there is nothing before them"
             )
-        number = int(current.facts.get("from_version", SHIPPED)) if to is None else to
+        number = int(current.facts.get("from_version", SHIPPED_VERSION)) if to is None else to
         version = self.version(number)
         self._use(number)
         return version

@@ -20,7 +20,7 @@ from monailabel.interfaces.exception import MONAILabelException
 from tomoseg.core.errors import BundleError, MemoryLimitError, TomosegError, UsageError, VolumeError, one_line
 
 FIXED = ("image", "model", "session")
-STATUSES = {UsageError: 400, VolumeError: 422, MemoryLimitError: 507, BundleError: 500}
+HTTP_STATUSES = {UsageError: 400, VolumeError: 422, MemoryLimitError: 507, BundleError: 500}
 
 
 # a plain function, which FastAPI runs in a thread: MONAI Label's own is a coroutine that runs the network, and so keeps
@@ -56,7 +56,7 @@ def run_inference(
 
 
 def _answer_error(request: Request, error: Exception) -> JSONResponse:
-    status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
+    status = next((status for kind, status in HTTP_STATUSES.items() if isinstance(error, kind)), 500)
     return JSONResponse({"detail": one_line(error)}, status)
 
 

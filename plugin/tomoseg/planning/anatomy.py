@@ -17,7 +17,7 @@ CATEGORY = Code("91723000", SNOMED, "Anatomical Structure")
 LATERALITY = {"left": Code("7771000", SNOMED, "Left"), "right": Code("24028007", SNOMED, "Right")}
 LETTERS = {"left": "L", "right": "R"}  # TG-263's
 # of a name, that tell nothing which the rest does not
-FILLING = {"gland", "glnd", "bone", "of", "the", "organ", "structure", "whole"}
+FILLER_WORDS = {"gland", "glnd", "bone", "of", "the", "organ", "structure", "whole"}
 
 # name in TG-263; whether it ends in _L or _R; code and meaning in SNOMED CT; other names
 ORGANS = "organs.csv"
@@ -44,7 +44,7 @@ def recognise(name: str) -> Anatomy | None:
     Only whole names are recognised: a part of an organ, or a tumour in it, is none.
     """
     words, sides = split_side(name)
-    organ = KNOWN.get(_key(words))
+    organ = KNOWN_ORGANS.get(_key(words))
     if organ is None or len(sides) > 1 or (sides and not organ.paired):
         return None
     side = next(iter(sides), None)
@@ -61,7 +61,7 @@ class _Organ:
 
 def _key(words: tuple[str, ...]) -> str:
     """Return the telling words of a name, in no order."""
-    return " ".join(sorted(set(words) - FILLING))
+    return " ".join(sorted(set(words) - FILLER_WORDS))
 
 
 def _read_organs() -> dict[str, _Organ]:
@@ -74,4 +74,4 @@ def _read_organs() -> dict[str, _Organ]:
     return known
 
 
-KNOWN = _read_organs()
+KNOWN_ORGANS = _read_organs()

@@ -9,14 +9,14 @@ from tomoseg.planning import data_config, negatives
 from tomoseg.planning.data_config import KEYS, MODES, one_or_all
 from tomoseg.planning.rules import Plan, coarse_axes, moved_by
 
-BESIDE = 2  # windows on the background for one on a label
-MOVED = 0.15  # of the crops, by up to half a window
-SHORTENED = 0.5  # down to this part of a window; of a head alone, 0.15 left upper teeth that were taken for lower ones
-SHORTEST = 8
+BACKGROUND_WINDOWS_PER_LABEL = 2  # windows on the background for one on a label
+MOVED_SHARE = 0.15  # of the crops, by up to half a window
+SHORTENED_SHARE = 0.5  # of the crops; with 0.15 the network took upper teeth for lower ones in a head alone
+MAX_SHORTENING = 8  # times shorter than a window
 THICK_MM = 3.6  # slices of many scans in use
-ANGLE = 0.35  # radians
-SCALE = 0.25
-NO_BLUR = 0.1  # voxels: a kernel of 1 and zeros
+MAX_ANGLE_RAD = 0.35
+MAX_SCALING = 0.25
+NO_BLUR_SD = 0.1  # voxels: a kernel of 1 and zeros
 
 
 def labelled_augmentation(plan: Plan) -> list[Json]:
@@ -30,7 +30,7 @@ def labelled_augmentation(plan: Plan) -> list[Json]:
                 keys=KEYS,
                 label_key=label,
                 spatial_size="@crop_size",
-                ratios=[float(f"{BESIDE * sum(plan.ratios):.4g}"), *plan.ratios],
+                ratios=[float(f"{BACKGROUND_WINDOWS_PER_LABEL * sum(plan.ratios):.4g}"), *plan.ratios],
                 num_classes=plan.network.scores,
                 indices_key=f"${label} + '_cls_indices'",
                 warn=False,
@@ -63,14 +63,14 @@ def turned(plan: Plan, keys: list[str]) -> list[Json]:
     most slices would leave the window. As in nnU-Net, slices are then turned and scaled within themselves.
     """
     x, y, z = plan.spacing_mm
-    turns = [0.0 if any(coarse_axes((*pair, min(pair)))) else ANGLE for pair in ((y, z), (x, z), (x, y))]
+    turns = [0.0 if any(coarse_axes((*pair, min(pair)))) else MAX_ANGLE_RAD for pair in ((y, z), (x, z), (x, y))]
     where = one_or_all(keys)
     affine = component(
         "RandAffined",
         keys=where,
         prob=0.6,
         rotate_range=turns,
-        scale_range=[0.0 if coarse else SCALE for coarse in plan.coarse],
+        scale_range=[0.0 if coarse else MAX_SCALING for coarse in plan.coarse],
         translate_range=list(moved_by(plan.patch, plan.spacing_mm)),
         spatial_size="@patch_size",
         mode=one_or_all(MODES[: len(keys)]),
@@ -91,7 +91,7 @@ def valued(plan: Plan, key: str) -> list[Json]:
     # nnU-Net's limits are half the resolution and a blur of 1 voxel
     coarsest = max(0.28, min(0.5, min(plan.spacing_mm) / THICK_MM))
     blur = {
-        f"sigma_{axis}": [NO_BLUR, NO_BLUR] if coarse else [0.3, max(1.0, min(1.5, 0.5 * THICK_MM / spacing))]
+        f"sigma_{axis}": [NO_BLUR_SD, NO_BLUR_SD] if coarse else [0.3, max(1.0, min(1.5, 0.5 * THICK_MM / spacing))]
         for axis, spacing, coarse in zip("xyz", plan.spacing_mm, plan.coarse, strict=True)
     }
     low = change("RandSimulateLowResolutiond", prob=0.4, zoom_range=[round(coarsest, 2), 1.0], downsample_mode="area")
@@ -122,7 +122,7 @@ def _cut_off(plan: Plan) -> list[Json]:
     if plan.intensities is None or not plan.cut:
         return []
     border = [size // 2 for size in plan.patch]
-    shortest = ["$@crop_size[0]", "$@crop_size[1]", max(plan.patch[2] // SHORTEST, 1)]
+    shortest = ["$@crop_size[0]", "$@crop_size[1]", max(plan.patch[2] // MAX_SHORTENING, 1)]
     moved = compose(
         *_padded(plan, "BorderPadd", spatial_border=border),
         component("RandSpatialCropd", keys=KEYS, roi_size="@crop_size", random_size=False),
@@ -132,7 +132,11 @@ def _cut_off(plan: Plan) -> list[Json]:
         *_padded(plan, "SpatialPadd", spatial_size="@crop_size"),
     )
     choices = [moved, shortened, component("Identityd", keys=KEYS)]
-    return [component("OneOf", transforms=choices, weights=[MOVED, SHORTENED, 1 - MOVED - SHORTENED])]
+    return [
+        component(
+            "OneOf", transforms=choices, weights=[MOVED_SHARE, SHORTENED_SHARE, 1 - MOVED_SHARE - SHORTENED_SHARE]
+        )
+    ]
 
 
 def _padded(plan: Plan, target: str, **options: Any) -> list[Json]:

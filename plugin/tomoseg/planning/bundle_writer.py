@@ -15,11 +15,12 @@ from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.core.files import staging_folder
 from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset, read_description
 from tomoseg.data.inspection.fitness import require_trainable, trainable_labels
+from tomoseg.data.inspection.scan import OnScan
 from tomoseg.data.labels import find_ignored, plain_name
 from tomoseg.data.read import read_volume
 from tomoseg.planning.card import data_license, read_template, write_card
-from tomoseg.planning.fingerprint import Fingerprint, OnScan, take_fingerprint
-from tomoseg.planning.imbalance import USUAL, Imbalance
+from tomoseg.planning.fingerprint import Fingerprint, take_fingerprint
+from tomoseg.planning.imbalance import DEFAULT_IMBALANCE, Imbalance
 from tomoseg.planning.inference_config import evaluate_config, inference_config, multi_gpu_evaluate_config
 from tomoseg.planning.layout import find_layout
 from tomoseg.planning.metadata import make_metadata
@@ -28,8 +29,8 @@ from tomoseg.planning.rules import Plan, decide
 from tomoseg.planning.semi_supervised_config import semi_supervised_config
 from tomoseg.planning.train_config import multi_gpu_train_config, train_config
 
-SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a folder that a config names: MONAI interprets # @ % $
-AIR = -500  # an image whose voxels go below that, in Hounsfield units
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a folder that a config names: MONAI interprets # @ % $
+MAX_AIR_HU = -500  # an image whose voxels go below that, in Hounsfield units
 
 
 def plan_bundle(
@@ -38,7 +39,7 @@ def plan_bundle(
     budget: Budget,
     modality: str | None = None,
     *,
-    imbalance: Imbalance = USUAL,
+    imbalance: Imbalance = DEFAULT_IMBALANCE,
     overwrite: bool = False,
     on_scan: OnScan | None = None,
 ) -> Plan:
@@ -60,7 +61,7 @@ def plan_bundle(
     """
     target = Path(output)
     name = target.resolve().name
-    if not SAFE.fullmatch(name):
+    if not SAFE_NAME.fullmatch(name):
         raise UsageError(f"{target}: expected a folder's name of letters, digits, - _ and ., got {name!r}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
         raise UsageError(f"{target}: is there already; choose another folder with -o, or --overwrite")
@@ -78,7 +79,7 @@ def plan_bundle(
     plan = decide(fingerprint, kind, budget, find_ignored(dataset.label_names), imbalance)
     plan = replace(plan, labels=dict(enumerate(renamed.values(), start=1)), guessed=guessed)
     title, source = _describe(dataset)
-    dataset_name = dataset.root.resolve().name if SAFE.fullmatch(dataset.root.resolve().name) else "dataset"
+    dataset_name = dataset.root.resolve().name if SAFE_NAME.fullmatch(dataset.root.resolve().name) else "dataset"
     arguments = (plan, layout, name, dataset_name)
     configs = {
         "metadata": make_metadata(plan, fingerprint, layout, title, source),
@@ -145,7 +146,7 @@ def _choose_modality(asked: str | None, dataset: Dataset) -> tuple[str, bool]:
         return "CT" if dataset.modality == "CT" else "MR", False
     if len(dataset.channels) > 1:
         return "CT" if "CT" in map(str.upper, dataset.channels) else "MR", False
-    return "CT" if read_volume(dataset.pairs[0].image).array.min() < AIR else "MR", True
+    return "CT" if read_volume(dataset.pairs[0].image).array.min() < MAX_AIR_HU else "MR", True
 
 
 def _plain_names(names: list[str]) -> list[str]:

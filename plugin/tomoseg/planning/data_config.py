@@ -10,7 +10,7 @@ from tomoseg.data.channels import FIRST_CHANNEL
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.rules import FOLDS, Plan
 
-SEED = 12345  # of the folds; nnU-Net's
+FOLD_SEED = 12345  # of the folds; nnU-Net's
 SUFFIXES = (".nii.gz", ".nii")
 KEYS = ["@image_key", "@label_key"]  # of a training case
 MODES = ["bilinear", "nearest"]  # how scan and label map are interpolated
@@ -71,7 +71,7 @@ def cases(plan: Plan, layout: Layout) -> Json:
     entries[TrainEntry.FOLDS] = (
         "$[f['val'] for f in json.load(open(@splits_file))] if os.path.isfile(@splits_file) else "
         f"monai.data.partition_dataset(sorted(@case_ids), num_partitions=min({FOLDS}, len(@case_ids)), "
-        f"shuffle=True, seed={SEED})"
+        f"shuffle=True, seed={FOLD_SEED})"
     )
     entries["val_ids"] = "$@folds[@fold if isinstance(@fold, int) else 0]"
     return entries

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-from tomoseg.data.datasets import UNNAMED, Dataset, Pair
+from tomoseg.data.datasets import UNNAMED_CHANNELS, Dataset, Pair
 from tomoseg.data.geometry import Grid
+from tomoseg.data.inspection.scan import OnScan
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 from tomoseg.planning.network import triple
 
-CASES = 3  # that must have both labels: two may lie so by chance
-AGREEING = 0.95  # of these cases
-BESIDE = 2.0  # the way between the centres is at least so many times longer from left to right than along other axes
-ALIKE = 2.0  # the larger volume is at most so many times the smaller
+MIN_CASES_WITH_BOTH = 3  # that must have both labels: two may lie so by chance
+MIN_AGREEING_SHARE = 0.95  # of these cases
+MIN_SIDEWAYS_RATIO = 2.0  # of the way between the centres from left to right to that along other axes
+MAX_VOLUME_RATIO = 2.0  # the larger volume is at most so many times the smaller
 
-SAMPLES = 10_000  # foreground voxels of a case whose intensities are kept, evenly spread over the foreground
-PERCENTILES = (0.5, 99.5)  # nnU-Net's limits of CT intensities
-USUAL = (5, 95)  # percentiles of the volumes of a label
-FEWEST = 5  # whole labels, from which a range of volumes is told
-ABSENT = 0.05  # of the cases in which a label would have been drawn; beyond that its absence is nothing odd
-
-OnScan = Callable[[Path], None]
+MAX_INTENSITIES = 10_000  # of a case, evenly spread over the foreground
+INTENSITY_PERCENTILES = (0.5, 99.5)  # nnU-Net's limits of CT intensities
+USUAL_VOLUME_PERCENTILES = (5, 95)  # percentiles of the volumes of a label
+MIN_LABELS_FOR_RANGE = 5  # whole labels, from which a range of volumes is told
+MAX_ABSENT_SHARE = 0.05  # of the cases in which a label would have been drawn; beyond that its absence is nothing odd
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class CasePrint:
         shape: voxels.
         spacing_mm: mm.
         zeros: share of the scan's voxels that are 0.
-        intensities: (≤ `SAMPLES`,) of the foreground.
+        intensities: (≤ `MAX_INTENSITIES`,) of the foreground.
         labels: where each label lies, by its value; those that do not occur are left out.
     """
 
@@ -128,7 +126,7 @@ class Fingerprint:
     labels: tuple[LabelPrint, ...]
     partial: bool
     opposite: tuple[tuple[int, int], ...]
-    channels: tuple[str, ...] = UNNAMED
+    channels: tuple[str, ...] = UNNAMED_CHANNELS
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it; no case is named in it, nor a channel that is the only one."""
@@ -153,7 +151,7 @@ def take_fingerprint(dataset: Dataset, names: dict[int, str], on_scan: OnScan | 
     spacings = np.array([case.spacing_mm for case in prints])
     shapes = np.array([case.shape for case in prints])
     intensities = np.concatenate([case.intensities for case in prints]).astype(np.float64)
-    low, high = np.percentile(intensities, PERCENTILES)
+    low, high = np.percentile(intensities, INTENSITY_PERCENTILES)
     training = [pair for pair in dataset.pairs if pair.part == "training"]
     return Fingerprint(
         cases=len(training),
@@ -188,7 +186,7 @@ def print_case(image: Volume, label: Volume, values: set[int]) -> CasePrint:
     labels = np.rint(label.array).astype(np.int32)
     foreground = image.array[np.isin(labels, sorted(values))]
     # none of a case without any label, which tells nothing of the foreground
-    chosen = np.linspace(0, max(foreground.size - 1, 0), min(SAMPLES, foreground.size)).round().astype(np.intp)
+    chosen = np.linspace(0, max(foreground.size - 1, 0), min(MAX_INTENSITIES, foreground.size)).round().astype(np.intp)
     x, y, z = (float(image.grid.spacing[axis]) for axis in order)
     return CasePrint(
         shape=triple(int(image.grid.shape[axis]) for axis in order),
@@ -217,10 +215,10 @@ def _print_label(value: int, name: str, pairs: Sequence[Pair], prints: Sequence[
         if pair.annotated is None or name in pair.annotated
     ]
     whole = [place.volume_ml for place in drawn if place is not None and place.whole]
-    if len(whole) < FEWEST:
+    if len(whole) < MIN_LABELS_FOR_RANGE:
         return LabelPrint(value, name, len(volumes), len(drawn), median)
-    often_absent = drawn.count(None) > ABSENT * len(drawn)
-    low, high = (_round(float(volume)) for volume in np.percentile(whole, USUAL))
+    often_absent = drawn.count(None) > MAX_ABSENT_SHARE * len(drawn)
+    low, high = (_round(float(volume)) for volume in np.percentile(whole, USUAL_VOLUME_PERCENTILES))
     return LabelPrint(value, name, len(volumes), len(drawn), median, 0.0 if often_absent else low, high)
 
 
@@ -243,10 +241,10 @@ def find_opposite(cases: Sequence[Mapping[int, LabelPlace]]) -> tuple[tuple[int,
     found = []
     for one, other in combinations(sorted({value for case in cases for value in case}), 2):
         both = [(case[one], case[other]) for case in cases if one in case and other in case]
-        if len(both) < CASES:
+        if len(both) < MIN_CASES_WITH_BOTH:
             continue
         beside = [_direction(*pair) for pair in both]
-        if max(beside.count(1), beside.count(-1)) >= AGREEING * len(both):
+        if max(beside.count(1), beside.count(-1)) >= MIN_AGREEING_SHARE * len(both):
             found.append((one, other))
     return tuple(found)
 
@@ -255,6 +253,6 @@ def _direction(one: LabelPlace, other: LabelPlace) -> int:
     """Return 1 or -1 if the second label lies right or left of the first and is about as large, else 0."""
     x, y, z = (b - a for a, b in zip(one.centre_mm, other.centre_mm, strict=True))
     larger, smaller = max(one.volume_ml, other.volume_ml), min(one.volume_ml, other.volume_ml)
-    if larger > ALIKE * smaller or abs(x) < BESIDE * max(abs(y), abs(z)):
+    if larger > MAX_VOLUME_RATIO * smaller or abs(x) < MIN_SIDEWAYS_RATIO * max(abs(y), abs(z)):
         return 0
     return 1 if x > 0 else -1

@@ -30,7 +30,7 @@ LOSSES: dict[str, tuple[str, str]] = {
     ),
 }
 UNIFORM, INVERSE_VOLUME = "uniform", "inverse-volume"
-MOST = 10.0  # times as often as the middle label, or as rarely: no label takes all windows
+MAX_SAMPLING_RATIO = 10.0  # times as often as the middle label, or as rarely: no label takes all windows
 EXPECTED = f"sampling: expected {UNIFORM}, {INVERSE_VOLUME} or NAME=RATIO,NAME=RATIO"
 
 
@@ -72,7 +72,7 @@ class Imbalance:
         return ratios
 
 
-USUAL = Imbalance()  # nothing is asked for
+DEFAULT_IMBALANCE = Imbalance()  # nothing is asked for
 
 
 def choose_loss(asked: Imbalance, masked: bool) -> tuple[str, str]:
@@ -115,11 +115,11 @@ def _ratios(asked: Imbalance, labels: Sequence[LabelPrint]) -> tuple[tuple[float
         return (1.0,) * len(labels), f"{third}, on each as often as on the others (nnU-Net)"
     if asked.sampling == INVERSE_VOLUME:
         middle = statistics.median(label.median_ml for label in labels)
-        ratios = [middle / max(label.median_ml, middle / MOST) if middle else 1.0 for label in labels]
+        ratios = [middle / max(label.median_ml, middle / MAX_SAMPLING_RATIO) if middle else 1.0 for label in labels]
         return (
-            tuple(float(f"{max(ratio, 1 / MOST):.3g}") for ratio in ratios),
+            tuple(float(f"{max(ratio, 1 / MAX_SAMPLING_RATIO):.3g}") for ratio in ratios),
             f"as asked for: {third}, the smaller its median volume the more often (median-frequency balancing, Eigen "
-            f"and Fergus, ICCV 2015), {MOST:g} times the middle label at most",
+            f"and Fergus, ICCV 2015), {MAX_SAMPLING_RATIO:g} times the middle label at most",
         )
     named = asked.named_ratios
     unknown = [name for name in named if name not in {label.name for label in labels}]

@@ -6,14 +6,14 @@ from importlib.metadata import packages_distributions, version
 from typing import Any
 
 from tomoseg.bundle.configs import Json
-from tomoseg.data.datasets import UNNAMED
+from tomoseg.data.datasets import UNNAMED_CHANNELS
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.label_table import label_table
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.rules import Plan
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-REQUIRED = ("fire", "nibabel", "pytorch-ignite", "scipy")
+REQUIRED_PACKAGES = ("fire", "nibabel", "pytorch-ignite", "scipy")
 
 
 def make_metadata(plan: Plan, fingerprint: Fingerprint, layout: Layout, title: str, source: str) -> Json:
@@ -29,10 +29,10 @@ def make_metadata(plan: Plan, fingerprint: Fingerprint, layout: Layout, title: s
     names = {0: "background", **plan.labels}
     listed = ", ".join(f"{value}: {name}" for value, name in names.items())
     kind = {"CT": "CT", "MR": "MRI"}[plan.modality]
-    channels = fingerprint.channels if len(fingerprint.channels) > 1 else UNNAMED
-    inputs = "one channel" if channels is UNNAMED else f"{len(channels)} channels ({', '.join(channels)})"
+    channels = fingerprint.channels if len(fingerprint.channels) > 1 else UNNAMED_CHANNELS
+    inputs = "one channel" if channels is UNNAMED_CHANNELS else f"{len(channels)} channels ({', '.join(channels)})"
     table = label_table(fingerprint.labels)
-    packages = {name: _version(name) for name in REQUIRED}
+    packages = {name: _version(name) for name in REQUIRED_PACKAGES}
     if layout.itk:
         packages["itk"] = _version(packages_distributions()["itk"][0])  # it comes in parts, as itk-io
     return {

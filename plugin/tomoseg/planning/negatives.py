@@ -8,7 +8,7 @@ from tomoseg.data.datasets import LABEL_ENDINGS
 from tomoseg.planning.data_config import KEYS, SUFFIXES
 from tomoseg.planning.rules import Plan
 
-SHARE = 0.125  # of the windows
+NEGATIVE_WINDOWS_SHARE = 0.125  # of the windows
 
 
 def negative_entries() -> Json:
@@ -17,7 +17,7 @@ def negative_entries() -> Json:
     fields = "'image': os.path.join(@negatives_dir, f), 'label': os.path.join(@negatives_dir, f), 'negative': True"
     return {
         TrainEntry.NEGATIVES_FOLDER: None,
-        "negative_share": SHARE,
+        "negative_share": NEGATIVE_WINDOWS_SHARE,
         "negatives": f"$[{{{fields}}} for f in sorted(os.listdir(@negatives_dir)) if f.endswith({SUFFIXES}) "
         f"and not f.endswith({labels}) and not f.startswith('.')] if @negatives_dir else []",
     }

@@ -11,14 +11,14 @@ from tomoseg.bundle.configs import component
 
 Triple = tuple[int, int, int]
 
-FLOAT32 = 4
-BFLOAT16 = 2
+FLOAT32_BYTES = 4
+BFLOAT16_BYTES = 2
 # measured as the peak of four training steps with AdamW and bf16 autocast on a CPU, of DynUNets with 3 to 6 scores:
 # each feature map is held so many times for the backward pass, and each score of each head so many times in the loss
 FEATURE_COPIES = 13
 SCORE_COPIES = 6
 PARAMETER_COPIES = 5  # weight, gradient, two moments of AdamW, moving average
-AT_ONCE_BYTES = 200 * 10**6  # what the libraries allocate whatever the size
+BASE_BYTES = 200 * 10**6  # what the libraries allocate whatever the size
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ class Network:
             batch: windows at once.
         """
         voxels = float(math.prod(patch) * batch)
-        scores = voxels * (1 + self.heads) * self.scores * FLOAT32 * SCORE_COPIES
+        scores = voxels * (1 + self.heads) * self.scores * FLOAT32_BYTES * SCORE_COPIES
         features = 0.0
         for stride, count in zip(self.strides, self.filters, strict=True):
             voxels /= math.prod(stride)
-            features += voxels * count * BFLOAT16 * FEATURE_COPIES
-        return round(AT_ONCE_BYTES + self.parameters * FLOAT32 * PARAMETER_COPIES + scores + features)
+            features += voxels * count * BFLOAT16_BYTES * FEATURE_COPIES
+        return round(BASE_BYTES + self.parameters * FLOAT32_BYTES * PARAMETER_COPIES + scores + features)
 
 
 def shape_levels(patch: Triple, spacing_mm: tuple[float, float, float], edge: int) -> tuple[list[Triple], list[Triple]]:
@@ -123,7 +123,7 @@ def shape_levels(patch: Triple, spacing_mm: tuple[float, float, float], edge: in
         kernels.append(triple(3 if is_wide else 1 for is_wide in wide))
         long = [axis for axis in range(3) if sizes[axis] >= 2 * edge]
         halved = [axis for axis in long if spacings[axis] < 2 * min(spacings[other] for other in long)]
-        if not halved or len(strides) == MOST_LEVELS:
+        if not halved or len(strides) == MAX_LEVELS:
             return kernels, strides
         strides.append(triple(2 if axis in halved else 1 for axis in range(3)))
         for axis in halved:
@@ -131,7 +131,7 @@ def shape_levels(patch: Triple, spacing_mm: tuple[float, float, float], edge: in
             spacings[axis] *= 2
 
 
-MOST_LEVELS = 6
+MAX_LEVELS = 6
 
 
 def triple(values: Iterable[int]) -> Triple:

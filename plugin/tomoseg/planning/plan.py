@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from tomoseg.data.inspection.scan import OnScan
 from tomoseg.planning.bundle_writer import plan_bundle
-from tomoseg.planning.fingerprint import OnScan
 from tomoseg.planning.options import PlanningOptions
 from tomoseg.planning.rules import Plan
 

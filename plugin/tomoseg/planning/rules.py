@@ -13,23 +13,23 @@ from typing import Any
 from tomoseg.core.errors import UsageError
 from tomoseg.data.labels import split_side
 from tomoseg.planning.fingerprint import Fingerprint
-from tomoseg.planning.imbalance import USUAL, Imbalance, LossName, choose_loss, choose_ratios
+from tomoseg.planning.imbalance import DEFAULT_IMBALANCE, Imbalance, LossName, choose_loss, choose_ratios
 from tomoseg.planning.network import Network, Triple, shape_levels, triple
 from tomoseg.planning.presets import BATCHES, PRESETS, Budget
 
 Spacing = tuple[float, float, float]
 
-ANISOTROPIC = 3.0  # an axis is coarse beyond so many times the next coarser one
-SHARE = 64  # the window holds at least one of so many parts of the median scan
-EDGE = 4  # voxels at the coarsest level
-SMALLEST_PATCH = 16  # voxels along each axis but one of fewer slices, so that there are three levels
-COARSE = 2.0  # an axis is left alone, where scans are turned at random, from so many times the finest spacing on
-MOVED = 10  # windows are moved by one of so many parts of their length
-LARGEST_SHARE = 0.05  # of all voxels of the dataset in one batch
-MASKED = 0.25  # share of zeros from which an MRI counts as cropped to the head
-ROOM = 1.25  # the crop that is turned and scaled is so many times the window, but for axes where it is not
+MIN_ANISOTROPY = 3.0  # an axis is coarse beyond so many times the next coarser one
+MAX_WINDOWS = 64  # the window holds at least one of so many parts of the median scan
+MIN_VOXELS = 4  # voxels at the coarsest level
+MIN_PATCH_VOXELS = 16  # voxels along each axis but one of fewer slices, so that there are three levels
+MIN_COARSE_RATIO = 2.0  # to the finest spacing, from which random turns leave an axis alone
+SHIFTS_PER_WINDOW = 10  # windows are moved by one of so many parts of their length
+MAX_BATCH_SHARE = 0.05  # of all voxels of the dataset in one batch
+MIN_MASKED_SHARE = 0.25  # share of zeros from which an MRI counts as cropped to the head
+CROP_PER_WINDOW = 1.25  # the crop that is turned and scaled is so many times the window, but for axes where it is not
 FOLDS = 5
-STEPS = 100  # of an epoch
+EPOCH_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def decide(
     modality: str,
     budget: Budget,
     ignored: int | None = None,
-    imbalance: Imbalance = USUAL,
+    imbalance: Imbalance = DEFAULT_IMBALANCE,
 ) -> Plan:
     """Return the plan for a dataset.
 
@@ -155,7 +155,7 @@ def decide(
     intensities, nonzero, reasons["intensities"] = choose_intensities(fingerprint, modality)
     mirror_axes, reasons["mirror_axes"] = choose_mirroring(fingerprint)
     crop = triple(
-        size if coarse else math.ceil(size * ROOM / 2 - size / 2) * 2 + size
+        size if coarse else math.ceil(size * CROP_PER_WINDOW / 2 - size / 2) * 2 + size
         for size, coarse in zip(patch, coarse_axes(spacing), strict=True)
     )
     largest = [math.ceil(mm / by) for mm, by in zip(fingerprint.largest_extent_mm, spacing, strict=True)]
@@ -164,7 +164,7 @@ def decide(
     _, reasons["loss"] = choose_loss(imbalance, fingerprint.partial or ignored is not None)
     ratios, reasons["sampling"] = choose_ratios(imbalance, fingerprint.labels, cut)
     reasons["steps"] = (
-        f"an epoch is {STEPS} steps, whatever the number of cases; {preset.epochs['cpu']} epochs on a CPU, where "
+        f"an epoch is {EPOCH_STEPS} steps, whatever the number of cases; {preset.epochs['cpu']} epochs on a CPU, where "
         f"AdamW comes near nnU-Net's accuracy within them, and {preset.epochs['cuda']} on a GPU, where they cost little"
     )
     folds = min(FOLDS, fingerprint.cases)
@@ -186,7 +186,7 @@ def decide(
         mirror_axes=mirror_axes,
         loss=imbalance.loss,
         ratios=ratios,
-        steps=STEPS,
+        steps=EPOCH_STEPS,
         epochs=preset.epochs,
         folds=folds,
         reasons=reasons,
@@ -194,14 +194,16 @@ def decide(
 
 
 def coarse_axes(spacing: Spacing) -> tuple[bool, bool, bool]:
-    """Return along which axes voxels are at least `COARSE` times as long as along the finest."""
-    x, y, z = (mm >= COARSE * min(spacing) for mm in spacing)
+    """Return along which axes voxels are at least `MIN_COARSE_RATIO` times as long as along the finest."""
+    x, y, z = (mm >= MIN_COARSE_RATIO * min(spacing) for mm in spacing)
     return x, y, z
 
 
 def moved_by(patch: Triple, spacing: Spacing) -> Triple:
     """Return by how many voxels windows are moved at random, at most: not at all along a coarse axis."""
-    return triple(0 if coarse else size // MOVED for size, coarse in zip(patch, coarse_axes(spacing), strict=True))
+    return triple(
+        0 if coarse else size // SHIFTS_PER_WINDOW for size, coarse in zip(patch, coarse_axes(spacing), strict=True)
+    )
 
 
 def choose_spacing(fingerprint: Fingerprint, voxels: int) -> tuple[Spacing, str]:
@@ -210,14 +212,15 @@ def choose_spacing(fingerprint: Fingerprint, voxels: int) -> tuple[Spacing, str]
     reason = "the median of the scans"
     worst = max(range(3), key=lambda axis: spacing[axis])
     others = [spacing[axis] for axis in range(3) if axis != worst]
-    if spacing[worst] > ANISOTROPIC * max(others):
+    if spacing[worst] > MIN_ANISOTROPY * max(others):
         spacing[worst] = max(fingerprint.coarse_spacing_mm[worst], max(others))
         reason += f"; on the coarse axis the 10th percentile, {spacing[worst]:g} mm instead of the median"
     median = math.prod(_shape(fingerprint, _lengths(spacing)))
-    if median > SHARE * voxels:
-        excess = median / (SHARE * voxels)
+    if median > MAX_WINDOWS * voxels:
+        excess = median / (MAX_WINDOWS * voxels)
         spacing = _coarsen(spacing, excess)
-        reason += f"; then coarser, for a window could hold no more than 1/{SHARE * excess:.0f} of the median scan"
+        share = f"1/{MAX_WINDOWS * excess:.0f}"
+        reason += f"; then coarser, for a window could hold no more than {share} of the median scan"
     return _lengths(spacing), reason
 
 
@@ -248,7 +251,7 @@ def choose_network(shape: Triple, spacing: Spacing, scores: int, budget: Budget)
         if network.training_bytes(patch, min(BATCHES["cpu"], BATCHES[budget.device])) <= budget.memory:
             break
         voxels *= 0.9
-        if voxels < SMALLEST_PATCH**3:
+        if voxels < MIN_PATCH_VOXELS**3:
             raise UsageError(
                 f"memory: expected at least {network.training_bytes(patch, 2) / 1e9:.1f} GB for {scores} labels, got "
                 f"{budget.memory / 1e9:.1f} GB; allow more with --memory, or choose --preset small"
@@ -261,7 +264,7 @@ def choose_network(shape: Triple, spacing: Spacing, scores: int, budget: Budget)
         f"with a batch of 2, of {budget.memory / 1e9:.1f} GB"
     )
     why_network = (
-        f"axes are halved down to {EDGE} voxels, the fine ones first; {network.filters[0]} features double up to "
+        f"axes are halved down to {MIN_VOXELS} voxels, the fine ones first; {network.filters[0]} features double up to "
         f"{network.filters[-1]}: {budget.preset} starts with at most {preset.features[budget.device]} on a "
         f"{'CPU' if budget.device == 'cpu' else 'GPU'} and keeps within {preset.parameters:g} million weights "
         f"({network.parameters / 1e6:.2f})"
@@ -271,9 +274,9 @@ def choose_network(shape: Triple, spacing: Spacing, scores: int, budget: Budget)
 
 def _box(shape: Triple, spacing: Spacing, voxels: float) -> Triple:
     """Return the window of so many voxels that is nearest to a cube in mm and nowhere beyond the scan."""
-    least = [SMALLEST_PATCH] * 3
+    least = [MIN_PATCH_VOXELS] * 3
     shortest = shape.index(min(shape))
-    least[shortest] = min(SMALLEST_PATCH, max(shape[shortest], EDGE))
+    least[shortest] = min(MIN_PATCH_VOXELS, max(shape[shortest], MIN_VOXELS))
     low, high = 0.0, max(size * mm for size, mm in zip(shape, spacing, strict=True))
     for _ in range(60):
         edge = (low + high) / 2
@@ -286,7 +289,7 @@ def _box(shape: Triple, spacing: Spacing, voxels: float) -> Triple:
 
 def _fit(box: Triple, shape: Triple, spacing: Spacing, scores: int, budget: Budget) -> tuple[Triple, Network]:
     """Return the network for a window, and the window as its strides ask for; rounded up where it holds the scan."""
-    kernels, strides = shape_levels(box, spacing, EDGE)
+    kernels, strides = shape_levels(box, spacing, MIN_VOXELS)
     preset = PRESETS[budget.preset]
     network = Network(scores, tuple(kernels), tuple(strides), (), preset.residual)
     # a network of many levels has too many weights even with the fewest features at first: then fewer at the coarsest
@@ -315,7 +318,7 @@ def choose_batch(
     while (
         batch < most
         and network.training_bytes(patch, batch + 1) <= budget.memory
-        and math.prod(patch) * (batch + 1) <= LARGEST_SHARE * dataset
+        and math.prod(patch) * (batch + 1) <= MAX_BATCH_SHARE * dataset
     ):
         batch += 1
     return batch, f"up to {most}, as far as memory allows and a batch is no more than 5 % of the dataset"
@@ -333,7 +336,7 @@ def choose_intensities(
                 "Hounsfield units mean the same in every scan; these are percentiles, mean and SD of the foreground"
             )
             return (low, high, mean, sd), False, reason
-    nonzero = fingerprint.zeros > MASKED
+    nonzero = fingerprint.zeros > MIN_MASKED_SHARE
     reason = "the units of an MRI scanner mean nothing"
     if nonzero:
         reason += f"; {fingerprint.zeros:.0%} of the voxels are 0 (median), so they are left out"

@@ -17,7 +17,7 @@ from tomoseg.planning.augmentation import unlabelled_augmentation
 from tomoseg.planning.rules import Plan
 
 IMAGE, STUDENT = "@image_key", "student"
-RAMP = 0.3  # of the training, during which the teacher comes to count
+RAMP_UP_SHARE = 0.3  # of the training, during which the teacher comes to count
 
 
 def semi_supervised_config(plan: Plan) -> Json:
@@ -31,7 +31,7 @@ def semi_supervised_config(plan: Plan) -> Json:
         TrainEntry.UNLABELLED_FILES: "$sorted(os.path.join(folder, name) for folder, _, names in "
         f"os.walk(@unlabelled_dir) for name in names if name.endswith({VOLUME_SUFFIXES}) and not name.startswith('.'))",
         "unlabelled_weight": 1.0,
-        "ramp_up": f"${RAMP} * @epochs * @steps",
+        "ramp_up": f"${RAMP_UP_SHARE} * @epochs * @steps",
         "unlabelled": {
             "cases": "$[{@image_key: path} for path in @unlabelled_files]",
             "preprocessing": compose(

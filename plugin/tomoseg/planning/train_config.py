@@ -12,7 +12,7 @@ from tomoseg.planning.layout import Layout
 from tomoseg.planning.loss_config import loss_entries
 from tomoseg.planning.rules import Plan
 
-PLACES = 10_000  # voxels of each label from which the middle of a crop is drawn
+MAX_CENTRES_PER_LABEL = 10_000  # voxels of each label from which the middle of a crop is drawn
 FAST_CUDNN = [
     "$setattr(torch.backends.cudnn, 'deterministic', False)",
     "$setattr(torch.backends.cudnn, 'benchmark', True)",
@@ -177,7 +177,9 @@ def _label_type(plan: Plan) -> str:
 def _cached(plan: Plan) -> list[Json]:
     """Return what is done once a case, in training only."""
     scores = plan.network.scores
-    places = component("ClassesToIndicesd", keys="@label_key", num_classes=scores, max_samples_per_class=PLACES)
+    places = component(
+        "ClassesToIndicesd", keys="@label_key", num_classes=scores, max_samples_per_class=MAX_CENTRES_PER_LABEL
+    )
     undrawn = data_config.change(
         f"@label_key: torch.where(data[@label_key] == 0, {scores + 1} + "
         "data.get('drawn', @all_drawn), data[@label_key])"

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 # Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993): a modified z-score beyond 3.5 is an outlier. 1.4826
 # times the median absolute deviation, and sqrt(pi / 2) times the mean one, is the SD of a normal distribution.
-OUTLYING = 3.5
+OUTLIER_SDS = 3.5
 MEDIAN_TO_SD, MEAN_TO_SD = 1.4826, 1.2533
-ENOUGH = 8  # of fewer scans, nobody can say what is usual
-SAME = 1e-6  # of the median: one scan stored twice differs by this much where an affine was rounded
+MIN_SCANS_FOR_RANGE = 8  # of fewer scans, nobody can say what is usual
+SAME_VOLUME_TOLERANCE = 1e-6  # of the median: one scan stored twice differs by this much where an affine was rounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +46,13 @@ def find_outliers(volumes_ml: Sequence[float]) -> Usual | None:
         None for fewer than 8 scans.
     """
     volumes = np.asarray(volumes_ml, dtype=np.float64)
-    if len(volumes) < ENOUGH:
+    if len(volumes) < MIN_SCANS_FOR_RANGE:
         return None
     present = int(np.count_nonzero(volumes))
     median = float(np.median(volumes))
     deviations = np.abs(volumes - median)
     spread = MEDIAN_TO_SD * float(np.median(deviations)) or MEAN_TO_SD * float(np.mean(deviations))
-    limit = max(OUTLYING * spread, SAME * median)
+    limit = max(OUTLIER_SDS * spread, SAME_VOLUME_TOLERANCE * median)
     outliers = deviations > limit
     if median == 0:  # most lack it, so having it is no fault
         outliers[:] = False

@@ -24,7 +24,7 @@ from tomoseg.data.datasets import Dataset, Pair
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.training.card import write_results
 from tomoseg.training.ensemble import (
-    LARGEST,
+    KEEP_LARGEST,
     average_weights,
     ensemble_config,
     keep_components,
@@ -33,13 +33,13 @@ from tomoseg.training.ensemble import (
     write_single,
 )
 from tomoseg.training.monitor import TrainingMonitor
-from tomoseg.training.options import EVERY, TrainingOptions
+from tomoseg.training.options import EVERY_FOLD, TrainingOptions
 from tomoseg.training.scoring import Scorer, mean_of_labels
 from tomoseg.training.training import Trained, train
 from tomoseg.training.workflow import world_size
 
-GAIN = 0.0005  # of a label's mean Dice, from which it is cut down to its largest component; less is chance
-COMPARED = 20  # cases, on which the mean of the weights is compared with that of the scores
+MIN_DICE_GAIN = 0.0005  # of a label's mean Dice, from which it is cut down to its largest component; less is chance
+MAX_COMPARED_CASES = 20  # cases, on which the mean of the weights is compared with that of the scores
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def cross_validate(
         TrainingError, UsageError, OutputError: as `train`.
     """
     if world_size() > 1:
-        raise UsageError(f"--fold {EVERY}: runs in one process; with torchrun train one fold after the other")
+        raise UsageError(f"--fold {EVERY_FOLD}: runs in one process; with torchrun train one fold after the other")
     if find_spec("skimage") is None:
         raise MissingPackageError("scikit-image", "train")
     config = keep_components(single_config(read_inference(bundle)), [])
@@ -125,7 +125,7 @@ def cross_validate(
     plain = mean_of_labels([row.plain for row in rows])
     largest = mean_of_labels([row.largest for row in rows])
     compared = zip(scorer.labels, plain, largest, strict=True)
-    chosen = {label: after for label, before, after in compared if after > before + GAIN}
+    chosen = {label: after for label, before, after in compared if after > before + MIN_DICE_GAIN}
     names = list(scorer.labels.values())
     _write_scores(target / "scores.csv", rows, names)
     installed = options.overwrite or not (bundle.root / "models" / "model.pt").exists()
@@ -184,8 +184,8 @@ def _pair_of(dataset: Dataset, case: dict[str, Any]) -> Pair:
 
 
 def _spread(pairs: list[Pair]) -> list[Pair]:
-    """Return at most `COMPARED` pairs, evenly spread."""
-    step = max(1, -(-len(pairs) // COMPARED))
+    """Return at most `MAX_COMPARED_CASES` pairs, evenly spread."""
+    step = max(1, -(-len(pairs) // MAX_COMPARED_CASES))
     return pairs[::step]
 
 
@@ -214,7 +214,7 @@ def _install(bundle: Bundle, config: dict[str, Any], folds: Sequence[Trained], a
         copy_file(source, models / name)
     evaluate = bundle.root / "configs" / "evaluate.json"
     if averaged and evaluate.is_file():  # it scores one network, and would not know what became of several
-        kept = next((step for step in config["postprocessing"]["transforms"] if step["_target_"] == LARGEST), None)
+        kept = next((step for step in config["postprocessing"]["transforms"] if step["_target_"] == KEEP_LARGEST), None)
         labels = [] if kept is None else kept["applied_labels"]
         write_config(evaluate, keep_components(json.loads(evaluate.read_text(encoding="utf-8")), labels))
     write_config(bundle.inference_config, ensemble_config(config, names) if names else config)

@@ -16,7 +16,7 @@ from tomoseg.inference.config import read_weights
 from tomoseg.training.state import save_weights
 
 MEAN = "MeanEnsembled"
-LARGEST = "KeepLargestConnectedComponentd"
+KEEP_LARGEST = "KeepLargestConnectedComponentd"
 
 
 def average_weights(checkpoints: Sequence[Path], target: Path) -> None:
@@ -77,10 +77,10 @@ def keep_components(config: Json, labels: Sequence[int]) -> Json:
         config: of inference or of evaluation.
         labels: values of these labels; for none, nothing is changed.
     """
-    steps = _steps(config, LARGEST)
+    steps = _steps(config, KEEP_LARGEST)
     if labels:
         place = next(index for index, step in enumerate(steps) if step["_target_"] == "AsDiscreted") + 1
-        steps.insert(place, component(LARGEST, keys="pred", applied_labels=list(labels)))
+        steps.insert(place, component(KEEP_LARGEST, keys="pred", applied_labels=list(labels)))
     return _with_steps(config, steps)
 
 

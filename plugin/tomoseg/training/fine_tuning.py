@@ -26,7 +26,7 @@ from tomoseg.training.workflow import TrainingWorkflow, read_train_config
 
 State = dict[str, torch.Tensor]
 Pair = tuple[Path, Path]  # an image and its label map, which has the values of the bundle's own channels
-VALIDATIONS = 10  # in one training, at most
+MAX_VALIDATIONS = 10  # in one training, at most
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _override(parser: ConfigParser, validated: bool, recipe: Recipe, folder: Pat
         raise BundleError("train.json: expected the entry 'train::trainer::max_epochs': every MONAI bundle has it")
     _set_source(parser, "train::trainer::max_epochs", recipe.epochs)
     if validated and TrainEntry.VALIDATION_INTERVAL in parser:
-        parser[TrainEntry.VALIDATION_INTERVAL] = max(recipe.epochs // VALIDATIONS, 1)
+        parser[TrainEntry.VALIDATION_INTERVAL] = max(recipe.epochs // MAX_VALIDATIONS, 1)
     if recipe.learning_rate_scale != 1 and "optimizer::lr" in parser:
         rate = parser.get_parsed_content("optimizer::lr")
         parser["optimizer::lr"] = float(rate) * recipe.learning_rate_scale

@@ -9,7 +9,7 @@ from rich.progress import TaskProgressColumn
 from tomoseg.core.progress import ProgressBars
 from tomoseg.training.history import Row
 
-RECENT_S = 1800  # the time left is that of the last half hour
+SPEED_PERIOD_S = 1800  # the time left is that of the last half hour
 
 
 class TrainingMonitor(ProgressBars):
@@ -21,7 +21,7 @@ class TrainingMonitor(ProgressBars):
     """
 
     def __init__(self, title: str, hidden: bool = False) -> None:
-        super().__init__(TaskProgressColumn(), hidden=hidden, recent_s=RECENT_S)
+        super().__init__(TaskProgressColumn(), hidden=hidden, recent_s=SPEED_PERIOD_S)
         self._title = title
         self._hidden = hidden
         self._task = self._bars.add_task(title)

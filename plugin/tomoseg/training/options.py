@@ -11,9 +11,9 @@ from tomoseg.core.errors import UsageError
 from tomoseg.core.options import Option
 from tomoseg.core.threads import choose_threads
 
-EVERY = "all"  # fold after fold
-NONE = "none"  # no case is held out
-VALIDATION = "validation"  # the cases that the dataset itself keeps for validation
+EVERY_FOLD = "all"  # fold after fold
+NO_FOLD = "none"  # no case is held out
+VALIDATION_FOLD = "validation"  # the cases that the dataset itself keeps for validation
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TrainingOptions:
         0
     """
 
-    fold: Annotated[int | str | None, Option(f"K|{EVERY}|{NONE}|{VALIDATION}")] = None
+    fold: Annotated[int | str | None, Option(f"K|{EVERY_FOLD}|{NO_FOLD}|{VALIDATION_FOLD}")] = None
     epochs: int | None = None
     seed: int | None = None
     device: Annotated[str, Option(DEVICES)] = "auto"
@@ -54,8 +54,10 @@ class TrainingOptions:
     threads: Annotated[int | None, Option("N")] = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.fold, str) and self.fold not in (EVERY, NONE, VALIDATION):
-            raise UsageError(f"fold: expected a number, {EVERY}, {NONE} or {VALIDATION}, got {self.fold!r}")
+        if isinstance(self.fold, str) and self.fold not in (EVERY_FOLD, NO_FOLD, VALIDATION_FOLD):
+            raise UsageError(
+                f"fold: expected a number, {EVERY_FOLD}, {NO_FOLD} or {VALIDATION_FOLD}, got {self.fold!r}"
+            )
         if isinstance(self.fold, int) and self.fold < 0:
             raise UsageError(f"fold: expected 0 or more, got {self.fold}")
         if self.epochs is not None and self.epochs < 1:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from monai.data import set_rnd
 
-STRIDE = 1_000_003  # a prime, so that no epoch of one seed is the next epoch of the next
-LARGEST = 2**32 - 1
+SEED_STRIDE = 1_000_003  # a prime, so that no epoch of one seed is the next epoch of the next
+MAX_SEED = 2**32 - 1
 
 
 def seed_epoch(loaders: Sequence[Any], seed: int, epoch: int) -> None:
@@ -24,12 +24,12 @@ def seed_epoch(loaders: Sequence[Any], seed: int, epoch: int) -> None:
         seed: of the training.
         epoch: from 1 on.
     """
-    number = (seed * STRIDE + epoch * 7919) % LARGEST
+    number = (seed * SEED_STRIDE + epoch * 7919) % MAX_SEED
     random.seed(number)
     np.random.seed(number)
     torch.manual_seed(number)
     for index, loader in enumerate(loaders):
-        _seed_loader(loader, (number + index) % LARGEST, epoch)
+        _seed_loader(loader, (number + index) % MAX_SEED, epoch)
 
 
 def _seed_loader(loader: Any, number: int, epoch: int) -> None:

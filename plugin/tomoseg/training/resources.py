@@ -13,14 +13,14 @@ import torch
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import PlannedBundle, TrainEntry
 
-RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
-GPU_SHARE = 0.3
+CACHE_RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
+CACHE_GPU_SHARE = 0.3
 # Voxels of a crop from which on a GPU prepares it faster than eight processes beside it do: augmenting takes 65 ns a
 # voxel and process on a CPU, and about 8 ms a crop on a GPU, where small crops wait for kernels to start. Measured with
 # an H100 and 16 cores: crops of 175,000 voxels, prepared on the GPU, made a step take 2 to 2.7 times as long.
-GPU_CROP = 100**3
-SCAN_BYTES = 4  # a voxel of a channel
-LABEL_BYTES = 1 + 1  # a voxel of the label map, and the places that crops are drawn from
+MIN_GPU_CROP_VOXELS = 100**3
+IMAGE_VOXEL_BYTES = 4  # a voxel of a channel
+LABEL_VOXEL_BYTES = 1 + 1  # a voxel of the label map, and the places that crops are drawn from
 
 
 def plan_cache(
@@ -41,11 +41,11 @@ def plan_cache(
         return {}
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     labelled, others = math.ceil(cases / processes), math.ceil(unlabelled / processes)
-    large = isinstance(crop, list) and math.prod(crop) >= GPU_CROP
+    large = isinstance(crop, list) and math.prod(crop) >= MIN_GPU_CROP_VOXELS
     on_gpu = device.type == "cuda" and TrainEntry.CACHE_DEVICE in config and large
-    if on_gpu and size * (labelled + others) <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+    if on_gpu and size * (labelled + others) <= CACHE_GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
         return {TrainEntry.CACHE_DEVICE: "$str(@device)"}
-    room = int(RAM_SHARE * free_bytes() / processes // size)
+    room = int(CACHE_RAM_SHARE * free_bytes() / processes // size)
     changes: dict[str, Any] = {}
     if labelled > room:
         changes["train::dataset::cache_num"] = room
@@ -68,7 +68,7 @@ def case_bytes(planned: PlannedBundle | None, crop: Any) -> int | None:
     edges = planned.case_shape
     if isinstance(crop, list):
         edges = tuple(max(edge, float(size)) for edge, size in zip(edges, crop, strict=True))
-    return math.ceil(math.prod(edges) * (SCAN_BYTES * planned.channels + LABEL_BYTES))
+    return math.ceil(math.prod(edges) * (IMAGE_VOXEL_BYTES * planned.channels + LABEL_VOXEL_BYTES))
 
 
 def free_bytes() -> int:

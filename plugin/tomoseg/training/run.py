@@ -10,7 +10,7 @@ from pathlib import Path
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
-from tomoseg.training.options import EVERY, TrainingOptions
+from tomoseg.training.options import EVERY_FOLD, TrainingOptions
 from tomoseg.training.training import Trained, check_data, check_negatives, install
 from tomoseg.training.training import train as train_fold
 from tomoseg.training.unlabelled import check_unlabelled
@@ -64,7 +64,7 @@ def train(
     chosen, options = find_bundle(bundle), options or TrainingOptions()
     folder = chosen.root / "train" if output is None else Path(output)
     fold = default_fold(chosen) if options.fold is None else options.fold
-    options = replace(options, fold=None if fold == EVERY else fold)
+    options = replace(options, fold=None if fold == EVERY_FOLD else fold)
     dataset = check_data(Path(data), on_step)
     negatives = () if options.negatives is None else check_negatives(Path(options.negatives), chosen, on_step)
     if unlabelled is not None:
@@ -75,7 +75,7 @@ def train(
                 on_warning(f"{line}; left out")
         if on_note is not None:
             on_note(f"{unlabelled}: {found.summary}")
-    if fold == EVERY:
+    if fold == EVERY_FOLD:
         return cross_validate(chosen, dataset, options, folder, quiet, negatives)
     name = f"fold_{fold}" if isinstance(fold, int) else fold or "all_cases"
     trained = train_fold(chosen, dataset, options, folder / name, quiet, negatives)

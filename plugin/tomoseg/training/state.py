@@ -11,7 +11,7 @@ import torch
 from tomoseg.core.errors import TrainingError, one_line, root_cause
 from tomoseg.core.files import atomic_file
 
-FORMAT = 1
+STATE_FORMAT = 1
 
 
 @dataclass
@@ -41,7 +41,7 @@ class TrainingState:
             OutputError: it cannot be written; what was there is as it was.
         """
         with atomic_file(path) as temporary:
-            _save({"format": FORMAT, **vars(self)}, temporary)
+            _save({"format": STATE_FORMAT, **vars(self)}, temporary)
 
 
 def load_state(path: Path) -> TrainingState:
@@ -54,7 +54,7 @@ def load_state(path: Path) -> TrainingState:
         raise TrainingError(f"{path}: there is no training to go on with; leave out --resume")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if content.pop("format") != FORMAT:
+        if content.pop("format") != STATE_FORMAT:
             raise ValueError("written by another version of tomoseg")
         return TrainingState(**content)
     except Exception as error:  # torch.load: errors of pickle, zip, torch and the operating system

@@ -27,7 +27,7 @@ from tomoseg.training.state import TrainingState, load_state
 from tomoseg.training.workflow import TrainingWorkflow, is_first
 
 Tell = Callable[[str], None]
-HASHED = ("config", "data", "init", "unlabelled")  # in what must be the same for a training to go on
+HASHED_INPUTS = ("config", "data", "init", "unlabelled")  # in what must be the same for a training to go on
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _refuse_changes(path: Path, before: dict[str, object], now: dict[str, object
     }
     for key, value in now.items():
         if before.get(key) != value:
-            shown = "" if key in HASHED else f": {before.get(key)} before, {value} now"
+            shown = "" if key in HASHED_INPUTS else f": {before.get(key)} before, {value} now"
             raise UsageError(
                 f"{path}: {names.get(key, key)} was changed since{shown}; "
                 "begin anew with --overwrite, or change it back"

@@ -13,7 +13,7 @@ from tomoseg.core.files import sha256
 from tomoseg.data.datasets import Dataset
 from tomoseg.data.formats import missing_reader
 from tomoseg.data.inspection.scan import Inspector
-from tomoseg.data.search import find_volumes
+from tomoseg.data.scan_files import find_volumes
 
 OWN = "is one of the dataset's own scans"
 

@@ -34,7 +34,7 @@ from tomoseg.training.options import TrainingOptions
 from tomoseg.training.resources import plan_cache
 from tomoseg.training.unlabelled import hash_scans
 
-REPLACED = ("CheckpointSaver", "StatsHandler")  # handlers of ours do what these do, atomically and for people
+REPLACED_HANDLERS = ("CheckpointSaver", "StatsHandler")  # handlers of ours do what these do, atomically and for people
 
 
 def world_size() -> int:
@@ -93,7 +93,7 @@ class TrainingWorkflow:
             overrides[name] = literal(str(Path(options.negatives).absolute()))
         for part in ("train", "validate"):
             for index, handler in enumerate(raw.get(part, {}).get("handlers", [])):
-                if isinstance(handler, dict) and str(handler.get("_target_", "")).endswith(REPLACED):
+                if isinstance(handler, dict) and str(handler.get("_target_", "")).endswith(REPLACED_HANDLERS):
                     overrides[f"{part}::handlers::{index}::_disabled_"] = True
         if options.unlabelled:
             files = ", ".join(literal(str(path.absolute()))[1:] for path in options.unlabelled)

@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 # On a T1 head of 256×256×192 voxels 4 mm take three times as long, and find a field that differs by 2 %.
-SHRUNK_MM = 6.0
-FEWEST_VOXELS = 16  # along an axis, after shrinking
+SHRUNK_SPACING_MM = 6.0
+MIN_SHRUNK_VOXELS = 16  # along an axis, after shrinking
 
 # Each level halves the distance between the spline's knots, from the whole image on, but not below this. Of a field of
 # 12 % (standard deviation over the MNI152 head) three levels, 58 mm, leave 5 %; four follow the tissue and leave 8 %.
 FINEST_KNOTS_MM = 40.0
-MOST_LEVELS = 4
-ITERATIONS = 50  # of each level, at most
+MAX_LEVELS = 4
+MAX_ITERATIONS_PER_LEVEL = 50  # of each level, at most
 
 # Of Otsu's threshold. In a crop without air the threshold itself parts the tissues, and 58 % of a known bias stay; with
 # half of it 42 % do. On a whole head there is no difference.
-FOREGROUND = 0.5
+FOREGROUND_OTSU_SHARE = 0.5
 OTSU_BINS = 200
 
 
@@ -61,7 +61,7 @@ class CorrectBiasFieldd(FiniteCleaner):
         if not inside.any():
             return array + zero, ": no foreground found"
         correction = sitk.N4BiasFieldCorrectionImageFilter()
-        correction.SetMaximumNumberOfIterations([ITERATIONS] * _levels(array.shape, spacing))
+        correction.SetMaximumNumberOfIterations([MAX_ITERATIONS_PER_LEVEL] * _levels(array.shape, spacing))
         correction.Execute(small, mask)
         known = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(small))[inside]
         field = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image))
@@ -80,14 +80,14 @@ def _foreground(image: sitk.Image) -> sitk.Image:
     otsu = sitk.OtsuThresholdImageFilter()
     otsu.SetNumberOfHistogramBins(OTSU_BINS)
     otsu.Execute(image)
-    return image > FOREGROUND * otsu.GetThreshold()
+    return image > FOREGROUND_OTSU_SHARE * otsu.GetThreshold()
 
 
 def _shrinking(size: int, spacing: float) -> int:
     """Return by how much an axis is shrunk."""
-    return max(1, min(round(SHRUNK_MM / spacing), size // FEWEST_VOXELS))
+    return max(1, min(round(SHRUNK_SPACING_MM / spacing), size // MIN_SHRUNK_VOXELS))
 
 
 def _levels(shape: tuple[int, ...], spacing: tuple[float, ...]) -> int:
     longest = max(size * mm for size, mm in zip(shape, spacing, strict=True))
-    return min(MOST_LEVELS, 1 + max(0, math.floor(math.log2(longest / FINEST_KNOTS_MM))))
+    return min(MAX_LEVELS, 1 + max(0, math.floor(math.log2(longest / FINEST_KNOTS_MM))))

@@ -17,14 +17,14 @@ from tomoseg.transforms.cleaner import FiniteCleaner
 # Of db1, db2, db4 and sym4 the one that leaves the smallest error on the MNI152 head with white noise of 2, 5 and 10 %
 # of its range: of 5 % it leaves 2.3, skimage's default (db1) 2.9. A fourth level changes nothing.
 WAVELET = "sym4"
-LEVELS = 3
+WAVELET_LEVELS = 3
 
 # The mean over the volume and the volume moved by one voxel along each axis has a tenth less error than the first; all
 # eight moves that differ (doi:10.1007/978-1-4612-2544-7_9) take a further thirtieth, in four times the time.
 SHIFTS = (0, 1)
 
 # an estimate below this fraction of the range is rounding of float32, not noise
-ROUNDING = 1e-6
+ROUNDING_SHARE = 1e-6
 
 # ITK takes for flat what changes by less than 3e-5 from voxel to voxel, whatever the unit
 FLOW_RANGE = 1000.0
@@ -67,7 +67,7 @@ class DenoiseWaveletd(FiniteCleaner):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # few slices look like colours to it, and no coefficients have no median
             sigma = restoration.estimate_sigma(array) if self.sigma is None else self.sigma
-        if not sigma > ROUNDING * (highest - lowest):
+        if not sigma > ROUNDING_SHARE * (highest - lowest):
             return array + lowest, ": no noise found"
         array /= sigma  # in units of the noise, for BayesShrink adds an epsilon that has none
         values = np.zeros_like(array)
@@ -75,7 +75,7 @@ class DenoiseWaveletd(FiniteCleaner):
             warnings.simplefilter("ignore")  # a volume may be smaller than the wavelet
             for shift in SHIFTS:
                 moved = np.pad(array, [(shift, 0)] * array.ndim, mode="edge")
-                moved = restoration.denoise_wavelet(moved, sigma=1.0, wavelet=WAVELET, wavelet_levels=LEVELS)
+                moved = restoration.denoise_wavelet(moved, sigma=1.0, wavelet=WAVELET, wavelet_levels=WAVELET_LEVELS)
                 values += moved[(slice(shift, None),) * array.ndim]
         values *= sigma / len(SHIFTS)
         values += lowest

@@ -22,10 +22,10 @@ from support.stored import GRID, SHAPE, noise, save
 from support.strategies import grids
 from tomoseg import Grid, read_volume
 from tomoseg.core.errors import UsageError
-from tomoseg.data.inspection.scan import ROUNDING, compare_grids
+from tomoseg.data.inspection.scan import MAX_ROUNDING_VOXELS, compare_grids
 from tomoseg.data.inspection.survey import Survey, inspect
 from tomoseg.data.inspection.tables import list_problems, list_remarks, tabulate
-from tomoseg.data.inspection.voxels import doubt_values, summarise
+from tomoseg.data.inspection.voxels import count_voxels, doubt_values
 from tomoseg.data.nifti import write_label_map
 
 SLOW_SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -41,7 +41,7 @@ VALUES = st.sampled_from([0.0, 1.0, 2.0, -3.0, 70000.0, np.nan, np.inf])
     st.booleans(),
 )
 def test_voxels_are_counted_as_numpy_counts_them(array: np.ndarray, spacing: list[float], fortran: bool) -> None:
-    found = summarise(np.asarray(array, order="F" if fortran else "C"), (spacing[0], spacing[1], spacing[2]), 10)
+    found = count_voxels(np.asarray(array, order="F" if fortran else "C"), (spacing[0], spacing[1], spacing[2]), 10)
     finite = array[np.isfinite(array)]
     assert found.non_finite == array.size - finite.size
     assert found.minimum == (finite.min() if finite.size else None)
@@ -53,17 +53,17 @@ def test_voxels_are_counted_as_numpy_counts_them(array: np.ndarray, spacing: lis
     assert found.values == dict(zip(values.astype(int).tolist(), counts.tolist(), strict=True))
     changed = array.copy()
     changed[0, 0, 0] = 5
-    assert found.sha256 == summarise(array, (1, 1, 1)).sha256 != summarise(changed, (1, 1, 1)).sha256
-    assert summarise(array, (1, 1, 1), 1).values in (None, found.values)
+    assert found.sha256 == count_voxels(array, (1, 1, 1)).sha256 != count_voxels(changed, (1, 1, 1)).sha256
+    assert count_voxels(array, (1, 1, 1), 1).values in (None, found.values)
 
 
 @given(grids(), st.floats(0, 3) | st.floats(3, 1000), st.integers(0, 2))
 def test_a_label_map_beside_its_scan_is_told_in_mm(grid: Grid, shift: float, axis: int) -> None:
     moved = np.array(grid.affine)
-    shift_mm = shift * ROUNDING * min(grid.spacing)
+    shift_mm = shift * MAX_ROUNDING_VOXELS * min(grid.spacing)
     moved[axis, 3] += shift_mm
     problem, remark = compare_grids(grid, Grid(grid.shape, moved))
-    limit = ROUNDING * min(grid.spacing)
+    limit = MAX_ROUNDING_VOXELS * min(grid.spacing)
     if shift_mm > limit + 1e-9:
         assert problem.startswith(f"label map and scan lie up to {shift_mm:.3g} mm apart; resample the label map")
     elif shift_mm < limit - 1e-9:
@@ -96,7 +96,7 @@ def phantom() -> np.ndarray:
     ],
 )
 def test_values_that_are_no_hounsfield_units_are_doubted(change: Any, doubt: str | None) -> None:
-    found = doubt_values(summarise(change(phantom()).astype(np.float32), (1, 1, 1)))
+    found = doubt_values(count_voxels(change(phantom()).astype(np.float32), (1, 1, 1)))
     assert found is None if doubt is None else found is not None and doubt in found
 
 
@@ -206,7 +206,7 @@ def test_labels_are_counted_as_numpy_counts_them(
         counts = [int(np.count_nonzero(drawn == label.value)) for drawn in maps]
         assert label.voxels == sum(counts)
         assert label.cases == np.count_nonzero(counts)
-        assert label.annotated == len(maps)
+        assert label.annotated_cases == len(maps)
         assert label.volume_ml == pytest.approx(sum(counts) * 1.5 * 1.5 * 3 / 1000)
 
 
@@ -219,7 +219,7 @@ def test_a_label_that_was_not_drawn_is_no_missing_label(tmp_path: Path) -> None:
     names = {"0": "background", "1": "vessel", "2": "bone", "3": "stent"}
     (root / "dataset.json").write_text(json.dumps({"training": listed, "labels": names}))
     (dataset,) = inspect([root], voxels=True).datasets
-    assert [(label.name, label.cases, label.annotated) for label in dataset.labels] == [
+    assert [(label.name, label.cases, label.annotated_cases) for label in dataset.labels] == [
         ("vessel", 2, 2),
         ("bone", 2, 1),
         ("stent", 0, 1),

@@ -20,7 +20,7 @@ from support.pages import (
     read_names,
 )
 from tomoseg.report.html.document import write_page
-from tomoseg.report.html.pictures import SIZES
+from tomoseg.report.html.pictures import PICTURE_SIZES
 
 
 def test_failures_stand_first_and_tell_why(browser: Browser, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_many_labels_are_shown_one_at_a_time(browser: Browser, tmp_path: Path) -
 
 
 def test_pictures_shrink_where_there_are_many(browser: Browser, picture: Path, tmp_path: Path) -> None:
-    count = SIZES[0][0] + 1
+    count = PICTURE_SIZES[0][0] + 1
     cases = [done_case(f"{index}.nii", 10 + index % 7, preview=str(picture)) for index in range(count)]
     start = time.perf_counter()
     path = open_page(browser, make_report(*cases), tmp_path)

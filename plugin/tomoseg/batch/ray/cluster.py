@@ -19,10 +19,10 @@ from tomoseg.core.quiet import quiet
 from tomoseg.core.threads import usable_threads
 
 OBJECT_STORE_BYTES = 100_000_000  # only reports travel; Ray's own choice is a third of the memory
-REACH_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
 # Ray waits for half a minute only, and the agent that it asks may begin late; its server for one client may die as it
 # is forked (https://github.com/ray-project/ray/issues/63202), which is told in one of three ways
-PASSING = (
+PASSING_ERRORS = (
     "timed out",
     "Starting Ray client server failed",
     "psutil.ZombieProcess",
@@ -187,7 +187,7 @@ def _init(ray: Any, **options: Any) -> None:
             return
         except Exception as error:  # Ray, as above
             ray.shutdown()
-            if not tries_left or not any(passing in str(error) for passing in PASSING):
+            if not tries_left or not any(passing in str(error) for passing in PASSING_ERRORS):
                 raise
 
 
@@ -205,7 +205,7 @@ def _refuse_unreachable(address: str) -> None:
     if not colon or not port.isdigit():
         raise UsageError(f"Ray: expected auto, HOST:PORT or ray://HOST:PORT as the address, got {address!r}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"Ray at {address}: nobody answers: {one_line(error)}; start it with `ray start --head`"

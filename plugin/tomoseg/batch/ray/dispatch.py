@@ -17,9 +17,9 @@ from tomoseg.report.records import CaseReport
 
 # A case is tried beside others in a worker; if that worker dies or memory runs out, with nothing else in its worker,
 # for it may have been another's fault; and if it goes wrong again, with nothing else in the whole run.
-TRIES = 3
-STARTS = 3  # of a worker that dies before it is ready
-START_S = 600.0  # a machine may have to be started for the first worker
+MAX_TRIES_PER_SCAN = 3
+MAX_STARTS_PER_WORKER = 3  # of a worker that dies before it is ready
+WORKER_START_S = 600.0  # a machine may have to be started for the first worker
 
 
 @dataclass(eq=False)
@@ -78,7 +78,7 @@ class Dispatch:
             WorkerError: no worker can be started, or one cannot work here.
         """
         self._cases = cases
-        self._queues = (deque(range(len(cases))), *(deque[int]() for _ in range(TRIES - 1)))
+        self._queues = (deque(range(len(cases))), *(deque[int]() for _ in range(MAX_TRIES_PER_SCAN - 1)))
         left = len(cases)
         try:
             for _ in range(min(self.workers, left)):
@@ -95,10 +95,10 @@ class Dispatch:
         """Wait until something happens; return the cases that are done with by it."""
         try:
             working = any(hand.machine for hand in self._hands)
-            hand, index, future = self._events.get(timeout=None if working else START_S)
+            hand, index, future = self._events.get(timeout=None if working else WORKER_START_S)
         except Empty:
             return self._give_up(
-                f"no machine had room for a worker in {START_S:.0f} s; `ray status` tells what is free"
+                f"no machine had room for a worker in {WORKER_START_S:.0f} s; `ray status` tells what is free"
             )
         if index is None:
             outcomes = self._start(hand, future)
@@ -127,7 +127,7 @@ class Dispatch:
         else:
             problem = f"a worker died before it was ready: {describe_death(error)}"
         self._dismiss(hand)
-        if error is not None and hand.failures + 1 < STARTS:
+        if error is not None and hand.failures + 1 < MAX_STARTS_PER_WORKER:
             self._hire(hand.is_replacement, hand.failures + 1)
         return [] if self._hands else self._give_up(problem)
 
@@ -146,9 +146,9 @@ class Dispatch:
                 self._dismiss(hand)  # it may only be out of reach
                 self._hire(is_replacement=True, failures=0)
             report = self._failed(
-                index, f"{TRIES} workers ended at it, the last with no other scan in the run: {death}"
+                index, f"{MAX_TRIES_PER_SCAN} workers ended at it, the last with no other scan in the run: {death}"
             )
-        if self._tries[index] == TRIES:
+        if self._tries[index] == MAX_TRIES_PER_SCAN:
             return [(index, report)]
         self._queues[self._tries[index]].append(index)
         return []

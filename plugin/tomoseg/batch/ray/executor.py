@@ -23,7 +23,7 @@ from tomoseg.core.files import remove_stale, staging_folder
 from tomoseg.inference.weights import checkpoint_sha256
 from tomoseg.report.environment import RunEnvironment
 
-IN_FLIGHT = 3  # one is read, one is at the network, one is written
+MAX_SCANS_IN_FLIGHT = 3  # one is read, one is at the network, one is written
 
 
 class RayExecutor:
@@ -82,7 +82,7 @@ class RayExecutor:
                 # only machines that share the output folder see what is new in it
                 with staging_folder(Path(os.path.commonpath(parents))) as mark:
                     # what else is in memory would break a limit
-                    in_flight = IN_FLIGHT if self.options.max_memory is None else 1
+                    in_flight = MAX_SCANS_IN_FLIGHT if self.options.max_memory is None else 1
                     actors = self._actors(ray, share, in_flight, cases, mark)
                     dispatch = Dispatch(ray, actors, share.workers, in_flight, self._accept, progress or Progress())
                     with closing(dispatch.run(cases)) as outcomes:

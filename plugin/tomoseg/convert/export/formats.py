@@ -21,8 +21,8 @@ from tomoseg.convert.export.torch_files import read_program, read_torchscript, w
 from tomoseg.core.errors import MissingPackageError, UsageError
 
 # largest difference of a score from torch's in fp32, relative to their range
-FULL_PRECISION: Final = 1e-3
-TENSOR_CORES: Final = 1e-2  # TensorRT computes fp32 with 10 bits, as MONAI's own check allows it
+FP32_TOLERANCE: Final = 1e-3
+TF32_TOLERANCE: Final = 1e-2  # TensorRT computes fp32 with 10 bits, as MONAI's own check allows it
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Format:
     read: Callable[[Path], Runner]
     packages: tuple[str, ...] = ()
     extra: str = "export"
-    tolerance: float | None = FULL_PRECISION
+    tolerance: float | None = FP32_TOLERANCE
     gpu: bool = False
 
     @property
@@ -93,7 +93,7 @@ FORMATS: Final[dict[str, Format]] = {
         Format("openvino", ".xml", write_openvino, read_openvino, ("openvino",), extra=""),
         Format("openvino-int8", "_int8.xml", write_int8, read_openvino, ("openvino", "nncf"), tolerance=None),
         Format(
-            "tensorrt", "_trt.ts", write_tensorrt, read_tensorrt, ("torch_tensorrt",), "tensorrt", TENSOR_CORES, True
+            "tensorrt", "_trt.ts", write_tensorrt, read_tensorrt, ("torch_tensorrt",), "tensorrt", TF32_TOLERANCE, True
         ),
     )
 }

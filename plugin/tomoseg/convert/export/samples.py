@@ -21,9 +21,9 @@ from tomoseg.inference.segmenter import Segmenter
 from tomoseg.inference.sliding_window.recognise import recognise_inferer
 from tomoseg.inference.sliding_window.windows import pad_volume, place_windows
 
-SCANS = 48  # are read at most, spread over all that there are
+MAX_CALIBRATION_SCANS = 48  # are read at most, spread over all that there are
 CALIBRATION_WINDOWS, CHECK_WINDOWS = 64, 24  # at most
-EVERY = 4  # which scan is only checked on
+CHECK_EVERY_SCANS = 4  # which scan is only checked on
 RANDOM_WINDOWS = 2
 
 Item = TypeVar("Item")
@@ -69,7 +69,7 @@ def real_samples(origin: Origin, paths: Sequence[Path], calibrated: bool, on_ste
     """
     found = _find(paths)
     further = further_files([scan.path for scan in found], origin.bundle.input_channels)
-    scans = spread([scan for scan in found if scan.path in further], SCANS)
+    scans = spread([scan for scan in found if scan.path in further], MAX_CALIBRATION_SCANS)
     segmenter = Segmenter(origin.bundle, Options(device="cpu", backend="torch", checkpoints=(str(origin.checkpoint),)))
     order = random.Random(0)
     windows: list[list[torch.Tensor]] = []
@@ -82,7 +82,7 @@ def real_samples(origin: Origin, paths: Sequence[Path], calibrated: bool, on_ste
         raise UsageError(f"{paths[0]}: expected scans with something in them, got {len(scans)} of one value each")
     if not calibrated:
         return Samples([], spread(list(chain(*windows)), CHECK_WINDOWS), len(scans))
-    kept_apart = range(EVERY - 1, len(scans), EVERY) or range(len(scans) - 1, len(scans))
+    kept_apart = range(CHECK_EVERY_SCANS - 1, len(scans), CHECK_EVERY_SCANS) or range(len(scans) - 1, len(scans))
     check = list(chain(*(windows[index] for index in kept_apart)))
     calibration = list(chain(*(found for index, found in enumerate(windows) if index not in kept_apart)))
     remark = ""

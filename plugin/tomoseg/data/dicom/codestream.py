@@ -22,7 +22,7 @@ NO_MARKER = {"jpeg": re.compile(rb"\xff[^\x00\xd0-\xd7\xff]"), "jpeg-ls": re.com
 # markers of JPEG 2000 (T.800, table A.2)
 CODESTREAM, TILE, END_OF_CODESTREAM = b"\xff\x4f\xff\x51", b"\xff\x90", b"\xff\xd9"
 JP2 = b"\x00\x00\x00\x0cjP  "  # a file around the codestream, which the standard forbids and some write
-MOST_TILES = 1 << 12
+MAX_TILES = 1 << 12
 
 
 class CodestreamError(Exception):
@@ -135,8 +135,8 @@ def _check_jpeg_2000(code: bytes) -> tuple[tuple[int, int], int]:
         raise CodestreamError(f"the compressed image has {components} values a pixel, expected 1")
     if min(width, height) == 0 or tiles_left > left or tiles_top > top:
         raise CodestreamError("the header of the compressed image is damaged")
-    if -(-(right - tiles_left) // width) * -(-(bottom - tiles_top) // height) > MOST_TILES:
-        raise CodestreamError(f"the compressed image has more than {MOST_TILES} tiles; its header is damaged")
+    if -(-(right - tiles_left) // width) * -(-(bottom - tiles_top) // height) > MAX_TILES:
+        raise CodestreamError(f"the compressed image has more than {MAX_TILES} tiles; its header is damaged")
     at += 4 + length
     while code[at : at + 2] != TILE:
         (marker, length) = struct.unpack_from(">HH", code, at)

@@ -28,9 +28,9 @@ from tomoseg.data.dicom.slices import Slice
 from tomoseg.data.formats import DEFLATE_LIMIT
 from tomoseg.data.volume import by
 
-STANDARD_ERROR = 2
-CORRUPT = b"Corrupt JPEG data"
-ALWAYS_PLAUSIBLE = 1 << 26  # bytes; JPEG 2000 stores an image of one value, however large, in some hundred bytes
+STDERR_FD = 2
+CORRUPT_NOTICE = b"Corrupt JPEG data"
+ALWAYS_PLAUSIBLE_BYTES = 1 << 26  # JPEG 2000 stores an image of one value, however large, in some hundred bytes
 
 # pydicom tries GDCM first, which crashes on damaged streams more readily than these
 DECODERS = dict.fromkeys(JPEG2000TransferSyntaxes, "pylibjpeg") | dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls")
@@ -80,7 +80,7 @@ def _read_stored(path: Path) -> NDArray[Any]:
             pixels = _without_unused_bits(pixels, stored, high)
     except VolumeError:
         raise
-    except Exception as error:  # pydicom and the decoders have any number of them
+    except Exception as error:  # pydicom and its decoders let through whatever damaged bytes do to them
         raise VolumeError(f"{path}: its pixels cannot be read: {one_line(error)}") from error
     return pixels[None] if pixels.ndim == 2 else pixels
 
@@ -90,7 +90,7 @@ def _refuse_excess(dataset: Dataset, path: Path) -> None:
     frames = int(dataset.get("NumberOfFrames") or 1)
     declared = int(dataset.Rows) * int(dataset.Columns) * frames * (int(dataset.BitsAllocated) // 8)
     size = path.stat().st_size
-    if declared > ALWAYS_PLAUSIBLE * frames or declared > max(size * DEFLATE_LIMIT, ALWAYS_PLAUSIBLE):
+    if declared > ALWAYS_PLAUSIBLE_BYTES * frames or declared > max(size * DEFLATE_LIMIT, ALWAYS_PLAUSIBLE_BYTES):
         raise VolumeError(
             f"{path}: truncated or damaged: the header declares {declared} bytes of pixels, the file has {size} bytes"
         )
@@ -116,7 +116,7 @@ def _decode(dataset: Dataset) -> NDArray[Any]:
         return np.asarray(dataset.pixel_array)
     with _what_libjpeg_says() as said:
         pixels = np.asarray(dataset.pixel_array)
-    if CORRUPT in said[0]:  # it goes on with grey, and says so on the screen only
+    if CORRUPT_NOTICE in said[0]:  # it goes on with grey, and says so on the screen only
         raise CodestreamError("the compressed image is damaged")
     return pixels
 
@@ -126,12 +126,12 @@ def _what_libjpeg_says() -> Iterator[list[bytes]]:
     """Yield a list whose one member will be what was written to standard error by C libraries meanwhile."""
     said = [b""]
     with TemporaryFile() as file:
-        screen = os.dup(STANDARD_ERROR)
-        os.dup2(file.fileno(), STANDARD_ERROR)
+        screen = os.dup(STDERR_FD)
+        os.dup2(file.fileno(), STDERR_FD)
         try:
             yield said
         finally:
-            os.dup2(screen, STANDARD_ERROR)
+            os.dup2(screen, STDERR_FD)
             os.close(screen)
             file.seek(0)
             said[0] = file.read()

@@ -19,6 +19,8 @@ from pydicom.config import disable_value_validation
 from pydicom.uid import generate_uid
 
 from tomoseg.core.errors import OutputError, VolumeError, one_line
+from tomoseg.core.files import atomic_file
+from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.volume import DicomSeries, by
 
@@ -27,23 +29,24 @@ WHOLE_FILE = {"enforce_file_format": True} if int(__version_info__[0]) >= 3 else
 SUFFIXES = (".dcm",)
 UTF_8 = "ISO_IR 192"  # holds whatever the scan's own character set holds
 SERIES_OFFSET = 1000
-LARGEST_INTEGER = 2**31 - 1  # of an integer string
+MAX_INTEGER_STRING = 2**31 - 1  # of an integer string
 # must be there, and may be empty
-REQUIRED = (
+REQUIRED_KEYWORDS = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
     "ReferringPhysicianName", "StudyID",
 )  # fmt: skip
-OPTIONAL = (
+OPTIONAL_KEYWORDS = (
     "IssuerOfPatientID", "PatientAge", "PatientIdentityRemoved", "DeidentificationMethod",
     "DeidentificationMethodCodeSequence", "StudyDescription", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID",
     "ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
     "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
 )  # fmt: skip
-HEADER = [
+HEADER_KEYWORDS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
     "PositionReferenceIndicator", "Modality", "Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", *REQUIRED, *OPTIONAL,
+    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", *REQUIRED_KEYWORDS,
+    *OPTIONAL_KEYWORDS,
 ]  # fmt: skip
 
 
@@ -58,8 +61,7 @@ class Reference:
     def item(self) -> Dataset:
         """Return it as an item of a sequence."""
         item = Dataset()
-        item.ReferencedSOPClassUID = self.sop_class
-        item.ReferencedSOPInstanceUID = self.instance
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = self.sop_class, self.instance
         if self.frame is not None:
             item.ReferencedFrameNumber = self.frame
         return item
@@ -102,67 +104,70 @@ class Source:
             yield Reference(sop_class, instance)
 
 
-@dataclass(frozen=True, eq=False)
-class _Plane:
-    """What `Source` holds of each slice."""
+def read_source(path: Path, series: DicomSeries, shape: Sequence[int]) -> Source:
+    """Read the headers of a series again, for a result.
 
-    reference: Reference
-    position: NDArray[np.float64]
-    orientation: NDArray[np.float64]
-    spacing: tuple[float, float]
-    thickness: float
-
-
-def read_source(series: DicomSeries) -> Source:
-    """Read the headers of a series again.
+    Args:
+        path: of the result.
+        series: what the scan was read from.
+        shape: of the result's labels, (I, J, K).
 
     Raises:
-        VolumeError: a file is gone, or no longer what it was.
+        VolumeError: a file of the series is gone, or no longer what it was.
+        OutputError: the result's name does not end in .dcm, or labels of this shape are not the series'.
     """
-    headers: dict[Path, Dataset] = {}
-    planes: list[_Plane] = []
+    files: dict[Path, tuple[Dataset, list[FrameGroups]]] = {}
+    planes = []
     for frame in series.frames:
         try:
-            if frame.path not in headers:
-                headers[frame.path] = _read_header(frame.path)
-            planes.append(_plane(headers[frame.path], frame.number))
-        except Exception as error:  # whatever a file that has changed does to pydicom
+            if frame.path not in files:
+                header = _read_header(frame.path)
+                files[frame.path] = header, read_functional_groups(header)
+            planes.append(_plane(*files[frame.path], frame.number))
+        except Exception as error:  # pydicom lets through whatever a file that has changed does to its parsers
             raise VolumeError(
                 f"{frame.path}: its header can no longer be read, as it could with the scan: {one_line(error)}"
             ) from error
-    first, last = planes[0], planes[-1]
-    normal = np.cross(first.orientation[:3], first.orientation[3:])
-    gap = float(abs((last.position - first.position) @ normal) / np.linalg.norm(normal)) / max(len(planes) - 1, 1)
-    header = headers[series.frames[0].path]
-    return Source(
+    references, positions, orientations, spacings, thicknesses = zip(*planes, strict=True)
+    normal = np.cross(orientations[0][:3], orientations[0][3:])
+    gap = float(abs((positions[-1] - positions[0]) @ normal) / np.linalg.norm(normal)) / max(len(planes) - 1, 1)
+    header, _ = files[series.frames[0].path]
+    source = Source(
         header=header,
         study=str(header.get("StudyInstanceUID") or _derived("study", series.uid)),
         series=series.uid,
         frame_of_reference=str(header.get("FrameOfReferenceUID") or _derived("frame of reference", series.uid)),
-        references=tuple(plane.reference for plane in planes),
-        positions=np.array([plane.position for plane in planes]),
-        orientation=first.orientation,
-        spacing=first.spacing,
-        thickness=first.thickness or gap or min(first.spacing),
+        references=references,
+        positions=np.array(positions),
+        orientation=orientations[0],
+        spacing=spacings[0],
+        thickness=thicknesses[0] or gap or min(spacings[0]),
         gap=gap,
     )
-
-
-def refuse_unfit(path: Path, source: Source, shape: Sequence[int]) -> None:
-    """Raise OutputError if the name does not end in .dcm, or labels of this shape are not the series'."""
     if not has_suffix(path.name, SUFFIXES):
         raise OutputError(f"{path}: expected a name that ends in .dcm")
     if tuple(shape) != source.shape:
         raise OutputError(f"{path}: expected labels for a series of {by(source.shape)}, got {by(tuple(shape))}")
+    return source
+
+
+def save(dataset: Dataset, path: Path) -> None:
+    """Write a result as a whole file, atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_file(path) as temporary:
+        dataset.save_as(temporary, **WHOLE_FILE)
 
 
 def adopt(dataset: Dataset, source: Source) -> None:
     """Give a result the patient, the study and the frame of reference of its scan."""
     dataset.SpecificCharacterSet = UTF_8
-    for keyword in (*REQUIRED, *OPTIONAL):
+    for keyword in (*REQUIRED_KEYWORDS, *OPTIONAL_KEYWORDS):
         if keyword in source.header:
             dataset.add(deepcopy(source.header[keyword]))
-        elif keyword in REQUIRED:
+        elif keyword in REQUIRED_KEYWORDS:
             setattr(dataset, keyword, None)
     dataset.StudyInstanceUID = source.study
     dataset.FrameOfReferenceUID = source.frame_of_reference
@@ -175,7 +180,7 @@ def series_number(source: Source) -> int:
         number = int(source.header.get("SeriesNumber") or 0)
     except (TypeError, ValueError):
         number = 0
-    return min(max(number, 0) + SERIES_OFFSET, LARGEST_INTEGER)
+    return min(max(number, 0) + SERIES_OFFSET, MAX_INTEGER_STRING)
 
 
 def text(value: str, limit: int = 64, default: str = "") -> str:
@@ -187,35 +192,21 @@ def text(value: str, limit: int = 64, default: str = "") -> str:
 def _read_header(path: Path) -> Dataset:
     with disable_value_validation(), warnings.catch_warnings():  # whose remarks quote the patient's data
         warnings.simplefilter("ignore")
-        header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER)
+        header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER_KEYWORDS)
         header.decode()  # into text, for the result has another character set
     return header
 
 
-def _plane(header: Dataset, number: int) -> _Plane:
-    """Return the slice that a frame is, counted from 1 on."""
-    place = orientation = measures = header
-    frame = None
-    if "PerFrameFunctionalGroupsSequence" in header:
-        frame = number
-        own, shared = header.PerFrameFunctionalGroupsSequence[number - 1], header.get("SharedFunctionalGroupsSequence")
-        groups = [own, *(shared or ())]
-        place = _group(groups, "PlanePositionSequence")
-        orientation = _group(groups, "PlaneOrientationSequence")
-        measures = _group(groups, "PixelMeasuresSequence")
-    rows, columns = (float(part) for part in measures.PixelSpacing)
-    return _Plane(
-        reference=Reference(str(header.SOPClassUID), str(header.SOPInstanceUID), frame),
-        position=np.array(place.ImagePositionPatient, np.float64),
-        orientation=np.array(orientation.ImageOrientationPatient, np.float64),
-        spacing=(rows, columns),
-        thickness=float(measures.get("SliceThickness") or 0),
-    )
-
-
-def _group(groups: Sequence[Dataset], keyword: str) -> Dataset:
-    found: Dataset = next(group[keyword].value[0] for group in groups if group.get(keyword))
-    return found
+def _plane(
+    header: Dataset, groups: Sequence[FrameGroups], number: int
+) -> tuple[Reference, NDArray[np.float64], NDArray[np.float64], tuple[float, float], float]:
+    """Return reference, position, orientation, spacing and thickness of a frame, counted from 1 on, as in `Source`."""
+    group = groups[number - 1] if groups else FrameGroups.of_single_frame(header)
+    position = np.array(group.position.ImagePositionPatient, np.float64)
+    orientation = np.array(group.orientation.ImageOrientationPatient, np.float64)
+    rows, columns = (float(part) for part in group.measures.PixelSpacing)
+    reference = Reference(str(header.SOPClassUID), str(header.SOPInstanceUID), number if groups else None)
+    return reference, position, orientation, (rows, columns), float(group.measures.get("SliceThickness") or 0)
 
 
 def _derived(kind: str, series: str) -> str:

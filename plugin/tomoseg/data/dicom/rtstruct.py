@@ -18,29 +18,19 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from tomoseg.core.errors import OutputError
-from tomoseg.core.files import atomic_file
 from tomoseg.core.version import __version__
 from tomoseg.data.dicom.contours import trace_contours
-from tomoseg.data.dicom.reference import (
-    WHOLE_FILE,
-    Reference,
-    Source,
-    adopt,
-    read_source,
-    refuse_unfit,
-    series_number,
-    text,
-)
-from tomoseg.data.dicom.slices import LARGEST_DEVIATION
+from tomoseg.data.dicom.reference import Reference, Source, adopt, read_source, save, series_number, text
+from tomoseg.data.dicom.slices import MAX_DEVIATION
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Code, Label
-from tomoseg.data.segments import Segment, cut_out, find_segments
+from tomoseg.data.segments import Segment, find_segments, mask_of
 from tomoseg.data.volume import LPS_TO_RAS, DicomSeries
 
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # retired, and still what everybody writes for a study
 ANATOMY = ("123037004", "91723000")  # SNOMED CT's "anatomical structure", in both of its codes
 CONTOUR_DATA = Tag("ContourData")
-DECIMALS = 4  # of a mm; leaves a number of 16 characters eleven digits before the point
+COORDINATE_DECIMALS = 4  # of a mm; leaves a number of 16 characters eleven digits before the point
 
 
 def write_rtstruct(
@@ -72,16 +62,14 @@ def write_rtstruct(
         VolumeError: the series is no longer there.
     """
     with disable_value_validation():  # the patient's data are copied as they stand
-        source = read_source(series)
-        refuse_unfit(path, source, labels.shape[-3:])
+        source = read_source(path, series, labels.shape[-3:])
         segments = find_segments(path, labels, grid.shape, table)
         steps = _in_plane_steps(path, grid, source)
         dataset = _describe(source, algorithm, version)
         dataset.StructureSetROISequence = [_region(one.label, source, algorithm, version) for one in segments]
         dataset.ROIContourSequence = [_outline(labels, one, source, steps) for one in segments]
         dataset.RTROIObservationsSequence = [_observe(one.label) for one in segments]
-        with atomic_file(path) as temporary:
-            dataset.save_as(temporary, **WHOLE_FILE)
+        save(dataset, path)
 
 
 def _in_plane_steps(path: Path, grid: Grid, source: Source) -> NDArray[np.float64]:
@@ -93,7 +81,7 @@ def _in_plane_steps(path: Path, grid: Grid, source: Source) -> NDArray[np.float6
     affine = LPS_TO_RAS @ grid.affine  # its own inverse
     positions = affine[:3, 3] + np.outer(np.arange(grid.shape[2]), affine[:3, 2])
     deviation = float(np.linalg.norm(positions - source.positions, axis=1).max())
-    if deviation > max(min(grid.spacing) / 2, LARGEST_DEVIATION * grid.spacing[2] + 1e-3):
+    if deviation > max(min(grid.spacing) / 2, MAX_DEVIATION * grid.spacing[2] + 1e-3):
         raise OutputError(f"{path}: expected the grid of the series, got one that is {deviation:.3g} mm off it")
     return np.asarray(affine[:3, :2])
 
@@ -152,8 +140,7 @@ def _image(reference: Reference, frames: list[int]) -> Dataset:
 
 def _region(label: Label, source: Source, algorithm: str, version: str) -> Dataset:
     item = Dataset()
-    item.ROINumber = label.value
-    item.ReferencedFrameOfReferenceUID = source.frame_of_reference
+    item.ROINumber, item.ReferencedFrameOfReferenceUID = label.value, source.frame_of_reference
     item.ROIName = text(label.roi_name or label.name, default=f"Label {label.value}")
     item.ROIGenerationAlgorithm = "AUTOMATIC"
     item.ROIGenerationDescription = text(f"{algorithm} {version}")
@@ -164,20 +151,17 @@ def _outline(
     labels: NDArray[np.unsignedinteger[Any]], segment: Segment, source: Source, steps: NDArray[np.float64]
 ) -> Dataset:
     item = Dataset()
-    item.ReferencedROINumber = segment.label.value
-    item.ROIDisplayColor = list(segment.label.colour)
+    item.ReferencedROINumber, item.ROIDisplayColor = segment.label.value, list(segment.label.colour)
     if segment.box is None:
         return item
     corner = [part.start for part in segment.box]
-    mask = np.ascontiguousarray(cut_out(labels, segment.label.value, segment.box).transpose(2, 0, 1))
-    contours = []
-    for k, plane in enumerate(mask, start=corner[2]):
-        if not plane.any():
-            continue
-        for points in trace_contours(plane):
-            placed = source.positions[k] + (points + corner[:2]) @ steps.T
-            contours.append(_contour(placed, source.references[k]))
-    item.ContourSequence = contours
+    mask = np.ascontiguousarray(mask_of(labels, segment.label.value, segment.box).transpose(2, 0, 1))
+    item.ContourSequence = [
+        _contour(source.positions[k] + (points + corner[:2]) @ steps.T, source.references[k])
+        for k, plane in enumerate(mask, start=corner[2])
+        if plane.any()
+        for points in trace_contours(plane)
+    ]
     return item
 
 
@@ -187,7 +171,7 @@ def _contour(points: NDArray[np.float64], reference: Reference) -> Dataset:
     item.ContourImageSequence = [reference.item()]
     item.ContourGeometricType = "CLOSED_PLANAR"
     item.NumberOfContourPoints = len(points)
-    numbers = (points.round(DECIMALS) + 0.0).ravel().tolist()  # adding 0 turns -0 into 0
+    numbers = (points.round(COORDINATE_DECIMALS) + 0.0).ravel().tolist()  # adding 0 turns -0 into 0
     data = "\\".join(map(repr, numbers)).encode()
     data += b" " * (len(data) % 2)
     # pydicom would make an object of each of these numbers, which takes far longer than all the rest
@@ -211,10 +195,6 @@ def _observe(label: Label) -> Dataset:
 
 def _code(code: Code) -> Dataset:
     item = Dataset()
-    if len(code.value) > 16:
-        item.LongCodeValue = code.value
-    else:
-        item.CodeValue = code.value
-    item.CodingSchemeDesignator = code.scheme
-    item.CodeMeaning = text(code.meaning, default=code.value)
+    setattr(item, "LongCodeValue" if len(code.value) > 16 else "CodeValue", code.value)
+    item.CodingSchemeDesignator, item.CodeMeaning = code.scheme, text(code.meaning, default=code.value)
     return item

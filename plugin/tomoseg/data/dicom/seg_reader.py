@@ -17,8 +17,8 @@ from tomoseg.data.geometry import Grid
 from tomoseg.data.label_mapping import LabelMapping
 
 # Segmentation and Label Map Segmentation: https://dicom.nema.org/medical/dicom/current/output/chtml/part04/sect_B.5.html
-STORAGE = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
-OFF = 0.02  # of a voxel: positions are decimals of 16 characters
+STORAGE_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
+POSITION_TOLERANCE_VOXELS = 0.02  # positions are decimals of 16 characters
 
 
 def is_segmentation(path: Path) -> bool:
@@ -29,7 +29,7 @@ def is_segmentation(path: Path) -> bool:
 
     try:
         found = dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
-        return str(found.get("SOPClassUID", "")) in STORAGE
+        return str(found.get("SOPClassUID", "")) in STORAGE_CLASSES
     except Exception:  # whatever damaged bytes do to pydicom: it is no segmentation
         return False
 
@@ -67,8 +67,8 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
     except Exception as error:  # whatever highdicom raises for what is damaged, overlaps or has gaps
         raise VolumeError(f"{path}: cannot be read as labels that do not overlap: {one_line(error)}") from error
     try:
-        placed = found.match_geometry(place, tol=OFF * min(grid.spacing))
-    except Exception as error:  # RuntimeError for grids that differ, ValueError for frames that do
+        placed = found.match_geometry(place, tol=POSITION_TOLERANCE_VOXELS * min(grid.spacing))
+    except (RuntimeError, ValueError) as error:  # for grids that differ, for frames of reference that do
         raise VolumeError(f"{path}: expected pixels on the grid of the reference: {one_line(error)}") from error
     labels: NDArray[np.uint16] = np.asarray(placed.array)
     if np.count_nonzero(labels) < np.count_nonzero(found.array):

@@ -19,20 +19,10 @@ from pydicom.config import disable_value_validation
 from pydicom.uid import CTImageStorage, generate_uid
 
 from tomoseg.core.errors import MissingPackageError, OutputError
-from tomoseg.core.files import atomic_file
 from tomoseg.core.version import __version__
-from tomoseg.data.dicom.reference import (
-    REQUIRED,
-    WHOLE_FILE,
-    Source,
-    adopt,
-    read_source,
-    refuse_unfit,
-    series_number,
-    text,
-)
+from tomoseg.data.dicom.reference import REQUIRED_KEYWORDS, Source, adopt, read_source, save, series_number, text
 from tomoseg.data.labels import Code, Label
-from tomoseg.data.segments import Segment, find_segments
+from tomoseg.data.segments import find_segments
 from tomoseg.data.volume import DicomSeries
 
 # https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_7162.html
@@ -81,53 +71,37 @@ def write_dicom_seg(
     if labelmap and not hasattr(highdicom.seg.SegmentationTypeValues, "LABELMAP"):
         raise OutputError(f"{path}: expected a newer highdicom than {highdicom.__version__}; write a binary one")
     with disable_value_validation():  # the patient's data are copied as they stand
-        source = read_source(series)
-        refuse_unfit(path, source, labels.shape[-3:])
+        source = read_source(path, series, labels.shape[-3:])
         segments = find_segments(path, labels, source.shape, table)
-        dataset = _build(labels, source, segments, algorithm, version, labelmap)
-        with atomic_file(path) as temporary:
-            dataset.save_as(temporary, **WHOLE_FILE)
-
-
-def _build(
-    labels: NDArray[np.unsignedinteger[Any]],
-    source: Source,
-    segments: Sequence[Segment],
-    algorithm: str,
-    version: str,
-    labelmap: bool,
-) -> Dataset:
-    import highdicom as hd
-
-    values = [segment.label.value for segment in segments]
-    numbers = values if labelmap else list(range(1, len(values) + 1))
-    frames = _frames(labels, values, numbers)
-    slices = range(len(frames)) if frames.any() else range(1)
-    dataset: Dataset = hd.seg.Segmentation(
-        source_images=[_image(source, index) for index in slices],
-        pixel_array=frames[: len(slices)],
-        segmentation_type="LABELMAP" if labelmap else "BINARY",
-        segment_descriptions=[
-            _describe(segment.label, number, algorithm, version)
-            for segment, number in zip(segments, numbers, strict=True)
-        ],
-        series_instance_uid=generate_uid(),
-        series_number=series_number(source),
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer="tomoseg",
-        manufacturer_model_name=text(algorithm, default="tomoseg"),
-        software_versions=(f"tomoseg {__version__}", text(f"{algorithm} {version}")),
-        device_serial_number="0",  # may not be empty, and a program has none
-        content_label="SEGMENTATION",
-        content_description=text(f"Segmentation by {algorithm} {version}"),
-        content_creator_name="tomoseg^",
-        omit_empty_frames=bool(frames.any()),
-        series_description=text(f"Segmentation by {algorithm}"),
-    )
-    adopt(dataset, source)
-    _refer(dataset, source)
-    return dataset
+        values = [segment.label.value for segment in segments]
+        numbers = values if labelmap else list(range(1, len(values) + 1))
+        frames = _frames(labels, values, numbers)
+        slices = range(len(frames)) if frames.any() else range(1)
+        dataset = highdicom.seg.Segmentation(
+            source_images=[_image(source, index) for index in slices],
+            pixel_array=frames[: len(slices)],
+            segmentation_type="LABELMAP" if labelmap else "BINARY",
+            segment_descriptions=[
+                _describe(segment.label, number, algorithm, version)
+                for segment, number in zip(segments, numbers, strict=True)
+            ],
+            series_instance_uid=generate_uid(),
+            series_number=series_number(source),
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="tomoseg",
+            manufacturer_model_name=text(algorithm, default="tomoseg"),
+            software_versions=(f"tomoseg {__version__}", text(f"{algorithm} {version}")),
+            device_serial_number="0",  # may not be empty, and a program has none
+            content_label="SEGMENTATION",
+            content_description=text(f"Segmentation by {algorithm} {version}"),
+            content_creator_name="tomoseg^",
+            omit_empty_frames=bool(frames.any()),
+            series_description=text(f"Segmentation by {algorithm}"),
+        )
+        adopt(dataset, source)
+        _refer(dataset, source)
+        save(dataset, path)
 
 
 def _frames(
@@ -148,7 +122,7 @@ def _frames(
 def _image(source: Source, index: int) -> Dataset:
     """Return a slice as a CT image on its own; its UID is its index."""
     image = Dataset()
-    for keyword in REQUIRED:  # the patient's own follow in the end, for highdicom refuses what the standard does
+    for keyword in REQUIRED_KEYWORDS:  # the patient's own follow in the end: highdicom rejects what the standard allows
         setattr(image, keyword, None)
     image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, str(index)
     image.StudyInstanceUID, image.SeriesInstanceUID = source.study, source.series

@@ -10,36 +10,34 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.uid import UID, MediaStorageDirectoryStorage
+from pydicom import uid as uids
 
 from tomoseg.core.errors import VolumeError, one_line, shorten
 from tomoseg.core.quiet import quiet
+from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.dicom.pixels import read_pixels
 from tomoseg.data.dicom.slices import Slice, arrange
 from tomoseg.data.geometry import Grid
-from tomoseg.data.search import dicom_files
-from tomoseg.data.volume import LONGEST_MM, DicomFrame, DicomSeries, Volume, make_volume
+from tomoseg.data.scan_files import dicom_files
+from tomoseg.data.volume import MAX_COORDINATE_MM, DicomFrame, DicomSeries, Volume, make_volume
 
-# https://dicom.nema.org/medical/dicom/current/output/chtml/part04/sect_B.5.html
-SINGLE_FRAME = {"1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"}  # CT, MR
+SINGLE_FRAME = {uids.CTImageStorage, uids.MRImageStorage}
 MULTI_FRAME = {
-    "1.2.840.10008.5.1.4.1.1.2.1",  # enhanced CT
-    "1.2.840.10008.5.1.4.1.1.2.2",  # legacy converted enhanced CT
-    "1.2.840.10008.5.1.4.1.1.4.1",  # enhanced MR
-    "1.2.840.10008.5.1.4.1.1.4.4",  # legacy converted enhanced MR
-}
+    uids.EnhancedCTImageStorage, uids.LegacyConvertedEnhancedCTImageStorage, uids.EnhancedMRImageStorage,
+    uids.LegacyConvertedEnhancedMRImageStorage,
+}  # fmt: skip
 # what tells images at one place apart
 TRAITS = (
     "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "InversionTime", "FlipAngle",
     "DiffusionBValue", "ConvolutionKernel", "FrameOfReferenceUID", "ImageType", "ContentTime", "InstanceNumber",
 )  # fmt: skip
-HEADER = [
+HEADER_KEYWORDS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", *TRAITS,
 ]  # fmt: skip
-LISTED = 8  # series in an error
+MAX_SERIES_IN_ERROR = 8
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,9 @@ def arrange_series(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice],
     """
     slices, remarks = _slices(headers, path)
     if len(slices) < 2:
-        raise VolumeError(f"{path}: {_too_few(path)}")
+        single = "expected a series of at least two slices, got a single image"
+        part = "a single slice of a DICOM series; give the folder that holds all of it"
+        raise VolumeError(f"{path}: {single if path.is_dir() else part}")
     ordered, grid, told = arrange(slices, str(path))
     return ordered, grid, (*remarks, *told)
 
@@ -129,16 +129,16 @@ def read_header(path: Path) -> Dataset:
         VolumeError: it is damaged.
     """
     try:
-        dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER)
+        dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER_KEYWORDS)
         dataset.filename = str(path)
         list(dataset)  # values are decoded when they are asked for: now is the time for errors
         own, outer = str(dataset.get("SOPClassUID", "")), str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     except Exception as error:  # pydicom lets through whatever damaged bytes do to its parsers
         raise VolumeError(f"{path}: a damaged DICOM file: {one_line(error)}") from error
-    if not own and outer not in {MediaStorageDirectoryStorage, *SINGLE_FRAME, *MULTI_FRAME}:
+    if not own and outer not in {uids.MediaStorageDirectoryStorage, *SINGLE_FRAME, *MULTI_FRAME}:
         raise VolumeError(f"{path}: expected a DICOM file, got something else or a damaged one")
     if not own or outer in SINGLE_FRAME | MULTI_FRAME:
-        dataset.SOPClassUID = UID(outer)
+        dataset.SOPClassUID = uids.UID(outer)
     # pydicom takes the end of a file for the end of its elements, wherever it comes
     if _is_image(dataset) and ("Rows" not in dataset or "Columns" not in dataset):
         raise VolumeError(f"{path}: a truncated or damaged DICOM file: its header ends too early")
@@ -175,8 +175,8 @@ def _choose(groups: dict[str, list[Dataset]], path: Path, series: str | None) ->
         raise VolumeError(f"{path}: expected a CT or MR series, got {', '.join(kinds) or 'no DICOM file'}")
     if series is not None and series in volumes:
         return volumes[series]
-    listed = "; ".join(str(summarise(headers)) for headers in list(volumes.values())[:LISTED])
-    more = f"; and {len(volumes) - LISTED} more" if len(volumes) > LISTED else ""
+    listed = "; ".join(str(summarise_series(headers)) for headers in list(volumes.values())[:MAX_SERIES_IN_ERROR])
+    more = f"; and {len(volumes) - MAX_SERIES_IN_ERROR} more" if len(volumes) > MAX_SERIES_IN_ERROR else ""
     if series is not None:
         raise VolumeError(f"{path}: no series {series} in there, but {listed}{more}")
     if len(volumes) > 1:
@@ -196,7 +196,7 @@ def _frames(header: Dataset) -> int:
     return int(header.get("NumberOfFrames") or 1) if str(header.SOPClassUID) in MULTI_FRAME else 1
 
 
-def summarise(headers: Sequence[Dataset]) -> SeriesSummary:
+def summarise_series(headers: Sequence[Dataset]) -> SeriesSummary:
     """Return what tells a series from others."""
     first = headers[0]
     return SeriesSummary(
@@ -208,13 +208,7 @@ def summarise(headers: Sequence[Dataset]) -> SeriesSummary:
 
 
 def _modality(header: Dataset) -> str:
-    return str(header.get("Modality") or UID(str(header.get("SOPClassUID") or "an unknown kind")).name)
-
-
-def _too_few(path: Path) -> str:
-    if path.is_dir():
-        return "expected a series of at least two slices, got a single image"
-    return "a single slice of a DICOM series; give the folder that holds all of it"
+    return str(header.get("Modality") or uids.UID(str(header.get("SOPClassUID") or "an unknown kind")).name)
 
 
 def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[str]]:
@@ -232,7 +226,7 @@ def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[s
             slices.extend(_slices_of(header))
         except _MissingError as error:
             raise VolumeError(f"{header.filename}: {error}") from error
-        except Exception as error:  # a value of another kind than the standard has
+        except Exception as error:  # pydicom decodes the elements of sequences only here, and lets anything through
             raise VolumeError(f"{header.filename}: a damaged DICOM header: {one_line(error)}") from error
     return slices, remarks
 
@@ -262,47 +256,31 @@ def _slices_of(header: Dataset) -> Iterator[Slice]:
     if str(header.SOPClassUID) in SINGLE_FRAME:
         if int(header.get("NumberOfFrames") or 1) > 1:
             raise _MissingError(f"expected a single frame in this kind of image, got {header.NumberOfFrames}")
-        yield _slice(header, header, header, header, DicomFrame(path), traits, header)
-        return
-    shared = _first(header, "SharedFunctionalGroupsSequence") or Dataset()
-    groups = header.get("PerFrameFunctionalGroupsSequence") or ()
-    if len(groups) != _frames(header):
-        raise _MissingError(f"expected {_frames(header)} frames to be described, got {len(groups)}")
+        groups = [FrameGroups.of_single_frame(header)]
+    else:
+        groups = read_functional_groups(header)
+        if len(groups) != _frames(header):
+            raise _MissingError(f"expected {_frames(header)} frames to be described, got {len(groups)}")
     for number, group in enumerate(groups, 1):
-        plane, orientation, measures, values, content = (
-            _first(group, keyword) or _first(shared, keyword) or header
-            for keyword in (
-                "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
-                "PixelValueTransformationSequence", "FrameContentSequence",
-            )
-        )  # fmt: skip
-        told = {"DimensionIndexValues": str(content.get("DimensionIndexValues", "")), **traits}
-        yield _slice(plane, orientation, measures, values, DicomFrame(path, number), told, header)
+        told = {"DimensionIndexValues": str(group.content.get("DimensionIndexValues", "")), **traits}
+        yield _slice(header, group, DicomFrame(path, number), told)
 
 
-def _slice(
-    plane: Dataset,
-    orientation: Dataset,
-    measures: Dataset,
-    values: Dataset,
-    frame: DicomFrame,
-    traits: dict[str, str],
-    header: Dataset,
-) -> Slice:
-    cosines = _numbers(orientation, "ImageOrientationPatient", 6).reshape(2, 3)
+def _slice(header: Dataset, group: FrameGroups, frame: DicomFrame, traits: dict[str, str]) -> Slice:
+    cosines = _numbers(group.orientation, "ImageOrientationPatient", 6).reshape(2, 3)
     lengths = np.linalg.norm(cosines, axis=1)
     row, column = cosines / np.where(lengths > 0, lengths, 1)[:, None]
     if np.abs(lengths - 1).max() > 0.01 or abs(row @ column) > 1e-3:
         told = f"expected two unit vectors at right angles, got {cosines.ravel()}"
         raise _MissingError(f"ImageOrientationPatient: {told}")
-    position = _numbers(plane, "ImagePositionPatient", 3)
-    if np.abs(position).max() > LONGEST_MM:
+    position = _numbers(group.position, "ImagePositionPatient", 3)
+    if np.abs(position).max() > MAX_COORDINATE_MM:
         raise _MissingError(f"ImagePositionPatient: expected a place in mm, got {position}")
-    spacing = _numbers(measures, "PixelSpacing", 2)
-    if spacing.min() <= 0 or spacing.max() > LONGEST_MM:
+    spacing = _numbers(group.measures, "PixelSpacing", 2)
+    if spacing.min() <= 0 or spacing.max() > MAX_COORDINATE_MM:
         raise _MissingError(f"PixelSpacing: expected two lengths in mm, got {spacing}")
     slope, intercept = (
-        float(_numbers(values, keyword, 1)[0]) if values.get(keyword) is not None else default
+        float(_numbers(group.values, keyword, 1)[0]) if group.values.get(keyword) is not None else default
         for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
     )
     if slope == 0:
@@ -326,8 +304,3 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> Any:
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         raise _MissingError(f"{keyword}: expected {count} numbers, got {'nothing' if value is None else value}")
     return numbers
-
-
-def _first(dataset: Dataset, keyword: str) -> Dataset | None:
-    sequence = dataset.get(keyword)
-    return sequence[0] if sequence else None

@@ -16,15 +16,15 @@ COSINE_TOLERANCE = 1e-3  # what rounding to four decimals leaves
 SPACING_TOLERANCE = 1e-3  # relative
 SAME_PLACE_MM = 1e-3
 # how far a slice may lie from where the regular grid has it, as a share of the slice spacing; reported above the first
-NOTED_DEVIATION, LARGEST_DEVIATION = 0.01, 0.1
+NOTED_DEVIATION, MAX_DEVIATION = 0.01, 0.1
 ROUNDING_MM = 0.06  # positions are often written with one decimal
-MANY = 0.2  # of the gaps: more wide ones are no missing slices, but another spacing
+MAX_WIDE_SHARE = 0.2  # of the gaps: more wide ones are no missing slices, but another spacing
 # what may not change within one volume
-ALIKE = (
+EQUAL_KEYWORDS = (
     "EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue", "TemporalPositionIdentifier", "ConvolutionKernel",
     "FrameOfReferenceUID",
 )  # fmt: skip
-ALIKE_TOLERANCE = 0.01  # relative, of those that are numbers
+EQUAL_TOLERANCE = 0.01  # relative, of those that are numbers
 NOTED_TILT_DEGREES = 0.1
 
 
@@ -78,7 +78,7 @@ def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tupl
     step, origin = np.polyfit(np.arange(len(ordered)), positions, 1)
     spacing = float(step @ normal)
     deviation = float(np.linalg.norm(positions - (origin + np.outer(np.arange(len(ordered)), step)), axis=1).max())
-    if deviation > max(LARGEST_DEVIATION * spacing, ROUNDING_MM):
+    if deviation > max(MAX_DEVIATION * spacing, ROUNDING_MM):
         raise VolumeError(f"{name}: {_uneven(gaps, heights, deviation)}")
     remarks = []
     if deviation > NOTED_DEVIATION * spacing:
@@ -89,10 +89,7 @@ def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tupl
     if tilt > NOTED_TILT_DEGREES:
         remarks.append(f"its gantry is tilted by {tilt:.1f}°: the labels lie in the same sheared grid, not resampled")
     affine = np.eye(4)
-    affine[:3, 0] = first.row * first.spacing[1]
-    affine[:3, 1] = first.column * first.spacing[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = origin
+    affine[:3] = np.column_stack([first.row * first.spacing[1], first.column * first.spacing[0], step, origin])
     rows, columns = first.size
     try:
         grid = Grid((columns, rows, len(ordered)), LPS_TO_RAS @ affine)
@@ -116,7 +113,7 @@ def _refuse_differences(one: Slice, other: Slice, name: str) -> None:
 
 def _refuse_mixtures(slices: Sequence[Slice], name: str) -> None:
     """Refuse images of several acquisitions, even where each has a place of its own."""
-    for key in ALIKE:
+    for key in EQUAL_KEYWORDS:
         values = sorted({one.traits[key] for one in slices if one.traits.get(key)})
         if len(values) < 2:
             continue
@@ -124,7 +121,7 @@ def _refuse_mixtures(slices: Sequence[Slice], name: str) -> None:
             numbers = [float(value) for value in values]
         except ValueError:
             numbers = []
-        if not numbers or max(numbers) - min(numbers) > ALIKE_TOLERANCE * max(map(abs, numbers)):
+        if not numbers or max(numbers) - min(numbers) > EQUAL_TOLERANCE * max(map(abs, numbers)):
             raise VolumeError(
                 f"{name}: expected one acquisition in a series, got images with {key} {' and '.join(values[:3])}; "
                 "split the series first"
@@ -147,11 +144,11 @@ def _uneven(gaps: NDArray[np.float64], heights: NDArray[np.float64], deviation: 
     usual = float(np.median(gaps))
     times = gaps / usual
     wide = np.flatnonzero(times > 1.5)
-    if 0 < wide.size <= max(MANY * len(gaps), 1) and np.abs(times - np.round(times)).max() < LARGEST_DEVIATION:
+    if 0 < wide.size <= max(MAX_WIDE_SHARE * len(gaps), 1) and np.abs(times - np.round(times)).max() < MAX_DEVIATION:
         places = ", ".join(f"{heights[at]:.1f} and {heights[at + 1]:.1f} mm" for at in wide[:3])
         missing = int(np.round(times).sum()) - len(gaps)
         told = "slice is" if missing == 1 else "slices are"
         return f"{missing} {told} missing, between {places} along the slices' normal; fetch the series again"
-    if np.abs(times - 1).max() <= LARGEST_DEVIATION:
+    if np.abs(times - 1).max() <= MAX_DEVIATION:
         return f"its slices do not lie on a straight line, but up to {deviation:.2f} mm off one; resample it first"
     return f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart, expected one spacing; resample it first"

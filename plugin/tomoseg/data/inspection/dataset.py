@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tomoseg.data.datasets import DESCRIPTION, PARTS, TEST, Dataset, Pair
 from tomoseg.data.formats import strip_suffix
 from tomoseg.data.inspection.scan import Inspector, ScanFindings, compare_grids
 
-LISTED = 10  # values, or files, in one line
+MAX_NAMES_IN_NOTE = 10  # values, or files, in one line
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ class LabelFindings:
         value: in the label maps.
         name: None where dataset.json has none.
         cases: number of those in which it occurs.
-        annotated: number of those in which it was drawn, as far as dataset.json says.
+        annotated_cases: number of those in which it was drawn, as far as dataset.json says.
         voxels, volume_ml: in all cases together.
     """
 
     value: int
     name: str | None
     cases: int
-    annotated: int
+    annotated_cases: int
     voxels: int
     volume_ml: float
 
@@ -119,17 +119,7 @@ class DatasetFindings:
             "modality": self.modality,
             "counts": {part: self.count(part) for part in (*PARTS, TEST)},
             "images": summarise_scans(self.images),
-            "labels": [
-                {
-                    "value": label.value,
-                    "name": label.name,
-                    "cases": label.cases,
-                    "annotated_cases": label.annotated,
-                    "voxels": label.voxels,
-                    "volume_ml": round(label.volume_ml, 6),
-                }
-                for label in self.labels
-            ],
+            "labels": [asdict(label) | {"volume_ml": round(label.volume_ml, 6)} for label in self.labels],
             "cases": [case.as_json() for case in self.cases],
         }
 
@@ -214,14 +204,12 @@ def _contradictions(pair: Pair, present: set[str]) -> list[str]:
     """Return where the label map has not what dataset.json says was drawn."""
     if pair.annotated is None:
         return []
-    absent = sorted(set(pair.annotated) - present)
-    unsaid = sorted(present - set(pair.annotated))
-    remarks = []
-    if absent:
-        remarks.append(f"{DESCRIPTION} says that {_some(absent)} was drawn, but no voxel has it")
-    if unsaid:
-        remarks.append(f"{DESCRIPTION} does not say that {_some(unsaid)} was drawn, but voxels have it")
-    return remarks
+    drawn = set(pair.annotated)
+    told = (
+        (drawn - present, "says that {} was drawn, but no voxel has it"),
+        (present - drawn, "does not say that {} was drawn, but voxels have it"),
+    )
+    return [f"{DESCRIPTION} {text.format(_some(sorted(names)))}" for names, text in told if names]
 
 
 def _collect_labels(dataset: Dataset, cases: Sequence[CaseFindings]) -> tuple[LabelFindings, ...]:
@@ -238,19 +226,12 @@ def _collect_labels(dataset: Dataset, cases: Sequence[CaseFindings]) -> tuple[La
             volumes[value] += count * case.label.grid.voxel_volume_ml
     drawn = Counter(name for pair in dataset.pairs for name in pair.annotated or ())
     everywhere = sum(pair.annotated is None for pair in dataset.pairs)
-    return tuple(
-        LabelFindings(
-            value=value,
-            name=dataset.label_names.get(value),
-            cases=occurrences[value],
-            annotated=everywhere + drawn[dataset.label_names[value]]
-            if value in dataset.label_names
-            else len(dataset.pairs),
-            voxels=counts[value],
-            volume_ml=volumes[value],
-        )
-        for value in sorted({*counts, *dataset.label_names} - {0})
-    )
+    labels = []
+    for value in sorted({*counts, *dataset.label_names} - {0}):
+        name = dataset.label_names.get(value)
+        annotated = len(dataset.pairs) if name is None else everywhere + drawn[name]
+        labels.append(LabelFindings(value, name, occurrences[value], annotated, counts[value], volumes[value]))
+    return tuple(labels)
 
 
 def _count(names: Iterable[str]) -> dict[str, int]:
@@ -269,5 +250,5 @@ def _ranges(rows: Sequence[Sequence[float]]) -> dict[str, list[float]] | None:
 
 
 def _some(names: Sequence[object]) -> str:
-    shown = ", ".join(map(str, names[:LISTED]))
-    return f"{shown} and {len(names) - LISTED} more" if len(names) > LISTED else shown
+    shown = ", ".join(map(str, names[:MAX_NAMES_IN_NOTE]))
+    return f"{shown} and {len(names) - MAX_NAMES_IN_NOTE} more" if len(names) > MAX_NAMES_IN_NOTE else shown

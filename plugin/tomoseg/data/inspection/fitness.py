@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +9,12 @@ from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.data.datasets import LABEL_ENDINGS, Dataset
 from tomoseg.data.formats import NIFTI_SUFFIXES
 from tomoseg.data.inspection.dataset import inspect_dataset
-from tomoseg.data.inspection.scan import Inspector
+from tomoseg.data.inspection.scan import Inspector, OnScan
 from tomoseg.data.inspection.survey import Survey
 from tomoseg.data.inspection.tables import list_problems
 from tomoseg.data.labels import is_ignored
 
-FEWEST = 2  # cases: one to train on, one to look at
+MIN_CASES = 2  # one to train on, one to look at
 
 
 def trainable_labels(dataset: Dataset) -> dict[int, str]:
@@ -23,9 +22,7 @@ def trainable_labels(dataset: Dataset) -> dict[int, str]:
     return {value: name for value, name in dataset.label_names.items() if not is_ignored(name)}
 
 
-def require_trainable(
-    dataset: Dataset, *, voxels: bool = True, on_scan: Callable[[Path], None] | None = None
-) -> Dataset:
+def require_trainable(dataset: Dataset, *, voxels: bool = True, on_scan: OnScan | None = None) -> Dataset:
     """Return the dataset with a name for each label, once nothing in it has to be mended before a training.
 
     Args:
@@ -38,12 +35,13 @@ def require_trainable(
             that no case has, NaN, too few cases. One line each.
     """
     training = [pair for pair in dataset.pairs if pair.part == "training"]
-    if len(training) < FEWEST:
+    if len(training) < MIN_CASES:
         raise DatasetError(
-            f"{dataset.root}: expected at least {FEWEST} cases with a label map, got {len(training)}; add cases"
+            f"{dataset.root}: expected at least {MIN_CASES} cases with a label map, got {len(training)}; add cases"
         )
     if voxels and not dataset.label_names:  # the files name them
-        dataset = replace(dataset, label_names=_found_labels(dataset))
+        found = inspect_dataset(dataset, Inspector(voxels=True)).labels
+        dataset = replace(dataset, label_names={label.value: f"label_{label.value}" for label in found})
     findings = inspect_dataset(dataset, Inspector(voxels, on_scan))
     problems = list_problems(Survey(voxels, datasets=(findings,)))
     if voxels:
@@ -61,7 +59,7 @@ def require_trainable(
 
 
 def require_negatives(
-    folder: Path, modality: str | None, channels: int = 1, *, on_scan: Callable[[Path], None] | None = None
+    folder: Path, modality: str | None, channels: int = 1, *, on_scan: OnScan | None = None
 ) -> tuple[Path, ...]:
     """Return the NIfTI scans of a folder that are to be learnt as holding no label, once nothing has to be mended.
 
@@ -101,8 +99,3 @@ def require_negatives(
     if problems:
         raise DatasetError(*problems)
     return tuple(scans)
-
-
-def _found_labels(dataset: Dataset) -> dict[int, str]:
-    found = inspect_dataset(dataset, Inspector(voxels=True)).labels
-    return {label.value: f"label_{label.value}" for label in found}

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from tomoseg.core.errors import TomosegError, one_line
 from tomoseg.data.geometry import Grid
 from tomoseg.data.header import Header, read_headers
-from tomoseg.data.inspection.voxels import VoxelSummary, doubt_values, summarise
+from tomoseg.data.inspection.voxels import VoxelSummary, count_voxels, doubt_values
 from tomoseg.data.volume import by
 
 Role = Literal["scan", "image", "label"]
@@ -19,9 +19,9 @@ Role = Literal["scan", "image", "label"]
 OnScan = Callable[[Path], None]
 Result = TypeVar("Result")
 
-FEW_VALUES = 128  # of a file that may be a label map; the largest that people share have 117 labels
-MOST_VALUES = 1000  # of a file that should be one
-ROUNDING = 0.05  # of a voxel: the coordinates of a header are float32, or decimals of 16 characters
+MAX_LIKELY_LABELS = 128  # of a file that may be a label map; the largest that people share have 117 labels
+MAX_LABEL_VALUES = 1000  # of a file that should be one
+MAX_ROUNDING_VOXELS = 0.05  # the coordinates of a header are float32, or decimals of 16 characters
 
 
 @dataclass(frozen=True)
@@ -71,31 +71,15 @@ class ScanFindings:
             "format": self.format or None,
             "dtype": self.dtype or None,
             "modality": self.modality,
-            "shape": None,
-            "spacing_mm": None,
-            "orientation": None,
-            "voxels": None,
+            "shape": self.grid and list(self.grid.shape),
+            "spacing_mm": self.grid and [round(length, 6) for length in self.grid.spacing],
+            "orientation": self.grid and self.grid.orientation,
+            "voxels": self.grid and self.voxels and self.voxels.as_json(),
         }
         if self.series is not None:
             content |= {"series": self.series, "description": self.description, "images": self.images}
         if self.channels > 1:
             content["channels"] = self.channels
-        if self.grid is not None:
-            content["shape"] = list(self.grid.shape)
-            content["spacing_mm"] = [round(length, 6) for length in self.grid.spacing]
-            content["orientation"] = self.grid.orientation
-        if self.voxels is not None and self.grid is not None:
-            values = self.voxels.values
-            content["voxels"] = {
-                "minimum": self.voxels.minimum,
-                "maximum": self.voxels.maximum,
-                "non_finite": self.voxels.non_finite,
-                "slice_axis": self.voxels.slice_axis,
-                "slices": self.voxels.slices,
-                "constant_slices": self.voxels.constant_slices,
-                "values": values and {str(value): count for value, count in values.items()},
-                "sha256": self.voxels.sha256,
-            }
         return content
 
 
@@ -114,12 +98,7 @@ class Inspector:
     _series: dict[str, Path] = field(default_factory=dict, init=False)
 
     def look_at(
-        self,
-        path: Path,
-        role: Role = "scan",
-        modality: str | None = None,
-        series: str | None = None,
-        channels: int = 1,
+        self, path: Path, role: Role = "scan", modality: str | None = None, series: str | None = None, channels: int = 1
     ) -> list[ScanFindings]:
         """Return what is found in a file, or in each DICOM series below a folder; only in this one if it is given.
 
@@ -158,9 +137,9 @@ class Inspector:
         )
         if not self.voxels or header.grid is None:
             return found
-        most = {"image": 0, "label": MOST_VALUES, "scan": FEW_VALUES if "int" in header.dtype else 0}[role]
+        most = {"image": 0, "label": MAX_LABEL_VALUES, "scan": MAX_LIKELY_LABELS if "int" in header.dtype else 0}[role]
         spacing = header.grid.spacing
-        summaries = _guarded(header.path, lambda: [summarise(part, spacing, most) for part in header.read_voxels()])
+        summaries = _guarded(header.path, lambda: [count_voxels(part, spacing, most) for part in header.read_voxels()])
         if isinstance(summaries, str):
             return replace(found, readable=False, problems=(summaries,))
         voxels = summaries[0]
@@ -189,7 +168,7 @@ def compare_grids(image: Grid, label: Grid) -> tuple[str, str]:
     if label.shape != image.shape:
         return f"label map of {by(label.shape)} voxels for a scan of {by(image.shape)}", ""
     apart = label.distance_mm(image)
-    if apart <= ROUNDING * min(image.spacing):
+    if apart <= MAX_ROUNDING_VOXELS * min(image.spacing):
         return "", f"the grids of scan and label map lie {apart:.2g} mm apart, as by rounding in a header"
     turned = "" if label.orientation == image.orientation else f" ({label.orientation} and {image.orientation})"
     remedy = "resample the label map to the scan's grid; if its voxels are right and its header is not, copy the scan's"
@@ -203,7 +182,7 @@ def _judge_labels(voxels: VoxelSummary) -> tuple[list[str], list[str]]:
     if voxels.minimum is not None and voxels.minimum < 0:
         return [f"values down to {voxels.minimum:g}; expected labels of 0 and more"], []
     if voxels.values is None and voxels.maximum is not None:
-        return [f"more than {MOST_VALUES} different values; expected a label map"], []
+        return [f"more than {MAX_LABEL_VALUES} different values; expected a label map"], []
     return [], ["nothing is labelled in it"] if voxels.maximum == 0 else []
 
 
@@ -229,7 +208,7 @@ def _guarded(path: Path, action: Callable[[], Result]) -> Result | str:
         return _without_path(one_line(error), path)
     except MemoryError:
         return "not enough memory to read it"
-    except Exception as error:  # an error of ours or of a library
+    except Exception as error:  # nibabel, SimpleITK, pydicom and its decoders: what no reader foresaw is this scan's
         return f"unexpected {type(error).__name__}: {one_line(error)}"
 
 

@@ -115,11 +115,6 @@ def _inspect_scans(scans: Sequence[Scan], inspector: Inspector) -> tuple[ScanFin
         owner = grids.get(owners[one.path]) if one.path in owners else None
         if owner is None or one.grid is None:
             continue
-        problem, remark = compare_grids(owner, one.grid)
-        if problem or remark:
-            found[index] = replace(
-                one,
-                problems=(*one.problems, *([problem] if problem else [])),
-                remarks=(*one.remarks, *([remark] if remark else [])),
-            )
+        problem, remark = (tuple(filter(None, [line])) for line in compare_grids(owner, one.grid))
+        found[index] = replace(one, problems=one.problems + problem, remarks=one.remarks + remark)
     return tuple(found)

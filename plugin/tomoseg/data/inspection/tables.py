@@ -13,9 +13,9 @@ from tomoseg.data.inspection.scan import ScanFindings
 from tomoseg.data.inspection.survey import Survey
 from tomoseg.data.volume import by
 
-NAMED = 3  # files in a remark on many
-REMARKED = 20  # remarks; programs read the rest from the JSON
-LISTED_VALUES = 12
+MAX_FILES = 3  # files in a remark on many
+MAX_NOTES = 20  # programs read the rest from the JSON
+MAX_LISTED_VALUES = 12
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ def list_remarks(survey: Survey) -> list[str]:
         places[text].append(place)
     lines = []
     for text, where in places.items():
-        shown = ", ".join(where[:NAMED])
-        lines.append(f"{shown} and {len(where) - NAMED} more: {text}" if len(where) > NAMED else f"{shown}: {text}")
-    more = len(lines) - REMARKED
-    return lines if more <= 0 else [*lines[:REMARKED], f"and {more} more remarks; --json has them all"]
+        more = f" and {len(where) - MAX_FILES} more" if len(where) > MAX_FILES else ""
+        lines.append(f"{', '.join(where[:MAX_FILES])}{more}: {text}")
+    left_out = len(lines) - MAX_NOTES
+    return lines if left_out <= 0 else [*lines[:MAX_NOTES], f"and {left_out} more remarks; --json has them all"]
 
 
 def _collect(survey: Survey, kind: Literal["problems", "remarks"]) -> Iterator[tuple[str, str]]:
@@ -102,7 +102,7 @@ def _values(scan: ScanFindings) -> str:
     found = scan.voxels
     if found is None or found.minimum is None:
         return ""
-    if found.values is None or len(found.values) > LISTED_VALUES:
+    if found.values is None or len(found.values) > MAX_LISTED_VALUES:
         number = "" if found.values is None else f", {len(found.values)} values"
         return f"{found.minimum:g} to {found.maximum:g}{number}"
     return ", ".join(map(str, found.values))
@@ -132,7 +132,7 @@ def _describe_labels(dataset: DatasetFindings) -> Iterator[tuple[str, ...]]:
             str(label.value),
             label.name or "not named",
             f"{label.cases} cases",
-            f"{label.annotated} cases",
+            f"{label.annotated_cases} cases",
             str(label.voxels),
             f"{label.volume_ml:.2f}",
             each,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.data.plausibility import AIR, SOFT_TISSUE, doubt_hounsfield_units
+from tomoseg.data.plausibility import AIR_HU, SOFT_TISSUE_HU, count_within, doubt_hounsfield_units
 
-LARGEST_BIN = 1 << 16  # below this value counting is faster than sorting
-ANISOTROPIC = 1.01  # an axis whose spacing exceeds the others' by this factor runs across the slices
+MAX_COUNTED_VALUE = 1 << 16  # below this value counting is faster than sorting
+MIN_ANISOTROPY = 1.01  # an axis whose spacing exceeds the others' by this factor runs across the slices
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class VoxelSummary:
         constant_slices: number of those that hold one value only.
         whole: False if values were counted and one of them is no integer.
         values: number of voxels by value; None where it was not asked, or where there are too many or broken ones.
-        air, soft_tissue: share of the voxels in the ranges of Hounsfield units `AIR` and `SOFT_TISSUE`.
+        air, soft_tissue: share of the voxels in the ranges of Hounsfield units `AIR_HU` and `SOFT_TISSUE_HU`.
         sha256: of shape and values, the same whatever the file's format and type.
     """
 
@@ -48,8 +49,14 @@ class VoxelSummary:
         """No two finite values differ."""
         return self.minimum == self.maximum
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        shown = {key: value for key, value in vars(self).items() if key not in ("whole", "air", "soft_tissue")}
+        counts = None if self.values is None else {str(value): count for value, count in self.values.items()}
+        return shown | {"values": counts}
 
-def summarise(array: NDArray[np.float32], spacing: tuple[float, float, float], most_values: int = 0) -> VoxelSummary:
+
+def count_voxels(array: NDArray[np.float32], spacing: tuple[float, float, float], most_values: int = 0) -> VoxelSummary:
     """Count what is in a volume, slice by slice, so that no copy of it is made.
 
     Args:
@@ -76,8 +83,8 @@ def summarise(array: NDArray[np.float32], spacing: tuple[float, float, float], m
         else:
             np.minimum(lowest, low.min(axis=1 - axis), out=lowest)
             np.maximum(highest, high.max(axis=1 - axis), out=highest)
-        air += _count_within(plane, AIR)
-        soft_tissue += _count_within(plane, SOFT_TISSUE)
+        air += count_within(plane, AIR_HU)
+        soft_tissue += count_within(plane, SOFT_TISSUE_HU)
         if values is not None and finite.any():
             numbers = plane[finite] if broken else plane
             whole = bool(np.array_equal(numbers, np.rint(numbers)))
@@ -109,17 +116,12 @@ def doubt_values(voxels: VoxelSummary) -> str | None:
 
 def _slice_axis(spacing: tuple[float, float, float]) -> int:
     largest = int(np.argmax(spacing))
-    others = [length for axis, length in enumerate(spacing) if axis != largest]
-    return largest if spacing[largest] > ANISOTROPIC * max(others) else 2
-
-
-def _count_within(plane: NDArray[np.float32], limits: tuple[float, float]) -> int:
-    return int(np.count_nonzero((plane >= limits[0]) & (plane <= limits[1])))
+    return largest if spacing[largest] > MIN_ANISOTROPY * np.delete(spacing, largest).max() else 2
 
 
 def _add(numbers: NDArray[np.float32], values: dict[int, int]) -> dict[int, int]:
     """Return the counts with those of one slice, whose values are finite integers."""
-    if numbers.min() >= 0 and numbers.max() < LARGEST_BIN:
+    if numbers.min() >= 0 and numbers.max() < MAX_COUNTED_VALUE:
         counts = np.bincount(numbers.astype(np.intp).ravel(order="K"))
         found = np.flatnonzero(counts)
         counts = counts[found]

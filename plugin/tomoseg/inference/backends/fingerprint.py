@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-PLAIN = (bool, int, float, str, tuple, type(None))
+PLAIN_TYPES = (bool, int, float, str, tuple, type(None))
 
 
 def describe_network(network: torch.nn.Module) -> str:
     """Return a SHA-256 over weights, buffers, settings and source files of a network and of all modules in it."""
     digest = hashlib.sha256(f"torch {torch.__version__}, monai {version('monai')}\n".encode())
     for name, module in network.named_modules():
-        settings = {key: value for key, value in vars(module).items() if isinstance(value, PLAIN)}
+        settings = {key: value for key, value in vars(module).items() if isinstance(value, PLAIN_TYPES)}
         digest.update(f"{name} {type(module).__qualname__} {sorted(settings.items())!r}\n".encode())
     for name, tensor in chain(network.named_parameters(), network.named_buffers()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())

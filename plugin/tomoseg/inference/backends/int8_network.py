@@ -12,7 +12,7 @@ from tomoseg.core.errors import BundleError, one_line
 from tomoseg.core.files import sha256
 from tomoseg.inference.backends.openvino_model import import_openvino, openvino_core
 
-RECORD = "tomoseg"  # the section of the model's own information where the proof stands
+RECORD_SECTION = "tomoseg"  # the section of the model's own information where the proof stands
 AGAIN = "make it with: tomoseg export BUNDLE --format openvino-int8 --calibration SCANS"
 
 
@@ -55,7 +55,7 @@ def save_model(model: Any, xml: Path, checkpoint: Path, definition: Any, precisi
         "weights_sha256": sha256(xml.with_suffix(".bin")),
     }
     for key, value in record.items():
-        model.set_rt_info(value, [RECORD, key])
+        model.set_rt_info(value, [RECORD_SECTION, key])
     ov.save_model(model, xml, compress_to_fp16=False)  # once more: only now the hash of its weights is known
 
 
@@ -101,4 +101,4 @@ def _hash(definition: Any) -> str:
 
 def _entry(model: Any, key: str) -> str:
     """Return an entry of a model's record, "" if there is none."""
-    return str(model.get_rt_info([RECORD, key]).value) if model.has_rt_info([RECORD, key]) else ""
+    return str(model.get_rt_info([RECORD_SECTION, key]).value) if model.has_rt_info([RECORD_SECTION, key]) else ""

@@ -17,11 +17,11 @@ from tomoseg.inference.backends.openvino_model import convert, import_openvino, 
 from tomoseg.inference.memory import is_out_of_memory
 
 # what an int8 network has left in floating point is computed as it was when it was checked
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 DIGEST_BYTES = 32
-FORMAT = "labels last"  # of what is kept
+CACHE_FORMAT = "labels last"  # of what is kept
 # largest difference of a score from torch's, relative to their range
-TOLERANCES = {"fp32": 1e-3, "bf16": 0.2}
+PRECISION_TOLERANCES = {"fp32": 1e-3, "bf16": 0.2}
 
 
 class OpenvinoNetwork:
@@ -52,7 +52,7 @@ class OpenvinoNetwork:
         ov = import_openvino()
         core = openvino_core()
         hints = {
-            "INFERENCE_PRECISION_HINT": HINTS[self.precision],
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[self.precision],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
@@ -61,7 +61,7 @@ class OpenvinoNetwork:
             shape,
             sorted(hints.items()),
             ov.get_version(),
-            FORMAT,
+            CACHE_FORMAT,
             core.get_property("CPU", "FULL_DEVICE_NAME"),
             core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
         )
@@ -102,7 +102,7 @@ class OpenvinoNetwork:
             raise BackendError(f"OpenVINO cannot compile the network: {one_line(error)}") from error
         span = float((wanted.max() - wanted.min()).clamp(min=1e-6))
         difference = float((found - wanted).abs().max()) / span
-        if not difference <= TOLERANCES[self.precision]:
+        if not difference <= PRECISION_TOLERANCES[self.precision]:
             raise BackendError(
                 f"OpenVINO cannot compile the network: its scores are off by {difference:.2g} of their range"
             )

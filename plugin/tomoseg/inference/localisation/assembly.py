@@ -18,11 +18,11 @@ from tomoseg.inference.localisation.declaration import Localisation
 from tomoseg.inference.localisation.locator import Located, Place
 from tomoseg.report.records import Location, RegionVolume
 
-ROUNDS = 3  # of laying the box round what was found
-SETTLED = 1  # voxel; a box that moves by no more has settled
-LEAST_SEEN = 0.98  # of a box; of the rest the scan has no voxels
-LEAST_BRAIN = 0.5  # of the template in view
-ROUNDED = 0.01  # by which a scan's spacing may miss the one that was meant
+MAX_ROUNDS = 3  # of laying the box round what was found
+SETTLED_VOXELS = 1  # voxel; a box that moves by no more has settled
+MIN_BOX_SEEN = 0.98  # of a box; of the rest the scan has no voxels
+MIN_TEMPLATE_SEEN = 0.5  # of the template in view
+SPACING_TOLERANCE = 0.01  # by which a scan's spacing may miss the one that was meant
 
 Labels = NDArray[np.unsignedinteger[Any]]
 # a crop, and the grid in which labels (and, if asked for, their entropy) are wanted
@@ -97,7 +97,7 @@ def _settle(place: Place, declared: Localisation, predict: Predict) -> tuple[Pla
     Returns:
         the place, and whether the structure reaches the border of its box all the same.
     """
-    for left in reversed(range(ROUNDS + 1)):
+    for left in reversed(range(MAX_ROUNDS + 1)):
         crop = place.crop.volume
         extent = _extent(predict(crop, crop.grid)[0])
         if extent is None:
@@ -106,7 +106,7 @@ def _settle(place: Place, declared: Localisation, predict: Predict) -> tuple[Pla
         clipped = bool((first == 0).any() or (stop == crop.array.shape).any())
         moved = place.around(first, stop, declared.margin_mm)
         change = max(np.abs(new - old).max() for new, old in zip(moved.box, place.box, strict=True))
-        if change <= SETTLED or not left:
+        if change <= SETTLED_VOXELS or not left:
             break
         place = moved
     return place, clipped
@@ -130,7 +130,7 @@ def _centre(mask: NDArray[np.bool_], box: tuple[slice, slice, slice], scan: Grid
 
 def _coarse(declared: Localisation, scan: Grid) -> list[str]:
     largest = max(scan.spacing)
-    if largest <= declared.largest_spacing_mm * (1 + ROUNDED):
+    if largest <= declared.largest_spacing_mm * (1 + SPACING_TOLERANCE):
         return []
     return [
         f"voxels of {'×'.join(f'{side:.3g}' for side in scan.spacing)} mm are too coarse, expected at most "
@@ -147,7 +147,7 @@ def _doubts(located: Located) -> list[str]:
             f"the {declared.template} head fits badly: score {located.score:.2f}, expected {declared.least_score:g} or "
             "more; look at the result, or place the boxes by hand with --roi"
         )
-    if located.seen < LEAST_BRAIN:
+    if located.seen < MIN_TEMPLATE_SEEN:
         warnings.append(f"only {located.seen:.0%} of the brain is in the scan")
     return warnings
 
@@ -159,7 +159,7 @@ def _faults(place: Place, volume_ml: float, clipped: bool) -> list[str]:
         warnings.append(tell_implausible(name, volume_ml, low, high))
     if clipped:
         warnings.append(f"{name}: reaches the border of its box and may be cut off there")
-    if place.crop.seen < LEAST_SEEN:
+    if place.crop.seen < MIN_BOX_SEEN:
         warnings.append(f"{name}: {1 - place.crop.seen:.0%} of its box lie beyond the scan")
     return warnings
 

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tomoseg.inference.localisation.raster import affine_of, resampled_to, to_array, to_itk
+from tomoseg.data.itk_image import affine_of
+from tomoseg.inference.localisation.raster import resampled_to, to_array, to_itk
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-BRIGHTEST = 1.5  # of the median of what is no air; fat is brighter than any brain
+MAX_BRIGHTNESS = 1.5  # of the median of what is no air; fat is brighter than any brain
 OTSU_BINS = 200
 FIELD_MM = 25.0  # SD of the Gaussian
-FAR = 0.02  # share of what is bright, within its reach
+FAR_SHARE = 0.02  # share of what is bright, within its reach
 SCALP_MM = 4.0  # half of what is thin
-BRIGHT = 0.4  # of the mean brightness
+MIN_BRIGHTNESS = 0.4  # of the mean brightness
 FINEST_MM = 2.0
 
 
@@ -40,18 +41,18 @@ def flattened(levels: Mapping[float, sitk.Image]) -> dict[float, sitk.Image]:
     if not bright.any():
         return dict(levels)
     middle = float(np.median(array[bright]) - low)
-    limited = np.minimum(array - low, BRIGHTEST * middle)
+    limited = np.minimum(array - low, MAX_BRIGHTNESS * middle)
     sigma = FIELD_MM / np.array(rough.GetSpacing())
     share = ndimage.gaussian_filter(bright.astype(np.float32), sigma)
     # far from anything bright the field is what it is everywhere on average
-    field = (ndimage.gaussian_filter(limited * bright, sigma) + FAR * middle) / (share + FAR)
+    field = (ndimage.gaussian_filter(limited * bright, sigma) + FAR_SHARE * middle) / (share + FAR_SHARE)
     smooth = to_itk(field.astype(np.float32), affine_of(rough))
     flat = {}
     for spacing, image in levels.items():
         divisor = sitk.Resample(
             smooth, image, sitk.Transform(3, sitk.sitkIdentity), sitk.sitkLinear, middle, sitk.sitkFloat32, True
         )
-        flat[spacing] = sitk.Clamp((image - float(low)) / divisor, sitk.sitkFloat32, 0.0, BRIGHTEST)
+        flat[spacing] = sitk.Clamp((image - float(low)) / divisor, sitk.sitkFloat32, 0.0, MAX_BRIGHTNESS)
     return flat
 
 
@@ -61,7 +62,7 @@ def stripped(levels: Mapping[float, sitk.Image]) -> dict[float, sitk.Image]:
 
     fine = levels[FINEST_MM]
     radius = [max(1, round(SCALP_MM / spacing)) for spacing in fine.GetSpacing()]
-    thick = sitk.BinaryErode(fine > BRIGHT, radius)
+    thick = sitk.BinaryErode(fine > MIN_BRIGHTNESS, radius)
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(thick), sortByObjectSize=True)
     core = sitk.Cast(sitk.BinaryDilate(parts == 1, [size + 1 for size in radius]), sitk.sitkFloat32)
     return {spacing: image * resampled_to(core, image) for spacing, image in levels.items()}

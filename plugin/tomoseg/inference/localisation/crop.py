@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.data.geometry import Grid
+from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.volume import Volume
 from tomoseg.inference.localisation.raster import Matrix, canonical, rotation_of, to_array, to_itk, to_transform
 
-FINER = 0.75  # of the crop's spacing: to what voxels less than half as large are averaged
+FINER_SPACING_SHARE = 0.75  # of the crop's spacing: to what voxels less than half as large are averaged
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
-Box = tuple[slice, slice, slice]  # of voxels (I, J, K)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +119,7 @@ def cut_out(
     origin[:3, 3] += origin[:3, :3] @ low
     image = to_itk(part, origin)
     spacings = zip(spacing_mm, image.GetSpacing(), strict=True)
-    finer = [max(1, round(FINER * wanted / spacing)) for wanted, spacing in spacings]
+    finer = [max(1, round(FINER_SPACING_SHARE * wanted / spacing)) for wanted, spacing in spacings]
     if max(finer) > 1:
         image = sitk.BinShrink(image, [min(*pair) for pair in zip(finer, image.GetSize(), strict=True)])
     wanted = to_itk(np.empty(tuple(shape), np.float32), grid.affine)

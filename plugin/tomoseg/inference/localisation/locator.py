@@ -15,10 +15,10 @@ from tomoseg.inference.localisation.crop import Crop, cut_out, head_frame
 from tomoseg.inference.localisation.declaration import Localisation, Region, read_localisation
 from tomoseg.inference.localisation.raster import Matrix
 from tomoseg.inference.localisation.registration import register
-from tomoseg.inference.localisation.roi import Box, parse_rois
+from tomoseg.inference.localisation.roi import Corners, parse_rois
 from tomoseg.inference.localisation.template import load_template
 
-ROOM_MM = 12.0  # round a box, for a structure that lies beside where the template has it
+BOX_MARGIN_MM = 12.0  # round a box, for a structure that lies beside where the template has it
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +119,7 @@ class Locator:
         return Located(places, declared, found.score, found.seen, template.brain_ml * scaling)
 
 
-def _place(scan: Volume, declared: Localisation, region: Region, matrix: Matrix, box: Box) -> Place:
+def _place(scan: Volume, declared: Localisation, region: Region, matrix: Matrix, box: Corners) -> Place:
     """Return the box of a region.
 
     Args:
@@ -133,7 +133,7 @@ def _place(scan: Volume, declared: Localisation, region: Region, matrix: Matrix,
     frame = head_frame(matrix, region.mirrored)
     spacing = np.array(declared.spacing_mm)
     middle = (frame @ (*(matrix @ (*((first + last) / 2), 1))[:3], 1))[:3]
-    room = np.round(ROOM_MM / spacing)
+    room = np.round(BOX_MARGIN_MM / spacing)
     voxels = np.round(stretch * (last - first) / spacing)
     half = (voxels / 2 + room) * spacing
     crop = cut_out(scan, frame, middle - half, middle + half, spacing)

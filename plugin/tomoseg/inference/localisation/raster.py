@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Matrix = NDArray[np.float64]  # 4×4
 
-ROUNDING = 1e-12  # of a direction's cosines
+COSINE_TOLERANCE = 1e-12  # of a direction's cosines
 
 
 def to_itk(array: NDArray[Any], affine: Matrix) -> sitk.Image:
@@ -30,7 +30,7 @@ def to_itk(array: NDArray[Any], affine: Matrix) -> sitk.Image:
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     direction = affine[:3, :3] / spacing
-    direction[np.abs(direction) < ROUNDING] = 0  # ITK's inverse fails on numbers like 1e-294, and says nothing
+    direction[np.abs(direction) < COSINE_TOLERANCE] = 0  # ITK's inverse fails on numbers like 1e-294, and says nothing
     image.SetDirection(direction.ravel().tolist())
     return image
 
@@ -40,14 +40,6 @@ def to_array(image: sitk.Image) -> NDArray[Any]:
     import SimpleITK as sitk
 
     return np.asarray(sitk.GetArrayFromImage(image).transpose(2, 1, 0))
-
-
-def affine_of(image: sitk.Image) -> Matrix:
-    """Return the 4×4 matrix from an image's indices to mm."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return affine
 
 
 def canonical(array: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], Matrix]:

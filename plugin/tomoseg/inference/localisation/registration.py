@@ -17,20 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.data.geometry import Grid
+from tomoseg.data.itk_image import affine_of
 from tomoseg.inference.localisation.brightness import FINEST_MM, flattened, stripped
-from tomoseg.inference.localisation.raster import Matrix, affine_of, canonical, resampled_to, shrunk, to_array, to_itk
+from tomoseg.inference.localisation.raster import Matrix, canonical, resampled_to, shrunk, to_array, to_itk
 from tomoseg.inference.localisation.search import SPACING_MM, find_starts
 from tomoseg.inference.localisation.template import CENTRE_MM, Template
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-STARTS = 4  # of each size
-BINS = 32  # of the joint histogram
-DECIMALS = 6
+STARTS_PER_SIZE = 4
+HISTOGRAM_BINS = 32  # of the joint histogram
+MATRIX_DECIMALS = 6
 # two registrations that shared the template's images crashed in SimpleITK 2.5
 _one_registers = threading.Lock()
-GOOD = 0.3  # score of a registration that needs no other
+GOOD_SIMILARITY = 0.3  # score of a registration that needs no other
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ STAGES = (
     Stage(affine=True, sizes=(1.0, 0.9), template_mm=4.0, scan_mm=4.0, step_mm=2.0, iterations=60, kept=2),
     Stage(affine=True, sizes=(1.0,), template_mm=3.0, scan_mm=2.0, step_mm=1.0, iterations=40, kept=1),
 )
-SIZES = (0.6, 1.4)  # of a head along any axis, compared with the template; others are mistakes
+SIZE_RANGE = (0.6, 1.4)  # of a head along any axis, compared with the template; others are mistakes
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,14 @@ def _register(template: Template, image: sitk.Image) -> Registration:
     found = [Registration(np.eye(4), 0.0, 0.0)]
     for levels in (stripped(whole), whole):
         rough = levels[SPACING_MM]
-        matrices = [start.matrix for start in find_starts(template, to_array(rough), affine_of(rough), STARTS)]
+        matrices = [start.matrix for start in find_starts(template, to_array(rough), affine_of(rough), STARTS_PER_SIZE)]
         for stage in STAGES:
             starts = [_resized(matrix, size) for matrix in matrices for size in stage.sizes]
             refined = [_refine(template, levels, whole[4.0], stage, matrix) for matrix in starts]
             refined = sorted(refined, key=lambda one: -one.score)[: stage.kept]
             matrices = [one.matrix for one in refined]
         found += refined
-        if refined[0].score > GOOD:
+        if refined[0].score > GOOD_SIMILARITY:
             break
     return max(found, key=lambda one: one.score)
 
@@ -130,7 +131,7 @@ def _refine(
     transform.SetTranslation((matrix[:3, 3] + matrix[:3, :3] @ CENTRE_MM - CENTRE_MM).tolist())
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)
-    method.SetMetricAsMattesMutualInformation(BINS)
+    method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
     method.SetMetricFixedMask(mask)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(stage.step_mm, 0.05, stage.iterations)
@@ -144,7 +145,7 @@ def _refine(
     found[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
     found[:3, 3] = np.array(transform.GetTranslation()) + CENTRE_MM - found[:3, :3] @ CENTRE_MM
     # the same sums differ by 1e-13 from call to call, as their arrays happen to be aligned
-    return _judge(template, judged, found.round(DECIMALS))
+    return _judge(template, judged, found.round(MATRIX_DECIMALS))
 
 
 def _limited(template: Template, image: sitk.Image, matrix: Matrix) -> sitk.Image:
@@ -167,7 +168,7 @@ def _in_template(template: Template, image: sitk.Image, matrix: Matrix) -> NDArr
 def _judge(template: Template, image: sitk.Image, matrix: Matrix) -> Registration:
     """Return the registration with how good it is."""
     sizes = np.linalg.svd(matrix[:3, :3], compute_uv=False)
-    if not SIZES[0] <= sizes.min() <= sizes.max() <= SIZES[1] or np.linalg.det(matrix[:3, :3]) < 0:
+    if not SIZE_RANGE[0] <= sizes.min() <= sizes.max() <= SIZE_RANGE[1] or np.linalg.det(matrix[:3, :3]) < 0:
         return Registration(matrix, 0.0, 0.0)
     array = _in_template(template, _limited(template, image, matrix), matrix)
     brain = template.weights.sum(axis=-1) > 0.5

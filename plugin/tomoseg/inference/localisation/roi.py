@@ -12,10 +12,10 @@ from tomoseg.bundle.options import WHOLE
 from tomoseg.core.errors import UsageError
 from tomoseg.inference.localisation.declaration import Localisation
 
-Box = tuple[NDArray[np.float64], NDArray[np.float64]]  # first and last corner, RAS+ mm
+Corners = tuple[NDArray[np.float64], NDArray[np.float64]]  # first and last corner, RAS+ mm
 
 
-def parse_rois(texts: Sequence[str], localisation: Localisation | None, bundle: str) -> dict[str, Box] | None:
+def parse_rois(texts: Sequence[str], localisation: Localisation | None, bundle: str) -> dict[str, Corners] | None:
     """Return the box of each region that was given by hand, by its name; None for the scan as it is.
 
     Args:
@@ -33,7 +33,7 @@ def parse_rois(texts: Sequence[str], localisation: Localisation | None, bundle: 
         raise UsageError(f"roi: bundle {bundle} declares no regions that could be placed; crop the scan first")
     names = [region.name for region in localisation.regions]
     sizes = {region.name: np.subtract(region.box_mm[1], region.box_mm[0]) for region in localisation.regions}
-    boxes: dict[str, Box] = {}
+    boxes: dict[str, Corners] = {}
     for text in texts:
         name, _, numbers = text.rpartition("=")
         found = [known for known in names if name and known.startswith(name)]

@@ -21,9 +21,9 @@ from tomoseg.inference.localisation.template import CENTRE_MM, FINEST_MM, Templa
 
 SPACING_MM = 8.0  # of the scan
 ANGLES_DEG = (-20.0, 0.0, 20.0)  # about each axis; the registration reaches 15° further
-SIZES = (0.88, 1.0)  # of the template, which is larger than most heads
-HALF_MM = 110.0  # from the template's centre to beyond any of its voxels
-FEWEST = 0.35  # of the template that must be in view
+TEMPLATE_SIZES = (0.88, 1.0)  # of the template, which is larger than most heads
+TEMPLATE_HALF_MM = 110.0  # from the template's centre to beyond any of its voxels
+MIN_SHARE_IN_VIEW = 0.35  # of the template that must be in view
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def find_starts(template: Template, scan: NDArray[np.float32], affine: Matrix, m
     image = scan - scan.min()
     image /= image.std() or 1.0
     steps = affine[:3, :3]
-    half = np.ceil(HALF_MM / np.linalg.norm(steps, axis=0)).astype(int)
+    half = np.ceil(TEMPLATE_HALF_MM / np.linalg.norm(steps, axis=0)).astype(int)
     # what lies beyond one end must not come in again at the other, and a kernel must have room
     sizes = np.maximum(np.array(scan.shape) + half, 2 * half + 1).tolist()
     shape = [fft.next_fast_len(size, real=True) for size in sizes]
@@ -59,8 +59,8 @@ def find_starts(template: Template, scan: NDArray[np.float32], affine: Matrix, m
     tissues = [ndimage.gaussian_filter(tissue, SPACING_MM / FINEST_MM / 2.355) for tissue in template.tissues]
     offsets = np.stack(np.meshgrid(*(np.arange(-reach, reach + 1) for reach in half), indexing="ij"), -1)
     around = offsets.reshape(-1, 3) @ steps.T
-    starts: dict[float, list[Start]] = {size: [] for size in SIZES}
-    for *angles, size in itertools.product(ANGLES_DEG, ANGLES_DEG, ANGLES_DEG, SIZES):
+    starts: dict[float, list[Start]] = {size: [] for size in TEMPLATE_SIZES}
+    for *angles, size in itertools.product(ANGLES_DEG, ANGLES_DEG, ANGLES_DEG, TEMPLATE_SIZES):
         turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * size
         points = around @ np.linalg.inv(turn).T + CENTRE_MM
         indices = (points - template.affine[:3, 3]) / FINEST_MM
@@ -102,6 +102,6 @@ def _scores(
     counts = np.maximum(counts, 1e-3)
     between = explained - sums * sums / counts
     within = fft.irfftn(moments[2] * all_tissues, shape) - sums * sums / counts
-    seen = (counts > FEWEST * whole) & (within > 1e-3 * counts)
+    seen = (counts > MIN_SHARE_IN_VIEW * whole) & (within > 1e-3 * counts)
     ratio = np.where(seen, between / np.where(seen, within, 1), 0)
     return np.asarray(ratio * np.sqrt(np.clip(counts / whole, 0, 1)))

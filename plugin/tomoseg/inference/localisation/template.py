@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import MissingPackageError, UsageError
-from tomoseg.inference.localisation.raster import affine_of, resampled_to, shrunk, to_array, to_itk
+from tomoseg.data.itk_image import affine_of
+from tomoseg.inference.localisation.raster import resampled_to, shrunk, to_array, to_itk
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 MNI152 = "MNI152"
 # ICBM 2009a, symmetric, 1 mm, without skull: left and right are mirror images (doi:10.1016/j.neuroimage.2010.07.033)
 FILES = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
-BRAIN = 10  # of 255; what is darker is no brain
+MIN_BRAIN_INTENSITY = 10  # of 255; what is darker is no brain
 CENTRE_MM = (0.0, -18.0, 8.0)  # of the brain's box
 # Around the brain lie CSF and bone, dark with the skull as without; the scalp, which only some heads have, lies beyond.
 RIM_MM = 6.0
@@ -69,7 +70,7 @@ def load_template(name: str) -> Template:
         raise UsageError(f"template: expected {MNI152}, got {name!r}")
     image, grey, white = (shrunk(_read(path), FINEST_MM) for path in template_files())
     affine = affine_of(image)
-    brain = ndimage.binary_fill_holes(to_array(image) > BRAIN)
+    brain = ndimage.binary_fill_holes(to_array(image) > MIN_BRAIN_INTENSITY)
     outside = ndimage.distance_transform_edt(~brain) * FINEST_MM
     gm, wm = (to_array(tissue) / 255 * brain for tissue in (grey, white))
     tissues = np.stack([gm, wm, np.clip(brain - gm - wm, 0, 1), (outside > 0) & (outside <= RIM_MM)]).astype(np.float32)

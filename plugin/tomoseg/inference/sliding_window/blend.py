@@ -9,7 +9,7 @@ import torch
 
 from tomoseg.inference.sliding_window.windows import Windows
 
-PART = 1 << 20  # scores that are added at once
+LOGITS_AT_ONCE = 1 << 20  # scores that are added at once
 
 # one batch of windows (B, C, D, H, W) to its scores (B, labels, D, H, W)
 Predictor = Callable[[torch.Tensor], torch.Tensor]
@@ -84,7 +84,7 @@ class Blend:
         total = self._total[:, 1:, place[0], place[1]]
         # part by part, each small enough for the processor's cache
         along = 1 if self._labels_last else 0
-        step = max(PART * scores.shape[along] // scores.numel(), 1)
+        step = max(LOGITS_AT_ONCE * scores.shape[along] // scores.numel(), 1)
         for first in range(0, scores.shape[along], step):
             length = min(step, scores.shape[along] - first)
             part = scores.narrow(along, first, length).to(total.device, torch.float32)

@@ -14,7 +14,7 @@ Activation = Callable[[torch.Tensor], torch.Tensor]
 
 softmax: Activation = partial(torch.softmax, dim=-1)
 MIXED_UINT8 = 255
-VOXELS = 1 << 19  # decided at once
+VOXELS_AT_ONCE = 1 << 19  # decided at once
 MIXED_INT16 = 2**15 - 1
 
 
@@ -42,7 +42,7 @@ class Decision(Protocol):
 
 def _rows(scores: torch.Tensor) -> int:
     """Return how many rows of (labels, rows, A, B) are decided at once: copies of all of them would be as large."""
-    return max(VOXELS // (scores.shape[2] * scores.shape[3]), 1)
+    return max(VOXELS_AT_ONCE // (scores.shape[2] * scores.shape[3]), 1)
 
 
 @dataclass(frozen=True)

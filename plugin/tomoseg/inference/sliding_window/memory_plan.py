@@ -12,11 +12,11 @@ import torch
 from tomoseg.core.errors import MemoryLimitError
 from tomoseg.inference.device import CPU
 from tomoseg.inference.memory import megabytes
-from tomoseg.inference.sliding_window.restore import BLOCK, CHUNK
+from tomoseg.inference.sliding_window.restore import BLOCK_VOXELS, CHUNK_POINTS
 from tomoseg.inference.sliding_window.windows import Windows
 
 POINT_BYTES: Final = 8 * (8 + 4 + 4) + 3 * 24  # indices, weights and positions of a point's eight corners
-FLOAT32: Final = 4
+F32_BYTES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,14 @@ class Needs:
     def slab(self, dtype: torch.dtype) -> int:
         """Return the bytes of the slab, its weights and the copies that are made of one label of it."""
         slices = self.windows.roi_size[self.windows.slab_axis] + 1
-        return slices * self.plane * (self.labels * dtype.itemsize + 3 * FLOAT32)
+        return slices * self.plane * (self.labels * dtype.itemsize + 3 * F32_BYTES)
 
     @property
     def restoring(self) -> int:
         """Return the bytes of a block of the scan, its boundary points and their scores, all of it boundary."""
-        rows = min(CHUNK * 8, 3 * self.plane)
-        return BLOCK * 40 + CHUNK * (POINT_BYTES + self.labels * FLOAT32) + 2 * rows * self.labels * FLOAT32
+        rows = min(CHUNK_POINTS * 8, 3 * self.plane)
+        logits = self.labels * F32_BYTES
+        return BLOCK_VOXELS * 40 + CHUNK_POINTS * (POINT_BYTES + logits) + 2 * rows * logits
 
 
 def make_plan(needs: Needs, limit: int | None, name: str) -> Plan:

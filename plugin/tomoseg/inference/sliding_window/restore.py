@@ -20,10 +20,10 @@ from tomoseg.inference.sliding_window.blend import Slab
 from tomoseg.inference.sliding_window.decision import Decision
 from tomoseg.inference.sliding_window.placement import Placement
 
-BLOCK = 1 << 20  # voxels of the scan that are filled at once
-CHUNK = 1 << 16  # points that are interpolated at once
-SNAP = 1e-5  # voxels; a coordinate this close to a grid point missed it by rounding only
-SHEAR = 1e-4  # voxels across the scan; float32 headers shear oblique scans by 3e-5, grid_sample rounds as much
+BLOCK_VOXELS = 1 << 20  # voxels of the scan that are filled at once
+CHUNK_POINTS = 1 << 16  # points that are interpolated at once
+SNAP_VOXELS = 1e-5  # a coordinate this close to a grid point missed it by rounding only
+MAX_SHEAR_VOXELS = 1e-4  # across the scan; float32 headers shear oblique scans by 3e-5, grid_sample rounds as much
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Neighbours:
 def neighbours(coordinates: NDArray[np.float64], low: int, high: int, device: torch.device) -> Neighbours:
     """Return the neighbours of fractional coordinates on an axis, clamped to [low, high]."""
     nearest = np.round(coordinates)
-    snapped = np.where(np.abs(coordinates - nearest) < SNAP, nearest, coordinates)
+    snapped = np.where(np.abs(coordinates - nearest) < SNAP_VOXELS, nearest, coordinates)
     clamped = np.clip(snapped, low, high)
     lower = np.floor(clamped).astype(np.int64)
     share = (clamped - lower).astype(np.float32)
@@ -99,7 +99,7 @@ class Restorer:
         self._high = np.minimum(above - origin, stop + self._zeros[1] - origin) - 1
         self._received = 0  # rows of the frame, zeros included
         linear = placement.matrix[order, :3]
-        linear = np.where(np.abs(linear) * max(values.shape) < SHEAR, 0, linear)
+        linear = np.where(np.abs(linear) * max(values.shape) < MAX_SHEAR_VOXELS, 0, linear)
         self._matrix = np.column_stack([linear, placement.matrix[order, 3] - origin])
         self._separable = bool(((linear != 0).sum(axis=0) == 1).all() and ((linear != 0).sum(axis=1) == 1).all())
         self._uneven = [True] * 3
@@ -181,7 +181,7 @@ class Restorer:
         if not ready.numel():
             return
         first, stop = int(ready[0]), int(ready[-1]) + 1  # coordinates are monotone, so these are neighbours
-        rows = max(BLOCK // (target.shape[1] * target.shape[2]), 1)
+        rows = max(BLOCK_VOXELS // (target.shape[1] * target.shape[2]), 1)
         for begin in range(first, stop, rows):
             part = slice(begin, min(begin + rows, stop))
             yield target[part], [self._lines[0][part], *self._lines[1:]]
@@ -231,8 +231,8 @@ class Restorer:
     def _interpolate(self, frame: Frame, points: list[Neighbours]) -> NDArray[Any]:
         """Return the values at points given by their neighbours along each axis."""
         result = [
-            self._decision.at_points(self._weigh(frame, [point[first : first + CHUNK] for point in points]))
-            for first in range(0, points[0].lower.numel(), CHUNK)
+            self._decision.at_points(self._weigh(frame, [point[first : first + CHUNK_POINTS] for point in points]))
+            for first in range(0, points[0].lower.numel(), CHUNK_POINTS)
         ]
         return torch.cat(result).cpu().numpy()
 

@@ -9,12 +9,13 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.utils.others.generic import name_to_device
 
-from tomoseg.core.errors import UsageError, one_line
+from tomoseg.core.errors import UsageError
 from tomoseg.data.read import read_volume
 from tomoseg.label_app.activelearning.image_scores import KINDS, find_crops
 from tomoseg.label_app.device_lock import turn
+from tomoseg.label_app.each_image import for_each_image, limit_images
 from tomoseg.label_app.model import ServedModel
-from tomoseg.label_app.request import chosen, number
+from tomoseg.label_app.request import chosen
 
 
 class ImageScoring(ScoringMethod):  # type: ignore[misc]
@@ -53,20 +54,16 @@ class ImageScoring(ScoringMethod):  # type: ignore[misc]
             )
         known = model.scores.read()
         wanting = [one for one in datastore.list_images() if not set(kinds) <= known.get(one, {}).keys()]
-        wanting = wanting[: int(number(request, "limit", 0) or 0) or len(wanting)]
-        failed: dict[str, str] = {}
-        for count, image in enumerate(wanting, 1):
-            try:
-                with turn(model.folder.root, device):
-                    volume = read_volume(datastore.source(image))
-                    crops = find_crops(model, volume, device)
-                    missing = [kind for kind in kinds if kind not in known.get(image, {})]
-                    found = {kind: KINDS[kind](model, crops, device) for kind in missing}
-                model.scores.add(image, found)
-                print(f"{count}/{len(wanting)} {image}: scored", flush=True)
-            except Exception as error:  # whatever it is, it is this image's
-                failed[image] = one_line(error)
-                print(f"{count}/{len(wanting)} {image}: failed: {one_line(error)}", flush=True)
+        wanting = limit_images(wanting, request, "limit")
+
+        def score(image: str) -> None:
+            with turn(model.folder.root, device):
+                crops = find_crops(model, read_volume(datastore.source(image)), device)
+                missing = [kind for kind in kinds if kind not in known.get(image, {})]
+                found = {kind: KINDS[kind](model, crops, device) for kind in missing}
+            model.scores.add(image, found)
+
+        failed = for_each_image(wanting, score, "scored")
         return {"scored": len(wanting) - len(failed), "failed": failed}
 
 

@@ -60,8 +60,14 @@ def make_strategies(models: Mapping[str, ServedModel]) -> dict[str, Strategy]:
     """Return the strategies by name."""
     return {
         "uncertain": NextImage("The image that the model is least sure of", _uncertain, models),
-        "diverse": NextImage("The image that is least like those that are labelled", _diverse, models),
-        "random": NextImage("Any image", _random, models),
+        "diverse": NextImage(
+            "The image that is least like those that are labelled",
+            lambda model, _, candidates, labelled: (choose_diverse(candidates, labelled, model.scores.read()), {}),
+            models,
+        ),
+        "random": NextImage(
+            "Any image", lambda _model, _, candidates, _labelled: (choose_random(candidates), {}), models
+        ),
     }
 
 
@@ -74,18 +80,6 @@ def _uncertain(
     scores = model.scores.read()
     image = choose_uncertain(candidates, scores, by)
     return image, {by: scores[image][by]} if image else {}
-
-
-def _diverse(
-    model: ServedModel, request: Mapping[str, Any], candidates: list[str], labelled: list[str]
-) -> tuple[str | None, dict[str, Any]]:
-    return choose_diverse(candidates, labelled, model.scores.read()), {}
-
-
-def _random(
-    model: ServedModel, request: Mapping[str, Any], candidates: list[str], labelled: list[str]
-) -> tuple[str | None, dict[str, Any]]:
-    return choose_random(candidates), {}
 
 
 def _is_reserved(info: Mapping[str, Any]) -> bool:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import UsageError
+from tomoseg.data.geometry import Box
 from tomoseg.inference.localisation.locator import Place
-from tomoseg.label_app.clicks.correction import Box, Click
+from tomoseg.label_app.clicks.correction import Click
 
 
 class CropScores:

@@ -7,9 +7,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.data.geometry import Grid
+from tomoseg.data.geometry import Box, Grid
 from tomoseg.inference.segmenter import Prepared, Segmenter
-from tomoseg.label_app.clicks.correction import Box
 
 LEAST = float(np.finfo(np.float32).tiny)  # a probability of 0 has no logarithm
 KEPT = 64  # boxes; clients send all clicks of an image each time

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from numpy.typing import NDArray
 from tomoseg.core.errors import UsageError, VolumeError
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
+from tomoseg.data.itk_image import segment_names
+from tomoseg.data.nifti import write_label_map
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 
 RAW_SUFFIX = ".bin"  # OHIF's: one byte a voxel, first axis fastest
-SEGMENT = re.compile(rb"^(Segment\d+)_(Name|LabelValue|Layer):=(.*?)\r?$", re.MULTILINE)
-HEADER_BYTES = 1 << 20
 NOT_DRAWN = {"background", "foreground_scribbles", "background_scribbles"}  # segments that clients use as tools
-TOLERANCE = 0.01  # of a voxel
+TOLERANCE_VOXELS = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +57,33 @@ def read_annotation(path: Path, image: Volume, label_info: Sequence[Mapping[str,
         volume = read_volume(path)
         labels = _on_grid(volume, image.grid, path)
         if has_suffix(path.name, (".nrrd",)):
-            names = _segment_names(path)
+            names = segment_names(path)
     found = [int(value) for value in np.unique(labels) if value]
     names = names or _named(label_info or (), found, path)
     missing = [value for value in found if names and value not in names]
     if missing:
         raise UsageError(f"{path.name}: expected a name for each label, got none for {missing}; named are {names}")
     return Annotation(labels, {value: name.lower() for value, name in names.items()})
+
+
+@contextmanager
+def annotation_file(
+    image_id: str, image: Volume, label_filename: str, label_info: dict[str, Any]
+) -> Iterator[tuple[Path, Annotation, dict[str, Any]]]:
+    """Read what a client sent, and yield it as NIfTI on its image's grid, for as long as it is copied.
+
+    Yields:
+        A temporary file, what it holds, and the client's description with the names and values that it really has.
+
+    Raises:
+        VolumeError, UsageError: as for `read_annotation`.
+    """
+    annotation = read_annotation(Path(label_filename), image, label_info.get("label_info"))
+    named = [{"name": name, "idx": value} for value, name in sorted(annotation.names.items())]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{image_id}.nii.gz"
+        write_label_map(path, annotation.labels, image.grid, image.header)
+        yield path, annotation, {**label_info, "label_info": named}
 
 
 def _read_raw(path: Path, grid: Grid) -> NDArray[np.uint16]:
@@ -80,8 +101,8 @@ def _on_grid(volume: Volume, grid: Grid, path: Path) -> NDArray[np.uint16]:
     steps = volume.grid.index_to(grid)
     shift = np.round(steps[:3, 3]).astype(int)
     end = shift + np.array(volume.grid.shape)
-    aligned = np.abs(steps[:3, :3] - np.eye(3)).max() * max(volume.grid.shape) < TOLERANCE
-    if not aligned or np.abs(steps[:3, 3] - shift).max() > TOLERANCE or (shift < 0).any() or (end > grid.shape).any():
+    off = max(np.abs(steps[:3, :3] - np.eye(3)).max() * max(volume.grid.shape), np.abs(steps[:3, 3] - shift).max())
+    if off > TOLERANCE_VOXELS or (shift < 0).any() or (end > grid.shape).any():
         raise VolumeError(
             f"{path.name}: expected labels on the image's grid {grid.shape} {grid.orientation}, got "
             f"{volume.grid.shape} {volume.grid.orientation} elsewhere; export them on the image's geometry"
@@ -89,20 +110,6 @@ def _on_grid(volume: Volume, grid: Grid, path: Path) -> NDArray[np.uint16]:
     labels = np.zeros(grid.shape, np.uint16)
     labels[tuple(slice(a, b) for a, b in zip(shift, end, strict=True))] = values.astype(np.uint16)
     return labels
-
-
-def _segment_names(path: Path) -> dict[int, str]:
-    """Return the names in the header of a segmentation of 3D Slicer."""
-    with path.open("rb") as file:
-        header = file.read(HEADER_BYTES).partition(b"\n\n")[0]
-    fields: dict[bytes, dict[bytes, str]] = {}
-    for segment, key, value in SEGMENT.findall(header):
-        fields.setdefault(segment, {})[key] = value.decode(errors="replace")
-    return {
-        int(entry[b"LabelValue"]): entry[b"Name"]
-        for entry in fields.values()
-        if entry.get(b"LabelValue", "").isdigit() and b"Name" in entry
-    }
 
 
 def _named(label_info: Sequence[Mapping[str, Any]], found: Sequence[int], path: Path) -> dict[int, str]:

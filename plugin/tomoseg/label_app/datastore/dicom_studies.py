@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,17 +16,16 @@ from monailabel.datastore.utils.dicom import dicom_web_download_series, dicom_we
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
 
-from tomoseg.core.errors import TomosegError, UsageError, VolumeError, one_line
+from tomoseg.core.errors import TomosegError, VolumeError, one_line
 from tomoseg.core.files import staging_folder
 from tomoseg.core.version import __version__
 from tomoseg.data.labels import Label, unnamed
 from tomoseg.data.nifti import write_map
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
-from tomoseg.label_app.datastore.annotation import Annotation, read_annotation
-from tomoseg.label_app.datastore.local_studies import with_names, write_annotation
+from tomoseg.label_app.datastore.annotation import Annotation, annotation_file
 
-FRESH_S = 5.0  # so long a list of the archive's series is taken for what is there now
+LISTING_FRESH_S = 5.0  # so long a list of the archive's series is taken for what is there now
 
 
 class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
@@ -58,8 +55,12 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
 
     def list_images(self) -> list[str]:
         """Return the SeriesInstanceUIDs of the series to be labelled."""
-        if time.monotonic() - self._listed[0] > FRESH_S:
-            found = [uid for one in self._filters for uid in self._search(one)]
+        if time.monotonic() - self._listed[0] > LISTING_FRESH_S:
+            found = [
+                str(Dataset.from_json(series).SeriesInstanceUID)
+                for one in self._filters
+                for series in self._client.search_for_series(search_filters=one)
+            ]
             self._listed = time.monotonic(), list(dict.fromkeys(found))
         return self._listed[1]
 
@@ -133,13 +134,9 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
             raise VolumeError(f"image {image_id!r}: no such series in the archive")
         self.get_image_uri(image_id)
         image = read_volume(source)
-        annotation = read_annotation(Path(label_filename), image, label_info.get("label_info"))
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{image_id}.nii.gz"
-            write_annotation(path, annotation, image)
-            known = with_names(label_info, annotation)
+        with annotation_file(image_id, image, label_filename, label_info) as (path, annotation, known):
             if label_tag == DefaultLabelTag.FINAL:
-                known["SeriesInstanceUID"] = self._upload(annotation, image, Path(folder) / "label.dcm")
+                known["SeriesInstanceUID"] = self._upload(annotation, image, path.with_name("label.dcm"))
             return str(LocalDatastore.save_label(self, image_id, str(path), label_tag, known))
 
     def _upload(self, annotation: Annotation, image: Volume, path: Path) -> str:
@@ -155,12 +152,6 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
             return str(dicom_web_upload_dcm(str(path), self._client))
         except Exception as error:  # requests and the archive each have their own
             raise UploadError(f"the archive does not take the segmentation: {one_line(error)}") from error
-
-    def _search(self, one: dict[str, str]) -> list[str]:
-        return [
-            str(Dataset.from_json(found).SeriesInstanceUID)
-            for found in self._client.search_for_series(search_filters=one)
-        ]
 
 
 class UploadError(TomosegError, OSError):
@@ -183,21 +174,14 @@ def connect(url: str) -> Any:
 
 def _filters(modalities: Sequence[str]) -> list[dict[str, str]]:
     """Return what the archive is searched for: what the user has set, else the modalities of the bundles."""
-    if text := os.environ.get("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", ""):
-        # MONAI Label sets the variable to its own default for the processes that it starts
-        try:
-            asked = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"MONAI_LABEL_DICOMWEB_SEARCH_FILTER: expected JSON, got {text!r}") from error
-        if asked != {"Modality": "CT"}:
-            return [{str(key): str(value) for key, value in asked.items()}]
+    asked = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+    if asked != {"Modality": "CT"}:  # MONAI Label's own default
+        return [{str(key): str(value) for key, value in asked.items()}]
     return [{"Modality": modality} for modality in modalities] or [{}]
 
 
 def _label(known: dict[str, Label], value: int, name: str | None) -> Label:
     """Return the label of a value, with the colour and the codes that the bundles give to its name."""
     if name in known:
-        label = known[name]
-        return replace(label, value=value)
-    fresh = unnamed(value)
-    return Label(value, name or fresh.name, fresh.colour)
+        return replace(known[name], value=value)
+    return replace(unnamed(value), name=name) if name else unnamed(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 
 from tomoseg.data.formats import DETACHED_SUFFIXES, VOLUME_SUFFIXES
-from tomoseg.data.nifti import write_label_map
 from tomoseg.data.read import read_volume
-from tomoseg.data.volume import Volume
-from tomoseg.label_app.datastore.annotation import Annotation, read_annotation
+from tomoseg.label_app.datastore.annotation import annotation_file
 
 # a file and its detached voxels would be taken apart when it is copied
 EXTENSIONS = [f"*{suffix}" for suffix in VOLUME_SUFFIXES if suffix not in DETACHED_SUFFIXES]
@@ -54,20 +51,5 @@ class LocalStudies(LocalDatastore):  # type: ignore[misc]
         source = self.source(image_id)
         if source is None or label_tag != DefaultLabelTag.FINAL:
             return str(super().save_label(image_id, label_filename, label_tag, label_info))
-        image = read_volume(source)
-        annotation = read_annotation(Path(label_filename), image, label_info.get("label_info"))
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{image_id}.nii.gz"
-            write_annotation(path, annotation, image)
-            return str(super().save_label(image_id, str(path), label_tag, with_names(label_info, annotation)))
-
-
-def write_annotation(path: Path, annotation: Annotation, image: Volume) -> None:
-    """Write an annotation as NIfTI on its image's grid."""
-    write_label_map(path, annotation.labels, image.grid, image.header)
-
-
-def with_names(label_info: dict[str, Any], annotation: Annotation) -> dict[str, Any]:
-    """Return a client's description of a label with the names and values that it really has."""
-    named = [{"name": name, "idx": value} for value, name in sorted(annotation.names.items())]
-    return {**label_info, "label_info": named}
+        with annotation_file(image_id, read_volume(source), label_filename, label_info) as (path, _, known):
+            return str(super().save_label(image_id, str(path), label_tag, known))

@@ -9,8 +9,8 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
-from tomoseg.core.errors import UsageError, VolumeError, one_line
-from tomoseg.label_app.request import number
+from tomoseg.core.errors import UsageError, VolumeError
+from tomoseg.label_app.each_image import for_each_image, limit_images
 
 
 class IsolatedBatch(BatchInferTask):  # type: ignore[misc]
@@ -39,22 +39,17 @@ class IsolatedBatch(BatchInferTask):  # type: ignore[misc]
         tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
         if tag == DefaultLabelTag.FINAL.value:
             raise UsageError("label_tag: expected another tag than final, which is for what annotators save")
-        images = sorted(self.get_images(request, datastore))
-        images = images[: int(number(request, "max_batch_size", 0) or 0) or len(images)]
+        images = limit_images(sorted(self.get_images(request, datastore)), request, "max_batch_size")
         known = set(datastore.list_images())
         results: dict[str, Any] = {}
-        for count, image in enumerate(images, 1):
-            asked = {**request, "image": image, "save_label": True, "label_tag": tag}
-            try:
-                if image not in known:  # a path, say, of another file of this computer
-                    raise VolumeError(f"image {image!r}: no such image in the studies")
-                answer = infer(asked, datastore)
-                Path(answer["file"]).unlink(missing_ok=True)
-                results[image] = {"label": answer["label"], "tag": tag, "warnings": answer["params"]["warnings"]}
-                print(f"{count}/{len(images)} {image}: done", flush=True)
-            except Exception as error:  # whatever it is, it is this image's
-                results[image] = {"error": one_line(error)}
-                print(f"{count}/{len(images)} {image}: failed: {one_line(error)}", flush=True)
-        failed = sum("error" in result for result in results.values())
-        print(f"{len(results) - failed} of {len(results)} images segmented, {failed} failed", flush=True)
-        return results
+
+        def segment(image: str) -> None:
+            if image not in known:  # a path, say, of another file of this computer
+                raise VolumeError(f"image {image!r}: no such image in the studies")
+            answer = infer({**request, "image": image, "save_label": True, "label_tag": tag}, datastore)
+            Path(answer["file"]).unlink(missing_ok=True)
+            results[image] = {"label": answer["label"], "tag": tag, "warnings": answer["params"]["warnings"]}
+
+        failed = for_each_image(images, segment, "done")
+        print(f"{len(results)} of {len(images)} images segmented, {len(failed)} failed", flush=True)
+        return {image: results.get(image) or {"error": failed[image]} for image in images}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +18,12 @@ from tomoseg.label_app.clicks.correction import correct
 from tomoseg.label_app.clicks.crop_scores import CropScores
 from tomoseg.label_app.clicks.scene import Scene, look
 from tomoseg.label_app.device_lock import turn
+from tomoseg.label_app.last_used import LastUsed
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import chosen, parse_infer_request
 from tomoseg.label_app.versions import Version
 
-KEPT = 2  # images, with their results and scores
+MAX_SCENES = 2  # images, with their results and scores
 SUFFIX = "_clicks"
 
 
@@ -48,8 +47,7 @@ class ClickTask(InferTask):  # type: ignore[misc]
             config={"device": device_list()} | ({"roi": ""} if model.labels.whole else {}),
         )
         self._model = model
-        self._scenes: OrderedDict[tuple[Any, ...], Scene] = OrderedDict()
-        self._one_changes = threading.Lock()
+        self._scenes = LastUsed[Scene](MAX_SCENES)
 
     def info(self) -> dict[str, Any]:
         """Return what clients show; `label_colors` are the bundle's."""
@@ -92,10 +90,4 @@ class ClickTask(InferTask):  # type: ignore[misc]
         """Return an image with its result and scores, from a moment ago if it is the same."""
         found = source.stat() if source.exists() else None
         key = (source, found and found.st_mtime_ns, found and found.st_size, options, version.checkpoint)
-        with self._one_changes:
-            if key not in self._scenes:
-                while len(self._scenes) >= KEPT:
-                    self._scenes.popitem(last=False)
-                self._scenes[key] = look(self._model, source, options, version)
-            self._scenes.move_to_end(key)
-            return self._scenes[key]
+        return self._scenes.get(key, lambda: look(self._model, source, options, version))

@@ -26,10 +26,10 @@ from tomoseg.label_app.trainers.training_cases import Annotated, TrainingCase, p
 from tomoseg.training.fine_tuning import Pair, Progress, Recipe, fine_tune
 from tomoseg.training.workflow import read_train_config
 
-EPOCHS = 30
-LEARNING_RATE_SCALE = 0.1
-STATS = "train_stats.json"
-SEED = 12345  # which cases are held out
+DEFAULT_EPOCHS = 30
+DEFAULT_LEARNING_RATE_SCALE = 0.1
+STATS_FILE = "train_stats.json"
+HELD_OUT_SEED = 12345  # which cases are held out
 
 
 class BundleTraining(TrainTask):  # type: ignore[misc]
@@ -48,15 +48,15 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
         super().__init__(f"Train {model.name} on the annotated images")
         read_train_config(model.bundle)
         self._model = model
-        self._stats_file = model.weights.folder / STATS
+        self._stats_file = model.weights.folder / STATS_FILE
 
     def config(self) -> dict[str, Any]:
         """Return the options in clients' panels."""
         return {
             "device": device_list(),
-            "max_epochs": EPOCHS,
+            "max_epochs": DEFAULT_EPOCHS,
             "pretrained": True,
-            "learning_rate_scale": LEARNING_RATE_SCALE,
+            "learning_rate_scale": DEFAULT_LEARNING_RATE_SCALE,
             "val_split": 0.0,
         }
 
@@ -79,8 +79,8 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
         if not 0 <= share < 1:
             raise UsageError(f"val_split: expected a share from 0 to below 1, got {share}")
         recipe = Recipe(
-            epochs=int(number(request, "max_epochs", EPOCHS) or 0),
-            learning_rate_scale=number(request, "learning_rate_scale", LEARNING_RATE_SCALE) or 0.0,
+            epochs=int(number(request, "max_epochs", DEFAULT_EPOCHS) or 0),
+            learning_rate_scale=number(request, "learning_rate_scale", DEFAULT_LEARNING_RATE_SCALE) or 0.0,
             device=name_to_device(chosen(request, "device")),
         )
         folder = self._model.weights.folder
@@ -101,7 +101,7 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
                 self._last = progress
 
             start = self._model.checkpoint if flag(request, "pretrained", default=True) else None
-            state = fine_tune(self._model.bundle, _pairs(train), _pairs(held_out), start, recipe, staging, tell)
+            state = fine_tune(self._model.bundle, train, held_out, start, recipe, staging, tell)
             version = self._model.weights.publish(
                 state,
                 cases=len(train),
@@ -139,15 +139,12 @@ def find_annotated(datastore: Datastore) -> Iterator[Annotated]:
         yield Annotated(image_id, image, Path(entry["label"]), info.get("label_info") or None)
 
 
-def _pairs(cases: list[TrainingCase]) -> list[Pair]:
-    return [(case.image, case.label) for case in cases]
-
-
-def _split(cases: list[TrainingCase], share: float) -> tuple[list[TrainingCase], list[TrainingCase]]:
-    """Return cases to train on and cases held out, always the same of the same; no image is among both."""
+def _split(cases: list[TrainingCase], share: float) -> tuple[list[Pair], list[Pair]]:
+    """Return pairs to train on and pairs held out, always the same of the same; no image is among both."""
     images = list(dict.fromkeys(case.image_id for case in cases))
     held = min(round(share * len(images)), len(images) - 1)
-    held_out = set(random.Random(SEED).sample(images, len(images))[:held])
-    return [case for case in cases if case.image_id not in held_out], [
-        case for case in cases if case.image_id in held_out
-    ]
+    held_out = set(random.Random(HELD_OUT_SEED).sample(images, len(images))[:held])
+    sides: tuple[list[Pair], list[Pair]] = [], []
+    for case in cases:
+        sides[case.image_id in held_out].append((case.image, case.label))
+    return sides

@@ -96,14 +96,10 @@ def _prepare(pair: Annotated, labels: ServedLabels, locator: Locator, stem: Path
         crops = list(cut_crops(values, located, locator.localisation))  # all of a scan or nothing
     cases = []
     for number, (crop, found) in enumerate(crops):
-        case = TrainingCase(
-            stem.with_name(f"{stem.name}_{number}_image.nii.gz"),
-            stem.with_name(f"{stem.name}_{number}_label.nii.gz"),
-            pair.image_id,
-        )
-        write_map(case.image, crop.array, crop.grid, crop.header)
-        write_label_map(case.label, found, crop.grid, crop.header)
-        cases.append(case)
+        image_file, label_file = (stem.with_name(f"{stem.name}_{number}_{kind}.nii.gz") for kind in ("image", "label"))
+        write_map(image_file, crop.array, crop.grid, crop.header)
+        write_label_map(label_file, found, crop.grid, crop.header)
+        cases.append(TrainingCase(image_file, label_file, pair.image_id))
     return cases
 
 

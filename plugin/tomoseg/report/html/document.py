@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tomoseg.core.version import __version__
 from tomoseg.report.environment import installed_packages
-from tomoseg.report.html.findings import NAMED, STATUSES, common_folder, make_columns, make_rows
+from tomoseg.report.html.findings import MAX_NAMED, STATUSES, common_folder, make_columns, make_rows
 from tomoseg.report.html.template import write_html
 from tomoseg.report.records import Report
 from tomoseg.report.text import show_duration, show_moment
@@ -61,7 +61,7 @@ def write_page(report: Report, path: Path) -> None:
         counts=counts,
         chips=[(kind, f"{name} {counts[kind]}") for kind, name in FILTERS.items() if 0 < counts[kind] < len(rows)],
         reasons=reasons,
-        named=NAMED,
+        named=MAX_NAMED,
     )
 
 

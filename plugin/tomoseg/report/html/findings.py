@@ -17,7 +17,7 @@ from tomoseg.report.records import CaseReport, Report
 
 STATUSES = {"failed": "failed", "pending": "not run", "skipped": "skipped", "done": "done"}  # the gravest first
 KINDS = ("reason", "warning", "outlier", "edge", "remark")  # of what is to be known of a scan, the gravest first
-NAMED = 6  # outliers and labels at the edge that are told one by one
+MAX_NAMED = 6  # outliers and labels at the edge that are told one by one
 
 
 @dataclass(frozen=True)
@@ -159,13 +159,13 @@ def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[t
         yield "", case.reason or "An earlier run has done it."
     yield from (("warning", text) for text in case.warnings)
     outliers = [explain_outlier(column, column.volumes_ml[index]) for column in columns if index in column.outliers]
-    yield from (("outlier", text) for text in outliers[:NAMED])
-    if len(outliers) > NAMED:
-        yield "outlier", f"{len(outliers) - NAMED} more volumes stand out; they are marked in the row."
+    yield from (("outlier", text) for text in outliers[:MAX_NAMED])
+    if len(outliers) > MAX_NAMED:
+        yield "outlier", f"{len(outliers) - MAX_NAMED} more volumes stand out; they are marked in the row."
     if at_edge := [row.name for row in case.labels if row.touches_border]:
-        more = f" and {len(at_edge) - NAMED} more labels" if len(at_edge) > NAMED else ""
+        more = f" and {len(at_edge) - MAX_NAMED} more labels" if len(at_edge) > MAX_NAMED else ""
         verb = "reaches" if len(at_edge) == 1 else "reach"
-        yield "edge", f"{', '.join(at_edge[:NAMED])}{more} {verb} the edge of the scan and may be cut off there."
+        yield "edge", f"{', '.join(at_edge[:MAX_NAMED])}{more} {verb} the edge of the scan and may be cut off there."
     yield from (("remark", text) for text in case.stats.notes)
 
 

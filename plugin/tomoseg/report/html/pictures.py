@@ -12,8 +12,8 @@ from tomoseg.core.threads import choose_threads
 
 # (pictures, pixels across): a preview has 1080, which take about 65 kB; 540 take 22 kB, 270 take 7 kB. A browser would
 # have to hold too much beyond these numbers.
-SIZES = ((250, 1080), (1500, 540), (6000, 270))
-QUALITY = 75
+PICTURE_SIZES = ((250, 1080), (1500, 540), (6000, 270))
+JPEG_QUALITY = 75
 
 
 def embed(paths: Sequence[str | None]) -> list[str]:
@@ -26,7 +26,7 @@ def embed(paths: Sequence[str | None]) -> list[str]:
         "" where there is no picture, it cannot be read, there are more than 6000, or Pillow is not installed.
     """
     count = sum(path is not None for path in paths)
-    across = next((size for limit, size in SIZES if count <= limit), 0)
+    across = next((size for limit, size in PICTURE_SIZES if count <= limit), 0)
     if not count or not across:
         return [""] * len(paths)
     # Pillow lets other threads work while it decodes the PNG, which takes 7 ms of a picture's 9
@@ -42,7 +42,7 @@ def _encode(path: str, across: int) -> str:
             image = picture.convert("RGB")
         factor = -(-image.width // across)
         buffer = BytesIO()
-        (image.reduce(factor) if factor > 1 else image).save(buffer, "JPEG", quality=QUALITY)
+        (image.reduce(factor) if factor > 1 else image).save(buffer, "JPEG", quality=JPEG_QUALITY)
     except Exception:  # whatever Pillow raises for a damaged file, the page is good without it
         return ""
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""The scans below a folder."""
+"""Files below a folder that may hold scans, told by their names and first bytes; none is read."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from tomoseg.data.formats import SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffi
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 # how a file starts that has elements of group 8 and no preamble, as some old ones do: (0008,0000), (0008,0001), …
-BARE = tuple(b"\x08\0" + bytes((element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16))
-INDEX = "DICOMDIR"  # the index of a medium, itself a DICOM file
+BARE_STARTS = tuple(b"\x08\0" + bytes((element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16))
+INDEX_NAME = "DICOMDIR"  # the index of a medium, itself a DICOM file
 
 
 def is_dicom(path: Path) -> bool:
     """Tell whether a file says that it is DICOM, by its first bytes or by its name."""
     if has_suffix(path.name, DICOM_SUFFIXES):
         return True
-    if path.name.upper() == INDEX or has_suffix(path.name, VOLUME_SUFFIXES) or not path.is_file():
+    if path.name.upper() == INDEX_NAME or has_suffix(path.name, VOLUME_SUFFIXES) or not path.is_file():
         return False
     with path.open("rb") as file:
         start = file.read(132)
-    return start[128:] == b"DICM" or start.startswith(BARE)
+    return start[128:] == b"DICM" or start.startswith(BARE_STARTS)
 
 
 def dicom_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
@@ -45,12 +45,10 @@ def is_volume(path: Path) -> bool:
 def visible_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
     """Return the files below a folder, sorted; hidden ones, and those below `leave_out`, are left out."""
     found: list[Path] = []
+    skipped = None if leave_out is None else leave_out.resolve()
     for here, folders, names in os.walk(folder):
         place = Path(here)
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and (leave_out is None or (place / name).resolve() != leave_out.resolve())
-        ]
+        shown = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in shown if skipped is None or (place / name).resolve() != skipped]
         found.extend(place / name for name in names if not name.startswith("."))
     return sorted(found)
