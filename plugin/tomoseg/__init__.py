@@ -11,7 +11,7 @@ result.save("seg.nii.gz")
 
 Behind each command of `tomoseg` stands a function in here: `segment_batch`, `watch`, `inspect` (the command check),
 `plan`, `train`, `evaluate`, `export`, `find_bundle` (info), `registered_names` (bundles), `examine_installation`
-(doctor), `AppFolder` (label-app) and `serve_label_app` (label-server). All that is not named in `__all__` is private.
+(doctor), `LabelApp` (label-app) and `serve_label_app` (label-server). All that is not named in `__all__` is private.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from tomoseg.batch.segment import segment_batch as segment_batch
     from tomoseg.batch.watch import watch as watch
     from tomoseg.bundle.metadata import Bundle as Bundle
-    from tomoseg.bundle.options import Options as Options
+    from tomoseg.bundle.options import RunOptions as RunOptions
     from tomoseg.bundle.registry import find_bundle as find_bundle
     from tomoseg.bundle.registry import registered_names as registered_names
     from tomoseg.cli.doctor import examine_installation as examine_installation
     from tomoseg.convert.export.export import export as export
     from tomoseg.core.errors import TomosegError as TomosegError
     from tomoseg.data.geometry import Grid as Grid
-    from tomoseg.data.inspection.survey import inspect as inspect
+    from tomoseg.data.inspection.inspection_report import inspect as inspect
     from tomoseg.data.read import read_volume as read_volume
     from tomoseg.data.volume import Volume as Volume
     from tomoseg.evaluation.options import EvaluationOptions as EvaluationOptions
     from tomoseg.evaluation.run import evaluate as evaluate
     from tomoseg.inference.segmentation import Segmentation as Segmentation
     from tomoseg.inference.segmenter import Segmenter as Segmenter
-    from tomoseg.label_app.folder import AppFolder as AppFolder
+    from tomoseg.label_app.folder import LabelApp as LabelApp
     from tomoseg.label_app.server import serve_label_app as serve_label_app
     from tomoseg.planning.options import PlanningOptions as PlanningOptions
     from tomoseg.planning.plan import plan as plan
@@ -54,18 +54,18 @@ if TYPE_CHECKING:
 
 # `import tomoseg` must not wait for torch and monai (about 5 s): each name is imported when it is first used
 _HOME = {
-    "AppFolder": "label_app.folder",
     "BatchInterruptedError": "batch.run",
     "Bundle": "bundle.metadata",
     "EvaluationOptions": "evaluation.options",
     "ExecutorOptions": "batch.options",
     "Grid": "data.geometry",
-    "Options": "bundle.options",
+    "LabelApp": "label_app.folder",
     "OutputOptions": "batch.options",
     "PlanningOptions": "planning.options",
     "Progress": "batch.progress",
     "Report": "report.records",
     "ReportsError": "batch.segment",
+    "RunOptions": "bundle.options",
     "Segmentation": "inference.segmentation",
     "Segmenter": "inference.segmenter",
     "TomosegError": "core.errors",
@@ -75,7 +75,7 @@ _HOME = {
     "examine_installation": "cli.doctor",
     "export": "convert.export.export",
     "find_bundle": "bundle.registry",
-    "inspect": "data.inspection.survey",
+    "inspect": "data.inspection.inspection_report",
     "plan": "planning.plan",
     "read_volume": "data.read",
     "registered_names": "bundle.registry",

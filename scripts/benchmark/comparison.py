@@ -17,16 +17,16 @@ import torch
 from numpy.typing import NDArray
 
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.planning.bundle_writer import plan_bundle
 from tomoseg.planning.presets import Budget, PresetName
 from tomoseg.training.options import VALIDATION_FOLD, TrainingOptions
-from tomoseg.training.scoring import Scorer
 from tomoseg.training.session import STATE
 from tomoseg.training.training import check_data, train
 from tomoseg.training.unlabelled import check_unlabelled
+from tomoseg.training.validation_dice import DiceMeter
 
 RESAMPLES = 10_000
 QUICK_MM, QUICK_WINDOW, QUICK_FILTERS = [2.0, 2.0, 2.0], [24, 32, 24], [8, 16, 32, 64]
@@ -106,8 +106,8 @@ def compare(options: argparse.Namespace, labels: Sequence[str], ways: Callable[[
                 scores.setdefault(way.name, []).append(dice.tolist())
                 print(f"seed {seed}, {way.name}: {dice.mean():.4f}, {time.perf_counter() - start:.0f} s", flush=True)
     if options.json:
-        told = {"labels": list(labels), "epochs": options.epochs, "preset": options.preset, "quick": options.quick}
-        options.json.write_text(json.dumps(told | {"dice": scores}, indent=1) + "\n")
+        reported = {"labels": list(labels), "epochs": options.epochs, "preset": options.preset, "quick": options.quick}
+        options.json.write_text(json.dumps(reported | {"dice": scores}, indent=1) + "\n")
     print("\n".join(tabulate({name: np.array(found) for name, found in scores.items()}, labels)))
     print(f"{time.perf_counter() - begin:.0f} s")
 
@@ -190,10 +190,10 @@ def train_and_score(way: Way, training: Training, seed: int, folder: Path) -> ND
 def score(bundle: Bundle, weights: Path, data: Path) -> NDArray[np.float64]:
     """Return the Dice of a network on the validation cases of a dataset, in their own grids, (cases, labels)."""
     dataset = check_data(data)
-    scorer = Scorer(bundle, dataset)
-    segmenter = Segmenter(bundle, Options(device="cpu", backend="torch", checkpoints=(str(weights),)))
+    meter = DiceMeter(bundle, dataset)
+    segmenter = Segmenter(bundle, RunOptions(device="cpu", backend="torch", checkpoints=(str(weights),)))
     pairs = [pair for pair in dataset.pairs if pair.part == "validation"]
-    return np.array([scorer.score(segmenter(pair.image).labels, pair)[0] for pair in pairs])
+    return np.array([meter.measure(segmenter(pair.image).labels, pair)[0] for pair in pairs])
 
 
 def interval(dice: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tomoseg import Segmenter, find_bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 
 
 def main() -> None:
@@ -25,12 +25,12 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16", "fp16"])
     options = parser.parse_args()
     bundle = find_bundle(options.bundle)
-    reference = Segmenter(bundle, Options(device="cpu", backend="torch", precision="fp32"))
+    reference = Segmenter(bundle, RunOptions(device="cpu", backend="torch", precision="fp32"))
     expected = [reference(scan).labels for scan in options.scans]
     voxels = sum(labels.size for labels in expected)
     print("| precision | a scan | network | GPU memory | voxels that differ |\n|---|---|---|---|---|")
     for precision in options.precision:
-        segmenter = Segmenter(bundle, Options(device=options.device, backend="torch", precision=precision))
+        segmenter = Segmenter(bundle, RunOptions(device=options.device, backend="torch", precision=precision))
         segmenter(options.scans[0])
         slowest, network, memory, different = 0.0, 0.0, 0, 0
         for scan, labels in zip(options.scans, expected, strict=True):

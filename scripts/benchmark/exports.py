@@ -18,9 +18,9 @@ from bundle_writer import write_bundle
 from phantom import phantom
 from tomoseg import find_bundle
 from tomoseg.convert.export.export import export
+from tomoseg.convert.export.export_source import ExportSource, load_origin
 from tomoseg.convert.export.onnx_file import read_onnx
-from tomoseg.convert.export.origin import Origin, load_origin
-from tomoseg.convert.export.parity import Agreement, Parity, Runner
+from tomoseg.convert.export.parity import NetworkParity, Parity, Runner
 from tomoseg.convert.export.samples import real_samples
 from tomoseg.core.errors import BackendError
 from tomoseg.core.files import sha256
@@ -53,16 +53,16 @@ def compare_backends(bundle: Path, scans: Path, work: Path, repeat: int) -> dict
         work: where the exports go.
         repeat: how often each backend gets each window.
     """
-    origin = load_origin(find_bundle(bundle))
-    samples = real_samples(origin, [scans], True, lambda step: None)
-    candidates = dict(_candidates(origin, scans, work))
+    source = load_origin(find_bundle(bundle))
+    samples = real_samples(source, [scans], True, lambda step: None)
+    candidates = dict(_candidates(source, scans, work))
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    agreements = {name: Agreement(origin) for name in candidates}
+    agreements = {name: NetworkParity(source) for name in candidates}
     with torch.no_grad():
         for candidate in candidates.values():
             candidate.run(samples.check[0])  # what is compiled once is no part of it
         for window in list(samples.check) * repeat:
-            wanted = origin.network(window)
+            wanted = source.network(window)
             for name, candidate in candidates.items():
                 started = time.perf_counter()
                 found = candidate.run(window)
@@ -81,36 +81,36 @@ def _row(parity: Parity, candidate: Candidate, seconds: Sequence[float]) -> dict
     }
 
 
-def _candidates(origin: Origin, scans: Path, work: Path) -> Iterator[tuple[str, Candidate]]:
+def _candidates(source: ExportSource, scans: Path, work: Path) -> Iterator[tuple[str, Candidate]]:
     """Yield the segmenter's own backends, and ONNX Runtime."""
-    key = sha256(origin.checkpoint)
-    plain = origin.checkpoint.stat().st_size
-    window = (1, *origin.window)
+    key = sha256(source.checkpoint)
+    plain = source.checkpoint.stat().st_size
+    window = (1, *source.window)
     for name, compiled in (("torch", False), ("torch.compile", True)):
         for precision in ("fp32", "bf16"):
-            backend = make_backend("torch", origin.network, CPU, precision, key, compiled)
+            backend = make_backend("torch", source.network, CPU, precision, key, compiled)
             try:
                 backend.prepare(window)
             except BackendError as error:  # no compiler
                 print(f"  left out: {name} {precision}: {error}")
                 continue
             yield f"{name} {precision}", Candidate(backend, plain)
-    onnx = export(origin.bundle, "onnx", work / "network.onnx", calibration=[scans], overwrite=True)
+    onnx = export(source.bundle, "onnx", work / "network.onnx", calibration=[scans], overwrite=True)
     yield "ONNX Runtime fp32", Candidate(read_onnx(Path(onnx.files[0])), onnx.size_bytes)
-    openvino = export(origin.bundle, "openvino", work / "network.xml", calibration=[scans], overwrite=True)
+    openvino = export(source.bundle, "openvino", work / "network.xml", calibration=[scans], overwrite=True)
     for precision in ("fp32", "bf16"):
-        backend = make_backend(choose_backend("openvino", CPU), origin.network, CPU, precision, key, compiled=False)
+        backend = make_backend(choose_backend("openvino", CPU), source.network, CPU, precision, key, compiled=False)
         yield f"OpenVINO {precision}", Candidate(backend, openvino.size_bytes)
     int8 = export(
-        origin.bundle,
+        source.bundle,
         "openvino-int8",
         work / "network_int8.xml",
         calibration=[scans],
         max_dice_loss=1.0,  # the table tells it
         overwrite=True,
     )
-    found = find_int8(Path(int8.files[0]), [key], origin.config.network_definition)
-    backend = make_backend("openvino", origin.network, CPU, "int8", key, compiled=False, int8=found)
+    found = find_int8(Path(int8.files[0]), [key], source.config.network_definition)
+    backend = make_backend("openvino", source.network, CPU, "int8", key, compiled=False, int8=found)
     yield "OpenVINO int8", Candidate(backend, int8.size_bytes)
 
 

@@ -35,12 +35,14 @@ def main() -> None:
     def ways(seed: int, place: Path) -> list[Way]:
         order = np.random.default_rng(seed).permutation(len(training))[: options.cases]
         chosen = [training[index] for index in order]
-        told, untold = (
-            write_sparse(place / name, options.dataset, chosen, held_out, labels, options.every, told=name == "told")
-            for name in ("told", "untold")
+        reported, untold = (
+            write_sparse(
+                place / name, options.dataset, chosen, held_out, labels, options.every, reported=name == "reported"
+            )
+            for name in ("reported", "untold")
         )
         full = write_dataset(place / "full", options.dataset, chosen, held_out)
-        return [Way("the rest is ignored", told), Way("the rest is background", untold), Way("all slices", full)]
+        return [Way("the rest is ignored", reported), Way("the rest is background", untold), Way("all slices", full)]
 
     compare(options, [name for value, name in labels.items() if int(value)], ways)
 
@@ -52,7 +54,7 @@ def write_sparse(
     held_out: Sequence[Case],
     labels: dict[str, str],
     every: int,
-    told: bool,
+    reported: bool,
 ) -> Path:
     """Write a dataset whose cases keep the labels of some coronal slices; return its folder.
 
@@ -63,18 +65,18 @@ def write_sparse(
         held_out: cases that keep all.
         labels: names by value.
         every: of how many slices one keeps its labels, beginning elsewhere in each case.
-        told: the other slices have an ignore label of their own; otherwise they are background.
+        reported: the other slices have an ignore label of their own; otherwise they are background.
     """
     ignored = max(map(int, labels)) + 1
     for number, case in enumerate(training):
         image = nib.load(source / case["label"])
         array = np.array(image.dataobj)
         others = np.arange(array.shape[CORONAL]) % every != number % every
-        array[:, others] = ignored if told else 0
+        array[:, others] = ignored if reported else 0
         target = folder / case["label"]
         target.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(array, image.affine), target)
-    return write_dataset(folder, source, training, held_out, labels | {str(ignored): "ignore"} if told else None)
+    return write_dataset(folder, source, training, held_out, labels | {str(ignored): "ignore"} if reported else None)
 
 
 if __name__ == "__main__":

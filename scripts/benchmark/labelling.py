@@ -23,14 +23,14 @@ import torch
 from scipy.stats import spearmanr
 
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.data.read import read_volume
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.label_app.activelearning.choice import choose_random, choose_uncertain
 from tomoseg.label_app.activelearning.uncertainty import expected_dice, mean_entropy, mirrored
 from tomoseg.label_app.trainers.training_cases import TrainingCase
-from tomoseg.training.fine_tuning import Recipe, fine_tune
+from tomoseg.training.fine_tuning import FineTuningOptions, fine_tune
 
 FILTERS = [8, 16, 32, 64]
 SPACING_MM = [2.0, 2.0, 2.0]
@@ -131,13 +131,15 @@ class Study:
         epochs = max(steps * 2 // len(labelled), 1)  # batches of two
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             cases = [(self._cases[label].image, self._cases[label].label) for label in labelled]
-            state = fine_tune(self._bundle, cases, [], start, Recipe(epochs, LEARNING_RATE_SCALE, "cpu"), Path(folder))
+            state = fine_tune(
+                self._bundle, cases, [], start, FineTuningOptions(epochs, LEARNING_RATE_SCALE, "cpu"), Path(folder)
+            )
         path = self._scratch / f"{name}.pt"
         torch.save(state, path)
         return path
 
     def _segmenter(self, weights: Path) -> Segmenter:
-        options = Options(device="cpu", backend="torch", uncertainty=True, checkpoints=(str(weights),))
+        options = RunOptions(device="cpu", backend="torch", uncertainty=True, checkpoints=(str(weights),))
         return Segmenter(self._bundle, options)
 
     def _score(self, weights: Path, names: list[str], by: str) -> dict[str, dict[str, float]]:

@@ -30,10 +30,10 @@ def main() -> None:
     def ways(seed: int, place: Path) -> list[Way]:
         order = np.random.default_rng(seed).permutation(len(training))[: options.cases]
         chosen = [training[index] for index in order]
-        told = write_partial(place / "told", options.dataset, chosen, held_out, names)
-        untold = write_partial(place / "untold", options.dataset, chosen, held_out, names, told=False)
+        reported = write_partial(place / "reported", options.dataset, chosen, held_out, names)
+        untold = write_partial(place / "untold", options.dataset, chosen, held_out, names, reported=False)
         full = write_dataset(place / "full", options.dataset, chosen, held_out)
-        return [Way("told what was drawn", told), Way("the rest is background", untold), Way("all labels", full)]
+        return [Way("told what was drawn", reported), Way("the rest is background", untold), Way("all labels", full)]
 
     compare(options, list(names.values()), ways)
 
@@ -44,7 +44,7 @@ def write_partial(
     training: Sequence[Case],
     held_out: Sequence[Case],
     names: dict[int, str],
-    told: bool = True,
+    reported: bool = True,
 ) -> Path:
     """Write a dataset whose cases keep one label each, one after the other; return its folder.
 
@@ -54,7 +54,7 @@ def write_partial(
         training: cases that lose a label.
         held_out: cases that keep all.
         names: of the labels, by value.
-        told: dataset.json says which label was drawn.
+        reported: dataset.json says which label was drawn.
     """
     cases = []
     for number, case in enumerate(training):
@@ -64,7 +64,7 @@ def write_partial(
         target = folder / case["label"]
         target.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(array * (array == value), image.affine), target)
-        cases.append({**case, "annotated": [names[value]]} if told else case)
+        cases.append({**case, "annotated": [names[value]]} if reported else case)
     return write_dataset(folder, source, cases, held_out)
 
 

@@ -57,8 +57,8 @@ def perturb(
     noise = random.uniform(0, NOISE)
     real, imaginary = (noise * bright * random.standard_normal(voxels.array.shape) for _ in range(2))
     array = np.hypot(voxels.array * bias + real, imaginary).astype(np.float32)
-    told = {"angles_deg": angles.round().tolist(), "shift_mm": shift.round().tolist(), "noise": round(noise, 3)}
-    return replace(voxels, array=array), moved, told
+    reported = {"angles_deg": angles.round().tolist(), "shift_mm": shift.round().tolist(), "noise": round(noise, 3)}
+    return replace(voxels, array=array), moved, reported
 
 
 def resample(scan: Volume, spacing_mm: Sequence[float]) -> Volume:

@@ -244,9 +244,9 @@ def metrics(bench: Bench) -> Row:
         return output
 
     def monai(timing: Timing) -> Path:
-        told = last_json(run([sys.executable, HERE / "metrics_peer.py", prediction, reference], timing))
-        timing.inner_s.append({"all": told["seconds"]})
-        scores["MONAI's metrics"] = {one["label"]: one for one in told["labels"]}
+        reported = last_json(run([sys.executable, HERE / "metrics_peer.py", prediction, reference], timing))
+        timing.inner_s.append({"all": reported["seconds"]})
+        scores["MONAI's metrics"] = {one["label"]: one for one in reported["labels"]}
         return prediction
 
     timings, _ = interleaved(bench, {"MONAI's metrics": monai, "tomoseg": ours})

@@ -57,7 +57,7 @@ def tell(result: Segmentation) -> Row:
     location = result.location
     assert location is not None
     return {
-        "score": location.score,
+        "similarity": location.similarity,
         "volumes_ml": {region.name: region.volume_ml for region in location.regions},
         "centres_mm": {region.name: region.centre_mm for region in location.regions},
         "icv_ml": location.icv_ml,
@@ -99,13 +99,13 @@ def resampled(segmenter: Segmenter, name: str, scan: Volume) -> Row:
 def spread(segmenter: Segmenter, variants: Iterator[tuple[str, Volume]]) -> Row:
     """Return how far the volumes of variants of one head lie apart, in percent of their median."""
     volumes: dict[str, list[float]] = {side: [] for side in SIDES}
-    swapped, told = 0, {}
+    swapped, reported = 0, {}
     for variant, scan in variants:
         row = tell(segmenter(scan))
         swapped += row["centres_mm"][SIDES[0]][0] >= row["centres_mm"][SIDES[1]][0]
         for side in SIDES:
             volumes[side].append(row["volumes_ml"][side])
-        told[variant] = [round(volumes[side][-1], 3) for side in SIDES] + row["warnings"]
+        reported[variant] = [round(volumes[side][-1], 3) for side in SIDES] + row["warnings"]
     found = {
         side: {
             "median_ml": float(np.median(values)),
@@ -114,7 +114,7 @@ def spread(segmenter: Segmenter, variants: Iterator[tuple[str, Volume]]) -> Row:
         }
         for side, values in volumes.items()
     }
-    return {"variants": len(told), "sides_swapped": swapped, **found, "each": told}
+    return {"variants": len(reported), "sides_swapped": swapped, **found, "each": reported}
 
 
 def perturbed(segmenter: Segmenter, name: str, scan: Volume) -> Row:
@@ -130,7 +130,7 @@ def perturbed(segmenter: Segmenter, name: str, scan: Volume) -> Row:
         ratios = [row["volumes_ml"][side] / truth["volumes_ml"][side] for side in SIDES]
         rows.append({
             "seed": seed, **what, "errors_mm": errors.round(1).tolist(), "volume_ratios": np.round(ratios, 3).tolist(),
-            "score": row["score"], "warnings": row["warnings"], "located": bool(errors.max() <= NEAR_MM),
+            "similarity": row["similarity"], "warnings": row["warnings"], "located": bool(errors.max() <= NEAR_MM),
         })  # fmt: skip
         print(f"  {name}: {json.dumps(rows[-1])}", flush=True)
     located = [row for row in rows if row["located"]]
@@ -142,7 +142,7 @@ def perturbed(segmenter: Segmenter, name: str, scan: Volume) -> Row:
         "error_mm_median": float(np.median([row["errors_mm"] for row in located])),
         "volume_deviation_percent_median": 100
         * float(np.median(np.abs([row["volume_ratios"] for row in located]) - 1)),
-        "lowest_score_located": min(row["score"] for row in located),
+        "lowest_score_located": min(row["similarity"] for row in located),
         "each": rows,
     }
 

@@ -20,11 +20,11 @@ from tomoseg.batch.local import LocalExecutor
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Progress
 from tomoseg.batch.run import BatchInterruptedError, Executor, run_batch
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.report.records import CaseReport
 
 NAME = "hippocampus_mr_segmentation"
-OPTIONS = Options(device="cpu", backend="torch")
+OPTIONS = RunOptions(device="cpu", backend="torch")
 MEMORY = ("planned_bytes", "peak_bytes", "planned_vram_bytes", "peak_vram_bytes")
 TIMED = ("started", "finished", "seconds", "hardware", *MEMORY)
 

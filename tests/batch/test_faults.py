@@ -118,14 +118,14 @@ def test_a_scan_that_does_not_fit_beside_another_is_run_again_alone(
         capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [(name, status) for name, status, _ in told["cases"]] == [
+    reported = json.loads(done.stdout)
+    assert [(name, status) for name, status, _ in reported["cases"]] == [
         *((name, "done") for name in names[:3]),
         (names[3], "failed"),
     ]
-    assert f"{scans / names[3]}: not enough memory for this scan: " in told["cases"][3][2]
-    assert told["told"][-1] == names[3]  # it was tried once more, last
-    assert told["tries"] > len(names)
+    assert f"{scans / names[3]}: not enough memory for this scan: " in reported["cases"][3][2]
+    assert reported["reported"][-1] == names[3]  # it was tried once more, last
+    assert reported["tries"] > len(names)
     alone = segment_batch(
         Segmenter.from_bundle(NAME, backend="torch"), [scans / name for name in names[:3]], tmp_path / "alone"
     )

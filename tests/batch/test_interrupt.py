@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tomoseg.batch.interrupt import PostponedInterrupt
+from tomoseg.batch.interrupt import DelayedInterrupt
 
 # a thread that logs, while Ctrl-C is pressed in the middle of the main thread's own logging
 LOGGING = """
@@ -55,7 +55,7 @@ def press(number: signal.Signals = signal.SIGINT) -> None:
 
 def test_it_waits_for_the_next_check_and_comes_once() -> None:
     steps = []
-    with pytest.raises(KeyboardInterrupt), PostponedInterrupt() as interrupt:
+    with pytest.raises(KeyboardInterrupt), DelayedInterrupt() as interrupt:
         interrupt.check()
         press()
         steps.append("not interrupted")
@@ -67,7 +67,7 @@ def test_it_waits_for_the_next_check_and_comes_once() -> None:
 
 
 def test_a_second_one_comes_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), PostponedInterrupt():
+    with pytest.raises(KeyboardInterrupt), DelayedInterrupt():
         press()
         press()
         pytest.fail("not interrupted")
@@ -76,12 +76,12 @@ def test_a_second_one_comes_at_once() -> None:
 
 
 def test_one_after_the_last_check_is_not_lost() -> None:
-    with pytest.raises(KeyboardInterrupt), PostponedInterrupt():
+    with pytest.raises(KeyboardInterrupt), DelayedInterrupt():
         press()
 
 
 def test_an_error_goes_before_it() -> None:
-    with pytest.raises(ValueError, match="first"), PostponedInterrupt():
+    with pytest.raises(ValueError, match="first"), DelayedInterrupt():
         press()
         raise ValueError("first")
 
@@ -90,7 +90,7 @@ def test_handlers_of_others_and_other_threads_are_left_alone() -> None:
     pressed: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with pytest.raises(KeyboardInterrupt), PostponedInterrupt() as interrupt:
+    with pytest.raises(KeyboardInterrupt), DelayedInterrupt() as interrupt:
         press()
         interrupt.check()
         press(signal.SIGTERM)  # a service is stopped like this; `tomoseg watch` makes it a Ctrl-C
@@ -98,7 +98,7 @@ def test_handlers_of_others_and_other_threads_are_left_alone() -> None:
     assert pressed == [signal.SIGINT]
 
     def elsewhere() -> None:
-        with PostponedInterrupt() as interrupt:
+        with DelayedInterrupt() as interrupt:
             interrupt.check()
 
     thread = threading.Thread(target=elsewhere)

@@ -23,10 +23,10 @@ from support.progress import Calls
 from tomoseg import Segmenter, find_bundle, segment_batch
 from tomoseg.batch.cases import plan_cases
 from tomoseg.batch.options import OutputOptions
-from tomoseg.batch.ray.cluster import Share, choose_share, connected
+from tomoseg.batch.ray.cluster import WorkerResources, choose_share, connected
 from tomoseg.batch.ray.executor import RayExecutor
 from tomoseg.batch.run import run_batch
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import UsageError
 from tomoseg.report.records import CaseReport, Report
 
@@ -80,12 +80,12 @@ def run(
     on_note: Callable[[str], None] | None = None,
 ) -> Report:
     output = OutputOptions(preview=preview)
-    executor = RayExecutor(find_bundle(bundle), Options(), output, jobs=2)
+    executor = RayExecutor(find_bundle(bundle), RunOptions(), output, jobs=2)
     return run_batch(plan_cases([inputs], out), executor, Calls(on_case, on_note))
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Return what was written, reports and sidecars aside, and nothing may be left of what was not finished."""
+    """Return what was written, reports and manifests aside, and nothing may be left of what was not finished."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     assert not [name for name in found if ".tomoseg-" in name]
     return {
@@ -138,10 +138,10 @@ def test_a_worker_that_is_killed_changes_nothing(ray_here: Any, scans: Path, tmp
     assert "crashed or was killed" in notes[0]
     assert len(files(tmp_path / "local")) == 22
     assert files(tmp_path / "ray") == files(tmp_path / "local")
-    # a case whose worker was killed after it had written all is proven by its sidecar
+    # a case whose worker was killed after it had written all is proven by its manifest
     assert [case.status for case in report.cases].count("skipped") <= 3
-    told = [replace(case, status="done") if case.status == "skipped" else case for case in report.cases]
-    assert list(map(outcome, told)) == list(map(outcome, local.cases))
+    reported = [replace(case, status="done") if case.status == "skipped" else case for case in report.cases]
+    assert list(map(outcome, reported)) == list(map(outcome, local.cases))
     assert report.pending == ()
     assert (report.device, report.backend, report.precision) == (local.device, local.backend, local.precision)
     assert len(report.hardware["workers"]) >= 2
@@ -277,17 +277,17 @@ def test_what_is_for_ray_needs_ray(arguments: list[str], message: str, real_scan
 @pytest.mark.parametrize(
     ("machines", "device", "jobs", "wanted"),
     [
-        ([{"CPU": 8}], "auto", None, Share(1, 8, 0)),
-        ([{"CPU": 8}], "auto", 3, Share(3, 2, 0)),
-        ([{"CPU": 8}, {"CPU": 16}, {}], "cpu", None, Share(2, 8, 0)),
-        ([{"CPU": 8}, {"CPU": 16}], "auto", 3, Share(3, 4, 0)),
-        ([{"CPU": 8, "GPU": 2}, {"CPU": 64, "GPU": 4}], "auto", None, Share(6, 4, 1)),
-        ([{"CPU": 8, "GPU": 2}, {"CPU": 64, "GPU": 4}], "cuda", 3, Share(3, 4, 1)),
-        ([{"CPU": 8, "GPU": 2}], "cpu", 4, Share(4, 2, 0)),
+        ([{"CPU": 8}], "auto", None, WorkerResources(1, 8, 0)),
+        ([{"CPU": 8}], "auto", 3, WorkerResources(3, 2, 0)),
+        ([{"CPU": 8}, {"CPU": 16}, {}], "cpu", None, WorkerResources(2, 8, 0)),
+        ([{"CPU": 8}, {"CPU": 16}], "auto", 3, WorkerResources(3, 4, 0)),
+        ([{"CPU": 8, "GPU": 2}, {"CPU": 64, "GPU": 4}], "auto", None, WorkerResources(6, 4, 1)),
+        ([{"CPU": 8, "GPU": 2}, {"CPU": 64, "GPU": 4}], "cuda", 3, WorkerResources(3, 4, 1)),
+        ([{"CPU": 8, "GPU": 2}], "cpu", 4, WorkerResources(4, 2, 0)),
     ],
 )
 def test_each_worker_gets_a_gpu_or_its_share_of_the_cores(
-    machines: list[dict[str, float]], device: str, jobs: int | None, wanted: Share
+    machines: list[dict[str, float]], device: str, jobs: int | None, wanted: WorkerResources
 ) -> None:
     assert choose_share(machines, device, jobs, elastic=False) == wanted
 

@@ -138,7 +138,7 @@ def test_a_machine_that_does_not_share_what_it_must_is_told_in_one_line(
     # the same network, trained otherwise
     shutil.copy(weights, tmp_path / "other.pt")
     subprocess.run([sys.executable, "-c", OTHER_WEIGHTS, tmp_path / "other.pt"], check=True)
-    mounts, told = {
+    mounts, reported = {
         "input": (f"mount -t tmpfs tmpfs '{scans}'", f"{scans / 'a.nii.gz'}: not there; expected a folder"),
         "output": (f"mount -t tmpfs tmpfs '{out}'", ": not there; expected a folder that all machines share"),
         "weights": (f"mount --bind '{tmp_path}/other.pt' '{weights}'", "the bundle or its weights at"),
@@ -147,7 +147,7 @@ def test_a_machine_that_does_not_share_what_it_must_is_told_in_one_line(
         done = cluster.segment(scans, out, f"127.0.0.1:{cluster.port}", "-b", str(bundle_copy))
     assert done.returncode == 2
     assert done.stderr.startswith("tomoseg: error: worker on ")
-    assert told in done.stderr
+    assert reported in done.stderr
     assert done.stderr.count("\n") == 1
     assert not list(out.iterdir())
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tomoseg.batch.options import ExecutorOptions, OutputOptions
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.cli.arguments import options_of, read_options, with_options
 from tomoseg.training.options import TrainingOptions
 
@@ -16,10 +16,10 @@ from tomoseg.training.options import TrainingOptions
 @pytest.mark.parametrize(
     ("options", "given", "wanted"),
     [
-        (Options, {}, Options()),
-        (Options, {"clean": ["denoise", "non-finite"]}, Options(clean=("denoise", "non-finite"))),
-        (Options, {"checkpoints": ["a.pt", "b.pt"]}, Options(checkpoints=("a.pt", "b.pt"))),
-        (Options, {"max_memory": "6GB", "skip_empty": False}, Options(max_memory="6GB", skip_empty=False)),
+        (RunOptions, {}, RunOptions()),
+        (RunOptions, {"clean": ["denoise", "non-finite"]}, RunOptions(clean=("denoise", "non-finite"))),
+        (RunOptions, {"checkpoints": ["a.pt", "b.pt"]}, RunOptions(checkpoints=("a.pt", "b.pt"))),
+        (RunOptions, {"max_memory": "6GB", "skip_empty": False}, RunOptions(max_memory="6GB", skip_empty=False)),
         (TrainingOptions, {"fold": "2"}, TrainingOptions(fold=2)),
         (TrainingOptions, {"fold": "all"}, TrainingOptions(fold="all")),
         (OutputOptions, {"preview": True}, OutputOptions(preview=True)),
@@ -34,14 +34,14 @@ def test_what_was_typed_becomes_options(options: type, given: dict[str, Any], wa
 def test_a_command_gets_an_option_for_each_field_that_is_shown() -> None:
     seen: list[object] = []
 
-    def command(name: str, options: Options, where: ExecutorOptions, last: int = 3) -> None:
+    def command(name: str, options: RunOptions, where: ExecutorOptions, last: int = 3) -> None:
         seen.extend((name, options, where, last))
 
     changed = with_options(command)
     names = list(vars(changed)["__signature__"].parameters)
     assert names[0] == "name"
     assert names[-1] == "last"
-    assert names[1:-1] == [field.name for field in (*fields(Options), *fields(ExecutorOptions))]
-    defaults = {parameter.name: parameter.default for parameter in options_of(Options) + options_of(ExecutorOptions)}
+    assert names[1:-1] == [field.name for field in (*fields(RunOptions), *fields(ExecutorOptions))]
+    defaults = {parameter.name: parameter.default for parameter in options_of(RunOptions) + options_of(ExecutorOptions)}
     changed(**defaults | {"tta": True, "name": "x", "last": 4})
-    assert seen == ["x", Options(tta=True), ExecutorOptions(), 4]
+    assert seen == ["x", RunOptions(tta=True), ExecutorOptions(), 4]

@@ -1,4 +1,4 @@
-"""Exported networks give PyTorch's scores in their own runtimes; what does not is not kept."""
+"""Exported networks give PyTorch's logits in their own runtimes; what does not is not kept."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from support.command_line import run_inside
 from support.disk import full_disk
 from tomoseg import TomosegError, find_bundle
 from tomoseg.convert.export.export import export
+from tomoseg.convert.export.export_source import load_origin
 from tomoseg.convert.export.formats import FORMATS
-from tomoseg.convert.export.origin import load_origin
 from tomoseg.convert.export.parity import Runner, compare
 from tomoseg.convert.export.samples import real_samples, spread
 from tomoseg.core.errors import BackendError, OutputError
@@ -77,7 +77,7 @@ def test_the_file_gives_the_networks_scores(
     assert 0 <= made.largest_difference < 1e-4
     assert made.mean_dice == pytest.approx(1, abs=1e-3)
     assert set(made.dice) == {"anterior", "posterior"}
-    assert made.remarks == ()
+    assert made.notes == ()
     assert sorted(tmp_path.iterdir()) == sorted(map(Path, made.files))
     assert made.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
 
@@ -91,7 +91,7 @@ def test_torchscript_tells_what_it_was_made_from(bundle_copy: Path) -> None:
     _, metadata, extra = load_net_with_metadata(made.files[0], more_extra_files=["inference.json"])
     assert metadata["name"] == "Hippocampus MR segmentation"
     assert json.loads(extra["inference.json"]) == json.loads((bundle_copy / "configs" / "inference.json").read_text())
-    assert made.remarks == ("checked on random windows; give real scans with --calibration",)
+    assert made.notes == ("checked on random windows; give real scans with --calibration",)
     assert made.scans == 0
 
 
@@ -114,24 +114,24 @@ class Branching(torch.nn.Module):
         self.layer = torch.nn.Conv3d(1, 3, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.layer(x - 0.5 if x.mean() > 0.5 else x)
-        return scores
+        logits: torch.Tensor = self.layer(x - 0.5 if x.mean() > 0.5 else x)
+        return logits
 
 
 class Plain(Branching):
     """Computes the same of every window."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.layer(x)
-        return scores
+        logits: torch.Tensor = self.layer(x)
+        return logits
 
 
 class Unscriptable(Branching):
     """TorchScript knows no keyword arguments of any name."""
 
     def forward(self, x: torch.Tensor, **others: Any) -> torch.Tensor:
-        scores: torch.Tensor = self.layer(x, **others)
-        return scores
+        logits: torch.Tensor = self.layer(x, **others)
+        return logits
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def other_network(bundle_copy: Path) -> Callable[[type[Branching]], Path]:
 def test_a_branch_that_would_be_frozen_is_not_kept(other_network: Callable[[type[Branching]], Path]) -> None:
     bundle = other_network(Branching)
     files = sorted(bundle.rglob("*"))
-    with pytest.raises(BackendError, match=r"model\.xml: not kept, for its scores are off by .* of their range"):
+    with pytest.raises(BackendError, match=r"model\.xml: not kept, for its logits are off by .* of their range"):
         export(find_bundle(bundle), "openvino")
     assert sorted(bundle.rglob("*")) == files
     assert export(find_bundle(bundle), "torchscript").largest_difference < 1e-6  # which keeps both ways
@@ -159,7 +159,7 @@ def test_a_branch_that_would_be_frozen_is_not_kept(other_network: Callable[[type
 
 def test_what_cannot_be_scripted_is_traced(other_network: Callable[[type[Branching]], Path]) -> None:
     made = export(find_bundle(other_network(Unscriptable)), "torchscript")
-    assert "traced, for TorchScript does not know all of its code" in made.remarks
+    assert "traced, for TorchScript does not know all of its code" in made.notes
     assert made.largest_difference < 1e-6
 
 
@@ -168,14 +168,14 @@ def test_what_fails_halfway_leaves_nothing(bundle_copy: Path, monkeypatch: pytes
     (bundle_copy / "models" / "model.onnx").write_text("an earlier one")
     files = sorted(bundle_copy.rglob("*"))
 
-    def write(origin: Any, file: Path, samples: Any) -> Iterator[str]:
+    def write(source: Any, file: Path, samples: Any) -> Iterator[str]:
         file.write_text("half")
-        yield from FORMATS["torchscript"].write(origin, file.with_name("net.ts"), samples)
+        yield from FORMATS["torchscript"].write(source, file.with_name("net.ts"), samples)
         raise RuntimeError("no such operation")
 
     kind = replace(FORMATS["onnx"], write=write, read=lambda file: lambda window: window)
     monkeypatch.setitem(FORMATS, "onnx", kind)
-    with pytest.raises(BackendError, match=r"model\.onnx: .*: expected scores of shape"):
+    with pytest.raises(BackendError, match=r"model\.onnx: .*: expected logits of shape"):
         export(find_bundle(bundle_copy), "onnx", overwrite=True)
     kind = replace(kind, read=lambda file: lambda window: torch.full((1, 3, *window.shape[2:]), torch.nan))
     monkeypatch.setitem(FORMATS, "onnx", kind)
@@ -197,33 +197,33 @@ def test_a_full_disk_leaves_nothing(
 
 
 def test_scores_that_are_not_finite_are_not_near(real_scan: Path) -> None:
-    origin = load_origin(find_bundle("hippocampus"))
-    windows = real_samples(origin, [real_scan], False, print).check
-    same = compare(origin, origin.network, windows)
+    source = load_origin(find_bundle("hippocampus"))
+    windows = real_samples(source, [real_scan], False, print).check
+    same = compare(source, source.network, windows)
     assert (same.largest_difference, same.mean_dice) == (0, 1)
 
     def broken(window: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = origin.network(window)
-        scores[0, 0, 0, 0, 0] = torch.nan
-        return scores
+        logits: torch.Tensor = source.network(window)
+        logits[0, 0, 0, 0, 0] = torch.nan
+        return logits
 
-    for order in ((broken, origin.network), (origin.network, broken)):  # in whatever window it is
+    for order in ((broken, source.network), (source.network, broken)):  # in whatever window it is
         turns: Iterator[Runner] = iter(order)
-        found = compare(origin, lambda window, turns=turns: next(turns)(window), [*windows, *windows])  # type: ignore[misc]
-        assert FORMATS["onnx"].fault(found, 0.01) == "its scores are off by nan of their range"
+        found = compare(source, lambda window, turns=turns: next(turns)(window), [*windows, *windows])  # type: ignore[misc]
+        assert FORMATS["onnx"].fault(found, 0.01) == "its logits are off by nan of their range"
 
 
 def test_dice_is_that_of_the_masks(real_scan: Path) -> None:
-    origin = load_origin(find_bundle("hippocampus"))
-    windows = real_samples(origin, [real_scan], False, print).check
+    source = load_origin(find_bundle("hippocampus"))
+    windows = real_samples(source, [real_scan], False, print).check
 
     def shifted(window: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = origin.network(window).roll(1, dims=2)
-        return scores
+        logits: torch.Tensor = source.network(window).roll(1, dims=2)
+        return logits
 
-    found = compare(origin, shifted, windows)
+    found = compare(source, shifted, windows)
     with torch.no_grad():
-        labels = origin.network(windows[0]).argmax(1)
+        labels = source.network(windows[0]).argmax(1)
     for value, name in enumerate(("anterior", "posterior"), 1):
         one, other = labels == value, labels.roll(1, dims=1) == value
         assert found.dice[name] == pytest.approx(float(2 * (one & other).sum() / (one.sum() + other.sum())))
@@ -328,9 +328,9 @@ def test_the_command_line(bundle_copy: Path, real_scan: Path) -> None:
     command = ["export", bundle_copy, "--format", "torchscript"]
     done = run_inside(*command, "--calibration", real_scan, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["files"] == [str(bundle_copy / "models" / "model.ts")]
-    assert told["mean_dice"] == 1
+    reported = json.loads(done.stdout)
+    assert reported["files"] == [str(bundle_copy / "models" / "model.ts")]
+    assert reported["mean_dice"] == 1
     again = run_inside(*command)
     assert again.returncode == 2
     assert again.stderr.startswith("tomoseg: error: ")

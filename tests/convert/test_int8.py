@@ -236,5 +236,5 @@ def test_nothing_is_sent_home(bundle: Path, real_scan: Path) -> None:
         [sys.executable, "-c", SPY, *map(str, arguments)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout)
-    assert told["remarks"][0] == "calibrated and checked on the same scan; give several with --calibration"
+    reported = json.loads(done.stdout)
+    assert reported["notes"][0] == "calibrated and checked on the same scan; give several with --calibration"

@@ -173,8 +173,8 @@ def test_workers_of_ray_share_the_cores(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     command = ["segment", "scan.nii", "-o", str(tmp_path / "out"), "-b", NAME, "--executor", "ray"]
-    told = refused(command, "2", monkeypatch, capsys)
-    assert told == "--threads: is not for Ray, whose workers share the cores; choose their number with --jobs"
+    reported = refused(command, "2", monkeypatch, capsys)
+    assert reported == "--threads: is not for Ray, whose workers share the cores; choose their number with --jobs"
 
 
 def test_processes_of_the_label_server_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -215,8 +215,8 @@ def test_a_process_computes_with_what_was_asked_for(
         [sys.executable, "-c", RUN, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told == {"policy": "PASSIVE", "status": None, "torch": 1, "SimpleITK": 1, "OpenVINO": 1}
+    reported = json.loads(done.stdout.splitlines()[-1])
+    assert reported == {"policy": "PASSIVE", "status": None, "torch": 1, "SimpleITK": 1, "OpenVINO": 1}
     assert json.loads((tmp_path / "out" / "report.json").read_text())["hardware"]["threads"] == 1
 
 

@@ -289,7 +289,7 @@ def test_channels_lie_in_one_file_or_in_one_each(tmp_path: Path) -> None:
     for folder in ("named", "listed", "nnunet_1", "nnunet_2"):
         dataset = read_dataset(tmp_path / folder)
         assert (dataset.channels, dataset.modality, dataset.unlisted) == (("T2", "ADC"), None, ())
-        found = {pair.name: [path.name for path in (pair.image, *pair.further)] for pair in dataset.pairs}
+        found = {pair.name: [path.name for path in (pair.image, *pair.other_channels)] for pair in dataset.pairs}
         assert found == {case: [f"{case}_0000.nii", f"{case}_0001.nii"] for case in CASES}
     (tmp_path / "named" / "dataset.json").unlink()
     assert read_dataset(tmp_path / "named").channels == ("channel 0", "channel 1")

@@ -41,7 +41,7 @@ def test_a_header_says_what_the_reader_says(
     (header,) = read_headers(path)
     volume = read_volume(path)
     assert header.grid == volume.grid
-    assert header.remarks == volume.remarks
+    assert header.notes == volume.notes
     assert header.dtype == dtype
     np.testing.assert_array_equal(header.read_voxels()[0], volume.array)
 
@@ -49,7 +49,7 @@ def test_a_header_says_what_the_reader_says(
 @pytest.mark.parametrize("enhanced", [False, True])
 def test_a_header_says_what_the_reader_says_of_dicom(tmp_path: Path, enhanced: bool) -> None:
     tilted = np.array(GRID.affine)
-    tilted[1, 2] = 0.4  # a remark
+    tilted[1, 2] = 0.4  # a note
     if enhanced:
         path = write_enhanced(tmp_path / "scan.dcm", noise(), Grid(SHAPE, tilted), slope=2, intercept=-1024)
     else:
@@ -60,7 +60,7 @@ def test_a_header_says_what_the_reader_says_of_dicom(tmp_path: Path, enhanced: b
     assert volume.series is not None
     assert header.series is not None
     assert header.grid == volume.grid
-    assert header.remarks == volume.remarks != ()
+    assert header.notes == volume.notes != ()
     assert (header.series.uid, header.series.modality) == (volume.series.uid, volume.series.modality)
     assert header.dtype == "int16"
     np.testing.assert_array_equal(header.read_voxels()[0], volume.array)
@@ -84,7 +84,7 @@ def test_a_damaged_header_is_refused_as_the_reader_refuses_it(tmp_path: Path, da
         assert refused == reason or (suffix in (".nrrd", ".mha") and refused.startswith(str(path)))
     elif volume is not None:
         assert headers[0].grid == volume.grid
-        assert headers[0].remarks == volume.remarks
+        assert headers[0].notes == volume.notes
 
 
 def odd_files(folder: Path) -> list[Path]:
@@ -116,7 +116,7 @@ def test_what_is_odd_is_told_as_the_reader_tells_it(tmp_path: Path) -> None:
         headers, refused = attempt(partial(read_headers, path))
         if volume is not None:
             assert headers[0].grid == volume.grid
-            assert headers[0].remarks == volume.remarks
+            assert headers[0].notes == volume.notes
             np.testing.assert_array_equal(headers[0].read_voxels()[0], volume.array)
             read.add(path.name)
         elif headers is not None:

@@ -44,14 +44,14 @@ def noise(shape: tuple[int, ...] = SHAPE, dtype: str = "int16") -> Any:
 
 def write_nrrd(path: Path, array: Any, grid: Grid, space: str = "LPS", **header: Any) -> Path:
     signs = np.array(SPACES[space])
-    told = {
+    reported = {
         "space": space,
         "space directions": (grid.affine[:3, :3] * signs[:, None]).T,
         "space origin": grid.affine[:3, 3] * signs,
         "kinds": ["domain"] * 3,
         **header,
     }
-    nrrd.write(str(path), array, told)
+    nrrd.write(str(path), array, reported)
     return path
 
 
@@ -81,13 +81,13 @@ def test_what_simple_itk_makes_of_a_nifti_file_is_read(suffix: str, tmp_path: Pa
 def write_meta(path: Path, array: Any, **fields: Any) -> Path:
     """Write a MetaImage with voxels of 1×2×3 mm; `fields` replace or add to those of its header, bytes to its data."""
     data = fields.pop("data", array.tobytes("F"))
-    told = {
+    reported = {
         "ObjectType": "Image", "NDims": 3, "TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "0 0 0",
         "ElementSpacing": "1 2 3", "DimSize": " ".join(map(str, array.shape)),
         "ElementType": f"MET_{META_TYPES[array.dtype.newbyteorder('=').name]}", **fields,
     }  # fmt: skip
-    file = told.pop("ElementDataFile", "LOCAL")
-    lines = "".join(f"{name} = {value}\n" for name, value in told.items())
+    file = reported.pop("ElementDataFile", "LOCAL")
+    lines = "".join(f"{name} = {value}\n" for name, value in reported.items())
     path.write_bytes(f"{lines}ElementDataFile = {file}\n".encode() + (data if file == "LOCAL" else b""))
     return path
 
@@ -137,7 +137,7 @@ def test_a_nrrd_is_what_was_written(
     write_nrrd(path, array, grid, space, encoding=encoding, endian=endian)
     volume = read_volume(path)
     assert_same(volume, array, grid)
-    assert volume.remarks == ()
+    assert volume.notes == ()
     nifti = nib.Nifti1Image(array, grid.affine, dtype=array.dtype)
     nib.save(nifti, folder / "scan.nii")
     assert_same(read_volume(folder / "scan.nii"), array, volume.grid, tolerance_mm=1e-3)
@@ -223,8 +223,8 @@ def test_damage_to_compressed_voxels_is_an_error(tmp_path: Path, suffix: str) ->
 
 
 def nrrd_text(fields: str, data: bytes = b"", **changes: str) -> bytes:
-    told = {"type": "short", "dimension": "3", "sizes": "6 7 8", "encoding": "raw", "endian": "little", **changes}
-    lines = "".join(f"{name}: {value}\n" for name, value in told.items())
+    reported = {"type": "short", "dimension": "3", "sizes": "6 7 8", "encoding": "raw", "endian": "little", **changes}
+    lines = "".join(f"{name}: {value}\n" for name, value in reported.items())
     return f"NRRD0004\n{lines}{fields}\n".encode() + data
 
 
@@ -262,10 +262,10 @@ NRRDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("told", NRRDS)
-def test_what_is_wrong_with_a_nrrd(tmp_path: Path, told: str) -> None:
-    (tmp_path / "scan.nrrd").write_bytes(NRRDS[told])
-    assert told in failure(tmp_path / "scan.nrrd")
+@pytest.mark.parametrize("reported", NRRDS)
+def test_what_is_wrong_with_a_nrrd(tmp_path: Path, reported: str) -> None:
+    (tmp_path / "scan.nrrd").write_bytes(NRRDS[reported])
+    assert reported in failure(tmp_path / "scan.nrrd")
 
 
 METAS: dict[str, dict[str, Any]] = {
@@ -293,9 +293,9 @@ METAS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("told", METAS)
-def test_what_is_wrong_with_a_metaimage(tmp_path: Path, told: str) -> None:
-    assert told in failure(write_meta(tmp_path / "scan.mha", noise(), **METAS[told]))
+@pytest.mark.parametrize("reported", METAS)
+def test_what_is_wrong_with_a_metaimage(tmp_path: Path, reported: str) -> None:
+    assert reported in failure(write_meta(tmp_path / "scan.mha", noise(), **METAS[reported]))
     (tmp_path / "other.mha").write_bytes(RAW)
     assert failure(tmp_path / "other.mha") == "expected a MetaImage volume, got something else or a damaged file"
 
@@ -322,7 +322,7 @@ def test_a_nrrd_that_does_not_say_where_the_patient_is_says_so(tmp_path: Path) -
     path = tmp_path / "scan.nrrd"
     sides = "its header does not say where the patient's left, back and head are: taken as LPS, as ITK does"
     sizes = "its header does not say how large its voxels are: taken as 1 mm"
-    for fields, remarks, spacing in (
+    for fields, notes, spacing in (
         ("spacings: 1 2 3\n", (sides,), (1, 2, 3)),
         ("", (sides, sizes), (1, 1, 1)),
         ("spacings: nan 2 3\n", (sides, sizes), (1, 2, 3)),
@@ -331,7 +331,7 @@ def test_a_nrrd_that_does_not_say_where_the_patient_is_says_so(tmp_path: Path) -
     ):
         path.write_bytes(nrrd_text(fields, RAW))
         volume = read_volume(path)
-        assert volume.remarks == remarks
+        assert volume.notes == notes
         assert_same(volume, noise(), Grid(SHAPE, np.diag([-spacing[0], -spacing[1], spacing[2], 1])))
 
 

@@ -18,7 +18,7 @@ from tomoseg import Segmenter, find_bundle
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError
 from tomoseg.data.labels import Label
-from tomoseg.data.plausibility import at_border, doubt_ct, doubt_volumes
+from tomoseg.data.plausibility import at_border, ct_warnings, volume_warnings
 
 SHAPE, SPACING = (60, 60, 40), (3.9, 3.9, 2.5)
 THRESHOLDS = {"brainstem": 100.0, "mandible": 700.0}
@@ -60,7 +60,7 @@ def test_the_planner_writes_half_the_5th_to_one_and_a_half_times_the_95th_percen
 
 
 @pytest.mark.parametrize(
-    ("scan", "told"),
+    ("scan", "reported"),
     [
         (head(), []),
         (head(soft=10), ["brainstem: "]),
@@ -75,12 +75,14 @@ def test_the_planner_writes_half_the_5th_to_one_and_a_half_times_the_95th_percen
     ],
     ids=["as trained", "too small", "missing", "too large", "nothing", "no air", "grey levels"],
 )
-def test_what_is_odd_is_told(segmenter: Segmenter, scan: NDArray[np.float32], told: list[str], tmp_path: Path) -> None:
+def test_what_is_odd_is_told(
+    segmenter: Segmenter, scan: NDArray[np.float32], reported: list[str], tmp_path: Path
+) -> None:
     result = segmenter(save(tmp_path / "scan.nii.gz", scan.astype(np.float32)))
-    assert len(result.warnings) == len(told)
-    for warning, start in zip(result.warnings, told, strict=True):
+    assert len(result.warnings) == len(reported)
+    for warning, start in zip(result.warnings, reported, strict=True):
         assert warning.startswith(start)
-    if told == ["brainstem: "]:
+    if reported == ["brainstem: "]:
         assert "mL is implausible, expected 30 to 150 mL" in result.warnings[0]
 
 
@@ -97,30 +99,30 @@ def test_a_bundle_that_declares_nothing_is_silent(tmp_path: Path) -> None:
 def test_with_strict_the_exit_status_is_1_and_all_reports_tell(bundle: Path, tmp_path: Path) -> None:
     scan = save(tmp_path / "abdomen.nii.gz", head(soft=0, hard=0))
     command = ("segment", scan, "-b", bundle, "--device", "cpu", "-o")
-    told = "no brainstem or mandible was found: is this a CT as head_bundle was trained on?"
+    reported = "no brainstem or mandible was found: is this a CT as head_bundle was trained on?"
     for strict, status in (((), 0), (("--strict",), 1)):
         out = tmp_path / f"out_{status}"
         done = tomoseg(*command, out, *strict)
         assert done.returncode == status, done.stderr
-        assert told in " ".join((done.stdout + done.stderr).split())
+        assert reported in " ".join((done.stdout + done.stderr).split())
         assert (out / "abdomen_seg.nii.gz").is_file()
-        assert json.loads((out / "report.json").read_text())["cases"][0]["warnings"] == [told]
-        assert told in (out / "report.html").read_text()
+        assert json.loads((out / "report.json").read_text())["cases"][0]["warnings"] == [reported]
+        assert reported in (out / "report.html").read_text()
 
 
 def test_a_label_at_the_border_may_be_small_but_not_large_or_missing() -> None:
     labels = table((10, 20))
-    assert doubt_volumes(labels, {1: 5.0}, {1}, TRAINED) == []
-    assert len(doubt_volumes(labels, {1: 5.0}, set(), TRAINED)) == 1
-    assert len(doubt_volumes(labels, {1: 25.0}, {1}, TRAINED)) == 1
-    assert doubt_volumes(labels, {1: 0.0}, set(), TRAINED) == ["organ 1: not found, expected 10 to 20 mL"]
-    assert doubt_volumes(table((0, 20)), {1: 0.0}, set(), TRAINED) == [], "a tumour need not be there"
+    assert volume_warnings(labels, {1: 5.0}, {1}, TRAINED) == []
+    assert len(volume_warnings(labels, {1: 5.0}, set(), TRAINED)) == 1
+    assert len(volume_warnings(labels, {1: 25.0}, {1}, TRAINED)) == 1
+    assert volume_warnings(labels, {1: 0.0}, set(), TRAINED) == ["organ 1: not found, expected 10 to 20 mL"]
+    assert volume_warnings(table((0, 20)), {1: 0.0}, set(), TRAINED) == [], "a tumour need not be there"
 
 
 @given(volumes=st.lists(st.floats(0, 100), min_size=1, max_size=5), data=st.data())
 def test_only_what_lies_outside_of_its_range_is_told(volumes: list[float], data: st.DataObject) -> None:
     ranges = [data.draw(st.none() | st.tuples(st.floats(0, 40), st.floats(41, 90))) for _ in volumes]
-    found = doubt_volumes(table(*ranges), dict(enumerate(volumes, start=1)), set(), TRAINED)
+    found = volume_warnings(table(*ranges), dict(enumerate(volumes, start=1)), set(), TRAINED)
     odd = [
         value
         for value, (volume, one) in enumerate(zip(volumes, ranges, strict=True), start=1)
@@ -145,10 +147,10 @@ def test_labels_at_the_border_are_seen(seed: int) -> None:
 
 def test_a_part_of_a_large_scan_is_enough() -> None:
     scan = np.full((300, 300, 60), -1000, np.float32)
-    assert "soft tissue" in str(doubt_ct(scan))
+    assert "soft tissue" in str(ct_warnings(scan))
     scan[100:200, 100:200] = 40
-    assert doubt_ct(scan) is None
-    assert "rescale" in str(doubt_ct(scan + 1024))
+    assert ct_warnings(scan) is None
+    assert "rescale" in str(ct_warnings(scan + 1024))
 
 
 @pytest.mark.parametrize("bad", [[5, 2], [1], [-1, 3], "12", 7])

@@ -68,7 +68,7 @@ TURNED = np.array([[0, 3, 0, -9], [-2, 0, 0, 8], [0, 0, 4, 1], [0, 0, 0, 1]])
 
 
 @pytest.mark.parametrize(
-    ("sform", "qform", "grid", "remarks"),
+    ("sform", "qform", "grid", "notes"),
     [
         (SHEARED, None, SHEARED, ""),
         (TURNED, TURNED, TURNED, ""),
@@ -77,7 +77,7 @@ TURNED = np.array([[0, 3, 0, -9], [-2, 0, 0, 8], [0, 0, 4, 1], [0, 0, 0, 1]])
         (None, None, None, "neither its sform nor its qform is set: which side is left is a guess, nibabel's"),
     ],
 )
-def test_the_sform_wins_over_the_qform(tmp_path: Path, sform: Any, qform: Any, grid: Any, remarks: str) -> None:
+def test_the_sform_wins_over_the_qform(tmp_path: Path, sform: Any, qform: Any, grid: Any, notes: str) -> None:
     image = nib.Nifti1Image(ramp(), None)
     image.header.set_zooms((2, 3, 4))
     image.set_sform(sform, 1 if sform is not None else 0)
@@ -87,7 +87,7 @@ def test_the_sform_wins_over_the_qform(tmp_path: Path, sform: Any, qform: Any, g
     if grid is not None:
         np.testing.assert_allclose(volume.grid.affine, grid, atol=1e-5)
     assert volume.grid.spacing == pytest.approx((2, np.hypot(3, 0.3) if grid is SHEARED else 3, 4))
-    assert volume.remarks == ((remarks,) if remarks else ())
+    assert volume.notes == ((notes,) if notes else ())
 
 
 def test_what_a_qform_rounds_is_no_contradiction(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_what_a_qform_rounds_is_no_contradiction(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.zeros((200, 180, 40), "uint8"), affine)
     image.set_qform(affine, 1)
     nib.save(image, tmp_path / "scan.nii")
-    assert read_volume(tmp_path / "scan.nii").remarks == ()
+    assert read_volume(tmp_path / "scan.nii").notes == ()
 
 
 def test_a_damaged_qform_beside_a_sform_is_told(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_damaged_qform_beside_a_sform_is_told(tmp_path: Path) -> None:
     damage(tmp_path / "scan.nii", 268, np.array([np.nan], "<f4").tobytes())  # qoffset_x
     volume = read_volume(tmp_path / "scan.nii")
     np.testing.assert_allclose(volume.grid.affine, SHEARED, atol=1e-6)
-    assert volume.remarks == ("its qform is damaged; the sform is used",)
+    assert volume.notes == ("its qform is damaged; the sform is used",)
 
 
 @pytest.mark.parametrize("unit", ["micron", "meter"])

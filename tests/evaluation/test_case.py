@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tomoseg import Grid
 from tomoseg.data.overlap import Overlap
 from tomoseg.evaluation.case import CaseScores, compare_labels, score_case, scores_of
-from tomoseg.evaluation.pairing import Match
-from tomoseg.evaluation.protocol import Protocol
+from tomoseg.evaluation.config import EvaluationConfig
+from tomoseg.evaluation.pairing import CasePair
 from tomoseg.evaluation.surface import score_surfaces
 
 GRID = Grid((12, 10, 8), np.diag([0.9, 1.0, 2.5, 1.0]))
@@ -42,7 +42,7 @@ def label_maps(seed: int, values: int = 4) -> tuple[np.ndarray, np.ndarray]:
 def test_labels_are_scored_as_if_each_were_alone(seed: int, fortran: bool) -> None:
     """In the whole volume, not in a box of it."""
     prediction, reference = (np.asarray(one, order="F" if fortran else "C") for one in label_maps(seed))
-    found = compare_labels(prediction, reference, GRID, Protocol(dict.fromkeys(range(1, 5), "x")))
+    found = compare_labels(prediction, reference, GRID, EvaluationConfig(dict.fromkeys(range(1, 5), "x")))
     assert [one.label for one in found.scores] == [1, 2, 3, 4]
     for one in found.scores:
         ours, theirs = prediction == one.label, reference == one.label
@@ -60,10 +60,10 @@ def test_labels_are_scored_as_if_each_were_alone(seed: int, fortran: bool) -> No
 def test_without_names_what_occurs_is_scored() -> None:
     prediction, reference = np.zeros((2, *GRID.shape), np.uint16)
     prediction[0, 0, 0], reference[1, 1, 1] = 300, 2
-    found = compare_labels(prediction, reference, GRID, Protocol())
+    found = compare_labels(prediction, reference, GRID, EvaluationConfig())
     assert [one.label for one in found.scores] == [2, 300]
     assert found.unnamed == ()
-    assert compare_labels(prediction, reference, GRID, Protocol({2: "two"})).unnamed == (300,)
+    assert compare_labels(prediction, reference, GRID, EvaluationConfig({2: "two"})).unnamed == (300,)
 
 
 def test_ignored_voxels_are_counted_nowhere() -> None:
@@ -73,9 +73,9 @@ def test_ignored_voxels_are_counted_nowhere() -> None:
     ignored[3:6, 2:7] = True
     marked = np.where(ignored, 9, reference).astype(np.uint8)
     names = {1: "a", 2: "b", 3: "c"}
-    found = compare_labels(prediction, marked, GRID, Protocol(names, ignore=9))
+    found = compare_labels(prediction, marked, GRID, EvaluationConfig(names, ignore=9))
     without = [np.where(ignored, 0, labels) for labels in (prediction, reference)]
-    wanted = compare_labels(without[0], without[1], GRID, Protocol(names))
+    wanted = compare_labels(without[0], without[1], GRID, EvaluationConfig(names))
     assert found.voxels == wanted.voxels - ignored.sum()
     for ours, theirs in zip(found.scores, wanted.scores, strict=True):
         assert str(ours.surface) == str(theirs.surface)  # NaN is not equal to itself
@@ -97,8 +97,8 @@ def test_a_label_may_be_scored_between_its_first_and_last_slice(codes: str) -> N
     image = [one.as_reoriented(turn) for one in image]
     maps = [np.asarray(one.dataobj) for one in image]
     grid = Grid(maps[0].shape, image[0].affine)
-    whole, other = compare_labels(maps[0], maps[1], grid, Protocol()).scores
-    part, same = compare_labels(maps[0], maps[1], grid, Protocol(within_slices=frozenset({1}))).scores
+    whole, other = compare_labels(maps[0], maps[1], grid, EvaluationConfig()).scores
+    part, same = compare_labels(maps[0], maps[1], grid, EvaluationConfig(within_slices=frozenset({1}))).scores
     assert (whole.overlap.predicted, part.overlap.predicted) == (48, 28)
     assert part.overlap == Overlap(28, 0, 0, 7 * 36 - 28)
     assert (part.surface.hd95_mm, part.surface.nsd) == (0, 1)
@@ -106,12 +106,12 @@ def test_a_label_may_be_scored_between_its_first_and_last_slice(codes: str) -> N
     assert same == other
 
 
-def case(tmp_path: Path, prediction: Any, reference: Any, /, **affines: Any) -> Match:
+def case(tmp_path: Path, prediction: Any, reference: Any, /, **affines: Any) -> CasePair:
     paths = {}
     for name, array in (("prediction", prediction), ("reference", reference)):
         paths[name] = tmp_path / f"{name}.nii.gz"
         nib.save(nib.Nifti1Image(np.asarray(array), affines.get(name, np.eye(4))), paths[name])
-    return Match("x", paths["prediction"], paths["reference"])
+    return CasePair("x", paths["prediction"], paths["reference"])
 
 
 SOME = np.pad(np.ones((2, 2, 2), np.uint8), 2)
@@ -138,7 +138,7 @@ def test_what_cannot_be_compared_fails_with_its_name(
     arrays: tuple[np.ndarray, np.ndarray], affines: dict[str, np.ndarray], message: str, tmp_path: Path
 ) -> None:
     match = case(tmp_path, *arrays, **affines)
-    found = score_case(match, Protocol())
+    found = score_case(match, EvaluationConfig())
     assert found.status == "failed"
     assert found.reason.startswith(f"{match.prediction}: ")
     assert re.search(message, found.reason), found.reason
@@ -146,30 +146,30 @@ def test_what_cannot_be_compared_fails_with_its_name(
 
 def test_a_header_that_was_rounded_is_the_same_grid(tmp_path: Path) -> None:
     match = case(tmp_path, SOME, SOME, prediction=np.diag([1.000001, 1, 1, 1]))
-    assert score_case(match, Protocol()).labels[0].overlap.dice == 1
+    assert score_case(match, EvaluationConfig()).labels[0].overlap.dice == 1
 
 
 def test_a_file_that_is_damaged_or_gone_fails_alone(tmp_path: Path) -> None:
     match = case(tmp_path, SOME, SOME)
     match.prediction.write_bytes(match.prediction.read_bytes()[:60])
-    assert score_case(match, Protocol()).reason.startswith(f"{match.prediction}: ")
+    assert score_case(match, EvaluationConfig()).reason.startswith(f"{match.prediction}: ")
     match.reference.unlink()
-    assert "no such file" in score_case(match, Protocol()).reason
+    assert "no such file" in score_case(match, EvaluationConfig()).reason
 
 
 def test_values_without_a_name_are_remarked(tmp_path: Path) -> None:
-    found = score_case(case(tmp_path, SOME * 7, SOME), Protocol({1: "a"}))
+    found = score_case(case(tmp_path, SOME * 7, SOME), EvaluationConfig({1: "a"}))
     assert found.status == "done"
-    assert "holds the values 7, which no label has; they are not scored" in found.remarks
+    assert "holds the values 7, which no label has; they are not scored" in found.notes
     assert found.labels[0].overlap.recall == 0
 
 
 def test_labels_that_were_not_drawn_are_left_out(tmp_path: Path) -> None:
     match = case(tmp_path, SOME, SOME * 0)
-    partly = Match(match.name, match.prediction, match.reference, annotated=frozenset({2}))
-    protocol = Protocol({1: "a", 2: "b"})
-    assert [one.label for one in score_case(match, protocol).labels] == [1, 2]
-    found = score_case(partly, protocol)
+    partly = CasePair(match.name, match.prediction, match.reference, annotated=frozenset({2}))
+    config = EvaluationConfig({1: "a", 2: "b"})
+    assert [one.label for one in score_case(match, config).labels] == [1, 2]
+    found = score_case(partly, config)
     assert [one.label for one in found.labels] == [2]
     assert scores_of(found, [1]) == [None]
 

@@ -34,7 +34,7 @@ def test_segments_have_the_labels_of_their_names(dicom_scan: Path, tmp_path: Pat
     for path in (tmp_path / "x.seg.nrrd", tmp_path / "x.dcm"):
         (case,) = evaluate(path, tmp_path / "reference.nii.gz", EvaluationOptions({1: "anterior", 2: "posterior"})).done
         assert [one.overlap.dice for one in case.labels] == [1, 1], path
-        assert "which no label has" in case.remarks[-1]
+        assert "which no label has" in case.notes[-1]
         (case,) = evaluate(path, tmp_path / "reference.nii.gz", EvaluationOptions({1: "a", 2: "b"})).done
         assert case.labels[1].overlap.dice == 0  # no name is known, so that values count
 
@@ -43,8 +43,8 @@ def test_a_label_of_another_name_is_never_scored_as_ours(tmp_path: Path) -> None
     data = write_dataset(tmp_path / "data", 2, layout="nnunet", names={"Front": 1, "Kidney": 2})
     found = evaluate(data / "labelsTr", data, EvaluationOptions({1: "front", 2: "spleen"}))
     assert {one.name: one.metrics["dice"].mean.value for one in found.summaries[:2]} == {"front": 1, "spleen": 0}
-    (remark,) = found.remarks
-    assert remark.endswith("not scored, for their names are others: 2 is Kidney there, not spleen")
+    (note,) = found.notes
+    assert note.endswith("not scored, for their names are others: 2 is Kidney there, not spleen")
 
 
 def test_values_that_a_file_scales_are_rounded(tmp_path: Path) -> None:
@@ -58,16 +58,16 @@ def test_values_that_a_file_scales_are_rounded(tmp_path: Path) -> None:
 
 def test_grey_values_are_told(tmp_path: Path) -> None:
     scan = write(tmp_path / "a.nii.gz", np.arange(512, dtype=np.int16).reshape(8, 8, 8))
-    assert evaluate(scan, scan).remarks == ("511 different values were scored: are these label maps, and no scans?",)
+    assert evaluate(scan, scan).notes == ("511 different values were scored: are these label maps, and no scans?",)
 
 
 def test_what_nnunet_calls_ignore_is_ignored_whoever_names_the_labels(tmp_path: Path) -> None:
     predictions, references = write_cases(tmp_path, 2)
     (references / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "ignore": 2}}))
-    for rules in (EvaluationOptions(), EvaluationOptions({1: "liver"})):
-        found = evaluate(predictions, references.parent / "references" / "case_0.nii.gz", rules)
+    for options in (EvaluationOptions(), EvaluationOptions({1: "liver"})):
+        found = evaluate(predictions, references.parent / "references" / "case_0.nii.gz", options)
         (case,) = found.done
-        assert found.protocol.ignore == 2
+        assert found.config.ignore == 2
         assert [one.label for one in case.labels] == [1]
         assert case.absent is not None
         assert case.absent.neither == 30 * 24 * 16 - 9 * 7 * 8
@@ -98,8 +98,8 @@ def test_a_planned_bundle_is_scored_by_name_on_a_dataset_that_numbers_otherwise(
     rows = read_csv(tmp_path / "out" / "metrics.csv")
     assert [(row["name"], float(row["dice"])) for row in rows] == [("front", 1.0), ("back_part", 1.0)] * 2
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert content["protocol"]["reference_values"] == {"2": 1, "7": 2}
-    assert content["protocol"]["ignore"] == 8
+    assert content["config"]["reference_values"] == {"2": 1, "7": 2}
+    assert content["config"]["ignore"] == 8
 
 
 def test_masks_of_255_are_scored_by_the_bundle_that_was_planned_for_them(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_masks_of_255_are_scored_by_the_bundle_that_was_planned_for_them(tmp_pat
 def test_values_that_both_sides_may_have_are_never_exchanged_unasked(tmp_path: Path) -> None:
     """Planned for labels 2 and 7: a 2 in a reference may be the dataset's, or the bundle's own."""
     predictions, references = write_cases(tmp_path)
-    rules = EvaluationOptions({1: "front", 2: "back"}, planned={1: 2, 2: 7})
-    assert evaluate(predictions, references, rules).protocol.reference_values.as_dict() == {}
-    rules = EvaluationOptions({1: "front", 2: "back"}, planned={1: 1, 2: 7})
-    assert evaluate(predictions, references, rules).protocol.reference_values.as_dict() == {7: 2}
+    options = EvaluationOptions({1: "front", 2: "back"}, planned={1: 2, 2: 7})
+    assert evaluate(predictions, references, options).config.reference_values.as_dict() == {}
+    options = EvaluationOptions({1: "front", 2: "back"}, planned={1: 1, 2: 7})
+    assert evaluate(predictions, references, options).config.reference_values.as_dict() == {7: 2}

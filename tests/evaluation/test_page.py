@@ -96,7 +96,7 @@ def test_volumes_lie_where_bland_and_altman_put_them(browser: Browser, page: Pat
     browser.open(page)
     plots = browser.evaluate(
         """[...document.querySelectorAll('[aria-labelledby=volumes] svg')].map(svg => ({
-          told: [...svg.querySelectorAll('circle title')].map(t => t.textContent),
+          reported: [...svg.querySelectorAll('circle title')].map(t => t.textContent),
           lines: [...svg.querySelectorAll('.bias, .limit')].map(l => +l.getAttribute('y1')) }))"""
     )
     assert len(plots) == 2
@@ -107,7 +107,7 @@ def test_volumes_lie_where_bland_and_altman_put_them(browser: Browser, page: Pat
             for one in case.labels
             if one.label == summary.label
         ]
-        assert plot["told"] == wanted
+        assert plot["reported"] == wanted
         bias, low, high = plot["lines"]
         assert high < bias < low  # upwards are small numbers
         assert bias - high == pytest.approx(low - bias, abs=0.2)
@@ -158,11 +158,11 @@ def test_it_can_be_looked_at(browser: Browser, page: Path, tmp_path: Path, width
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_names_are_shown_and_never_run(browser: Browser, evaluation: Evaluation, tmp_path: Path, name: str) -> None:
-    cases = tuple(replace(case, name=name, remarks=(name,), reason=name) for case in evaluation.cases)
+    cases = tuple(replace(case, name=name, notes=(name,), reason=name) for case in evaluation.cases)
     summaries = tuple(replace(one, name=f"{name}{one.label}") for one in evaluation.summaries)
-    protocol = replace(evaluation.protocol, names={1: name, 2: "</svg></title>" + name}, within_slices=frozenset({1}))
+    config = replace(evaluation.config, names={1: name, 2: "</svg></title>" + name}, within_slices=frozenset({1}))
     hostile = replace(
-        evaluation, cases=cases, summaries=summaries, protocol=protocol, remarks=(name,), predictions=Path(name)
+        evaluation, cases=cases, summaries=summaries, config=config, notes=(name,), predictions=Path(name)
     )
     picture = draw_worst(evaluation, 1, {})[0].picture
     worst = [WorstCase(cases[0], hostile.scores(cases[0])[0], picture)]

@@ -158,7 +158,7 @@ def test_a_dataset_that_cannot_be_read_does_not_stop_its_labels_from_being_used(
     ours = touch(tmp_path / "p", "a_seg.nii")
     matches = match_cases(ours, dataset / "labelsTr")
     assert [pair.name for pair in matches.pairs] == ["a"]
-    assert matches.remarks[0].endswith("; scans and annotations were not taken from it")
+    assert matches.notes[0].endswith("; scans and annotations were not taken from it")
     assert matches.label_names == {1: "tumour"}
     with pytest.raises(TomosegError, match="channel_names"):
         match_cases(ours, dataset)

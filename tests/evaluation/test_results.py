@@ -94,7 +94,7 @@ def test_the_summary_is_that_of_the_rows(saved: tuple[Evaluation, Path]) -> None
 
 def test_what_was_asked_is_told(saved: tuple[Evaluation, Path]) -> None:
     content = read_json(saved[1] / "evaluation.json")
-    assert content["protocol"]["labels"] == {"1": "liver", "2": "spleen"}
+    assert content["config"]["labels"] == {"1": "liver", "2": "spleen"}
     assert content["bootstrap"] == {
         "level": 0.95,
         "resamples": 10_000,

@@ -116,8 +116,8 @@ def test_missing_partners_are_failures_unless_said_otherwise(tmp_path: Path) -> 
     shutil.copy(predictions / "missed_seg.nii.gz", predictions / "stray_seg.nii.gz")
     done = run(predictions, references, "-o", tmp_path / "out", "--quiet", "--worst", 0)
     assert (done.returncode, done.stdout) == (1, "")
-    told = sorted(line.removeprefix("tomoseg: error: ") for line in done.stderr.splitlines())
-    assert told == [
+    reported = sorted(line.removeprefix("tomoseg: error: ") for line in done.stderr.splitlines())
+    assert reported == [
         f"{predictions / 'stray_seg.nii.gz'}: expected a reference in {references}, got none",
         f"{references / 'case_0.nii.gz'}: expected a prediction in {predictions}, got none; "
         "--only-predicted leaves such cases out",
@@ -223,7 +223,7 @@ def test_head_and_neck_organs_that_were_not_contoured_are_left_out(tmp_path: Pat
         tmp_path / "predictions", root, EvaluationOptions(within_slices=("spinal_cord",), only_predicted=True)
     )
     (case,) = found.done
-    assert [found.protocol.name(one.label) for one in case.labels] == partly["annotated"]
+    assert [found.config.name(one.label) for one in case.labels] == partly["annotated"]
     assert {one.overlap.dice for one in case.labels} == {1.0}
 
 

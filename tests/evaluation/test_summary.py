@@ -15,7 +15,7 @@ from tomoseg.data.overlap import Overlap
 from tomoseg.evaluation import bootstrap
 from tomoseg.evaluation.bootstrap import draw_weights, interval, resample
 from tomoseg.evaluation.case import CaseScores, LabelScores
-from tomoseg.evaluation.protocol import Protocol
+from tomoseg.evaluation.config import EvaluationConfig
 from tomoseg.evaluation.summary import LabelSummary, summarise
 from tomoseg.evaluation.surface import SurfaceScores
 
@@ -79,7 +79,7 @@ def summaries() -> dict[str, LabelSummary]:
         case("partly", label(1, 90, 10, 10), annotated=frozenset({1})),
         CaseScores("failed", None, Path("r"), "failed", "why"),
     ]
-    return {one.name: one for one in summarise(cases, Protocol(NAMES))}
+    return {one.name: one for one in summarise(cases, EvaluationConfig(NAMES))}
 
 
 def test_empty_labels_enter_as_documented() -> None:
@@ -133,7 +133,7 @@ def test_all_labels_are_the_mean_of_the_labels() -> None:
 def test_limits_of_agreement_are_those_of_the_formula() -> None:
     errors = np.array([3, -1, 0, 10, 4])
     cases = [case(str(number), label(1, 20, max(e, 0), max(-e, 0))) for number, e in enumerate(errors.tolist())]
-    (found,) = summarise(cases, Protocol({1: "a"}))
+    (found,) = summarise(cases, EvaluationConfig({1: "a"}))
     assert found.agreement is not None
     ml = errors * 0.002
     wanted = (ml.mean(), ml.mean() - 1.96 * ml.std(ddof=1), ml.mean() + 1.96 * ml.std(ddof=1))
@@ -141,7 +141,7 @@ def test_limits_of_agreement_are_those_of_the_formula() -> None:
 
 
 def test_one_case_has_no_interval() -> None:
-    (found,) = summarise([case("x", label(1, 5, 0, 0))], Protocol({1: "a"}))
+    (found,) = summarise([case("x", label(1, 5, 0, 0))], EvaluationConfig({1: "a"}))
     assert found.metrics["dice"].mean.value == 1
     assert math.isnan(found.metrics["dice"].mean.low)
     assert math.isnan(found.presence.f1.low)
@@ -149,21 +149,21 @@ def test_one_case_has_no_interval() -> None:
 
 
 def test_one_value_of_each_label_has_no_interval_however_many_cases_there_are() -> None:
-    found = summarise([case("x", label(1, 5, 1, 0), label(2, 5, 0, 2)), case("y")], Protocol({1: "a", 2: "b"}))
+    found = summarise([case("x", label(1, 5, 1, 0), label(2, 5, 0, 2)), case("y")], EvaluationConfig({1: "a", 2: "b"}))
     assert [one.metrics["dice"].cases for one in found] == [1, 1, 2]
     assert all(math.isnan(one.metrics["dice"].mean.low) for one in found)
 
 
 def test_without_names_every_label_of_any_case_is_summarised() -> None:
-    found = summarise([case("x", label(1, 5, 0, 0)), case("y", label(4, 5, 0, 0))], Protocol())
+    found = summarise([case("x", label(1, 5, 0, 0)), case("y", label(4, 5, 0, 0))], EvaluationConfig())
     assert [(one.label, one.name) for one in found] == [(1, "label 1"), (4, "label 4"), (0, "all labels")]
     assert [one.presence.neither for one in found] == [1, 1, 2]
     assert found[0].metrics["accuracy"].mean.value == 1
 
 
 def test_nothing_is_summarised_of_nothing() -> None:
-    assert summarise([CaseScores("x", None, None, "failed", "why")], Protocol(NAMES)) == []
-    found = summarise([case("x"), case("y")], Protocol(NAMES))
+    assert summarise([CaseScores("x", None, None, "failed", "why")], EvaluationConfig(NAMES)) == []
+    found = summarise([case("x"), case("y")], EvaluationConfig(NAMES))
     assert math.isnan(found[0].metrics["dice"].mean.value)
     assert math.isnan(found[-1].metrics["dice"].mean.value)
     assert found[0].presence.accuracy.value == 1

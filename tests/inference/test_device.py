@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from tomoseg import TomosegError
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.inference.device import choose_device
 from tomoseg.training.options import TrainingOptions
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cuda:-1", "CPU", "meta", "", "cuda:\u0661"])
 def test_a_name_that_is_none_is_refused_wherever_it_is_given(name: str) -> None:
-    for take in (choose_device, lambda name: Options(device=name), lambda name: TrainingOptions(device=name)):
+    for take in (choose_device, lambda name: RunOptions(device=name), lambda name: TrainingOptions(device=name)):
         with pytest.raises(TomosegError, match=r"^device: expected auto, cpu, cuda or cuda:N, got "):
             take(name)
 
@@ -24,7 +24,7 @@ def test_a_name_that_is_none_is_refused_wherever_it_is_given(name: str) -> None:
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:99"])
 def test_a_gpu_that_is_not_there_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert Options(device=name).device == name  # another machine may have it
+    assert RunOptions(device=name).device == name  # another machine may have it
     with pytest.raises(TomosegError, match=f"^device: {name} asked for, but there are 0 CUDA devices; use --device"):
         choose_device(name)
 

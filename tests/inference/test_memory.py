@@ -15,10 +15,10 @@ from monai.inferers import SlidingWindowInferer
 
 from support.waiting import wait_until
 from tomoseg import Segmenter, TomosegError, segment_batch
-from tomoseg.bundle.options import Options, parse_size
+from tomoseg.bundle.options import RunOptions, parse_size
 from tomoseg.inference.memory import PeakMemory, is_out_of_memory
-from tomoseg.inference.sliding_window.decision import ArgMax
-from tomoseg.inference.sliding_window.memory_plan import Needs, make_plan
+from tomoseg.inference.sliding_window.discretizer import ArgMax
+from tomoseg.inference.sliding_window.memory_plan import MemoryEstimate, make_plan
 from tomoseg.inference.sliding_window.placement import identity_placement
 from tomoseg.inference.sliding_window.stream import Limits, Output, segment_streamed
 from tomoseg.inference.sliding_window.windows import place_windows
@@ -29,7 +29,7 @@ GB = 10**9
 INFERER = SlidingWindowInferer(roi_size=(96, 96, 96), sw_batch_size=4, overlap=0.5, mode="gaussian")
 
 
-def needs(**changes: Any) -> Needs:
+def needs(**changes: Any) -> MemoryEstimate:
     given: dict[str, Any] = {
         "windows": place_windows((250, 250, 400), INFERER),
         "labels": 117,
@@ -39,20 +39,20 @@ def needs(**changes: Any) -> Needs:
         "result": GB // 10,
         "network_device": CPU,
     }
-    return Needs(**{**given, **changes})
+    return MemoryEstimate(**{**given, **changes})
 
 
 @pytest.mark.parametrize(
     ("text", "size"), [("6GB", 6 * GB), ("6.5 gb", 6.5 * GB), ("500MiB", 500 * 2**20), ("2g", 2 * GB), (123, 123)]
 )
 def test_sizes_are_read(text: str | int, size: float) -> None:
-    assert parse_size(text) == Options(max_memory=text).max_memory_bytes == size
+    assert parse_size(text) == RunOptions(max_memory=text).max_memory_bytes == size
 
 
 @pytest.mark.parametrize("text", ["", "lots", "6 apples", "-1GB", "0", "0.0GB", "GB", "6 G B"])
 def test_sizes_that_are_none_are_told(text: str) -> None:
     with pytest.raises(TomosegError, match="max_memory: expected a size such as 6GB or 500MB, got"):
-        Options(max_memory=text)
+        RunOptions(max_memory=text)
 
 
 def test_less_memory_means_smaller_batches_then_half_precision_then_a_refusal() -> None:

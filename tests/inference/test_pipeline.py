@@ -141,13 +141,13 @@ def write_bundle(zoo_bundle: Path, root: Path, steps: list[str], config: str = C
     return root
 
 
-def assert_equals_monai_bundle_run(bundle: Path, scans: Path, output: Path, remark: str) -> None:
+def assert_equals_monai_bundle_run(bundle: Path, scans: Path, output: Path, note: str) -> None:
     places = ("--dataset_dir", str(scans), "--output_dir", str(output))
     Place(bundle, bundle).call("run", "--config_file", "configs/inference.yaml", *places)
     segmenter = Segmenter.from_bundle(bundle)
     for scan in sorted(scans.iterdir()):
         ours = segmenter(scan)
-        assert [found[: len(remark)] for found in ours.stats.notes] == ([remark] if remark else [])
+        assert [found[: len(note)] for found in ours.stats.notes] == ([note] if note else [])
         stock = np.asanyarray(nib.load(output / scan.name.replace(".nii.gz", "_trans.nii.gz")).dataobj)
         ours.save(output / "ours.nii.gz")
         labels = np.asanyarray(nib.load(output / "ours.nii.gz").dataobj)
@@ -157,9 +157,9 @@ def assert_equals_monai_bundle_run(bundle: Path, scans: Path, output: Path, rema
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_monai_bundle_run(zoo_bundle: Path, ct_scans: Path, tmp_path: Path, variant: str) -> None:
-    steps, remark = VARIANTS[variant]
+    steps, note = VARIANTS[variant]
     bundle = write_bundle(zoo_bundle, tmp_path / "bundle", steps)
-    assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, remark)
+    assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, note)
 
 
 def test_the_spacing_may_come_before_the_orientation(zoo_bundle: Path, ct_scans: Path, tmp_path: Path) -> None:
@@ -177,10 +177,10 @@ def test_an_inferer_of_slices_runs_through_monai(zoo_bundle: Path, ct_scans: Pat
     bundle = write_bundle(zoo_bundle, tmp_path / "bundle", [SOFTMAX, LINEAR, ARGMAX], config)
     weights = torch.load(bundle / "models" / "threshold.pt", weights_only=True)["model"]
     torch.save({"model": {**weights, "weight": weights["weight"][..., 0]}}, bundle / "models" / "threshold.pt")
-    remark = "run by MONAI itself, for the engine does not know the inferer SliceInferer"
-    assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, remark)
+    note = "run by MONAI itself, for the engine does not know the inferer SliceInferer"
+    assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, note)
     (limited,) = Segmenter.from_bundle(bundle, max_memory="9GB")(ct_scans / "plain.nii.gz").stats.notes
-    assert limited == f"{remark}; --max-memory does not hold for it"
+    assert limited == f"{note}; --max-memory does not hold for it"
 
 
 def test_voxels_that_were_cut_off_and_padded_back_are_background(
@@ -191,8 +191,8 @@ def test_voxels_that_were_cut_off_and_padded_back_are_background(
     config = CONFIG.replace(f"    - {ORIENTATION}", f"    - {crop}\n    - {pad}\n    - {ORIENTATION}")
     assert crop in config
     bundle = write_bundle(zoo_bundle, tmp_path / "bundle", [SOFTMAX, LINEAR, ARGMAX], config)
-    remark = "run by MONAI itself, for the engine does not know a crop followed by a pad"
-    assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, remark)
+    note = "run by MONAI itself, for the engine does not know a crop followed by a pad"
+    assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, note)
 
 
 def test_overlapping_labels_have_their_own_names_and_volumes(zoo_bundle: Path, ct_scans: Path, tmp_path: Path) -> None:

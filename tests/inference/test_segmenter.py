@@ -20,7 +20,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from support.strategies import ORIENTATIONS
 from tomoseg import Grid, Segmenter, TomosegError, read_volume
-from tomoseg.inference.localisation.locator import Located
+from tomoseg.inference.localisation.locator import LocatedRegions
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +377,7 @@ def test_probabilities_of_a_part_of_a_large_scan(real_scan: Path) -> None:
 
 
 def test_no_probabilities_of_a_scan_of_which_crops_are_segmented(segmenter: Segmenter, real_scan: Path) -> None:
-    prepared = dataclasses.replace(segmenter.prepare(real_scan), located=Located((), None))  # type: ignore[arg-type]
+    prepared = dataclasses.replace(segmenter.prepare(real_scan), located=LocatedRegions((), None))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="only crops of this scan are segmented; prepare them with as_it_is=True"):
         segmenter.probabilities(prepared)
 

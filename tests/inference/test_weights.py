@@ -11,7 +11,7 @@ import torch
 
 from support.bundles import random_window
 from tomoseg import Segmenter, TomosegError, find_bundle
-from tomoseg.bundle.options import Options, PrecisionName
+from tomoseg.bundle.options import PrecisionName, RunOptions
 from tomoseg.core.files import sha256
 from tomoseg.inference.backends.int8_network import save_model
 from tomoseg.inference.backends.openvino_model import convert
@@ -51,7 +51,7 @@ def test_they_are_told_as_the_segmenter_tells_them(ensemble: Path) -> None:
     int8 = [models / "model_int8.xml", models / "second_int8.xml"]
     cases: list[tuple[PrecisionName, list[Path]]] = [("fp32", []), ("int8", int8)]
     for precision, others in cases:
-        options = Options(precision=precision)
+        options = RunOptions(precision=precision)
         found = hash_weights(weights_in_use(InferenceConfig(find_bundle(ensemble), CPU, None), options))
         assert found == [sha256(path) for path in [*checkpoints, *others]]
         assert Segmenter(find_bundle(ensemble), options).checkpoint_sha256 == found
@@ -61,17 +61,17 @@ def test_a_network_in_int8_is_known_by_what_it_was_made_from(ensemble: Path, tmp
     """Of several checkpoints, that one is loaded with it."""
     put_in_int8(ensemble, ensemble / "models" / "second.pt", tmp_path / "any.xml")
     config = InferenceConfig(find_bundle(ensemble), CPU, None)
-    (found,) = weights_in_use(config, Options(checkpoints=(str(tmp_path / "any.xml"),)))
+    (found,) = weights_in_use(config, RunOptions(checkpoints=(str(tmp_path / "any.xml"),)))
     assert found.checkpoint == config.checkpoints[1]
     assert found.sha256 == sha256(ensemble / "models" / "second.pt")
     other = tmp_path / "other.pt"
     shutil.copy(ensemble / "models" / "second.pt", other)
     with pytest.raises(TomosegError, match=r"other_int8\.xml: no int8 network there"):
-        weights_in_use(config, Options(precision="int8", checkpoints=(str(other),)))
+        weights_in_use(config, RunOptions(precision="int8", checkpoints=(str(other),)))
 
 
 def test_what_is_missing_is_told(bundle_copy: Path) -> None:
     config = InferenceConfig(find_bundle(bundle_copy), CPU, None)
     (bundle_copy / "models" / "model.pt").unlink()
     with pytest.raises(TomosegError, match=r"model\.pt: no such checkpoint; train the bundle"):
-        weights_in_use(config, Options())
+        weights_in_use(config, RunOptions())

@@ -99,11 +99,11 @@ def test_pairs_for_training_have_the_bundles_own_values(tmp_path: Path) -> None:
         Annotated("foreign", image, swapped, [{"name": f"vessel {n}", "idx": n} for n in (1, 2, 3)]),
     ]
     (tmp_path / "cases").mkdir()
-    cases, problems = prepare_cases(pairs, labels, Locator(bundle), tmp_path / "cases")
+    cases, errors = prepare_cases(pairs, labels, Locator(bundle), tmp_path / "cases")
     assert len(cases) == 2
     np.testing.assert_array_equal(read_volume(cases[0].label).array, np.array([0, 2, 1, 0])[LABELS])
     np.testing.assert_array_equal(read_volume(cases[1].label).array, np.array([0, 1, 2, 0])[LABELS])
     np.testing.assert_array_equal(read_volume(cases[0].image).array, IMAGE.array)
-    assert [line.partition(":")[0] for line in problems] == ["cut", "foreign"]
+    assert [line.partition(":")[0] for line in errors] == ["cut", "foreign"]
     with pytest.raises(UsageError, match="expected annotated images to train with, got none"):
         prepare_cases([], labels, Locator(bundle), tmp_path / "cases")

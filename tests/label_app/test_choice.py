@@ -17,7 +17,7 @@ from tomoseg.inference.config import InferenceConfig
 from tomoseg.label_app.activelearning.choice import choose_diverse, choose_random, choose_uncertain
 from tomoseg.label_app.activelearning.features import describe_image
 from tomoseg.label_app.activelearning.uncertainty import expected_dice, mean_entropy, mirrored
-from tomoseg.label_app.score_store import Scores
+from tomoseg.label_app.score_store import AcquisitionScores
 
 NUMBERS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.floats(0, 1), min_size=1)
 
@@ -92,12 +92,12 @@ def test_features_tell_scans_apart(real_scan: Path) -> None:
 
 
 def test_scores_are_of_one_version_of_the_weights(tmp_path: Path) -> None:
-    first = Scores(tmp_path / "scores.json", "abc")
+    first = AcquisitionScores(tmp_path / "scores.json", "abc")
     assert first.read() == {}
     first.add("one", {"entropy": 0.5})
     first.add("one", {"features": [1.0]})
     assert first.read() == {"one": {"entropy": 0.5, "features": [1.0]}}
-    second = Scores(tmp_path / "scores.json", "def")
+    second = AcquisitionScores(tmp_path / "scores.json", "def")
     assert second.read() == {}
     second.add("two", {"entropy": 0.1})
     assert first.read() == {}

@@ -19,7 +19,7 @@ from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import UsageError
 from tomoseg.label_app.clicks.clicks import parse_clicks
 from tomoseg.label_app.clicks.correction import REACH_WIDTHS, WIDTH_MM, Click, correct
-from tomoseg.label_app.clicks.local_scores import LocalScores
+from tomoseg.label_app.clicks.local_probabilities import LocalProbabilities
 from tomoseg.label_app.served_labels import ServedLabels
 
 SHAPE = (20, 24, 16)
@@ -33,7 +33,7 @@ CLICKS = st.lists(
 )
 
 
-def scores_in(box: tuple[slice, ...]) -> NDArray[np.float32]:
+def log_probabilities_in(box: tuple[slice, ...]) -> NDArray[np.float32]:
     i, j, k = box
     return np.asarray(SCORES[:, i, j, k])
 
@@ -42,7 +42,7 @@ def scores_in(box: tuple[slice, ...]) -> NDArray[np.float32]:
 @given(CLICKS)
 def test_clicks_get_their_labels_and_what_is_far_stays(clicks: list[Click]) -> None:
     before = LABELS.copy()
-    corrected = correct(LABELS, IMAGE, GRID, clicks, scores_in)
+    corrected = correct(LABELS, IMAGE, GRID, clicks, log_probabilities_in)
     np.testing.assert_array_equal(LABELS, before)
     final = {click.voxel: click.value for click in clicks}
     for voxel, value in final.items():
@@ -56,21 +56,21 @@ def test_clicks_get_their_labels_and_what_is_far_stays(clicks: list[Click]) -> N
 
 def test_a_click_on_what_has_the_label_already_changes_at_most_what_was_close_to_it() -> None:
     voxel = tuple(int(index) for index in np.unravel_index(SCORES[1].argmax(), SHAPE))
-    corrected = correct(LABELS, IMAGE, GRID, [Click((voxel[0], voxel[1], voxel[2]), 1)], scores_in)
+    corrected = correct(LABELS, IMAGE, GRID, [Click((voxel[0], voxel[1], voxel[2]), 1)], log_probabilities_in)
     np.testing.assert_array_equal(corrected, LABELS)  # it is far ahead there, so nothing is added
 
 
-def look(path: Path) -> tuple[Any, Any, LocalScores]:
+def look(path: Path) -> tuple[Any, Any, LocalProbabilities]:
     segmenter = Segmenter.from_bundle("hippocampus", device="cpu")
     volume = read_volume(path)
     prepared = segmenter.prepare(volume)
-    return volume, segmenter.predict(prepared), LocalScores(segmenter, prepared, volume.grid)
+    return volume, segmenter.predict(prepared), LocalProbabilities(segmenter, prepared, volume.grid)
 
 
 def test_local_scores_are_those_of_the_result(real_scan: Path) -> None:
-    _, result, scores = look(real_scan)
+    _, result, log_probabilities = look(real_scan)
     box = (slice(10, 30), slice(15, 45), slice(8, 28))
-    found = scores(box).argmax(axis=0)
+    found = log_probabilities(box).argmax(axis=0)
     assert (found != result.labels[box]).mean() < 1e-3  # one window holds all of this scan
 
 
@@ -80,13 +80,13 @@ def test_clicks_on_errors_mend_them(hippocampus_data: Path) -> None:
     gained: list[float] = []
     seconds: list[float] = []
     for path in sorted((hippocampus_data / "imagesTr").glob("*.nii.gz"))[:6]:
-        volume, result, scores = look(path)
+        volume, result, log_probabilities = look(path)
         truth = read_volume(hippocampus_data / "labelsTr" / path.name).array.astype(np.uint8)
         labels, clicks = result.labels, []
         for _ in range(5):
             clicks.append(click_on_largest_error(labels, truth))
             begin = time.perf_counter()
-            labels = correct(result.labels, volume.array, volume.grid, clicks, scores)
+            labels = correct(result.labels, volume.array, volume.grid, clicks, log_probabilities)
             seconds.append(time.perf_counter() - begin)
         gained.append(sum(dice(labels, truth, n) - dice(result.labels, truth, n) for n in (1, 2)) / 2)
     print(f"Dice gained by 5 clicks: {np.round(gained, 4)}; a request took {np.median(seconds):.3f} s")
@@ -119,4 +119,4 @@ def test_clicks_as_clients_send_them() -> None:
         with pytest.raises(UsageError):
             parse_clicks(wrong, labels)
     with pytest.raises(UsageError, match="expected a voxel of an image of 20×24×16"):
-        correct(LABELS, IMAGE, GRID, [Click((0, 24, 0), 1)], scores_in)
+        correct(LABELS, IMAGE, GRID, [Click((0, 24, 0), 1)], log_probabilities_in)

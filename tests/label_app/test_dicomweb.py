@@ -56,11 +56,11 @@ def test_an_image_of_the_archive_is_segmented(server: Server, uid: str, expected
     assert server.client.info()["datastore"]["total"] == 1
     sample = server.client.next_sample("random", {})
     assert sample["id"] == uid
-    path, told = server.client.infer(NAME, uid, {"result_extension": ".nrrd"})
+    path, reported = server.client.infer(NAME, uid, {"result_extension": ".nrrd"})
     found = read_volume(path)
     np.testing.assert_array_equal(found.array, expected.labels)
     assert found.grid.matches(expected.grid)
-    assert told["label_names"] == {"anterior": 1, "posterior": 2}
+    assert reported["label_names"] == {"anterior": 1, "posterior": 2}
     status, answer = server.ask("POST", f"/infer/{NAME}", image="1.2.3.4")
     assert (status, b"no such image in the studies" in answer) == (422, True)
 
@@ -121,8 +121,8 @@ def test_a_final_label_goes_back_as_a_segmentation(
     server: Server, archive: Orthanc, uid: str, expected: Any, dicom_scan: Path, tmp_path: Path
 ) -> None:
 
-    path, told = server.client.infer(NAME, uid, {"result_extension": ".nii.gz"})
-    names = [{"name": name, "idx": value} for name, value in told["label_names"].items()]
+    path, reported = server.client.infer(NAME, uid, {"result_extension": ".nii.gz"})
+    names = [{"name": name, "idx": value} for name, value in reported["label_names"].items()]
     server.client.save_label(uid, path, params={"label_info": names})
     (series,) = archive.series("SEG")
     (stored,) = archive.fetch(series, tmp_path)

@@ -50,12 +50,12 @@ def values(path: str | Path) -> Any:
 
 
 def test_a_head_is_found_as_everywhere_else(server: Server, found: Segmentation) -> None:
-    path, told = server.client.infer(NAME, "head", {"largest_component": True})
+    path, reported = server.client.infer(NAME, "head", {"largest_component": True})
     served = values(path)
     np.testing.assert_array_equal(served, BACK[found.labels])
-    assert told["label_names"] == {"anterior": 1, "posterior": 2}
-    assert told["warnings"] == []
-    assert [one["name"] for one in told["location"]["regions"]] == ["left hippocampus", "right hippocampus"]
+    assert reported["label_names"] == {"anterior": 1, "posterior": 2}
+    assert reported["warnings"] == []
+    assert [one["name"] for one in reported["location"]["regions"]] == ["left hippocampus", "right hippocampus"]
     sagittal = np.flatnonzero(served.any(axis=(1, 2)))
     assert np.ptp(sagittal) * read_volume(path).grid.spacing[0] > 50  # both sides are there
 
@@ -65,9 +65,9 @@ def test_places_may_be_given_by_hand(server: Server, studies: Path) -> None:
     wanted = Segmenter.from_bundle(NAME, device="cpu", roi=(left, right))(studies / "head.nii.gz")
     for model in (NAME, f"{NAME}_clicks"):
         assert server.client.info()["models"][model]["config"]["roi"] == ""
-        path, told = server.client.infer(model, "head", {"roi": f"{left} {right}"})
+        path, reported = server.client.infer(model, "head", {"roi": f"{left} {right}"})
         np.testing.assert_array_equal(values(path), BACK[wanted.labels])
-        assert told["location"]["score"] is None
+        assert reported["location"]["similarity"] is None
     for wrong, message in (
         (["somewhere"], b"roi: expected whole, or once for each of left hippocampus, right hippocampus"),
         (5, b"roi: expected a text or a list of texts, got 5"),
@@ -82,9 +82,9 @@ def test_a_doubtful_head_is_told_in_answer_and_log(server: Server, studies: Path
     turned = np.asanyarray(head.dataobj)[:, ::-1, ::-1]
     path = tmp_path / "turned.nii.gz"
     nib.save(nib.Nifti1Image(np.where(turned > 150, 0, turned), head.affine), path)
-    _, told = server.client.infer(NAME, "", {}, file=str(path))
-    assert any("the MNI152 head fits badly" in warning for warning in told["warnings"])
-    assert told["warnings"][0] in server.log.read_text()
+    _, reported = server.client.infer(NAME, "", {}, file=str(path))
+    assert any("the MNI152 head fits badly" in warning for warning in reported["warnings"])
+    assert reported["warnings"][0] in server.log.read_text()
 
 
 def test_clicks_in_a_head(server: Server, found: Segmentation) -> None:
@@ -95,8 +95,8 @@ def test_clicks_in_a_head(server: Server, found: Segmentation) -> None:
     for own in (2, 4):  # left and right posterior
         inside = [int(index) for index in np.argwhere(found.labels == own)[100]]
         begin = time.monotonic()
-        path, told = server.client.infer(model, "head", {"background": [inside]})
-        print(f"a click took {time.monotonic() - begin:.2f} s from end to end, {told['latencies']}")
+        path, reported = server.client.infer(model, "head", {"background": [inside]})
+        print(f"a click took {time.monotonic() - begin:.2f} s from end to end, {reported['latencies']}")
         changed = values(path)
         assert changed[tuple(inside)] == 0
         apart_mm = np.linalg.norm((np.argwhere(changed != before) - inside) * found.grid.spacing, axis=1)

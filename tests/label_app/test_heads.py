@@ -17,18 +17,18 @@ from scipy import ndimage
 from support.bundles import dice
 from support.heads import halved, mni152, moved
 from tomoseg import Grid, Segmentation, Volume, find_bundle, read_volume
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import UsageError, VolumeError
 from tomoseg.core.files import sha256
 from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.inference.localisation.crop import nearest
-from tomoseg.inference.localisation.locator import Located, Locator, Place
-from tomoseg.label_app.activelearning.image_scores import KINDS, find_crops
+from tomoseg.inference.localisation.locator import LocatedRegions, Locator, RegionCrop
+from tomoseg.label_app.activelearning.acquisition_scores import KINDS, find_crops
 from tomoseg.label_app.answer import describe_answer, keep_largest
 from tomoseg.label_app.clicks.correction import REACH_WIDTHS, WIDTH_MM, Click, correct
-from tomoseg.label_app.clicks.crop_scores import CropScores
+from tomoseg.label_app.clicks.crop_probabilities import CropProbabilities
 from tomoseg.label_app.clicks.scene import Scene, look
-from tomoseg.label_app.folder import AppFolder
+from tomoseg.label_app.folder import LabelApp
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.trainers.training_cases import Annotated, TrainingCase, prepare_cases
 from tomoseg.label_app.trainers.training_crops import cut_crops
@@ -36,12 +36,12 @@ from tomoseg.label_app.trainers.training_crops import cut_crops
 pytestmark = pytest.mark.slow
 
 BACK = np.array([0, 1, 2, 1, 2], np.uint8)  # what left and right are to the bundle
-CPU = Options(device="cpu")
+CPU = RunOptions(device="cpu")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
-    return ServedModel(find_bundle("hippocampus"), AppFolder(tmp_path_factory.mktemp("app")))
+    return ServedModel(find_bundle("hippocampus"), LabelApp(tmp_path_factory.mktemp("app")))
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +77,13 @@ def test_served_labels_are_the_segmenters_without_sides(model: ServedModel, foun
     assert served.names == {1: "anterior", 2: "posterior"}
     assert [label.colour for label in served.label_table] == list(map(tuple, model.labels.colours.values()))
     assert served.grid == found.grid
-    told = describe_answer(served, model.labels, 0)
-    assert told["label_names"] == {"anterior": 1, "posterior": 2}
-    assert [region["name"] for region in told["location"]["regions"]] == ["left hippocampus", "right hippocampus"]
+    reported = describe_answer(served, model.labels, 0)
+    assert reported["label_names"] == {"anterior": 1, "posterior": 2}
+    assert [region["name"] for region in reported["location"]["regions"]] == ["left hippocampus", "right hippocampus"]
     sides = found.volumes_ml
-    assert told["volumes_ml"]["anterior"] == pytest.approx(sides["left anterior"] + sides["right anterior"], abs=1e-3)
+    assert reported["volumes_ml"]["anterior"] == pytest.approx(
+        sides["left anterior"] + sides["right anterior"], abs=1e-3
+    )
 
 
 def test_the_largest_piece_is_one_of_each_side(model: ServedModel, found: Segmentation) -> None:
@@ -138,7 +140,7 @@ def test_scores_near_a_place_are_those_of_the_result(model: ServedModel, scene: 
         assert target is not None
         middle = [(side.start + side.stop) // 2 for side in target[0]]
         i, j, k = (slice(index - 14, index + 14) for index in middle)
-        scores = scene.scores((i, j, k))
+        scores = scene.log_probabilities((i, j, k))
         wanted = scene.result.labels[i, j, k]
         assert np.count_nonzero(wanted) > 1000
         assert dice(scores.argmax(axis=0), wanted, 1) > 0.97
@@ -146,7 +148,7 @@ def test_scores_near_a_place_are_those_of_the_result(model: ServedModel, scene: 
 
 
 def test_elsewhere_all_is_background(scene: Scene) -> None:
-    scores = scene.scores((slice(5, 9), slice(100, 105), slice(80, 86)))
+    scores = scene.log_probabilities((slice(5, 9), slice(100, 105), slice(80, 86)))
     assert scores.shape == (3, 4, 5, 6)
     assert (scores[0] == 0).all()
     assert np.isneginf(scores[1:]).all()
@@ -162,7 +164,8 @@ def test_a_click_changes_its_own_side_near_it(scene: Scene, side: str, value: in
     centre = on_side.mean(axis=0)
     i, j, k = (int(index) for index in on_side[np.linalg.norm(on_side - centre, axis=1).argmin()])
     begin = time.perf_counter()
-    corrected = correct(labels, scene.volume.array, scene.volume.grid, [Click((i, j, k), value)], scene.scores)
+    volume, clicks = scene.volume, [Click((i, j, k), value)]
+    corrected = correct(labels, volume.array, volume.grid, clicks, scene.log_probabilities)
     print(f"{side} {value}: {time.perf_counter() - begin:.3f} s")
     changed = np.argwhere(corrected != labels)
     assert corrected[i, j, k] == value
@@ -182,28 +185,28 @@ def test_clicks_on_both_sides_are_those_on_each(scene: Scene) -> None:
         clicks.append(Click((i, j, k), 0))
 
     def corrected(chosen: list[Click]) -> NDArray[np.bool_]:
-        changed = correct(labels, scene.volume.array, scene.volume.grid, chosen, scene.scores)
+        changed = correct(labels, scene.volume.array, scene.volume.grid, chosen, scene.log_probabilities)
         return np.asarray(changed != labels)
 
     np.testing.assert_array_equal(corrected(clicks), corrected(clicks[:1]) | corrected(clicks[1:]))
 
 
 def test_a_label_where_the_model_does_not_look_is_refused(scene: Scene) -> None:
-    assert isinstance(scene.scores, CropScores)
-    scene.scores.refuse_beyond([Click((5, 100, 80), 0)])  # it is background there already
+    assert isinstance(scene.log_probabilities, CropProbabilities)
+    scene.log_probabilities.require_inside([Click((5, 100, 80), 0)])  # it is background there already
     before = scene.result.labels
-    after = correct(before, scene.volume.array, scene.volume.grid, [Click((5, 100, 80), 0)], scene.scores)
+    after = correct(before, scene.volume.array, scene.volume.grid, [Click((5, 100, 80), 0)], scene.log_probabilities)
     np.testing.assert_array_equal(after, before)
     with pytest.raises(UsageError, match=r"click at \[5, 100, 80\]: expected a voxel of .*left hippocampus \["):
-        scene.scores.refuse_beyond([Click((5, 100, 80), 1)])
+        scene.log_probabilities.require_inside([Click((5, 100, 80), 1)])
 
 
 class KeptLocator(Locator):
     """Looks once for the head of each scan."""
 
-    kept: ClassVar[dict[str, Located | None]] = {}
+    kept: ClassVar[dict[str, LocatedRegions | None]] = {}
 
-    def locate(self, scan: Volume) -> Located | None:
+    def locate(self, scan: Volume) -> LocatedRegions | None:
         if scan.source not in self.kept:
             self.kept[scan.source] = super().locate(scan)
         return self.kept[scan.source]
@@ -228,7 +231,7 @@ def make_cases(
     return prepare_cases(pairs, model.labels, locator, folder)
 
 
-def crop_to_scan(place: Place, crop: Grid, voxels: NDArray[np.int64]) -> NDArray[np.float64]:
+def crop_to_scan(place: RegionCrop, crop: Grid, voxels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return where voxels of a crop are among those of the scan, by way of mm."""
     in_frame = apply_affine(crop.affine, voxels)
     in_scan = apply_affine(np.linalg.inv(place.crop.frame), in_frame)
@@ -238,8 +241,8 @@ def crop_to_scan(place: Place, crop: Grid, voxels: NDArray[np.int64]) -> NDArray
 def test_a_head_is_trained_on_by_its_crops(
     model: ServedModel, locator: Locator, scene: Scene, fine: Path, tmp_path: Path
 ) -> None:
-    cases, problems = make_cases(model, locator, fine, scene.result.labels, tmp_path)
-    assert problems == []
+    cases, errors = make_cases(model, locator, fine, scene.result.labels, tmp_path)
+    assert errors == []
     assert [case.image_id for case in cases] == ["head", "head"]
     margin = np.array([6, 6, 5])
     images, labels = [], []
@@ -299,8 +302,10 @@ def test_a_head_that_was_not_found_is_no_training_case(locator: Locator, head: P
     located = locator.locate(read_volume(head))
     assert located is not None
     assert locator.localisation is not None
-    with pytest.raises(VolumeError, match=r"expected a scan that the MNI152 head fits, got one with a score of 0\.03"):
-        list(cut_crops(BACK[found.labels], replace(located, score=0.03), locator.localisation))
+    with pytest.raises(
+        VolumeError, match=r"that the MNI152 head fits, got one with a similarity of 0\.03"
+    ):
+        list(cut_crops(BACK[found.labels], replace(located, similarity=0.03), locator.localisation))
 
 
 def test_a_label_far_from_its_structure_is_told(

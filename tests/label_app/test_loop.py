@@ -150,8 +150,8 @@ def test_training_makes_weights_that_are_used_at_once(
     assert (stats["epoch"], stats["total_epochs"]) == (2, 2)
     assert "total_time" in stats
     weights = server.app / "models" / NAME / "0001" / "model.pt"
-    path, told = server.client.infer(NAME, "noisy", {})
-    assert told["weights_version"] == 1
+    path, reported = server.client.infer(NAME, "noisy", {})
+    assert reported["weights_version"] == 1
     wanted = Segmenter.from_bundle(NAME, device="cpu", checkpoints=(str(weights),))(studies / "noisy.nii.gz")
     np.testing.assert_array_equal(values(path), wanted.labels)
     assert {path: sha256(path) for path in shipped} == shipped
@@ -165,8 +165,8 @@ def test_a_training_that_is_stopped_changes_nothing(server: Server) -> None:
     assert server.client.train_status()["status"] == "STOPPED"
     wait_until(lambda: not server.client.train_status(check_if_running=True), "the end of the training")
     wait_until(lambda: server.client.info()["train_stats"] == {NAME: {}}, "its numbers to go")
-    _, told = server.client.infer(NAME, "calm", {})
-    assert told["weights_version"] == 1
+    _, reported = server.client.infer(NAME, "calm", {})
+    assert reported["weights_version"] == 1
 
 
 def test_one_command_brings_the_old_weights_back(server: Server, expected: Any) -> None:
@@ -178,8 +178,8 @@ def test_one_command_brings_the_old_weights_back(server: Server, expected: Any) 
     assert "cases 3" in listed.stdout or "cases 2" in listed.stdout
     back = tomoseg("--rollback")
     assert back.stdout == f"{NAME}: uses version 0, the bundle's own weights now\n"
-    path, told = server.client.infer(NAME, "calm", {})
-    assert told["weights_version"] == 0
+    path, reported = server.client.infer(NAME, "calm", {})
+    assert reported["weights_version"] == 0
     np.testing.assert_array_equal(values(path), expected.labels)
     assert tomoseg("--rollback").returncode == 2
     assert tomoseg("--rollback", "--to", 1).returncode == 0
@@ -214,8 +214,8 @@ def test_clicks_change_the_result_near_them(server: Server, expected: Any) -> No
 
     inside = [int(index) for index in np.argwhere(expected.labels == 2)[100]]
     begin = time.monotonic()
-    path, told = server.client.infer(model, "calm", {"background": [inside], "anterior": []})
-    print(f"a click took {time.monotonic() - begin:.2f} s from end to end, {told['latencies']}")
+    path, reported = server.client.infer(model, "calm", {"background": [inside], "anterior": []})
+    print(f"a click took {time.monotonic() - begin:.2f} s from end to end, {reported['latencies']}")
     changed = values(path)
     assert changed[tuple(inside)] == 0
     different = np.argwhere(changed != expected.labels)

@@ -75,12 +75,12 @@ def test_says_what_there_is(server: Server) -> None:
 def test_segments_an_image_of_the_studies(
     server: Server, expected: Any, real_scan: Path, extension: str, compress: bool
 ) -> None:
-    path, told = server.client.infer(NAME, "one", {"result_extension": extension, "result_compress": compress})
+    path, reported = server.client.infer(NAME, "one", {"result_extension": extension, "result_compress": compress})
     assert path.endswith(extension)
     np.testing.assert_array_equal(values(path), expected.labels)
     assert read_volume(path).grid.matches(read_volume(real_scan).grid)
-    assert told["label_names"] == {"anterior": 1, "posterior": 2}
-    assert told["volumes_ml"] == pytest.approx(expected.volumes_ml, abs=1e-3)
+    assert reported["label_names"] == {"anterior": 1, "posterior": 2}
+    assert reported["volumes_ml"] == pytest.approx(expected.volumes_ml, abs=1e-3)
 
 
 def test_a_slicer_segmentation_has_names_and_colours(server: Server) -> None:

@@ -16,8 +16,8 @@ import torch
 from support.command_line import run_inside
 from tomoseg.core.errors import BundleError, UsageError
 from tomoseg.core.files import sha256
-from tomoseg.label_app.folder import AppFolder
-from tomoseg.label_app.versions import Weights
+from tomoseg.label_app.folder import LabelApp
+from tomoseg.label_app.versions import WeightsVersions
 
 
 def state(value: float) -> dict[str, torch.Tensor]:
@@ -25,13 +25,13 @@ def state(value: float) -> dict[str, torch.Tensor]:
 
 
 def test_versions_are_counted_and_any_can_be_used_again(tmp_path: Path) -> None:
-    weights = Weights(tmp_path / "models")
+    weights = WeightsVersions(tmp_path / "models")
     assert (weights.current.number, weights.current.checkpoint) == (0, None)
     with pytest.raises(UsageError, match="nothing before them"):
         weights.roll_back()
     assert [weights.publish(state(one), cases=one).number for one in (1, 2)] == [1, 2]
     assert weights.numbers == [0, 1, 2]
-    assert Weights(tmp_path / "models").current.number == 2  # another process sees it
+    assert WeightsVersions(tmp_path / "models").current.number == 2  # another process sees it
     assert weights.roll_back().number == 1
     assert weights.publish(state(3)).number == 3
     assert weights.current.facts["from_version"] == 1
@@ -47,7 +47,7 @@ def test_versions_are_counted_and_any_can_be_used_again(tmp_path: Path) -> None:
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:
-    weights = Weights(tmp_path)
+    weights = WeightsVersions(tmp_path)
     weights.publish(state(1))
     for content in ("", "[]", '{"version": 7}'):
         (tmp_path / "current.json").write_text(content)
@@ -69,7 +69,7 @@ def test_who_is_killed_while_publishing_changes_nothing(tmp_path: Path) -> None:
         time.sleep(wait)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        weights = Weights(tmp_path)
+        weights = WeightsVersions(tmp_path)
         for number in weights.numbers[1:]:
             version = weights.version(number)
             assert version.checkpoint is not None
@@ -78,7 +78,7 @@ def test_who_is_killed_while_publishing_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_an_app_folder_keeps_its_weights_and_refuses_others(tmp_path: Path, bundle_copy: Path) -> None:
-    app = AppFolder(tmp_path / "app")
+    app = LabelApp(tmp_path / "app")
     (bundle,) = app.write([str(bundle_copy)])
     assert app.bundles == (bundle,)
     app.weights(bundle).publish(state(1))
@@ -89,11 +89,11 @@ def test_an_app_folder_keeps_its_weights_and_refuses_others(tmp_path: Path, bund
     compile((app.root / "main.py").read_text(), "main.py", "exec")
 
     with pytest.raises(UsageError, match=r"tomoseg\.json: missing; make the app with"):
-        _ = AppFolder(tmp_path).bundles
+        _ = LabelApp(tmp_path).bundles
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "main.py").write_text("class MyApp(MONAILabelApp): ...\n")
     with pytest.raises(UsageError, match="belongs to another MONAI Label app"):
-        AppFolder(tmp_path / "theirs").write(["hippocampus"])
+        LabelApp(tmp_path / "theirs").write(["hippocampus"])
     misleading = bundle_copy.with_name("tumour_detection")
     bundle_copy.rename(misleading)
     with pytest.raises(UsageError, match="takes the name for another kind of model"):

@@ -22,14 +22,14 @@ from tomoseg.planning.bundle_writer import plan_bundle
 from tomoseg.planning.fingerprint import LabelPrint
 from tomoseg.planning.imbalance import LOSSES, MAX_SAMPLING_RATIO, Imbalance, LossName, choose_ratios
 from tomoseg.planning.presets import Budget
-from tomoseg.planning.rules import Plan, decide
+from tomoseg.planning.rules import TrainingPlan, decide
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.training import check_data, train
 
 LABELS = (LabelPrint(1, "nerve", 9, 9, 0.5), LabelPrint(2, "eye", 9, 9, 8.0), LabelPrint(3, "brain", 9, 9, 1400.0))
 
 
-def planned(sampling: str, labels: tuple[LabelPrint, ...] = LABELS, size: int = 200) -> Plan:
+def planned(sampling: str, labels: tuple[LabelPrint, ...] = LABELS, size: int = 200) -> TrainingPlan:
     shape = (size, size, size)
     fingerprint = replace(
         HIPPOCAMPUS,
@@ -81,7 +81,7 @@ def test_scans_that_fit_are_not_cut_and_that_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         ({"loss": "dice"}, "loss: expected dice-ce, dice-focal, tversky, got 'dice'"),
         ({"sampling": "rare"}, "sampling: expected uniform, inverse-volume or NAME=RATIO"),
@@ -90,20 +90,20 @@ def test_scans_that_fit_are_not_cut_and_that_is_told() -> None:
         ({"sampling": "=2"}, "with numbers from 0 on, got =2"),
     ],
 )
-def test_what_cannot_be_is_told(arguments: dict[str, Any], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_what_cannot_be_is_told(arguments: dict[str, Any], reported: str) -> None:
+    with pytest.raises(UsageError, match=reported):
         Imbalance(**arguments)
 
 
 @pytest.mark.parametrize(
-    ("sampling", "told"),
+    ("sampling", "reported"),
     [
         ("ear=2", r"sampling: expected names of labels \(nerve, eye, brain\), got ear"),
         ("nerve=0,eye=0,brain=0", "sampling: expected a ratio above 0 for some label"),
     ],
 )
-def test_ratios_of_no_label_are_told(sampling: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_ratios_of_no_label_are_told(sampling: str, reported: str) -> None:
+    with pytest.raises(UsageError, match=reported):
         planned(sampling)
 
 

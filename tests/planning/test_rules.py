@@ -130,9 +130,9 @@ def test_too_little_memory_is_told() -> None:
         decide(HIPPOCAMPUS, "MR", Budget(10**8))
 
 
-@pytest.mark.parametrize(("arguments", "told"), [((1, "tpu"), "device"), ((1, "cpu", "huge"), "preset")])
-def test_unknown_hardware_and_presets_are_told(arguments: tuple[Any, ...], told: str) -> None:
-    with pytest.raises(UsageError, match=f"{told}: expected "):
+@pytest.mark.parametrize(("arguments", "reported"), [((1, "tpu"), "device"), ((1, "cpu", "huge"), "preset")])
+def test_unknown_hardware_and_presets_are_told(arguments: tuple[Any, ...], reported: str) -> None:
+    with pytest.raises(UsageError, match=f"{reported}: expected "):
         Budget(*arguments)
 
 

@@ -22,9 +22,9 @@ from tomoseg import Segmenter, TomosegError, find_bundle, segment_batch
 from tomoseg.batch.options import OutputOptions
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.json_files import SCHEMA_VERSION
-from tomoseg.label_app.folder import AppFolder
-from tomoseg.label_app.score_store import Scores
-from tomoseg.label_app.versions import Weights
+from tomoseg.label_app.folder import LabelApp
+from tomoseg.label_app.score_store import AcquisitionScores
+from tomoseg.label_app.versions import WeightsVersions
 from tomoseg.planning.bundle_writer import plan_bundle
 from tomoseg.planning.presets import Budget
 from tomoseg.training.cross_validation import CrossValidation, _Row, _write_summary
@@ -86,13 +86,13 @@ def write_export(folder: Path, scan: Path) -> Path:
 
 
 def write_settings(folder: Path, scan: Path) -> Path:
-    AppFolder(folder).write(["hippocampus"])
+    LabelApp(folder).write(["hippocampus"])
     return folder / "tomoseg.json"
 
 
 def write_weights(folder: Path, scan: Path) -> Path:
     facts: dict[str, Any] = {"cases": 1, "epochs": 2, "learning_rate_scale": 0.1, "best_metric": 0.5}
-    Weights(folder).publish({"layer": torch.zeros(2)}, **facts)
+    WeightsVersions(folder).publish({"layer": torch.zeros(2)}, **facts)
     return folder / "0001" / "version.json"
 
 
@@ -101,8 +101,8 @@ def write_current(folder: Path, scan: Path) -> Path:
 
 
 def write_scores(folder: Path, scan: Path) -> Path:
-    Scores(folder / "scores.json", "ab" * 32).add("image", {"entropy": 0.5})
-    return folder / "scores.json"
+    AcquisitionScores(folder / "similarities.json", "ab" * 32).add("image", {"entropy": 0.5})
+    return folder / "similarities.json"
 
 
 def write_progress(folder: Path, scan: Path) -> Path:
@@ -179,11 +179,11 @@ def test_the_wheel_holds_the_schemas(checkout: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "app_settings": lambda path: AppFolder(path.parent).bundles,
-    "current_version": lambda path: Weights(path.parent).current,
-    "image_scores": lambda path: Scores(path, "ab" * 32).read(),
+    "app_settings": lambda path: LabelApp(path.parent).bundles,
+    "current_version": lambda path: WeightsVersions(path.parent).current,
+    "image_scores": lambda path: AcquisitionScores(path, "ab" * 32).read(),
     "plan": lambda path: Bundle("bundle", path.parents[1]).dataset_values,
-    "weights_version": lambda path: Weights(path.parents[1]).version(1),
+    "weights_version": lambda path: WeightsVersions(path.parents[1]).version(1),
 }
 
 

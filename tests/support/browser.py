@@ -132,8 +132,10 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """Return the errors and warnings of the page, a breach of its security policy among them."""
-        told = [event["params"]["entry"]["text"] for event in self.events if event.get("method") == "Log.entryAdded"]
-        return told + [str(event) for event in self.events if event.get("method") == "Runtime.exceptionThrown"]
+        reported = [
+            event["params"]["entry"]["text"] for event in self.events if event.get("method") == "Log.entryAdded"
+        ]
+        return reported + [str(event) for event in self.events if event.get("method") == "Runtime.exceptionThrown"]
 
 
 @contextmanager

@@ -32,20 +32,20 @@ def read(path: str) -> dict[str, str | float]:
     start = time.perf_counter()
     try:
         volume = read_volume(path)
-        told = str(volume.array.shape)
+        reported = str(volume.array.shape)
         ended = "volume" if np.isfinite(volume.array).all() else "values that are not finite"
     except TomosegError as error:
-        ended, told = "error", str(error)
+        ended, reported = "error", str(error)
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, MemoryError) or "alloc" in str(cause):
                 ended = "more memory asked for than there is"
             cause = cause.__cause__
-        if not told.startswith(path) or "\n" in told:
+        if not reported.startswith(path) or "\n" in reported:
             ended = "an error that does not name the file in one line"
     except BaseException as error:
-        ended, told = "an error of another kind", repr(error)
-    return {"ended": ended, "told": told, "seconds": time.perf_counter() - start, "bytes": memory() - before}
+        ended, reported = "an error of another kind", repr(error)
+    return {"ended": ended, "reported": reported, "seconds": time.perf_counter() - start, "bytes": memory() - before}
 
 
 def limit_memory() -> None:

@@ -18,7 +18,7 @@ import psutil
 from tomoseg import Segmenter, find_bundle, segment_batch
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Progress
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.inference.segmenter import Prepared
 from tomoseg.report.records import CaseReport
@@ -60,7 +60,7 @@ class Order(Progress):
 
 def main() -> None:
     out, *scans = sys.argv[1:]
-    segmenter = HungrySegmenter(find_bundle("hippocampus"), Options(backend="torch", device="cpu"))
+    segmenter = HungrySegmenter(find_bundle("hippocampus"), RunOptions(backend="torch", device="cpu"))
     segmenter(scans[0])  # all libraries have what they need now
     segmenter.largest = scans[-1]
     limit = psutil.Process().memory_info().vms + ALLOWED
@@ -68,7 +68,7 @@ def main() -> None:
     order = Order()
     report = segment_batch(segmenter, scans, out, options=OutputOptions(measure=False), progress=order)
     cases = [[Path(case.input).name, case.status, case.reason] for case in report.cases]
-    print(json.dumps({"told": order.names, "cases": cases, "tries": segmenter.tries - 1}))
+    print(json.dumps({"reported": order.names, "cases": cases, "tries": segmenter.tries - 1}))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from support.stored import GRID, SHAPE, noise, save
 from support.trainings import NAMES, phantom, tiny_bundle, tomoseg
 from tomoseg import Segmenter, find_bundle
 from tomoseg.batch.cases import plan_cases
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import DatasetError, UsageError, VolumeError
 from tomoseg.data.datasets import read_dataset
 from tomoseg.data.geometry import Grid
-from tomoseg.data.inspection.fitness import require_trainable
+from tomoseg.data.inspection.training_checks import require_trainable
 from tomoseg.data.read import read_volume
 from tomoseg.label_app.folder import load_bundles
 from tomoseg.planning.bundle_writer import plan_bundle
@@ -137,7 +137,7 @@ def test_what_are_no_channels_of_one_scan_is_told_in_one_line(tmp_path: Path) ->
 def test_files_of_one_scan_are_one_case(tmp_path: Path) -> None:
     for name in ("a_0000", "a_0001", "b_0000", "c", "d_0000", "d_0001"):
         save(tmp_path / "in" / f"{name}.nii", noise() if name[0] != "d" else np.stack([noise()] * 2, -1))
-    cases = {case.name: case.further for case in plan_cases([tmp_path / "in"], tmp_path / "out", channels=2)}
+    cases = {case.name: case.other_channels for case in plan_cases([tmp_path / "in"], tmp_path / "out", channels=2)}
     alone: tuple[Path, ...] = ()
     assert cases == {
         "a_0000.nii": (tmp_path / "in" / "a_0001.nii",),
@@ -219,14 +219,14 @@ def test_cleaning_sees_every_channel(place: Path, tmp_path: Path) -> None:
     scan = save(tmp_path / "a.nii", image, Grid(label.shape, np.eye(4)))
     bundle = find_bundle(place / "bundle_4d")
     with pytest.raises(VolumeError, match="NaN"):
-        Segmenter(bundle, Options(device="cpu"))(scan)
-    found = Segmenter(bundle, Options(device="cpu", clean=("non-finite",)))(scan)
+        Segmenter(bundle, RunOptions(device="cpu"))(scan)
+    found = Segmenter(bundle, RunOptions(device="cpu", clean=("non-finite",)))(scan)
     assert dice(found.labels, label, 1) > 0.6
 
 
 def test_a_scan_of_other_channels_and_what_takes_only_one_are_refused(place: Path, tmp_path: Path) -> None:
     bundle = find_bundle(place / "bundle_4d")
-    segmenter = Segmenter(bundle, Options(device="cpu"))
+    segmenter = Segmenter(bundle, RunOptions(device="cpu"))
     scan = save(tmp_path / "a.nii", noise())
     with pytest.raises(VolumeError, match="expected 2 channels in one 4D NIfTI file"):
         segmenter(scan)
@@ -235,14 +235,14 @@ def test_a_scan_of_other_channels_and_what_takes_only_one_are_refused(place: Pat
     with pytest.raises(UsageError, match="takes 2 channels"):
         load_bundles([str(bundle.root)])
     with pytest.raises(UsageError, match="scans of one channel"):
-        Segmenter(bundle, Options(device="cpu", roi=("0:3,0:3,0:3",)))
+        Segmenter(bundle, RunOptions(device="cpu", roi=("0:3,0:3,0:3",)))
 
 
-def problems(dataset: Path) -> list[str]:
+def errors(dataset: Path) -> list[str]:
     """Return what has to be mended before a training, without the files."""
     with pytest.raises(DatasetError) as raised:
         require_trainable(read_dataset(dataset))
-    return [line.partition(": ")[2] for line in raised.value.problems]
+    return [line.partition(": ")[2] for line in raised.value.errors]
 
 
 def test_damaged_channels_are_told_before_a_training(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_damaged_channels_are_told_before_a_training(tmp_path: Path) -> None:
         nib.Nifti1Image(np.full((22, 24, 18), np.nan, np.float32), np.eye(4)), root / "imagesTr/case_0_0001.nii.gz"
     )
     nib.save(nib.Nifti1Image(np.zeros((22, 24, 19), np.float32), np.eye(4)), root / "imagesTr/case_1_0001.nii.gz")
-    assert problems(root) == [
+    assert errors(root) == [
         "case_0_0001.nii.gz: NaN or infinity in 9504 of 9504 voxels",
         "case_1_0001.nii.gz: not on the grid of case_1_0000.nii.gz, though both are channels of one scan",
     ]
@@ -260,7 +260,7 @@ def test_damaged_channels_are_told_before_a_training(tmp_path: Path) -> None:
     image[0, 0, 0, 1] = np.inf
     nib.save(nib.Nifti1Image(image, np.eye(4)), whole / "imagesTr" / "case_0.nii.gz")
     nib.save(nib.Nifti1Image(image[..., 0], np.eye(4)), whole / "imagesTr" / "case_1.nii.gz")
-    assert problems(whole) == [
+    assert errors(whole) == [
         "channel 1: NaN or infinity in 1 of 9504 voxels",
         "expected 2 channels (T2, ADC), got 1",
     ]

@@ -48,22 +48,22 @@ def test_a_label_that_was_not_drawn_is_in_no_file(hippocampus_data: Path, tmp_pa
 def test_what_was_not_drawn_is_ignored_or_background(hippocampus_data: Path, tmp_path: Path) -> None:
     training, held_out = read_cases(hippocampus_data)
     labels = {"0": "background", "1": "Anterior", "2": "Posterior"}
-    for told in (True, False):
-        folder = tmp_path / str(told)
-        made = read_dataset(write_sparse(folder, hippocampus_data, training[:2], held_out[:1], labels, 4, told))
+    for reported in (True, False):
+        folder = tmp_path / str(reported)
+        made = read_dataset(write_sparse(folder, hippocampus_data, training[:2], held_out[:1], labels, 4, reported))
         for pair in made.pairs:
             array = np.asarray(nib.load(pair.label).dataobj)
             whole = np.asarray(nib.load(hippocampus_data / "labelsTr" / pair.label.name).dataobj)
             drawn = np.array([np.array_equal(array[:, index], whole[:, index]) for index in range(array.shape[1])])
             if pair.part == "validation":
                 assert drawn.all()
-            elif told:
+            elif reported:
                 assert drawn.mean() == pytest.approx(0.25, abs=0.05)
                 assert (array[:, ~drawn] == 3).all()
             else:
                 assert not array[:, ~drawn].any()
                 assert array.any()
-        assert find_ignored(made.label_names) == (3 if told else None)
+        assert find_ignored(made.label_names) == (3 if reported else None)
 
 
 def test_only_cases_with_all_labels_are_kept(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ class Worker:
             found: dict[str, Any] = json.loads(answer)
             return found
         self.stop()
-        return {"ended": "a crash" if ready else f"no answer in {SECONDS} s", "told": "", "bytes": 0}
+        return {"ended": "a crash" if ready else f"no answer in {SECONDS} s", "reported": "", "bytes": 0}
 
     def start(self) -> subprocess.Popen[bytes]:
         if self.process is None:

@@ -33,7 +33,7 @@ BEHIND = {
     "evaluate": "evaluate",
     "export": "export",
     "info": "find_bundle",
-    "label_app": "AppFolder",
+    "label_app": "LabelApp",
     "label_server": "serve_label_app",
     "plan": "plan",
     "segment": "segment_batch",
@@ -41,8 +41,8 @@ BEHIND = {
     "watch": "watch",
 }
 CLASSES = {
-    "Bundle", "EvaluationOptions", "ExecutorOptions", "Grid", "Options", "OutputOptions", "PlanningOptions", "Progress",
-    "Report", "Segmentation", "Segmenter", "TrainingOptions", "Volume",
+    "Bundle", "EvaluationOptions", "ExecutorOptions", "Grid", "OutputOptions", "PlanningOptions", "Progress",
+    "Report", "RunOptions", "Segmentation", "Segmenter", "TrainingOptions", "Volume",
 }  # fmt: skip
 ERRORS = {"BatchInterruptedError", "ReportsError", "TomosegError"}
 NAMES = sorted({*BEHIND.values(), *CLASSES, *ERRORS, "__version__", "read_volume"})
@@ -121,7 +121,7 @@ def test_the_command_does_what_the_function_does(real_scan: Path, tmp_path: Path
     """The same files, and but for times the same report, with options of three classes."""
     (tmp_path / "scans").mkdir()
     shutil.copy(real_scan, tmp_path / "scans")
-    options = tomoseg.Options(device="cpu", overlap=0.1, clean=("non-finite",))
+    options = tomoseg.RunOptions(device="cpu", overlap=0.1, clean=("non-finite",))
     ours = tomoseg.segment_batch(
         "hippocampus",
         [tmp_path / "scans"],

@@ -22,7 +22,7 @@ from support.config_names import check_names
 from support.trainings import load, tiny_bundle, tomoseg, write_dataset
 from tomoseg import Segmenter, find_bundle
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import sha256
 from tomoseg.data.components import largest_component
@@ -31,9 +31,9 @@ from tomoseg.training.card import write_results
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
 from tomoseg.training.ensemble import KEEP_LARGEST, average_weights, ensemble_config, keep_components, single_config
 from tomoseg.training.options import TrainingOptions
-from tomoseg.training.scoring import mean_of_labels
 from tomoseg.training.state import load_state
 from tomoseg.training.training import check_data, train
+from tomoseg.training.validation_dice import mean_of_labels
 
 OPTIONS = TrainingOptions(epochs=2, device="cpu")
 
@@ -57,7 +57,7 @@ def test_every_case_is_predicted_once_by_the_fold_that_held_it_out(validated: tu
     for row in rows:
         weights = folder / "out" / f"fold_{row['fold']}" / "model.pt"
         bundle = single(folder)
-        fresh = Segmenter(bundle, Options(device="cpu", checkpoints=(str(weights),)))
+        fresh = Segmenter(bundle, RunOptions(device="cpu", checkpoints=(str(weights),)))
         scan = folder / "data" / "imagesTr" / f"{row['case']}.nii.gz"
         predicted = voxels(nib.load(result.folder / "predictions" / scan.name))
         np.testing.assert_array_equal(predicted, fresh(scan).labels)
@@ -81,7 +81,7 @@ def test_the_summary_has_every_fold_and_what_was_chosen(validated: tuple[Path, C
     content = json.loads((result.folder / "summary.json").read_text())
     assert [fold["fold"] for fold in content["folds"]] == [0, 1, 2, 3, 4]
     compared = content["compared_on_seen_cases"]
-    assert content["averaged_weights"] == (compared["mean_of_weights"] >= compared["mean_of_scores"])
+    assert content["averaged_weights"] == (compared["mean_of_weights"] >= compared["mean_of_logits"])
     for label, name in result.labels.items():
         raised = content["largest_component_only"].get(name)
         assert (label in result.largest) == (raised is not None)
@@ -108,10 +108,10 @@ def test_the_bundle_with_all_networks_is_stock_monais(validated: tuple[Path, Cro
         *("run", "--config_file", place.configs("inference"), "--dataset_dir", str(images)),
         *("--output_dir", str(tmp_path / "stock")),
     )
-    ours = Segmenter(find_bundle(bundle), Options(device="cpu", backend="torch"))
+    ours = Segmenter(find_bundle(bundle), RunOptions(device="cpu", backend="torch"))
     one_by_one = Segmenter(
         single(folder),
-        Options(device="cpu", backend="torch", checkpoints=tuple(str(bundle / "models" / name) for name in names)),
+        RunOptions(device="cpu", backend="torch", checkpoints=tuple(str(bundle / "models" / name) for name in names)),
     )
     for scan in sorted(images.iterdir())[:3]:
         labels = ours(scan).labels

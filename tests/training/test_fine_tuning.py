@@ -12,11 +12,11 @@ from ignite.engine import Engine
 from support.bundles import CHECKOUT
 from tomoseg import Segmenter, find_bundle
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import BundleError, UsageError
 from tomoseg.core.files import sha256
 from tomoseg.data.read import read_volume
-from tomoseg.training.fine_tuning import Pair, Progress, Recipe, fine_tune
+from tomoseg.training.fine_tuning import FineTuningOptions, Pair, Progress, fine_tune
 from tomoseg.training.session import TrainingSession
 
 
@@ -41,9 +41,9 @@ def cases(real_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pai
 
 def test_weights_come_out_and_the_bundle_stays(bundle: Bundle, cases: list[Pair], tmp_path: Path) -> None:
     before = {path: sha256(path) for path in bundle.root.rglob("*") if path.is_file()}
-    told: list[Progress] = []
-    state = fine_tune(bundle, cases, [], None, Recipe(2, 1.0, "cpu"), tmp_path, told.append)
-    assert [(one.epoch, one.epochs, one.best_metric) for one in told] == [(1, 2, None), (2, 2, None)]
+    reported: list[Progress] = []
+    state = fine_tune(bundle, cases, [], None, FineTuningOptions(2, 1.0, "cpu"), tmp_path, reported.append)
+    assert [(one.epoch, one.epochs, one.best_metric) for one in reported] == [(1, 2, None), (2, 2, None)]
     assert {path: sha256(path) for path in bundle.root.rglob("*") if path.is_file()} == before
     weights = tmp_path / "weights.pt"
     torch.save(state, weights)
@@ -52,8 +52,10 @@ def test_weights_come_out_and_the_bundle_stays(bundle: Bundle, cases: list[Pair]
 
     # from there, with a rate of nearly nothing, the same weights come back
     (tmp_path / "again").mkdir()
-    again = fine_tune(bundle, cases, cases[:1], weights, Recipe(1, 1e-9, "cpu"), tmp_path / "again", told.append)
-    assert told[-1].best_metric is not None
+    again = fine_tune(
+        bundle, cases, cases[:1], weights, FineTuningOptions(1, 1e-9, "cpu"), tmp_path / "again", reported.append
+    )
+    assert reported[-1].best_metric is not None
     assert state.keys() == again.keys()
     for name, tensor in state.items():
         torch.testing.assert_close(again[name], tensor, rtol=0, atol=1e-6)
@@ -73,9 +75,9 @@ def test_the_weights_that_were_best_on_the_cases_held_out_come_back(
         collect(session, engine)
 
     monkeypatch.setattr(TrainingSession, "_collect_metrics", noted)
-    told: list[Progress] = []
-    state = fine_tune(bundle, cases, cases[:1], None, Recipe(4, 1.0, "cpu"), tmp_path, told.append)
-    assert [one.best_metric for one in told] == [0.5, 0.9, 0.9, 0.9]
+    reported: list[Progress] = []
+    state = fine_tune(bundle, cases, cases[:1], None, FineTuningOptions(4, 1.0, "cpu"), tmp_path, reported.append)
+    assert [one.best_metric for one in reported] == [0.5, 0.9, 0.9, 0.9]
     assert all(torch.equal(tensor, validated[1][name]) for name, tensor in state.items())
     assert not all(torch.equal(tensor, validated[3][name]) for name, tensor in state.items())
 
@@ -91,28 +93,28 @@ def test_an_epoch_is_each_case_once(cases: list[Pair], tmp_path: Path, monkeypat
         step(session, engine)
 
     monkeypatch.setattr(TrainingSession, "_step", noted)
-    fine_tune(planned, [*cases, cases[0]], [], None, Recipe(1, 1.0, "cpu"), tmp_path)
+    fine_tune(planned, [*cases, cases[0]], [], None, FineTuningOptions(1, 1.0, "cpu"), tmp_path)
     assert lengths == [2, 2], "three cases, a batch of two"
 
 
-def options(weights: Path) -> Options:
-    return Options(device="cpu", backend="torch", checkpoints=(str(weights),))
+def options(weights: Path) -> RunOptions:
+    return RunOptions(device="cpu", backend="torch", checkpoints=(str(weights),))
 
 
 def test_what_cannot_be_trained_is_told(bundle: Bundle, cases: list[Pair], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max_epochs: expected at least 1"):
-        Recipe(0, 1.0, "cpu")
+        FineTuningOptions(0, 1.0, "cpu")
     with pytest.raises(UsageError, match="learning_rate_scale"):
-        Recipe(1, 0.0, "cpu")
+        FineTuningOptions(1, 0.0, "cpu")
     config = bundle.root / "configs" / "train.json"
     content = json.loads(config.read_text())
     content["level_loss"]["_target_"] = "NoSuchLoss"
     config.write_text(json.dumps(content))
     with pytest.raises(BundleError, match="training failed"):
-        fine_tune(bundle, cases, [], None, Recipe(1, 1.0, "cpu"), tmp_path / "one")
+        fine_tune(bundle, cases, [], None, FineTuningOptions(1, 1.0, "cpu"), tmp_path / "one")
     config.write_text("{")
     with pytest.raises(BundleError, match=r"train\.json: cannot be read"):
-        fine_tune(bundle, cases, [], None, Recipe(1, 1.0, "cpu"), tmp_path / "two")
+        fine_tune(bundle, cases, [], None, FineTuningOptions(1, 1.0, "cpu"), tmp_path / "two")
     config.unlink()
     with pytest.raises(BundleError, match=r"expected configs/train\.json, got none"):
-        fine_tune(bundle, cases, [], None, Recipe(1, 1.0, "cpu"), tmp_path / "three")
+        fine_tune(bundle, cases, [], None, FineTuningOptions(1, 1.0, "cpu"), tmp_path / "three")

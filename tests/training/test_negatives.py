@@ -141,12 +141,12 @@ def test_what_is_wrong_with_them_is_told_in_one_line(place: Path, tmp_path: Path
     (tmp_path / "worse.nii.gz").write_bytes(b"no scan")
     with pytest.raises(DatasetError) as raised:
         check_negatives(tmp_path, bundle)
-    assert [line.partition(": ")[0] for line in raised.value.problems] == [
+    assert [line.partition(": ")[0] for line in raised.value.errors] == [
         str(tmp_path / name) for name in ("bad.nii.gz", "worse.nii.gz")
     ]
-    told = tomoseg("train", place / "bundle", "--data", place / "data", "--negatives", tmp_path)
-    assert told.returncode == 1
-    assert [line.split(":")[0] for line in told.stderr.splitlines()] == ["tomoseg", "tomoseg"]
+    reported = tomoseg("train", place / "bundle", "--data", place / "data", "--negatives", tmp_path)
+    assert reported.returncode == 1
+    assert [line.split(":")[0] for line in reported.stderr.splitlines()] == ["tomoseg", "tomoseg"]
     config = bundle_copy / "configs" / "train.json"
     config.write_text(config.read_text().replace("negatives_dir", "others_dir"))
     with pytest.raises(UsageError, match="negatives_dir"):
@@ -155,10 +155,10 @@ def test_what_is_wrong_with_them_is_told_in_one_line(place: Path, tmp_path: Path
 
 def test_a_partly_annotated_bundle_is_fine_tuned_without_its_dataset(place: Path, tmp_path: Path) -> None:
     """As MONAI Label does it: every label was drawn in what somebody submits."""
-    from tomoseg.training.fine_tuning import Recipe, fine_tune
+    from tomoseg.training.fine_tuning import FineTuningOptions, fine_tune
 
     folders = (place / "data" / name for name in ("imagesTr", "labelsTr"))
     images, labels = (sorted(folder.iterdir()) for folder in folders)
     cases = list(zip(images, labels, strict=True))[:3]
-    state = fine_tune(find_bundle(place / "bundle"), cases, cases[:1], None, Recipe(1, 1.0, "cpu"), tmp_path)
+    state = fine_tune(find_bundle(place / "bundle"), cases, cases[:1], None, FineTuningOptions(1, 1.0, "cpu"), tmp_path)
     assert all(bool(weights.isfinite().all()) for weights in state.values())

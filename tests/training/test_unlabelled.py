@@ -89,11 +89,11 @@ def test_scans_that_cannot_be_used_are_told_and_left_out(place: Path, tmp_path: 
     found = check_unlabelled(folder, check_data(place / "data"))
     assert len(found.scans) == OTHERS
     assert found.own == 1
-    told = "\n".join(found.left_out)
+    reported = "\n".join(found.left_out)
     assert len(found.left_out) == 3
-    assert re.search(r"nan\.nii\.gz: NaN or infinity in 1 of", told)
-    assert "empty.nii.gz: every voxel has the same value" in told
-    assert re.search(r"cut\.nii\.gz: \S", told)
+    assert re.search(r"nan\.nii\.gz: NaN or infinity in 1 of", reported)
+    assert "empty.nii.gz: every voxel has the same value" in reported
+    assert re.search(r"cut\.nii\.gz: \S", reported)
 
 
 def test_what_is_held_out_cannot_come_back(place: Path) -> None:
@@ -105,9 +105,9 @@ def test_what_is_held_out_cannot_come_back(place: Path) -> None:
     assert not any(path.is_relative_to(place / "data") for path in found.scans)
 
 
-@pytest.mark.parametrize(("name", "told"), [("nowhere", "got nothing"), ("bundle", "expected NIfTI, NRRD or Meta")])
-def test_a_folder_without_scans_is_told(place: Path, name: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+@pytest.mark.parametrize(("name", "reported"), [("nowhere", "got nothing"), ("bundle", "expected NIfTI, NRRD or Meta")])
+def test_a_folder_without_scans_is_told(place: Path, name: str, reported: str) -> None:
+    with pytest.raises(UsageError, match=reported):
         check_unlabelled(place / name, check_data(place / "data"))
 
 

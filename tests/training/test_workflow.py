@@ -274,7 +274,7 @@ def test_init_takes_what_fits_and_tells_the_rest_by_name(place: Path, uninterrup
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         ({"fold": 9}, "fold: expected 0 to 4, got 9"),
         ({"fold": "x"}, "fold: expected a number, all, none or validation, got 'x'"),
@@ -285,8 +285,8 @@ def test_init_takes_what_fits_and_tells_the_rest_by_name(place: Path, uninterrup
         ({"resume": True, "overwrite": True}, "--resume and --overwrite: choose one"),
     ],
 )
-def test_wrong_options_are_told(place: Path, tmp_path: Path, options: dict[str, object], told: str) -> None:
-    with pytest.raises((UsageError, BundleError), match=re.escape(told)):
+def test_wrong_options_are_told(place: Path, tmp_path: Path, options: dict[str, object], reported: str) -> None:
+    with pytest.raises((UsageError, BundleError), match=re.escape(reported)):
         run(place, tmp_path, **options)
     assert not (tmp_path / "model.pt").exists()
 
@@ -361,6 +361,6 @@ def test_ctrl_c_tells_how_to_go_on(place: Path, tmp_path: Path) -> None:
     state = tmp_path / "fold_0" / "state.pt"
     wait_until(lambda: state.exists() or process.poll() is not None, "the training's state")
     os.kill(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 130, told
-    assert "go on with --resume" in told.splitlines()[-1]
+    _, reported = process.communicate(timeout=300)
+    assert process.returncode == 130, reported
+    assert "go on with --resume" in reported.splitlines()[-1]

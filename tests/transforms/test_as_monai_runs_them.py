@@ -1,4 +1,4 @@
-"""Cleaning transforms as MONAI runs them: the kind of image, its grid, metadata and inverse stay; remarks are kept."""
+"""Cleaning transforms as MONAI runs them: the kind of image, its grid, metadata and inverse stay; notes are kept."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from support.bundles import voxels
 from tomoseg.core.errors import VolumeError
 from tomoseg.transforms import ReplaceNonFinited
-from tomoseg.transforms.cleaner import CLEANING, Cleaner, cleaning_remarks
+from tomoseg.transforms.cleaner import CLEANING, Cleaner, cleaning_notes
 from tomoseg.transforms.cleaners import CLEANERS
 
 
@@ -156,15 +156,15 @@ def test_remarks_stay_through_other_transforms_batches_and_files(oblique_scan: P
         ]
     )
     image = steps({"image": str(oblique_scan)})["image"]
-    remarks = cleaning_remarks(image)
-    assert [remark.split(",")[0] for remark in remarks] == [
+    notes = cleaning_notes(image)
+    assert [note.split(",")[0] for note in notes] == [
         "cleaned: no NaN or infinite values",
         "cleaned: denoised by wavelets (scikit-image)",
         "cleaned: denoised by curvature flow (SimpleITK)",
         "cleaned: corrected for its bias field by N4 (SimpleITK)",
     ]
     batch = next(iter(DataLoader(Dataset([{"image": str(oblique_scan)}] * 2, steps), batch_size=2)))
-    assert [cleaning_remarks(item["image"]) for item in decollate_batch(batch)] == [remarks, remarks]
+    assert [cleaning_notes(item["image"]) for item in decollate_batch(batch)] == [notes, notes]
     SaveImaged("image", output_dir=tmp_path, output_postfix="clean", separate_folder=False, print_log=False)(
         {"image": image}
     )
@@ -172,23 +172,21 @@ def test_remarks_stay_through_other_transforms_batches_and_files(oblique_scan: P
 
 
 def test_every_image_of_a_batch_has_as_many_remarks() -> None:
-    """MONAI collates only lists of one length, so a constant image must have its remark as well."""
+    """MONAI collates only lists of one length, so a constant image must have its note as well."""
     images = [torch.zeros(1, 8, 8, 8), torch.rand(1, 8, 8, 8), torch.full((1, 8, 8, 8), 3.0)]
     images[1][0, 0, 0, 0] = torch.nan
     steps = Compose([cleaner("image") for cleaner in CLEANERS.values()])
     data = [{"image": MetaTensor(image)} for image in images]
     items = decollate_batch(next(iter(DataLoader(Dataset(data, steps), batch_size=3))))
-    assert [cleaning_remarks(item["image"]) for item in items] == [
-        cleaning_remarks(steps(item)["image"]) for item in data
-    ]
+    assert [cleaning_notes(item["image"]) for item in items] == [cleaning_notes(steps(item)["image"]) for item in data]
 
 
 def test_the_remarks_of_what_went_in_stay_as_they_were() -> None:
     first = ReplaceNonFinited("image")({"image": MetaTensor(torch.rand(1, 8, 8, 8))})
     second = ReplaceNonFinited("image")(first)
-    assert len(cleaning_remarks(first["image"])) == 1
-    assert len(cleaning_remarks(second["image"])) == 2
-    assert cleaning_remarks(np.zeros(3)) == ()
+    assert len(cleaning_notes(first["image"])) == 1
+    assert len(cleaning_notes(second["image"])) == 2
+    assert cleaning_notes(np.zeros(3)) == ()
 
 
 def test_a_bundle_config_names_them(oblique_scan: Path, tmp_path: Path) -> None:
@@ -204,7 +202,7 @@ def test_a_bundle_config_names_them(oblique_scan: Path, tmp_path: Path) -> None:
     parser = ConfigParser()
     parser.read_config(tmp_path / "inference.json")
     image = parser.get_parsed_content("preprocessing")({"image": str(oblique_scan)})["image"]
-    assert len(cleaning_remarks(image)) == len(targets)
+    assert len(cleaning_notes(image)) == len(targets)
     assert {target["_target_"].rpartition(".")[2] for target in targets} == {
         cleaner("image").__class__.__name__ for cleaner in CLEANERS.values()
     }

@@ -22,7 +22,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 from support.bundles import voxels
 from tomoseg.core.errors import MissingPackageError, TomosegError, UsageError, VolumeError
 from tomoseg.transforms import CorrectBiasFieldd, DenoiseCurvatureFlowd, DenoiseWaveletd, ReplaceNonFinited
-from tomoseg.transforms.cleaner import Cleaner, cleaning_remarks
+from tomoseg.transforms.cleaner import Cleaner, cleaning_notes
 from tomoseg.transforms.cleaners import CLEANERS
 
 Volume = NDArray[np.float32]
@@ -188,16 +188,14 @@ def test_noise_on_a_real_scan_falls(name: str, real_scan: Path) -> None:
 
 def test_the_noise_is_estimated_and_told(noisy_ct: tuple[Volume, Volume, NDArray[np.int64]]) -> None:
     image = MetaTensor(torch.from_numpy(noisy_ct[1][None]))
-    (remark,) = cleaning_remarks(DenoiseWaveletd("image")({"image": image})["image"])
-    assert abs(float(remark.rpartition(" ")[2]) - NOISE) < 0.05 * NOISE
+    (note,) = cleaning_notes(DenoiseWaveletd("image")({"image": image})["image"])
+    assert abs(float(note.rpartition(" ")[2]) - NOISE) < 0.05 * NOISE
 
 
 def test_a_padded_background_does_not_hide_the_noise(noisy_ct: tuple[Volume, Volume, NDArray[np.int64]]) -> None:
     padded = np.pad(noisy_ct[1], 20, constant_values=-2048)
-    (remark,) = cleaning_remarks(
-        DenoiseWaveletd("image")({"image": MetaTensor(torch.from_numpy(padded[None]))})["image"]
-    )
-    assert abs(float(remark.rpartition(" ")[2]) - NOISE) < 0.1 * NOISE
+    (note,) = cleaning_notes(DenoiseWaveletd("image")({"image": MetaTensor(torch.from_numpy(padded[None]))})["image"])
+    assert abs(float(note.rpartition(" ")[2]) - NOISE) < 0.1 * NOISE
 
 
 def test_less_noise_is_taken_if_told_so(noisy_ct: tuple[Volume, Volume, NDArray[np.int64]]) -> None:
@@ -268,19 +266,19 @@ def test_non_finite_values_are_replaced_and_counted(array: Volume, nan: float | 
     np.testing.assert_array_equal(
         result.numpy(), np.nan_to_num(array, nan=expected, posinf=finite.max(), neginf=finite.min())
     )
-    (remark,) = cleaning_remarks(result)
+    (note,) = cleaning_notes(result)
     if finite.size == array.size:
-        assert remark == "cleaned: no NaN or infinite values"
+        assert note == "cleaned: no NaN or infinite values"
     else:
-        assert f"{np.isnan(array).sum()} NaN" in remark
-        assert f"{np.isinf(array).sum()} infinite" in remark
+        assert f"{np.isnan(array).sum()} NaN" in note
+        assert f"{np.isinf(array).sum()} infinite" in note
 
 
 def test_each_channel_has_its_own_range() -> None:
     image = MetaTensor(torch.tensor([[[[np.nan, 1.0, np.inf]]], [[[4.0, 5.0, 6.0]]]]))
     result = ReplaceNonFinited("image")({"image": image})["image"]
     assert result.tolist() == [[[[1, 1, 1]]], [[[4, 5, 6]]]]
-    assert cleaning_remarks(result) == (
+    assert cleaning_notes(result) == (
         "cleaned: channel 0: 1 NaN replaced by 1, 1 infinite values by 1 or 1; channel 1: no NaN or infinite values",
     )
 
@@ -304,7 +302,7 @@ def test_a_constant_volume_stays(name: str, value: float) -> None:
     image = MetaTensor(torch.full((1, 12, 12, 12), value))
     result = CLEANERS[name]("image")({"image": image})["image"]
     assert torch.equal(result.as_tensor(), image.as_tensor())
-    assert any(word in cleaning_remarks(result)[0] for word in ("nothing to do", "no NaN"))
+    assert any(word in cleaning_notes(result)[0] for word in ("nothing to do", "no NaN"))
 
 
 def test_without_noise_nothing_is_taken() -> None:

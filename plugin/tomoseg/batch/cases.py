@@ -26,8 +26,8 @@ class Case:
         output: the file of the labels.
         kind: its format.
         series: SeriesInstanceUID, where the input may hold several series.
-        resumable: whether a sidecar proves that it is done; not for a single file that was named.
-        further: the files of the channels after the first.
+        resumable: whether a manifest proves that it is done; not for a single file that was named.
+        other_channels: the files of the channels after the first.
     """
 
     input: Path
@@ -35,12 +35,12 @@ class Case:
     kind: OutputType
     series: str | None = None
     resumable: bool = False
-    further: tuple[Path, ...] = ()
+    other_channels: tuple[Path, ...] = ()
 
     @property
     def source(self) -> ScanSource:
         """The scan on disk."""
-        return ScanSource((self.input, *self.further), self.series)
+        return ScanSource((self.input, *self.other_channels), self.series)
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class Case:
         return _name(self.input)
 
     @property
-    def sidecar(self) -> Path:
+    def manifest(self) -> Path:
         """The hidden file that proves that the case is done."""
         return self.output.with_name(f".{self.output.name}.done.json")
 
@@ -86,7 +86,7 @@ def plan_cases(
     kind = choose_output_type(output_type, target)
     expanded = _expand(inputs)
     folders = [given for given in expanded if given.is_dir()]
-    _refuse_what_is_no_scan([given for given in expanded if given not in folders], series)
+    _require_scans([given for given in expanded if given not in folders], series)
     scans: list[Scan] = []
     empty = 0
     for given in expanded:
@@ -105,8 +105,8 @@ def plan_cases(
         )
         raise UsageError(f"{', '.join(map(str, folders))}: no {wanted} in there")
     scans = list(dict.fromkeys(scans))
-    further = further_files([scan.path for scan in scans], channels)
-    scans = [scan for scan in scans if scan.path in further]
+    other_channels = further_files([scan.path for scan in scans], channels)
+    scans = [scan for scan in scans if scan.path in other_channels]
     if names_output_file(target):
         if len(scans) > 1:
             raise UsageError(f"{target}: {len(scans)} scans cannot go into one file; give a folder with -o")
@@ -114,8 +114,8 @@ def plan_cases(
     else:
         base = folders[0] if folders == expanded and len(folders) == 1 else _common_parent(scans)
         cases = [plan_case(scan, base, target, kind) for scan in scans]
-    cases = [replace(case, further=further[case.input]) for case in cases]
-    _refuse_clashes(cases)
+    cases = [replace(case, other_channels=other_channels[case.input]) for case in cases]
+    _require_distinct_outputs(cases)
     return cases
 
 
@@ -131,7 +131,7 @@ def _expand(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return paths
 
 
-def _refuse_what_is_no_scan(files: Sequence[Path], series: str | None) -> None:
+def _require_scans(files: Sequence[Path], series: str | None) -> None:
     """Raise UsageError for files that are scans only together with others, or not at all."""
     dicom = [file for file in files if is_dicom(file)]
     for file in files:
@@ -167,9 +167,9 @@ def plan_case(scan: Scan, base: Path, target: Path, kind: OutputType) -> Case:
     return Case(scan.path, output, kind, scan.series, True)
 
 
-def _refuse_clashes(cases: Sequence[Case]) -> None:
+def _require_distinct_outputs(cases: Sequence[Case]) -> None:
     writers: dict[Path, Path] = {}
-    sources = {path.resolve() for case in cases for path in (case.input, *case.further)}
+    sources = {path.resolve() for case in cases for path in (case.input, *case.other_channels)}
     for case in cases:
         place = case.output.resolve()
         if place in writers:
@@ -181,9 +181,9 @@ def _refuse_clashes(cases: Sequence[Case]) -> None:
         writers[place] = case.input
 
 
-def refuse_entropy_clashes(cases: Sequence[Case]) -> None:
+def require_distinct_entropy_maps(cases: Sequence[Case]) -> None:
     """Raise UsageError if an entropy map would be written over a scan or a label map."""
-    taken = {path.resolve() for case in cases for path in (case.input, *case.further, case.output)}
+    taken = {path.resolve() for case in cases for path in (case.input, *case.other_channels, case.output)}
     for case in cases:
         if case.entropy.resolve() in taken:
             raise UsageError(f"{case.entropy}: the entropy would be written over it; choose another place with -o")

@@ -10,7 +10,7 @@ from typing import NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class PostponedInterrupt:
+class DelayedInterrupt:
     """While it is open, Ctrl-C is raised by the next `check`, and not wherever the main thread happens to be.
 
     Python raises KeyboardInterrupt between any two of its instructions. Where that is between taking a lock and the
@@ -22,7 +22,7 @@ class PostponedInterrupt:
         self._asked = False
         self._replaced: list[signal.Signals] = []
 
-    def __enter__(self) -> PostponedInterrupt:
+    def __enter__(self) -> DelayedInterrupt:
         if threading.current_thread() is threading.main_thread():
             self._replaced = [one for one in SIGNALS if signal.getsignal(one) is signal.default_int_handler]
             for one in self._replaced:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from tomoseg.batch.cases import Case
-from tomoseg.batch.interrupt import PostponedInterrupt
+from tomoseg.batch.interrupt import DelayedInterrupt
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.batch.stages import Outcome, PreparedCase, Stages
@@ -52,7 +52,7 @@ class LocalExecutor:
             remove_stale(folder)
         stages = Stages(self._segmenter, self.output)
         again: list[int] = []
-        with PostponedInterrupt() as interrupt:
+        with DelayedInterrupt() as interrupt:
             watched = _Interruptible(progress or Progress(), interrupt)
             with closing(self._overlap(stages, cases, watched)) as outcomes:
                 for index, outcome in enumerate(outcomes):
@@ -118,7 +118,7 @@ class _Interruptible(Progress):
     """Raises a postponed Ctrl-C between two windows, and while the main thread waits for the others."""
 
     progress: Progress
-    interrupt: PostponedInterrupt
+    interrupt: DelayedInterrupt
 
     def on_window(self, path: Path, done: int, total: int) -> None:
         self.interrupt.check()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.files import sha256
 from tomoseg.core.json_files import hash_json, read_json, write_json
 from tomoseg.report.records import CaseReport
@@ -17,7 +17,7 @@ WITHOUT_EFFECT = {"device", "max_memory", "compile", "skip_empty", "threads"}
 
 
 @dataclass(frozen=True)
-class Sidecar:
+class Manifest:
     """A hidden file beside a label map, written before the label map takes its name.
 
     Args:
@@ -49,20 +49,22 @@ class Sidecar:
         return (self.scan, self.run) == (scan, run) and all(map(self.made, outputs))
 
 
-def read_sidecar(path: Path) -> Sidecar | None:
-    """Return what a sidecar says; None if there is none, or none that can be read.
+def read_manifest(path: Path) -> Manifest | None:
+    """Return what a manifest says; None if there is none, or none that can be read.
 
     Raises:
         SchemaVersionError: a newer version of tomoseg wrote it.
     """
     try:
         content = read_json(path)
-        return Sidecar(content["scan"], content["run"], dict(content["outputs"]), CaseReport.from_dict(content["case"]))
+        return Manifest(
+            content["scan"], content["run"], dict(content["outputs"]), CaseReport.from_dict(content["case"])
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def hash_run(bundle: Bundle, checkpoints: Sequence[str], options: Options, precision: str) -> str:
+def hash_run(bundle: Bundle, checkpoints: Sequence[str], options: RunOptions, precision: str) -> str:
     """Return the SHA-256 over all besides the scan that decides what comes of it.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.batch.cases import Case
-from tomoseg.batch.manifest import Sidecar, read_sidecar
+from tomoseg.batch.manifest import Manifest, read_manifest
 from tomoseg.batch.options import OutputOptions
 from tomoseg.core.errors import OutputError, one_line
 from tomoseg.core.files import sha256, staging_folder
@@ -22,7 +22,7 @@ from tomoseg.report.statistics import LabelMeasure, measure_labels
 
 
 @dataclass(frozen=True)
-class Delivery:
+class OutputWriter:
     """What is written for each scan.
 
     Args:
@@ -41,38 +41,38 @@ class Delivery:
         """Return the files without which the case is not done."""
         return [case.output, *([case.entropy] if self.uncertainty else [])]
 
-    def earlier(self, case: Case, scan: str) -> CaseReport | None:
-        """Return the report of an earlier run that made just this, if its sidecar proves it.
+    def find_existing(self, case: Case, scan: str) -> CaseReport | None:
+        """Return the report of an earlier run that made just this, if its manifest proves it.
 
         Raises:
-            OutputError: there are files that no sidecar accounts for, and they are not to be replaced.
+            OutputError: there are files that no manifest accounts for, and they are not to be replaced.
         """
         if self.options.overwrite:
             return None
-        sidecar = read_sidecar(case.sidecar) if case.resumable else None
+        manifest = read_manifest(case.manifest) if case.resumable else None
         outputs = self.outputs(case)
         asked = [*outputs, *([case.picture] if self.options.preview else [])]
-        if sidecar is not None and sidecar.proves(scan, self.run, asked):
-            return _skipped(sidecar, case)
+        if manifest is not None and manifest.proves(scan, self.run, asked):
+            return _skipped(manifest, case)
         for path in filter(Path.exists, outputs):
             # files that a run made and could not finish with are replaced; those of anybody else are not
-            if sidecar is None or not sidecar.made(path):
+            if manifest is None or not manifest.made(path):
                 raise OutputError(f"{path}: is there already; pass --overwrite to replace it")
-            if self.options.follow and sidecar.scan == scan and sidecar.run != self.run:
-                remark = "made by another bundle, other weights or other options, and left as it is"
-                return _skipped(sidecar, case, remark)
-            if (sidecar.scan, sidecar.run) != (scan, self.run) and not self.options.follow:
-                changed = "the scan" if sidecar.scan != scan else "the bundle, its weights or the options"
+            if self.options.follow and manifest.scan == scan and manifest.run != self.run:
+                note = "made by another bundle, other weights or other options, and left as it is"
+                return _skipped(manifest, case, note)
+            if (manifest.scan, manifest.run) != (scan, self.run) and not self.options.follow:
+                changed = "the scan" if manifest.scan != scan else "the bundle, its weights or the options"
                 raise OutputError(
                     f"{path}: is there already, and {changed} changed since; pass --overwrite to replace it"
                 )
         return None
 
-    def deliver(self, case: Case, result: Segmentation, scan: str) -> CaseReport:
+    def write(self, case: Case, result: Segmentation, scan: str) -> CaseReport:
         """Write what belongs to a case and return what the report says of it.
 
-        Everything is written beside its place first; then the sidecar, with the hashes; then all take their names. So a
-        run that is killed leaves files that the sidecar proves, or files that the next run makes again.
+        All files are written beside their places first, then the manifest with their hashes; then all take their names.
+        A run that is killed leaves files that the manifest proves, or files that the next run makes again.
 
         Args:
             case: the scan and its files.
@@ -113,7 +113,7 @@ class Delivery:
                 preview=preview,
             )
             if case.resumable:
-                Sidecar(scan, self.run, {path.name: sha256(path) for path in staged}, report).save(case.sidecar)
+                Manifest(scan, self.run, {path.name: sha256(path) for path in staged}, report).save(case.manifest)
             for path in staged:
                 path.replace(case.output.with_name(path.name))
         return replace(report, stats=stats + RunStats({"writing": time.perf_counter() - start}))
@@ -126,9 +126,9 @@ class Delivery:
             return None, one_line(error)
 
 
-def _skipped(sidecar: Sidecar, case: Case, *notes: str) -> CaseReport:
-    stats = sidecar.case.stats + RunStats(notes=notes)
-    return replace(sidecar.case, input=str(case.input), output=str(case.output), status="skipped", stats=stats)
+def _skipped(manifest: Manifest, case: Case, *notes: str) -> CaseReport:
+    stats = manifest.case.stats + RunStats(notes=notes)
+    return replace(manifest.case, input=str(case.input), output=str(case.output), status="skipped", stats=stats)
 
 
 def _draw(path: Path, case: Case, result: Segmentation, image: NDArray[np.float32]) -> str:

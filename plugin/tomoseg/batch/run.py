@@ -8,11 +8,11 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Protocol
 
-from tomoseg.batch.cases import Case, refuse_entropy_clashes
+from tomoseg.batch.cases import Case, require_distinct_entropy_maps
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import MissingPackageError
 from tomoseg.core.files import sha256
 from tomoseg.report.environment import RunEnvironment, utc_now
@@ -29,7 +29,7 @@ class Executor(Protocol):
     """
 
     bundle: Bundle
-    options: Options
+    options: RunOptions
     checkpoint_sha256: list[str]
     output: OutputOptions
 
@@ -67,7 +67,7 @@ def run_batch(cases: Sequence[Case], executor: Executor, progress: Progress | No
         if find_spec(package) is None:
             raise MissingPackageError(package)
     if executor.options.uncertainty:
-        refuse_entropy_clashes(cases)
+        require_distinct_entropy_maps(cases)
     started, done, progress = utc_now(), dict[int, CaseReport](), progress or Progress()
     progress.on_start(len(cases))
     try:

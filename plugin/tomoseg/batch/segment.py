@@ -13,7 +13,7 @@ from tomoseg.batch.options import ExecutorOptions, OutputOptions
 from tomoseg.batch.progress import Progress
 from tomoseg.batch.reports import save_reports
 from tomoseg.batch.run import BatchInterruptedError, Executor, run_batch
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import OutputError, UsageError, one_line
 from tomoseg.data.output_types import names_output_file
@@ -43,7 +43,7 @@ def segment_batch(
     options: OutputOptions | None = None,
     report: str | os.PathLike[str] | None = None,
     statistics: bool = False,
-    run_options: Options | None = None,
+    run_options: RunOptions | None = None,
     executor: ExecutorOptions | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -92,7 +92,7 @@ def segment_batch(
     cases = plan_cases(inputs, output, output_type, series, bundle.input_channels)
     options, place, progress = options or OutputOptions(), executor or ExecutorOptions(), progress or Progress()
     options = replace(options, measure=options.measure or statistics or json_file is not None or not is_file)
-    run_options = run_options or (loaded.options if loaded else Options())
+    run_options = run_options or (loaded.options if loaded else RunOptions())
     runs: Executor
     if place.executor == "ray":
         from tomoseg.batch.ray.executor import RayExecutor

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from tomoseg.batch.cases import Case
 from tomoseg.batch.manifest import hash_run
 from tomoseg.batch.options import OutputOptions
-from tomoseg.batch.output import Delivery
+from tomoseg.batch.output import OutputWriter
 from tomoseg.batch.progress import Progress
 from tomoseg.core.errors import MemoryLimitError, OutputError, TomosegError, one_line, root_cause
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix
@@ -83,7 +83,7 @@ class Stages:
         self.run = hash_run(bundle, segmenter.checkpoint_sha256, options, segmenter.precision)
         self._segmenter = segmenter
         self._one_is_prepared = Lock()
-        self._writer = Delivery(self.run, output, options.uncertainty, bundle.input_channels)
+        self._writer = OutputWriter(self.run, output, options.uncertainty, bundle.input_channels)
 
     def segment(self, case: Case, progress: Progress | None = None) -> Outcome:
         """Run all stages of one case, one after the other."""
@@ -98,9 +98,9 @@ class Stages:
             if case.resumable:
                 with suppress(OSError):  # the reader reports what is wrong with the file
                     scan = case.source.hash(case.kind.name)
-            earlier = self._writer.earlier(case, scan)
-            if earlier is not None:
-                return earlier
+            find_existing = self._writer.find_existing(case, scan)
+            if find_existing is not None:
+                return find_existing
             with self._one_is_prepared:
                 return PreparedCase(case, self._segmenter.prepare(case.source), scan)
         except Exception as error:  # the bundle's transforms, and the libraries that read files
@@ -121,7 +121,7 @@ class Stages:
         if not isinstance(case, SegmentedCase):
             return case
         try:
-            return self._writer.deliver(case.case, case.result, case.scan)
+            return self._writer.write(case.case, case.result, case.scan)
         except Exception as error:  # the libraries that write files
             return _failure(case.case, error)
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from tomoseg.batch.cases import Case, plan_case
-from tomoseg.batch.inbox import Inbox
 from tomoseg.batch.local import LocalExecutor
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Progress
 from tomoseg.batch.reports import save_reports
 from tomoseg.batch.run import BatchInterruptedError, run_batch
-from tomoseg.bundle.options import Options
+from tomoseg.batch.watch_folder import WatchFolder
+from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import OutputError, UsageError, one_line
 from tomoseg.data.discovery import Scan
@@ -36,15 +36,15 @@ def watch(
     output: str | os.PathLike[str],
     *,
     output_type: str | None = None,
-    settle_s: float = SETTLE_S,
+    stable_for_s: float = SETTLE_S,
     options: OutputOptions | None = None,
-    run_options: Options | None = None,
+    run_options: RunOptions | None = None,
     progress: Progress | None = None,
     on_error: Callable[[str], None] | None = None,
 ) -> Iterator[Report]:
     """Segment every scan that is in a folder or arrives there, and yield the report of all of them after each round.
 
-    It goes on until it is interrupted. What was done before, by this or an earlier run, is known by its sidecar; a scan
+    It goes on until it is interrupted. What this or an earlier run has done is known by its manifest; a scan
     that changes after it was segmented is segmented again. After each round, and after Ctrl-C, report.json,
     statistics.csv and report.html are written.
 
@@ -53,7 +53,7 @@ def watch(
         inbox: where scans arrive; its tree is kept.
         output: a folder for the results.
         output_type: format of the label maps.
-        settle_s: a scan is taken when it has not changed for so many seconds.
+        stable_for_s: a scan is taken when it has not changed for so many seconds.
         options: which files are written; with `overwrite`, also in place of files that no earlier run made, or one
             with another bundle or other options. Results of an earlier state of a scan are always replaced.
         run_options: how the bundle is run, if it is not loaded yet.
@@ -84,7 +84,7 @@ def watch(
     if isinstance(segmenter, str | os.PathLike):
         segmenter = Segmenter(find_bundle(segmenter), run_options)
     executor = LocalExecutor(segmenter, replace(options or OutputOptions(), follow=True))
-    return _segment_arrivals(executor, folder, results, kind, settle_s, progress or Progress(), on_error)
+    return _segment_arrivals(executor, folder, results, kind, stable_for_s, progress or Progress(), on_error)
 
 
 def _segment_arrivals(
@@ -92,17 +92,17 @@ def _segment_arrivals(
     inbox: Path,
     output: Path,
     kind: OutputType,
-    settle_s: float,
+    stable_for_s: float,
     progress: Progress,
     on_error: Callable[[str], None] | None,
 ) -> Iterator[Report]:
-    arrivals, waiting = Inbox(inbox, output, settle_s), deque[Scan]()
+    arrivals, waiting = WatchFolder(inbox, output, stable_for_s), deque[Scan]()
     owners: dict[Path, Path] = {}
     done: dict[tuple[str, str | None], CaseReport] = {}
     started = None
     while True:
         look = time.monotonic()
-        waiting.extend(arrivals.take(look))
+        waiting.extend(arrivals.poll(look))
         if not waiting:
             time.sleep(max(LOOK_EVERY_S, 5 * (time.monotonic() - look)))
             continue

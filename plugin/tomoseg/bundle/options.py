@@ -18,7 +18,7 @@ WHOLE = "whole"  # a region of interest: the scan as it is
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """How a bundle is run; the default of each option is what the bundle itself would do.
 
     Attributes:

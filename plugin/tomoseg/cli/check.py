@@ -20,19 +20,19 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Tell what scans and labelled datasets hold, and what is wrong with them."""
-    from tomoseg.data.inspection.survey import inspect
-    from tomoseg.data.inspection.tables import list_problems, list_remarks, tabulate
+    from tomoseg.data.inspection.inspection_report import inspect
+    from tomoseg.data.inspection.tables import list_errors, list_notes, tabulate
 
     with status("looking for scans") as show:
-        survey = inspect(paths, voxels=voxels, on_scan=show)
+        report = inspect(paths, voxels=voxels, on_scan=show)
     if as_json:
-        print(format_json(survey.as_json()), end="")
+        print(format_json(report.as_json()), end="")
     else:
-        for content in tabulate(survey):
+        for content in tabulate(report):
             print_table(content.title, content.columns, content.rows)
-        for remark in list_remarks(survey):
-            print(f"note: {remark}")
-        for problem in list_problems(survey):
+        for note in list_notes(report):
+            print(f"note: {note}")
+        for problem in list_errors(report):
             print(f"problem: {problem}")
-    if not survey.ok:
+    if not report.ok:
         raise typer.Exit(1)

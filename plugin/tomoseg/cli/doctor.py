@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from packaging.requirements import Requirement
 
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle, registered_names
 from tomoseg.core.errors import TomosegError, advise, one_line
 from tomoseg.core.version import __version__
@@ -168,7 +168,7 @@ def _package(requirement: Requirement) -> Finding:
 def _bundle(name: str) -> Finding:
     try:
         bundle = find_bundle(name)
-        Segmenter(bundle, Options(device="cpu"))
+        Segmenter(bundle, RunOptions(device="cpu"))
     except TomosegError as error:
         return Finding(f"bundle {name}", one_line(error), good=False)
     return Finding(f"bundle {name}", f"{bundle.version}, {bundle.modality}, weights load")

@@ -46,12 +46,12 @@ def evaluate(
             show(f"{count} of {total} cases")
             if case.status == "failed":
                 print_error(case.reason)
-            for remark in case.remarks:
-                print_note(f"{case.prediction}: {remark}")
+            for note in case.notes:
+                print_note(f"{case.prediction}: {note}")
 
         found = compare(predictions, references, options, bundle=bundle or None, output=output, on_case=print_case)
-    for remark in found.remarks:
-        print_note(remark)
+    for note in found.notes:
+        print_note(note)
     if not quiet:
         _print_summary(found)
         print(f"{len(found.done)} of {len(found.cases)} cases; see {output / 'evaluation.html'}", flush=True)

@@ -54,5 +54,5 @@ def export(
     if made.mean_dice is not None:
         each = ", ".join(f"{name} {dice:.5f}" for name, dice in made.dice.items())
         print(f"  mean Dice of the labels {made.mean_dice:.5f}, a loss of {1 - made.mean_dice:.5f} ({each})")
-    for remark in made.remarks:
-        print(f"note: {remark}")
+    for note in made.notes:
+        print(f"note: {note}")

@@ -33,9 +33,9 @@ def label_app(
     to: Annotated[int | None, typer.Option(help="With --rollback: this version; 0 is the bundle's own.")] = None,
 ) -> None:
     """Write a MONAI Label app that serves bundles, or choose among the weights that were trained in one."""
-    from tomoseg.label_app.folder import AppFolder
+    from tomoseg.label_app.folder import LabelApp
 
-    app = AppFolder(folder)
+    app = LabelApp(folder)
     if to is not None and not rollback:
         raise UsageError("--to: is for --rollback")
     if not versions and not rollback:

@@ -38,5 +38,5 @@ def print_summary(report: Report, page: Path | None) -> None:
     if report.failed:
         rows = [(case.input, case.reason.removeprefix(f"{case.input}: ")) for case in report.failed]
         print_table("", ("failed", "why"), rows)
-    told = ", ".join(f"{counts[status]} {name}" for status, name in STATUSES.items() if counts[status])
-    print(f"{told} of {len(report.cases)}{f'; see {page}' if page else ''}", flush=True)
+    reported = ", ".join(f"{counts[status]} {name}" for status, name in STATUSES.items() if counts[status])
+    print(f"{reported} of {len(report.cases)}{f'; see {page}' if page else ''}", flush=True)

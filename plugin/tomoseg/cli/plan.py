@@ -30,7 +30,7 @@ def plan(
         with status("looking at the dataset") as show:
             made = make_plan(dataset, output, options, on_scan=show)
     except DatasetError as error:
-        for problem in error.problems:
+        for problem in error.errors:
             print_error(problem)
         raise typer.Exit(1) from None
     if quiet:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tomoseg.batch.options import ExecutorOptions, OutputOptions
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption, with_options
 from tomoseg.cli.loading import import_engine
 from tomoseg.core.errors import OutputError, one_line
@@ -42,7 +42,7 @@ def segment(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a result comes with a warning.")] = False,
     quiet: QuietOption = False,
     executor: ExecutorOptions,
-    options: Options,
+    options: RunOptions,
 ) -> None:
     """Segment CT or MRI scans and write label maps in each scan's own grid."""
     import_engine(bundle)

@@ -48,7 +48,7 @@ def train(
                 on_note=None if quiet else print_note, on_warning=None if quiet else print_warning,
             )  # fmt: skip
     except DatasetError as error:
-        for problem in error.problems:
+        for problem in error.errors:
             print_error(problem)
         raise typer.Exit(1) from None
     except (TrainingError, OutputError, MemoryLimitError) as error:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tomoseg.batch.options import OutputOptions
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption, with_options
 from tomoseg.cli.loading import import_engine
 from tomoseg.core.notes import print_error
@@ -27,7 +27,7 @@ def watch(
     ] = 10,
     written: OutputOptions,
     quiet: QuietOption = False,
-    options: Options,
+    options: RunOptions,
 ) -> None:
     """Segment the scans in a folder, and those that arrive there, until Ctrl-C."""
     import_engine(bundle)
@@ -38,7 +38,7 @@ def watch(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped like this
     with BatchProgress(quiet, numbered=False) as progress:
         rounds = watch_folder(
-            bundle, inbox, output, output_type=output_type, settle_s=settle, options=written, run_options=options,
+            bundle, inbox, output, output_type=output_type, stable_for_s=settle, options=written, run_options=options,
             progress=progress, on_error=print_error,
         )  # fmt: skip
         if not quiet:

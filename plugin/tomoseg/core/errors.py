@@ -23,12 +23,12 @@ class DatasetError(TomosegError, ValueError):
     """A labelled dataset that cannot be trained from. The file or folder stands first in the message.
 
     Args:
-        problems: one line each.
+        errors: one line each.
     """
 
-    def __init__(self, *problems: str) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
+    def __init__(self, *errors: str) -> None:
+        super().__init__("; ".join(errors))
+        self.errors = errors
 
 
 class TrainingError(TomosegError, RuntimeError):

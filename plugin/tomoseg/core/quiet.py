@@ -14,7 +14,7 @@ _until_the_last_leaves = ExitStack()
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def suppress_warnings() -> Iterator[None]:
     """Drop Python's warnings, and what is logged as a warning or less, in all threads.
 
     Warnings and logging have one state for the whole process. So the first thread that comes in saves it, and the last

@@ -99,15 +99,15 @@ def join(parts: Sequence[Volume], name: str) -> Volume:
     """
     first = parts[0]
     for part in parts:
-        if part.further:
+        if part.other_channels:
             raise VolumeError(f"{part.source}: expected one channel of several, got {len(part.channels)}")
         if not part.grid.matches(first.grid):
             raise VolumeError(
                 f"{part.source}: expected the grid of {first.source}, {by(first.grid.shape)}, for both are channels of "
                 f"one scan; got {by(part.grid.shape)} elsewhere; resample it first"
             )
-    remarks = tuple(dict.fromkeys(remark for part in parts for remark in part.remarks))
-    return replace(first, further=tuple(part.array for part in parts[1:]), source=name, remarks=remarks)
+    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+    return replace(first, other_channels=tuple(part.array for part in parts[1:]), source=name, notes=notes)
 
 
 def expectation(channels: int) -> str:

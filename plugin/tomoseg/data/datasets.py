@@ -39,14 +39,14 @@ class Pair:
         part: "training" or "validation".
         annotated: names of the labels that were drawn in this case; the others are unknown in it, not absent. None: all
             were drawn.
-        further: the files of the channels after the first, where each has its own.
+        other_channels: the files of the channels after the first, where each has its own.
     """
 
     image: Path
     label: Path
     part: str = "training"
     annotated: tuple[str, ...] | None = None
-    further: tuple[Path, ...] = ()
+    other_channels: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ class Pair:
     @property
     def source(self) -> Path | list[Path]:
         """What the scan is read from."""
-        return [self.image, *self.further] if self.further else self.image
+        return [self.image, *self.other_channels] if self.other_channels else self.image
 
 
 @dataclass(frozen=True)
@@ -241,21 +241,21 @@ def _listed(root: Path, lists: dict[str, list[Any]], names: set[str]) -> Dataset
             fields = {"image": entry} if isinstance(entry, str | list) and part == TEST else entry
             if not isinstance(fields, dict):
                 raise _DescriptionError(f'{where}: expected {{"image": …, "label": …}}, got {_quote(entry)}')
-            image, *further = _files(root, fields.get("image"), f"{where}: image")
+            image, *other_channels = _files(root, fields.get("image"), f"{where}: image")
             label = None
             if part != TEST and fields.get("label") is not None:
                 label = _inside(root, fields["label"], f"{where}: label")
-            for path in filter(None, (image, *further, label)):
+            for path in filter(None, (image, *other_channels, label)):
                 if path in seen:
                     raise _DescriptionError(f"{where}: {path.relative_to(root)} is listed twice")
                 seen.add(path)
-            has_image = all(path.is_file() for path in (image, *further))
+            has_image = all(path.is_file() for path in (image, *other_channels))
             has_label = label is not None and label.is_file()
             if part == TEST:
                 (test if has_image else missing).append(image)
             elif label is not None and has_image and has_label:
                 annotated = _read_annotated(fields.get("annotated"), names, where)
-                pairs.append(Pair(image, label, part, annotated, tuple(further)))
+                pairs.append(Pair(image, label, part, annotated, tuple(other_channels)))
             elif has_image:
                 lonely_images.append(image)
             elif label is not None and has_label:
@@ -336,7 +336,7 @@ def _named_alike(root: Path, description: dict[str, Any], names: tuple[str, ...]
             raise UsageError(f"{files[0]}: expected {wanted}, got {', '.join(path.name for path in files)}")
     return Dataset(
         root,
-        tuple(Pair(files[0], labels[stem], further=tuple(files[1:])) for stem, files in taken.items()),
+        tuple(Pair(files[0], labels[stem], other_channels=tuple(files[1:])) for stem, files in taken.items()),
         channels=names or (UNNAMED_CHANNELS if most == 1 else tuple(f"channel {number}" for number in range(most))),
         test=tuple(_volumes(root / TEST_FOLDER)),
         images_without_label=tuple(lonely),

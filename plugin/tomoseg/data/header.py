@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import VolumeError, one_line
-from tomoseg.core.quiet import quiet
+from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.channels import channels_of, expectation
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.geometry import Grid
-from tomoseg.data.itk_image import READERS, affine_of, open_itk, read_itk, remarks_of
+from tomoseg.data.itk_image import READERS, affine_of, notes_of, open_itk, read_itk
 from tomoseg.data.nifti import from_nibabel, load_nifti
 from tomoseg.data.read import read_volume
 from tomoseg.data.scan_files import is_dicom
@@ -40,7 +40,7 @@ class Header:
         format: "NIfTI", "NRRD", "MetaImage" or "DICOM".
         dtype: type of the stored values, e.g. "int16".
         grid: where the voxels lie; None for a series that makes no volume.
-        remarks: as of the volume.
+        notes: as of the volume.
         series: the DICOM series.
         reason: one line that says why the series makes no volume.
         slices: of the DICOM series, in order.
@@ -51,7 +51,7 @@ class Header:
     format: str
     dtype: str
     grid: Grid | None
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     series: SeriesSummary | None = None
     reason: str = ""
     slices: tuple[Slice, ...] = ()
@@ -88,7 +88,7 @@ def read_headers(path: Path, series: str | None = None, channels: int = 1) -> li
         if path.is_dir() or (path.is_file() and is_dicom(path)):
             from tomoseg.data.dicom.series import series_headers  # pydicom takes 0.2 s, and many have no DICOM
 
-            with quiet():
+            with suppress_warnings():
                 return [_read_series(headers, path) for headers in series_headers(path, series)]
         if not path.is_file() or path.stat().st_size == 0:
             read_volume(path)  # knows what to say
@@ -109,7 +109,7 @@ def _read_nifti(path: Path, channels: int) -> Header:
         volume = from_nibabel(type(image)(nothing, image.affine, image.header), str(path))
     else:
         volume = from_nibabel(image, str(path))  # knows what to say
-    return Header(path, "NIfTI", image.get_data_dtype().name, volume.grid, volume.remarks, channels=channels)
+    return Header(path, "NIfTI", image.get_data_dtype().name, volume.grid, volume.notes, channels=channels)
 
 
 def _read_itk(path: Path) -> Header:
@@ -121,9 +121,9 @@ def _read_itk(path: Path) -> Header:
         if len(size) == 3 and min(size) > 1 and reader.GetNumberOfComponents() == 1 and kind is not None:
             volume = make_volume(np.broadcast_to(np.float32(0), size), LPS_TO_RAS @ affine_of(reader), str(path))
             dtype = f"{'u' * bool(kind[2])}{kind[3].replace('integer', 'int')}{kind[1]}"
-            return Header(path, form, dtype, volume.grid, remarks_of(path, fields))
+            return Header(path, form, dtype, volume.grid, notes_of(path, fields))
     volume = read_itk(path)  # of another dimension: the reader knows what to say
-    return Header(path, form, str(volume.array.dtype), volume.grid, volume.remarks)
+    return Header(path, form, str(volume.array.dtype), volume.grid, volume.notes)
 
 
 def _read_series(headers: Sequence[Dataset], path: Path) -> Header:
@@ -131,11 +131,11 @@ def _read_series(headers: Sequence[Dataset], path: Path) -> Header:
 
     series = summarise_series(headers)
     try:
-        ordered, grid, remarks = arrange_series(headers, path)
+        ordered, grid, notes = arrange_series(headers, path)
     except VolumeError as error:
         return Header(path, "DICOM", "", None, series=series, reason=one_line(error))
     dtype = _stored_type(ordered[0].frame.path)
-    return Header(path, "DICOM", dtype, grid, remarks, series, slices=tuple(ordered))
+    return Header(path, "DICOM", dtype, grid, notes, series, slices=tuple(ordered))
 
 
 def _stored_type(path: Path) -> str:

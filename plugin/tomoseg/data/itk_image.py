@@ -65,7 +65,7 @@ def read_itk(path: Path) -> Volume:
     with open_itk(path) as (reader, fields):
         _check_stream(path, fields, _declared(fields, reader))
         volume = from_itk(reader.Execute(), str(path))
-    return replace(volume, remarks=remarks_of(path, fields))
+    return replace(volume, notes=notes_of(path, fields))
 
 
 @contextmanager
@@ -270,17 +270,17 @@ def _check_stream(path: Path, fields: dict[str, str], declared: int) -> None:
         raise VolumeError(f"{path}: truncated: the checksum at the end of {data.name} is missing")
 
 
-def remarks_of(path: Path, fields: dict[str, str]) -> tuple[str, ...]:
+def notes_of(path: Path, fields: dict[str, str]) -> tuple[str, ...]:
     """Return what the header leaves open."""
-    remarks = []
+    notes = []
     if _is_nrrd(path):
         if fields.get("space", "").lower().removesuffix("-time") not in KNOWN_SPACES:
-            remarks.append(
+            notes.append(
                 "its header does not say where the patient's left, back and head are: taken as LPS, as ITK does"
             )
         if "space directions" not in fields and "nan" in fields.get("spacings", "nan").lower():
-            remarks.append("its header does not say how large its voxels are: taken as 1 mm")
-    return tuple(remarks)
+            notes.append("its header does not say how large its voxels are: taken as 1 mm")
+    return tuple(notes)
 
 
 def _bytes_per_value(reader: sitk.ImageFileReader) -> int:

@@ -53,8 +53,8 @@ def from_nibabel(image: nib.spatialimages.SpatialImage, name: str) -> Volume:
             f"{name}: expected one real value a voxel, got the type {dtype}; convert it to grey values first"
         )
     header = image.header if isinstance(image.header, nib.Nifti1Header) else None
-    remarks = () if header is None else _contradictions(header, image.affine, name)
-    return make_volume(read_voxels(image, name).reshape(shape), image.affine, name, header, remarks=remarks)
+    notes = () if header is None else _contradictions(header, image.affine, name)
+    return make_volume(read_voxels(image, name).reshape(shape), image.affine, name, header, notes=notes)
 
 
 def _contradictions(header: nib.Nifti1Header, affine: NDArray[Any], name: str) -> tuple[str, ...]:

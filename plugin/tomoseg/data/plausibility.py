@@ -19,7 +19,7 @@ MIN_TISSUE_SHARE = 0.001  # of the voxels, of each of the two
 MAX_SAMPLED_VOXELS = 2 * 10**6  # voxels, of which the shares are counted
 
 
-def doubt_volumes(
+def volume_warnings(
     table: Sequence[Label], volumes_ml: Mapping[int, float], cut_off: Set[int], trained_on: str
 ) -> list[str]:
     """Return one line for each label that is missing or implausibly small or large; nothing where no range is declared.
@@ -59,7 +59,7 @@ def at_border(labels: NDArray[np.unsignedinteger[Any]]) -> set[int]:
     return set(np.unique(np.concatenate([np.unique(face) for face in faces])).tolist()) - {0}
 
 
-def doubt_hounsfield_units(minimum: float, maximum: float, air: float, soft_tissue: float) -> str | None:
+def hounsfield_warnings(minimum: float, maximum: float, air: float, soft_tissue: float) -> str | None:
     """Return why the values of a CT do not look like Hounsfield units, None if they do.
 
     Args:
@@ -79,7 +79,7 @@ def doubt_hounsfield_units(minimum: float, maximum: float, air: float, soft_tiss
     return None
 
 
-def doubt_ct(array: NDArray[np.float32]) -> str | None:
+def ct_warnings(array: NDArray[np.float32]) -> str | None:
     """Return why the voxels (I, J, K) of a CT do not look like Hounsfield units, None if they do.
 
     Of a large scan some voxels are looked at, evenly spread.
@@ -87,7 +87,7 @@ def doubt_ct(array: NDArray[np.float32]) -> str | None:
     step = max(1, math.ceil((array.size / MAX_SAMPLED_VOXELS) ** (1 / 3)))
     seen = array[::step, ::step, ::step]
     air, soft_tissue = (count_within(seen, limits) / seen.size for limits in (AIR_HU, SOFT_TISSUE_HU))
-    return doubt_hounsfield_units(float(seen.min()), float(seen.max()), air, soft_tissue)
+    return hounsfield_warnings(float(seen.min()), float(seen.max()), air, soft_tissue)
 
 
 def count_within(array: NDArray[np.float32], limits: tuple[float, float]) -> int:

@@ -16,7 +16,7 @@ from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.itk_image import from_itk, read_itk
 from tomoseg.data.nifti import from_nibabel, load_nifti, read_nifti
 from tomoseg.data.scan_files import is_dicom
-from tomoseg.data.volume import Volume, refuse_non_finite
+from tomoseg.data.volume import Volume, require_finite
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -59,7 +59,7 @@ def read_volume(
     else:
         parts = [_read_channels(source, channels) if channels > 1 else _read_one(source, series)]
     for part in () if allow_non_finite else parts:
-        refuse_non_finite(part)
+        require_finite(part)
     return join(parts, parts[0].source) if len(parts) > 1 else parts[0]
 
 

@@ -52,8 +52,8 @@ class Volume:
         header: the NIfTI header it came with, if any; a label map written for this scan keeps its qform, sform and
             units.
         series: the DICOM series it came from, if any.
-        remarks: what in the file was corrected or contradicts itself.
-        further: the channels after the first, each as `array`.
+        notes: what in the file was corrected or contradicts itself.
+        other_channels: the channels after the first, each as `array`.
 
     Example:
         >>> import tomoseg
@@ -67,13 +67,13 @@ class Volume:
     source: str
     header: nib.Nifti1Header | None = None
     series: DicomSeries | None = None
-    remarks: tuple[str, ...] = ()
-    further: tuple[NDArray[np.float32], ...] = ()
+    notes: tuple[str, ...] = ()
+    other_channels: tuple[NDArray[np.float32], ...] = ()
 
     @property
     def channels(self) -> tuple[NDArray[np.float32], ...]:
         """All channels, one at least, each (I, J, K)."""
-        return (self.array, *self.further)
+        return (self.array, *self.other_channels)
 
 
 def make_volume(
@@ -82,7 +82,7 @@ def make_volume(
     name: str,
     header: nib.Nifti1Header | None = None,
     series: DicomSeries | None = None,
-    remarks: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Volume:
     """Return the volume of an array (I, J, K) with the 4×4 matrix from its indices to RAS+ mm.
 
@@ -95,10 +95,10 @@ def make_volume(
         raise VolumeError(f"{name}: {one_line(error)}; its header is damaged") from error
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32's range is infinite, and counted afterwards
         values = np.asarray(array, dtype=np.float32)
-    return Volume(values, grid, name, header, series, remarks)
+    return Volume(values, grid, name, header, series, notes)
 
 
-def refuse_non_finite(volume: Volume) -> None:
+def require_finite(volume: Volume) -> None:
     """Raise VolumeError if a value is NaN or infinite."""
     for channel in volume.channels:
         broken = channel.size - int(np.count_nonzero(np.isfinite(channel)))

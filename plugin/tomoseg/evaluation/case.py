@@ -16,14 +16,14 @@ from scipy import ndimage
 from tomoseg.core.errors import TomosegError, one_line
 from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.overlap import Overlap, count_overlap
+from tomoseg.evaluation.config import EvaluationConfig
 from tomoseg.evaluation.label_map import read_prediction, read_reference
-from tomoseg.evaluation.pairing import Match
-from tomoseg.evaluation.protocol import Protocol
+from tomoseg.evaluation.pairing import CasePair
 from tomoseg.evaluation.surface import SurfaceScores, score_surfaces
 
 Labels = NDArray[np.unsignedinteger[Any]]
 NO_SURFACE_SCORES = SurfaceScores(math.nan, math.nan, math.nan)
-MAX_VALUES = 10  # values in a remark
+MAX_VALUES = 10  # values in a note
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class CaseScores:
         prediction, reference: the files; None for one that is missing.
         status: "done", or "failed" if it could not be scored.
         reason: one line that says why it failed.
-        remarks: what is worth knowing of the files.
+        notes: what is worth knowing of the files.
         labels: by value; a label that was not annotated in this case is left out.
         absent: what a label scores that neither of the two has; None where the case failed.
         annotated: values of the labels that were drawn; None: all were.
@@ -78,7 +78,7 @@ class CaseScores:
     reference: Path | None
     status: Literal["done", "failed"]
     reason: str = ""
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     labels: tuple[LabelScores, ...] = ()
     absent: Overlap | None = None
     annotated: frozenset[int] | None = None
@@ -101,13 +101,13 @@ class Comparison:
     unnamed: tuple[int, ...] = ()
 
 
-def score_case(match: Match, protocol: Protocol) -> CaseScores:
+def score_case(match: CasePair, config: EvaluationConfig) -> CaseScores:
     """Read both label maps of a case and compare them; what goes wrong is told, not raised."""
     started = time.perf_counter()
     try:
-        reference = read_reference(match.reference, protocol.reference_values, protocol.names)
-        prediction = read_prediction(match.prediction, reference.grid, protocol.names)
-        found = compare_labels(prediction.labels, reference.labels, reference.grid, protocol, match.annotated)
+        reference = read_reference(match.reference, config.reference_values, config.names)
+        prediction = read_prediction(match.prediction, reference.grid, config.names)
+        found = compare_labels(prediction.labels, reference.labels, reference.grid, config, match.annotated)
     except TomosegError as error:
         reason = one_line(error)
     except MemoryError:
@@ -125,7 +125,7 @@ def score_case(match: Match, protocol: Protocol) -> CaseScores:
             prediction=match.prediction,
             reference=match.reference,
             status="done",
-            remarks=tuple(dict.fromkeys((*reference.remarks, *prediction.remarks, *strange))),
+            notes=tuple(dict.fromkeys((*reference.notes, *prediction.notes, *strange))),
             labels=found.scores,
             absent=Overlap(0, 0, 0, found.voxels),
             annotated=match.annotated,
@@ -139,40 +139,40 @@ def compare_labels(
     prediction: Labels,
     reference: Labels,
     grid: Grid,
-    protocol: Protocol,
+    config: EvaluationConfig,
     annotated: Iterable[int] | None = None,
 ) -> Comparison:
     """Compare two label maps on one grid, each label in the box that just holds it.
 
-    Voxels that the reference has as `protocol.ignore` are background in both and counted nowhere.
+    Voxels that the reference has as `config.ignore` are background in both and counted nowhere.
 
     Args:
         prediction, reference: (I, J, K) label values.
         grid: of both.
-        protocol: what is scored, and how.
+        config: what is scored, and how.
         annotated: values of the labels that were drawn in the reference; None: all were.
     """
     hidden = None
-    if protocol.ignore is not None:
-        hidden = reference == protocol.ignore
+    if config.ignore is not None:
+        hidden = reference == config.ignore
         prediction, reference = (np.where(hidden, labels.dtype.type(0), labels) for labels in (prediction, reference))
     ours, theirs = _find_boxes(prediction), _find_boxes(reference)
     found = {*ours, *theirs}
-    values = set(protocol.names or found - {protocol.ignore})
+    values = set(config.names or found - {config.ignore})
     if annotated is not None:
         values &= set(annotated)
     scores = []
     for value in sorted(values):
         box = _around([boxes[value] for boxes in (ours, theirs) if value in boxes])
         counted = (slice(None),) * 3
-        if value in protocol.within_slices and value in theirs:
+        if value in config.within_slices and value in theirs:
             counted = _slices_of(theirs[value], grid)
             box = _within(box, counted)
         voxels = _count_voxels(reference.shape, counted, hidden)
         predicted, true = prediction[box] == value, reference[box] == value
-        surface = score_surfaces(predicted, true, grid.affine, protocol.tolerance(value))
+        surface = score_surfaces(predicted, true, grid.affine, config.tolerance(value))
         scores.append(LabelScores(value, count_overlap(predicted, true, voxels), surface, grid.voxel_volume_ml))
-    unnamed = sorted(found - set(protocol.names)) if protocol.names else []
+    unnamed = sorted(found - set(config.names)) if config.names else []
     return Comparison(tuple(scores), _count_voxels(reference.shape, (slice(None),) * 3, hidden), tuple(unnamed))
 
 

@@ -32,12 +32,12 @@ class LabelMap:
     Args:
         labels: (I, J, K) values.
         grid: where its voxels lie.
-        remarks: on the file.
+        notes: on the file.
     """
 
     labels: NDArray[np.unsignedinteger[Any]]
     grid: Grid
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_reference(path: Path, values: LabelMapping | None = None, names: Mapping[int, str] | None = None) -> LabelMap:
@@ -67,7 +67,7 @@ def read_reference(path: Path, values: LabelMapping | None = None, names: Mappin
         values = LabelMapping.by_name(segment_names(path), names)
     if values:
         labels = values.apply(labels)
-    return LabelMap(labels, volume.grid, volume.remarks)
+    return LabelMap(labels, volume.grid, volume.notes)
 
 
 def read_prediction(path: Path, grid: Grid, names: Mapping[int, str]) -> LabelMap:

@@ -13,7 +13,7 @@ from tomoseg.evaluation.case import CaseScores, LabelScores
 from tomoseg.evaluation.metrics import BY_KEY, METRICS, Metric
 from tomoseg.evaluation.plots import AgreementPlot, BoxPlot, Point, plan_agreement, plan_boxes
 from tomoseg.evaluation.results import Evaluation
-from tomoseg.evaluation.summary import Agreement, LabelSummary
+from tomoseg.evaluation.summary import LabelSummary, VolumeAgreement
 from tomoseg.evaluation.worst import WorstCase
 from tomoseg.report.html.template import write_html
 from tomoseg.report.text import show_moment
@@ -67,21 +67,21 @@ def _boxes(metric: Metric, scored: Sequence[LabelSummary], groups: Mapping[int, 
     return plan_boxes(metric.unit, points)
 
 
-def _agreement(found: Agreement, rows: Sequence[Row]) -> AgreementPlot:
+def _agreement(found: VolumeAgreement, rows: Sequence[Row]) -> AgreementPlot:
     points = [Point(case.name, (one.predicted_ml + one.reference_ml) / 2, one.volume_error_ml) for case, one in rows]
     return plan_agreement(points, found.bias_ml, (found.low_ml, found.high_ml))
 
 
 def _details(evaluation: Evaluation) -> dict[str, str]:
-    protocol = evaluation.protocol
+    config = evaluation.config
     return {
         "Predictions": str(evaluation.predictions),
         "References": str(evaluation.references),
-        "Tolerance": f"{protocol.tolerance_mm:g} mm",
+        "Tolerance": f"{config.tolerance_mm:g} mm",
         **{
-            f"Tolerance of {protocol.name(value)}": f"{length:g} mm"
-            for value, length in sorted(protocol.tolerances_mm.items())
+            f"Tolerance of {config.name(value)}": f"{length:g} mm"
+            for value, length in sorted(config.tolerances_mm.items())
         },
-        "Ignored value": "" if protocol.ignore is None else str(protocol.ignore),
-        "Within the reference's slices": ", ".join(protocol.name(value) for value in sorted(protocol.within_slices)),
+        "Ignored value": "" if config.ignore is None else str(config.ignore),
+        "Within the reference's slices": ", ".join(config.name(value) for value in sorted(config.within_slices)),
     }

@@ -23,7 +23,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Match:
+class CasePair:
     """A prediction with its reference.
 
     Args:
@@ -48,14 +48,14 @@ class Matches:
         pairs: by name.
         lonely_predictions, lonely_references: files without their partner, by name.
         label_names: by value, as dataset.json calls them; empty where there is none.
-        remarks: what is worth knowing of both sides.
+        notes: what is worth knowing of both sides.
     """
 
-    pairs: tuple[Match, ...]
+    pairs: tuple[CasePair, ...]
     lonely_predictions: tuple[Path, ...] = ()
     lonely_references: tuple[Path, ...] = ()
     label_names: dict[int, str] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def match_cases(prediction: Path, reference: Path) -> Matches:
@@ -75,18 +75,18 @@ def match_cases(prediction: Path, reference: Path) -> Matches:
     for side in (prediction, reference):
         if not side.exists():
             raise UsageError(f"{side}: no such file or folder; expected label maps")
-    dataset, names, remarks = _find_dataset(reference)
+    dataset, names, notes = _find_dataset(reference)
     listed = {pair.label.resolve(): pair for pair in dataset.pairs} if dataset else {}
 
-    def match(ours: Path, theirs: Path) -> Match:
+    def match(ours: Path, theirs: Path) -> CasePair:
         pair = listed.get(theirs.resolve())
         annotated = None
         if pair is not None and pair.annotated is not None:
             annotated = frozenset(value for value, name in names.items() if name in pair.annotated)
-        return Match(case_name(theirs), ours, theirs, pair.image if pair else None, annotated)
+        return CasePair(case_name(theirs), ours, theirs, pair.image if pair else None, annotated)
 
     if prediction.is_file() and reference.is_file():
-        return Matches((match(prediction, reference),), (), (), names, remarks)
+        return Matches((match(prediction, reference),), (), (), names, notes)
     ours, theirs = _collect(prediction), _collect_references(reference, dataset)
     if not prediction.is_file() and not ours:
         raise UsageError(f"{prediction}: no label map in there; expected NIfTI, NRRD, MetaImage or DICOM-SEG files")
@@ -104,7 +104,7 @@ def match_cases(prediction: Path, reference: Path) -> Matches:
         () if reference.is_file() else tuple(ours[key] for key in sorted(ours.keys() - set(partners.values()))),
         () if prediction.is_file() else tuple(theirs[key] for key in sorted(theirs.keys() - partners.keys())),
         names,
-        remarks,
+        notes,
     )
 
 
@@ -179,7 +179,7 @@ def _unique(keys: Iterable[Key], name: Callable[[Key], object]) -> dict[object, 
     return {shared: same[0] for shared, same in found.items() if len(same) == 1}
 
 
-def _tell_apart(pairs: list[Match], reference: Path) -> list[Match]:
+def _tell_apart(pairs: list[CasePair], reference: Path) -> list[CasePair]:
     """Put the folder before names that occur more than once."""
     names = [pair.name for pair in pairs]
     if len(set(names)) == len(names):
@@ -201,8 +201,8 @@ def _find_dataset(reference: Path) -> tuple[Dataset | None, dict[int, str], tupl
             dataset = read_dataset(folder)
             return dataset, dataset.label_names, ()
         except UsageError as error:  # the labels are good without scans
-            remark = f"{one_line(error)}; scans and annotations were not taken from it"
-            return None, described_labels(folder), (remark,)
+            note = f"{one_line(error)}; scans and annotations were not taken from it"
+            return None, described_labels(folder), (note,)
     return None, {}, ()
 
 

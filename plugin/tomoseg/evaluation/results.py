@@ -14,8 +14,8 @@ from tomoseg.core.tables import write_csv
 from tomoseg.core.version import __version__
 from tomoseg.evaluation.bootstrap import CONFIDENCE_LEVEL, RESAMPLES, SEED
 from tomoseg.evaluation.case import CaseScores, LabelScores, scores_of
+from tomoseg.evaluation.config import EvaluationConfig
 from tomoseg.evaluation.metrics import METRICS
-from tomoseg.evaluation.protocol import Protocol
 from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary, MetricSummary
 from tomoseg.report.environment import installed_packages, utc_now
 
@@ -36,20 +36,20 @@ class Evaluation:
 
     Args:
         predictions, references: what was given.
-        protocol: how they were compared.
+        config: how they were compared.
         cases: by name; those that failed, too.
         summaries: of each label, then of all labels.
-        remarks: on the whole.
+        notes: on the whole.
         left_out: number of references without a prediction that were not asked for.
         started, finished: UTC, ISO 8601.
     """
 
     predictions: Path
     references: Path
-    protocol: Protocol
+    config: EvaluationConfig
     cases: tuple[CaseScores, ...]
     summaries: tuple[LabelSummary, ...]
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     left_out: int = 0
     started: str = ""
     finished: str = ""
@@ -76,9 +76,9 @@ class Evaluation:
             "references": str(self.references),
             "started": self.started,
             "finished": self.finished or utc_now(),
-            "protocol": self.protocol.as_json(),
+            "config": self.config.as_json(),
             "bootstrap": BOOTSTRAP,
-            "remarks": list(self.remarks),
+            "notes": list(self.notes),
             "counts": {"done": len(self.done), "failed": len(self.failed), "left_out": self.left_out},
             "labels": _plain([_summary(one) for one in self.summaries]),
             "cases": _plain([self._case(case) for case in self.cases]),
@@ -116,7 +116,7 @@ class Evaluation:
     def _row(self, case: CaseScores, one: LabelScores) -> tuple[object, ...]:
         overlap = one.overlap
         return (
-            case.name, one.label, self.protocol.name(one.label), *(_cell(metric.of(one)) for metric in METRICS),
+            case.name, one.label, self.config.name(one.label), *(_cell(metric.of(one)) for metric in METRICS),
             _cell(one.predicted_ml), _cell(one.reference_ml),
             overlap.both, overlap.predicted_only, overlap.reference_only, case.prediction, case.reference,
         )  # fmt: skip
@@ -126,7 +126,7 @@ class Evaluation:
             "name": case.name,
             "status": case.status,
             "reason": case.reason,
-            "remarks": list(case.remarks),
+            "notes": list(case.notes),
             "prediction": None if case.prediction is None else str(case.prediction),
             "reference": None if case.reference is None else str(case.reference),
             "annotated": None if case.annotated is None else sorted(case.annotated),
@@ -134,7 +134,7 @@ class Evaluation:
             "labels": [
                 {
                     "label": one.label,
-                    "name": self.protocol.name(one.label),
+                    "name": self.config.name(one.label),
                     **{metric.key: metric.of(one) for metric in METRICS},
                     "predicted_ml": one.predicted_ml,
                     "reference_ml": one.reference_ml,

@@ -16,10 +16,10 @@ from tomoseg.core.threads import choose_threads
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import find_ignored, is_ignored
 from tomoseg.evaluation.case import CaseScores, score_case
+from tomoseg.evaluation.config import EvaluationConfig, make_protocol, parse_labels
 from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.evaluation.page import write_page
-from tomoseg.evaluation.pairing import Match, case_name, match_cases
-from tomoseg.evaluation.protocol import Protocol, make_protocol, parse_labels
+from tomoseg.evaluation.pairing import CasePair, case_name, match_cases
 from tomoseg.evaluation.results import Evaluation
 from tomoseg.evaluation.summary import summarise
 from tomoseg.evaluation.worst import draw_worst, find_images
@@ -100,23 +100,23 @@ def _compare(ours: Path, theirs: Path, options: EvaluationOptions, threads: int,
     )
     ignore = find_ignored(found.label_names) if options.ignore is None else options.ignore
     ignore = None if ignore is None else values.value(ignore)
-    protocol = make_protocol(names, options.tolerances, ignore, options.within_slices, values)
+    config = make_protocol(names, options.tolerances, ignore, options.within_slices, values)
     pairs = [_renumbered(pair, values) for pair in found.pairs] if values else found.pairs
     lonely = [] if options.only_predicted else [_without_prediction(path, ours) for path in found.lonely_references]
     lonely += [_without_reference(path, theirs) for path in found.lonely_predictions]
     total = len(pairs) + len(lonely)
     cases = []
-    for case in (*_score(pairs, protocol, threads), *lonely):
+    for case in (*_score(pairs, config, threads), *lonely):
         cases.append(case)
         if on_case is not None:
             on_case(case, total)
     return Evaluation(
         predictions=ours,
         references=theirs,
-        protocol=protocol,
+        config=config,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
-        summaries=tuple(summarise(cases, protocol)),
-        remarks=(*found.remarks, *_tell_renumbered(names, found.label_names, values.as_dict()), *_tell_apart(cases)),
+        summaries=tuple(summarise(cases, config)),
+        notes=(*found.notes, *_tell_renumbered(names, found.label_names, values.as_dict()), *_tell_apart(cases)),
         left_out=len(found.lonely_references) if options.only_predicted else 0,
         started=started,
         finished=utc_now(),
@@ -144,16 +144,16 @@ def save_evaluation(evaluation: Evaluation, folder: Path, *, images: Path | None
     write_page(evaluation, shown, folder / "evaluation.html")
 
 
-def _score(pairs: Sequence[Match], protocol: Protocol, threads: int) -> Iterator[CaseScores]:
+def _score(pairs: Sequence[CasePair], config: EvaluationConfig, threads: int) -> Iterator[CaseScores]:
     """Yield the scores of each pair, in order."""
     if threads == 1:
-        yield from (score_case(pair, protocol) for pair in pairs)
+        yield from (score_case(pair, config) for pair in pairs)
         return
     with ThreadPoolExecutor(threads, "tomoseg-evaluate") as pool:
-        yield from pool.map(score_case, pairs, repeat(protocol))
+        yield from pool.map(score_case, pairs, repeat(config))
 
 
-def _renumbered(pair: Match, values: LabelMapping) -> Match:
+def _renumbered(pair: CasePair, values: LabelMapping) -> CasePair:
     if pair.annotated is None:
         return pair
     return replace(pair, annotated=frozenset(map(values.value, pair.annotated)))
@@ -181,20 +181,22 @@ def _tell_apart(cases: Sequence[CaseScores]) -> list[str]:
 
 
 def _tell_renumbered(ours: Mapping[int, str], theirs: Mapping[int, str], values: Mapping[int, int]) -> list[str]:
-    told = []
+    reported = []
     moved = [
         f"{ours[label]} is {label}, and {value} in the references" for value, label in values.items() if label in ours
     ]
     if moved:
-        told.append(f"labels have other values in the references: {'; '.join(moved)}")
+        reported.append(f"labels have other values in the references: {'; '.join(moved)}")
     strange = [
         f"{value} is {theirs[value]} there, not {ours[value]}"
         for value, label in values.items()
         if label not in ours and value in ours and not is_ignored(theirs.get(value))
     ]
     if strange:
-        told.append(f"labels of the references that are not scored, for their names are others: {'; '.join(strange)}")
-    return told
+        reported.append(
+            f"labels of the references that are not scored, for their names are others: {'; '.join(strange)}"
+        )
+    return reported
 
 
 def _without_prediction(reference: Path, predictions: Path) -> CaseScores:

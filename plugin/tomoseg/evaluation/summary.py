@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tomoseg.evaluation.bootstrap import interval, resample
 from tomoseg.evaluation.case import CaseScores, LabelScores, scores_of
+from tomoseg.evaluation.config import EvaluationConfig
 from tomoseg.evaluation.metrics import METRICS
-from tomoseg.evaluation.protocol import Protocol
 
 PRESENCE = ("accuracy", "precision", "recall", "f1")
 LIMITS_OF_AGREEMENT_SD = 1.96  # SDs around the mean that hold 95 % of a normal distribution: the limits of agreement
@@ -75,7 +75,7 @@ class PresenceSummary:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class VolumeAgreement:
     """How predicted volumes differ from the reference's (Bland and Altman, Lancet 327:307, 1986).
 
     Args:
@@ -106,20 +106,20 @@ class LabelSummary:
     tolerance_mm: float | None
     metrics: dict[str, MetricSummary]
     presence: PresenceSummary
-    agreement: Agreement | None
+    agreement: VolumeAgreement | None
 
 
-def summarise(cases: Sequence[CaseScores], protocol: Protocol) -> list[LabelSummary]:
+def summarise(cases: Sequence[CaseScores], config: EvaluationConfig) -> list[LabelSummary]:
     """Summarise all labels, one after the other, then all of them together if there are several.
 
     Cases that failed are left out, and of a partly annotated case the labels that were not drawn.
 
     Args:
         cases: in any order; the intervals depend on it by no more than chance.
-        protocol: if it names no labels, those that occur in any case are summarised.
+        config: if it names no labels, those that occur in any case are summarised.
     """
     done = [case for case in cases if case.status == "done"]
-    labels = sorted(protocol.names or {scores.label for case in done for scores in case.labels})
+    labels = sorted(config.names or {scores.label for case in done for scores in case.labels})
     if not done or not labels:
         return []
     table = [scores_of(case, labels) for case in done]
@@ -136,8 +136,8 @@ def summarise(cases: Sequence[CaseScores], protocol: Protocol) -> list[LabelSumm
     summaries = [
         LabelSummary(
             label=label,
-            name=protocol.name(label),
-            tolerance_mm=protocol.tolerance(label),
+            name=config.name(label),
+            tolerance_mm=config.tolerance(label),
             metrics={
                 metric.key: _summarise(values[scored[:, place], place, index], draws[:, place, index])
                 for index, metric in enumerate(METRICS)
@@ -233,8 +233,8 @@ def _summarise_presence(counts: NDArray[np.float64]) -> list[PresenceSummary]:
     return summaries
 
 
-def _agree(differences: NDArray[np.float64]) -> Agreement:
+def _agree(differences: NDArray[np.float64]) -> VolumeAgreement:
     finite = differences[np.isfinite(differences)]
     bias = float(finite.mean()) if finite.size else math.nan
     spread = LIMITS_OF_AGREEMENT_SD * float(finite.std(ddof=1)) if finite.size > 1 else math.nan
-    return Agreement(bias, bias - spread, bias + spread)
+    return VolumeAgreement(bias, bias - spread, bias + spread)

@@ -94,8 +94,8 @@ def _draw(path: Path, evaluation: Evaluation, case: CaseScores, scores: LabelSco
     assert case.prediction is not None
     assert case.reference is not None
     try:
-        reference = read_reference(case.reference, evaluation.protocol.reference_values, evaluation.protocol.names)
-        prediction = read_prediction(case.prediction, reference.grid, evaluation.protocol.names)
+        reference = read_reference(case.reference, evaluation.config.reference_values, evaluation.config.names)
+        prediction = read_prediction(case.prediction, reference.grid, evaluation.config.names)
         scan = _read_image(image, reference.grid)
     except TomosegError:  # gone since it was scored
         return False
@@ -106,7 +106,7 @@ def _draw(path: Path, evaluation: Evaluation, case: CaseScores, scores: LabelSco
     affine[:3, 3] += affine[:3, :3] @ [side.start for side in box]
     centre = _where_wrong(rows["prediction"] == scores.label, rows["reference"] == scores.label)
     values = sorted({one.label for one in case.labels})
-    table = [Label(value, evaluation.protocol.name(value), default_colour(value)) for value in values]
+    table = [Label(value, evaluation.config.name(value), default_colour(value)) for value in values]
     save_comparison(path, scan[box], rows, Grid(scan[box].shape, affine), table, centre)
     return True
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError, one_line, root_cause
-from tomoseg.core.quiet import quiet
+from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.volume import Volume
 from tomoseg.inference.device import CPU
 
@@ -55,10 +55,10 @@ class VolumeReader(ImageReader):  # type: ignore[misc]
             "original_affine": affine.copy(),
             "space": "RAS",
             "spatial_shape": np.array(img.grid.shape),
-            "original_channel_dim": 0 if img.further else "no_channel",
+            "original_channel_dim": 0 if img.other_channels else "no_channel",
         }
         # a copy, for transforms may change it in place; in the order that MONAI would bring it to
-        return np.stack(img.channels) if img.further else np.array(img.array, order="C"), meta
+        return np.stack(img.channels) if img.other_channels else np.array(img.array, order="C"), meta
 
 
 class InferenceConfig:
@@ -73,7 +73,7 @@ class InferenceConfig:
         preprocessing, postprocessing: the bundle's transforms.
         image_key, prediction_key: what they call the image and the prediction.
         inferer: the bundle's inferer.
-        checkpoints: its weights; of several networks, the scores are averaged.
+        checkpoints: its weights; of several networks, the logits are averaged.
         checkpoint_key: what weights are called where a file holds more than them.
 
     Raises:
@@ -167,7 +167,7 @@ class InferenceConfig:
             return default
         self._require(key, "tomoseg runs it")
         try:
-            with quiet():
+            with suppress_warnings():
                 return self._parser.get_parsed_content(key)
         except Exception as error:  # the config may call any foreign code
             raise BundleError(f"{self._path}: {key!r} cannot be built: {one_line(root_cause(error))}") from error
@@ -188,7 +188,7 @@ class InferenceConfig:
             raise BundleError(f"{self._path}: 'preprocessing': expected LoadImaged with one image, got {list(keys)}")
         loaders[0].register(VolumeReader())
         steps = self.postprocessing.transforms
-        # nor are scores averaged by the config: the caller does it, window by window
+        # nor are logits averaged by the config: the caller does it, window by window
         ours = SaveImaged | SaveImage | MeanEnsembled
         self.postprocessing.transforms = [step for step in steps if not isinstance(step, ours)]
         prediction = next((str(step.keys[0]) for step in steps if isinstance(step, SaveImaged)), "pred")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import BackendError, UsageError, one_line
 from tomoseg.inference.backends import Backend, choose_backend, choose_precision, make_backend
 from tomoseg.inference.config import InferenceConfig
@@ -29,7 +29,7 @@ class Networks:
         UsageError: the options do not go together.
     """
 
-    def __init__(self, config: InferenceConfig, device: torch.device, options: Options) -> None:
+    def __init__(self, config: InferenceConfig, device: torch.device, options: RunOptions) -> None:
         int8 = asks_for_int8(options)
         if int8 and options.precision not in ("auto", "int8"):
             raise UsageError(f"checkpoint: one is in int8, which does not go with --precision {options.precision}")

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import BundleError, TomosegError, UsageError, one_line, root_cause
-from tomoseg.core.quiet import quiet
+from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import split_side
 from tomoseg.data.volume import Volume
@@ -29,16 +29,20 @@ from tomoseg.inference.backends import Backend
 from tomoseg.inference.config import InferenceConfig, volume_to_load
 from tomoseg.inference.memory import is_out_of_memory
 from tomoseg.inference.networks import Networks
-from tomoseg.inference.sliding_window.decision import Interpolated
+from tomoseg.inference.sliding_window.discretizer import Interpolated
 from tomoseg.inference.sliding_window.ensemble import averaged
+from tomoseg.inference.sliding_window.fused_postprocessing import (
+    FusedPostprocessing,
+    recognise_inferer,
+    recognise_postprocessing,
+)
 from tomoseg.inference.sliding_window.placement import NotRecognisedError, Placement, identity_placement, place
 from tomoseg.inference.sliding_window.probabilities import to_probabilities
-from tomoseg.inference.sliding_window.recognise import Recipe, recognise_inferer, recognise_postprocessing
 from tomoseg.inference.sliding_window.stream import Limits, OnWindow, Output, segment_streamed
 from tomoseg.inference.sliding_window.uncertainty import sigmoid_entropy, softmax_entropy
 from tomoseg.inference.sliding_window.windows import Windows, place_windows
 from tomoseg.report.records import RunStats
-from tomoseg.transforms.cleaner import cleaning_remarks
+from tomoseg.transforms.cleaner import cleaning_notes
 from tomoseg.transforms.cleaners import CLEANERS
 from tomoseg.transforms.non_finite import ReplaceNonFinited
 
@@ -81,7 +85,7 @@ class Pipeline:
         UsageError: the options do not go together, or not with the bundle.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device, options: Options) -> None:
+    def __init__(self, bundle: Bundle, device: torch.device, options: RunOptions) -> None:
         self.bundle = bundle
         self.device = device
         self._options = options
@@ -114,13 +118,13 @@ class Pipeline:
         image = MetaTensor(np.stack(volume.channels), affine=torch.tensor(volume.grid.affine))
         image.meta["filename_or_obj"] = volume.source
         data = {"image": image}
-        with quiet():
+        with suppress_warnings():
             for cleaner in self._cleaners:  # one by one, for Compose makes RuntimeErrors of all that is raised
                 data = cleaner(data)
         image = data["image"]
-        first, *further = image.numpy()
-        remarks = (*volume.remarks, *cleaning_remarks(image))
-        return replace(volume, array=first, further=tuple(further), remarks=remarks)
+        first, *other_channels = image.numpy()
+        notes = (*volume.notes, *cleaning_notes(image))
+        return replace(volume, array=first, other_channels=tuple(other_channels), notes=notes)
 
     def prepare(self, volume: Volume) -> dict[str, Any]:
         """Run the bundle's preprocessing.
@@ -129,7 +133,13 @@ class Pipeline:
             BundleError: it fails, or leaves values that are not finite.
         """
         key = self.config.image_key
-        with self._transforms_lock, volume_to_load(volume), torch.no_grad(), quiet(), self._stage("preprocessing", {}):
+        with (
+            self._transforms_lock,
+            volume_to_load(volume),
+            torch.no_grad(),
+            suppress_warnings(),
+            self._stage("preprocessing", {}),
+        ):
             data = dict(self.config.preprocessing({key: volume.source}))
         if self.replaces_non_finite and not data[key].isfinite().all():
             raise BundleError(f"bundle {self.bundle.name}: preprocessing leaves NaN or infinity in {volume.source}")
@@ -156,7 +166,7 @@ class Pipeline:
             BundleError: the bundle's own transforms or network fail on it.
             MemoryLimitError: it needs more memory than the options allow.
         """
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), suppress_warnings():
             try:
                 return self._run_streamed(data, scan, name, on_window, target)
             except NotRecognisedError as reason:
@@ -178,12 +188,12 @@ class Pipeline:
         image = data[self.config.image_key]
         size = np.array(image.shape[1:])
         window, activated, overlapping = size, True, False
-        with torch.no_grad(), quiet(), self._stage("network", {}):
+        with torch.no_grad(), suppress_warnings(), self._stage("network", {}):
             try:
                 windows = place_windows(image.shape[1:], recognise_inferer(self.config.inferer))
                 window = np.minimum(windows.roi_size, size)
-                recipe = recognise_postprocessing(self.config)
-                activated, overlapping = recipe.activation is None, recipe.threshold is not None
+                fused = recognise_postprocessing(self.config)
+                activated, overlapping = fused.activation is None, fused.threshold is not None
                 backends, _ = self._compiled(image, windows)
             except NotRecognisedError as reason:
                 self._describe_fallback(reason)
@@ -199,12 +209,12 @@ class Pipeline:
             d, h, w = map(slice, start, start + extent)
             part = image.as_tensor()[None, :, d, h, w].to(self.device)
             # a copy, for a backend may write its next window over this one
-            scores = self.config.inferer(part, lambda batch: predict(batch).clone())[0].float()
+            logits = self.config.inferer(part, lambda batch: predict(batch).clone())[0].float()
             if not activated:
-                scores = to_probabilities(scores, activated, overlapping)
+                logits = to_probabilities(logits, activated, overlapping)
         # what the labels are made of is interpolated: logits, unless the bundle activates them first
         where = (matrix[:3, :3], matrix[:3, 3] - start, grid.shape)
-        found = [ndimage.affine_transform(one, *where, order=1, mode="nearest") for one in scores.cpu().numpy()]
+        found = [ndimage.affine_transform(one, *where, order=1, mode="nearest") for one in logits.cpu().numpy()]
         array = torch.from_numpy(np.stack(found))
         return (to_probabilities(array, activated, overlapping) if activated else array).numpy()
 
@@ -223,36 +233,36 @@ class Pipeline:
 
     def _compiled(self, image: MetaTensor, windows: Windows) -> tuple[list[Backend], tuple[str, ...]]:
         """Return the backends, ready for the windows of a volume, and notes on them."""
-        self._refuse_swapped_sides(np.asarray(image.affine))
+        self._require_sides(np.asarray(image.affine))
         return self.networks.compiled((self.config.inferer.sw_batch_size, image.shape[0], *windows.roi_size))
 
     def _run_streamed(
         self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None, target: Grid | None
     ) -> Prediction:
         """Blend, restore and decide slab by slab; then run what the bundle does with label maps."""
-        recipe = recognise_postprocessing(self.config)
+        fused = recognise_postprocessing(self.config)
         inferer = recognise_inferer(self.config.inferer)
         image = data[self.config.image_key]
         placement = place(image, scan)
-        if target is not None and recipe.interpolated:
+        if target is not None and fused.interpolated:
             placement, scan = placement.seen_from(scan, target), target
-        outputs = _Outputs(recipe, placement, scan.shape, tuple(image.shape[1:]), self._options.uncertainty)
+        outputs = _Outputs(fused, placement, scan.shape, tuple(image.shape[1:]), self._options.uncertainty)
         seconds: dict[str, float] = {}
         with self._stage("loading", seconds):
             backends, notes = self._compiled(image, place_windows(image.shape[1:], inferer))
             voxels = image.as_tensor().to(self.device)
         ran = RunStats(seconds, backend=backends[0].name, precision=backends[0].precision)
-        ran = replace(ran, notes=(*cleaning_remarks(image), *notes))
+        ran = replace(ran, notes=(*cleaning_notes(image), *notes))
         limits = replace(self._limits, batch_size=backends[0].batch_size)
         with self._stage("network", {}):
             predict = averaged(backends, self._mirror_axes)
             ran += segment_streamed(voxels, inferer, predict, outputs.make, limits, name, on_window)
         array, affine = outputs.labels, scan.affine
-        if recipe.rest.transforms:
+        if fused.rest.transforms:
             # as AsDiscreted gives them
-            where = {"affine": torch.tensor(scan.affine)} if recipe.interpolated else {"meta": image.meta}
+            where = {"affine": torch.tensor(scan.affine)} if fused.interpolated else {"meta": image.meta}
             labels = MetaTensor(torch.from_numpy(array.astype(np.float32)), **where)
-            array, affine, seconds = self._postprocess(recipe.rest, data, labels, scan.affine)
+            array, affine, seconds = self._postprocess(fused.rest, data, labels, scan.affine)
             ran += RunStats(seconds)
         return Prediction(array, affine, ran, outputs.entropy)
 
@@ -262,12 +272,12 @@ class Pipeline:
         seconds: dict[str, float] = {}
         backends = self.networks.on_torch()
         with self._stage("network", seconds):
-            scores = self.config.inferer(image[None].to(self.device), averaged(backends))
+            logits = self.config.inferer(image[None].to(self.device), averaged(backends))
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
         image_affine = image.affine.cpu().numpy()
-        array, affine, after = self._postprocess(self.config.postprocessing, data, scores[0], image_affine)
-        notes = (*cleaning_remarks(image), note)
+        array, affine, after = self._postprocess(self.config.postprocessing, data, logits[0], image_affine)
+        notes = (*cleaning_notes(image), note)
         ran = RunStats(seconds | after, backend=backends[0].name, precision=backends[0].precision, notes=notes)
         return Prediction(array, affine, ran)
 
@@ -290,7 +300,7 @@ class Pipeline:
             array = torch.as_tensor(result).cpu().numpy()
         return array, affine, seconds
 
-    def _refuse_swapped_sides(self, affine: NDArray[np.float64]) -> None:
+    def _require_sides(self, affine: NDArray[np.float64]) -> None:
         across = [axis for axis in self._mirror_axes if io_orientation(affine)[axis, 0] == 0]
         labels = self.bundle.label_table.values() if across else ()
         sided = [label.name for label in labels if label.side is not None or split_side(label.name)[1]]
@@ -317,23 +327,25 @@ class Pipeline:
 class _Outputs:
     """The arrays that the engine fills."""
 
-    def __init__(self, recipe: Recipe, placement: Placement, scan: Shape, network: Shape, uncertainty: bool) -> None:
+    def __init__(
+        self, fused: FusedPostprocessing, placement: Placement, scan: Shape, network: Shape, uncertainty: bool
+    ) -> None:
         self.labels: NDArray[Any] = np.empty(0)
         self.entropy = np.zeros(scan, np.float32) if uncertainty else None
-        self._recipe = recipe
+        self._recipe = fused
         self._placement = placement
-        self._shape = scan if recipe.interpolated else network
-        self._where = placement if recipe.interpolated else identity_placement(network)
+        self._shape = scan if fused.interpolated else network
+        self._where = placement if fused.interpolated else identity_placement(network)
 
-    def make(self, scores: int) -> list[Output]:
-        """Return what is to be made of so many scores."""
+    def make(self, logits: int) -> list[Output]:
+        """Return what is to be made of so many logits."""
         overlapping = self._recipe.threshold is not None
-        dtype = np.uint8 if overlapping or scores <= 256 else np.uint16
-        self.labels = np.zeros((scores if overlapping else 1, *self._shape), dtype)
-        decision = self._recipe.decide(scores)
-        parts = [slice(index, index + 1) for index in range(scores)] if overlapping else [slice(None)]
+        dtype = np.uint8 if overlapping or logits <= 256 else np.uint16
+        self.labels = np.zeros((logits if overlapping else 1, *self._shape), dtype)
+        discretizer = self._recipe.decide(logits)
+        parts = [slice(index, index + 1) for index in range(logits)] if overlapping else [slice(None)]
         outputs = [
-            Output(values, self._where, decision, itemgetter(part))
+            Output(values, self._where, discretizer, itemgetter(part))
             for values, part in zip(self.labels, parts, strict=True)
         ]
         if self.entropy is not None:

@@ -16,7 +16,7 @@ from tomoseg.data.labels import Label
 from tomoseg.data.nifti import write_map
 from tomoseg.data.output_types import choose_output_type
 from tomoseg.data.volume import DicomSeries
-from tomoseg.inference.localisation.locator import Place
+from tomoseg.inference.localisation.locator import RegionCrop
 from tomoseg.report.records import Location, RunStats
 
 
@@ -56,7 +56,7 @@ class Segmentation:
     series: DicomSeries | None = None
     warnings: tuple[str, ...] = ()
     location: Location | None = None
-    places: tuple[Place, ...] = ()
+    places: tuple[RegionCrop, ...] = ()
     entropy: NDArray[np.float32] | None = None
     stats: RunStats = field(default_factory=RunStats)
 

@@ -15,19 +15,19 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import MemoryLimitError, VolumeError
 from tomoseg.data.geometry import Grid
-from tomoseg.data.plausibility import at_border, doubt_ct, doubt_volumes
+from tomoseg.data.plausibility import at_border, ct_warnings, volume_warnings
 from tomoseg.data.read import read_volume
 from tomoseg.data.source import ScanSource
-from tomoseg.data.volume import DicomSeries, Volume, refuse_non_finite
+from tomoseg.data.volume import DicomSeries, Volume, require_finite
 from tomoseg.inference.device import choose_device
 from tomoseg.inference.label_map import find_label_table, to_label_map
-from tomoseg.inference.localisation.assembly import Assembly, assemble
+from tomoseg.inference.localisation.assembly import MergedLabels, assemble
 from tomoseg.inference.localisation.crop import nearest
-from tomoseg.inference.localisation.locator import Located, Locator
+from tomoseg.inference.localisation.locator import LocatedRegions, Locator
 from tomoseg.inference.memory import PeakMemory, megabytes, release_unused
 from tomoseg.inference.pipeline import Pipeline
 from tomoseg.inference.segmentation import Segmentation
@@ -53,7 +53,7 @@ class Prepared:
 
     data: dict[str, Any]
     image_key: str
-    located: Located | None
+    located: LocatedRegions | None
     grid: Grid
     name: str
     header: nib.Nifti1Header | None
@@ -85,9 +85,9 @@ class Segmenter:
         {1: 'anterior', 2: 'posterior'}
     """
 
-    def __init__(self, bundle: Bundle, options: Options | None = None) -> None:
+    def __init__(self, bundle: Bundle, options: RunOptions | None = None) -> None:
         self.bundle = bundle
-        self.options = options or Options()
+        self.options = options or RunOptions()
         self.names = bundle.labels
         use_threads(self.options.threads)
         self._network_lock = threading.Lock()  # a backend runs one window at a time
@@ -100,9 +100,9 @@ class Segmenter:
 
         Args:
             name_or_folder: the bundle.
-            options: as `Options` takes them, e.g. `device="cpu", backend="torch", max_memory="6GB"`.
+            options: as `RunOptions` takes them, e.g. `device="cpu", backend="torch", max_memory="6GB"`.
         """
-        return cls(find_bundle(name_or_folder), Options(**options))
+        return cls(find_bundle(name_or_folder), RunOptions(**options))
 
     @property
     def device(self) -> str:
@@ -173,8 +173,8 @@ class Segmenter:
             if len(volume.channels) != expected:
                 raise VolumeError(f"{volume.source}: expected {expected} channels, got {len(volume.channels)}")
             if not allowed and volume is source:
-                refuse_non_finite(volume)
-            doubt = doubt_ct(volume.array) if self.bundle.hounsfield else None
+                require_finite(volume)
+            doubt = ct_warnings(volume.array) if self.bundle.hounsfield else None
             seconds = {"reading": time.perf_counter() - start}
             if self.options.clean:
                 start = time.perf_counter()
@@ -203,13 +203,13 @@ class Segmenter:
             name=volume.source,
             header=volume.header,
             series=volume.series,
-            stats=RunStats(seconds, peak_bytes=peak.bytes, notes=volume.remarks),
+            stats=RunStats(seconds, peak_bytes=peak.bytes, notes=volume.notes),
             warnings=() if doubt is None else (doubt,),
         )
 
     def predict(self, prepared: Prepared, on_window: OnWindow | None = None) -> Segmentation:
         """Run network and post-processing on a scan that `prepare` returned; otherwise as for a call."""
-        found: Assembly | None = None
+        found: MergedLabels | None = None
         with self._network_lock, PeakMemory(self._pipeline.device) as peak:
             if prepared.located is None:
                 prediction = self._pipeline.predict(prepared.data, prepared.grid, prepared.name, on_window)
@@ -235,7 +235,7 @@ class Segmenter:
             entropy=entropy,
             stats=prepared.stats + ran + RunStats(peak_bytes=peak.bytes, peak_vram_bytes=peak.vram_bytes),
         )
-        return replace(result, warnings=(*result.warnings, *self._doubt(result)))
+        return replace(result, warnings=(*result.warnings, *self._volume_warnings(result)))
 
     def probabilities(self, prepared: Prepared, grid: Grid | None = None) -> NDArray[np.float32]:
         """Return the network's output for a scan after its activation, interpolated linearly at the voxels of a grid.
@@ -265,18 +265,18 @@ class Segmenter:
         with self._network_lock:
             return self._pipeline.probabilities(prepared.data, grid or prepared.grid)
 
-    def _doubt(self, result: Segmentation) -> list[str]:
+    def _volume_warnings(self, result: Segmentation) -> list[str]:
         """Return why labels may be wrong, by the volumes that the bundle declares to be plausible."""
         if all(label.volume_ml is None for label in result.label_table):
             return []
         voxel_ml = result.grid.voxel_volume_ml
         volumes_ml = {value: count * voxel_ml for value, count in result.voxel_counts.items()}
         trained_on = f"a {self.bundle.modality} as {self.bundle.name} was trained on"
-        return doubt_volumes(result.label_table, volumes_ml, at_border(result.labels), trained_on)
+        return volume_warnings(result.label_table, volumes_ml, at_border(result.labels), trained_on)
 
     def _predict_crops(
-        self, prepared: Prepared, located: Located, on_window: OnWindow | None
-    ) -> tuple[Assembly, RunStats]:
+        self, prepared: Prepared, located: LocatedRegions, on_window: OnWindow | None
+    ) -> tuple[MergedLabels, RunStats]:
         """Segment the structures of a scan, each in its crop; return the labels of the scan, and what that took."""
         ran = RunStats()
 

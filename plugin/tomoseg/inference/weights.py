@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.files import sha256
 from tomoseg.inference.backends.int8_network import Int8Network, find_int8, int8_path
 from tomoseg.inference.config import InferenceConfig, require_checkpoint
@@ -16,7 +16,7 @@ INT8_SUFFIX = ".xml"
 
 
 @dataclass(frozen=True)
-class Weights:
+class CheckpointSet:
     """The weights of one network.
 
     Args:
@@ -30,13 +30,13 @@ class Weights:
     int8: Int8Network | None = None
 
 
-def asks_for_int8(options: Options) -> bool:
+def asks_for_int8(options: RunOptions) -> bool:
     """Tell whether networks in int8 are to be run, for a precision or for a checkpoint that is one."""
     return options.precision == "int8" or any(Path(path).suffix == INT8_SUFFIX for path in options.checkpoints)
 
 
-def weights_in_use(config: InferenceConfig, options: Options) -> list[Weights]:
-    """Return the weights of all networks whose scores are averaged.
+def weights_in_use(config: InferenceConfig, options: RunOptions) -> list[CheckpointSet]:
+    """Return the weights of all networks whose logits are averaged.
 
     Raises:
         BundleError: a file is missing, or a network in int8 was not made from the weights that it stands for.
@@ -46,23 +46,23 @@ def weights_in_use(config: InferenceConfig, options: Options) -> list[Weights]:
     return [_find(config, path, asks_for_int8(options)) for path in paths]
 
 
-def hash_weights(weights: Sequence[Weights]) -> list[str]:
+def hash_weights(weights: Sequence[CheckpointSet]) -> list[str]:
     """Return the SHA-256 of the files of the weights, then of the networks in int8."""
     return [one.sha256 for one in weights] + [one.int8.sha256 for one in weights if one.int8]
 
 
-def checkpoint_sha256(bundle: Bundle, options: Options) -> list[str]:
+def checkpoint_sha256(bundle: Bundle, options: RunOptions) -> list[str]:
     """Return what `hash_weights` returns, without loading a network; raises as `weights_in_use` does."""
     return hash_weights(weights_in_use(InferenceConfig(bundle, overlap=options.overlap), options))
 
 
-def _find(config: InferenceConfig, path: Path, int8: bool) -> Weights:
+def _find(config: InferenceConfig, path: Path, int8: bool) -> CheckpointSet:
     if path.suffix == INT8_SUFFIX:  # of one of the bundle's own checkpoints, wherever it lies
         own = {_hash(checkpoint): checkpoint for checkpoint in config.checkpoints}
         network = find_int8(path, list(own), config.network_definition)
-        return Weights(own[network.checkpoint_sha256], network.checkpoint_sha256, network)
+        return CheckpointSet(own[network.checkpoint_sha256], network.checkpoint_sha256, network)
     key = _hash(path)
-    return Weights(path, key, find_int8(int8_path(path), [key], config.network_definition) if int8 else None)
+    return CheckpointSet(path, key, find_int8(int8_path(path), [key], config.network_definition) if int8 else None)
 
 
 def _hash(path: Path) -> str:

@@ -81,7 +81,7 @@ def describe_answer(result: Segmentation, labels: ServedLabels, version: int) ->
         "label_colors": {label.name: list(label.colour) for label in result.label_table} | labels.colours,
         "volumes_ml": {name: round(volume, 3) for name, volume in result.volumes_ml.items()},
         "weights_version": version,
-        "remarks": list(result.stats.notes),
+        "notes": list(result.stats.notes),
         "warnings": list(result.warnings),
         "location": None if result.location is None else asdict(result.location),
         "latencies": {stage: round(seconds, 3) for stage, seconds in result.stats.seconds.items()}

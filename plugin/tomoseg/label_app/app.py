@@ -16,13 +16,13 @@ from monailabel.utils.async_tasks.utils import processes
 
 from tomoseg.core.errors import BundleError, UsageError, VolumeError
 from tomoseg.core.version import __version__
-from tomoseg.label_app.activelearning.image_scores import KINDS
+from tomoseg.label_app.activelearning.acquisition_scores import KINDS
 from tomoseg.label_app.activelearning.scoring import ImageScoring
 from tomoseg.label_app.activelearning.strategies import make_strategies
 from tomoseg.label_app.clicks.clicks import BACKGROUND
 from tomoseg.label_app.datastore.dicom_studies import DicomStudies, connect
 from tomoseg.label_app.datastore.local_studies import LocalStudies
-from tomoseg.label_app.folder import AppFolder, load_bundles
+from tomoseg.label_app.folder import LabelApp, load_bundles
 from tomoseg.label_app.infers.batch_task import IsolatedBatch
 from tomoseg.label_app.infers.inference import SegmentationTask
 from tomoseg.label_app.infers.interaction import SUFFIX, ClickTask
@@ -40,13 +40,13 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
     """MONAI Label's app over tomoseg's bundles.
 
     Args:
-        app_dir: a folder that `AppFolder.write` made.
+        app_dir: a folder that `LabelApp.write` made.
         studies: a folder of scans, or the URL of a DICOMweb archive.
         conf: of MONAI Label's command line; `models` names bundles, by commas, in place of the folder's.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
-        folder = AppFolder(Path(app_dir))
+        folder = LabelApp(Path(app_dir))
         named = [name.strip() for name in conf.get("models", "").split(",") if name.strip()]
         bundles = load_bundles(named) if named else folder.bundles
         self._wants_scores = False
@@ -119,11 +119,11 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         uploaded = Path(image).is_absolute()
         source = Path(image) if uploaded else find_source(studies, image)
         tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
-        path, told = task({**request, "image": str(source)})
+        path, reported = task({**request, "image": str(source)})
         label = path
         if path and not uploaded and flag(request, "save_label"):
-            label = studies.save_label(image, path, tag, {"model": request["model"], "params": told})
-        return {"label": label, "tag": tag, "file": path, "params": told}
+            label = studies.save_label(image, path, tag, {"model": request["model"], "params": reported})
+        return {"label": label, "tag": tag, "file": path, "params": reported}
 
 
 def _is_trainable(model: ServedModel) -> bool:

@@ -12,7 +12,7 @@ from tomoseg.bundle.registry import find_bundle, registered_names
 from tomoseg.core.errors import BundleError, UsageError, one_line
 from tomoseg.core.files import atomic_file
 from tomoseg.core.json_files import read_json, write_json
-from tomoseg.label_app.versions import Weights
+from tomoseg.label_app.versions import WeightsVersions
 
 MAIN = '''"""A MONAI Label app that runs tomoseg's bundles; written by `tomoseg label-app`."""
 
@@ -27,7 +27,7 @@ MISLEADING = re.compile("detection|deepedit|deepgrow|classification", re.IGNOREC
 
 
 @dataclass(frozen=True)
-class AppFolder:
+class LabelApp:
     """A folder with `main.py`, `tomoseg.json` (which bundles) and `models/` (weights that were trained).
 
     Attributes:
@@ -86,9 +86,9 @@ class AppFolder:
             raise UsageError(f"{path}: cannot be read, {one_line(error)}; make the app anew") from error
         return load_bundles(names)
 
-    def weights(self, bundle: Bundle) -> Weights:
+    def weights(self, bundle: Bundle) -> WeightsVersions:
         """Return the weights that were trained for a bundle."""
-        return Weights(self.root / "models" / bundle.name)
+        return WeightsVersions(self.root / "models" / bundle.name)
 
 
 def load_bundles(names: Sequence[str]) -> tuple[Bundle, ...]:

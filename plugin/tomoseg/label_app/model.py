@@ -7,13 +7,13 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.files import sha256
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.segmenter import Segmenter
-from tomoseg.label_app.folder import AppFolder
+from tomoseg.label_app.folder import LabelApp
 from tomoseg.label_app.last_used import LastUsed
-from tomoseg.label_app.score_store import Scores
+from tomoseg.label_app.score_store import AcquisitionScores
 from tomoseg.label_app.served_labels import ServedLabels
 from tomoseg.label_app.versions import Version
 
@@ -33,7 +33,7 @@ class ServedModel:
         weights: the versions of its weights.
     """
 
-    def __init__(self, bundle: Bundle, folder: AppFolder) -> None:
+    def __init__(self, bundle: Bundle, folder: LabelApp) -> None:
         self.bundle = bundle
         self.folder = folder
         self.name = bundle.name
@@ -62,11 +62,11 @@ class ServedModel:
         return self._sha256(self.checkpoint)
 
     @property
-    def scores(self) -> Scores:
+    def acquisition_scores(self) -> AcquisitionScores:
         """What is known of the images under the weights in use."""
-        return Scores(self.weights.folder / "scores.json", self.checkpoint_sha256)
+        return AcquisitionScores(self.weights.folder / "scores.json", self.checkpoint_sha256)
 
-    def segmenter(self, options: Options, version: Version | None = None) -> Segmenter:
+    def segmenter(self, options: RunOptions, version: Version | None = None) -> Segmenter:
         """Return a segmenter; the last few are kept.
 
         Args:

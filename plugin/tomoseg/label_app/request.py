@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import UsageError
 
 # 3D Slicer and OHIF ask for .nrrd
@@ -26,7 +26,7 @@ class InferRequest:
         compress: whether a .nrrd file is compressed.
     """
 
-    options: Options
+    options: RunOptions
     largest_component: bool = False
     extension: str = ".nii.gz"
     compress: bool = True
@@ -47,7 +47,7 @@ def parse_infer_request(request: Json, device: str) -> InferRequest:
         raise UsageError(f"result_extension: expected one of {', '.join(EXTENSIONS)}, got {extension!r}")
     overlap = number(request, "overlap")
     return InferRequest(
-        Options(device=device, overlap=overlap, tta=flag(request, "tta"), roi=_places(request)),
+        RunOptions(device=device, overlap=overlap, tta=flag(request, "tta"), roi=_places(request)),
         largest_component=flag(request, "largest_component"),
         extension=extension,
         compress=flag(request, "result_compress", default=True),

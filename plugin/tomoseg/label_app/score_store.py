@@ -11,7 +11,7 @@ from tomoseg.core.json_files import read_json, write_json
 
 
 @dataclass(frozen=True)
-class Scores:
+class AcquisitionScores:
     """The scores of all images under one version of a bundle's weights.
 
     They are in a file of their own, for MONAI Label's record of the studies is written by several processes, and loses

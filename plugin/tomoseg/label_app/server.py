@@ -14,7 +14,7 @@ from platformdirs import user_data_path
 
 from tomoseg.core.errors import MissingPackageError, UsageError, one_line
 from tomoseg.core.threads import choose_threads
-from tomoseg.label_app.folder import AppFolder
+from tomoseg.label_app.folder import LabelApp
 
 
 def serve_label_app(
@@ -57,7 +57,7 @@ def serve_label_app(
     remote = studies.startswith(("http://", "https://"))
     if not remote and not Path(studies).is_dir():
         raise UsageError(f"{studies}: no such folder; expected one with scans, or the URL of a DICOMweb archive")
-    folder = AppFolder((app or default_app(studies)).resolve())
+    folder = LabelApp((app or default_app(studies)).resolve())
     # an app that is there keeps its bundles, unless others are named
     served = folder.write(bundles) if bundles or not (folder.root / "main.py").is_file() else folder.bundles
     _check_port(host, port)

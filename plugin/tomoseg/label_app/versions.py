@@ -35,7 +35,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightsVersions:
     """The versions of one bundle: `0001/model.pt`, `0002/model.pt`, … and `current.json`, which says what is used.
 
     Args:

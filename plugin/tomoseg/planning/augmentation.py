@@ -7,7 +7,7 @@ from typing import Any
 from tomoseg.bundle.configs import Json, component, compose
 from tomoseg.planning import data_config, negatives
 from tomoseg.planning.data_config import KEYS, MODES, one_or_all
-from tomoseg.planning.rules import Plan, coarse_axes, moved_by
+from tomoseg.planning.rules import TrainingPlan, coarse_axes, moved_by
 
 BACKGROUND_WINDOWS_PER_LABEL = 2  # windows on the background for one on a label
 MOVED_SHARE = 0.15  # of the crops, by up to half a window
@@ -19,7 +19,7 @@ MAX_SCALING = 0.25
 NO_BLUR_SD = 0.1  # voxels: a kernel of 1 and zeros
 
 
-def labelled_augmentation(plan: Plan) -> list[Json]:
+def labelled_augmentation(plan: TrainingPlan) -> list[Json]:
     """Return the augmentation of scan and label map; a third of the crops lie on a label."""
     image, label = KEYS
     steps: list[Json] = []
@@ -31,7 +31,7 @@ def labelled_augmentation(plan: Plan) -> list[Json]:
                 label_key=label,
                 spatial_size="@crop_size",
                 ratios=[float(f"{BACKGROUND_WINDOWS_PER_LABEL * sum(plan.ratios):.4g}"), *plan.ratios],
-                num_classes=plan.network.scores,
+                num_classes=plan.network.out_channels,
                 indices_key=f"${label} + '_cls_indices'",
                 warn=False,
             )
@@ -41,7 +41,7 @@ def labelled_augmentation(plan: Plan) -> list[Json]:
     return [*steps, chosen, _tensors(KEYS)]
 
 
-def unlabelled_augmentation(plan: Plan, image: str, student: str) -> list[Json]:
+def unlabelled_augmentation(plan: TrainingPlan, image: str, student: str) -> list[Json]:
     """Return the augmentation of a scan without label map: turned for both networks, then changed for the student.
 
     Args:
@@ -56,7 +56,7 @@ def unlabelled_augmentation(plan: Plan, image: str, student: str) -> list[Json]:
     return [*steps, *turned(plan, [image]), copied, *valued(plan, student), _tensors([image, student])]
 
 
-def turned(plan: Plan, keys: list[str]) -> list[Json]:
+def turned(plan: TrainingPlan, keys: list[str]) -> list[Json]:
     """Return what turns, scales, moves and mirrors a scan, and its label map if that is the second key.
 
     MONAI turns voxels, not millimetres: where one of two axes is coarse, a scan would be sheared in their plane, and
@@ -81,7 +81,7 @@ def turned(plan: Plan, keys: list[str]) -> list[Json]:
     return [affine, *flips]
 
 
-def valued(plan: Plan, key: str) -> list[Json]:
+def valued(plan: TrainingPlan, key: str) -> list[Json]:
     """Return what changes the values of a scan and leaves every voxel where it is."""
 
     def change(target: str, **options: Any) -> Json:
@@ -112,7 +112,7 @@ def valued(plan: Plan, key: str) -> list[Json]:
     ]
 
 
-def _cut_off(plan: Plan) -> list[Json]:
+def _cut_off(plan: TrainingPlan) -> list[Json]:
     """Return what cuts some crops of a CT off, with air on the other side.
 
     A scan that is to be segmented may be wider or longer than all those of the dataset, so that windows lie beside the
@@ -139,7 +139,7 @@ def _cut_off(plan: Plan) -> list[Json]:
     ]
 
 
-def _padded(plan: Plan, target: str, **options: Any) -> list[Json]:
+def _padded(plan: TrainingPlan, target: str, **options: Any) -> list[Json]:
     image, label = KEYS
     return [
         component(target, keys=image, **options, value=data_config.outside(plan)),

@@ -14,8 +14,8 @@ from tomoseg.bundle.planned import PLAN, PlannedBundle
 from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.core.files import staging_folder
 from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset, read_description
-from tomoseg.data.inspection.fitness import require_trainable, trainable_labels
 from tomoseg.data.inspection.scan import OnScan
+from tomoseg.data.inspection.training_checks import require_trainable, trainable_labels
 from tomoseg.data.labels import find_ignored, plain_name
 from tomoseg.data.read import read_volume
 from tomoseg.planning.card import data_license, read_template, write_card
@@ -25,7 +25,7 @@ from tomoseg.planning.inference_config import evaluate_config, inference_config,
 from tomoseg.planning.layout import find_layout
 from tomoseg.planning.metadata import make_metadata
 from tomoseg.planning.presets import Budget
-from tomoseg.planning.rules import Plan, decide
+from tomoseg.planning.rules import TrainingPlan, decide
 from tomoseg.planning.semi_supervised_config import semi_supervised_config
 from tomoseg.planning.train_config import multi_gpu_train_config, train_config
 
@@ -42,7 +42,7 @@ def plan_bundle(
     imbalance: Imbalance = DEFAULT_IMBALANCE,
     overwrite: bool = False,
     on_scan: OnScan | None = None,
-) -> Plan:
+) -> TrainingPlan:
     """Check a labelled dataset, decide how to train on it, and write the bundle; the same data give the same bundle.
 
     Args:
@@ -165,7 +165,7 @@ def _annotated_names(names: list[str], root: Path) -> list[str]:
     return names
 
 
-def _record(plan: Plan, fingerprint: Fingerprint, budget: Budget, renamed: dict[int, str]) -> PlannedBundle:
+def _record(plan: TrainingPlan, fingerprint: Fingerprint, budget: Budget, renamed: dict[int, str]) -> PlannedBundle:
     names = {label.value: label.name for label in fingerprint.labels}
     return PlannedBundle(
         budget={"memory_bytes": budget.memory, "device": budget.device, "preset": budget.preset},

@@ -9,7 +9,7 @@ from tomoseg.planning.data_config import default_fold
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.presets import Budget
-from tomoseg.planning.rules import Plan
+from tomoseg.planning.rules import TrainingPlan
 
 
 def read_template(name: str) -> str:
@@ -23,7 +23,7 @@ def data_license(title: str, source: str) -> str:
 
 
 def write_card(
-    plan: Plan, fingerprint: Fingerprint, budget: Budget, layout: Layout, name: str, title: str, source: str
+    plan: TrainingPlan, fingerprint: Fingerprint, budget: Budget, layout: Layout, name: str, title: str, source: str
 ) -> str:
     """Return docs/README.md.
 
@@ -67,14 +67,14 @@ def _data_table(fingerprint: Fingerprint) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
 
 
-def _label_rows(plan: Plan, fingerprint: Fingerprint) -> str:
+def _label_rows(plan: TrainingPlan, fingerprint: Fingerprint) -> str:
     return "\n".join(
         f"| {value} | {name} | {label.cases} | {label.annotated} | {label.median_ml:g} |"
         for (value, name), label in zip(plan.labels.items(), fingerprint.labels, strict=True)
     )
 
 
-def _choice_rows(plan: Plan) -> str:
+def _choice_rows(plan: TrainingPlan) -> str:
     rows = []
     for choice, value in plan.choices().items():
         if isinstance(value, dict):

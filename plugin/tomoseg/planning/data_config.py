@@ -8,7 +8,7 @@ from tomoseg.bundle.configs import Json, component
 from tomoseg.bundle.planned import TrainEntry
 from tomoseg.data.channels import FIRST_CHANNEL
 from tomoseg.planning.layout import Layout
-from tomoseg.planning.rules import FOLDS, Plan
+from tomoseg.planning.rules import FOLDS, TrainingPlan
 
 FOLD_SEED = 12345  # of the folds; nnU-Net's
 SUFFIXES = (".nii.gz", ".nii")
@@ -26,7 +26,7 @@ def bundle_root(name: str) -> str:
     return f"$next(p for p in ('{name}', 'monai_bundle/{name}', '.') if p == '.' or os.path.isdir(p + '/configs'))"
 
 
-def cases(plan: Plan, layout: Layout) -> Json:
+def cases(plan: TrainingPlan, layout: Layout) -> Json:
     """Return the entries that list the cases and their folds."""
     entries: Json = {}
     if layout.listed:
@@ -92,7 +92,7 @@ def default_fold(layout: Layout) -> int | str:
     return "validation" if layout.has_validation else 0
 
 
-def scan(plan: Plan, key: str) -> list[Json]:
+def scan(plan: TrainingPlan, key: str) -> list[Json]:
     """Return what reads a scan and brings it to the network's grid and intensities; a label map stays as it was drawn.
 
     Args:
@@ -102,7 +102,7 @@ def scan(plan: Plan, key: str) -> list[Json]:
     return [*load(plan, [key]), *spatial(plan, [key]), intensities(plan, key)]
 
 
-def load(plan: Plan, keys: list[str]) -> list[Json]:
+def load(plan: TrainingPlan, keys: list[str]) -> list[Json]:
     """Return what reads scan, or scan and label map."""
     # MONAI's reader keeps the names of the files that it reads: threads that read two files of a scan, and one label
     # map, by the same reader lose channels (seen with MONAI 1.6)
@@ -110,7 +110,7 @@ def load(plan: Plan, keys: list[str]) -> list[Json]:
     return [component("LoadImaged", keys=group, ensure_channel_first=True) for group in apart]
 
 
-def spatial(plan: Plan, keys: list[str]) -> list[Json]:
+def spatial(plan: TrainingPlan, keys: list[str]) -> list[Json]:
     """Return orientation and spacing."""
     return [
         component("Orientationd", keys=one_or_all(keys), axcodes="RAS", labels=None),
@@ -118,7 +118,7 @@ def spatial(plan: Plan, keys: list[str]) -> list[Json]:
     ]
 
 
-def intensities(plan: Plan, key: str) -> Json:
+def intensities(plan: TrainingPlan, key: str) -> Json:
     """Return what is done to the intensities."""
     if plan.intensities is None:
         step: Json = component("NormalizeIntensityd", keys=key)
@@ -137,11 +137,11 @@ def intensities(plan: Plan, key: str) -> Json:
     )
 
 
-def label_values(plan: Plan, key: str) -> list[Json]:
+def label_values(plan: TrainingPlan, key: str) -> list[Json]:
     """Return what makes the network's labels of the dataset's; the first value beyond them is to be ignored."""
     values = dict(zip(plan.sources, plan.labels, strict=True))
     if plan.ignored is not None:
-        values[plan.ignored] = plan.network.scores
+        values[plan.ignored] = plan.network.out_channels
     elif plan.sources == tuple(plan.labels):
         return []
     return [component("MapLabelValued", keys=key, orig_labels=list(values), target_labels=list(values.values()))]
@@ -158,7 +158,7 @@ def change(entries: str) -> Json:
     return component("Lambda", func=f"$lambda data: {{**data, {entries}}}")
 
 
-def drawn_only(plan: Plan, label: str) -> list[Json]:
+def drawn_only(plan: TrainingPlan, label: str) -> list[Json]:
     """Return what makes background of labels that were not drawn in a case, though some voxels may have them."""
     if not plan.partial:
         return []
@@ -170,21 +170,21 @@ def drawn_only(plan: Plan, label: str) -> list[Json]:
     ]
 
 
-def forget_ignored(plan: Plan, label: str) -> list[Json]:
+def forget_ignored(plan: TrainingPlan, label: str) -> list[Json]:
     """Return what remembers where the ignore label lies, and makes background of it."""
     if plan.ignored is None:
         return []
     return [
         change(
-            f"'known': data[{label}] < {plan.network.scores}, "
-            f"{label}: data[{label}] * (data[{label}] < {plan.network.scores})"
+            f"'known': data[{label}] < {plan.network.out_channels}, "
+            f"{label}: data[{label}] * (data[{label}] < {plan.network.out_channels})"
         )
     ]
 
 
-def prediction_and_label(plan: Plan, label: str) -> list[Json]:
+def prediction_and_label(plan: TrainingPlan, label: str) -> list[Json]:
     """Return what makes one channel for each label, of scores and label map, without what the ignore label covers."""
-    several = component("AsDiscreted", keys=["pred", label], argmax=[True, False], to_onehot=plan.network.scores)
+    several = component("AsDiscreted", keys=["pred", label], argmax=[True, False], to_onehot=plan.network.out_channels)
     known = change("'pred': data['pred'] * data['known'].to(data['pred'].device)")
     return [several] if plan.ignored is None else [several, known]
 
@@ -195,12 +195,12 @@ def mean_dice(label: str) -> Json:
     return {"val_mean_dice": component("MeanDice", include_background=False, output_transform=transform)}
 
 
-def outside(plan: Plan) -> float:
+def outside(plan: TrainingPlan) -> float:
     """Return the value of what lies beyond a scan: in CT the lowest, which is air, else the mean of the image."""
     return 0.0 if plan.intensities is None else float(intensities(plan, "image")["b_min"])
 
 
-def pad(plan: Plan, keys: list[str], size: str) -> list[Json]:
+def pad(plan: TrainingPlan, keys: list[str], size: str) -> list[Json]:
     """Return what makes a scan, and its label map, at least as large as `size`, as the inferer does."""
     if plan.intensities is None:
         return [component("SpatialPadd", keys=one_or_all(keys), spatial_size=size)]
@@ -211,7 +211,7 @@ def pad(plan: Plan, keys: list[str], size: str) -> list[Json]:
     ]
 
 
-def inferer(plan: Plan, roi_size: Any) -> Json:
+def inferer(plan: TrainingPlan, roi_size: Any) -> Json:
     """Return the sliding window."""
     step = component("SlidingWindowInferer", roi_size=roi_size, sw_batch_size=2, overlap=0.5, mode="gaussian")
     return step if plan.intensities is None else step | {"cval": outside(plan)}
@@ -240,7 +240,7 @@ def batches(part: str) -> Json:
     )
 
 
-def dice_of_each(plan: Plan, label: str) -> Json:
+def dice_of_each(plan: TrainingPlan, label: str) -> Json:
     """Return a metric for each label."""
     return {
         f"val_dice_{name}": component(

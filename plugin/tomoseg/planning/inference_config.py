@@ -5,7 +5,7 @@ from __future__ import annotations
 from tomoseg.bundle.configs import Json, checkpoint_loader, component, compose
 from tomoseg.planning import data_config
 from tomoseg.planning.layout import Layout
-from tomoseg.planning.rules import Plan
+from tomoseg.planning.rules import TrainingPlan
 
 IMPORTS = ["$import json", "$import os", "$import monai", "$import torch"]
 DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
@@ -38,7 +38,7 @@ RUN = {"initialize": ["$monai.utils.set_determinism(seed=0)"], "run": ["$@evalua
 LEAVE = ["$torch.distributed.barrier()", "$torch.distributed.destroy_process_group()"]
 
 
-def inference_config(plan: Plan, layout: Layout, name: str, dataset: str) -> Json:
+def inference_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str) -> Json:
     """Return inference.json.
 
     Args:
@@ -81,7 +81,7 @@ def inference_config(plan: Plan, layout: Layout, name: str, dataset: str) -> Jso
     }
 
 
-def evaluate_config(plan: Plan, layout: Layout, name: str, dataset: str) -> Json:
+def evaluate_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str) -> Json:
     """Return evaluate.json; the arguments are those of `inference_config`."""
     return {
         "imports": IMPORTS,
@@ -163,7 +163,7 @@ def distributed(network: str) -> Json:
     )
 
 
-def _network(plan: Plan) -> Json:
+def _network(plan: TrainingPlan) -> Json:
     return {
         "num_workers": 0,
         "device": DEVICE,

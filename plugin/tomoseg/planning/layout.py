@@ -47,7 +47,7 @@ def find_layout(dataset: Dataset, listed: bool) -> Layout:
         DatasetError: the names do not follow one pattern, or MONAI cannot read the files.
     """
     itk = _needs_itk(dataset)
-    files = 1 + len(dataset.pairs[0].further)
+    files = 1 + len(dataset.pairs[0].other_channels)
     if listed:
         return Layout(True, any(pair.part == "validation" for pair in dataset.pairs), files=files, itk=itk)
     endings = sorted({_endings(pair) for pair in dataset.pairs})
@@ -61,7 +61,7 @@ def find_layout(dataset: Dataset, listed: bool) -> Layout:
 
 
 def _needs_itk(dataset: Dataset) -> bool:
-    paths = [path for pair in dataset.pairs for path in (pair.image, *pair.further, pair.label)]
+    paths = [path for pair in dataset.pairs for path in (pair.image, *pair.other_channels, pair.label)]
     for path in paths:
         if why := missing_reader(path):
             raise DatasetError(f"{path}: {why}")

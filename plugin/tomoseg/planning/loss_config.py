@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tomoseg.bundle.configs import Json, component
-from tomoseg.planning.rules import Plan
+from tomoseg.planning.rules import TrainingPlan
 
 SMOOTHING = 1e-05  # nnU-Net's
 GAMMA = 2.0  # Lin et al., Focal Loss for Dense Object Detection, ICCV 2017
@@ -11,7 +11,7 @@ GAMMA = 2.0  # Lin et al., Focal Loss for Dense Object Detection, ICCV 2017
 FALSE_POSITIVES, FALSE_NEGATIVES = 0.3, 0.7
 
 
-def loss_entries(plan: Plan) -> Json:
+def loss_entries(plan: TrainingPlan) -> Json:
     """Return the entries of train.json from `label` and the network's levels to one number.
 
     The network repeats the scores of a coarser level so that all levels have the window's shape, and a loss of repeated
@@ -35,7 +35,7 @@ def loss_entries(plan: Plan) -> Json:
     }
 
 
-def _plain(plan: Plan) -> Json:
+def _plain(plan: TrainingPlan) -> Json:
     options = {
         "include_background": False,
         "softmax": True,
@@ -43,7 +43,7 @@ def _plain(plan: Plan) -> Json:
         "smooth_dr": SMOOTHING,
         "batch": plan.cut,  # nnU-Net's: one Dice for the batch where a window may miss a label
     }
-    entries: Json = {"target": f"$lambda label: monai.networks.one_hot(label, {plan.network.scores})"}
+    entries: Json = {"target": f"$lambda label: monai.networks.one_hot(label, {plan.network.out_channels})"}
     if plan.loss == "dice-ce":
         return entries | {"level_loss": component("DiceCELoss", **options)}
     if plan.loss == "tversky":
@@ -60,12 +60,12 @@ def _plain(plan: Plan) -> Json:
     }
 
 
-def _marginal(plan: Plan) -> Json:
+def _marginal(plan: TrainingPlan) -> Json:
     """Return an overlap of what is known, and the cross-entropy of a voxel's label being one that it may be.
 
     The focal loss asks for each label by itself, so that it leaves out those that are not known.
     """
-    scores = plan.network.scores
+    scores = plan.network.out_channels
     sets = "[]" if not plan.partial else "[[True, *[not d for d in row]] for row in @drawn]"
     over = (0, 2, 3, 4) if plan.cut else (2, 3, 4)
     entries: Json = {

@@ -10,13 +10,13 @@ from tomoseg.data.datasets import UNNAMED_CHANNELS
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.label_table import label_table
 from tomoseg.planning.layout import Layout
-from tomoseg.planning.rules import Plan
+from tomoseg.planning.rules import TrainingPlan
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 REQUIRED_PACKAGES = ("fire", "nibabel", "pytorch-ignite", "scipy")
 
 
-def make_metadata(plan: Plan, fingerprint: Fingerprint, layout: Layout, title: str, source: str) -> Json:
+def make_metadata(plan: TrainingPlan, fingerprint: Fingerprint, layout: Layout, title: str, source: str) -> Json:
     """Return metadata.json.
 
     Args:
@@ -86,7 +86,7 @@ def make_metadata(plan: Plan, fingerprint: Fingerprint, layout: Layout, title: s
     }
 
 
-def _window(plan: Plan) -> dict[str, Any]:
+def _window(plan: TrainingPlan) -> dict[str, Any]:
     return {"spatial_shape": list(plan.patch), "dtype": "float32", "value_range": [], "is_patch_data": True}
 
 

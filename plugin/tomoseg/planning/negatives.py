@@ -6,7 +6,7 @@ from tomoseg.bundle.configs import Json, component
 from tomoseg.bundle.planned import TrainEntry
 from tomoseg.data.datasets import LABEL_ENDINGS
 from tomoseg.planning.data_config import KEYS, SUFFIXES
-from tomoseg.planning.rules import Plan
+from tomoseg.planning.rules import TrainingPlan
 
 NEGATIVE_WINDOWS_SHARE = 0.125  # of the windows
 
@@ -42,7 +42,7 @@ def sampler() -> str:
     )
 
 
-def cut_out(plan: Plan) -> list[Json]:
+def cut_out(plan: TrainingPlan) -> list[Json]:
     """Return what takes a part of a negative, where the cases themselves are no larger than a crop."""
     if plan.cut:
         return []

@@ -26,14 +26,14 @@ class Network:
     """A DynUNet.
 
     Args:
-        scores: number of labels, background included.
+        out_channels: number of labels, background included.
         kernels, strides: of each level, along (D, H, W); the first stride is (1, 1, 1).
         filters: number of features of each level.
         residual: whether the encoder's blocks are residual.
         channels: number of the input's channels.
     """
 
-    scores: int
+    out_channels: int
     kernels: tuple[Triple, ...]
     strides: tuple[Triple, ...]
     filters: tuple[int, ...]
@@ -60,7 +60,7 @@ class Network:
             "DynUNet",
             spatial_dims=3,
             in_channels=self.channels,
-            out_channels=self.scores,
+            out_channels=self.out_channels,
             kernel_size=[list(kernel) for kernel in self.kernels],
             strides=[list(stride) for stride in self.strides],
             upsample_kernel_size=[list(stride) for stride in self.strides[1:]],
@@ -76,7 +76,7 @@ class Network:
     @property
     def parameters(self) -> int:
         """Number of weights without the heads for deep supervision, as MONAI builds it."""
-        total = self.filters[0] * self.scores + self.scores
+        total = self.filters[0] * self.out_channels + self.out_channels
         before = self.channels
         for level, (features, kernel, stride) in enumerate(zip(self.filters, self.kernels, self.strides, strict=True)):
             volume = math.prod(kernel)
@@ -97,12 +97,12 @@ class Network:
             batch: windows at once.
         """
         voxels = float(math.prod(patch) * batch)
-        scores = voxels * (1 + self.heads) * self.scores * FLOAT32_BYTES * SCORE_COPIES
+        out_channels = voxels * (1 + self.heads) * self.out_channels * FLOAT32_BYTES * SCORE_COPIES
         features = 0.0
         for stride, count in zip(self.strides, self.filters, strict=True):
             voxels /= math.prod(stride)
             features += voxels * count * BFLOAT16_BYTES * FEATURE_COPIES
-        return round(BASE_BYTES + self.parameters * FLOAT32_BYTES * PARAMETER_COPIES + scores + features)
+        return round(BASE_BYTES + self.parameters * FLOAT32_BYTES * PARAMETER_COPIES + out_channels + features)
 
 
 def shape_levels(patch: Triple, spacing_mm: tuple[float, float, float], edge: int) -> tuple[list[Triple], list[Triple]]:

@@ -7,7 +7,7 @@ import os
 from tomoseg.data.inspection.scan import OnScan
 from tomoseg.planning.bundle_writer import plan_bundle
 from tomoseg.planning.options import PlanningOptions
-from tomoseg.planning.rules import Plan
+from tomoseg.planning.rules import TrainingPlan
 
 
 def plan(
@@ -16,7 +16,7 @@ def plan(
     options: PlanningOptions | None = None,
     *,
     on_scan: OnScan | None = None,
-) -> Plan:
+) -> TrainingPlan:
     """Make a MONAI bundle that can be trained on a labelled dataset, each choice with its reason.
 
     Args:

@@ -33,7 +33,7 @@ EPOCH_STEPS = 100
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Every choice, and why; axes in the order right, anterior, superior.
 
     Args:
@@ -125,7 +125,7 @@ def decide(
     budget: Budget,
     ignored: int | None = None,
     imbalance: Imbalance = DEFAULT_IMBALANCE,
-) -> Plan:
+) -> TrainingPlan:
     """Return the plan for a dataset.
 
     Args:
@@ -169,7 +169,7 @@ def decide(
     )
     folds = min(FOLDS, fingerprint.cases)
     reasons["folds"] = f"{folds} parts of the {fingerprint.cases} training cases"
-    return Plan(
+    return TrainingPlan(
         modality=modality,
         labels=labels,
         sources=sources,

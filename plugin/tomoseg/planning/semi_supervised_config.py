@@ -14,13 +14,13 @@ from tomoseg.bundle.planned import TrainEntry
 from tomoseg.data.formats import VOLUME_SUFFIXES
 from tomoseg.planning import data_config
 from tomoseg.planning.augmentation import unlabelled_augmentation
-from tomoseg.planning.rules import Plan
+from tomoseg.planning.rules import TrainingPlan
 
 IMAGE, STUDENT = "@image_key", "student"
 RAMP_UP_SHARE = 0.3  # of the training, during which the teacher comes to count
 
 
-def semi_supervised_config(plan: Plan) -> Json:
+def semi_supervised_config(plan: TrainingPlan) -> Json:
     """Return semi_supervised.json, which goes over train.json.
 
     Args:

@@ -10,7 +10,7 @@ from tomoseg.planning.data_config import KEYS
 from tomoseg.planning.inference_config import DEVICE, IMPORTS, JOIN, LEAVE, LOCAL_DEVICE, OWN_GPU, distributed
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.loss_config import loss_entries
-from tomoseg.planning.rules import Plan
+from tomoseg.planning.rules import TrainingPlan
 
 MAX_CENTRES_PER_LABEL = 10_000  # voxels of each label from which the middle of a crop is drawn
 FAST_CUDNN = [
@@ -25,7 +25,7 @@ HOOKS = [
 ]
 
 
-def train_config(plan: Plan, layout: Layout, name: str, dataset: str) -> Json:
+def train_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str) -> Json:
     """Return train.json.
 
     Args:
@@ -155,7 +155,7 @@ def multi_gpu_train_config() -> Json:
     }
 
 
-def _deterministic(plan: Plan) -> list[Json]:
+def _deterministic(plan: TrainingPlan) -> list[Json]:
     return [
         *data_config.load(plan, KEYS),
         negatives.without_labels(),
@@ -167,16 +167,16 @@ def _deterministic(plan: Plan) -> list[Json]:
     ]
 
 
-def _label_type(plan: Plan) -> str:
+def _label_type(plan: TrainingPlan) -> str:
     """Return what holds the rows of `possible`, of which there is one for each set of labels that were drawn."""
     if plan.masked:
         return "$torch.uint8 if len(@possible) < 256 else torch.int16"
-    return "$torch.uint8" if plan.network.scores < 256 else "$torch.int16"
+    return "$torch.uint8" if plan.network.out_channels < 256 else "$torch.int16"
 
 
-def _cached(plan: Plan) -> list[Json]:
+def _cached(plan: TrainingPlan) -> list[Json]:
     """Return what is done once a case, in training only."""
-    scores = plan.network.scores
+    scores = plan.network.out_channels
     places = component(
         "ClassesToIndicesd", keys="@label_key", num_classes=scores, max_samples_per_class=MAX_CENTRES_PER_LABEL
     )
@@ -192,7 +192,7 @@ def _cached(plan: Plan) -> list[Json]:
     ]
 
 
-def _validate(plan: Plan) -> Json:
+def _validate(plan: TrainingPlan) -> Json:
     return {
         "preprocessing": compose(
             component("Compose", transforms="@train::deterministic_transforms"),

@@ -17,7 +17,7 @@ SAME_VOLUME_TOLERANCE = 1e-6  # of the median: one scan stored twice differs by 
 
 
 @dataclass(frozen=True, eq=False)
-class Usual:
+class ReferenceRange:
     """What the volumes of one label are usually like.
 
     Args:
@@ -33,7 +33,7 @@ class Usual:
     outliers: NDArray[np.bool_]
 
 
-def find_outliers(volumes_ml: Sequence[float]) -> Usual | None:
+def find_outliers(volumes_ml: Sequence[float]) -> ReferenceRange | None:
     """Tell which volumes of one label are unusual among those of many scans.
 
     A volume stands out where it is more than 3.5 × 1.4826 × MAD away from the median (MAD: median absolute deviation;
@@ -58,4 +58,4 @@ def find_outliers(volumes_ml: Sequence[float]) -> Usual | None:
         outliers[:] = False
     if present > (len(volumes) - 1) / 2:
         outliers |= volumes == 0
-    return Usual(median, (max(median - limit, 0.0), median + limit), present, outliers)
+    return ReferenceRange(median, (max(median - limit, 0.0), median + limit), present, outliers)

@@ -72,17 +72,17 @@ class Location:
 
     Args:
         template: what was laid over the scan.
-        score: share of the scan's variance within the brain that the template's tissues explain, 0 to 1; None for a
-            place that was given by hand.
-        seen: share of the template's brain that the scan covers; None as for the score.
+        similarity: share of the scan's variance within the brain that the template's tissues explain, 0 to 1; None for
+            a place that was given by hand.
+        seen: share of the template's brain that the scan covers; None as for the similarity.
         icv_ml: intracranial volume, that of the template scaled as it was for this scan (Buckner et al. 2004,
-            doi:10.1016/j.neuroimage.2004.06.018); None as for the score.
+            doi:10.1016/j.neuroimage.2004.06.018); None as for the similarity.
         asymmetry_percent: (left - right) / mean of both; None where one of them is not there.
         regions: one for each structure.
     """
 
     template: str
-    score: float | None
+    similarity: float | None
     seen: float | None
     icv_ml: float | None
     asymmetry_percent: float | None

@@ -55,18 +55,18 @@ def measure_labels(
     if not values:
         return {}
     if labels.ndim == 3:
-        tally = _Tally(max(values))
+        tally = _LabelAccumulator(max(values))
         tally.add_volume(labels, scan)
         return {value: tally.measure(value, shape) for value in values}
     measures = {}
     for value in values:
-        tally = _Tally(1)
+        tally = _LabelAccumulator(1)
         tally.add_volume(labels[value - 1], scan, binary=True)
         measures[value] = tally.measure(1, shape)
     return measures
 
 
-class _Tally:
+class _LabelAccumulator:
     """Sums and boxes of the labels 1 to `largest`, by label value."""
 
     def __init__(self, largest: int) -> None:

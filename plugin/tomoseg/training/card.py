@@ -16,7 +16,7 @@ from tomoseg.evaluation.bootstrap import interval, resample
 def write_results(
     path: Path,
     labels: Sequence[str],
-    scores: Mapping[int | str | None, Sequence[Sequence[float]]],
+    dice: Mapping[int | str | None, Sequence[Sequence[float]]],
     largest: Sequence[str],
     averaged: bool,
 ) -> bool:
@@ -25,7 +25,7 @@ def write_results(
     Args:
         path: of the card; nothing is done where there is none, or where somebody wrote results of their own.
         labels: their names.
-        scores: the Dice of the labels of each case, NaN where it has none, by fold.
+        dice: the Dice of the labels of each case, NaN where it has none, by fold.
         largest: names of the labels that are cut down to their largest component, which the table does not have.
         averaged: whether the bundle has the mean of the folds' weights, and not all networks.
 
@@ -37,7 +37,7 @@ def write_results(
     """
     if not path.is_file():
         return False
-    section = "\n".join(_section(labels, scores, largest, averaged))
+    section = "\n".join(_section(labels, dice, largest, averaged))
     text = replace_results(path.read_text(encoding="utf-8"), section)
     if text is None:
         return False
@@ -48,24 +48,24 @@ def write_results(
 
 def _section(
     labels: Sequence[str],
-    scores: Mapping[int | str | None, Sequence[Sequence[float]]],
+    dice: Mapping[int | str | None, Sequence[Sequence[float]]],
     largest: Sequence[str],
     averaged: bool,
 ) -> list[str]:
-    every = np.array([case for cases in scores.values() for case in cases], dtype=np.float64)
+    every = np.array([case for cases in dice.values() for case in cases], dtype=np.float64)
     known = np.isfinite(every)
     draws = resample(np.where(known, every, 0.0), known.astype(np.float64))
-    kind = "the mean of their weights" if averaged else "all of them, whose scores are averaged"
+    kind = "the mean of their weights" if averaged else "all of them, whose logits are averaged"
     lines = [
         f"{MEASURED} (`tomoseg train --fold all`); the bundle has {kind}. Dice in the scans' own",
         "grid, mean with bootstrap 95 % interval (cases drawn with replacement):",
         "",
-        f"| | cases | all folds | {' | '.join(f'fold {fold}' for fold in scores)} |",
-        f"|---|---|---|{'---|' * len(scores)}",
+        f"| | cases | all folds | {' | '.join(f'fold {fold}' for fold in dice)} |",
+        f"|---|---|---|{'---|' * len(dice)}",
     ]
     for index, label in enumerate(labels):
         low, high = interval(draws[:, index])
-        folds = [_mean([case[index] for case in cases]) for cases in scores.values()]
+        folds = [_mean([case[index] for case in cases]) for cases in dice.values()]
         cells = [
             label,
             str(int(known[:, index].sum())),

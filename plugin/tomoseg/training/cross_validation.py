@@ -15,7 +15,7 @@ from typing import Any
 
 from tomoseg.bundle.configs import write_config
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import BundleError, MissingPackageError, TrainingError, UsageError
 from tomoseg.core.files import copy_file
 from tomoseg.core.json_files import write_json
@@ -34,12 +34,12 @@ from tomoseg.training.ensemble import (
 )
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.options import EVERY_FOLD, TrainingOptions
-from tomoseg.training.scoring import Scorer, mean_of_labels
 from tomoseg.training.training import Trained, train
+from tomoseg.training.validation_dice import DiceMeter, mean_of_labels
 from tomoseg.training.workflow import world_size
 
 MIN_DICE_GAIN = 0.0005  # of a label's mean Dice, from which it is cut down to its largest component; less is chance
-MAX_COMPARED_CASES = 20  # cases, on which the mean of the weights is compared with that of the scores
+MAX_COMPARED_CASES = 20  # cases, on which the mean of the weights is compared with that of the logits
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,17 @@ class CrossValidation:
     def lines(self) -> list[str]:
         """What to tell, one line each."""
         named = [f"{name} {value:.4f}" for name, value in zip(self.labels.values(), self.dice, strict=True)]
-        told = [f"{self.folder}: {self.cases} cases, each predicted by a network that had not seen it"]
-        told.append(f"mean Dice: {', '.join(named)}")
-        told += [f"{self.labels[label]}: largest component only, {value:.4f}" for label, value in self.largest.items()]
+        reported = [f"{self.folder}: {self.cases} cases, each predicted by a network that had not seen it"]
+        reported.append(f"mean Dice: {', '.join(named)}")
+        reported += [
+            f"{self.labels[label]}: largest component only, {value:.4f}" for label, value in self.largest.items()
+        ]
         if not self.installed:
-            return [*told, "the bundle's own weights are kept as they were; replace them with --overwrite"]
-        return [*told, f"the bundle has {'the mean of the weights' if self.averaged else 'all networks'} of the folds"]
+            return [*reported, "the bundle's own weights are kept as they were; replace them with --overwrite"]
+        return [
+            *reported,
+            f"the bundle has {'the mean of the weights' if self.averaged else 'all networks'} of the folds",
+        ]
 
 
 def cross_validate(
@@ -111,23 +116,23 @@ def cross_validate(
         gc.collect()  # the cached cases of one fold need not wait for the next one
     if folds[0].folds < 2:
         raise BundleError(f"{bundle.root}: train.json has no folds; choose one training with --fold none")
-    scorer = Scorer(bundle, dataset)
+    meter = DiceMeter(bundle, dataset)
     target = folder / "cross_validation"
     weights = [fold.weights for fold in folds]
     average_weights(weights, target / "average.pt")
-    run = Options(device=options.device, threads=options.threads)
+    run = RunOptions(device=options.device, threads=options.threads)
     pairs = _spread([_pair_of(dataset, case) for fold in folds for case in fold.held_out])
     with TemporaryDirectory() as place:  # what an earlier run put into the bundle's config counts for nothing
         single = write_single(bundle, config, Path(place) / bundle.root.name)
-        rows = _predict_held_out(single, dataset, folds, run, target / "predictions", scorer, hidden)
-        together = _mean_dice(single, weights, pairs, run, scorer)
-        alone = _mean_dice(single, [target / "average.pt"], pairs, run, scorer)
+        rows = _predict_held_out(single, dataset, folds, run, target / "predictions", meter, hidden)
+        together = _mean_dice(single, weights, pairs, run, meter)
+        alone = _mean_dice(single, [target / "average.pt"], pairs, run, meter)
     plain = mean_of_labels([row.plain for row in rows])
     largest = mean_of_labels([row.largest for row in rows])
-    compared = zip(scorer.labels, plain, largest, strict=True)
+    compared = zip(meter.labels, plain, largest, strict=True)
     chosen = {label: after for label, before, after in compared if after > before + MIN_DICE_GAIN}
-    names = list(scorer.labels.values())
-    _write_scores(target / "scores.csv", rows, names)
+    names = list(meter.labels.values())
+    _write_dice(target / "scores.csv", rows, names)
     installed = options.overwrite or not (bundle.root / "models" / "model.pt").exists()
     averaged = alone >= together
     if installed:
@@ -135,9 +140,9 @@ def cross_validate(
         if chosen:
             _require(bundle, "scikit-image")  # MONAI finds components with it
         scores = {fold.fold: [row.plain for row in rows if row.fold == fold.fold] for fold in folds}
-        largest_only = [scorer.labels[label] for label in chosen]
+        largest_only = [meter.labels[label] for label in chosen]
         write_results(bundle.root / "docs" / "README.md", names, scores, largest_only, averaged)
-    result = CrossValidation(target, len(rows), scorer.labels, tuple(plain), chosen, averaged, installed)
+    result = CrossValidation(target, len(rows), meter.labels, tuple(plain), chosen, averaged, installed)
     _write_summary(target / "summary.json", result, folds, rows, together, alone)
     return result
 
@@ -154,9 +159,9 @@ def _predict_held_out(
     bundle: Bundle,
     dataset: Dataset,
     folds: Sequence[Trained],
-    options: Options,
+    options: RunOptions,
     folder: Path,
-    scorer: Scorer,
+    meter: DiceMeter,
     hidden: bool,
 ) -> list[_Row]:
     rows: list[_Row] = []
@@ -168,7 +173,7 @@ def _predict_held_out(
                 pair = _pair_of(dataset, case)
                 result = segmenter(pair.source)
                 result.save(folder / f"{pair.name}.nii.gz")
-                rows.append(_Row(pair.name, fold.fold, *scorer.score(result.labels, pair)))
+                rows.append(_Row(pair.name, fold.fold, *meter.measure(result.labels, pair)))
                 monitor.step(len(rows), 1, 1)
     return rows
 
@@ -190,14 +195,14 @@ def _spread(pairs: list[Pair]) -> list[Pair]:
 
 
 def _mean_dice(
-    bundle: Bundle, weights: Sequence[Path], pairs: Sequence[Pair], options: Options, scorer: Scorer
+    bundle: Bundle, weights: Sequence[Path], pairs: Sequence[Pair], options: RunOptions, meter: DiceMeter
 ) -> float:
     """Return the mean over the labels of the mean Dice over the cases.
 
     Every case was seen by all folds but one, so this compares, and measures nothing.
     """
     segmenter = Segmenter(bundle, replace(options, checkpoints=tuple(map(str, weights))))
-    means = mean_of_labels([scorer.score(segmenter(pair.source).labels, pair)[0] for pair in pairs])
+    means = mean_of_labels([meter.measure(segmenter(pair.source).labels, pair)[0] for pair in pairs])
     known = [mean for mean in means if not math.isnan(mean)]
     if not known:
         raise TrainingError(f"{bundle.root}: none of the cases held out has a label, so nothing can be compared")
@@ -228,7 +233,7 @@ def _require(bundle: Bundle, package: str) -> None:
     write_config(path, content)
 
 
-def _write_scores(path: Path, rows: Sequence[_Row], labels: Sequence[str]) -> None:
+def _write_dice(path: Path, rows: Sequence[_Row], labels: Sequence[str]) -> None:
     columns = ["case", "fold", *labels, *(f"{label}_largest_component" for label in labels)]
     dice = [["" if math.isnan(value) else f"{value:.6f}" for value in (*row.plain, *row.largest)] for row in rows]
     write_csv(path, columns, ([row.case, row.fold, *cells] for row, cells in zip(rows, dice, strict=True)))
@@ -249,7 +254,7 @@ def _write_summary(
         "mean_dice": by_name(result.dice),
         "folds": [{"fold": fold.fold, "epochs": fold.epochs, "mean_dice": mean_dice(fold)} for fold in folds],
         "largest_component_only": {result.labels[label]: value for label, value in result.largest.items()},
-        "compared_on_seen_cases": {"mean_of_scores": together, "mean_of_weights": alone},
+        "compared_on_seen_cases": {"mean_of_logits": together, "mean_of_weights": alone},
         "averaged_weights": result.averaged,
     }
     write_json(path, content)

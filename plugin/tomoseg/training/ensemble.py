@@ -1,4 +1,4 @@
-"""The weights of all folds in one bundle: averaged, or as networks whose scores are averaged."""
+"""The weights of all folds in one bundle: averaged, or as networks whose logits are averaged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def average_weights(checkpoints: Sequence[Path], target: Path) -> None:
 
 
 def ensemble_config(config: Json, files: Sequence[str]) -> Json:
-    """Return an inference config whose scores are the mean over several networks, for stock MONAI and for the engine.
+    """Return an inference config whose logits are the mean over several networks, for stock MONAI and for the engine.
 
     Args:
         config: of one network, as `tomoseg plan` writes it.

@@ -30,7 +30,7 @@ MAX_VALIDATIONS = 10  # in one training, at most
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FineTuningOptions:
     """How long and how fast to train; all the rest is the bundle's.
 
     Args:
@@ -74,7 +74,7 @@ def fine_tune(
     cases: Sequence[Pair],
     held_out: Sequence[Pair],
     start: Path | None,
-    recipe: Recipe,
+    recipe: FineTuningOptions,
     folder: Path,
     on_epoch: Callable[[Progress], None] = lambda _: None,
 ) -> State:
@@ -144,7 +144,7 @@ def _train(workflow: TrainingWorkflow, folder: Path, on_epoch: Callable[[Progres
     return found
 
 
-def _override(parser: ConfigParser, validated: bool, recipe: Recipe, folder: Path) -> None:
+def _override(parser: ConfigParser, validated: bool, recipe: FineTuningOptions, folder: Path) -> None:
     """Set in the config's own words for how long and how fast it trains, and where it may write."""
     if TrainEntry.CHECKPOINT_FOLDER in parser:
         parser[TrainEntry.CHECKPOINT_FOLDER] = literal(str(folder / "train"))

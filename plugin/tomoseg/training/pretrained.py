@@ -13,7 +13,7 @@ from tomoseg.inference.config import read_weights
 
 
 @dataclass(frozen=True)
-class Match:
+class LoadedKeys:
     """Which weights of a network came from a checkpoint.
 
     Args:
@@ -29,12 +29,12 @@ class Match:
     @property
     def lines(self) -> list[str]:
         """What to tell, one line each."""
-        told = [f"{len(self.taken)} of {len(self.taken) + len(self.left)} weights are from the checkpoint"]
-        told += [f"{name}: {reason}" for name, reason in self.left.items()]
-        return told + [f"{name}: in the checkpoint only" for name in self.unused]
+        reported = [f"{len(self.taken)} of {len(self.taken) + len(self.left)} weights are from the checkpoint"]
+        reported += [f"{name}: {reason}" for name, reason in self.left.items()]
+        return reported + [f"{name}: in the checkpoint only" for name in self.unused]
 
 
-def load_matching(network: torch.nn.Module, checkpoint: Path) -> Match:
+def load_matching(network: torch.nn.Module, checkpoint: Path) -> LoadedKeys:
     """Copy the weights whose name and shape fit.
 
     Raises:
@@ -59,4 +59,4 @@ def load_matching(network: torch.nn.Module, checkpoint: Path) -> Match:
         for name, tensor in own.items()
         if name not in fitting
     }
-    return Match(tuple(taken), left, tuple(name for name in weights if name not in known))
+    return LoadedKeys(tuple(taken), left, tuple(name for name in weights if name not in known))

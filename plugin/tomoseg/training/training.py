@@ -15,9 +15,9 @@ import psutil
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import copy_file, sha256
-from tomoseg.core.quiet import quiet
+from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.datasets import Dataset, read_dataset
-from tomoseg.data.inspection.fitness import require_negatives, require_trainable
+from tomoseg.data.inspection.training_checks import require_negatives, require_trainable
 from tomoseg.inference.threads import use_threads
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.options import TrainingOptions
@@ -113,12 +113,12 @@ def train(
         raise UsageError(f"{folder}: a training is there; go on with --resume, or begin anew with --overwrite")
     if state is not None and options.epochs is None:  # a machine with a GPU has more epochs of its own
         options = replace(options, epochs=int(state.signature["epochs"]))
-    with quiet():
+    with suppress_warnings():
         workflow = TrainingWorkflow(bundle, dataset.root, options, len(dataset.pairs) + len(negatives))
         workflow.build()
         signature = workflow.signature(hash_files(dataset, negatives))
         if state is not None:
-            _refuse_changes(saved, state.signature, signature)
+            _require_unchanged(saved, state.signature, signature)
         title = f"fold {'none' if workflow.fold is None else workflow.fold}"
         with TrainingMonitor(title, hidden or not is_first()) as monitor:
             if state is None:
@@ -167,14 +167,14 @@ def hash_files(dataset: Dataset, negatives: Sequence[Path] = ()) -> str:
     for pair in sorted(dataset.pairs, key=lambda pair: pair.image):
         image, label = (path.relative_to(dataset.root).as_posix() for path in (pair.image, pair.label))
         digest.update(f"{image} {pair.image.stat().st_size}\n{label} {sha256(pair.label)}\n".encode())
-        for path in pair.further:
+        for path in pair.other_channels:
             digest.update(f"{path.relative_to(dataset.root).as_posix()} {path.stat().st_size}\n".encode())
     for path in negatives:
         digest.update(f"without labels: {path.name} {path.stat().st_size}\n".encode())
     return digest.hexdigest()
 
 
-def _refuse_changes(path: Path, before: dict[str, object], now: dict[str, object]) -> None:
+def _require_unchanged(path: Path, before: dict[str, object], now: dict[str, object]) -> None:
     names = {
         "config": "train.json",
         "data": "the dataset (or what --negatives names)",

@@ -62,8 +62,8 @@ def check_unlabelled(folder: Path, dataset: Dataset, tell: Callable[[str], None]
     for path in found:
         if is_own(path):
             own += 1
-        elif problems := _problems(path, inspector, len(dataset.channels)):
-            left_out.append(f"{path}: {problems[0]}")
+        elif errors := _errors(path, inspector, len(dataset.channels)):
+            left_out.append(f"{path}: {errors[0]}")
         else:
             scans.append(path)
     if not scans:
@@ -80,15 +80,15 @@ def hash_scans(scans: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _problems(path: Path, inspector: Inspector, channels: int) -> list[str]:
+def _errors(path: Path, inspector: Inspector, channels: int) -> list[str]:
     if why := missing_reader(path):
         return [why]
     findings = inspector.look_at(path, "image", channels=channels)
     if len(findings) != 1:
         return [f"expected one scan, got {len(findings)}"]
     (found,) = findings
-    if not found.readable or found.problems:
-        return list(found.problems) or ["cannot be read"]
+    if not found.readable or found.errors:
+        return list(found.errors) or ["cannot be read"]
     if found.channels != channels:
         return [f"expected {channels} channels in one 4D NIfTI file, got one"]
     return ["every voxel has the same value"] if found.voxels is not None and found.voxels.constant else []
@@ -97,7 +97,7 @@ def _problems(path: Path, inspector: Inspector, channels: int) -> list[str]:
 def _recogniser(dataset: Dataset) -> Callable[[Path], bool]:
     """Return what tells whether a file has the bytes of one of the dataset's scans; few files are of one size."""
     own: dict[int, list[Path]] = defaultdict(list)
-    for path in (*(file for pair in dataset.pairs for file in (pair.image, *pair.further)), *dataset.test):
+    for path in (*(file for pair in dataset.pairs for file in (pair.image, *pair.other_channels)), *dataset.test):
         own[path.stat().st_size].append(path)
     known: dict[Path, str] = {}
 

@@ -102,7 +102,7 @@ class TrainingWorkflow:
             own = str(raw[TrainEntry.NUM_WORKERS]).removeprefix("$")
             overrides[TrainEntry.NUM_WORKERS] = f"$min({own}, {options.threads or usable_threads()})"
         overrides |= plan_cache(bundle, raw, cases, self.device, len(options.unlabelled))
-        with self._told("cannot be built"):
+        with self._reported("cannot be built"):
             self._workflow = ConfigWorkflow(
                 config_file=[str(path) for path in self._files],
                 meta_file=str(bundle.root / "configs" / "metadata.json"),
@@ -146,7 +146,7 @@ class TrainingWorkflow:
 
     def build(self) -> None:
         """Run the config's `initialize` and build the trainer, which reads all cases that are cached."""
-        with self._told("cannot be built"):
+        with self._reported("cannot be built"):
             self._workflow.initialize()
             folds = None if self._given else self._entry(TrainEntry.FOLDS)
             self.fold = None if self._given else self._entry(TrainEntry.FOLD)
@@ -201,7 +201,7 @@ class TrainingWorkflow:
 
     def held_out(self) -> list[dict[str, Any]]:
         """Return the cases that are held out, as the config lists them."""
-        with self._told("cannot be built"):
+        with self._reported("cannot be built"):
             cases: list[dict[str, Any]] = self.parser.get_parsed_content(TrainEntry.VALIDATION_CASES)
         return cases
 
@@ -223,16 +223,16 @@ class TrainingWorkflow:
 
     def run(self) -> None:
         """Run the config's `run`."""
-        with self._told("failed"):
+        with self._reported("failed"):
             self._workflow.run()
 
     def close(self) -> None:
         """Run the config's `finalize`."""
-        with self._told("failed"):
+        with self._reported("failed"):
             self._workflow.finalize()
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _reported(self, what: str) -> Iterator[None]:
         """Turn whatever a config raises into one line."""
         try:
             yield

@@ -1,4 +1,4 @@
-"""What the cleaning transforms have in common: an image in, the same kind of image out, and a remark that stays."""
+"""What the cleaning transforms have in common: an image in, the same kind of image out, and a note that stays."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Cleaner(MapTransform):  # type: ignore[misc]
     Each image is (C, I, J, K): a MetaTensor, whose affine gives the spacing, or a tensor or array, whose spacing is
     taken as 1 mm. What comes out is of the same kind, dtype (float32 where integers cannot hold it) and device, with
     the same affine, meta and applied operations; what went in stays as it was. A line that says what was done is added
-    to the meta's list `CLEANING`; `cleaning_remarks` reads it.
+    to the meta's list `CLEANING`; `cleaning_notes` reads it.
 
     Args:
         keys: of the images.
@@ -78,7 +78,7 @@ class Cleaner(MapTransform):  # type: ignore[misc]
         result, *_ = convert_to_dst_type(values, image, dtype=image.dtype if array.dtype.kind == "f" else values.dtype)
         if isinstance(result, MetaTensor):
             # one line for each transform, come what may: MONAI collates only lists of one length into a batch
-            result.meta[CLEANING] = [*meta.get(CLEANING, ()), _in_one_line([remark for _, remark in done])]
+            result.meta[CLEANING] = [*meta.get(CLEANING, ()), _in_one_line([note for _, note in done])]
         return result
 
 
@@ -105,12 +105,12 @@ class FiniteCleaner(Cleaner):
         spacing = tuple(mm for mm, size in zip(channel.spacing, array.shape, strict=True) if size > 1)
         if array.min() == array.max() or len(spacing) < 2:
             return array, f"{self.name}: nothing to do, all values are one or lie in one line"
-        filtered, remark = self.filter(array.squeeze(), spacing)
-        return filtered.reshape(array.shape), f"{self.name}{remark}"
+        filtered, note = self.filter(array.squeeze(), spacing)
+        return filtered.reshape(array.shape), f"{self.name}{note}"
 
     @abstractmethod
     def filter(self, array: NDArray[np.float32], spacing: tuple[float, ...]) -> tuple[NDArray[np.float32], str]:
-        """Return the cleaned array and what goes behind the name in the remark.
+        """Return the cleaned array and what goes behind the name in the note.
 
         Args:
             array: two or three axes of two voxels or more, finite, not constant; it may be overwritten.
@@ -118,7 +118,7 @@ class FiniteCleaner(Cleaner):
         """
 
 
-def cleaning_remarks(image: Any) -> tuple[str, ...]:
+def cleaning_notes(image: Any) -> tuple[str, ...]:
     """Return what the cleaning transforms did to an image, a line for each; nothing where it is no MetaTensor."""
     return tuple(image.meta.get(CLEANING, ())) if isinstance(image, MetaTensor) else ()
 
@@ -133,7 +133,7 @@ def _as_array(image: Any) -> NDArray[Any]:
     return array
 
 
-def _in_one_line(remarks: list[str]) -> str:
-    if len(set(remarks)) == 1:
-        return f"cleaned: {remarks[0]}"
-    return "cleaned: " + "; ".join(f"channel {index}: {remark}" for index, remark in enumerate(remarks))
+def _in_one_line(notes: list[str]) -> str:
+    if len(set(notes)) == 1:
+        return f"cleaned: {notes[0]}"
+    return "cleaned: " + "; ".join(f"channel {index}: {note}" for index, note in enumerate(notes))

@@ -1,4 +1,4 @@
-"""NaN and infinite values, of which a single one makes the scores of a whole window NaN."""
+"""NaN and infinite values, of which a single one makes the logits of a whole window NaN."""
 
 from __future__ import annotations
 

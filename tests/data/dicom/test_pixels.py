@@ -82,8 +82,8 @@ def test_every_transfer_syntax_holds_the_same_values(
     if kind == "enhanced":
         source = write_enhanced(folder / "all.dcm", array, GRID, slope=slope, intercept=intercept, syntax=syntax)
     else:
-        told: Any = {"slope": slope, "intercept": intercept, "BitsStored": bits, "HighBit": bits - 1}
-        write_series(folder, array, GRID, modality=kind, syntax=syntax, **told)
+        reported: Any = {"slope": slope, "intercept": intercept, "BitsStored": bits, "HighBit": bits - 1}
+        write_series(folder, array, GRID, modality=kind, syntax=syntax, **reported)
         source = folder
     # decimal strings have 16 characters
     slope, intercept = (float(f"{value:.9g}") for value in (slope, intercept))

@@ -62,8 +62,8 @@ def by_monai(folder: Path) -> tuple[Any, Any]:
     from monai.data import ITKReader
 
     reader = ITKReader(affine_lps_to_ras=True)
-    array, told = reader.get_data(reader.read(str(folder)))
-    return array, np.asarray(told["affine"])
+    array, reported = reader.get_data(reader.read(str(folder)))
+    return array, np.asarray(reported["affine"])
 
 
 @pytest.mark.parametrize("reader", [by_simpleitk, by_monai])
@@ -94,7 +94,7 @@ def test_a_series_is_what_itk_reads(
     values, affine = reader(folder)
     assert volume.grid.matches(Grid(values.shape, affine), tolerance_mm=1e-4)
     np.testing.assert_array_equal(volume.array, values.astype("float32"))
-    assert volume.remarks == ()
+    assert volume.notes == ()
 
 
 @pytest.mark.parametrize("kind", ["axial", "coronal", "sagittal", "descending", "oblique"])
@@ -129,9 +129,9 @@ def test_order_comes_from_positions_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("syntax", [*NATIVE[:2], JPEG2000Lossless])
 def test_an_enhanced_file_is_the_same_volume(tmp_path: Path, modality: str, shared: bool, syntax: str) -> None:
     grid = oriented_grid(SHAPE, "oblique")
-    told: Any = {"modality": modality, "slope": 0.5, "intercept": -7}
-    write_series(tmp_path / "classic", noise(), grid, **told)
-    write_enhanced(tmp_path / "all.dcm", noise(), grid, **told, syntax=syntax, shared_orientation=shared)
+    reported: Any = {"modality": modality, "slope": 0.5, "intercept": -7}
+    write_series(tmp_path / "classic", noise(), grid, **reported)
+    write_enhanced(tmp_path / "all.dcm", noise(), grid, **reported, syntax=syntax, shared_orientation=shared)
     one, other = read_volume(tmp_path / "classic"), read_volume(tmp_path / "all.dcm")
     np.testing.assert_array_equal(one.array, other.array)
     assert one.grid.matches(other.grid, tolerance_mm=1e-6)
@@ -186,7 +186,7 @@ def test_everything_else_in_the_folder_is_passed_over(study: Path) -> None:
     np.testing.assert_array_equal(volume.array, noise())
     assert volume.series is not None
     assert volume.series.uid == "1.2.3"
-    assert volume.remarks == ("left out as copies of other files: 1",)
+    assert volume.notes == ("left out as copies of other files: 1",)
     assert [str(one.series) for one in read_headers(study)] == ["1.2.3 (CT, 6 images, phantom)"]
 
 
@@ -234,7 +234,7 @@ def test_localizers_in_the_series_itself_are_left_out(tmp_path: Path) -> None:
     write_series(tmp_path / "scout", noise((34, 33, 1)), sagittal, uid="1.2.3", ImageType=kind)
     volume = read_volume(tmp_path)
     np.testing.assert_array_equal(volume.array, noise())
-    assert volume.remarks == ("left out as localizers: 1",)
+    assert volume.notes == ("left out as localizers: 1",)
 
 
 def drop(keyword: str) -> Callable[[Dataset], None]:
@@ -275,15 +275,15 @@ HEADERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("told", HEADERS)
-def test_what_is_wrong_with_a_slice_is_told_with_its_name(tmp_path: Path, told: str) -> None:
+@pytest.mark.parametrize("reported", HEADERS)
+def test_what_is_wrong_with_a_slice_is_told_with_its_name(tmp_path: Path, reported: str) -> None:
     path = write_series(tmp_path, noise(), oriented_grid(SHAPE, "axial"))[3]
-    edit(path, HEADERS[told])
-    assert failure(tmp_path).startswith(f"{path}: {told}")
+    edit(path, HEADERS[reported])
+    assert failure(tmp_path).startswith(f"{path}: {reported}")
 
 
 @pytest.mark.parametrize(
-    ("told", "change"),
+    ("reported", "change"),
     [
         ("expected 6 frames to be described, got 5", lambda one: one.PerFrameFunctionalGroupsSequence.pop()),
         ("ImageOrientationPatient: expected 6 numbers", drop("SharedFunctionalGroupsSequence")),
@@ -291,10 +291,12 @@ def test_what_is_wrong_with_a_slice_is_told_with_its_name(tmp_path: Path, told: 
         ("its pixels cannot be read: ", lambda one: setattr(one, "PixelData", one.PixelData[:-34])),
     ],
 )
-def test_what_is_wrong_with_an_enhanced_file(tmp_path: Path, told: str, change: Callable[[Dataset], object]) -> None:
+def test_what_is_wrong_with_an_enhanced_file(
+    tmp_path: Path, reported: str, change: Callable[[Dataset], object]
+) -> None:
     path = write_enhanced(tmp_path / "all.dcm", noise(), oriented_grid(SHAPE, "axial"))
     edit(path, change)
-    assert failure(path).startswith(f"{path}: {told}")
+    assert failure(path).startswith(f"{path}: {reported}")
 
 
 def test_what_is_no_series(tmp_path: Path, study: Path) -> None:

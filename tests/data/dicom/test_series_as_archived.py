@@ -104,8 +104,8 @@ def test_one_uid_for_all_images_is_no_copy(tmp_path: Path) -> None:
     shutil.copy(paths[0], tmp_path / "copy")
     volume = read_volume(tmp_path)
     np.testing.assert_array_equal(volume.array, ARRAY)
-    assert len(volume.remarks) == 1
-    assert "cop" in volume.remarks[0]
+    assert len(volume.notes) == 1
+    assert "cop" in volume.notes[0]
     (header,) = read_headers(tmp_path)
     assert header.series is not None
     assert header.series.images == 12
@@ -134,7 +134,7 @@ def test_positions_of_one_decimal_are_taken(tmp_path: Path, spacing: float) -> N
         change(path, ImagePositionPatient=[round(float(value), 1) for value in dcmread(path).ImagePositionPatient])
     volume = read_volume(tmp_path)
     assert volume.grid.matches(grid, tolerance_mm=0.06)
-    assert "off an even spacing" in volume.remarks[0]
+    assert "off an even spacing" in volume.notes[0]
 
 
 def test_positions_of_whole_mm_are_no_missing_slices(tmp_path: Path) -> None:

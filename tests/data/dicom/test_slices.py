@@ -109,7 +109,7 @@ def test_a_tilted_gantry_is_told_and_its_grid_is_sheared(tmp_path: Path, tilt: f
     write_series(tmp_path, ramp(), axial(tilt=tilt))
     volume = read_volume(tmp_path)
     assert volume.grid.matches(axial(tilt=tilt), tolerance_mm=1e-6)
-    assert volume.remarks == (
+    assert volume.notes == (
         f"its gantry is tilted by {abs(tilt):.1f}°: the labels lie in the same sheared grid, not resampled",
     )
 
@@ -125,7 +125,7 @@ def test_positions_that_are_rounded_are_even(tmp_path: Path, spacing: float) -> 
     volume = read_volume(tmp_path)
     assert volume.grid.matches(axial(spacing), tolerance_mm=0.051)
     np.testing.assert_array_equal(volume.array, ramp())
-    assert "off an even spacing of" in volume.remarks[0]
+    assert "off an even spacing of" in volume.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_missing_slices_are_counted_and_placed(tmp_path: Path, gone: list[int], 
     paths = write_series(tmp_path, ramp(), axial())
     for k in gone:
         paths[k].unlink()
-    told = "slices are missing" if count > 1 else "slice is missing"
-    assert reason(tmp_path).startswith(f"{count} {told}, between {place} along")
+    reported = "slices are missing" if count > 1 else "slice is missing"
+    assert reason(tmp_path).startswith(f"{count} {reported}, between {place} along")
 
 
 def test_slices_of_two_spacings(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_slices_that_lie_on_no_line(tmp_path: Path) -> None:
 def test_two_images_at_one_place_are_told_apart(tmp_path: Path) -> None:
     for number in (5, 10):
         write_series(tmp_path / str(number), ramp(), axial(), modality="MR", uid="1.2.3", AcquisitionNumber=number)
-    told = reason(tmp_path)
-    assert told.startswith("expected one image at each place, got 8 or more at the same places; they differ in ")
-    assert "AcquisitionNumber 5 and 10" in told or "AcquisitionNumber 10 and 5" in told
+    reported = reason(tmp_path)
+    assert reported.startswith("expected one image at each place, got 8 or more at the same places; they differ in ")
+    assert "AcquisitionNumber 5 and 10" in reported or "AcquisitionNumber 10 and 5" in reported
 
 
 @pytest.mark.parametrize(
@@ -169,13 +169,13 @@ def test_acquisitions_between_each_others_slices_are_no_volume(tmp_path: Path, k
         dataset = dcmread(path)
         setattr(dataset, key, values[k % 2])
         dataset.save_as(path)
-    told = reason(tmp_path)
-    assert told.startswith(f"expected one acquisition in a series, got images with {key} ")
+    reported = reason(tmp_path)
+    assert reported.startswith(f"expected one acquisition in a series, got images with {key} ")
     for path in paths:  # as far apart as rounding takes them, and no further
         dataset = dcmread(path)
         setattr(dataset, key, values[0])
         dataset.save_as(path)
-    assert read_volume(tmp_path).remarks == ()
+    assert read_volume(tmp_path).notes == ()
 
 
 def test_two_images_at_one_place_that_nothing_tells_apart(tmp_path: Path) -> None:
@@ -189,17 +189,17 @@ def test_two_images_at_one_place_that_nothing_tells_apart(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("keyword", "value", "told"),
+    ("keyword", "value", "reported"),
     [
         ("PixelSpacing", [0.9, 0.7], "got pixels of 0.9×0.8 mm and of 0.9×0.7 mm"),
         ("ImageOrientationPatient", [0, 1, 0, 0, 0, -1], "got images of several directions; leave out the localizers"),
         ("Rows", 6, "got images of 5×6 and of 6×6 pixels"),
     ],
 )
-def test_slices_that_are_not_alike(tmp_path: Path, keyword: str, value: Any, told: str) -> None:
+def test_slices_that_are_not_alike(tmp_path: Path, keyword: str, value: Any, reported: str) -> None:
     path = write_series(tmp_path, ramp(), axial())[3]
     edit(path, lambda dataset: setattr(dataset, keyword, value))
-    assert reason(tmp_path) == f"expected slices of one series to be alike, {told}"
+    assert reason(tmp_path) == f"expected slices of one series to be alike, {reported}"
 
 
 def test_what_rounding_does_to_directions_is_no_difference(tmp_path: Path) -> None:
@@ -211,6 +211,6 @@ def test_what_rounding_does_to_directions_is_no_difference(tmp_path: Path) -> No
 def test_a_slice_that_is_half_a_tenth_off_is_told(tmp_path: Path) -> None:
     path = write_series(tmp_path, ramp(), axial())[3]
     move(path, (0, 0, 0.06))
-    assert read_volume(tmp_path).remarks == (
+    assert read_volume(tmp_path).notes == (
         "its slices lie up to 0.0521 mm off an even spacing of 1.25 mm, which is assumed",
     )

@@ -257,7 +257,7 @@ def test_a_moved_head_is_found_where_it_is(mni: Template, head: Volume) -> None:
     found = register(mni, scan.array, scan.grid)
     truth = scan.grid.affine @ np.linalg.inv(head.grid.affine) @ HIPPOCAMPI_MM
     np.testing.assert_allclose(found.matrix @ HIPPOCAMPI_MM, truth, atol=2.0)
-    assert found.score > 0.7
+    assert found.similarity > 0.7
     assert found.seen > 0.99
     again = register(mni, scan.array, scan.grid)
     np.testing.assert_array_equal(found.matrix, again.matrix)
@@ -272,4 +272,4 @@ def test_what_is_no_head_has_a_low_score(mni: Template) -> None:
     ball = (np.sqrt((indices**2).sum(axis=0)) < 26) * 100 + 5 * noise
     for array in (ball, np.zeros((30, 40, 50)), ball[:, :, :3]):
         grid = Grid(array.shape, np.diag([3.0, 3.0, 3.0, 1.0]))
-        assert register(mni, array.astype(np.float32), grid).score < declared.least_score
+        assert register(mni, array.astype(np.float32), grid).similarity < declared.least_score

@@ -66,7 +66,7 @@ def output(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("out")
     done = run(folder, "-o", target, "--preview", "--strict", "--uncertainty")
     assert done.returncode == 1, done.stderr
-    assert "upside_down.nii.gz: the MNI152 head fits badly: score 0.0" in done.stderr
+    assert "upside_down.nii.gz: the MNI152 head fits badly: similarity 0.0" in done.stderr
     assert "head.nii.gz: the MNI152" not in done.stderr.replace("upside_down", "")
     return target
 
@@ -83,7 +83,7 @@ def test_a_batch_of_heads_and_crops(folder: Path, output: Path) -> None:
     assert {row["label"]: row["name"] for row in head["labels"]} == NAMES
     location = head["location"]
     assert location["template"] == "MNI152"
-    assert location["score"] > 0.7
+    assert location["similarity"] > 0.7
     assert 1500 < location["icv_ml"] < 2100
     left, right = location["regions"]
     assert left["centre_mm"][0] < -20 < 20 < right["centre_mm"][0]
@@ -144,7 +144,7 @@ def test_places_given_by_hand_need_no_registration(folder: Path, output: Path) -
     (case,) = report.cases
     assert case.status == "done"
     assert case.location is not None
-    assert (case.location.score, case.location.icv_ml) == (None, None)
+    assert (case.location.similarity, case.location.icv_ml) == (None, None)
     found, by_hand = (np.asanyarray(nib.load(output / name).dataobj) for name in ("head_seg.nii.gz", "hand.nii.gz"))
     both = 2 * np.count_nonzero((found > 0) & (by_hand > 0)) / (np.count_nonzero(found) + np.count_nonzero(by_hand))
     assert both > 0.93
@@ -245,8 +245,10 @@ def test_other_orientations_give_the_same_labels(segmenter: Segmenter, folder: P
 def test_voxels_that_are_too_coarse_are_told(segmenter: Segmenter) -> None:
     """Slices of 5 mm have fewer mm³ than voxels of 3 mm, but too much is found in them, and in some heads nothing."""
     head = nib.load(mni152())
-    told = segmenter(resample_to_output(head, (1.0, 5.0, 1.0))).warnings
-    assert "voxels of 1×5×1 mm are too coarse, expected at most 3 mm along each axis; volumes may come out" in told[0]
+    reported = segmenter(resample_to_output(head, (1.0, 5.0, 1.0))).warnings
+    assert (
+        "voxels of 1×5×1 mm are too coarse, expected at most 3 mm along each axis; volumes may come out" in reported[0]
+    )
 
 
 @pytest.mark.parametrize("mm", rest_exhaustive([(1.0, 1.0, 3.0), (3.0, 3.0, 3.0)]))

@@ -142,12 +142,12 @@ def test_entropy_of_scores_that_are_probabilities_already() -> None:
 
 
 def test_the_entropy_lies_in_the_grid_of_the_scan(network: torch.nn.Module, real_scan: Path, tmp_path: Path) -> None:
-    """A crop of the network's own grid fits one window, so that one call gives all scores."""
+    """A crop of the network's own grid fits one window, so that one call gives all logits."""
     scan = nib.load(real_scan)
     image = scan.get_fdata(dtype="float32")
     with torch.no_grad():
-        scores = network(torch.from_numpy((image - image.mean()) / image.std())[None, None])[0]
-    wanted = softmax_entropy(scores, activated=True)[0].numpy()
+        logits = network(torch.from_numpy((image - image.mean()) / image.std())[None, None])[0]
+    wanted = softmax_entropy(logits, activated=True)[0].numpy()
     result = Segmenter.from_bundle("hippocampus", uncertainty=True)(scan)
     assert result.entropy is not None
     np.testing.assert_allclose(result.entropy, wanted, atol=2e-3)

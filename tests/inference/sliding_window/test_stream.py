@@ -1,4 +1,4 @@
-"""Streamed equals dense: the blended scores, and the labels in the scan's own grid."""
+"""Streamed equals dense: the blended logits, and the labels in the scan's own grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scipy.ndimage import map_coordinates
 from support.strategies import grids
 from tomoseg import Grid
 from tomoseg.inference.sliding_window.blend import Predictor, Slab
-from tomoseg.inference.sliding_window.decision import ArgMax, Decision, Interpolated, Threshold
+from tomoseg.inference.sliding_window.discretizer import ArgMax, Discretizer, Interpolated, Threshold
 from tomoseg.inference.sliding_window.placement import Placement, Triple, identity_placement, place
 from tomoseg.inference.sliding_window.restore import Restorer
 from tomoseg.inference.sliding_window.stream import Limits, Output, segment_streamed
@@ -29,16 +29,16 @@ from tomoseg.report.records import RunStats
 def streamed(
     image: torch.Tensor, inferer: SlidingWindowInferer, predict: Predictor, **limits: Any
 ) -> tuple[torch.Tensor, int, RunStats]:
-    """Return the blended scores, each slice as it was handed out first, the slab axis, and what was done."""
+    """Return the blended logits, each slice as it was handed out first, the slab axis, and what was done."""
     d, h, w = image.shape[1:]
     whole = identity_placement((d, h, w))
     parts: list[torch.Tensor] = []
 
-    def collect(scores: torch.Tensor) -> torch.Tensor:
+    def collect(logits: torch.Tensor) -> torch.Tensor:
         if parts:  # the last slice of the slab before comes again
-            assert torch.equal(scores[:, :1], parts[-1][:, -1:])
-        parts.append(scores[:, 1:].clone() if parts else scores.clone())
-        return scores
+            assert torch.equal(logits[:, :1], parts[-1][:, -1:])
+        parts.append(logits[:, 1:].clone() if parts else logits.clone())
+        return logits
 
     def outputs(labels: int) -> list[Output]:
         return [Output(np.zeros(image.shape[1:], "uint8"), whole, ArgMax(labels), collect)]
@@ -70,19 +70,19 @@ def test_streamed_scores_equal_the_dense_ones(shape: Triple, roi: Triple, overla
     torch.testing.assert_close(ours, dense, atol=1e-5, rtol=1e-5)
 
 
-def interpolated(scores: NDArray[Any], matrix: NDArray[Any], shape: Triple) -> NDArray[Any]:
-    """Return the scores in the scan's grid, computed the plain way."""
+def interpolated(logits: NDArray[Any], matrix: NDArray[Any], shape: Triple) -> NDArray[Any]:
+    """Return the logits in the scan's grid, computed the plain way."""
     index = np.indices(shape).reshape(3, -1)
     coordinates = matrix[:3, :3] @ index + matrix[:3, 3:]
-    parts = [map_coordinates(part.astype("float64"), coordinates, order=1, mode="nearest") for part in scores]
+    parts = [map_coordinates(part.astype("float64"), coordinates, order=1, mode="nearest") for part in logits]
     return np.stack(parts).reshape(-1, *shape)
 
 
-def cut(scores: torch.Tensor, axis: int, cuts: list[int]) -> list[Slab]:
-    scores = scores.movedim(axis + 1, 1)
-    ends = sorted({*(c % scores.shape[1] for c in cuts), scores.shape[1]} - {0})
+def cut(logits: torch.Tensor, axis: int, cuts: list[int]) -> list[Slab]:
+    logits = logits.movedim(axis + 1, 1)
+    ends = sorted({*(c % logits.shape[1] for c in cuts), logits.shape[1]} - {0})
     starts = [0, *(end - 1 for end in ends[:-1])]
-    return [Slab(a, scores[:, a:b]) for a, b in zip(starts, ends, strict=True)]
+    return [Slab(a, logits[:, a:b]) for a, b in zip(starts, ends, strict=True)]
 
 
 @settings(max_examples=150, deadline=None)
@@ -112,7 +112,7 @@ def test_what_is_restored_slab_by_slab_equals_the_dense_interpolation(
     classes: int,
     seed: int,
 ) -> None:
-    scores = np.random.default_rng(seed).normal(size=(classes, *shape)).astype("float32")
+    logits = np.random.default_rng(seed).normal(size=(classes, *shape)).astype("float32")
     matrix = np.eye(4)
     matrix[:3, :3] = np.eye(3)[:, list(axes)] * signs * zoom
     matrix[0, :3] += shear * matrix[1, :3]
@@ -120,31 +120,31 @@ def test_what_is_restored_slab_by_slab_equals_the_dense_interpolation(
     matrix[:3, 3] = np.where(matrix[:3, :3].sum(axis=1) < 0, np.array(shape) - 1, 0) + np.array(shift)
     whole = ((0, 0, 0), shape)
     placement = Placement(matrix, whole, whole, ((0, 0, 0), scan))
-    given = torch.from_numpy(scores)
+    given = torch.from_numpy(logits)
 
-    def restored(values: NDArray[Any], decision: Decision, scores: torch.Tensor) -> NDArray[Any]:
-        restorer = Restorer(values, placement, slab_axis, decision)
-        for slab in cut(scores, slab_axis, cuts):
+    def restored(values: NDArray[Any], discretizer: Discretizer, logits: torch.Tensor) -> NDArray[Any]:
+        restorer = Restorer(values, placement, slab_axis, discretizer)
+        for slab in cut(logits, slab_axis, cuts):
             restorer.feed(slab)
         restorer.finish()
         return values
 
     # a tie may go either way
-    dense = interpolated(scores, matrix, scan)
+    dense = interpolated(logits, matrix, scan)
     ordered = np.sort(dense, axis=0)
     clear = ordered[-1] - ordered[-2] > 1e-3
     labels = restored(np.full(scan, 99, "uint8"), ArgMax(classes), given)
     np.testing.assert_array_equal(labels[clear], dense.argmax(axis=0)[clear])
     assert labels.max() < classes
 
-    dense = interpolated(1 / (1 + np.exp(-scores[:1])), matrix, scan)[0]
+    dense = interpolated(1 / (1 + np.exp(-logits[:1])), matrix, scan)[0]
     clear = np.abs(dense - 0.4) > 1e-4
     chosen = restored(np.full(scan, 99, "uint8"), Threshold(0.4, torch.sigmoid), given[:1])
     np.testing.assert_array_equal(chosen[clear], (dense >= 0.4)[clear])
     assert chosen.max() <= 1
 
     values = restored(np.full(scan, np.nan, "float32"), Interpolated(), given[:1])
-    np.testing.assert_allclose(values, interpolated(scores[:1], matrix, scan)[0], atol=1e-4)
+    np.testing.assert_allclose(values, interpolated(logits[:1], matrix, scan)[0], atol=1e-4)
 
 
 ORIENT = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None}
@@ -179,7 +179,7 @@ CHAINS = [
 def test_labels_equal_those_of_monais_own_inverse(
     grid: Grid, chain: list[dict[str, object]], seed: int, slab_axis: int
 ) -> None:
-    """Any orientation, anisotropic and oblique: the arg-max of what Invertd makes of the same scores."""
+    """Any orientation, anisotropic and oblique: the arg-max of what Invertd makes of the same logits."""
     sizes = [max(6, size // 2) for size in grid.shape]
     affine = grid.affine.copy()
     affine[:3, :3] = grid.affine[:3, :3] / np.array(grid.spacing) * np.clip(grid.spacing, 0.7, 2)
@@ -189,16 +189,16 @@ def test_labels_equal_those_of_monais_own_inverse(
     array[:, :2], array[:, :, -2:] = 0, 0
     steps = ConfigParser({"steps": {"_target_": "Compose", "transforms": chain}}).get_parsed_content("steps")
     image = steps({"image": MetaTensor(array, affine=torch.tensor(scan.affine))})["image"]
-    scores = torch.randn(3, *image.shape[1:], generator=generator)
+    logits = torch.randn(3, *image.shape[1:], generator=generator)
     invert = Invertd("pred", steps, "image", nearest_interp=False)
-    inverted = invert({"image": image, "pred": MetaTensor(scores, meta=image.meta)})["pred"].numpy()
+    inverted = invert({"image": image, "pred": MetaTensor(logits, meta=image.meta)})["pred"].numpy()
     wanted = inverted.argmax(axis=0)
     ordered = np.sort(inverted, axis=0)
     clear = ordered[-1] - ordered[-2] > 1e-4  # a tie, such as where the image was cropped, may go either way
 
     labels = np.full(scan.shape, 99, "uint8")
     restorer = Restorer(labels, place(image, scan), slab_axis, ArgMax(3))
-    for slab in cut(scores, slab_axis, [5, 9]):
+    for slab in cut(logits, slab_axis, [5, 9]):
         restorer.feed(slab)
     restorer.finish()
     assert labels.max() < 3

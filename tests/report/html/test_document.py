@@ -81,9 +81,9 @@ def test_volumes_that_stand_out_are_flagged_in_plain_words(browser: Browser, tmp
         "[...document.querySelectorAll('.out')].map(cell => "
         "[cell.parentNode.querySelector('b').innerText, cell.innerText, cell.title])"
     )
-    told = {name: (shown, title) for name, shown, title in flagged}
-    assert {name: shown for name, (shown, _) in told.items()} == {"b10.nii.gz": "▲ 99.0", "b11.nii.gz": "▼ 0"}
-    large, absent = told["b10.nii.gz"][1], told["b11.nii.gz"][1]
+    reported = {name: (shown, title) for name, shown, title in flagged}
+    assert {name: shown for name, (shown, _) in reported.items()} == {"b10.nii.gz": "▲ 99.0", "b11.nii.gz": "▼ 0"}
+    large, absent = reported["b10.nii.gz"][1], reported["b11.nii.gz"][1]
     # 3 × 10, 3 × 11, 11.4, 11.5, 2 × 12, 2 × 13 and 99: off their median 11.4 by 0.6 in the median
     low, high = 11.4 - 3.5 * 1.4826 * 0.6, 11.4 + 3.5 * 1.4826 * 0.6
     usual = f"where the median is 11.4 mL and {low:.1f} to {high:.1f} mL is usual."
@@ -115,7 +115,7 @@ def test_search_and_filters_choose_rows(browser: Browser, tmp_path: Path) -> Non
     browser.evaluate("document.querySelector('input').select()")
     browser.type("nii.gz")
     assert len(read_names(browser)) == 16
-    wanted = {"failed": 3, "skipped": 1, "outlier": 2, "edge": 1, "remark": 1, "": 16}
+    wanted = {"failed": 3, "skipped": 1, "outlier": 2, "edge": 1, "note": 1, "": 16}
     for kind, count in wanted.items():
         browser.click(f".chips [data-kind='{kind}']")
         assert len(read_names(browser)) == count, kind

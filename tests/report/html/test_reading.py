@@ -49,7 +49,7 @@ def test_nothing_is_asked_of_any_network(browser: Browser, picture: Path, tmp_pa
         "document.body.append(added); })()"
     )
     browser.evaluate("fetch('https://example.org/').catch(error => 0)")
-    assert len([told for told in browser.complaints() if "Content Security Policy" in told]) >= 4
+    assert len([reported for reported in browser.complaints() if "Content Security Policy" in reported]) >= 4
     assert browser.evaluate("window.hacked") is None
     foreign = {
         event["params"]["requestId"]: event["params"]["request"]["url"]
@@ -155,15 +155,15 @@ def test_those_who_do_not_see_it_are_told_the_same(browser: Browser, picture: Pa
     assert browser.evaluate("[...document.querySelectorAll('tbody img')].every(picture => picture.alt)")
     assert browser.evaluate("document.documentElement.lang") == "en"
     tree = browser.command("Accessibility.getFullAXTree")["nodes"]
-    told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in tree if not node["ignored"]]
-    assert ("table", "One row a scan, failures first; volumes in millilitres") in told
-    assert ("searchbox", "Search names, reasons and remarks") in told
-    assert ("rowheader", "b10.nii.gz Open the labels") in told
+    reported = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in tree if not node["ignored"]]
+    assert ("table", "One row a scan, failures first; volumes in millilitres") in reported
+    assert ("searchbox", "Search names, reasons and notes") in reported
+    assert ("rowheader", "b10.nii.gz Open the labels") in reported
     nameless = [
-        role for role, name in told if role in ("button", "link", "searchbox", "combobox", "image") and not name
+        role for role, name in reported if role in ("button", "link", "searchbox", "combobox", "image") and not name
     ]
     assert nameless == []
-    assert [name for role, name in told if role == "heading"] == [
+    assert [name for role, name in reported if role == "heading"] == [
         "hippocampus_mr_segmentation 0.1.2", "3 scans failed", "Scans",
     ]  # fmt: skip
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import MissingPackageError, TomosegError, UsageError, one_line, shorten
-from tomoseg.core.quiet import quiet
+from tomoseg.core.quiet import suppress_warnings
 from tomoseg.core.threads import usable_threads
 
 OBJECT_STORE_BYTES = 100_000_000  # only reports travel; Ray's own choice is a third of the memory
@@ -32,7 +32,7 @@ PASSING_ERRORS = (
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerResources:
     """What each worker gets.
 
     Args:
@@ -53,7 +53,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
     Args:
         address: "auto", "HOST:PORT" or "ray://HOST:PORT" of a cluster; None to start Ray on this machine for as long
             as the `with` lasts.
-        device: as in `Options`.
+        device: as in `RunOptions`.
 
     Raises:
         MissingPackageError: Ray is not installed.
@@ -64,7 +64,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
         yield ray
         return
     try:
-        with quiet():
+        with suppress_warnings():
             if address is None:
                 with _at_home(ray):
                     _init(
@@ -76,7 +76,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
                         object_store_memory=OBJECT_STORE_BYTES,
                     )
             else:
-                _refuse_unreachable(address)
+                _require_reachable(address)
                 _init(ray, address=address)
     except TomosegError:
         raise
@@ -94,7 +94,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def refuse_what_ray_cannot_give(options: Options, jobs: int | None) -> None:
+def require_resources(options: RunOptions, jobs: int | None) -> None:
     """Raise UsageError for options that are for one machine, and for a number of workers that no cluster has."""
     if options.device not in ("auto", "cpu", "cuda"):
         raise UsageError(
@@ -106,12 +106,14 @@ def refuse_what_ray_cannot_give(options: Options, jobs: int | None) -> None:
         raise UsageError(f"jobs: expected a number of workers, at least 1, got {jobs}")
 
 
-def choose_share(machines: Sequence[Mapping[str, float]], device: str, jobs: int | None, elastic: bool) -> Share:
+def choose_share(
+    machines: Sequence[Mapping[str, float]], device: str, jobs: int | None, elastic: bool
+) -> WorkerResources:
     """Return how many workers there are, and what each gets: a GPU, or an even share of the CPU cores.
 
     Args:
         machines: "CPU" and "GPU" of each machine of the cluster.
-        device: as in `Options`.
+        device: as in `RunOptions`.
         jobs: number of workers; None for one a GPU, or one a machine where the network runs on CPUs.
         elastic: whether machines may join later, so that more workers may be asked for than there is room for now.
 
@@ -126,7 +128,7 @@ def choose_share(machines: Sequence[Mapping[str, float]], device: str, jobs: int
         if jobs is not None and jobs > there and not elastic:
             raise UsageError(f"jobs: {jobs} workers asked for, but there are {there} GPUs, and each needs one")
         cpus = min((int(machine.get("CPU", 1) // machine["GPU"]) for machine in gpus), default=1)
-        return Share(jobs or max(there, 1), max(cpus, 1), 1)
+        return WorkerResources(jobs or max(there, 1), max(cpus, 1), 1)
     cores = [int(machine["CPU"]) for machine in machines if machine.get("CPU", 0) >= 1]
     if not cores:
         raise UsageError("Ray: no machine of the cluster offers a CPU; start it with --num-cpus")
@@ -134,7 +136,7 @@ def choose_share(machines: Sequence[Mapping[str, float]], device: str, jobs: int
     cpus = min(cores) // math.ceil(workers / len(cores))
     if cpus < 1 and not elastic:
         raise UsageError(f"jobs: {workers} workers asked for, but there are {sum(cores)} CPU cores, and each needs one")
-    return Share(workers, max(cpus, 1), 0)
+    return WorkerResources(workers, max(cpus, 1), 0)
 
 
 def machines_of(ray: Any) -> list[dict[str, float]]:
@@ -193,11 +195,11 @@ def _init(ray: Any, **options: Any) -> None:
 
 def _reason(error: Exception) -> str:
     """Return what an error says on one line; of a server's traceback, which may be in it, the end."""
-    told, traceback, _ = str(error).partition("Traceback (most recent call last)")
-    return shorten(f"{told} {str(error).rstrip().splitlines()[-1]}", 300) if traceback else one_line(error)
+    reported, traceback, _ = str(error).partition("Traceback (most recent call last)")
+    return shorten(f"{reported} {str(error).rstrip().splitlines()[-1]}", 300) if traceback else one_line(error)
 
 
-def _refuse_unreachable(address: str) -> None:
+def _require_reachable(address: str) -> None:
     """Raise UsageError if nobody listens at an address: Ray would try for more than a minute."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address == "auto":

@@ -23,7 +23,7 @@ WORKER_START_S = 600.0  # a machine may have to be started for the first worker
 
 
 @dataclass(eq=False)
-class _Hand:
+class _Slot:
     """A worker.
 
     Args:
@@ -42,7 +42,7 @@ class _Hand:
 
 
 # whose it is, the case (None for the start of the worker), and the result
-_Event: TypeAlias = tuple[_Hand, int | None, Any]
+_Event: TypeAlias = tuple[_Slot, int | None, Any]
 
 
 @dataclass(eq=False)
@@ -69,7 +69,7 @@ class Dispatch:
     _cases: Sequence[Case] = field(default=(), init=False)
     _tries: Counter[int] = field(default_factory=Counter, init=False)
     _queues: tuple[deque[int], ...] = field(init=False)
-    _hands: list[_Hand] = field(default_factory=list, init=False)
+    _hands: list[_Slot] = field(default_factory=list, init=False)
 
     def run(self, cases: Sequence[Case]) -> Outcomes:
         """Yield the index of each case and what came of it, as they get done; the workers end with it.
@@ -82,56 +82,56 @@ class Dispatch:
         left = len(cases)
         try:
             for _ in range(min(self.workers, left)):
-                self._hire(is_replacement=False, failures=0)
+                self._add_slot(is_replacement=False, failures=0)
             while left:
                 for outcome in self._next_outcomes():
                     left -= 1
                     yield outcome
         finally:
-            for hand in self._hands:
-                self.ray.kill(hand.actor)
+            for slot in self._hands:
+                self.ray.kill(slot.actor)
 
     def _next_outcomes(self) -> list[tuple[int, CaseReport]]:
         """Wait until something happens; return the cases that are done with by it."""
         try:
-            working = any(hand.machine for hand in self._hands)
-            hand, index, future = self._events.get(timeout=None if working else WORKER_START_S)
+            working = any(slot.machine for slot in self._hands)
+            slot, index, future = self._events.get(timeout=None if working else WORKER_START_S)
         except Empty:
             return self._give_up(
                 f"no machine had room for a worker in {WORKER_START_S:.0f} s; `ray status` tells what is free"
             )
         if index is None:
-            outcomes = self._start(hand, future)
+            outcomes = self._start(slot, future)
         else:
-            hand.cases.discard(index)
-            outcomes = self._come_back(hand, index, future)
+            slot.cases.discard(index)
+            outcomes = self._come_back(slot, index, future)
         # at first, only who has got something done can take something; later, anybody may have waited for it
-        for other in [hand] if self._queues[0] else list(self._hands):
-            self._feed(other)
+        for other in [slot] if self._queues[0] else list(self._hands):
+            self._assign(other)
         return outcomes
 
-    def _start(self, hand: _Hand, future: Any) -> list[tuple[int, CaseReport]]:
+    def _start(self, slot: _Slot, future: Any) -> list[tuple[int, CaseReport]]:
         error = future.exception()
         if error is None:
             started: Started = future.result()
             try:
                 self.accept(started)
             except WorkerError as refusal:
-                if not hand.is_replacement:  # somebody has to mend it
+                if not slot.is_replacement:  # somebody has to mend it
                     raise
                 problem = one_line(refusal)
                 self.progress.on_note(f"{problem}; it is left out")
             else:
-                hand.machine, self._worked = started.machine, True
+                slot.machine, self._worked = started.machine, True
                 return []
         else:
             problem = f"a worker died before it was ready: {describe_death(error)}"
-        self._dismiss(hand)
-        if error is not None and hand.failures + 1 < MAX_STARTS_PER_WORKER:
-            self._hire(hand.is_replacement, hand.failures + 1)
+        self._remove_slot(slot)
+        if error is not None and slot.failures + 1 < MAX_STARTS_PER_WORKER:
+            self._add_slot(slot.is_replacement, slot.failures + 1)
         return [] if self._hands else self._give_up(problem)
 
-    def _come_back(self, hand: _Hand, index: int, future: Any) -> list[tuple[int, CaseReport]]:
+    def _come_back(self, slot: _Slot, index: int, future: Any) -> list[tuple[int, CaseReport]]:
         self._tries[index] += 1
         error = future.exception()
         if error is None:
@@ -141,10 +141,10 @@ class Dispatch:
             report = outcome.report
         else:
             death = describe_death(error)
-            if hand in self._hands:
-                self.progress.on_note(f"worker on {hand.machine}: {death}; what it was at is tried again")
-                self._dismiss(hand)  # it may only be out of reach
-                self._hire(is_replacement=True, failures=0)
+            if slot in self._hands:
+                self.progress.on_note(f"worker on {slot.machine}: {death}; what it was at is tried again")
+                self._remove_slot(slot)  # it may only be out of reach
+                self._add_slot(is_replacement=True, failures=0)
             report = self._failed(
                 index, f"{MAX_TRIES_PER_SCAN} workers ended at it, the last with no other scan in the run: {death}"
             )
@@ -166,27 +166,27 @@ class Dispatch:
         path = self._cases[index].input
         return CaseReport.failure(path, f"{path}: {why}")
 
-    def _dismiss(self, hand: _Hand) -> None:
-        self._hands.remove(hand)
-        hand.machine = ""
-        self.ray.kill(hand.actor)
+    def _remove_slot(self, slot: _Slot) -> None:
+        self._hands.remove(slot)
+        slot.machine = ""
+        self.ray.kill(slot.actor)
 
-    def _hire(self, is_replacement: bool, failures: int) -> None:
-        hand = _Hand(self.make_actor(), is_replacement, failures)
-        self._hands.append(hand)
-        self._expect(hand, None, hand.actor.start.remote())
+    def _add_slot(self, is_replacement: bool, failures: int) -> None:
+        slot = _Slot(self.make_actor(), is_replacement, failures)
+        self._hands.append(slot)
+        self._expect(slot, None, slot.actor.start.remote())
 
-    def _feed(self, hand: _Hand) -> None:
-        while hand.machine and (index := self._choose(hand)) is not None:
-            hand.cases.add(index)
-            self._expect(hand, index, hand.actor.segment.remote(self._cases[index]))
+    def _assign(self, slot: _Slot) -> None:
+        while slot.machine and (index := self._choose(slot)) is not None:
+            slot.cases.add(index)
+            self._expect(slot, index, slot.actor.segment.remote(self._cases[index]))
 
-    def _choose(self, hand: _Hand) -> int | None:
+    def _choose(self, slot: _Slot) -> int | None:
         """Return the case that a worker may have now."""
         beside_others, alone_in_worker, alone_in_run = self._queues
         if beside_others:
-            return beside_others.popleft() if len(hand.cases) < self.in_flight else None
-        if hand.cases:
+            return beside_others.popleft() if len(slot.cases) < self.in_flight else None
+        if slot.cases:
             return None
         if alone_in_worker:
             return alone_in_worker.popleft()
@@ -194,9 +194,9 @@ class Dispatch:
             return alone_in_run.popleft()
         return None
 
-    def _expect(self, hand: _Hand, index: int | None, reference: Any) -> None:
+    def _expect(self, slot: _Slot, index: int | None, reference: Any) -> None:
         # a queue costs the same for 3 cases in flight and for 3000; `ray.wait` looks at all of them each time
-        reference.future().add_done_callback(lambda future: self._events.put((hand, index, future)))
+        reference.future().add_done_callback(lambda future: self._events.put((slot, index, future)))
 
 
 def describe_death(error: BaseException) -> str:

@@ -14,11 +14,11 @@ from tomoseg.batch.cases import Case
 from tomoseg.batch.local import describe_machine
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Outcomes, Progress
-from tomoseg.batch.ray.cluster import Share, choose_share, connected, machines_of, refuse_what_ray_cannot_give
+from tomoseg.batch.ray.cluster import WorkerResources, choose_share, connected, machines_of, require_resources
 from tomoseg.batch.ray.dispatch import Dispatch
-from tomoseg.batch.ray.worker import Order, Started, Worker, check_worker
+from tomoseg.batch.ray.worker import Started, Worker, WorkerConfig, check_worker
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.files import remove_stale, staging_folder
 from tomoseg.inference.weights import checkpoint_sha256
 from tomoseg.report.environment import RunEnvironment
@@ -47,20 +47,20 @@ class RayExecutor:
     def __init__(
         self,
         bundle: Bundle,
-        options: Options,
+        options: RunOptions,
         output: OutputOptions | None = None,
         *,
         address: str | None = None,
         jobs: int | None = None,
     ) -> None:
-        refuse_what_ray_cannot_give(options, jobs)
+        require_resources(options, jobs)
         self.bundle = bundle
         self.options = options
         self.checkpoint_sha256 = checkpoint_sha256(bundle, options)
         self.output = output or OutputOptions()
         self._address = address
         self._jobs = jobs
-        self._share: Share | None = None
+        self._share: WorkerResources | None = None
         self._workers: list[Started] = []
 
     def run(self, cases: Sequence[Case], progress: Progress | None = None) -> Outcomes:
@@ -105,10 +105,12 @@ class RayExecutor:
         check_worker(started, self.bundle, self.options, self.checkpoint_sha256)
         self._workers.append(started)
 
-    def _actors(self, ray: Any, share: Share, in_flight: int, cases: Sequence[Case], mark: Path) -> Callable[[], Any]:
+    def _actors(
+        self, ray: Any, share: WorkerResources, in_flight: int, cases: Sequence[Case], mark: Path
+    ) -> Callable[[], Any]:
         """Return what starts a worker; it looks for the mark, the bundle and one scan, if there is any."""
         inputs = (case.input.absolute() for case in cases if case.input.exists())
-        order = Order(
+        order = WorkerConfig(
             bundle=self.bundle,
             options=replace(self.options, device="cuda" if share.gpus else "cpu", threads=share.cpus),
             output=self.output,

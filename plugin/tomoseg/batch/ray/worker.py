@@ -16,7 +16,7 @@ from tomoseg.batch.manifest import hash_run
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.stages import Outcome, Stages
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import WorkerError, one_line
 from tomoseg.core.files import remove_stale
 from tomoseg.core.version import __version__
@@ -25,7 +25,7 @@ from tomoseg.report.environment import installed_packages
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerConfig:
     """What each worker is to do.
 
     Args:
@@ -37,7 +37,7 @@ class Order:
     """
 
     bundle: Bundle
-    options: Options
+    options: RunOptions
     output: OutputOptions
     folder: Path
     shared: tuple[Path, ...]
@@ -69,7 +69,7 @@ class Started:
 class Worker:
     """A Ray actor; only what it is called with and what it returns travels, never a scan or a label map."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: WorkerConfig) -> None:
         self._order = order
         self._cleared: set[Path] = set()
 
@@ -105,7 +105,7 @@ class Worker:
         return self._stages.segment(case)
 
 
-def check_worker(started: Started, bundle: Bundle, options: Options, checkpoints: Sequence[str]) -> None:
+def check_worker(started: Started, bundle: Bundle, options: RunOptions, checkpoints: Sequence[str]) -> None:
     """Check that the results of a worker would be those of this machine.
 
     Args:

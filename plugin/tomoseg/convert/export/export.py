@@ -9,14 +9,14 @@ from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle
+from tomoseg.convert.export.export_source import ExportSource, load_origin
 from tomoseg.convert.export.formats import FORMATS, Format
 from tomoseg.convert.export.options import MAX_DICE_LOSS
-from tomoseg.convert.export.origin import Origin, load_origin
 from tomoseg.convert.export.parity import Parity, compare
 from tomoseg.convert.export.samples import Samples, random_samples, real_samples
 from tomoseg.core.errors import BackendError, OutputError, TomosegError, UsageError, one_line, root_cause
 from tomoseg.core.files import staging_folder
-from tomoseg.core.quiet import quiet
+from tomoseg.core.quiet import suppress_warnings
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Export:
         size_bytes: of all of them.
         scans: how many scans the windows are from; 0 for random windows.
         calibration_windows, check_windows: how many windows it was calibrated with, and compared on.
-        largest_difference: of a score, relative to the range of the scores.
+        largest_difference: of a logit, relative to the range of the logits.
         dice: of each label with that of fp32, over all voxels of the windows together.
         mean_dice: the mean over the labels; None if the windows hold none.
-        remarks: what was done otherwise than usual.
+        notes: what was done otherwise than usual.
     """
 
     format: str
@@ -44,7 +44,7 @@ class Export:
     largest_difference: float
     dice: dict[str, float]
     mean_dice: float | None
-    remarks: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def export(
@@ -95,16 +95,16 @@ def export(
     if kind.calibrated and not calibration:
         raise UsageError(f"format: {kind.name} needs real scans; give some with --calibration FOLDER")
     scans = [Path(path) for path in calibration]
-    origin = load_origin(find_bundle(bundle), None if checkpoint is None else Path(checkpoint))
-    target = Path(output) if output else origin.checkpoint.with_name(f"{origin.checkpoint.stem}{kind.ending}")
+    source = load_origin(find_bundle(bundle), None if checkpoint is None else Path(checkpoint))
+    target = Path(output) if output else source.checkpoint.with_name(f"{source.checkpoint.stem}{kind.ending}")
     if target.suffix != kind.suffix:
         raise UsageError(f"{target}: expected a name that ends in {kind.suffix}, for {kind.name}")
     if target.exists() and not overwrite:
         raise OutputError(f"{target}: is there already; pass --overwrite to replace it")
-    samples = real_samples(origin, scans, kind.calibrated, on_step) if scans else random_samples(origin)
+    samples = real_samples(source, scans, kind.calibrated, on_step) if scans else random_samples(source)
     with staging_folder(target.parent) as folder:
         file = folder / target.name
-        parity, remark = _write(origin, kind, file, target, samples, max_dice_loss, on_step)
+        parity, note = _write(source, kind, file, target, samples, max_dice_loss, on_step)
         # the file to name comes last: where it is, all is there
         written = sorted(folder.iterdir(), key=lambda path: path == file)
         size_bytes = sum(path.stat().st_size for path in written)
@@ -123,12 +123,12 @@ def export(
         largest_difference=parity.largest_difference,
         dice=parity.dice,
         mean_dice=parity.mean_dice,
-        remarks=tuple(filter(None, (samples.remark, remark))),
+        notes=tuple(filter(None, (samples.note, note))),
     )
 
 
 def _write(
-    origin: Origin,
+    source: ExportSource,
     kind: Format,
     file: Path,
     target: Path,
@@ -139,17 +139,17 @@ def _write(
     """Write a file in one way after the other until one is near enough to torch; return how near, and what way."""
     fault = ""
     try:
-        with quiet():
+        with suppress_warnings():
             on_step(f"exporting to {kind.name}")
-            for remark in kind.write(origin, file, samples):
+            for note in kind.write(source, file, samples):
                 on_step(f"checking {kind.name}")
-                parity = compare(origin, kind.read(file), samples.check)
+                parity = compare(source, kind.read(file), samples.check)
                 fault = kind.fault(parity, max_dice_loss)
                 if not fault:
-                    return parity, remark
+                    return parity, note
     except (TomosegError, OSError):
         raise
     except Exception as error:  # exporters, runtimes and the bundle's network each have their own errors
-        what = f"{target}: bundle {origin.bundle.name} cannot be exported to {kind.name}"
+        what = f"{target}: bundle {source.bundle.name} cannot be exported to {kind.name}"
         raise BackendError(f"{what}: {one_line(root_cause(error))}") from error
     raise BackendError(f"{target}: not kept, for {fault}")

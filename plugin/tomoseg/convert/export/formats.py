@@ -10,17 +10,17 @@ from typing import Final
 
 import torch
 
+from tomoseg.convert.export.export_source import ExportSource
 from tomoseg.convert.export.onnx_file import read_onnx, write_onnx
 from tomoseg.convert.export.openvino_files import read_openvino, write_int8, write_openvino
 from tomoseg.convert.export.options import FormatName
-from tomoseg.convert.export.origin import Origin
 from tomoseg.convert.export.parity import Parity, Runner
 from tomoseg.convert.export.samples import Samples
 from tomoseg.convert.export.tensorrt_file import read_tensorrt, write_tensorrt
 from tomoseg.convert.export.torch_files import read_program, read_torchscript, write_program, write_torchscript
 from tomoseg.core.errors import MissingPackageError, UsageError
 
-# largest difference of a score from torch's in fp32, relative to their range
+# largest difference of a logit from torch's in fp32, relative to their range
 FP32_TOLERANCE: Final = 1e-3
 TF32_TOLERANCE: Final = 1e-2  # TensorRT computes fp32 with 10 bits, as MONAI's own check allows it
 
@@ -36,13 +36,13 @@ class Format:
         read: loads the file into what runs it.
         packages: what is needed for it.
         extra: the extra of tomoseg that brings them; none where tomoseg itself needs them.
-        tolerance: of the scores; None where the labels decide.
+        tolerance: of the logits; None where the labels decide.
         gpu: whether it needs an NVIDIA GPU.
     """
 
     name: FormatName
     ending: str
-    write: Callable[[Origin, Path, Samples], Iterator[str]]
+    write: Callable[[ExportSource, Path, Samples], Iterator[str]]
     read: Callable[[Path], Runner]
     packages: tuple[str, ...] = ()
     extra: str = "export"
@@ -76,7 +76,7 @@ class Format:
         """Return why a network that came this near is not kept, "" if it is."""
         if self.tolerance is not None:
             off = parity.largest_difference
-            return "" if off <= self.tolerance else f"its scores are off by {off:.2g} of their range"
+            return "" if off <= self.tolerance else f"its logits are off by {off:.2g} of their range"
         if parity.mean_dice is None:
             return "there is no label in the windows that it was checked on; give other scans with --calibration"
         if 1 - parity.mean_dice <= max_dice_loss:

@@ -9,19 +9,19 @@ import torch
 from monai.bundle import onnx_export
 from torch.export import Dim
 
-from tomoseg.convert.export.origin import Origin
+from tomoseg.convert.export.export_source import ExportSource
 from tomoseg.convert.export.parity import Runner
 from tomoseg.convert.export.samples import Samples
 from tomoseg.convert.export.torch_files import CPU_EXPRESSION, monai_arguments
 
 
-def write_onnx(origin: Origin, file: Path, samples: Samples) -> Iterator[str]:
+def write_onnx(source: ExportSource, file: Path, samples: Samples) -> Iterator[str]:
     """Write one file, weights included, for any number of windows at once: `image` in, `pred` out."""
     onnx_export(
-        **monai_arguments(origin, file),
+        **monai_arguments(source, file),
         device=CPU_EXPRESSION,
         use_trace=True,
-        input_shape=[2, *origin.window],  # of 1, the network would be for 1 alone
+        input_shape=[2, *source.window],  # of 1, the network would be for 1 alone
         converter_kwargs={
             "dynamo": True,
             "dynamic_shapes": ({0: Dim.AUTO},),

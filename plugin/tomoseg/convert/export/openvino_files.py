@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tomoseg.convert.export.origin import Origin
+from tomoseg.convert.export.export_source import ExportSource
 from tomoseg.convert.export.parity import Runner
 from tomoseg.convert.export.samples import Samples
 from tomoseg.inference.backends.int8_network import save_model
@@ -19,17 +19,17 @@ from tomoseg.inference.backends.openvino_model import convert, openvino_core, wi
 LAYERS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData")
 
 
-def write_openvino(origin: Origin, file: Path, samples: Samples) -> Iterator[str]:
+def write_openvino(source: ExportSource, file: Path, samples: Samples) -> Iterator[str]:
     """Write a network for one window at a time, in full precision."""
-    _save(_convert(origin), file, origin, "fp32")
+    _save(_convert(source), file, source, "fp32")
     yield ""
 
 
-def write_int8(origin: Origin, file: Path, samples: Samples) -> Iterator[str]:
+def write_int8(source: ExportSource, file: Path, samples: Samples) -> Iterator[str]:
     """Write a network whose layers compute with 8 bits; at each further turn, fewer of them."""
     nncf = _import_nncf()
     layers = [
-        layer.get_friendly_name() for layer in _convert(origin).get_ordered_ops() if layer.get_type_name() in LAYERS
+        layer.get_friendly_name() for layer in _convert(source).get_ordered_ops() if layer.get_type_name() in LAYERS
     ]
     windows = nncf.Dataset(samples.calibration, lambda window: window.numpy())
     turns = {
@@ -37,18 +37,18 @@ def write_int8(origin: Origin, file: Path, samples: Samples) -> Iterator[str]:
         "the output layer is left in floating point": layers[-1:],
         "the input and the output layer are left in floating point": [layers[0], layers[-1]],
     }
-    for remark, left in turns.items():
+    for note, left in turns.items():
         with redirect_stdout(StringIO()):  # it draws bars there
             model = nncf.quantize(
-                _convert(origin),
+                _convert(source),
                 windows,
                 # LeakyReLU and PReLU have values below 0, for which ranges that are symmetric everywhere waste a bit
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(samples.calibration),
                 ignored_scope=nncf.IgnoredScope(names=left),
             )
-        _save(model, file, origin, "int8")
-        yield remark
+        _save(model, file, source, "int8")
+        yield note
 
 
 def read_openvino(file: Path) -> Runner:
@@ -59,13 +59,13 @@ def read_openvino(file: Path) -> Runner:
     return lambda window: torch.from_numpy(request.infer([window.numpy()])[0])
 
 
-def _convert(origin: Origin) -> Any:
-    window = torch.randn((1, *origin.window), generator=torch.Generator().manual_seed(0))
-    return convert(origin.network, window)
+def _convert(source: ExportSource) -> Any:
+    window = torch.randn((1, *source.window), generator=torch.Generator().manual_seed(0))
+    return convert(source.network, window)
 
 
-def _save(model: Any, file: Path, origin: Origin, precision: str) -> None:
-    save_model(model, file, origin.checkpoint, origin.config.network_definition, precision)
+def _save(model: Any, file: Path, source: ExportSource, precision: str) -> None:
+    save_model(model, file, source.checkpoint, source.config.network_definition, precision)
 
 
 def _import_nncf() -> Any:

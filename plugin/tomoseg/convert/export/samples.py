@@ -11,14 +11,14 @@ from typing import TypeVar
 
 import torch
 
-from tomoseg.bundle.options import Options
-from tomoseg.convert.export.origin import Origin
+from tomoseg.bundle.options import RunOptions
+from tomoseg.convert.export.export_source import ExportSource
 from tomoseg.core.errors import UsageError
 from tomoseg.data.channels import further_files
 from tomoseg.data.discovery import Scan, find_scans
 from tomoseg.data.source import ScanSource
 from tomoseg.inference.segmenter import Segmenter
-from tomoseg.inference.sliding_window.recognise import recognise_inferer
+from tomoseg.inference.sliding_window.fused_postprocessing import recognise_inferer
 from tomoseg.inference.sliding_window.windows import pad_volume, place_windows
 
 MAX_CALIBRATION_SCANS = 48  # are read at most, spread over all that there are
@@ -37,28 +37,30 @@ class Samples:
         calibration: those that ranges of values are taken from.
         check: those that the exported network is compared on.
         scans: how many scans they are from; 0 for random ones.
-        remark: what must be known of them, if anything.
+        note: what must be known of them, if anything.
     """
 
     calibration: Sequence[torch.Tensor]
     check: Sequence[torch.Tensor]
     scans: int
-    remark: str = ""
+    note: str = ""
 
 
-def random_samples(origin: Origin) -> Samples:
+def random_samples(source: ExportSource) -> Samples:
     """Return windows of noise, for want of scans."""
     generator = torch.Generator().manual_seed(0)
-    windows = [torch.randn((1, *origin.window), generator=generator) for _ in range(RANDOM_WINDOWS)]
+    windows = [torch.randn((1, *source.window), generator=generator) for _ in range(RANDOM_WINDOWS)]
     windows[1] = 2 * windows[1] + 1  # lest a network that looks at the mean takes one branch only
     return Samples([], windows, 0, "checked on random windows; give real scans with --calibration")
 
 
-def real_samples(origin: Origin, paths: Sequence[Path], calibrated: bool, on_step: Callable[[str], None]) -> Samples:
+def real_samples(
+    source: ExportSource, paths: Sequence[Path], calibrated: bool, on_step: Callable[[str], None]
+) -> Samples:
     """Return windows of real scans, read and preprocessed as the bundle does it; always the same ones.
 
     Args:
-        origin: the network.
+        source: the network.
         paths: scans, and folders of them.
         calibrated: whether some are for the calibration; every fourth scan is then for the check alone.
         on_step: called with what is being done.
@@ -68,16 +70,18 @@ def real_samples(origin: Origin, paths: Sequence[Path], calibrated: bool, on_ste
         VolumeError, BundleError: a scan cannot be read or preprocessed.
     """
     found = _find(paths)
-    further = further_files([scan.path for scan in found], origin.bundle.input_channels)
-    scans = spread([scan for scan in found if scan.path in further], MAX_CALIBRATION_SCANS)
-    segmenter = Segmenter(origin.bundle, Options(device="cpu", backend="torch", checkpoints=(str(origin.checkpoint),)))
+    other_channels = further_files([scan.path for scan in found], source.bundle.input_channels)
+    scans = spread([scan for scan in found if scan.path in other_channels], MAX_CALIBRATION_SCANS)
+    segmenter = Segmenter(
+        source.bundle, RunOptions(device="cpu", backend="torch", checkpoints=(str(source.checkpoint),))
+    )
     order = random.Random(0)
     windows: list[list[torch.Tensor]] = []
     share = -(-(CALIBRATION_WINDOWS + CHECK_WINDOWS) // len(scans))
     for scan in scans:
         on_step(f"reading {scan.path}")
-        prepared = segmenter.prepare(ScanSource((scan.path, *further[scan.path]), scan.series))
-        windows.append(_cut(origin, prepared.image.as_tensor().float(), share, order))
+        prepared = segmenter.prepare(ScanSource((scan.path, *other_channels[scan.path]), scan.series))
+        windows.append(_cut(source, prepared.image.as_tensor().float(), share, order))
     if not any(windows):
         raise UsageError(f"{paths[0]}: expected scans with something in them, got {len(scans)} of one value each")
     if not calibrated:
@@ -85,12 +89,12 @@ def real_samples(origin: Origin, paths: Sequence[Path], calibrated: bool, on_ste
     kept_apart = range(CHECK_EVERY_SCANS - 1, len(scans), CHECK_EVERY_SCANS) or range(len(scans) - 1, len(scans))
     check = list(chain(*(windows[index] for index in kept_apart)))
     calibration = list(chain(*(found for index, found in enumerate(windows) if index not in kept_apart)))
-    remark = ""
+    note = ""
     if not check or not calibration:
-        remark = "calibrated and checked on the same scan; give several with --calibration"
+        note = "calibrated and checked on the same scan; give several with --calibration"
         everything = calibration + check
         calibration, check = everything[::2], everything[1::2] or everything
-    return Samples(spread(calibration, CALIBRATION_WINDOWS), spread(check, CHECK_WINDOWS), len(scans), remark)
+    return Samples(spread(calibration, CALIBRATION_WINDOWS), spread(check, CHECK_WINDOWS), len(scans), note)
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
@@ -110,9 +114,9 @@ def _find(paths: Sequence[Path]) -> list[Scan]:
     return scans
 
 
-def _cut(origin: Origin, image: torch.Tensor, count: int, order: random.Random) -> list[torch.Tensor]:
+def _cut(source: ExportSource, image: torch.Tensor, count: int, order: random.Random) -> list[torch.Tensor]:
     """Return at most so many windows of a preprocessed scan (C, D, H, W) that hold more than one value."""
-    inferer = recognise_inferer(origin.config.inferer)
+    inferer = recognise_inferer(source.config.inferer)
     placed = place_windows(image.shape[1:], inferer)
     image = pad_volume(image, placed, inferer)
     corners = [corner for _, group in placed.groups for corner in group]

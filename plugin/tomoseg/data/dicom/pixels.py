@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from tomoseg.core.errors import VolumeError, one_line
-from tomoseg.core.quiet import quiet
+from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.codestream import CodestreamError, check_codestream
 from tomoseg.data.dicom.slices import Slice
 from tomoseg.data.formats import DEFLATE_LIMIT
@@ -48,7 +48,7 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
         files[one.frame.path].append((index, one))
     array: NDArray[np.float32] | None = None
     for path, members in files.items():
-        with quiet():
+        with suppress_warnings():
             stored = _read_stored(path)
         if stored.shape[1:] != (rows, columns) or len(stored) < max(one.frame.number for _, one in members):
             raise VolumeError(
@@ -69,7 +69,7 @@ def _read_stored(path: Path) -> NDArray[Any]:
     """Return the stored values of a file, (frames, rows, columns)."""
     try:
         dataset = dcmread(path, force=True)
-        _refuse_excess(dataset, path)
+        _require_declared_size(dataset, path)
         stored = int(dataset.BitsStored)
         high = int(dataset.get("HighBit", stored - 1))
         if not 1 <= stored <= high + 1 <= int(dataset.BitsAllocated):
@@ -85,7 +85,7 @@ def _read_stored(path: Path) -> NDArray[Any]:
     return pixels[None] if pixels.ndim == 2 else pixels
 
 
-def _refuse_excess(dataset: Dataset, path: Path) -> None:
+def _require_declared_size(dataset: Dataset, path: Path) -> None:
     """Refuse a header that declares more pixels than its file can hold."""
     frames = int(dataset.get("NumberOfFrames") or 1)
     declared = int(dataset.Rows) * int(dataset.Columns) * frames * (int(dataset.BitsAllocated) // 8)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import MissingPackageError, VolumeError, one_line
-from tomoseg.core.quiet import quiet
+from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.label_mapping import LabelMapping
@@ -57,7 +57,7 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
     except ImportError as error:
         raise MissingPackageError("highdicom") from error
     try:
-        with quiet():
+        with suppress_warnings():
             dataset = highdicom.seg.segread(path)
             found = dataset.get_volume(combine_segments=True, dtype=np.uint16)
             segments = {number: dataset.get_segment_description(number) for number in dataset.segment_numbers}

@@ -13,7 +13,7 @@ from pydicom import Dataset, dcmread
 from pydicom import uid as uids
 
 from tomoseg.core.errors import VolumeError, one_line, shorten
-from tomoseg.core.quiet import quiet
+from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.dicom.pixels import read_pixels
 from tomoseg.data.dicom.slices import Slice, arrange
@@ -70,13 +70,13 @@ def read_dicom(path: Path, series: str | None = None) -> Volume:
     Raises:
         VolumeError: there is none, or several; a file is damaged; or the slices make no regular grid.
     """
-    with quiet():
+    with suppress_warnings():
         headers = _choose(_group(path), path, series)
-        ordered, grid, remarks = arrange_series(headers, path)
+        ordered, grid, notes = arrange_series(headers, path)
         array = read_pixels(ordered)
     frames = tuple(one.frame for one in ordered)
     found = DicomSeries(str(headers[0].SeriesInstanceUID), _modality(headers[0]), frames)
-    return make_volume(array, grid.affine, str(path), series=found, remarks=remarks)
+    return make_volume(array, grid.affine, str(path), series=found, notes=notes)
 
 
 def series_headers(path: Path, series: str | None = None) -> list[list[Dataset]]:
@@ -85,7 +85,7 @@ def series_headers(path: Path, series: str | None = None) -> list[list[Dataset]]
     Raises:
         VolumeError: there is none; a file is damaged.
     """
-    with quiet():
+    with suppress_warnings():
         groups = _group(path)
         found = list(_volumes(groups).values()) if series is None else []
         return found or [_choose(groups, path, series)]
@@ -97,20 +97,20 @@ def arrange_series(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice],
     Raises:
         VolumeError: they make no regular grid.
     """
-    slices, remarks = _slices(headers, path)
+    slices, notes = _slices(headers, path)
     if len(slices) < 2:
         single = "expected a series of at least two slices, got a single image"
         part = "a single slice of a DICOM series; give the folder that holds all of it"
         raise VolumeError(f"{path}: {single if path.is_dir() else part}")
-    ordered, grid, told = arrange(slices, str(path))
-    return ordered, grid, (*remarks, *told)
+    ordered, grid, reported = arrange(slices, str(path))
+    return ordered, grid, (*notes, *reported)
 
 
 def find_series(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
     """Return the files of each CT or MR series that may be a volume, by its UID, and the files that are damaged."""
     headers: list[Dataset] = []
     damaged: list[Path] = []
-    with quiet():
+    with suppress_warnings():
         for path in paths:
             try:
                 headers.append(read_header(path))
@@ -214,12 +214,12 @@ def _modality(header: Dataset) -> str:
 def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[str]]:
     """Return each image of a series once, with what was left out."""
     unique = _without_copies(headers)
-    remarks = []
+    notes = []
     if len(unique) < len(headers):
-        remarks.append(f"left out as copies of other files: {len(headers) - len(unique)}")
+        notes.append(f"left out as copies of other files: {len(headers) - len(unique)}")
     images = [one for one in unique.values() if not _is_localizer(one)]
     if images and len(images) < len(unique):
-        remarks.append(f"left out as localizers: {len(unique) - len(images)}")
+        notes.append(f"left out as localizers: {len(unique) - len(images)}")
     slices: list[Slice] = []
     for header in images or unique.values():
         try:
@@ -228,7 +228,7 @@ def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[s
             raise VolumeError(f"{header.filename}: {error}") from error
         except Exception as error:  # pydicom decodes the elements of sequences only here, and lets anything through
             raise VolumeError(f"{header.filename}: a damaged DICOM header: {one_line(error)}") from error
-    return slices, remarks
+    return slices, notes
 
 
 def _without_copies(headers: Sequence[Dataset]) -> dict[tuple[str, str], Dataset]:
@@ -262,8 +262,8 @@ def _slices_of(header: Dataset) -> Iterator[Slice]:
         if len(groups) != _frames(header):
             raise _MissingError(f"expected {_frames(header)} frames to be described, got {len(groups)}")
     for number, group in enumerate(groups, 1):
-        told = {"DimensionIndexValues": str(group.content.get("DimensionIndexValues", "")), **traits}
-        yield _slice(header, group, DicomFrame(path, number), told)
+        reported = {"DimensionIndexValues": str(group.content.get("DimensionIndexValues", "")), **traits}
+        yield _slice(header, group, DicomFrame(path, number), reported)
 
 
 def _slice(header: Dataset, group: FrameGroups, frame: DicomFrame, traits: dict[str, str]) -> Slice:
@@ -271,8 +271,8 @@ def _slice(header: Dataset, group: FrameGroups, frame: DicomFrame, traits: dict[
     lengths = np.linalg.norm(cosines, axis=1)
     row, column = cosines / np.where(lengths > 0, lengths, 1)[:, None]
     if np.abs(lengths - 1).max() > 0.01 or abs(row @ column) > 1e-3:
-        told = f"expected two unit vectors at right angles, got {cosines.ravel()}"
-        raise _MissingError(f"ImageOrientationPatient: {told}")
+        reported = f"expected two unit vectors at right angles, got {cosines.ravel()}"
+        raise _MissingError(f"ImageOrientationPatient: {reported}")
     position = _numbers(group.position, "ImagePositionPatient", 3)
     if np.abs(position).max() > MAX_COORDINATE_MM:
         raise _MissingError(f"ImagePositionPatient: expected a place in mm, got {position}")

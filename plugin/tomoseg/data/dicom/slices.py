@@ -65,8 +65,8 @@ def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tupl
     """
     first = slices[0]
     for other in slices[1:]:
-        _refuse_differences(first, other, name)
-    _refuse_mixtures(slices, name)
+        _require_equal(first, other, name)
+    _require_one_image(slices, name)
     normal = np.cross(first.row, first.column)
     ordered = sorted(slices, key=lambda one: float(one.position @ normal))
     positions = np.array([one.position for one in ordered])
@@ -80,14 +80,14 @@ def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tupl
     deviation = float(np.linalg.norm(positions - (origin + np.outer(np.arange(len(ordered)), step)), axis=1).max())
     if deviation > max(MAX_DEVIATION * spacing, ROUNDING_MM):
         raise VolumeError(f"{name}: {_uneven(gaps, heights, deviation)}")
-    remarks = []
+    notes = []
     if deviation > NOTED_DEVIATION * spacing:
-        remarks.append(
+        notes.append(
             f"its slices lie up to {deviation:.3g} mm off an even spacing of {spacing:.3g} mm, which is assumed"
         )
     tilt = float(np.degrees(np.arctan2(np.linalg.norm(step - spacing * normal), spacing)))
     if tilt > NOTED_TILT_DEGREES:
-        remarks.append(f"its gantry is tilted by {tilt:.1f}°: the labels lie in the same sheared grid, not resampled")
+        notes.append(f"its gantry is tilted by {tilt:.1f}°: the labels lie in the same sheared grid, not resampled")
     affine = np.eye(4)
     affine[:3] = np.column_stack([first.row * first.spacing[1], first.column * first.spacing[0], step, origin])
     rows, columns = first.size
@@ -95,10 +95,10 @@ def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tupl
         grid = Grid((columns, rows, len(ordered)), LPS_TO_RAS @ affine)
     except GeometryError as error:
         raise VolumeError(f"{name}: {one_line(error)}; its headers are damaged") from error
-    return ordered, grid, tuple(remarks)
+    return ordered, grid, tuple(notes)
 
 
-def _refuse_differences(one: Slice, other: Slice, name: str) -> None:
+def _require_equal(one: Slice, other: Slice, name: str) -> None:
     expected = "expected slices of one series to be alike"
     if one.size != other.size:
         raise VolumeError(f"{name}: {expected}, got images of {by(one.size)} and of {by(other.size)} pixels")
@@ -111,7 +111,7 @@ def _refuse_differences(one: Slice, other: Slice, name: str) -> None:
         raise VolumeError(f"{name}: {expected}, got images of several directions; leave out the localizers")
 
 
-def _refuse_mixtures(slices: Sequence[Slice], name: str) -> None:
+def _require_one_image(slices: Sequence[Slice], name: str) -> None:
     """Refuse images of several acquisitions, even where each has a place of its own."""
     for key in EQUAL_KEYWORDS:
         values = sorted({one.traits[key] for one in slices if one.traits.get(key)})
@@ -133,10 +133,10 @@ def _same_place(ordered: Sequence[Slice], gaps: NDArray[np.float64]) -> str:
     count = int((gaps < SAME_PLACE_MM).sum())
     one, other = ordered[index].traits, ordered[index + 1].traits
     apart = [f"{key} {one.get(key)} and {other.get(key)}" for key in {**one, **other} if one.get(key) != other.get(key)]
-    told = f"they differ in {', '.join(apart[:3])}" if apart else "nothing in their headers tells them apart"
+    reported = f"they differ in {', '.join(apart[:3])}" if apart else "nothing in their headers tells them apart"
     return (
         f"expected one image at each place, got {count + 1 if count == 1 else count} or more at the same places; "
-        f"{told}; split the series first"
+        f"{reported}; split the series first"
     )
 
 
@@ -147,8 +147,8 @@ def _uneven(gaps: NDArray[np.float64], heights: NDArray[np.float64], deviation: 
     if 0 < wide.size <= max(MAX_WIDE_SHARE * len(gaps), 1) and np.abs(times - np.round(times)).max() < MAX_DEVIATION:
         places = ", ".join(f"{heights[at]:.1f} and {heights[at + 1]:.1f} mm" for at in wide[:3])
         missing = int(np.round(times).sum()) - len(gaps)
-        told = "slice is" if missing == 1 else "slices are"
-        return f"{missing} {told} missing, between {places} along the slices' normal; fetch the series again"
+        reported = "slice is" if missing == 1 else "slices are"
+        return f"{missing} {reported} missing, between {places} along the slices' normal; fetch the series again"
     if np.abs(times - 1).max() <= MAX_DEVIATION:
         return f"its slices do not lie on a straight line, but up to {deviation:.2f} mm off one; resample it first"
     return f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart, expected one spacing; resample it first"

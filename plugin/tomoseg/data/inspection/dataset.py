@@ -26,7 +26,7 @@ class CaseFindings:
         part: "training", "validation" or "test".
         image, label: None where there is none.
         same_grid: whether both lie on one grid; None where that cannot be told.
-        problems, remarks: on both together; each has its own, too.
+        errors, notes: on both together; each has its own, too.
     """
 
     name: str
@@ -34,8 +34,8 @@ class CaseFindings:
     image: ScanFindings | None
     label: ScanFindings | None
     same_grid: bool | None = None
-    problems: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def scans(self) -> tuple[ScanFindings, ...]:
@@ -43,15 +43,15 @@ class CaseFindings:
 
     @property
     def ok(self) -> bool:
-        return not self.problems and not any(scan.problems for scan in self.scans)
+        return not self.errors and not any(scan.errors for scan in self.scans)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "part": self.part,
             "ok": self.ok,
-            "problems": list(self.problems),
-            "remarks": list(self.remarks),
+            "errors": list(self.errors),
+            "notes": list(self.notes),
             "same_grid": self.same_grid,
             "image": self.image and self.image.as_json(),
             "label": self.label and self.label.as_json(),
@@ -88,19 +88,19 @@ class DatasetFindings:
         cases: those with a label map, then those without, then those for tests.
         labels: by value, background left out; those that dataset.json names, and those that were found. Empty where
             voxels were not read.
-        problems, remarks: on the whole; each case has its own, too.
+        errors, notes: on the whole; each case has its own, too.
     """
 
     path: Path
     modality: str | None = None
     cases: tuple[CaseFindings, ...] = ()
     labels: tuple[LabelFindings, ...] = ()
-    problems: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        return not self.problems and all(case.ok for case in self.cases)
+        return not self.errors and all(case.ok for case in self.cases)
 
     @property
     def images(self) -> tuple[ScanFindings, ...]:
@@ -114,8 +114,8 @@ class DatasetFindings:
         return {
             "path": str(self.path),
             "ok": self.ok,
-            "problems": list(self.problems),
-            "remarks": list(self.remarks),
+            "errors": list(self.errors),
+            "notes": list(self.notes),
             "modality": self.modality,
             "counts": {part: self.count(part) for part in (*PARTS, TEST)},
             "images": summarise_scans(self.images),
@@ -148,56 +148,56 @@ def inspect_dataset(dataset: Dataset, inspector: Inspector) -> DatasetFindings:
     cases = [_inspect_pair(pair, dataset, inspector) for pair in dataset.pairs]
     for path in dataset.images_without_label:
         (image,) = inspector.look_at(path, "image", dataset.modality, channels=len(dataset.channels))
-        cases.append(CaseFindings(strip_suffix(path.name), PARTS[0], image, None, problems=("no label map",)))
+        cases.append(CaseFindings(strip_suffix(path.name), PARTS[0], image, None, errors=("no label map",)))
     for path in dataset.labels_without_image:
         (label,) = inspector.look_at(path, "label")
-        cases.append(CaseFindings(strip_suffix(path.name), PARTS[0], None, label, problems=("no scan",)))
+        cases.append(CaseFindings(strip_suffix(path.name), PARTS[0], None, label, errors=("no scan",)))
     for path in dataset.test:
         (image,) = inspector.look_at(path, "image", dataset.modality, channels=len(dataset.channels))
         cases.append(CaseFindings(strip_suffix(path.name), TEST, image, None))
     missing = [f"{path}: no such file, though {DESCRIPTION} lists it" for path in dataset.missing]
-    remarks = []
+    notes = []
     if dataset.unlisted:
         names = [str(path.relative_to(dataset.root)) for path in dataset.unlisted]
-        remarks.append(f"{len(names)} files are not listed in {DESCRIPTION}: {_some(names)}")
+        notes.append(f"{len(names)} files are not listed in {DESCRIPTION}: {_some(names)}")
     labels: tuple[LabelFindings, ...] = ()
     if inspector.voxels:
         labels = _collect_labels(dataset, cases)
         nowhere = [f"{label.name} ({label.value})" for label in labels if not label.cases]
         if nowhere:
-            remarks.append(f"no case has {_some(nowhere)}, which {DESCRIPTION} names")
-    return DatasetFindings(dataset.root, dataset.modality, tuple(cases), labels, tuple(missing), tuple(remarks))
+            notes.append(f"no case has {_some(nowhere)}, which {DESCRIPTION} names")
+    return DatasetFindings(dataset.root, dataset.modality, tuple(cases), labels, tuple(missing), tuple(notes))
 
 
 def _inspect_pair(pair: Pair, dataset: Dataset, inspector: Inspector) -> CaseFindings:
     names = dataset.channels
     (image,) = inspector.look_at(pair.image, "image", dataset.modality, channels=len(names))
     (label,) = inspector.look_at(pair.label, "label")
-    problems: list[str] = []
-    remarks: list[str] = []
+    errors: list[str] = []
+    notes: list[str] = []
     channels = image.channels
-    for path in pair.further:
+    for path in pair.other_channels:
         (other,) = inspector.look_at(path, "image", dataset.modality)
         channels += other.channels
-        problems.extend(f"{path.name}: {problem}" for problem in other.problems)
-        remarks.extend(f"{path.name}: {remark}" for remark in other.remarks)
+        errors.extend(f"{path.name}: {problem}" for problem in other.errors)
+        notes.extend(f"{path.name}: {note}" for note in other.notes)
         if image.grid is not None and other.grid is not None and not other.grid.matches(image.grid):
-            problems.append(f"{path.name}: not on the grid of {pair.image.name}, though both are channels of one scan")
+            errors.append(f"{path.name}: not on the grid of {pair.image.name}, though both are channels of one scan")
     if image.readable and channels != len(names):
-        problems.append(f"expected {len(names)} channels ({', '.join(names)}), got {channels}")
+        errors.append(f"expected {len(names)} channels ({', '.join(names)}), got {channels}")
     same = None
     if image.grid is not None and label.grid is not None:
         apart, rounding = compare_grids(image.grid, label.grid)
         same = not apart
-        problems.extend(filter(None, [apart]))
-        remarks.extend(filter(None, [rounding]))
+        errors.extend(filter(None, [apart]))
+        notes.extend(filter(None, [rounding]))
     if label.voxels is not None and label.voxels.values is not None and dataset.label_names:
         present = {value for value in label.voxels.values if value > 0}
         unknown = sorted(present - set(dataset.label_names))
         if unknown:
-            problems.append(f"the label map holds {_some(unknown)}, which {DESCRIPTION} does not name")
-        remarks.extend(_contradictions(pair, {dataset.label_names[value] for value in present if value not in unknown}))
-    return CaseFindings(pair.name, pair.part, image, label, same, tuple(problems), tuple(remarks))
+            errors.append(f"the label map holds {_some(unknown)}, which {DESCRIPTION} does not name")
+        notes.extend(_contradictions(pair, {dataset.label_names[value] for value in present if value not in unknown}))
+    return CaseFindings(pair.name, pair.part, image, label, same, tuple(errors), tuple(notes))
 
 
 def _contradictions(pair: Pair, present: set[str]) -> list[str]:
@@ -205,11 +205,11 @@ def _contradictions(pair: Pair, present: set[str]) -> list[str]:
     if pair.annotated is None:
         return []
     drawn = set(pair.annotated)
-    told = (
+    reported = (
         (drawn - present, "says that {} was drawn, but no voxel has it"),
         (present - drawn, "does not say that {} was drawn, but voxels have it"),
     )
-    return [f"{DESCRIPTION} {text.format(_some(sorted(names)))}" for names, text in told if names]
+    return [f"{DESCRIPTION} {text.format(_some(sorted(names)))}" for names, text in reported if names]
 
 
 def _collect_labels(dataset: Dataset, cases: Sequence[CaseFindings]) -> tuple[LabelFindings, ...]:

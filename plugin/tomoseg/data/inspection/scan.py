@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from tomoseg.core.errors import TomosegError, one_line
 from tomoseg.data.geometry import Grid
 from tomoseg.data.header import Header, read_headers
-from tomoseg.data.inspection.voxels import VoxelSummary, count_voxels, doubt_values
+from tomoseg.data.inspection.voxels import VoxelSummary, count_voxels, value_warnings
 from tomoseg.data.volume import by
 
 Role = Literal["scan", "image", "label"]
@@ -41,8 +41,8 @@ class ScanFindings:
         images: number of slices of the series.
         channels: how many the file has.
         voxels: what was counted in them, None where they were not read; of several channels, in the first.
-        problems: what has to be mended, one line each.
-        remarks: what is worth knowing, one line each.
+        errors: what has to be mended, one line each.
+        notes: what is worth knowing, one line each.
     """
 
     path: Path
@@ -57,8 +57,8 @@ class ScanFindings:
     images: int | None = None
     channels: int = 1
     voxels: VoxelSummary | None = None
-    problems: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it; lengths are in mm, volumes in mL."""
@@ -66,8 +66,8 @@ class ScanFindings:
             "path": str(self.path),
             "role": self.role,
             "readable": self.readable,
-            "problems": list(self.problems),
-            "remarks": list(self.remarks),
+            "errors": list(self.errors),
+            "notes": list(self.notes),
             "format": self.format or None,
             "dtype": self.dtype or None,
             "modality": self.modality,
@@ -108,7 +108,7 @@ class Inspector:
             self.on_scan(path)
         headers = _guarded(path, lambda: read_headers(path, series, channels))
         if isinstance(headers, str):
-            return [ScanFindings(path, role, readable=False, modality=modality, problems=(headers,))]
+            return [ScanFindings(path, role, readable=False, modality=modality, errors=(headers,))]
         return [self._look_at(header, role, modality) for header in headers if role != "scan" or self._is_new(header)]
 
     def _is_new(self, header: Header) -> bool:
@@ -132,8 +132,8 @@ class Inspector:
             description=series.description if series else "",
             images=series.images if series else None,
             channels=header.channels,
-            problems=(_without_path(header.reason, header.path),) if header.reason else (),
-            remarks=header.remarks,
+            errors=(_without_path(header.reason, header.path),) if header.reason else (),
+            notes=header.notes,
         )
         if not self.voxels or header.grid is None:
             return found
@@ -141,24 +141,24 @@ class Inspector:
         spacing = header.grid.spacing
         summaries = _guarded(header.path, lambda: [count_voxels(part, spacing, most) for part in header.read_voxels()])
         if isinstance(summaries, str):
-            return replace(found, readable=False, problems=(summaries,))
+            return replace(found, readable=False, errors=(summaries,))
         voxels = summaries[0]
-        problems: list[str] = []
-        remarks: list[str] = []
+        errors: list[str] = []
+        notes: list[str] = []
         for number, summary in enumerate(summaries):
             which = f"channel {number}: " if len(summaries) > 1 else ""
             if summary.non_finite:
                 size = math.prod(header.grid.shape)
-                problems.append(f"{which}NaN or infinity in {summary.non_finite} of {size} voxels")
+                errors.append(f"{which}NaN or infinity in {summary.non_finite} of {size} voxels")
             judged = _judge_labels(summary) if role == "label" else _judge_values(summary, found.modality)
-            for told, lines in zip((problems, remarks), judged, strict=True):
-                told += [f"{which}{line}" for line in lines]
+            for reported, lines in zip((errors, notes), judged, strict=True):
+                reported += [f"{which}{line}" for line in lines]
         if role != "label" and not voxels.constant:
             name = f"{header.path} (series {series.uid})" if series else str(header.path)
             first = self._seen.setdefault(voxels.sha256, name)
             if first != name:
-                remarks.append(f"has the same voxels as {first}")
-        return replace(found, voxels=voxels, problems=(*found.problems, *problems), remarks=(*found.remarks, *remarks))
+                notes.append(f"has the same voxels as {first}")
+        return replace(found, voxels=voxels, errors=(*found.errors, *errors), notes=(*found.notes, *notes))
 
 
 def compare_grids(image: Grid, label: Grid) -> tuple[str, str]:
@@ -176,7 +176,7 @@ def compare_grids(image: Grid, label: Grid) -> tuple[str, str]:
 
 
 def _judge_labels(voxels: VoxelSummary) -> tuple[list[str], list[str]]:
-    """Return the problems of a label map, and remarks on it."""
+    """Return the problems of a label map, and notes on it."""
     if not voxels.whole:
         return ["values that are no integers; expected a label map"], []
     if voxels.minimum is not None and voxels.minimum < 0:
@@ -187,17 +187,17 @@ def _judge_labels(voxels: VoxelSummary) -> tuple[list[str], list[str]]:
 
 
 def _judge_values(voxels: VoxelSummary, modality: str | None) -> tuple[list[str], list[str]]:
-    """Return the problems of a scan, and remarks on it."""
+    """Return the problems of a scan, and notes on it."""
     if voxels.minimum is None:
         return [], []
     if voxels.constant:
         return [], [f"every voxel holds {voxels.minimum:g}"]
-    remarks = []
+    notes = []
     if voxels.constant_slices and voxels.values is None:  # few values: a label map, which has empty slices
         axis = ("first", "second", "third")[voxels.slice_axis]
-        remarks.append(f"{voxels.constant_slices} of {voxels.slices} slices along the {axis} axis hold one value each")
-    doubt = doubt_values(voxels) if modality == "CT" else None
-    return [], [*remarks, *([doubt] if doubt else [])]
+        notes.append(f"{voxels.constant_slices} of {voxels.slices} slices along the {axis} axis hold one value each")
+    doubt = value_warnings(voxels) if modality == "CT" else None
+    return [], [*notes, *([doubt] if doubt else [])]
 
 
 def _guarded(path: Path, action: Callable[[], Result]) -> Result | str:

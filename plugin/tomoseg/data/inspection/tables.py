@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from tomoseg.data.datasets import PARTS, TEST
 from tomoseg.data.inspection.dataset import DatasetFindings, summarise_scans
+from tomoseg.data.inspection.inspection_report import InspectionReport
 from tomoseg.data.inspection.scan import ScanFindings
-from tomoseg.data.inspection.survey import Survey
 from tomoseg.data.volume import by
 
-MAX_FILES = 3  # files in a remark on many
+MAX_FILES = 3  # files in a note on many
 MAX_NOTES = 20  # programs read the rest from the JSON
 MAX_LISTED_VALUES = 12
 
@@ -33,15 +33,15 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def tabulate(survey: Survey) -> list[Table]:
+def tabulate(report: InspectionReport) -> list[Table]:
     """Return one table of the scans, a row each, and two of each dataset: what its scans are like, and its labels."""
     tables = []
-    if survey.scans:
-        values = ("values",) if survey.voxels else ()
+    if report.scans:
+        values = ("values",) if report.voxels else ()
         columns = ("", "scan", "shape", "spacing mm", "axes", "stored as", *values)
-        rows = tuple(_describe_scan(scan, survey.voxels) for scan in survey.scans)
+        rows = tuple(_describe_scan(scan, report.voxels) for scan in report.scans)
         tables.append(Table(f"{len(rows)} scan{'s' * (len(rows) != 1)}", columns, rows))
-    for dataset in survey.datasets:
+    for dataset in report.datasets:
         tables.append(Table(str(dataset.path), ("dataset", ""), tuple(_describe_dataset(dataset))))
         if dataset.labels:
             columns = ("value", "label", "found in", "drawn in", "voxels", "mL", "mL a case")
@@ -49,29 +49,29 @@ def tabulate(survey: Survey) -> list[Table]:
     return tables
 
 
-def list_problems(survey: Survey) -> list[str]:
+def list_errors(report: InspectionReport) -> list[str]:
     """Return one line for each problem: where, and what."""
-    return [f"{place}: {text}" for place, text in _collect(survey, "problems")]
+    return [f"{place}: {text}" for place, text in _collect(report, "errors")]
 
 
-def list_remarks(survey: Survey) -> list[str]:
-    """Return one line for each remark, those that are alike together."""
+def list_notes(report: InspectionReport) -> list[str]:
+    """Return one line for each note, those that are alike together."""
     places: dict[str, list[str]] = defaultdict(list)
-    for place, text in _collect(survey, "remarks"):
+    for place, text in _collect(report, "notes"):
         places[text].append(place)
     lines = []
     for text, where in places.items():
         more = f" and {len(where) - MAX_FILES} more" if len(where) > MAX_FILES else ""
         lines.append(f"{', '.join(where[:MAX_FILES])}{more}: {text}")
     left_out = len(lines) - MAX_NOTES
-    return lines if left_out <= 0 else [*lines[:MAX_NOTES], f"and {left_out} more remarks; --json has them all"]
+    return lines if left_out <= 0 else [*lines[:MAX_NOTES], f"and {left_out} more notes; --json has them all"]
 
 
-def _collect(survey: Survey, kind: Literal["problems", "remarks"]) -> Iterator[tuple[str, str]]:
+def _collect(report: InspectionReport, kind: Literal["errors", "notes"]) -> Iterator[tuple[str, str]]:
     """Yield each line with the file or folder that it is about."""
-    for scan in survey.scans:
+    for scan in report.scans:
         yield from ((_place(scan), text) for text in getattr(scan, kind))
-    for dataset in survey.datasets:
+    for dataset in report.datasets:
         yield from ((str(dataset.path), text) for text in getattr(dataset, kind))
         for case in dataset.cases:
             yield from ((_place(case.scans[-1]), text) for text in getattr(case, kind))
@@ -87,7 +87,7 @@ def _describe_scan(scan: ScanFindings, voxels: bool) -> tuple[str, ...]:
     name = str(scan.path)
     if scan.series is not None:
         name += f"\n{scan.series}\n{scan.modality}, {scan.images} images, {scan.description or 'no description'}"
-    cells = ["bad" if scan.problems else "ok", name]
+    cells = ["bad" if scan.errors else "ok", name]
     if scan.grid is None:
         cells += ["", "", ""]
     else:

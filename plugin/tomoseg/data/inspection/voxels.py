@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.data.plausibility import AIR_HU, SOFT_TISSUE_HU, count_within, doubt_hounsfield_units
+from tomoseg.data.plausibility import AIR_HU, SOFT_TISSUE_HU, count_within, hounsfield_warnings
 
 MAX_COUNTED_VALUE = 1 << 16  # below this value counting is faster than sorting
 MIN_ANISOTROPY = 1.01  # an axis whose spacing exceeds the others' by this factor runs across the slices
@@ -107,11 +107,11 @@ def count_voxels(array: NDArray[np.float32], spacing: tuple[float, float, float]
     )
 
 
-def doubt_values(voxels: VoxelSummary) -> str | None:
+def value_warnings(voxels: VoxelSummary) -> str | None:
     """Return why the values of a CT do not look like Hounsfield units, None if they do."""
     if voxels.minimum is None or voxels.maximum is None:
         return None
-    return doubt_hounsfield_units(voxels.minimum, voxels.maximum, voxels.air, voxels.soft_tissue)
+    return hounsfield_warnings(voxels.minimum, voxels.maximum, voxels.air, voxels.soft_tissue)
 
 
 def _slice_axis(spacing: tuple[float, float, float]) -> int:

@@ -37,7 +37,7 @@ class Backend(Protocol):
         ...
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return the scores (B, labels, D, H, W) of a batch (B, C, D, H, W), good until the next call."""
+        """Return the logits (B, labels, D, H, W) of a batch (B, C, D, H, W), good until the next call."""
         ...
 
 

@@ -67,7 +67,7 @@ def without_telemetry() -> Iterator[None]:
 
 
 def convert(network: torch.nn.Module, window: torch.Tensor) -> openvino.Model:
-    """Return a network as an OpenVINO model for windows (1, C, D, H, W) of one shape; scores are (1, labels, D, H, W).
+    """Return a network as an OpenVINO model for windows (1, C, D, H, W) of one shape; logits are (1, labels, D, H, W).
 
     Raises:
         Exception: OpenVINO and torch.jit.trace each have their own.
@@ -82,12 +82,12 @@ def convert(network: torch.nn.Module, window: torch.Tensor) -> openvino.Model:
     model = frontend.convert(frontend.load(decoder))
     model.reshape({model.input(0): list(window.shape)})
     if len(model.outputs) != 1 or len(model.output(0).shape) != window.ndim:
-        raise ValueError(f"expected one map of scores, got {[str(output) for output in model.outputs]}")
+        raise ValueError(f"expected one map of logits, got {[str(output) for output in model.outputs]}")
     return model
 
 
 def labels_last(ov: Any, model: openvino.Model) -> openvino.Model:
-    """Return a model whose scores are (1, D, H, W, labels).
+    """Return a model whose logits are (1, D, H, W, labels).
 
     OpenVINO computes with the labels last; to bring them to the front takes a sixth of the time.
     """

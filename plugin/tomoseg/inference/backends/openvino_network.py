@@ -20,7 +20,7 @@ from tomoseg.inference.memory import is_out_of_memory
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 DIGEST_BYTES = 32
 CACHE_FORMAT = "labels last"  # of what is kept
-# largest difference of a score from torch's, relative to their range
+# largest difference of a logit from torch's, relative to their range
 PRECISION_TOLERANCES = {"fp32": 1e-3, "bf16": 0.2}
 
 
@@ -77,15 +77,15 @@ class OpenvinoNetwork:
         self._shape = shape
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return the scores of a batch, float32, good until the next call."""
+        """Return the logits of a batch, float32, good until the next call."""
         self.prepare(tuple(batch.shape))
-        scores: list[torch.Tensor] = []
+        logits: list[torch.Tensor] = []
         for window in batch.contiguous():
             found = self._request.infer([window[None].numpy()], share_inputs=True, share_outputs=True)
-            scores.append(torch.from_numpy(found[0]).movedim(-1, 1))
+            logits.append(torch.from_numpy(found[0]).movedim(-1, 1))
             if len(batch) > 1:  # the next window is written over it
-                scores[-1] = scores[-1].clone()
-        return torch.cat(scores) if len(scores) > 1 else scores[0]
+                logits[-1] = logits[-1].clone()
+        return torch.cat(logits) if len(logits) > 1 else logits[0]
 
     def _compile(self, ov: Any, core: Any, shape: tuple[int, ...], hints: dict[str, Any]) -> Any:
         """Return the network compiled, after making sure that it computes what torch computes."""
@@ -104,7 +104,7 @@ class OpenvinoNetwork:
         difference = float((found - wanted).abs().max()) / span
         if not difference <= PRECISION_TOLERANCES[self.precision]:
             raise BackendError(
-                f"OpenVINO cannot compile the network: its scores are off by {difference:.2g} of their range"
+                f"OpenVINO cannot compile the network: its logits are off by {difference:.2g} of their range"
             )
         return compiled
 

@@ -38,10 +38,10 @@ class TorchNetwork:
         self._compiled = False
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return the scores of a batch, float32."""
+        """Return the logits of a batch, float32."""
         if self.precision == "fp32":
-            scores: torch.Tensor = self._network(batch)
-            return scores
+            logits: torch.Tensor = self._network(batch)
+            return logits
         with torch.autocast(self._device.type, DTYPES[self.precision]):
-            scores = self._network(batch)
-        return scores.float() if isinstance(scores, torch.Tensor) else scores
+            logits = self._network(batch)
+        return logits.float() if isinstance(logits, torch.Tensor) else logits

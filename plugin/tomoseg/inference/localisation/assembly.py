@@ -15,7 +15,7 @@ from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.plausibility import tell_implausible
 from tomoseg.data.volume import Volume
 from tomoseg.inference.localisation.declaration import Localisation
-from tomoseg.inference.localisation.locator import Located, Place
+from tomoseg.inference.localisation.locator import LocatedRegions, RegionCrop
 from tomoseg.report.records import Location, RegionVolume
 
 MAX_ROUNDS = 3  # of laying the box round what was found
@@ -30,7 +30,7 @@ Predict = Callable[[Volume, Grid], tuple[Labels, NDArray[np.float32] | None]]
 
 
 @dataclass(frozen=True, eq=False)
-class Assembly:
+class MergedLabels:
     """What was found in a whole scan.
 
     Args:
@@ -44,13 +44,13 @@ class Assembly:
     labels: Labels
     entropy: NDArray[np.float32] | None
     location: Location
-    places: tuple[Place, ...]
+    places: tuple[RegionCrop, ...]
     warnings: tuple[str, ...]
 
 
 def assemble(
-    located: Located, scan: Grid, predict: Predict, on_place: Callable[[int, int], None] | None = None
-) -> Assembly:
+    located: LocatedRegions, scan: Grid, predict: Predict, on_place: Callable[[int, int], None] | None = None
+) -> MergedLabels:
     """Segment each structure in its crop, and bring the labels into the scan's own grid.
 
     Args:
@@ -62,7 +62,7 @@ def assemble(
     declared = located.localisation
     labels = np.zeros(scan.shape, np.uint8 if max(one.value for one in declared.label_table) <= 255 else np.uint16)
     entropy: NDArray[np.float32] | None = None
-    regions, places, warnings = [], [], [*_coarse(declared, scan), *_doubts(located)]
+    regions, places, warnings = [], [], [*_coarse(declared, scan), *_warnings(located)]
     for done, given in enumerate(located.places, 1):
         place, clipped = _settle(given, declared, predict)
         places.append(place)
@@ -83,15 +83,15 @@ def assemble(
         volume_ml = voxels * scan.voxel_volume_ml
         per_icv = None if located.icv_ml is None else 1000 * volume_ml / located.icv_ml
         regions.append(RegionVolume(place.region.name, voxels, volume_ml, per_icv, centre))
-        warnings += _faults(place, volume_ml, clipped)
+        warnings += _volume_warnings(place, volume_ml, clipped)
         if on_place is not None:
             on_place(done, len(located.places))
     asymmetry = _asymmetry(declared, {region.name: region.volume_ml for region in regions})
-    location = Location(declared.template, located.score, located.seen, located.icv_ml, asymmetry, tuple(regions))
-    return Assembly(labels, entropy, location, tuple(places), tuple(warnings))
+    location = Location(declared.template, located.similarity, located.seen, located.icv_ml, asymmetry, tuple(regions))
+    return MergedLabels(labels, entropy, location, tuple(places), tuple(warnings))
 
 
-def _settle(place: Place, declared: Localisation, predict: Predict) -> tuple[Place, bool]:
+def _settle(place: RegionCrop, declared: Localisation, predict: Predict) -> tuple[RegionCrop, bool]:
     """Lay the box round what is found in it, with the margin of the crops that the network was trained on.
 
     Returns:
@@ -138,21 +138,21 @@ def _coarse(declared: Localisation, scan: Grid) -> list[str]:
     ]
 
 
-def _doubts(located: Located) -> list[str]:
-    if located.score is None or located.seen is None:
+def _warnings(located: LocatedRegions) -> list[str]:
+    if located.similarity is None or located.seen is None:
         return []
     declared, warnings = located.localisation, []
-    if located.score < declared.least_score:
+    if located.similarity < declared.least_score:
         warnings.append(
-            f"the {declared.template} head fits badly: score {located.score:.2f}, expected {declared.least_score:g} or "
-            "more; look at the result, or place the boxes by hand with --roi"
+            f"the {declared.template} head fits badly: similarity {located.similarity:.2f}, expected "
+            f"{declared.least_score:g} or more; look at the result, or place the boxes by hand with --roi"
         )
     if located.seen < MIN_TEMPLATE_SEEN:
         warnings.append(f"only {located.seen:.0%} of the brain is in the scan")
     return warnings
 
 
-def _faults(place: Place, volume_ml: float, clipped: bool) -> list[str]:
+def _volume_warnings(place: RegionCrop, volume_ml: float, clipped: bool) -> list[str]:
     name, (low, high) = place.region.name, place.region.volume_ml
     warnings = []
     if not low <= volume_ml <= high:

@@ -22,7 +22,7 @@ BOX_MARGIN_MM = 12.0  # round a box, for a structure that lies beside where the 
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class RegionCrop:
     """One structure's part of a scan.
 
     Args:
@@ -48,7 +48,7 @@ class Place:
         x, y, z, _ = np.linalg.solve(crop.frame, middle).tolist()
         return x, y, z
 
-    def around(self, first: NDArray[np.int64], stop: NDArray[np.int64], margin_mm: Sequence[float]) -> Place:
+    def around(self, first: NDArray[np.int64], stop: NDArray[np.int64], margin_mm: Sequence[float]) -> RegionCrop:
         """Return the box that lies round a structure, which was found at `[first, stop)` of the crop."""
         spacing = np.array(self.surroundings.volume.grid.spacing)
         margin = np.round(np.array(margin_mm) / spacing).astype(int)
@@ -58,19 +58,19 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Located:
+class LocatedRegions:
     """The structures of a bundle in a scan.
 
     Args:
         places: of each of them.
         localisation: what the bundle declares of them.
-        score, seen: as `Registration` has them; None for places that were given by hand.
-        icv_ml: intracranial volume, None as for the score.
+        similarity, seen: as `Registration` has them; None for places that were given by hand.
+        icv_ml: intracranial volume, None as for the similarity.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[RegionCrop, ...]
     localisation: Localisation
-    score: float | None = None
+    similarity: float | None = None
     seen: float | None = None
     icv_ml: float | None = None
 
@@ -94,7 +94,7 @@ class Locator:
             raise UsageError(f"bundle {bundle.name}: crops are taken of scans of one channel, and it takes several")
         self._boxes = parse_rois(rois, self.localisation, bundle.name) if rois else {}
 
-    def locate(self, scan: Volume) -> Located | None:
+    def locate(self, scan: Volume) -> LocatedRegions | None:
         """Return where the structures are; None for a scan that the bundle takes as it is.
 
         Raises:
@@ -108,7 +108,9 @@ class Locator:
         if self._boxes:
             given = ((region, self._boxes[region.name]) for region in declared.regions if region.name in self._boxes)
             # the head is taken to be as straight as the scan's mm say
-            return Located(tuple(_place(scan, declared, region, np.eye(4), box) for region, box in given), declared)
+            return LocatedRegions(
+                tuple(_place(scan, declared, region, np.eye(4), box) for region, box in given), declared
+            )
         if declared.is_crop(scan.grid):
             return None
         template = load_template(declared.template)
@@ -116,10 +118,10 @@ class Locator:
         boxes = ((region, (np.array(region.box_mm[0]), np.array(region.box_mm[1]))) for region in declared.regions)
         places = tuple(_place(scan, declared, region, found.matrix, box) for region, box in boxes)
         scaling = abs(float(np.linalg.det(found.matrix[:3, :3])))
-        return Located(places, declared, found.score, found.seen, template.brain_ml * scaling)
+        return LocatedRegions(places, declared, found.similarity, found.seen, template.brain_ml * scaling)
 
 
-def _place(scan: Volume, declared: Localisation, region: Region, matrix: Matrix, box: Corners) -> Place:
+def _place(scan: Volume, declared: Localisation, region: Region, matrix: Matrix, box: Corners) -> RegionCrop:
     """Return the box of a region.
 
     Args:
@@ -138,4 +140,4 @@ def _place(scan: Volume, declared: Localisation, region: Region, matrix: Matrix,
     half = (voxels / 2 + room) * spacing
     crop = cut_out(scan, frame, middle - half, middle + half, spacing)
     low = room.astype(int)
-    return Place(region, crop, (low, low + voxels.astype(int)))
+    return RegionCrop(region, crop, (low, low + voxels.astype(int)))

@@ -31,7 +31,7 @@ HISTOGRAM_BINS = 32  # of the joint histogram
 MATRIX_DECIMALS = 6
 # two registrations that shared the template's images crashed in SimpleITK 2.5
 _one_registers = threading.Lock()
-GOOD_SIMILARITY = 0.3  # score of a registration that needs no other
+GOOD_SIMILARITY = 0.3  # similarity of a registration that needs no other
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class Registration:
 
     Args:
         matrix: 4×4, the template's mm to the scan's.
-        score: share of the scan's variance within the brain that the template's grey matter, white matter and CSF
+        similarity: share of the scan's variance within the brain that the template's grey matter, white matter and CSF
             explain, 0 to 1.
         seen: share of the template's brain that the scan covers.
     """
 
     matrix: Matrix
-    score: float
+    similarity: float
     seen: float
 
 
@@ -102,12 +102,12 @@ def _register(template: Template, image: sitk.Image) -> Registration:
         for stage in STAGES:
             starts = [_resized(matrix, size) for matrix in matrices for size in stage.sizes]
             refined = [_refine(template, levels, whole[4.0], stage, matrix) for matrix in starts]
-            refined = sorted(refined, key=lambda one: -one.score)[: stage.kept]
+            refined = sorted(refined, key=lambda one: -one.similarity)[: stage.kept]
             matrices = [one.matrix for one in refined]
         found += refined
-        if refined[0].score > GOOD_SIMILARITY:
+        if refined[0].similarity > GOOD_SIMILARITY:
             break
-    return max(found, key=lambda one: one.score)
+    return max(found, key=lambda one: one.similarity)
 
 
 def _resized(matrix: Matrix, size: float) -> Matrix:

@@ -32,11 +32,11 @@ class Start:
 
     Args:
         matrix: 4×4, the template's mm to the scan's.
-        score: correlation ratio times the root of the share of the template that is in view.
+        similarity: correlation ratio times the root of the share of the template that is in view.
     """
 
     matrix: Matrix
-    score: float
+    similarity: float
 
 
 def find_starts(template: Template, scan: NDArray[np.float32], affine: Matrix, most: int) -> list[Start]:
@@ -68,20 +68,20 @@ def find_starts(template: Template, scan: NDArray[np.float32], affine: Matrix, m
             ndimage.map_coordinates(tissue, indices.T, order=1, output=np.float32).reshape(2 * half + 1)
             for tissue in tissues
         ]
-        scores = _scores(kernels, moments, shape, half)[tuple(map(slice, scan.shape))]
-        place = np.unravel_index(int(np.argmax(scores)), scores.shape)
+        similarities = _similarities(kernels, moments, shape, half)[tuple(map(slice, scan.shape))]
+        place = np.unravel_index(int(np.argmax(similarities)), similarities.shape)
         matrix = np.eye(4)
         matrix[:3, :3] = turn
         matrix[:3, 3] = steps @ np.array(place) + affine[:3, 3] - turn @ CENTRE_MM
-        starts[size].append(Start(matrix, float(scores[place])))
-    ranked = (sorted(places, key=lambda start: -start.score) for places in starts.values())
+        starts[size].append(Start(matrix, float(similarities[place])))
+    ranked = (sorted(places, key=lambda start: -start.similarity) for places in starts.values())
     return [start for places in ranked for start in places[:most]]
 
 
-def _scores(
+def _similarities(
     kernels: list[NDArray[np.float32]], moments: list[NDArray[np.complex64]], shape: list[int], half: NDArray[np.intp]
 ) -> NDArray[np.float32]:
-    """Return the score of each place of the template's centre.
+    """Return the similarity of each place of the template's centre.
 
     Args:
         kernels: the tissues around the centre.

@@ -9,36 +9,36 @@ import torch
 
 from tomoseg.inference.sliding_window.windows import Windows
 
-LOGITS_AT_ONCE = 1 << 20  # scores that are added at once
+LOGITS_AT_ONCE = 1 << 20  # logits that are added at once
 
-# one batch of windows (B, C, D, H, W) to its scores (B, labels, D, H, W)
+# one batch of windows (B, C, D, H, W) to its logits (B, labels, D, H, W)
 Predictor = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Slab:
-    """Finished scores.
+    """Finished logits.
 
     Args:
         start: first slice along the slab axis, in voxels of the unpadded volume. It is the last one of the slab before,
             so that neighbouring slices meet in one slab.
-        scores: (labels, slices, A, B), the slab axis first; a view that is good until the next slab is made.
+        logits: (labels, slices, A, B), the slab axis first; a view that is good until the next slab is made.
     """
 
     start: int
-    scores: torch.Tensor
+    logits: torch.Tensor
 
 
 class Blend:
-    """The scores of the windows in work: as many slices as one window is thick, and the last finished one.
+    """The logits of the windows in work: as many slices as one window is thick, and the last finished one.
 
     The sum over all windows divided by the sum of their weights, added up in MONAI's order and with its roundings, so
-    that the scores equal those of `sliding_window_inference`.
+    that the logits equal those of `sliding_window_inference`.
 
     Args:
         windows: where the windows lie.
         weights: (D, H, W) float32, weights within a window.
-        like: scores (labels, D, H, W) of a window; the slab has their number of labels, and their order in memory.
+        like: logits (labels, D, H, W) of a window; the slab has their number of labels, and their order in memory.
         dtype: of the slab.
         device: where the slab lives.
     """
@@ -72,22 +72,22 @@ class Blend:
 
     def moved(self, slab: Slab) -> Slab:
         """Return the slab that was finished last, where the blend has moved to."""
-        view = slab.scores
+        view = slab.logits
         return Slab(slab.start, self._total.as_strided(view.shape, view.stride(), view.storage_offset()))
 
-    def add(self, corner: Sequence[int], scores: torch.Tensor) -> None:
-        """Add the scores (labels, D, H, W) of the window whose first voxel is `corner`."""
-        scores = self._cut(scores)
-        ends = zip(self._across, scores.shape[2:], strict=True)
+    def add(self, corner: Sequence[int], logits: torch.Tensor) -> None:
+        """Add the logits (labels, D, H, W) of the window whose first voxel is `corner`."""
+        logits = self._cut(logits)
+        ends = zip(self._across, logits.shape[2:], strict=True)
         place = [slice(corner[axis], corner[axis] + length) for axis, length in ends]
         self._count[1:, place[0], place[1]].add_(self._weights)
         total = self._total[:, 1:, place[0], place[1]]
         # part by part, each small enough for the processor's cache
         along = 1 if self._labels_last else 0
-        step = max(LOGITS_AT_ONCE * scores.shape[along] // scores.numel(), 1)
-        for first in range(0, scores.shape[along], step):
-            length = min(step, scores.shape[along] - first)
-            part = scores.narrow(along, first, length).to(total.device, torch.float32)
+        step = max(LOGITS_AT_ONCE * logits.shape[along] // logits.numel(), 1)
+        for first in range(0, logits.shape[along], step):
+            length = min(step, logits.shape[along] - first)
+            part = logits.narrow(along, first, length).to(total.device, torch.float32)
             weights = self._weights.narrow(0, first, length) if self._labels_last else self._weights
             # multiplied first, added then, as MONAI rounds
             total.narrow(along, first, length).add_(part * weights)

@@ -12,9 +12,9 @@ from tomoseg.inference.sliding_window.placement import NotRecognisedError
 
 
 def averaged(predictors: Sequence[Predictor], mirror_axes: Sequence[int] = ()) -> Predictor:
-    """Return a predictor whose scores are the mean over all predictors and all combinations of mirrored axes.
+    """Return a predictor whose logits are the mean over all predictors and all combinations of mirrored axes.
 
-    The scores are averaged before the activation, as nnU-Net v2 does.
+    The logits are averaged before the activation, as nnU-Net v2 does.
 
     Args:
         predictors: one for each checkpoint.
@@ -29,11 +29,11 @@ def averaged(predictors: Sequence[Predictor], mirror_axes: Sequence[int] = ()) -
         for flip in flips:
             axes = [axis + 2 for axis in flip]
             for predictor in predictors:
-                scores = predictor(batch.flip(axes))
-                if not isinstance(scores, torch.Tensor):
-                    raise NotRecognisedError(f"a network that returns a {type(scores).__name__}")
-                scores = scores.flip(axes).float()
-                total = scores if total is None else total.add_(scores)
+                logits = predictor(batch.flip(axes))
+                if not isinstance(logits, torch.Tensor):
+                    raise NotRecognisedError(f"a network that returns a {type(logits).__name__}")
+                logits = logits.flip(axes).float()
+                total = logits if total is None else total.add_(logits)
         assert total is not None
         return total.div_(len(flips) * len(predictors))
 

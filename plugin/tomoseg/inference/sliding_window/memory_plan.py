@@ -20,12 +20,12 @@ F32_BYTES: Final = 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """What a volume is run with.
 
     Args:
         batch_size: windows that the network gets at once.
-        dtype: of the slab of scores.
+        dtype: of the slab of logits.
         device: where the slab lives.
         ram_bytes: predicted peak of the process.
         vram_bytes: predicted peak on the GPU; 0 without one.
@@ -37,7 +37,7 @@ class Plan:
     ram_bytes: int = 0
     vram_bytes: int = 0
 
-    def step_down(self) -> Plan | None:
+    def step_down(self) -> MemoryPlan | None:
         """Return a plan that needs less memory at once, for a network that ran out of it; None if there is none."""
         if self.batch_size > 1:
             return replace(self, batch_size=self.batch_size // 2)
@@ -47,19 +47,19 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Needs:
+class MemoryEstimate:
     """What is known of a volume once its first window has run.
 
     Args:
         windows: where the windows lie.
-        labels: number of scores.
+        labels: number of logits.
         batch_size: windows at once, as the bundle asks for.
         resident: bytes of the process before the first window.
-        network: bytes that the network takes for one window, its scores included.
+        network: bytes that the network takes for one window, its logits included.
         result: bytes of what is made in the scan's grid.
         network_device: where the network runs.
         on_gpu: bytes that are taken on the GPU before the first window.
-        kept: bytes of scores that are kept for windows that hold one value only.
+        kept: bytes of logits that are kept for windows that hold one value only.
     """
 
     windows: Windows
@@ -84,13 +84,13 @@ class Needs:
 
     @property
     def restoring(self) -> int:
-        """Return the bytes of a block of the scan, its boundary points and their scores, all of it boundary."""
+        """Return the bytes of a block of the scan, its boundary points and their logits, all of it boundary."""
         rows = min(CHUNK_POINTS * 8, 3 * self.plane)
         logits = self.labels * F32_BYTES
         return BLOCK_VOXELS * 40 + CHUNK_POINTS * (POINT_BYTES + logits) + 2 * rows * logits
 
 
-def make_plan(needs: Needs, limit: int | None, name: str) -> Plan:
+def make_plan(needs: MemoryEstimate, limit: int | None, name: str) -> MemoryPlan:
     """Choose the first of these that fits: all as the bundle says, smaller batches, the slab in RAM, half precision.
 
     Args:
@@ -105,7 +105,7 @@ def make_plan(needs: Needs, limit: int | None, name: str) -> Plan:
     ram = limit or needs.resident + int(psutil.virtual_memory().available)
     vram = (limit or _free_on_gpu(needs.network_device)) if on_gpu else 0
     plans = [
-        _predict(needs, Plan(batch, dtype, device))
+        _predict(needs, MemoryPlan(batch, dtype, device))
         for dtype in (torch.float32, torch.float16)
         for device in dict.fromkeys((needs.network_device, CPU))
         for batch in (needs.batch_size >> halved for halved in range(needs.batch_size.bit_length()))
@@ -130,7 +130,7 @@ def _free_on_gpu(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
 
 
-def _predict(needs: Needs, plan: Plan) -> Plan:
+def _predict(needs: MemoryEstimate, plan: MemoryPlan) -> MemoryPlan:
     taken = {"cpu": needs.resident + needs.result, "cuda": needs.on_gpu}
     taken[needs.network_device.type] += plan.batch_size * needs.network + needs.kept
     taken[plan.device.type] += needs.slab(plan.dtype) + needs.restoring

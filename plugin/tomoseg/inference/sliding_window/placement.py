@@ -29,9 +29,9 @@ class Placement:
 
     Args:
         matrix: 4×4, voxel indices of the scan to fractional ones of the network's grid.
-        scored: first and one past the last voxel whose scores count; the rest of the network's grid is padding.
+        scored: first and one past the last voxel whose logits count; the rest of the network's grid is padding.
         domain: first and one past the last voxel of the resampled scan; coordinates beyond are clamped to it. Where it
-            reaches beyond `scored` the image was cropped, and all scores are 0.
+            reaches beyond `scored` the image was cropped, and all logits are 0.
         inside: first and one past the last voxel along (I, J, K) of the scan that was left before the resampling; the
             others are background.
     """
@@ -112,7 +112,7 @@ def place(image: Any, scan: Grid) -> Placement:
             raise NotRecognisedError(f"resampling with mode {extra['mode']} and padding {extra['padding_mode']}")
         inside_affine = np.asarray(extra["src_affine"], dtype=np.float64)
         inside_size = np.array(resampling["orig_size"])
-    _refuse_padded_crops(operations)
+    _require_unpadded_crops(operations)
     return Placement(
         matrix=np.asarray(np.linalg.solve(network_affine, scan.affine), dtype=np.float64),
         scored=scored.turned(turn).corners,
@@ -121,7 +121,7 @@ def place(image: Any, scan: Grid) -> Placement:
     )
 
 
-def _refuse_padded_crops(operations: Iterable[Mapping[str, Any]]) -> None:
+def _require_unpadded_crops(operations: Iterable[Mapping[str, Any]]) -> None:
     """Refuse what is neither crop nor pad nor a change of orientation, and voxels that were cut off and padded back.
 
     `inside` is one box, the extent in the end; voxels in it that were cut off before must not get labels.

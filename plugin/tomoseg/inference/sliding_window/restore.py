@@ -1,8 +1,8 @@
-"""From scores in the network's grid to values in the scan's own, without ever holding scores in the scan's grid.
+"""From logits in the network's grid to values in the scan's own, without ever holding logits in the scan's grid.
 
-The labels are those of `argmax(linear interpolation of the scores)`, coordinates beyond the border clamped to it.
+The labels are those of `argmax(linear interpolation of the logits)`, coordinates beyond the border clamped to it.
 Where all network voxels around a point have one arg-max, that is the answer, for a convex combination keeps the order
-of the scores; only points at a boundary between labels interpolate them all. The same holds for a threshold.
+of the logits; only points at a boundary between labels interpolate them all. The same holds for a threshold.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from tomoseg.inference.sliding_window.blend import Slab
-from tomoseg.inference.sliding_window.decision import Decision
+from tomoseg.inference.sliding_window.discretizer import Discretizer
 from tomoseg.inference.sliding_window.placement import Placement
 
 BLOCK_VOXELS = 1 << 20  # voxels of the scan that are filled at once
@@ -53,17 +53,17 @@ def neighbours(coordinates: NDArray[np.float64], low: int, high: int, device: to
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The scores of one slab with what surrounds them, slab axis first.
+class PaddedSlab:
+    """The logits of one slab with what surrounds them, slab axis first.
 
     Args:
-        scores: (labels, rows, A, B), only what counts.
+        logits: (labels, rows, A, B), only what counts.
         before: voxels of zeros in front of it, along (rows, A, B).
         cells: (rows, A, B), zeros included: the value that a voxel and its upper neighbours share, else `mixed`.
         first: index of the first row in the whole volume.
     """
 
-    scores: torch.Tensor
+    logits: torch.Tensor
     before: tuple[int, int, int]
     cells: torch.Tensor
     first: int
@@ -74,18 +74,18 @@ class Frame:
 
 
 class Restorer:
-    """Takes slabs of scores in order and fills in the voxels of the scan.
+    """Takes slabs of logits in order and fills in the voxels of the scan.
 
     Args:
         values: (I, J, K), filled in place.
         placement: where the scan's voxels lie in the network's grid.
         slab_axis: the axis of the network's grid along which the slabs come.
-        decision: what is made of the scores.
+        discretizer: what is made of the logits.
     """
 
-    def __init__(self, values: NDArray[Any], placement: Placement, slab_axis: int, decision: Decision) -> None:
+    def __init__(self, values: NDArray[Any], placement: Placement, slab_axis: int, discretizer: Discretizer) -> None:
         self._values = values
-        self._decision = decision
+        self._decision = discretizer
         self._device = torch.device("cpu")
         self._inside = placement.inside
         order = [slab_axis, *(axis for axis in range(3) if axis != slab_axis)]
@@ -110,7 +110,7 @@ class Restorer:
 
     def feed(self, slab: Slab) -> None:
         """Fill every voxel of the scan whose neighbours are all there by now."""
-        self._follow(slab.scores.device)
+        self._follow(slab.logits.device)
         frame = self._frame(slab)
         if frame is None or frame.stop <= self._received:
             return
@@ -130,29 +130,29 @@ class Restorer:
             along[stop:] = 0
 
     def _follow(self, device: torch.device) -> None:
-        """Work where the scores are; a slab that outgrows the GPU is moved."""
+        """Work where the logits are; a slab that outgrows the GPU is moved."""
         if device != self._device and self._separable:
             self._lines = [line.to(device) for line in self._lines]
         self._device = device
 
-    def _frame(self, slab: Slab) -> Frame | None:
+    def _frame(self, slab: Slab) -> PaddedSlab | None:
         start, stop = (corner.copy() for corner in self._scored)
         before, after = (zeros.copy() for zeros in self._zeros)
-        slab_stop = slab.start + slab.scores.shape[1]
+        slab_stop = slab.start + slab.logits.shape[1]
         before[0] *= self._received == 0
         after[0] *= slab_stop >= stop[0]
         first = max(start[0], slab.start) - start[0] + self._zeros[0][0] - before[0]
         start[0], stop[0] = max(start[0] - slab.start, 0), min(stop[0], slab_stop) - slab.start
         if stop[0] <= start[0]:
             return None
-        scores = slab.scores
+        logits = slab.logits
         for axis in range(3):
-            scores = scores.narrow(axis + 1, int(start[axis]), int(stop[axis] - start[axis]))
-        values = self._decision.at_voxels(scores)
+            logits = logits.narrow(axis + 1, int(start[axis]), int(stop[axis] - start[axis]))
+        values = self._decision.at_voxels(logits)
         pads = [int(size) for axis in (2, 1, 0) for size in (before[axis], after[axis])]
         if any(pads):
             values = torch.nn.functional.pad(values, pads)
-        return Frame(scores, (int(before[0]), int(before[1]), int(before[2])), self._agreed(values), int(first))
+        return PaddedSlab(logits, (int(before[0]), int(before[1]), int(before[2])), self._agreed(values), int(first))
 
     def _agreed(self, values: torch.Tensor) -> torch.Tensor:
         low = high = values
@@ -171,10 +171,10 @@ class Restorer:
         coordinates = self._matrix[axis, scan_axis] * positions + self._matrix[axis, 3]
         return neighbours(coordinates, self._low[axis], self._high[axis], self._device)
 
-    def _ready(self, along: Neighbours, frame: Frame) -> torch.Tensor:
+    def _ready(self, along: Neighbours, frame: PaddedSlab) -> torch.Tensor:
         return torch.nonzero((along.upper >= self._received) & (along.upper < frame.stop))[:, 0]
 
-    def _blocks(self, frame: Frame) -> Iterator[tuple[NDArray[Any], list[Neighbours]]]:
+    def _blocks(self, frame: PaddedSlab) -> Iterator[tuple[NDArray[Any], list[Neighbours]]]:
         """Yield boxes of the scan with their points along each axis by itself."""
         target = self._values.transpose(self._scan_axes)
         ready = self._ready(self._lines[0], frame)
@@ -186,7 +186,7 @@ class Restorer:
             part = slice(begin, min(begin + rows, stop))
             yield target[part], [self._lines[0][part], *self._lines[1:]]
 
-    def _planes(self, frame: Frame) -> Iterator[tuple[NDArray[Any], torch.Tensor, list[Neighbours]]]:
+    def _planes(self, frame: PaddedSlab) -> Iterator[tuple[NDArray[Any], torch.Tensor, list[Neighbours]]]:
         """The same for a grid that is sheared against the network's: point by point, plane by plane of the scan."""
         # across the scan's axis that runs most along the slab's, so that few planes meet the slab
         order = np.argsort(-np.abs(self._matrix[0, :3]), kind="stable")
@@ -207,7 +207,7 @@ class Restorer:
                 others = [neighbours(across[axis], self._low[axis], self._high[axis], self._device) for axis in (1, 2)]
                 yield target, ready, [along[tuple(ready)], *others]
 
-    def _fill_box(self, target: NDArray[Any], frame: Frame, lines: list[Neighbours]) -> None:
+    def _fill_box(self, target: NDArray[Any], frame: PaddedSlab, lines: list[Neighbours]) -> None:
         rows = lines[0].lower - frame.first
         first = int(rows.min())
         cells = frame.cells[first : int(rows.max()) + 1]
@@ -220,7 +220,9 @@ class Restorer:
             points = [line[index] for line, index in zip(lines, where, strict=True)]
             target[tuple(where.cpu().numpy())] = self._interpolate(frame, points)
 
-    def _fill_points(self, target: NDArray[Any], where: torch.Tensor, frame: Frame, points: list[Neighbours]) -> None:
+    def _fill_points(
+        self, target: NDArray[Any], where: torch.Tensor, frame: PaddedSlab, points: list[Neighbours]
+    ) -> None:
         values = frame.cells[points[0].lower - frame.first, points[1].lower, points[2].lower]
         target[tuple(where.cpu().numpy())] = values.cpu().numpy()
         mixed = values == self._decision.mixed
@@ -228,7 +230,7 @@ class Restorer:
             points = [point[mixed] for point in points]
             target[tuple(where[:, mixed].cpu().numpy())] = self._interpolate(frame, points)
 
-    def _interpolate(self, frame: Frame, points: list[Neighbours]) -> NDArray[Any]:
+    def _interpolate(self, frame: PaddedSlab, points: list[Neighbours]) -> NDArray[Any]:
         """Return the values at points given by their neighbours along each axis."""
         result = [
             self._decision.at_points(self._weigh(frame, [point[first : first + CHUNK_POINTS] for point in points]))
@@ -236,8 +238,8 @@ class Restorer:
         ]
         return torch.cat(result).cpu().numpy()
 
-    def _weigh(self, frame: Frame, points: list[Neighbours]) -> torch.Tensor:
-        """Return the interpolated scores (points, labels)."""
+    def _weigh(self, frame: PaddedSlab, points: list[Neighbours]) -> torch.Tensor:
+        """Return the interpolated logits (points, labels)."""
         first = int(points[0].lower.min())
         size = (int(points[0].upper.max()) - first + 1, *frame.cells.shape[1:])
         strides = (size[1] * size[2], size[2], 1)
@@ -259,16 +261,16 @@ class Restorer:
         weights = torch.stack(weight, dim=1)
         return torch.nn.functional.embedding_bag(position[corners], rows, per_sample_weights=weights, mode="sum")
 
-    def _rows(self, frame: Frame, voxels: torch.Tensor, first: int, strides: tuple[int, int, int]) -> torch.Tensor:
-        """Return the activated scores (voxels, labels) of voxels given by their flat indices; 0 beyond the slab."""
+    def _rows(self, frame: PaddedSlab, voxels: torch.Tensor, first: int, strides: tuple[int, int, int]) -> torch.Tensor:
+        """Return the activated logits (voxels, labels) of voxels given by their flat indices; 0 beyond the slab."""
         row, rest = first - frame.first + voxels // strides[0], voxels % strides[0]
         where = [row, rest // strides[1], rest % strides[1]]
         where = [index - before for index, before in zip(where, frame.before, strict=True)]
         inside = torch.ones(voxels.shape, dtype=torch.bool, device=self._device)
-        for index, length in zip(where, frame.scores.shape[1:], strict=True):
+        for index, length in zip(where, frame.logits.shape[1:], strict=True):
             inside &= (index >= 0) & (index < length)
         where = [index[inside] for index in where]
-        scored = frame.scores.movedim(0, -1)[where[0], where[1], where[2]].float()
-        rows = torch.zeros(voxels.numel(), frame.scores.shape[0], device=self._device)
+        scored = frame.logits.movedim(0, -1)[where[0], where[1], where[2]].float()
+        rows = torch.zeros(voxels.numel(), frame.logits.shape[0], device=self._device)
         rows[inside] = self._decision.activate(scored)
         return rows

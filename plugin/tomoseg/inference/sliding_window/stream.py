@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tomoseg.inference.device import CPU
 from tomoseg.inference.memory import OUT_OF_MEMORY_ERRORS, PeakMemory, is_out_of_memory, release_unused
 from tomoseg.inference.sliding_window.blend import Blend, Predictor, Slab
-from tomoseg.inference.sliding_window.decision import Decision
-from tomoseg.inference.sliding_window.memory_plan import Needs, Plan, make_plan
+from tomoseg.inference.sliding_window.discretizer import Discretizer
+from tomoseg.inference.sliding_window.memory_plan import MemoryEstimate, MemoryPlan, make_plan
 from tomoseg.inference.sliding_window.placement import NotRecognisedError, Placement
 from tomoseg.inference.sliding_window.restore import Restorer
 from tomoseg.inference.sliding_window.windows import Windows, importance_map, pad_volume, place_windows
@@ -45,19 +45,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class Output:
-    """Something that is made of the scores in the scan's grid.
+    """Something that is made of the logits in the scan's grid.
 
     Args:
         values: filled in place.
         placement: where the voxels of `values` lie in the network's grid.
-        decision: what is made of the scores.
-        scores: picks its scores (some, D, H, W) out of all of them (labels, D, H, W).
+        discretizer: what is made of the logits.
+        logits: picks its logits (some, D, H, W) out of all of them (labels, D, H, W).
     """
 
     values: NDArray[Any]
     placement: Placement
-    decision: Decision
-    scores: Callable[[torch.Tensor], torch.Tensor]
+    discretizer: Discretizer
+    logits: Callable[[torch.Tensor], torch.Tensor]
 
 
 def segment_streamed(
@@ -75,13 +75,13 @@ def segment_streamed(
         image: (C, D, H, W), on the device of the network.
         inferer: window, overlap and blending.
         predict: the network.
-        make_outputs: gets the number of scores and returns what is to be made of them.
+        make_outputs: gets the number of logits and returns what is to be made of them.
         limits: what the run may take.
         name: what errors call the scan.
         on_window: called after each batch of windows.
 
     Raises:
-        NotRecognisedError: the network does not give one score map of the window's size.
+        NotRecognisedError: the network does not give one map of logits of the window's size.
         MemoryLimitError: the limits cannot be kept.
     """
     begin = time.perf_counter()
@@ -114,14 +114,14 @@ class _Run:
     name: str
 
     def __post_init__(self) -> None:
-        self.plan = Plan(1, torch.float32, self.image.device)  # until the first window has shown what it takes
+        self.plan = MemoryPlan(1, torch.float32, self.image.device)  # until the first window has shown what it takes
         self.skipped = 0
         self.notes: list[str] = []
         self.network_s = self.restoring_s = 0.0
         self._outputs: Sequence[Output] = ()
         self._blend: Blend | None = None
         self._restorers: list[Restorer] = []
-        self._constant: tuple[float, torch.Tensor] | None = None  # scores of a window that holds one value only
+        self._constant: tuple[float, torch.Tensor] | None = None  # logits of a window that holds one value only
 
     def windows_done(self) -> Iterator[int]:
         """Run window after window; yield how many are done."""
@@ -130,13 +130,13 @@ class _Run:
         for index, (start, corners) in enumerate(groups):
             pending = list(corners)
             while pending:
-                scores = self._scores(pending) if self._blend else self._first_scores(pending)
+                logits = self._logits(pending) if self._blend else self._first_logits(pending)
                 assert self._blend is not None
-                for corner, score in zip(pending, scores, strict=False):
-                    self._blend.add(corner, score)
-                del pending[: len(scores)]
-                done += len(scores)
-                del scores, score  # the next batch needs the memory
+                for corner, logit in zip(pending, logits, strict=False):
+                    self._blend.add(corner, logit)
+                del pending[: len(logits)]
+                done += len(logits)
+                del logits, logit  # the next batch needs the memory
                 yield done
             assert self._blend is not None
             last = index + 1 == len(groups)
@@ -150,17 +150,17 @@ class _Run:
         for restorer in self._restorers:
             restorer.finish()
 
-    def _first_scores(self, pending: Corners) -> Sequence[torch.Tensor]:
+    def _first_logits(self, pending: Corners) -> Sequence[torch.Tensor]:
         """Run the first window, and plan the rest by what it took and gave."""
         if self.limits.memory_bytes is not None:
             release_unused()
         with PeakMemory(self.image.device) as peak:
-            scores = self._scores(pending)
-        labels = scores[0].shape[0]
+            logits = self._logits(pending)
+        labels = logits[0].shape[0]
         self._outputs = self.make_outputs(labels)
         on_gpu = self.image.device.type == "cuda"
         batch_size = self.inferer.sw_batch_size
-        needs = Needs(
+        needs = MemoryEstimate(
             windows=self.windows,
             labels=labels,
             batch_size=min(batch_size, self.limits.batch_size or batch_size),
@@ -169,25 +169,25 @@ class _Run:
             result=sum(output.values.nbytes for output in self._outputs),
             network_device=self.image.device,
             on_gpu=peak.vram_before_bytes,
-            kept=scores[0].nbytes if self.limits.skip_empty else 0,
+            kept=logits[0].nbytes if self.limits.skip_empty else 0,
         )
         self.plan = make_plan(needs, self.limits.memory_bytes, self.name)
         if self.plan.dtype != torch.float32:
-            self.notes.append("the scores were kept in half precision, for want of memory")
+            self.notes.append("the logits were kept in half precision, for want of memory")
         if self.plan.device != self.image.device:
-            self.notes.append("the scores were kept in RAM, for want of memory on the GPU")
+            self.notes.append("the logits were kept in RAM, for want of memory on the GPU")
         weights = importance_map(self.windows, self.inferer, self.image.device)
         try:
-            self._blend = Blend(self.windows, weights, scores[0], self.plan.dtype, self.plan.device)
+            self._blend = Blend(self.windows, weights, logits[0], self.plan.dtype, self.plan.device)
         except OUT_OF_MEMORY_ERRORS as error:
             self._leave_gpu(error)
-            self._blend = Blend(self.windows, weights, scores[0], self.plan.dtype, self.plan.device)
+            self._blend = Blend(self.windows, weights, logits[0], self.plan.dtype, self.plan.device)
         axis = self.windows.slab_axis
-        self._restorers = [Restorer(one.values, one.placement, axis, one.decision) for one in self._outputs]
-        return scores
+        self._restorers = [Restorer(one.values, one.placement, axis, one.discretizer) for one in self._outputs]
+        return logits
 
-    def _scores(self, pending: Corners) -> Sequence[torch.Tensor]:
-        """Return the scores (labels, D, H, W) of as many of the next windows as are run at once."""
+    def _logits(self, pending: Corners) -> Sequence[torch.Tensor]:
+        """Return the logits (labels, D, H, W) of as many of the next windows as are run at once."""
         value = self._constant_value(pending[0]) if self.limits.skip_empty else None
         if value is not None and self._constant is not None and self._constant[0] == value:
             self.skipped += 1
@@ -197,10 +197,10 @@ class _Run:
             if self.limits.skip_empty and value is None:
                 batch = list(takewhile(lambda corner: self._constant_value(corner) is None, batch))
             try:
-                scores = list(self._run(batch))
+                logits = list(self._run(batch))
                 if value is not None:
-                    self._constant = value, scores[0].clone()
-                return scores
+                    self._constant = value, logits[0].clone()
+                return logits
             except OUT_OF_MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):
                     raise
@@ -213,32 +213,32 @@ class _Run:
         """Run the network on windows; return (B, labels, D, H, W) where the slab lives."""
         batch = torch.stack([self._window(corner) for corner in corners])
         begin = time.perf_counter()
-        scores = self.predict(batch)
+        logits = self.predict(batch)
         _wait(batch.device)
         self.network_s += time.perf_counter() - begin
-        if not isinstance(scores, torch.Tensor):
-            raise NotRecognisedError(f"a network that returns a {type(scores).__name__}")
-        if scores.shape[2:] != batch.shape[2:]:
-            raise NotRecognisedError("a network whose scores are not of its window's size")
-        if scores.device != self.plan.device:  # only ever from the GPU to RAM
-            staged = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
-            staged.copy_(scores, non_blocking=True)
-            _wait(scores.device)
+        if not isinstance(logits, torch.Tensor):
+            raise NotRecognisedError(f"a network that returns a {type(logits).__name__}")
+        if logits.shape[2:] != batch.shape[2:]:
+            raise NotRecognisedError("a network whose logits are not of its window's size")
+        if logits.device != self.plan.device:  # only ever from the GPU to RAM
+            staged = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+            staged.copy_(logits, non_blocking=True)
+            _wait(logits.device)
             return staged
-        return scores
+        return logits
 
     def _restore(self, slab: Slab) -> None:
         """Fill in what the slab decides."""
-        _wait(slab.scores.device)
+        _wait(slab.logits.device)
         begin = time.perf_counter()
         for output, restorer in zip(self._outputs, self._restorers, strict=True):
             try:
-                restorer.feed(Slab(slab.start, output.scores(slab.scores)))
+                restorer.feed(Slab(slab.start, output.logits(slab.logits)))
             except OUT_OF_MEMORY_ERRORS as error:
                 self._leave_gpu(error)
                 assert self._blend is not None
                 slab = self._blend.moved(slab)
-                restorer.feed(Slab(slab.start, output.scores(slab.scores)))  # it fills in the same voxels again
+                restorer.feed(Slab(slab.start, output.logits(slab.logits)))  # it fills in the same voxels again
         self.restoring_s += time.perf_counter() - begin
 
     def _leave_gpu(self, error: Exception) -> None:
@@ -247,9 +247,9 @@ class _Run:
             raise error
         self._step_down(replace(self.plan, device=CPU))
 
-    def _step_down(self, plan: Plan) -> None:
+    def _step_down(self, plan: MemoryPlan) -> None:
         if plan.device != self.plan.device:
-            self.notes.append("memory ran out on the GPU: the scores were moved to RAM")
+            self.notes.append("memory ran out on the GPU: the logits were moved to RAM")
             if self._blend is not None:
                 self._blend.to(plan.device)
             torch.cuda.empty_cache()

@@ -11,25 +11,25 @@ from torch.special import entr
 from tomoseg.inference.sliding_window.probabilities import to_probabilities
 
 
-def softmax_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
+def softmax_entropy(logits: torch.Tensor, activated: bool) -> torch.Tensor:
     """Return (1, D, H, W), the entropy over (labels, D, H, W): 0 for certain, 1 for all labels alike.
 
     Shannon's entropy divided by the logarithm of the number of labels.
 
     Args:
-        scores: (labels, D, H, W).
+        logits: (labels, D, H, W).
         activated: as for `to_probabilities`.
     """
     return _by_plane(
-        scores, lambda plane: entr(to_probabilities(plane, activated)).sum(dim=0) / math.log(max(len(plane), 2))
+        logits, lambda plane: entr(to_probabilities(plane, activated)).sum(dim=0) / math.log(max(len(plane), 2))
     )
 
 
-def sigmoid_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
+def sigmoid_entropy(logits: torch.Tensor, activated: bool) -> torch.Tensor:
     """Return (1, D, H, W), the entropy of a yes or no for each label, in bits, averaged over (labels, D, H, W).
 
     Args:
-        scores: (labels, D, H, W).
+        logits: (labels, D, H, W).
         activated: as for `to_probabilities`.
     """
 
@@ -38,9 +38,9 @@ def sigmoid_entropy(scores: torch.Tensor, activated: bool) -> torch.Tensor:
         nats: torch.Tensor = (entr(yes) + entr(1 - yes)).mean(dim=0)
         return nats / math.log(2)
 
-    return _by_plane(scores, entropy)
+    return _by_plane(logits, entropy)
 
 
-def _by_plane(scores: torch.Tensor, entropy: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Plane by plane, for a copy of all scores would be as large as the slab."""
-    return torch.stack([entropy(plane.float()) for plane in scores.unbind(1)])[None]
+def _by_plane(logits: torch.Tensor, entropy: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Plane by plane, for a copy of all logits would be as large as the slab."""
+    return torch.stack([entropy(plane.float()) for plane in logits.unbind(1)])[None]

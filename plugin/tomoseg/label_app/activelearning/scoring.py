@@ -11,7 +11,7 @@ from monailabel.utils.others.generic import name_to_device
 
 from tomoseg.core.errors import UsageError
 from tomoseg.data.read import read_volume
-from tomoseg.label_app.activelearning.image_scores import KINDS, find_crops
+from tomoseg.label_app.activelearning.acquisition_scores import KINDS, find_crops
 from tomoseg.label_app.device_lock import turn
 from tomoseg.label_app.each_image import for_each_image, limit_images
 from tomoseg.label_app.model import ServedModel
@@ -52,7 +52,7 @@ class ImageScoring(ScoringMethod):  # type: ignore[misc]
             raise UsageError(
                 f"bundle {model.name}: declares no mirror_axes in its inference config, so no expected Dice"
             )
-        known = model.scores.read()
+        known = model.acquisition_scores.read()
         wanting = [one for one in datastore.list_images() if not set(kinds) <= known.get(one, {}).keys()]
         wanting = limit_images(wanting, request, "limit")
 
@@ -61,7 +61,7 @@ class ImageScoring(ScoringMethod):  # type: ignore[misc]
                 crops = find_crops(model, read_volume(datastore.source(image)), device)
                 missing = [kind for kind in kinds if kind not in known.get(image, {})]
                 found = {kind: KINDS[kind](model, crops, device) for kind in missing}
-            model.scores.add(image, found)
+            model.acquisition_scores.add(image, found)
 
         failed = for_each_image(wanting, score, "scored")
         return {"scored": len(wanting) - len(failed), "failed": failed}

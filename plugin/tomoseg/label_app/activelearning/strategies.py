@@ -50,10 +50,10 @@ class NextImage(Strategy):  # type: ignore[misc]
         if not candidates:
             return None
         free = [image for image in candidates if not _is_reserved(datastore.get_image_info(image))]
-        image, told = self._choose(model, request, free or candidates, datastore.get_labeled_images())
+        image, reported = self._choose(model, request, free or candidates, datastore.get_labeled_images())
         if image is None:
             return {"id": choose_random(free or candidates), "reason": "at random, for no image is scored yet"}
-        return {"id": image, **told}
+        return {"id": image, **reported}
 
 
 def make_strategies(models: Mapping[str, ServedModel]) -> dict[str, Strategy]:
@@ -62,7 +62,10 @@ def make_strategies(models: Mapping[str, ServedModel]) -> dict[str, Strategy]:
         "uncertain": NextImage("The image that the model is least sure of", _uncertain, models),
         "diverse": NextImage(
             "The image that is least like those that are labelled",
-            lambda model, _, candidates, labelled: (choose_diverse(candidates, labelled, model.scores.read()), {}),
+            lambda model, _, candidates, labelled: (
+                choose_diverse(candidates, labelled, model.acquisition_scores.read()),
+                {},
+            ),
             models,
         ),
         "random": NextImage(
@@ -77,7 +80,7 @@ def _uncertain(
     by = chosen(request, "by") or MEASURES[0]
     if by not in MEASURES:
         raise UsageError(f"by: expected {' or '.join(MEASURES)}, got {by!r}")
-    scores = model.scores.read()
+    scores = model.acquisition_scores.read()
     image = choose_uncertain(candidates, scores, by)
     return image, {by: scores[image][by]} if image else {}
 

@@ -43,21 +43,21 @@ def correct(
     image: NDArray[np.float32],
     grid: Grid,
     clicks: Sequence[Click],
-    scores_in: Callable[[Box], NDArray[np.float32]],
+    log_probabilities_in: Callable[[Box], NDArray[np.float32]],
 ) -> NDArray[np.unsignedinteger[Any]]:
     """Return labels in which each click has its label, and so has what the network nearly took for it around there.
 
-    A click adds to the scores of its label just so much that it wins at the click; less and less around it, measured
-    along ways that shun steps in the image (minimal geodesic paths, as in Criminisi et al., "GeoS", ECCV 2008,
-    https://doi.org/10.1007/978-3-540-88682-2_9). Voxels that it does not win stay as they are.
+    A click adds to the log-probabilities of its label just so much that it wins at the click; less and less around
+    it, measured along ways that shun steps in the image (minimal geodesic paths, as in Criminisi et al., "GeoS", ECCV
+    2008, https://doi.org/10.1007/978-3-540-88682-2_9). Voxels that it does not win stay as they are.
 
     Args:
         labels: (I, J, K); left as they are.
         image: (I, J, K), the scan.
         grid: of both.
         clicks: in the order in which they were made; the last one at a voxel counts.
-        scores_in: returns the network's log-probabilities (labels, i, j, k) in a box of the scan; -inf where it does
-            not look.
+        log_probabilities_in: returns the network's log-probabilities (labels, i, j, k) in a box of the scan; -inf where
+            it does not look.
 
     Raises:
         UsageError: a click is outside the image.
@@ -71,15 +71,15 @@ def correct(
     for click in {click.voxel: click for click in clicks}.values():
         box = _box_around(click.voxel, grid)
         ways = _Ways(image[box], grid, box)
-        scores = scores_in(box).astype(np.float64)
+        log_probabilities = log_probabilities_in(box).astype(np.float64)
         for earlier, nats in pulls:
             if all(part.start <= index < part.stop for index, part in zip(earlier.voxel, box, strict=True)):
-                scores[earlier.value] += nats * ways.nearness(earlier.voxel)
+                log_probabilities[earlier.value] += nats * ways.nearness(earlier.voxel)
         at = ways.local(click.voxel)
-        others = np.delete(scores, click.value, axis=0).max(axis=0)
-        strength = max(float(others[at] - scores[click.value][at]) + MARGIN_NATS, 0.0)
+        others = np.delete(log_probabilities, click.value, axis=0).max(axis=0)
+        strength = max(float(others[at] - log_probabilities[click.value][at]) + MARGIN_NATS, 0.0)
         nearness = ways.nearness(click.voxel)
-        won = (nearness > 0) & (scores[click.value] + strength * nearness > others)
+        won = (nearness > 0) & (log_probabilities[click.value] + strength * nearness > others)
         corrected[box][won] = click.value
         pulls.append((click, strength))
     for click, _ in pulls:  # a later click nearby may have won an earlier one's own voxel

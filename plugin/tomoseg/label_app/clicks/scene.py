@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.label_app.answer import log_warnings
-from tomoseg.label_app.clicks.crop_scores import CropScores
-from tomoseg.label_app.clicks.local_scores import LocalScores
+from tomoseg.label_app.clicks.crop_probabilities import CropProbabilities
+from tomoseg.label_app.clicks.local_probabilities import LocalProbabilities
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.versions import Version
 
@@ -23,16 +23,16 @@ class Scene:
     Args:
         volume: the image.
         result: with the labels as they are served.
-        scores: the network's around any place of the image.
+        log_probabilities: the network's around any place of the image.
     """
 
     volume: Volume
     result: Segmentation
-    scores: LocalScores | CropScores
+    log_probabilities: LocalProbabilities | CropProbabilities
 
 
-def look(model: ServedModel, source: Path, options: Options, version: Version) -> Scene:
-    """Return an image with the result of the network and its scores.
+def look(model: ServedModel, source: Path, options: RunOptions, version: Version) -> Scene:
+    """Return an image with the result of the network and its log_probabilities.
 
     Args:
         model: the bundle.
@@ -48,8 +48,8 @@ def look(model: ServedModel, source: Path, options: Options, version: Version) -
     prepared = segmenter.prepare(volume)
     result = segmenter.predict(prepared)
     if prepared.located is None:
-        return Scene(volume, model.labels.serve(result), LocalScores(segmenter, prepared, volume.grid))
+        return Scene(volume, model.labels.serve(result), LocalProbabilities(segmenter, prepared, volume.grid))
     log_warnings(result, source)
     crops = [place.crop for place in result.places]
-    seen = [LocalScores(segmenter, segmenter.prepare(one.volume, as_it_is=True), one.scan_grid) for one in crops]
-    return Scene(volume, model.labels.serve(result), CropScores(result.places, seen))
+    seen = [LocalProbabilities(segmenter, segmenter.prepare(one.volume, as_it_is=True), one.scan_grid) for one in crops]
+    return Scene(volume, model.labels.serve(result), CropProbabilities(result.places, seen))

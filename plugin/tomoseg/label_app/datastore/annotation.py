@@ -119,9 +119,9 @@ def _named(label_info: Sequence[Mapping[str, Any]], found: Sequence[int], path: 
     """
     try:
         drawn = [entry for entry in label_info if str(entry["name"]).lower() not in NOT_DRAWN]
-        told = {int(entry.get("idx", entry.get("id", n))): str(entry["name"]) for n, entry in enumerate(drawn, 1)}
+        reported = {int(entry.get("idx", entry.get("id", n))): str(entry["name"]) for n, entry in enumerate(drawn, 1)}
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path.name}: label_info: expected a list of name and idx, got {label_info!r}") from error
-    if set(found) <= told.keys():
-        return told
+    if set(found) <= reported.keys():
+        return reported
     return {n: str(entry["name"]) for n, entry in enumerate(drawn, 1)}

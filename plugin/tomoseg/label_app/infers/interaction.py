@@ -11,11 +11,11 @@ from typing import Any
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.label_app.answer import describe_answer, write_answer
 from tomoseg.label_app.clicks.clicks import BACKGROUND, parse_clicks
 from tomoseg.label_app.clicks.correction import correct
-from tomoseg.label_app.clicks.crop_scores import CropScores
+from tomoseg.label_app.clicks.crop_probabilities import CropProbabilities
 from tomoseg.label_app.clicks.scene import Scene, look
 from tomoseg.label_app.device_lock import turn
 from tomoseg.label_app.last_used import LastUsed
@@ -23,7 +23,7 @@ from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import chosen, parse_infer_request
 from tomoseg.label_app.versions import Version
 
-MAX_SCENES = 2  # images, with their results and scores
+MAX_SCENES = 2  # images, with their results and log_probabilities
 SUFFIX = "_clicks"
 
 
@@ -67,9 +67,9 @@ class ClickTask(InferTask):  # type: ignore[misc]
         clicks = parse_clicks(request, self._model.labels)
         with turn(self._model.folder.root, device):
             version = self._model.weights.current
-            scene = self._scene(Path(str(request["image"])), Options(device=device, roi=asked.options.roi), version)
-            if isinstance(scene.scores, CropScores):
-                scene.scores.refuse_beyond(clicks)
+            scene = self._scene(Path(str(request["image"])), RunOptions(device=device, roi=asked.options.roi), version)
+            if isinstance(scene.log_probabilities, CropProbabilities):
+                scene.log_probabilities.require_inside(clicks)
             begin = time.perf_counter()
             channels = [0, *self._model.labels.values]  # of the network, by the number that is served
             labels = correct(
@@ -77,7 +77,7 @@ class ClickTask(InferTask):  # type: ignore[misc]
                 scene.volume.array,
                 scene.volume.grid,
                 clicks,
-                lambda box: scene.scores(box)[channels],
+                lambda box: scene.log_probabilities(box)[channels],
             )
             stats = replace(scene.result.stats, seconds={"correction": time.perf_counter() - begin})
         # where structures were found, and how large, holds no longer once something is changed
@@ -86,8 +86,8 @@ class ClickTask(InferTask):  # type: ignore[misc]
         path = write_answer(result, asked.extension, asked.compress)
         return str(path), describe_answer(result, self._model.labels, version.number)
 
-    def _scene(self, source: Path, options: Options, version: Version) -> Scene:
-        """Return an image with its result and scores, from a moment ago if it is the same."""
+    def _scene(self, source: Path, options: RunOptions, version: Version) -> Scene:
+        """Return an image with its result and log_probabilities, from a moment ago if it is the same."""
         found = source.stat() if source.exists() else None
         key = (source, found and found.st_mtime_ns, found and found.st_size, options, version.checkpoint)
         return self._scenes.get(key, lambda: look(self._model, source, options, version))

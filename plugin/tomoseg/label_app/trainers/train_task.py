@@ -23,7 +23,7 @@ from tomoseg.inference.localisation.locator import Locator
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import chosen, flag, number
 from tomoseg.label_app.trainers.training_cases import Annotated, TrainingCase, prepare_cases
-from tomoseg.training.fine_tuning import Pair, Progress, Recipe, fine_tune
+from tomoseg.training.fine_tuning import FineTuningOptions, Pair, Progress, fine_tune
 from tomoseg.training.workflow import read_train_config
 
 DEFAULT_EPOCHS = 30
@@ -78,7 +78,7 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
         share = number(request, "val_split", 0.0) or 0.0
         if not 0 <= share < 1:
             raise UsageError(f"val_split: expected a share from 0 to below 1, got {share}")
-        recipe = Recipe(
+        recipe = FineTuningOptions(
             epochs=int(number(request, "max_epochs", DEFAULT_EPOCHS) or 0),
             learning_rate_scale=number(request, "learning_rate_scale", DEFAULT_LEARNING_RATE_SCALE) or 0.0,
             device=name_to_device(chosen(request, "device")),
@@ -88,8 +88,8 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
         begin = time.time()
         with staging_folder(folder) as staging:
             locator = Locator(self._model.bundle)
-            cases, problems = prepare_cases(find_annotated(datastore), self._model.labels, locator, staging)
-            for problem in problems:
+            cases, errors = prepare_cases(find_annotated(datastore), self._model.labels, locator, staging)
+            for problem in errors:
                 print(problem, flush=True)
             train, held_out = _split(cases, share)
             print(f"training {self._model.name} on {len(train)} cases, {len(held_out)} held out", flush=True)
@@ -111,7 +111,7 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
             )
         self._save_stats(self._last, begin, ended=True)
         print(f"version {version.number} of the weights is in use", flush=True)
-        return {"version": version.number, "left_out": problems}
+        return {"version": version.number, "left_out": errors}
 
     def _save_stats(self, progress: Progress, begin: float, ended: bool) -> None:
         elapsed = str(timedelta(seconds=int(time.time() - begin)))

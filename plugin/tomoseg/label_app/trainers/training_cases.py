@@ -70,17 +70,15 @@ def prepare_cases(
         OutputError: the folder cannot be written to.
     """
     cases: list[TrainingCase] = []
-    problems: list[str] = []
+    errors: list[str] = []
     for number, pair in enumerate(annotated):
         try:
             cases += _prepare(pair, labels, locator, folder / f"{number:05}")
         except (TomosegError, MemoryError) as error:
-            problems.append(f"{pair.image_id}: left out: {one_line(error)}")
+            errors.append(f"{pair.image_id}: left out: {one_line(error)}")
     if not cases:
-        raise UsageError(
-            f"expected annotated images to train with, got none; annotate some first. {'; '.join(problems)}"
-        )
-    return cases, problems
+        raise UsageError(f"expected annotated images to train with, got none; annotate some first. {'; '.join(errors)}")
+    return cases, errors
 
 
 def _prepare(pair: Annotated, labels: ServedLabels, locator: Locator, stem: Path) -> list[TrainingCase]:

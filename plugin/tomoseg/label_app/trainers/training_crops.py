@@ -13,12 +13,12 @@ from tomoseg.core.errors import UsageError, VolumeError
 from tomoseg.data.volume import Volume
 from tomoseg.inference.localisation.crop import nearest
 from tomoseg.inference.localisation.declaration import Localisation
-from tomoseg.inference.localisation.locator import Located, Place
+from tomoseg.inference.localisation.locator import LocatedRegions, RegionCrop
 
 Labels = NDArray[np.unsignedinteger[Any]]
 
 
-def cut_crops(labels: Labels, located: Located, declared: Localisation) -> Iterator[tuple[Volume, Labels]]:
+def cut_crops(labels: Labels, located: LocatedRegions, declared: Localisation) -> Iterator[tuple[Volume, Labels]]:
     """Yield a crop of the image for each structure that has labels, and the labels in the crop's own grid.
 
     The box lies round the labels with the margin that the bundle declares, along the axes of the head, mirrored where
@@ -33,10 +33,10 @@ def cut_crops(labels: Labels, located: Located, declared: Localisation) -> Itera
         VolumeError: the head was not found, so that nobody knows how it is turned.
         UsageError: a label lies where its structure cannot be.
     """
-    if located.score is not None and located.score < declared.least_score:
+    if located.similarity is not None and located.similarity < declared.least_score:
         raise VolumeError(
-            f"expected a scan that the {declared.template} head fits, got one with a score of {located.score:.2f}, "
-            f"below {declared.least_score:g}; crop it round its labels first"
+            f"expected a scan that the {declared.template} head fits, got one with a similarity of "
+            f"{located.similarity:.2f}, below {declared.least_score:g}; crop it round its labels first"
         )
     voxels = np.argwhere(labels > 0)
     values = labels[tuple(voxels.T)]
@@ -63,7 +63,7 @@ def cut_crops(labels: Labels, located: Located, declared: Localisation) -> Itera
         yield _cut(alone, place, declared)
 
 
-def _cut(labels: Labels, place: Place, declared: Localisation) -> tuple[Volume, Labels]:
+def _cut(labels: Labels, place: RegionCrop, declared: Localisation) -> tuple[Volume, Labels]:
     """Return the crop round one structure's labels."""
     whole = place.surroundings
     everywhere = replace(place, box=(np.zeros(3, np.int64), np.array(whole.volume.array.shape)))
@@ -74,13 +74,13 @@ def _cut(labels: Labels, place: Place, declared: Localisation) -> tuple[Volume, 
     return crop.volume, nearest(labels, crop.scan_grid, crop.volume.grid)
 
 
-def _indices_in(place: Place, voxels: NDArray[np.int64]) -> NDArray[np.float64]:
+def _indices_in(place: RegionCrop, voxels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return where voxels of the scan are among those of a place's surroundings, (voxel, 3)."""
     matrix = place.surroundings.scan_grid.index_to(place.surroundings.volume.grid)
     return np.asarray(voxels @ matrix[:3, :3].T + matrix[:3, 3])
 
 
-def _distance_mm(place: Place, indices: NDArray[np.float64]) -> NDArray[np.float64]:
+def _distance_mm(place: RegionCrop, indices: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how far indices are from the middle of a place's box."""
     middle = (place.box[0] + place.box[1] - 1) / 2
     return np.asarray(np.linalg.norm((indices - middle) * place.surroundings.volume.grid.spacing, axis=1))

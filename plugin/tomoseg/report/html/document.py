@@ -19,7 +19,7 @@ FILTERS = {
     "warning": "with warnings",
     "outlier": "unusual volumes",
     "edge": "at the edge",
-    "remark": "with remarks",
+    "note": "with notes",
 }
 
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from tomoseg.report.html.pictures import embed
-from tomoseg.report.outliers import Usual, find_outliers
+from tomoseg.report.outliers import ReferenceRange, find_outliers
 from tomoseg.report.records import CaseReport, Report
 
 STATUSES = {"failed": "failed", "pending": "not run", "skipped": "skipped", "done": "done"}  # the gravest first
-KINDS = ("reason", "warning", "outlier", "edge", "remark")  # of what is to be known of a scan, the gravest first
+KINDS = ("reason", "warning", "outlier", "edge", "note")  # of what is to be known of a scan, the gravest first
 MAX_NAMED = 6  # outliers and labels at the edge that are told one by one
 
 
@@ -34,7 +34,7 @@ class Column:
     label: int
     name: str
     volumes_ml: dict[int, float]
-    usual: Usual | None
+    usual: ReferenceRange | None
     outliers: frozenset[int]
     decimals: int
 
@@ -49,14 +49,14 @@ class Cell(NamedTuple):
     Attributes:
         text: in mL; "" for a scan without the label.
         sign: an arrow for a volume that stands out.
-        told: why it is marked.
+        reported: why it is marked.
         at_edge: the label reaches the edge of the scan.
         volume_ml: None for a scan without the label.
     """
 
     text: str = ""
     sign: str = ""
-    told: str = ""
+    reported: str = ""
     at_edge: bool = False
     volume_ml: float | None = None
 
@@ -166,24 +166,24 @@ def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[t
         more = f" and {len(at_edge) - MAX_NAMED} more labels" if len(at_edge) > MAX_NAMED else ""
         verb = "reaches" if len(at_edge) == 1 else "reach"
         yield "edge", f"{', '.join(at_edge[:MAX_NAMED])}{more} {verb} the edge of the scan and may be cut off there."
-    yield from (("remark", text) for text in case.stats.notes)
+    yield from (("note", text) for text in case.stats.notes)
 
 
 def _cells(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[Cell]:
     at_edge = {(row.label, row.name) for row in case.labels if row.touches_border}
     for column in columns:
-        volume_ml, sign, told = column.volumes_ml.get(index), "", []
+        volume_ml, sign, reported = column.volumes_ml.get(index), "", []
         if volume_ml is None:
             yield Cell()
             continue
         if index in column.outliers:
             assert column.usual is not None
             sign = "▲ " if volume_ml > column.usual.median_ml else "▼ "
-            told.append(explain_outlier(column, volume_ml))
+            reported.append(explain_outlier(column, volume_ml))
         cut = (column.label, column.name) in at_edge
         if cut:
-            told.append(f"{column.name} reaches the edge of the scan and may be cut off there.")
-        yield Cell(column.show(volume_ml), sign, " ".join(told), cut, volume_ml)
+            reported.append(f"{column.name} reaches the edge of the scan and may be cut off there.")
+        yield Cell(column.show(volume_ml), sign, " ".join(reported), cut, volume_ml)
 
 
 def _below(name: str, base: Path | None) -> Path:

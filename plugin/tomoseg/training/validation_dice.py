@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.data.components import largest_component
 from tomoseg.data.datasets import Dataset, Pair
-from tomoseg.data.inspection.fitness import trainable_labels
+from tomoseg.data.inspection.training_checks import trainable_labels
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import find_ignored
 from tomoseg.data.overlap import dice
 from tomoseg.data.read import read_volume
 
 
-class Scorer:
+class DiceMeter:
     """Scores label maps of a bundle against those of a dataset.
 
     Args:
@@ -34,7 +34,7 @@ class Scorer:
         self._names = {self._mapping.value(value): name for value, name in trainable_labels(dataset).items()}
         self._ignored = find_ignored(dataset.label_names)
 
-    def score(self, prediction: NDArray[Any], pair: Pair) -> tuple[list[float], list[float]]:
+    def measure(self, prediction: NDArray[Any], pair: Pair) -> tuple[list[float], list[float]]:
         """Return the Dice of each label as it is, and of its largest component alone; NaN where it was not drawn.
 
         Args:
@@ -56,7 +56,7 @@ class Scorer:
         return plain, largest
 
 
-def mean_of_labels(scores: Sequence[Sequence[float]]) -> list[float]:
+def mean_of_labels(dice: Sequence[Sequence[float]]) -> list[float]:
     """Return the mean of each label over the cases (case, label), NaN left out; NaN where nothing is left."""
-    columns = np.array(scores, dtype=np.float64).T
+    columns = np.array(dice, dtype=np.float64).T
     return [float(np.mean(column[~np.isnan(column)])) if (~np.isnan(column)).any() else math.nan for column in columns]

@@ -22,10 +22,10 @@ from support.stored import GRID, SHAPE, noise, save
 from support.strategies import grids
 from tomoseg import Grid, read_volume
 from tomoseg.core.errors import UsageError
+from tomoseg.data.inspection.inspection_report import InspectionReport, inspect
 from tomoseg.data.inspection.scan import MAX_ROUNDING_VOXELS, compare_grids
-from tomoseg.data.inspection.survey import Survey, inspect
-from tomoseg.data.inspection.tables import list_problems, list_remarks, tabulate
-from tomoseg.data.inspection.voxels import count_voxels, doubt_values
+from tomoseg.data.inspection.tables import list_errors, list_notes, tabulate
+from tomoseg.data.inspection.voxels import count_voxels, value_warnings
 from tomoseg.data.nifti import write_label_map
 
 SLOW_SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -62,13 +62,13 @@ def test_a_label_map_beside_its_scan_is_told_in_mm(grid: Grid, shift: float, axi
     moved = np.array(grid.affine)
     shift_mm = shift * MAX_ROUNDING_VOXELS * min(grid.spacing)
     moved[axis, 3] += shift_mm
-    problem, remark = compare_grids(grid, Grid(grid.shape, moved))
+    problem, note = compare_grids(grid, Grid(grid.shape, moved))
     limit = MAX_ROUNDING_VOXELS * min(grid.spacing)
     if shift_mm > limit + 1e-9:
         assert problem.startswith(f"label map and scan lie up to {shift_mm:.3g} mm apart; resample the label map")
     elif shift_mm < limit - 1e-9:
         assert problem == ""
-        assert bool(remark) == (shift_mm > 1e-3) or abs(shift_mm - 1e-3) < 1e-9
+        assert bool(note) == (shift_mm > 1e-3) or abs(shift_mm - 1e-3) < 1e-9
     assert compare_grids(grid, grid) == ("", "")
     more = Grid((grid.shape[0] + 1, *grid.shape[1:]), grid.affine)
     assert "label map of " in compare_grids(grid, more)[0]
@@ -96,7 +96,7 @@ def phantom() -> np.ndarray:
     ],
 )
 def test_values_that_are_no_hounsfield_units_are_doubted(change: Any, doubt: str | None) -> None:
-    found = doubt_values(count_voxels(change(phantom()).astype(np.float32), (1, 1, 1)))
+    found = value_warnings(count_voxels(change(phantom()).astype(np.float32), (1, 1, 1)))
     assert found is None if doubt is None else found is not None and doubt in found
 
 
@@ -147,12 +147,12 @@ def test_what_is_wrong_in_a_dataset_is_told_where_it_is(tmp_path: Path) -> None:
     cut = root / "imagesTr/cut_0000.nii.gz"
     cut.write_bytes(cut.read_bytes()[:-2000])
 
-    survey = inspect([root], voxels=True)
-    (dataset,) = survey.datasets
-    problems = {
-        case.name: [*case.problems, *(line for scan in case.scans for line in scan.problems)] for case in dataset.cases
+    report = inspect([root], voxels=True)
+    (dataset,) = report.datasets
+    errors = {
+        case.name: [*case.errors, *(line for scan in case.scans for line in scan.errors)] for case in dataset.cases
     }
-    assert not survey.ok
+    assert not report.ok
     expected = {
         "good": [],
         "nan": ["NaN or infinity in 1 of 4000 voxels"],
@@ -168,20 +168,20 @@ def test_what_is_wrong_in_a_dataset_is_told_where_it_is(tmp_path: Path) -> None:
         "copy_0000": ["no label map"],
         "good2": ["no scan"],
     }
-    assert problems.keys() == expected.keys()
+    assert errors.keys() == expected.keys()
     for name, lines in expected.items():
-        assert [found[: len(line)] for found, line in zip(problems[name], lines, strict=True)] == lines
+        assert [found[: len(line)] for found, line in zip(errors[name], lines, strict=True)] == lines
     by_name = {case.name: case for case in dataset.cases}
     assert by_name["moved"].same_grid is by_name["smaller"].same_grid is False
     assert by_name["cut"].image is not None
     assert not by_name["cut"].image.readable
-    remarks = {name: [line for scan in case.scans for line in scan.remarks] for name, case in by_name.items()}
-    assert remarks["empty"] == ["nothing is labelled in it"]
-    assert "rescale intercept not applied" in remarks["grey"][0]
-    assert remarks["copy_0000"] == [f"has the same voxels as {root / 'imagesTr/good_0000.nii.gz'}"]
-    assert dataset.remarks == ("no case has stent (3), which dataset.json names",)
-    assert len(list_problems(survey)) == sum(map(len, expected.values()))
-    assert f"{root / 'labelsTr/good2.nii.gz'}: no scan" in list_problems(survey)
+    notes = {name: [line for scan in case.scans for line in scan.notes] for name, case in by_name.items()}
+    assert notes["empty"] == ["nothing is labelled in it"]
+    assert "rescale intercept not applied" in notes["grey"][0]
+    assert notes["copy_0000"] == [f"has the same voxels as {root / 'imagesTr/good_0000.nii.gz'}"]
+    assert dataset.notes == ("no case has stent (3), which dataset.json names",)
+    assert len(list_errors(report)) == sum(map(len, expected.values()))
+    assert f"{root / 'labelsTr/good2.nii.gz'}: no scan" in list_errors(report)
 
     headers = inspect([root])
     of_headers = {case.name for case in headers.datasets[0].cases if not case.ok}
@@ -224,11 +224,11 @@ def test_a_label_that_was_not_drawn_is_no_missing_label(tmp_path: Path) -> None:
         ("bone", 2, 1),
         ("stent", 0, 1),
     ]
-    assert dataset.cases[0].remarks == (
+    assert dataset.cases[0].notes == (
         "dataset.json says that stent was drawn, but no voxel has it",
         "dataset.json does not say that bone was drawn, but voxels have it",
     )
-    assert dataset.cases[1].remarks == ()
+    assert dataset.cases[1].notes == ()
 
 
 def test_every_series_is_a_row_and_no_name_of_a_patient_is_told(tmp_path: Path) -> None:
@@ -246,26 +246,26 @@ def test_every_series_is_a_row_and_no_name_of_a_patient_is_told(tmp_path: Path) 
     )
     write_enhanced(tmp_path / "study/deeper/c.dcm", noise(seed=3), GRID)
     paths[3].unlink()
-    survey = inspect([tmp_path], voxels=True)
-    rows = {scan.series: scan for scan in survey.scans}
-    assert len(rows) == len(survey.scans) == 3
+    report = inspect([tmp_path], voxels=True)
+    rows = {scan.series: scan for scan in report.scans}
+    assert len(rows) == len(report.scans) == 3
     assert rows[first].readable
     assert rows[first].modality == "CT"
     assert rows[first].voxels is not None
     assert (rows[second].modality, rows[second].description, rows[second].images) == ("MR", "T1", 7)
     assert not rows[second].readable
-    assert rows[second].problems[0].startswith("1 slice is missing")
-    told = json.dumps(survey.as_json()) + str(tabulate(survey)) + str(list_problems(survey)) + str(list_remarks(survey))
-    assert "Doe" not in told
-    assert "4711" not in told
-    assert "no Hounsfield units" in told
+    assert rows[second].errors[0].startswith("1 slice is missing")
+    reported = json.dumps(report.as_json()) + str(tabulate(report)) + str(list_errors(report)) + str(list_notes(report))
+    assert "Doe" not in reported
+    assert "4711" not in reported
+    assert "no Hounsfield units" in reported
 
 
 def test_a_series_that_is_copied_under_another_uid_is_told(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_series(tmp_path, noise(), GRID, names=[f"{name}{k}" for k in range(8)])
     first, second = inspect([tmp_path], voxels=True).scans
-    assert [line for line in second.remarks if "same voxels" in line] == [
+    assert [line for line in second.notes if "same voxels" in line] == [
         f"has the same voxels as {tmp_path} (series {first.series})"
     ]
 
@@ -276,19 +276,19 @@ def test_loose_files_are_a_row_each_and_a_label_map_belongs_to_its_scan(tmp_path
     volume = read_volume(scan)
     labels = (phantom() > 0).astype(np.uint8)
     write_label_map(tmp_path / "in/ct_seg.nii.gz", labels, volume.grid, volume.header)
-    survey = inspect([tmp_path, tmp_path / "gone.nii"], voxels=True)
-    found = {scan.path.name: scan for scan in survey.scans}
-    assert found["ct.nii.gz"].problems == found["ct_seg.nii.gz"].problems == ()
+    report = inspect([tmp_path, tmp_path / "gone.nii"], voxels=True)
+    found = {scan.path.name: scan for scan in report.scans}
+    assert found["ct.nii.gz"].errors == found["ct_seg.nii.gz"].errors == ()
     assert found["ct_seg.nii.gz"].role == "label"
     assert found["ct_seg.nii.gz"].voxels is not None
     assert found["ct_seg.nii.gz"].voxels.values == {0: int((labels == 0).sum()), 1: int(labels.sum())}
     assert not found["text.nii"].readable
-    assert found["gone.nii"].problems[0].startswith("no such file")
-    assert not survey.ok
+    assert found["gone.nii"].errors[0].startswith("no such file")
+    assert not report.ok
 
     write_label_map(tmp_path / "in/ct_seg.nii.gz", labels[1:], Grid(labels[1:].shape, np.eye(4)), None)
     headers = {scan.path.name: scan for scan in inspect([tmp_path]).scans}
-    assert headers["ct_seg.nii.gz"].problems == ("label map of 19×20×10 voxels for a scan of 20×20×10",)
+    assert headers["ct_seg.nii.gz"].errors == ("label map of 19×20×10 voxels for a scan of 20×20×10",)
     assert inspect([scan]).ok
 
 
@@ -299,9 +299,9 @@ def test_constant_scans_and_slices_are_remarked(tmp_path: Path) -> None:
     save(tmp_path / "zero.nii.gz", np.zeros(SHAPE, np.float32))
     save(tmp_path / "labels.nii.gz", np.where(padded > 50, 1, 0).astype(np.uint8))
     labels, one, two = inspect([tmp_path], voxels=True).scans
-    assert labels.remarks == ()  # in a label map that is as it should be
-    assert one.remarks == ("3 of 8 slices along the third axis hold one value each",)
-    assert two.remarks == ("every voxel holds 0",)
+    assert labels.notes == ()  # in a label map that is as it should be
+    assert one.notes == ("3 of 8 slices along the third axis hold one value each",)
+    assert two.notes == ("every voxel holds 0",)
 
 
 def test_a_call_without_any_scan_is_refused(tmp_path: Path) -> None:
@@ -309,9 +309,9 @@ def test_a_call_without_any_scan_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             inspect(paths)
     (tmp_path / "dataset.json").write_text("{")
-    survey = inspect([tmp_path])  # something is there, but damaged
-    assert not survey.ok
-    assert "cannot be read as JSON" in list_problems(survey)[0]
+    report = inspect([tmp_path])  # something is there, but damaged
+    assert not report.ok
+    assert "cannot be read as JSON" in list_errors(report)[0]
 
 
 def test_the_json_keeps_its_schema(tmp_path: Path) -> None:
@@ -335,16 +335,16 @@ def test_the_json_keeps_its_schema(tmp_path: Path) -> None:
 def test_tables_have_a_row_for_each_scan_and_each_label(tmp_path: Path) -> None:
     make_dataset(tmp_path / "set", **{f"case{index}": keep for index in range(9)})
     save(tmp_path / "[loose].nii", noise())
-    survey = inspect([tmp_path], voxels=True)
-    scans, dataset, labels = tabulate(survey)
+    report = inspect([tmp_path], voxels=True)
+    scans, dataset, labels = tabulate(report)
     assert [row[1] for row in scans.rows] == [str(tmp_path / "[loose].nii")]
     assert ("cases", "9 training") in dataset.rows
     assert [row[1] for row in labels.rows] == ["vessel", "bone", "stent"]
     for table in (scans, dataset, labels):
         assert {len(row) for row in table.rows} == {len(table.columns)}
-    many = [line for line in list_remarks(survey) if "same voxels" in line]
-    assert len(many) == 2  # two that repeat others; alike remarks share a line
-    assert list_problems(survey) == []
+    many = [line for line in list_notes(report) if "same voxels" in line]
+    assert len(many) == 2  # two that repeat others; alike notes share a line
+    assert list_errors(report) == []
 
 
 def test_one_scan_at_a_time_is_in_memory(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_one_scan_at_a_time_is_in_memory(tmp_path: Path) -> None:
 def test_neither_torch_nor_monai_is_imported(tmp_path: Path) -> None:
     save(tmp_path / "a.nii", noise())
     code = (
-        "import sys; from tomoseg.data.inspection.survey import inspect; "
+        "import sys; from tomoseg.data.inspection.inspection_report import inspect; "
         "from tomoseg.data.inspection.tables import tabulate; "
         f"tabulate(inspect([{str(tmp_path)!r}], voxels=True)); "
         "print({name.partition('.')[0] for name in sys.modules} & {'torch', 'monai', 'ignite'})"
@@ -374,8 +374,8 @@ def test_neither_torch_nor_monai_is_imported(tmp_path: Path) -> None:
 
 
 def test_real_datasets_have_no_problems(hippocampus_data: Path) -> None:
-    survey: Survey = inspect([hippocampus_data])
-    assert survey.ok
-    (dataset,) = survey.datasets
+    report: InspectionReport = inspect([hippocampus_data])
+    assert report.ok
+    (dataset,) = report.datasets
     assert dataset.count("training") == 208
-    assert list_remarks(survey) == []
+    assert list_notes(report) == []

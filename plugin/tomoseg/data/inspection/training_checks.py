@@ -9,9 +9,9 @@ from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.data.datasets import LABEL_ENDINGS, Dataset
 from tomoseg.data.formats import NIFTI_SUFFIXES
 from tomoseg.data.inspection.dataset import inspect_dataset
+from tomoseg.data.inspection.inspection_report import InspectionReport
 from tomoseg.data.inspection.scan import Inspector, OnScan
-from tomoseg.data.inspection.survey import Survey
-from tomoseg.data.inspection.tables import list_problems
+from tomoseg.data.inspection.tables import list_errors
 from tomoseg.data.labels import is_ignored
 
 MIN_CASES = 2  # one to train on, one to look at
@@ -43,18 +43,18 @@ def require_trainable(dataset: Dataset, *, voxels: bool = True, on_scan: OnScan 
         found = inspect_dataset(dataset, Inspector(voxels=True)).labels
         dataset = replace(dataset, label_names={label.value: f"label_{label.value}" for label in found})
     findings = inspect_dataset(dataset, Inspector(voxels, on_scan))
-    problems = list_problems(Survey(voxels, datasets=(findings,)))
+    errors = list_errors(InspectionReport(voxels, datasets=(findings,)))
     if voxels:
-        problems += [
+        errors += [
             f"{dataset.root}: no case has the label {label.name} ({label.value}); "
             "take it out of dataset.json, or add cases that have it"
             for label in findings.labels
             if not label.cases and not is_ignored(label.name)
         ]
         if not findings.labels:
-            problems.append(f"{dataset.root}: expected label maps with values above 0, got none")
-    if problems:
-        raise DatasetError(*problems)
+            errors.append(f"{dataset.root}: expected label maps with values above 0, got none")
+    if errors:
+        raise DatasetError(*errors)
     return dataset
 
 
@@ -90,12 +90,12 @@ def require_negatives(
         )
     inspector = Inspector(voxels=True, on_scan=on_scan)
     findings = [found for path in scans for found in inspector.look_at(path, "image", modality, channels=channels)]
-    problems = list_problems(Survey(voxels=True, scans=tuple(findings)))
-    problems += [
+    errors = list_errors(InspectionReport(voxels=True, scans=tuple(findings)))
+    errors += [
         f"{found.path}: expected {channels} channels in one 4D NIfTI file, got one"
         for found in findings
         if found.readable and found.channels != channels
     ]
-    if problems:
-        raise DatasetError(*problems)
+    if errors:
+        raise DatasetError(*errors)
     return tuple(scans)

@@ -19,7 +19,7 @@ LENGTH = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:mm)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationConfig:
     """How label maps are compared.
 
     Args:
@@ -62,7 +62,7 @@ def make_protocol(
     ignore: int | None = None,
     within_slices: Iterable[str] = (),
     reference_values: LabelMapping = UNCHANGED,
-) -> Protocol:
+) -> EvaluationConfig:
     """Return how to score labels, as a user says it.
 
     Args:
@@ -87,7 +87,7 @@ def make_protocol(
         else:
             single[_value_of(name, scored, "tolerance")] = length
     within = frozenset(_value_of(name, scored, "within slices") for name in within_slices)
-    return Protocol(scored, general, single, ignore, within, reference_values)
+    return EvaluationConfig(scored, general, single, ignore, within, reference_values)
 
 
 def parse_labels(text: str) -> dict[int, str]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from support.dicoms import write_series
 from tomoseg import Grid
-from tomoseg.batch.inbox import Inbox
+from tomoseg.batch.watch_folder import WatchFolder
 from tomoseg.data.discovery import Scan
 
 GRID = Grid((6, 7, 4), np.eye(4))
@@ -35,84 +35,84 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def inbox(folder: Path) -> Inbox:
-    return Inbox(folder, folder / "out", settle_s=10)
+def inbox(folder: Path) -> WatchFolder:
+    return WatchFolder(folder, folder / "out", stable_for_s=10)
 
 
-def test_a_file_is_taken_when_it_stops_growing(inbox: Inbox, folder: Path) -> None:
+def test_a_file_is_taken_when_it_stops_growing(inbox: WatchFolder, folder: Path) -> None:
     for second in range(0, 30, 5):
         change(folder / "a.nii.gz", bytes(second))
-        assert inbox.take(second) == []
-    assert inbox.take(30) == []
-    assert inbox.take(35) == [Scan(folder / "a.nii.gz")]
-    assert inbox.take(100) == []
+        assert inbox.poll(second) == []
+    assert inbox.poll(30) == []
+    assert inbox.poll(35) == [Scan(folder / "a.nii.gz")]
+    assert inbox.poll(100) == []
 
 
-def test_a_file_that_changes_later_is_taken_again(inbox: Inbox, folder: Path) -> None:
+def test_a_file_that_changes_later_is_taken_again(inbox: WatchFolder, folder: Path) -> None:
     change(folder / "a.nii.gz", b"one")
-    assert [inbox.take(second) for second in (0, 10)] == [[], [Scan(folder / "a.nii.gz")]]
+    assert [inbox.poll(second) for second in (0, 10)] == [[], [Scan(folder / "a.nii.gz")]]
     change(folder / "a.nii.gz", b"two")  # of the same size
-    assert [inbox.take(second) for second in (20, 29, 30, 99)] == [[], [], [Scan(folder / "a.nii.gz")], []]
+    assert [inbox.poll(second) for second in (20, 29, 30, 99)] == [[], [], [Scan(folder / "a.nii.gz")], []]
     (folder / "a.nii.gz").unlink()
-    assert inbox.take(120) == []
+    assert inbox.poll(120) == []
 
 
-def test_one_that_grows_does_not_hold_up_others(inbox: Inbox, folder: Path) -> None:
+def test_one_that_grows_does_not_hold_up_others(inbox: WatchFolder, folder: Path) -> None:
     change(folder / "a.nii.gz", b"a")
     change(folder / "b" / "c.mha", b"b")
-    inbox.take(0)
+    inbox.poll(0)
     change(folder / "b" / "d.mha", b"d")
-    assert inbox.take(10) == [Scan(folder / "a.nii.gz")]
-    assert inbox.take(20) == [Scan(folder / "b" / "c.mha"), Scan(folder / "b" / "d.mha")]
+    assert inbox.poll(10) == [Scan(folder / "a.nii.gz")]
+    assert inbox.poll(20) == [Scan(folder / "b" / "c.mha"), Scan(folder / "b" / "d.mha")]
     change(folder / "b" / "e.mha", b"e")
-    assert [inbox.take(second) for second in (30, 40)] == [[], [Scan(folder / "b" / "e.mha")]]
+    assert [inbox.poll(second) for second in (30, 40)] == [[], [Scan(folder / "b" / "e.mha")]]
 
 
-def test_a_series_is_taken_when_its_last_slice_is_there(inbox: Inbox, folder: Path, tmp_path: Path) -> None:
+def test_a_series_is_taken_when_its_last_slice_is_there(inbox: WatchFolder, folder: Path, tmp_path: Path) -> None:
     series = tmp_path / "series"
     write_series(series, np.zeros(GRID.shape, "int16"), GRID, uid="1.2.3")
     (folder / "study").mkdir()
     for second, file in enumerate(sorted(series.iterdir())):
         shutil.copy(file, folder / "study")
-        assert inbox.take(second * 9) == []
-    assert inbox.take(36) == []
-    assert inbox.take(37) == [Scan(folder / "study", "1.2.3")]
-    assert inbox.take(99) == []
+        assert inbox.poll(second * 9) == []
+    assert inbox.poll(36) == []
+    assert inbox.poll(37) == [Scan(folder / "study", "1.2.3")]
+    assert inbox.poll(99) == []
 
 
-def test_loose_slices_are_one_series(inbox: Inbox, folder: Path) -> None:
+def test_loose_slices_are_one_series(inbox: WatchFolder, folder: Path) -> None:
     write_series(folder, np.zeros(GRID.shape, "int16"), GRID, uid="1.2.3")
     change(folder / "study" / "a.nii", b"a")
     change(folder / "notes.txt", b"none")
-    inbox.take(0)
-    assert inbox.take(10) == [Scan(folder, "1.2.3"), Scan(folder / "study" / "a.nii")]
+    inbox.poll(0)
+    assert inbox.poll(10) == [Scan(folder, "1.2.3"), Scan(folder / "study" / "a.nii")]
 
 
-def test_a_header_waits_for_its_voxels(inbox: Inbox, folder: Path) -> None:
+def test_a_header_waits_for_its_voxels(inbox: WatchFolder, folder: Path) -> None:
     change(folder / "a.mhd", b"ObjectType = Image")
-    inbox.take(0)
+    inbox.poll(0)
     change(folder / "a.raw", bytes(10))
-    assert inbox.take(9) == []
+    assert inbox.poll(9) == []
     change(folder / "a.raw", bytes(20))
-    assert inbox.take(18) == []
-    assert inbox.take(28) == [Scan(folder / "a.mhd")]
+    assert inbox.poll(18) == []
+    assert inbox.poll(28) == [Scan(folder / "a.mhd")]
 
 
-def test_results_and_hidden_files_are_no_arrivals(inbox: Inbox, folder: Path) -> None:
+def test_results_and_hidden_files_are_no_arrivals(inbox: WatchFolder, folder: Path) -> None:
     for name in ("out/a_seg.nii.gz", ".hidden.nii.gz", "b/.part.nii", "b.seg.nrrd"):
         change(folder / name, b"x")
-    assert [inbox.take(second) for second in (0, 10, 20)] == [[], [], []]
+    assert [inbox.poll(second) for second in (0, 10, 20)] == [[], [], []]
 
 
-def test_a_folder_that_is_gone_for_a_while_brings_its_scans_once(inbox: Inbox, folder: Path) -> None:
+def test_a_folder_that_is_gone_for_a_while_brings_its_scans_once(inbox: WatchFolder, folder: Path) -> None:
     change(folder / "a.nii", b"a")
-    inbox.take(0)
-    assert inbox.take(10)
+    inbox.poll(0)
+    assert inbox.poll(10)
     away = folder.with_name("away")
     folder.rename(away)  # a drive that was not mounted
-    assert inbox.take(20) == []
+    assert inbox.poll(20) == []
     away.rename(folder)
-    assert [inbox.take(second) for second in (30, 40, 50)] == [[], [], []]
+    assert [inbox.poll(second) for second in (30, 40, 50)] == [[], [], []]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -122,12 +122,12 @@ def test_every_state_that_lasts_is_taken_once(
 ) -> None:
     """Whatever changes when: a file is taken at the first look at which it has been as it is for ten seconds."""
     folder = tmp_path_factory.mktemp("in")
-    inbox, second = Inbox(folder, folder / "out", settle_s=10), 0
+    inbox, second = WatchFolder(folder, folder / "out", stable_for_s=10), 0
     changed: dict[str, int] = {}
     for pause, name in [*events, (11, "a")]:
         for _ in range(pause):
             second += 1
             expected = [Scan(folder / f"{one}.nii") for one in sorted(changed) if second - changed[one] == 11]
-            assert inbox.take(second) == expected
+            assert inbox.poll(second) == expected
         change(folder / f"{name}.nii", b"x")
         changed[name] = second

@@ -10,12 +10,16 @@ import torch
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError, UsageError
 from tomoseg.inference.config import InferenceConfig
+from tomoseg.inference.sliding_window.fused_postprocessing import (
+    FusedPostprocessing,
+    recognise_inferer,
+    recognise_postprocessing,
+)
 from tomoseg.inference.sliding_window.placement import NotRecognisedError
-from tomoseg.inference.sliding_window.recognise import Recipe, recognise_inferer, recognise_postprocessing
 
 
 @dataclass(frozen=True, eq=False)
-class Origin:
+class ExportSource:
     """A bundle's network with its weights.
 
     Args:
@@ -24,7 +28,7 @@ class Origin:
         checkpoint: the file of the weights.
         network: with these weights, on the CPU.
         window: the shape (C, D, H, W) of the windows that it gets.
-        recipe: how labels are made of its scores; None where the engine does not know it.
+        fused: how labels are made of its logits; None where the engine does not know it.
     """
 
     bundle: Bundle
@@ -32,10 +36,10 @@ class Origin:
     checkpoint: Path
     network: torch.nn.Module
     window: tuple[int, int, int, int]
-    recipe: Recipe | None
+    fused: FusedPostprocessing | None
 
 
-def load_origin(bundle: Bundle, checkpoint: Path | None = None) -> Origin:
+def load_origin(bundle: Bundle, checkpoint: Path | None = None) -> ExportSource:
     """Load a bundle's network.
 
     Args:
@@ -53,10 +57,10 @@ def load_origin(bundle: Bundle, checkpoint: Path | None = None) -> Origin:
             f"bundle {bundle.name}: takes the mean of {len(config.checkpoints)} networks; choose one with --checkpoint"
         )
     try:
-        recipe = recognise_postprocessing(config)
+        fused = recognise_postprocessing(config)
     except NotRecognisedError:
-        recipe = None
-    return Origin(bundle, config, path, config.load_network(path), _window(bundle, config), recipe)
+        fused = None
+    return ExportSource(bundle, config, path, config.load_network(path), _window(bundle, config), fused)
 
 
 def _window(bundle: Bundle, config: InferenceConfig) -> tuple[int, int, int, int]:

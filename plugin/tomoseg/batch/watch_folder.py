@@ -23,7 +23,7 @@ class _Sight:
     since: float
 
 
-class Inbox:
+class WatchFolder:
     """Tells which scans have arrived and have stopped growing.
 
     Each entry of the folder is looked at by itself: a file, or a folder with all that is in it. It is there in full
@@ -32,18 +32,18 @@ class Inbox:
     Args:
         folder: where scans arrive.
         leave_out: a folder in it that is not looked into, such as that of the results.
-        settle_s: how long nothing may have changed, in seconds.
+        stable_for_s: how long nothing may have changed, in seconds.
     """
 
-    def __init__(self, folder: Path, leave_out: Path, settle_s: float) -> None:
+    def __init__(self, folder: Path, leave_out: Path, stable_for_s: float) -> None:
         self.folder = folder
         self._leave_out = leave_out
-        self._settle_s = settle_s
+        self._settle_s = stable_for_s
         self._seen: dict[Path, _Sight] = {}
         self._taken_entries: dict[Path, Signature] = {}
         self._taken_scans: dict[Scan, Signature] = {}
 
-    def take(self, now: float) -> list[Scan]:
+    def poll(self, now: float) -> list[Scan]:
         """Return the scans that are there in full and were not taken as they are now.
 
         Args:

@@ -14,7 +14,7 @@ LEAST = float(np.finfo(np.float32).tiny)  # a probability of 0 has no logarithm
 KEPT = 64  # boxes; clients send all clicks of an image each time
 
 
-class LocalScores:
+class LocalProbabilities:
     """Log-probabilities of one scan, box by box; those of the last boxes are kept.
 
     Args:

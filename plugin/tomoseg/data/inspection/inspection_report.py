@@ -18,7 +18,7 @@ from tomoseg.data.inspection.scan import Inspector, OnScan, ScanFindings, compar
 
 
 @dataclass(frozen=True)
-class Survey:
+class InspectionReport:
     """What was found.
 
     Args:
@@ -34,7 +34,7 @@ class Survey:
     @property
     def ok(self) -> bool:
         """Nothing has to be mended."""
-        return not any(scan.problems for scan in self.scans) and all(dataset.ok for dataset in self.datasets)
+        return not any(scan.errors for scan in self.scans) and all(dataset.ok for dataset in self.datasets)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it; lengths are in mm, volumes in mL, and null is what is not known."""
@@ -47,7 +47,9 @@ class Survey:
         }
 
 
-def inspect(paths: Sequence[str | os.PathLike[str]], *, voxels: bool = False, on_scan: OnScan | None = None) -> Survey:
+def inspect(
+    paths: Sequence[str | os.PathLike[str]], *, voxels: bool = False, on_scan: OnScan | None = None
+) -> InspectionReport:
     """Look at scans and at labelled datasets; one scan at a time is in memory.
 
     Args:
@@ -83,7 +85,7 @@ def inspect(paths: Sequence[str | os.PathLike[str]], *, voxels: bool = False, on
     if not scans and not folders:
         raise UsageError("expected files or folders with scans")
     inspector = Inspector(voxels, on_scan)
-    return Survey(
+    return InspectionReport(
         voxels,
         _inspect_scans(list(dict.fromkeys(scans)), inspector),
         tuple(_inspect_folder(folder, inspector) for folder in dict.fromkeys(folders)),
@@ -94,7 +96,7 @@ def _inspect_folder(folder: Path, inspector: Inspector) -> DatasetFindings:
     try:
         dataset = read_dataset(folder)
     except TomosegError as error:
-        return DatasetFindings(folder, problems=(one_line(error).removeprefix(f"{folder}: "),))
+        return DatasetFindings(folder, errors=(one_line(error).removeprefix(f"{folder}: "),))
     return inspect_dataset(dataset, inspector)
 
 
@@ -115,6 +117,6 @@ def _inspect_scans(scans: Sequence[Scan], inspector: Inspector) -> tuple[ScanFin
         owner = grids.get(owners[one.path]) if one.path in owners else None
         if owner is None or one.grid is None:
             continue
-        problem, remark = (tuple(filter(None, [line])) for line in compare_grids(owner, one.grid))
-        found[index] = replace(one, problems=one.problems + problem, remarks=one.remarks + remark)
+        problem, note = (tuple(filter(None, [line])) for line in compare_grids(owner, one.grid))
+        found[index] = replace(one, errors=one.errors + problem, notes=one.notes + note)
     return tuple(found)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tomoseg.bundle.options import Options
+from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import UsageError
 from tomoseg.data.volume import Volume
 from tomoseg.label_app.activelearning.features import describe_image
@@ -18,7 +18,7 @@ from tomoseg.label_app.model import ServedModel
 
 def find_crops(model: ServedModel, volume: Volume, device: str) -> list[Volume]:
     """Return what the network sees of an image: all of it; of a whole scan, for a bundle of crops, the crops."""
-    segmenter = model.segmenter(Options(device=device))
+    segmenter = model.segmenter(RunOptions(device=device))
     prepared = segmenter.prepare(volume)
     if prepared.located is None:
         return [volume]
@@ -29,7 +29,7 @@ def find_crops(model: ServedModel, volume: Volume, device: str) -> list[Volume]:
 
 def entropy_score(model: ServedModel, crops: Sequence[Volume], device: str) -> float:
     """Return the mean entropy of one image, the mean over its crops."""
-    segmenter = model.segmenter(Options(device=device, uncertainty=True))
+    segmenter = model.segmenter(RunOptions(device=device, uncertainty=True))
     results = (segmenter.predict(segmenter.prepare(crop, as_it_is=True)) for crop in crops)
     return float(np.mean([mean_entropy(result) for result in results]))
 
@@ -43,7 +43,7 @@ def expected_dice_score(model: ServedModel, crops: Sequence[Volume], device: str
     axes = model.config.mirror_axes
     if not axes:
         raise UsageError(f"bundle {model.name}: declares no mirror_axes in its inference config, so no expected Dice")
-    segmenter = model.segmenter(Options(device=device))
+    segmenter = model.segmenter(RunOptions(device=device))
     values = []
     for crop in crops:
         prepared = segmenter.prepare(crop, as_it_is=True)
@@ -59,7 +59,7 @@ def expected_dice_score(model: ServedModel, crops: Sequence[Volume], device: str
 
 def features_score(model: ServedModel, crops: Sequence[Volume], device: str) -> list[float]:
     """Return the features of one image, the mean over its crops, scaled to length 1."""
-    segmenter = model.segmenter(Options(device=device))
+    segmenter = model.segmenter(RunOptions(device=device))
     vectors = []
     for crop in crops:
         prepared = segmenter.prepare(crop, as_it_is=True)

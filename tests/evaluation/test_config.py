@@ -9,7 +9,7 @@ import pytest
 
 from tomoseg import TomosegError
 from tomoseg.data.label_mapping import LabelMapping
-from tomoseg.evaluation.protocol import Protocol, make_protocol, parse_labels
+from tomoseg.evaluation.config import EvaluationConfig, make_protocol, parse_labels
 
 NAMES = {1: "Anterior", 2: "posterior"}
 
@@ -62,9 +62,9 @@ def test_a_damaged_file_is_named(content: str, tmp_path: Path) -> None:
 def test_tolerances_of_all_and_of_single_labels(tmp_path: Path) -> None:
     path = tmp_path / "tolerances.json"
     path.write_text(json.dumps({"posterior": 2.5}))
-    protocol = make_protocol(NAMES, ["1.5 mm", "anterior=.5mm", str(path)])
-    assert [protocol.tolerance(value) for value in (1, 2, 3)] == [0.5, 2.5, 1.5]
-    assert Protocol().tolerance(1) == 1
+    config = make_protocol(NAMES, ["1.5 mm", "anterior=.5mm", str(path)])
+    assert [config.tolerance(value) for value in (1, 2, 3)] == [0.5, 2.5, 1.5]
+    assert EvaluationConfig().tolerance(1) == 1
     assert make_protocol({}, ["7=2mm"]).tolerance(7) == 2
 
 

@@ -13,7 +13,7 @@ import pytest
 from support.trainings import phantom, tomoseg, write_dataset
 from tomoseg.core.errors import DatasetError
 from tomoseg.data.datasets import read_dataset
-from tomoseg.data.inspection.fitness import require_trainable, trainable_labels
+from tomoseg.data.inspection.training_checks import require_trainable, trainable_labels
 from tomoseg.data.labels import find_ignored
 
 Damage = Callable[[Path], None]
@@ -79,9 +79,9 @@ def test_one_line_says_what_to_mend(damage: Damage, tmp_path: Path) -> None:
     damage(root)
     with pytest.raises(DatasetError) as error:
         require_trainable(read_dataset(root))
-    assert len(error.value.problems) == 1
-    assert DAMAGES[damage] in error.value.problems[0]
-    assert error.value.problems[0].startswith(str(root))
+    assert len(error.value.errors) == 1
+    assert DAMAGES[damage] in error.value.errors[0]
+    assert error.value.errors[0].startswith(str(root))
 
 
 def test_each_problem_is_a_line_of_the_command_and_no_bundle_is_written(tmp_path: Path) -> None:

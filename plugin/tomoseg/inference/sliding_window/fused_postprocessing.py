@@ -10,18 +10,18 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd
 
 from tomoseg.inference.config import InferenceConfig
-from tomoseg.inference.sliding_window.decision import Activation, ArgMax, Decision, Threshold, softmax
+from tomoseg.inference.sliding_window.discretizer import Activation, ArgMax, Discretizer, Threshold, softmax
 from tomoseg.inference.sliding_window.placement import NotRecognisedError
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FusedPostprocessing:
     """What the engine does in place of the first steps of a bundle's post-processing.
 
     Args:
-        activation: applied to the scores, labels last; None for none.
-        threshold: what the scores of each label must reach; None for the label with the highest score.
-        interpolated: whether the scores are interpolated in the scan's grid and decided there; otherwise they are
+        activation: applied to the logits, labels last; None for none.
+        threshold: what the logits of each label must reach; None for the label with the highest logit.
+        interpolated: whether the logits are interpolated in the scan's grid and decided there; otherwise they are
             decided in the network's grid, and `rest` brings the labels to the scan's.
         rest: the steps that follow.
     """
@@ -31,8 +31,8 @@ class Recipe:
     interpolated: bool
     rest: Compose
 
-    def decide(self, labels: int) -> Decision:
-        """Return what is made of `labels` scores, or of each of them where labels may overlap."""
+    def decide(self, labels: int) -> Discretizer:
+        """Return what is made of `labels` logits, or of each of them where labels may overlap."""
         if self.threshold is None:
             return ArgMax(labels, self.activation)
         return Threshold(self.threshold, self.activation)
@@ -51,8 +51,8 @@ def recognise_inferer(inferer: Any) -> SlidingWindowInferer:
     return inferer
 
 
-def recognise_postprocessing(config: InferenceConfig) -> Recipe:
-    """Recognise how a post-processing makes labels of scores: an optional Activationsd, then Invertd and AsDiscreted.
+def recognise_postprocessing(config: InferenceConfig) -> FusedPostprocessing:
+    """Recognise how a post-processing makes labels of logits: an optional Activationsd, then Invertd and AsDiscreted.
 
     Invertd may come before AsDiscreted (linear, or nearest, which may as well come after), or anywhere behind it.
 
@@ -76,14 +76,14 @@ def recognise_postprocessing(config: InferenceConfig) -> Recipe:
     if threshold is not None and softmaxed:
         raise NotRecognisedError("a threshold of a soft-max")
     if invert is None:
-        return Recipe(activation, threshold, interpolated=False, rest=Compose(steps))
+        return FusedPostprocessing(activation, threshold, interpolated=False, rest=Compose(steps))
     if tuple(invert.keys) != (key,) or invert.post_func != (None,):
         raise NotRecognisedError("Invertd other than one of the prediction")
     if tuple(invert.orig_keys) != (config.image_key,) or invert.transform is not config.preprocessing:
         raise NotRecognisedError("Invertd of other transforms than the whole preprocessing of the image")
     if invert.nearest_interp == (True,):
-        return Recipe(activation, threshold, interpolated=False, rest=Compose([invert, *steps]))
-    return Recipe(activation, threshold, interpolated=True, rest=Compose(steps))
+        return FusedPostprocessing(activation, threshold, interpolated=False, rest=Compose([invert, *steps]))
+    return FusedPostprocessing(activation, threshold, interpolated=True, rest=Compose(steps))
 
 
 def _activation(step: Activationsd, key: str) -> tuple[bool, Activation]:
