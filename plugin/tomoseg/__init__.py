@@ -14,8 +14,6 @@ Behind each command of `tomoseg` stands a function in here: `segment_batch`, `wa
 (doctor), `LabelApp` (label-app) and `serve_label_app` (label-server). All that is not named in `__all__` is private.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING
 

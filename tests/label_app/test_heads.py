@@ -302,9 +302,7 @@ def test_a_head_that_was_not_found_is_no_training_case(locator: Locator, head: P
     located = locator.locate(read_volume(head))
     assert located is not None
     assert locator.localisation is not None
-    with pytest.raises(
-        VolumeError, match=r"that the MNI152 head fits, got one with a similarity of 0\.03"
-    ):
+    with pytest.raises(VolumeError, match=r"that the MNI152 head fits, got one with a similarity of 0\.03"):
         list(cut_crops(BACK[found.labels], replace(located, similarity=0.03), locator.localisation))
 
 

@@ -1,7 +1,5 @@
 """Which file is written for which scan."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Manifest of a finished scan: hash of the input, hash of the run settings, hashes of the outputs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

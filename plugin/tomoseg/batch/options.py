@@ -1,7 +1,5 @@
 """What a batch writes, and where it runs: the options of `tomoseg segment` and `watch`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Write the output files of a scan atomically, with a manifest that records their hashes."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import asdict, dataclass, field, replace

@@ -1,7 +1,5 @@
 """What follows a batch while it runs, such as a bar or a log."""
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from pathlib import Path
 from typing import TypeAlias

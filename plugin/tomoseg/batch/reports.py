@@ -1,7 +1,5 @@
 """Write the reports of a batch: report.json, statistics.csv and report.html."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A batch of scans on an executor, and its report; a scan that fails does not stop the others."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Segment many scans and write their reports: the function behind `tomoseg segment`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The three stages of a case: prepare (read and preprocess), predict (run the network), write."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial

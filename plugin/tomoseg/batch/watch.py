@@ -1,7 +1,5 @@
 """Segment scans as they arrive: the function behind `tomoseg watch`."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections import deque

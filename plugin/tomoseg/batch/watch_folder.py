@@ -1,7 +1,5 @@
 """A folder that scans arrive in: which of them are there in full."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Set
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The section "Results" of a bundle's model card: planning leaves it empty, training fills it."""
 
-from __future__ import annotations
-
 HEADING = "## Results\n"
 UNMEASURED = "Not measured yet."
 MEASURED = "Each training case was predicted by a network that had not seen it"  # how a measured section begins

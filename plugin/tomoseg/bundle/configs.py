@@ -1,7 +1,5 @@
 """The config files of a bundle, and the entries that they are made of."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

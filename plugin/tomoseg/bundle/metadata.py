@@ -1,7 +1,5 @@
 """What a MONAI bundle says of itself, read from its JSON without importing what runs it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """How a bundle is run: the options of `tomoseg segment` and `watch`, of Python and of Ray's workers."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -3,8 +3,6 @@
 Exit status: 0 all done, 1 some case failed (the others are done and written), 2 wrong usage.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 

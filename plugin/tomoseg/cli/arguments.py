@@ -1,7 +1,5 @@
 """Parameters that several commands have, and options that come from options classes."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import is_dataclass

@@ -1,7 +1,5 @@
 """`tomoseg info`, `bundles` and `doctor`: what is there."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated
 

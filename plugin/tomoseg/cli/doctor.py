@@ -1,7 +1,5 @@
 """Checks of an installation: packages and their versions, devices, bundles."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

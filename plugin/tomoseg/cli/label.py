@@ -1,7 +1,5 @@
 """`tomoseg label-app` and `tomoseg label-server`: MONAI Label with tomoseg's bundles."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

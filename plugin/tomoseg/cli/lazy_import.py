@@ -4,8 +4,6 @@
 most bundles never use.
 """
 
-from __future__ import annotations
-
 import gc
 import sys
 from collections.abc import Iterator, Sequence

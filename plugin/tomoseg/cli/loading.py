@@ -1,7 +1,5 @@
 """Import what segments scans, with no more than it needs."""
 
-from __future__ import annotations
-
 from tomoseg.bundle.registry import describe_all, find_bundle
 from tomoseg.cli.lazy_import import collector_paused, deferred
 from tomoseg.core.errors import UsageError

@@ -1,7 +1,5 @@
 """What is printed of scans that are done with."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Two bars, the batch and the scan at hand, and a line for each outcome."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rich.markup import escape

@@ -1,7 +1,5 @@
 """`tomoseg segment`."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The errors that tomoseg raises: each message is one line that says what was expected, what came and what to do."""
 
-from __future__ import annotations
-
 
 class TomosegError(Exception):
     """Base of every error that a user can mend."""

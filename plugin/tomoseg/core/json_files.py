@@ -1,7 +1,5 @@
 """The JSON files of tomoseg: written atomically, with the version of their layout, and read back."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Messages to the user on standard error, one line each: notes, warnings and errors."""
 
-from __future__ import annotations
-
 import sys
 
 

@@ -1,7 +1,5 @@
 """Options classes: the frozen dataclasses that Python, the command line, Ray and the reports share."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from dataclasses import dataclass, fields

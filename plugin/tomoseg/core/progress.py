@@ -1,7 +1,5 @@
 """Progress bars on a terminal."""
 
-from __future__ import annotations
-
 from types import TracebackType
 from typing import Self
 

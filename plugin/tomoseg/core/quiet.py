@@ -1,7 +1,5 @@
 """Warnings that mean something to developers only, kept off the screen of somebody who segments."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import warnings

@@ -1,7 +1,5 @@
 """The number of threads that a process may use."""
 
-from __future__ import annotations
-
 import math
 import os
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Scans of several channels, such as the sequences of an MRI: one 4D NIfTI file, or a file for each."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace

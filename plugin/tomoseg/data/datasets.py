@@ -1,7 +1,5 @@
 """Folders of scans with their label maps, laid out as people train from them."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Scans below a folder: each file of one volume, and the files of each DICOM series together."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Formats of volumes, recognised by the suffixes of their files."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 

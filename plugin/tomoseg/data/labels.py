@@ -1,7 +1,5 @@
 """What a label means: its name, its colour, and its code in a terminology that other systems know."""
 
-from __future__ import annotations
-
 import colorsys
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """NIfTI files: read with every way of being damaged told apart, and written whole or not at all."""
 
-from __future__ import annotations
-
 import math
 import zlib
 from contextlib import nullcontext

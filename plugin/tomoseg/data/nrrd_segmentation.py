@@ -3,8 +3,6 @@
 https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext

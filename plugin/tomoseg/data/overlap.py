@@ -1,7 +1,5 @@
 """How well two masks overlap, counted in voxels."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

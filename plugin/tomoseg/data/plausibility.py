@@ -1,7 +1,5 @@
 """What a result or a scan gives away of being wrong: labels that are missing or too large, values of another unit."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any

@@ -1,7 +1,5 @@
 """Files below a folder that may hold scans, told by their names and first bytes; none is read."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The labels of a result one by one, as the formats need them that name each of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

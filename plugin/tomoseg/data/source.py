@@ -1,7 +1,5 @@
 """One scan on disk, from which its hash and its voxels are read."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

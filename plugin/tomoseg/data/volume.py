@@ -1,7 +1,5 @@
 """One scan in memory, checked, whatever it was read from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

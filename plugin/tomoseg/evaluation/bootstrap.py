@@ -6,8 +6,6 @@ Bootstrap, 1993, chapter 13). All labels and metrics of a case go together into 
 such an interval is too narrow.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

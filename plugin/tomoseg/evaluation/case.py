@@ -1,7 +1,5 @@
 """The scores of one case, label by label."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Which labels are scored, and how."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

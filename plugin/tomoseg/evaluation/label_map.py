@@ -1,7 +1,5 @@
 """A label map in memory, checked: whole numbers, each of them a label."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

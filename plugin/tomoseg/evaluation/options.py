@@ -1,7 +1,5 @@
 """What is scored, and how: the options of `tomoseg evaluate` and of Python."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The page of an evaluation: summaries, plots, worst cases, and a table of all cases."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Which prediction belongs to which reference, by their names."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path

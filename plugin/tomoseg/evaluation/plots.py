@@ -1,7 +1,5 @@
 """Plan plots: what lies where. `plots.html` draws them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """An evaluation as a value, and its files for programs: JSON and CSV."""
 
-from __future__ import annotations
-
 import math
 import platform
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """All cases, one after the other, and what is written of them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """What all cases together say."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Sequence

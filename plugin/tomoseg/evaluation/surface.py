@@ -8,8 +8,6 @@ one, however large the area is that it stands for. DeepMind's surface-distance
 piece of it by its area, so its numbers differ by up to about a voxel, more so where voxels are long.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from itertools import product

@@ -1,7 +1,5 @@
 """The worst cases, as pictures: the reference above, the prediction below."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Everything comes from the config. Only reading and writing files is left to the 
 that was read and checked already, and `SaveImaged` is left out.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager

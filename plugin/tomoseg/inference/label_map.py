@@ -1,7 +1,5 @@
 """Label maps in a scan's grid, from what a bundle's post-processing returns, and what their values mean."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The networks of a bundle with their weights, on the backend that runs them."""
 
-from __future__ import annotations
-
 import torch
 
 from tomoseg.bundle.options import RunOptions

@@ -1,7 +1,5 @@
 """A bundle's transforms and networks, run on one volume after the other: by the engine, else by MONAI."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The result for one scan."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The number of threads that torch and SimpleITK compute with."""
 
-from __future__ import annotations
-
 import os
 import sys
 

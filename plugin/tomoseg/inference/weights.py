@@ -1,7 +1,5 @@
 """Which weights a run uses: the bundle's or others, as they are or in int8."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

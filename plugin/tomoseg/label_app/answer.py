@@ -1,7 +1,5 @@
 """A result as the file that a client asked for."""
 
-from __future__ import annotations
-
 import logging
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """The app that MONAI Label runs: tomoseg's bundles as its models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One at a time on each device, over all threads and processes of an app."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

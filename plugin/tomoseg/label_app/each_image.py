@@ -1,7 +1,5 @@
 """One image of a request after the other; a bad one is told, and the others are done."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The folder that MONAI Label starts an app from, and what is kept in it: the weights that were trained."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The values that were used last, where each takes much memory."""
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable

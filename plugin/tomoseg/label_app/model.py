@@ -1,7 +1,5 @@
 """A bundle as the app serves it: its labels, the weights in use, and segmenters that are ready."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a client asks for: MONAI Label hands on JSON that may come from anywhere."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What was found out about each image to choose the next one by, kept beside the weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Starts MONAI Label's own server with our app, on this computer only and without asking the internet for anything."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Callable, Sequence

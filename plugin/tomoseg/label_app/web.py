@@ -1,7 +1,5 @@
 """MONAI Label's web application with our way of answering /infer/, and with errors that say what was wrong."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

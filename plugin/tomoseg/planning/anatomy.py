@@ -4,8 +4,6 @@ Names for radiotherapy are those of Mayo et al., Report of AAPM Task Group 263 (
 RPT_263.pdf; codes are those of DICOM PS3.16.
 """
 
-from __future__ import annotations
-
 import csv
 from dataclasses import dataclass
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """How scans are changed at random for a training: where they are cut and turned, and what becomes of their values."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tomoseg.bundle.configs import Json, component, compose

@@ -1,7 +1,5 @@
 """From a labelled dataset to a MONAI bundle that can be trained on it."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import replace

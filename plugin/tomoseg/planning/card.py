@@ -1,7 +1,5 @@
 """The model card of a planned bundle, docs/README.md, and what stands beside it."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 
 from tomoseg.bundle.card import EMPTY_RESULTS

@@ -1,7 +1,5 @@
 """What all configs of a planned bundle say of the data: where it lies, which cases, and how a scan is prepared."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tomoseg.bundle.configs import Json, component

@@ -1,7 +1,5 @@
 """What a labelled dataset is like, in the few numbers that the rules of planning read."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The configs of a planned bundle that run its weights: inference.json, evaluate.json, multi_gpu_evaluate.json."""
 
-from __future__ import annotations
-
 from tomoseg.bundle.configs import Json, checkpoint_loader, component, compose
 from tomoseg.planning import data_config
 from tomoseg.planning.layout import Layout

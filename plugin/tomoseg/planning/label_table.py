@@ -1,7 +1,5 @@
 """What the labels of a planned bundle mean to other systems: codes, colours, names for radiotherapy."""
 
-from __future__ import annotations
-
 import colorsys
 from dataclasses import asdict
 

@@ -1,7 +1,5 @@
 """How the files of a dataset are found and read by a config that names nothing but MONAI and Python."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import takewhile
 

@@ -1,7 +1,5 @@
 """The loss of a planned bundle's training: on every level, over what each voxel may be."""
 
-from __future__ import annotations
-
 from tomoseg.bundle.configs import Json, component
 from tomoseg.planning.rules import TrainingPlan
 

@@ -1,7 +1,5 @@
 """metadata.json of a planned bundle."""
 
-from __future__ import annotations
-
 from importlib.metadata import packages_distributions, version
 from typing import Any
 

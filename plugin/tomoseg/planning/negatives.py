@@ -1,7 +1,5 @@
 """Scans that hold none of the labels, as training cases: a network has to learn what it must leave alone."""
 
-from __future__ import annotations
-
 from tomoseg.bundle.configs import Json, component
 from tomoseg.bundle.planned import TrainEntry
 from tomoseg.data.datasets import LABEL_ENDINGS

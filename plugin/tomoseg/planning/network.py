@@ -1,7 +1,5 @@
 """The network that is planned, and what it takes: parameters, and memory for a training step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a user asks of a plan: the options of `tomoseg plan`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from shutil import which
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Make a bundle for a labelled dataset: the function behind `tomoseg plan`."""
 
-from __future__ import annotations
-
 import os
 
 from tomoseg.data.inspection.scan import OnScan

@@ -1,7 +1,5 @@
 """How large a network may get, how long it is trained, and what that may take."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -3,8 +3,6 @@
 Most follow nnU-Net (Isensee et al., Nature Methods 18, 203-211, 2021); where they differ, the reason says so.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import dataclass, replace

@@ -7,8 +7,6 @@ changed (FixMatch; Sohn et al., NeurIPS 2020). The squared difference of their s
 2019), came to 2 % of that loss, and the network to less than without.
 """
 
-from __future__ import annotations
-
 from tomoseg.bundle.configs import Json, component, compose
 from tomoseg.bundle.planned import TrainEntry
 from tomoseg.data.formats import VOLUME_SUFFIXES

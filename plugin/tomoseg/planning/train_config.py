@@ -1,7 +1,5 @@
 """The configs of a planned bundle that train it: train.json and multi_gpu_train.json."""
 
-from __future__ import annotations
-
 from tomoseg.bundle.configs import Json, component, compose
 from tomoseg.bundle.planned import TrainEntry
 from tomoseg.planning import data_config, negatives

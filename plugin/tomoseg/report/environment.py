@@ -1,7 +1,5 @@
 """Hardware, package versions and time for reports."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

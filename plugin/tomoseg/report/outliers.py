@@ -1,7 +1,5 @@
 """Detection of scans whose labels have an unusual volume or intensity."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Pictures of results: three planes through one point, of one label map or of several."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Volume, intensity and position of each label of a scan."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Numbers, durations and dates as people read them."""
 
-from __future__ import annotations
-
 import math
 from datetime import datetime
 

@@ -1,7 +1,5 @@
 """What all folds gave, in the card of the bundle."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

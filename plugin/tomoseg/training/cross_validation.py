@@ -1,7 +1,5 @@
 """All folds: predictions for cases that their network never saw, and what is best made of the networks."""
 
-from __future__ import annotations
-
 import gc
 import json
 import math

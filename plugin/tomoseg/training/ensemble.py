@@ -1,7 +1,5 @@
 """The weights of all folds in one bundle: averaged, or as networks whose logits are averaged."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

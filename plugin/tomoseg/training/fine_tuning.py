@@ -1,7 +1,5 @@
 """A bundle trained further, by its own train config, on a few cases."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing

@@ -1,7 +1,5 @@
 """What happened in each epoch, as a table and as a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a training shows while it runs: a bar with the time left, or a line for each epoch."""
 
-from __future__ import annotations
-
 import time
 
 from rich.progress import TaskProgressColumn

@@ -1,7 +1,5 @@
 """How a bundle is trained: the options of `tomoseg train` and of Python."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

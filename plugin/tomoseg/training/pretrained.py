@@ -1,7 +1,5 @@
 """Weights to begin with: those that fit are taken, the others are told by name."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Chance that is the same whether a training was interrupted or not."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What a training may take of the machine: where it runs, and how much of the data is kept in memory."""
 
-from __future__ import annotations
-
 import math
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Train a bundle on a dataset and put the weights into it: the function behind `tomoseg train`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import replace

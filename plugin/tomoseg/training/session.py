@@ -1,7 +1,5 @@
 """What goes on around a bundle's trainer: chance by epoch, checkpoints, the table, the curve, the bar."""
 
-from __future__ import annotations
-
 import math
 import time
 from pathlib import Path

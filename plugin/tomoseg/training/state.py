@@ -1,7 +1,5 @@
 """All that a training has to remember, in one file that is whole or not there."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

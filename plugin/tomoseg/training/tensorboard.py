@@ -1,7 +1,5 @@
 """The table of a training for TensorBoard, where it is installed."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any

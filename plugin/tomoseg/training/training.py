@@ -1,7 +1,5 @@
 """One training from its beginning, or from where it stopped, to the weights of a bundle."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Scans without label map that a training learns from: those that can be read and are none of the dataset's own."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence

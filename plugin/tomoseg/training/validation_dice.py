@@ -1,7 +1,5 @@
 """Dice of label maps in the scan's own grid, with labels that were not drawn left out."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A bundle's own training, as MONAI's `ConfigWorkflow` builds and runs it."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

@@ -7,8 +7,6 @@
 They stand after LoadImaged with `ensure_channel_first`. None of them moves a voxel, so none has anything to invert.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING
 

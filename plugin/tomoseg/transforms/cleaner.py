@@ -1,7 +1,5 @@
 """What the cleaning transforms have in common: an image in, the same kind of image out, and a note that stays."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass

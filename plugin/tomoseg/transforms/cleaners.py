@@ -1,7 +1,5 @@
 """Names of the transforms for the option --clean."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Less noise, with the edges where they were."""
 
-from __future__ import annotations
-
 import warnings
 from importlib import import_module
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """NaN and infinite values, of which a single one makes the logits of a whole window NaN."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

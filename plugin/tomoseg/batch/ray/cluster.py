@@ -1,7 +1,5 @@
 """Ray itself: started on this machine or reached at an address, and what it has room for."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

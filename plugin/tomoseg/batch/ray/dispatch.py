@@ -1,7 +1,5 @@
 """Which worker gets which case, and what becomes of the cases of a worker that dies."""
 
-from __future__ import annotations
-
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

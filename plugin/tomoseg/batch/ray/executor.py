@@ -1,7 +1,5 @@
 """A batch on Ray: a segmenter for each GPU, or for each share of the CPUs, on one machine or on many."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing

@@ -1,7 +1,5 @@
 """One segmenter in a process of Ray's, on any machine, and the check that it computes what was asked for."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Sequence

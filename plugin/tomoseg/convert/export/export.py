@@ -1,7 +1,5 @@
 """A bundle's network, written for another runtime, checked, and only then kept."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

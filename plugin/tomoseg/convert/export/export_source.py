@@ -1,7 +1,5 @@
 """What is exported."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a network can be exported to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """ONNX, by MONAI's own export; run by ONNX Runtime."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """OpenVINO's files, in full precision and in int8."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO

@@ -1,7 +1,5 @@
 """How near the logits of an exported network come to PyTorch's."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Windows that a network is calibrated with and checked on."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

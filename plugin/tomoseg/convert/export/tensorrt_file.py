@@ -1,7 +1,5 @@
 """TensorRT engines in TorchScript, by MONAI's own export."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path

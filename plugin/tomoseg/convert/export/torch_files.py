@@ -1,7 +1,5 @@
 """Files that PyTorch runs: TorchScript by MONAI's own export, and programs of `torch.export`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from io import BytesIO

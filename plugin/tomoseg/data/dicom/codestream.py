@@ -5,8 +5,6 @@ process, write past their buffers, or work for minutes. What is checked here is 
 themselves may be anything.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The outline of a mask in one plane, as polygons without holes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """The values of DICOM images, whatever transfer syntax they are stored in."""
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ Values of the patient and the study are copied as they stand, whatever the stand
 patient's number than its scan would never be found. They stand in no error.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from copy import deepcopy

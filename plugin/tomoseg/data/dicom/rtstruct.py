@@ -1,7 +1,5 @@
 """Label maps as RT Structure Sets: the outline of each label in each slice of its scan."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,7 +1,5 @@
 """DICOM Segmentation objects, read through highdicom into the grid of a scan."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path

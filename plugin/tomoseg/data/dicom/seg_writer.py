@@ -5,8 +5,6 @@ shown to it as an image of its own, in place of whose UID stands the slice's num
 afterwards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path

@@ -1,7 +1,5 @@
 """DICOM series: found by their SeriesInstanceUID, ordered by position, read through pydicom."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Where the slices of a DICOM series lie: one regular grid, or an error that says why not."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What a labelled dataset looks like, and what is wrong with it."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """What a list of files and folders looks like."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

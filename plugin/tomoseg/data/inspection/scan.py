@@ -1,7 +1,5 @@
 """What one scan looks like, and what is wrong with it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace

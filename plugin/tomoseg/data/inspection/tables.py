@@ -1,7 +1,5 @@
 """What was found, as rows of text for people; whoever prints them chooses colours and widths."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Whether a labelled dataset can be trained from."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

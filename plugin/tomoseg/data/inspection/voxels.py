@@ -1,7 +1,5 @@
 """What the voxels of one scan are like."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import dataclass

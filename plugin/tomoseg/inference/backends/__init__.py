@@ -1,7 +1,5 @@
 """What runs a network: PyTorch on CPUs and GPUs, OpenVINO on CPUs."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from typing import Protocol
 

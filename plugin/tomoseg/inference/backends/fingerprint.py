@@ -1,7 +1,5 @@
 """What a network computes, as far as it can be told without running it."""
 
-from __future__ import annotations
-
 import hashlib
 import sys
 from importlib.metadata import version

@@ -1,7 +1,5 @@
 """Networks that `tomoseg export` quantised to 8 bits, and the proof of what they were made from."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

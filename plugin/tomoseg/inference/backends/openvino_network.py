@@ -1,7 +1,5 @@
 """Networks run by OpenVINO on CPUs, compiled once and kept on disk."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Networks run by PyTorch."""
 
-from __future__ import annotations
-
 import torch
 
 from tomoseg.core.errors import BackendError, one_line

@@ -1,7 +1,5 @@
 """The labels of a whole scan, put together from those of its crops, and why they may be wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

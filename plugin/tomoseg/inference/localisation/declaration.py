@@ -1,7 +1,5 @@
 """What a bundle that was trained on crops says of where they come from, read from its metadata."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any

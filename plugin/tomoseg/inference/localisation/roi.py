@@ -1,7 +1,5 @@
 """Places that are given by hand, as `--roi` has them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

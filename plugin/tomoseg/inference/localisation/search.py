@@ -6,8 +6,6 @@ tissue may be of any brightness. The sums over a tissue at all places are one co
 Fourier domain.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Scores of overlapping windows, blended slab by slab: what no later window touches is handed on and forgotten."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What is made of the logits: one label a voxel, a yes or no for each label, or a number that is interpolated."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Several predictions of one window, averaged: by several checkpoints, and mirrored along some axes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import chain, combinations
 

@@ -1,7 +1,5 @@
 """Which of a bundle's transforms and inferers the engine computes by itself; all others are left to MONAI."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

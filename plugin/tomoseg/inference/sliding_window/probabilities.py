@@ -1,7 +1,5 @@
 """Whether a network's output is logits or probabilities already, and the probabilities of either."""
 
-from __future__ import annotations
-
 import torch
 
 ROUNDING = 1e-2  # by which probabilities in half precision may miss a sum of 1

@@ -1,7 +1,5 @@
 """One volume from the network's input to values in the scan's grid, a slab at a time."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """How undecided the network's output is."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

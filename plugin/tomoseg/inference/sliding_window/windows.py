@@ -1,7 +1,5 @@
 """Where the windows of a sliding-window inference lie: exactly where MONAI's `sliding_window_inference` puts them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby

@@ -1,7 +1,5 @@
 """What is found out about one image before anybody labels it, for the strategies to choose by."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

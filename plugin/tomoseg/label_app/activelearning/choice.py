@@ -1,7 +1,5 @@
 """Which image to label next."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any

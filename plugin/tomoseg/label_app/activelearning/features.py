@@ -1,7 +1,5 @@
 """What an image looks like to a network, as one vector: images that it sees alike have vectors close to each other."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

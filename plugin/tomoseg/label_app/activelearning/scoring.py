@@ -1,7 +1,5 @@
 """MONAI Label's tasks that look at images before anybody labels them, for the strategies to choose by."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

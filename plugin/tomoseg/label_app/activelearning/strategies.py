@@ -1,7 +1,5 @@
 """MONAI Label's strategies, which say which image is to be labelled next."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """How sure a model is of one image: two numbers that need no label."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Clicks as MONAI Label's clients send them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

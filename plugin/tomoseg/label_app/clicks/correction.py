@@ -1,7 +1,5 @@
 """A result changed by clicks, near them and nowhere else."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module

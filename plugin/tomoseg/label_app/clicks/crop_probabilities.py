@@ -1,7 +1,5 @@
 """The network's log_probabilities around one place of a whole scan, of which only crops are segmented."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The network's log-probabilities around one place of a scan, without running it on all of the scan."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -1,7 +1,5 @@
 """An image with what a network made of it, from which clicks start."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

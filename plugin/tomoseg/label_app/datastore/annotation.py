@@ -1,7 +1,5 @@
 """A label that a person drew, brought into its image's grid and told by name, whatever a client sent."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """MONAI Label's datastore over a DICOMweb archive; images are read and labels are written by tomoseg."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Sequence

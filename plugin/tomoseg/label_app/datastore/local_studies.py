@@ -1,7 +1,5 @@
 """MONAI Label's datastore over a folder of scans; what annotators save is checked first."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

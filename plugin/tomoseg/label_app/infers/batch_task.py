@@ -1,7 +1,5 @@
 """MONAI Label's task that segments many images of the studies, whatever becomes of one of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

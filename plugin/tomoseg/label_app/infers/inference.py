@@ -1,7 +1,5 @@
 """MONAI Label's task that segments one image with a bundle."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """MONAI Label's task that corrects a bundle's result by clicks."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import replace

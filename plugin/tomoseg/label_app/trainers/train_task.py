@@ -1,7 +1,5 @@
 """MONAI Label's task that trains a bundle on what was annotated."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

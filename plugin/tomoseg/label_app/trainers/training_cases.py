@@ -1,7 +1,5 @@
 """What annotators have labelled, as pairs of files that a bundle's train config reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

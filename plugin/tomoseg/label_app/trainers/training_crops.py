@@ -1,7 +1,5 @@
 """An annotated whole scan as the crops that its bundle is trained on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any

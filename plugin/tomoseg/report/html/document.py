@@ -1,7 +1,5 @@
 """The page of a run: failures first, then a table of all scans."""
 
-from __future__ import annotations
-
 import platform
 from collections import Counter
 from datetime import datetime

@@ -1,7 +1,5 @@
 """What is to be known of each scan of a run."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Pictures that become part of a page."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
