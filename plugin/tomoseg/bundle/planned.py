@@ -10,7 +10,6 @@ from pathlib import Path
 from tomoseg.bundle.configs import Json, as_text
 from tomoseg.core.json_files import SCHEMA_VERSION, read_json
 from tomoseg.core.version import __version__
-from tomoseg.data.datasets import UNNAMED_CHANNELS
 
 PLAN = "configs/plan.json"
 
@@ -86,8 +85,8 @@ class PlannedBundle:
 
     @property
     def channels(self) -> int:
-        """Number of channels of a scan."""
-        return len(self.fingerprint.get("channels", UNNAMED_CHANNELS))
+        """Number of channels of a scan; a record without their names is of scans with one."""
+        return len(self.fingerprint.get("channels", ("",)))
 
 
 def dataset_values(root: Path, labels: Iterable[int]) -> dict[int, int]:
