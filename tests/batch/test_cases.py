@@ -32,7 +32,7 @@ def test_one_scan_goes_into_the_named_file(tmp_path: Path) -> None:
     ]:  # fmt: skip
         assert plan_cases([scan], tmp_path / name) == [Case(scan, tmp_path / name, OUTPUT_TYPES[kind])]
     (case,) = plan_cases([scan], tmp_path / "x.dcm", "rtstruct")
-    assert case.kind.name == "rtstruct"
+    assert case.output_type.name == "rtstruct"
 
 
 def test_a_folder_keeps_its_tree(tmp_path: Path) -> None:

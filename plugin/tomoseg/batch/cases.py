@@ -22,7 +22,7 @@ class Case:
     Args:
         input: a file, or a folder with a DICOM series; where each channel has a file, the first.
         output: the file of the labels.
-        kind: its format.
+        output_type: its format.
         series: SeriesInstanceUID, where the input may hold several series.
         resumable: whether a manifest proves that it is done; not for a single file that was named.
         other_channels: the files of the channels after the first.
@@ -30,7 +30,7 @@ class Case:
 
     input: Path
     output: Path
-    kind: OutputType
+    output_type: OutputType
     series: str | None = None
     resumable: bool = False
     other_channels: tuple[Path, ...] = ()
@@ -81,7 +81,7 @@ def plan_cases(
         UsageError: there is no scan, two scans would be written to one file, or the output is an input.
     """
     target = Path(output)
-    kind = choose_output_type(output_type, target)
+    chosen = choose_output_type(output_type, target)
     expanded = _expand(inputs)
     folders = [given for given in expanded if given.is_dir()]
     _require_scans([given for given in expanded if given not in folders], series)
@@ -108,10 +108,10 @@ def plan_cases(
     if names_output_file(target):
         if len(scans) > 1:
             raise UsageError(f"{target}: {len(scans)} scans cannot go into one file; give a folder with -o")
-        cases = [Case(scans[0].path, target, kind, scans[0].series)]
+        cases = [Case(scans[0].path, target, chosen, scans[0].series)]
     else:
         base = folders[0] if folders == expanded and len(folders) == 1 else _common_parent(scans)
-        cases = [plan_case(scan, base, target, kind) for scan in scans]
+        cases = [plan_case(scan, base, target, chosen) for scan in scans]
     cases = [replace(case, other_channels=other_channels[case.input]) for case in cases]
     _require_distinct_outputs(cases)
     return cases
@@ -155,14 +155,14 @@ def _name(scan: Path) -> str:
     return Path(os.path.abspath(scan)).name  # noqa: PTH100 - `resolve` follows links
 
 
-def plan_case(scan: Scan, base: Path, target: Path, kind: OutputType) -> Case:
+def plan_case(scan: Scan, base: Path, target: Path, output_type: OutputType) -> Case:
     """Return the case of a scan whose place below `base` its labels have below the folder `target`."""
     try:
         tree = scan.path.absolute().parent.relative_to(base.absolute())
     except ValueError:  # the base itself is the scan
         tree = Path()
-    output = target / tree / f"{strip_suffix(_name(scan.path))}{kind.ending}"
-    return Case(scan.path, output, kind, scan.series, True)
+    output = target / tree / f"{strip_suffix(_name(scan.path))}{output_type.ending}"
+    return Case(scan.path, output, output_type, scan.series, True)
 
 
 def _require_distinct_outputs(cases: Sequence[Case]) -> None:

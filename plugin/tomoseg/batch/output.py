@@ -83,7 +83,7 @@ class OutputWriter:
         start = time.perf_counter()
         with staging_folder(case.output.parent) as folder:
             staged = [folder / path.name for path in self.outputs(case)]
-            result.save(staged[0], case.kind.name)
+            result.save(staged[0], case.output_type.name)
             if self.uncertainty:
                 result.save_entropy(staged[1])
             stats = result.stats

@@ -61,7 +61,7 @@ def run_batch(cases: Sequence[Case], executor: Executor, progress: Progress | No
         UsageError: two cases would write the same file.
         BatchInterruptedError: Ctrl-C; it has the report of what was done until then.
     """
-    for package in {package for case in cases for package in case.kind.packages}:
+    for package in {package for case in cases for package in case.output_type.packages}:
         if find_spec(package) is None:
             raise MissingPackageError(package)
     if executor.options.uncertainty:
@@ -96,7 +96,7 @@ def _make_report(
         precision=", ".join(dict.fromkeys(one.precision for one in stats)) or ran.precision,
         options={
             **asdict(executor.options),
-            "output_type": sorted({case.kind.name for case in cases}),
+            "output_type": sorted({case.output_type.name for case in cases}),
             "overwrite": executor.output.overwrite,
             "preview": executor.output.preview,
             **ran.executor,

@@ -90,12 +90,12 @@ class Stages:
     def prepare(self, case: Case) -> PreparedCase | Outcome:
         """Read and preprocess a scan, unless its manifest proves that it was segmented before."""
         try:
-            if case.kind.of_series and case.input.is_file() and has_suffix(case.input.name, VOLUME_SUFFIXES):
-                raise OutputError(f"{case.input}: expected a DICOM series, for {case.kind.name} refers to one")
+            if case.output_type.of_series and case.input.is_file() and has_suffix(case.input.name, VOLUME_SUFFIXES):
+                raise OutputError(f"{case.input}: expected a DICOM series, for {case.output_type.name} refers to one")
             scan = ""
             if case.resumable:
                 with suppress(OSError):  # the reader reports what is wrong with the file
-                    scan = case.source.hash(case.kind.name)
+                    scan = case.source.hash(case.output_type.name)
             find_existing = self._writer.find_existing(case, scan)
             if find_existing is not None:
                 return find_existing

@@ -74,7 +74,7 @@ def watch(
     folder, results = Path(inbox), Path(output)
     if names_output_file(results) or (results.exists() and not results.is_dir()):
         raise UsageError(f"{results}: expected a folder for the results")
-    kind = choose_output_type(output_type, results)
+    chosen = choose_output_type(output_type, results)
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder that scans arrive in")
     if results.resolve() in (folder.resolve(), *folder.resolve().parents):
@@ -82,14 +82,14 @@ def watch(
     if isinstance(segmenter, str | os.PathLike):
         segmenter = Segmenter(find_bundle(segmenter), run_options)
     executor = LocalExecutor(segmenter, replace(options or OutputOptions(), follow=True))
-    return _segment_arrivals(executor, folder, results, kind, stable_for_s, progress or Progress(), on_error)
+    return _segment_arrivals(executor, folder, results, chosen, stable_for_s, progress or Progress(), on_error)
 
 
 def _segment_arrivals(
     executor: LocalExecutor,
     inbox: Path,
     output: Path,
-    kind: OutputType,
+    output_type: OutputType,
     stable_for_s: float,
     progress: Progress,
     on_error: Callable[[str], None] | None,
@@ -105,7 +105,7 @@ def _segment_arrivals(
             time.sleep(max(LOOK_EVERY_S, 5 * (time.monotonic() - look)))
             continue
         scans = [waiting.popleft() for _ in range(min(SCANS_PER_ROUND, len(waiting)))]
-        cases = [plan_case(scan, inbox, output, kind) for scan in scans]
+        cases = [plan_case(scan, inbox, output, output_type) for scan in scans]
         clashing = [case for case in cases if owners.setdefault(case.output, case.input) != case.input]
         clashes = [_clash(case, owners[case.output]) for case in clashing]
         progress.on_start(len(clashes))

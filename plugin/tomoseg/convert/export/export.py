@@ -88,21 +88,21 @@ def export(
         raise UsageError(f"format: expected {', '.join(FORMATS)}, got {format_name!r}")
     if not 0 <= max_dice_loss <= 1:
         raise UsageError(f"max_dice_loss: expected a share from 0 to 1, got {max_dice_loss}")
-    kind = FORMATS[format_name]
-    kind.require()
-    if kind.calibrated and not calibration:
-        raise UsageError(f"format: {kind.name} needs real scans; give some with --calibration FOLDER")
+    export_format = FORMATS[format_name]
+    export_format.require()
+    if export_format.calibrated and not calibration:
+        raise UsageError(f"format: {export_format.name} needs real scans; give some with --calibration FOLDER")
     scans = [Path(path) for path in calibration]
     source = load_origin(find_bundle(bundle), None if checkpoint is None else Path(checkpoint))
-    target = Path(output) if output else source.checkpoint.with_name(f"{source.checkpoint.stem}{kind.ending}")
-    if target.suffix != kind.suffix:
-        raise UsageError(f"{target}: expected a name that ends in {kind.suffix}, for {kind.name}")
+    target = Path(output) if output else source.checkpoint.with_name(f"{source.checkpoint.stem}{export_format.ending}")
+    if target.suffix != export_format.suffix:
+        raise UsageError(f"{target}: expected a name that ends in {export_format.suffix}, for {export_format.name}")
     if target.exists() and not overwrite:
         raise OutputError(f"{target}: is there already; pass --overwrite to replace it")
-    samples = real_samples(source, scans, kind.calibrated, on_step) if scans else random_samples(source)
+    samples = real_samples(source, scans, export_format.calibrated, on_step) if scans else random_samples(source)
     with staging_folder(target.parent) as folder:
         file = folder / target.name
-        parity, note = _write(source, kind, file, target, samples, max_dice_loss, on_step)
+        parity, note = _write(source, export_format, file, target, samples, max_dice_loss, on_step)
         # the file to name comes last: where it is, all is there
         written = sorted(folder.iterdir(), key=lambda path: path == file)
         size_bytes = sum(path.stat().st_size for path in written)
@@ -112,7 +112,7 @@ def export(
         for path in written:
             path.replace(target.with_name(path.name))
     return Export(
-        format=kind.name,
+        format=export_format.name,
         files=tuple(str(target.with_name(path.name)) for path in reversed(written)),
         size_bytes=size_bytes,
         scans=samples.scans,
@@ -127,7 +127,7 @@ def export(
 
 def _write(
     source: ExportSource,
-    kind: Format,
+    export_format: Format,
     file: Path,
     target: Path,
     samples: Samples,
@@ -135,19 +135,19 @@ def _write(
     on_step: Callable[[str], None],
 ) -> tuple[Parity, str]:
     """Write a file in one way after the other until one is near enough to torch; return how near, and what way."""
-    fault = ""
+    reason = ""
     try:
         with suppress_warnings():
-            on_step(f"exporting to {kind.name}")
-            for note in kind.write(source, file, samples):
-                on_step(f"checking {kind.name}")
-                parity = compare(source, kind.read(file), samples.check)
-                fault = kind.fault(parity, max_dice_loss)
-                if not fault:
+            on_step(f"exporting to {export_format.name}")
+            for note in export_format.write(source, file, samples):
+                on_step(f"checking {export_format.name}")
+                parity = compare(source, export_format.read(file), samples.check)
+                reason = export_format.reason(parity, max_dice_loss)
+                if not reason:
                     return parity, note
     except (TomosegError, OSError):
         raise
     except Exception as error:  # exporters, runtimes and the bundle's network each have their own errors
-        what = f"{target}: bundle {source.bundle.name} cannot be exported to {kind.name}"
+        what = f"{target}: bundle {source.bundle.name} cannot be exported to {export_format.name}"
         raise BackendError(f"{what}: {one_line(root_cause(error))}") from error
-    raise BackendError(f"{target}: not kept, for {fault}")
+    raise BackendError(f"{target}: not kept, for {reason}")

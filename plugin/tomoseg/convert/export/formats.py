@@ -70,7 +70,7 @@ class Format:
         if self.gpu and not torch.cuda.is_available():
             raise UsageError(f"format: {self.name} is made for the NVIDIA GPU of this computer, and there is none")
 
-    def fault(self, parity: Parity, max_dice_loss: float) -> str:
+    def reason(self, parity: Parity, max_dice_loss: float) -> str:
         """Return why a network that came this near is not kept, "" if it is."""
         if self.tolerance is not None:
             off = parity.largest_difference
