@@ -210,7 +210,7 @@ def test_scores_that_are_not_finite_are_not_near(real_scan: Path) -> None:
     for order in ((broken, source.network), (source.network, broken)):  # in whatever window it is
         turns: Iterator[Runner] = iter(order)
         found = compare(source, lambda window, turns=turns: next(turns)(window), [*windows, *windows])  # type: ignore[misc]
-        assert FORMATS["onnx"].fault(found, 0.01) == "its logits are off by nan of their range"
+        assert FORMATS["onnx"].reason(found, 0.01) == "its logits are off by nan of their range"
 
 
 def test_dice_is_that_of_the_masks(real_scan: Path) -> None:
