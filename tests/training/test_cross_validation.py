@@ -90,7 +90,7 @@ def test_the_summary_has_every_fold_and_what_was_chosen(validated: tuple[Path, C
 
 @pytest.mark.slow
 def test_the_bundle_with_all_networks_is_stock_monais(validated: tuple[Path, CrossValidation], tmp_path: Path) -> None:
-    """`monai.bundle run`, the plugin and the mean of the scores agree."""
+    """`monai.bundle run`, the plugin and the mean of the logits agree."""
     folder, _ = validated
     bundle = shutil.copytree(single(folder).root, tmp_path / "together")
     names = [f"fold_{fold}.pt" for fold in range(5)]
