@@ -30,6 +30,6 @@ def test_a_gpu_that_is_not_there_is_refused(name: str, monkeypatch: pytest.Monke
 
 
 def test_the_spelling_is_checked_without_torch() -> None:
-    code = "import sys, tomoseg.bundle.options as o; o.Options(device='cuda:1'); print('torch' in sys.modules)"
+    code = "import sys, tomoseg.bundle.options as o; o.RunOptions(device='cuda:1'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
