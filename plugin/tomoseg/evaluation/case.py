@@ -134,11 +134,7 @@ def score_case(match: CasePair, config: EvaluationConfig) -> CaseScores:
 
 
 def compare_labels(
-    prediction: Labels,
-    reference: Labels,
-    grid: Grid,
-    config: EvaluationConfig,
-    annotated: Iterable[int] | None = None,
+    prediction: Labels, reference: Labels, grid: Grid, config: EvaluationConfig, annotated: Iterable[int] | None = None
 ) -> Comparison:
     """Compare two label maps on one grid, each label in the box that just holds it.
 

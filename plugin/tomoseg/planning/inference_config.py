@@ -52,9 +52,7 @@ def inference_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str
         "output_dir": "$@bundle_root + '/eval'",
         "datalist": data_config.scans_to_segment(layout),
         **_network(plan),
-        "preprocessing": compose(
-            *data_config.scan(plan, "image"),
-        ),
+        "preprocessing": compose(*data_config.scan(plan, "image")),
         **LOADING,
         "inferer": data_config.inferer(plan, list(plan.patch)),
         "mirror_axes": list(plan.mirror_axes),
@@ -101,10 +99,7 @@ def evaluate_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str)
         ),
         **LOADING,
         "inferer": data_config.inferer(plan, list(plan.patch)),
-        "postprocessing": compose(
-            INVERT,
-            *data_config.prediction_and_label(plan, "label"),
-        ),
+        "postprocessing": compose(INVERT, *data_config.prediction_and_label(plan, "label")),
         "key_metric": data_config.mean_dice("'label'"),
         "hausdorff95_mm": "$lambda pred, label: monai.metrics.compute_hausdorff_distance("
         "pred, label, percentile=95, spacing=label.pixdim.tolist())",
