@@ -3,7 +3,7 @@
 from typing import Any
 
 from tomoseg.bundle.configs import Json, component, compose
-from tomoseg.planning import data_config, negatives
+from tomoseg.planning import data_config
 from tomoseg.planning.data_config import KEYS, MODES, one_or_all
 from tomoseg.planning.rules import TrainingPlan, coarse_axes, moved_by
 
@@ -34,7 +34,9 @@ def labelled_augmentation(plan: TrainingPlan) -> list[Json]:
                 warn=False,
             )
         )
-    steps += [*negatives.cut_out(plan), *_cut_off(plan), *turned(plan, KEYS), *valued(plan, image)]
+    else:  # a part of a negative: the cases themselves are no larger than a crop
+        steps.append(component("RandSpatialCropd", keys=KEYS, roi_size="@crop_size", random_size=False))
+    steps += [*_cut_off(plan), *turned(plan, KEYS), *valued(plan, image)]
     chosen = component("SelectItemsd", keys=KEYS)  # cases may differ in what else they have
     return [*steps, chosen, _tensors(KEYS)]
 

@@ -17,15 +17,16 @@ from tomoseg.data.inspection.training_checks import require_trainable, trainable
 from tomoseg.data.labels import find_ignored, plain_name
 from tomoseg.data.read import read_volume
 from tomoseg.planning.card import data_license, read_template, write_card
+from tomoseg.planning.config_template import render_config
 from tomoseg.planning.fingerprint import Fingerprint, take_fingerprint
 from tomoseg.planning.imbalance import DEFAULT_IMBALANCE, Imbalance
-from tomoseg.planning.inference_config import evaluate_config, inference_config, multi_gpu_evaluate_config
+from tomoseg.planning.inference_config import evaluate_config, inference_config
 from tomoseg.planning.layout import find_layout
 from tomoseg.planning.metadata import make_metadata
 from tomoseg.planning.presets import Budget
 from tomoseg.planning.rules import TrainingPlan, decide
 from tomoseg.planning.semi_supervised_config import semi_supervised_config
-from tomoseg.planning.train_config import multi_gpu_train_config, train_config
+from tomoseg.planning.train_config import train_config
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a folder that a config names: MONAI interprets # @ % $
 MAX_AIR_HU = -500  # an image whose voxels go below that, in Hounsfield units
@@ -83,10 +84,10 @@ def plan_bundle(
         "metadata": make_metadata(plan, fingerprint, layout, title, source),
         "inference": inference_config(*arguments),
         "evaluate": evaluate_config(*arguments),
-        "multi_gpu_evaluate": multi_gpu_evaluate_config(),
+        "multi_gpu_evaluate": render_config("multi_gpu_evaluate"),
         "train": train_config(*arguments),
         "semi_supervised": semi_supervised_config(plan),
-        "multi_gpu_train": multi_gpu_train_config(),
+        "multi_gpu_train": render_config("multi_gpu_train"),
     }
     if plan.partial:
         for stem in ("train", "evaluate"):

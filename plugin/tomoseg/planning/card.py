@@ -3,7 +3,6 @@
 from importlib.resources import files
 
 from tomoseg.bundle.card import EMPTY_RESULTS
-from tomoseg.planning.data_config import default_fold
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.presets import Budget
@@ -34,7 +33,7 @@ def write_card(
         title, source: what the dataset calls itself, and where it comes from.
     """
     loss = str(plan.choices()["loss"])
-    held_out = "the cases that the dataset keeps for validation" if default_fold(layout) == "validation" else "fold 0"
+    held_out = "the cases that the dataset keeps for validation" if layout.has_validation else "fold 0"
     return read_template("card.md").format(
         plan=plan,
         budget=budget,
