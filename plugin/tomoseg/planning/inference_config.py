@@ -2,9 +2,9 @@
 
 from tomoseg.bundle.configs import Json
 from tomoseg.planning import data_config
-from tomoseg.planning.config_template import render_config
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.rules import FOLDS, TrainingPlan
+from tomoseg.planning.template import render_config
 
 
 def inference_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str) -> Json:

@@ -3,9 +3,9 @@
 from itertools import accumulate
 
 from tomoseg.bundle.configs import Json
-from tomoseg.planning.config_template import render_config
 from tomoseg.planning.network import triple
 from tomoseg.planning.rules import TrainingPlan
+from tomoseg.planning.template import render_config
 
 
 def loss_entries(plan: TrainingPlan) -> Json:

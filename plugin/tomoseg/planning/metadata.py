@@ -4,11 +4,11 @@ from importlib.metadata import packages_distributions, version
 
 from tomoseg.bundle.configs import Json
 from tomoseg.data.datasets import UNNAMED_CHANNELS
-from tomoseg.planning.config_template import render_config
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.label_table import label_table
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.rules import TrainingPlan
+from tomoseg.planning.template import render_config
 
 REQUIRED_PACKAGES = ("fire", "nibabel", "pytorch-ignite", "scipy")
 

@@ -11,8 +11,8 @@ from tomoseg.bundle.configs import Json, component
 from tomoseg.data.formats import VOLUME_SUFFIXES
 from tomoseg.planning import data_config
 from tomoseg.planning.augmentation import unlabelled_augmentation
-from tomoseg.planning.config_template import render_config
 from tomoseg.planning.rules import TrainingPlan
+from tomoseg.planning.template import render_config
 
 IMAGE, STUDENT = "@image_key", "student"
 

@@ -4,11 +4,11 @@ from tomoseg.bundle.configs import Json, component
 from tomoseg.data.datasets import LABEL_ENDINGS
 from tomoseg.planning import data_config
 from tomoseg.planning.augmentation import labelled_augmentation
-from tomoseg.planning.config_template import render_config
 from tomoseg.planning.data_config import KEYS, SUFFIXES
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.loss_config import loss_entries
 from tomoseg.planning.rules import FOLDS, TrainingPlan
+from tomoseg.planning.template import render_config
 
 MAX_CENTRES_PER_LABEL = 10_000  # voxels of each label from which the middle of a crop is drawn
 

@@ -1,4 +1,4 @@
-"""Render the configs of a planned bundle: each is a template of its JSON, with places for what was decided."""
+"""Render the files of a planned bundle from templates, with places for what was decided."""
 
 import json
 from typing import Any
@@ -8,9 +8,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tomoseg.bundle.configs import Json
 
 ENVIRONMENT = Environment(
-    loader=PackageLoader("tomoseg.planning"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=PackageLoader("tomoseg.planning"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
 )
 ENVIRONMENT.filters |= {"json": json.dumps, "inner": lambda value: json.dumps(value)[1:-1]}
+
+
+def render(name: str, /, **values: Any) -> str:
+    """Return the text of a file.
+
+    Args:
+        name: of its template.
+        values: by their names in the template.
+    """
+    return ENVIRONMENT.get_template(name).render(values)
 
 
 def render_config(name: str, /, **values: Any) -> Json:
@@ -21,5 +35,5 @@ def render_config(name: str, /, **values: Any) -> Json:
         values: by their names in the template, where the filter `json` writes a value as JSON, and `inner` the same
             without its brackets.
     """
-    config: Json = json.loads(ENVIRONMENT.get_template(f"{name}.json.jinja").render(values))
+    config: Json = json.loads(render(f"{name}.json.jinja", **values))
     return config
