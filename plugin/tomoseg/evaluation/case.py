@@ -163,7 +163,7 @@ def compare_labels(
         counted = voxels
         if value in config.within_slices and value in theirs:
             box[along_patient] = theirs[value][along_patient]
-            counted = int(np.count_nonzero(known[(slice(None),) * along_patient + (box[along_patient],)]))
+            counted = int(np.count_nonzero(known.swapaxes(0, along_patient)[box[along_patient]]))
         predicted, true = prediction[tuple(box)] == value, reference[tuple(box)] == value
         surface = score_surfaces(predicted, true, grid.affine, config.tolerance(value))
         scores.append(LabelScores(value, count_overlap(predicted, true, counted), surface, grid.voxel_volume_ml))
