@@ -27,6 +27,7 @@ from support.config_names import check_names
 from support.tiers import rest_exhaustive
 from support.trainings import tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
+from tomoseg.bundle.planned import TrainEntry
 from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.planning.bundle_writer import plan_bundle
 from tomoseg.planning.presets import Budget
@@ -51,6 +52,10 @@ def planned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize("config", [*CONFIGS, "semi_supervised"])
 def test_configs_name_only_monai_torch_and_python(planned: tuple[Path, Path], config: str) -> None:
     check_names(planned[1], config)
+
+
+def test_configs_have_every_entry_that_training_uses(planned: tuple[Path, Path]) -> None:
+    assert set(TrainEntry) <= {*read_config(planned[1], "train"), *read_config(planned[1], "semi_supervised")}
 
 
 def test_nothing_in_a_bundle_names_a_case_or_a_place(planned: tuple[Path, Path]) -> None:

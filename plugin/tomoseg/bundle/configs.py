@@ -46,11 +46,6 @@ def component(target: str, /, **arguments: Any) -> Json:
     return {"_target_": target, **arguments}
 
 
-def compose(*transforms: Json) -> Json:
-    """Return the entry for several transforms, one after the other."""
-    return component("Compose", transforms=list(transforms))
-
-
 def checkpoint_loader(path: str, network: str) -> Json:
     """Return the handler that loads weights.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoseg.bundle.configs import find_config
-from tomoseg.bundle.planned import dataset_values
+from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.core.errors import BundleError, one_line
 from tomoseg.data.labels import TISSUE, Code, Label, default_colour
 
@@ -137,8 +137,16 @@ class Bundle:
 
     @cached_property
     def dataset_values(self) -> dict[int, int]:
-        """The value that each label had in the dataset that the bundle was planned for, by the bundle's own value."""
-        return dataset_values(self.root, self.labels)
+        """The value that each label had in the dataset that the bundle was planned for, by the bundle's own value.
+
+        For a bundle that `tomoseg plan` did not write, both are the same.
+        """
+        planned = PlannedBundle.read(self.root)
+        try:
+            found = sorted(map(int, planned.dataset_labels)) if planned else []
+        except (TypeError, ValueError):
+            found = []
+        return dict(enumerate(found, start=1)) or {value: value for value in self.labels}
 
     @property
     def label_table(self) -> dict[int, Label]:

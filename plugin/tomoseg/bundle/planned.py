@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
@@ -87,20 +86,3 @@ class PlannedBundle:
     def channels(self) -> int:
         """Number of channels of a scan; a record without their names is of scans with one."""
         return len(self.fingerprint.get("channels", ("",)))
-
-
-def dataset_values(root: Path, labels: Iterable[int]) -> dict[int, int]:
-    """Return the value of each of a bundle's labels in the dataset that it was planned for, by the bundle's own value.
-
-    For a bundle that `tomoseg plan` did not write, both are the same.
-
-    Args:
-        root: the bundle's folder.
-        labels: the bundle's own values.
-    """
-    planned = PlannedBundle.read(root)
-    try:
-        found = sorted(map(int, planned.dataset_labels)) if planned else []
-    except (TypeError, ValueError):
-        found = []
-    return dict(enumerate(found, start=1)) or {value: value for value in labels}

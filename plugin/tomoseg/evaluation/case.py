@@ -134,11 +134,7 @@ def score_case(match: CasePair, config: EvaluationConfig) -> CaseScores:
 
 
 def compare_labels(
-    prediction: Labels,
-    reference: Labels,
-    grid: Grid,
-    config: EvaluationConfig,
-    annotated: Iterable[int] | None = None,
+    prediction: Labels, reference: Labels, grid: Grid, config: EvaluationConfig, annotated: Iterable[int] | None = None
 ) -> Comparison:
     """Compare two label maps on one grid, each label in the box that just holds it.
 
@@ -150,10 +146,12 @@ def compare_labels(
         config: what is scored, and how.
         annotated: values of the labels that were drawn in the reference; None: all were.
     """
-    hidden = None
+    known = np.broadcast_to(np.True_, reference.shape)
     if config.ignore is not None:
-        hidden = reference == config.ignore
-        prediction, reference = (np.where(hidden, labels.dtype.type(0), labels) for labels in (prediction, reference))
+        known = reference != config.ignore
+        prediction, reference = (np.where(known, labels, labels.dtype.type(0)) for labels in (prediction, reference))
+    voxels = int(np.count_nonzero(known))
+    along_patient = next(axis for axis, letter in enumerate(grid.orientation) if letter in "SI")
     ours, theirs = _find_boxes(prediction), _find_boxes(reference)
     found = {*ours, *theirs}
     values = set(config.names or found - {config.ignore})
@@ -162,16 +160,15 @@ def compare_labels(
     scores = []
     for value in sorted(values):
         box = _around([boxes[value] for boxes in (ours, theirs) if value in boxes])
-        counted = (slice(None),) * 3
+        counted = voxels
         if value in config.within_slices and value in theirs:
-            counted = _slices_of(theirs[value], grid)
-            box = _within(box, counted)
-        voxels = _count_voxels(reference.shape, counted, hidden)
-        predicted, true = prediction[box] == value, reference[box] == value
+            box[along_patient] = theirs[value][along_patient]
+            counted = int(np.count_nonzero(known.swapaxes(0, along_patient)[box[along_patient]]))
+        predicted, true = prediction[tuple(box)] == value, reference[tuple(box)] == value
         surface = score_surfaces(predicted, true, grid.affine, config.tolerance(value))
-        scores.append(LabelScores(value, count_overlap(predicted, true, voxels), surface, grid.voxel_volume_ml))
+        scores.append(LabelScores(value, count_overlap(predicted, true, counted), surface, grid.voxel_volume_ml))
     unnamed = sorted(found - set(config.names)) if config.names else []
-    return Comparison(tuple(scores), _count_voxels(reference.shape, (slice(None),) * 3, hidden), tuple(unnamed))
+    return Comparison(tuple(scores), voxels, tuple(unnamed))
 
 
 def scores_of(case: CaseScores, labels: Iterable[int]) -> list[LabelScores | None]:
@@ -194,29 +191,7 @@ def _find_boxes(labels: Labels) -> dict[int, Box]:
     return {value: (box[2], box[1], box[0]) for value, box in enumerate(found, start=1) if box is not None}
 
 
-def _around(boxes: Sequence[Box]) -> Box:
+def _around(boxes: Sequence[Box]) -> list[slice]:
     """Return the box that just holds all; an empty one if there is none."""
-    if not boxes:
-        return slice(0, 0), slice(0, 0), slice(0, 0)
-    i, j, k = (slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
-    return i, j, k
-
-
-def _slices_of(box: Box, grid: Grid) -> Box:
-    """Return the part of the volume between the first and the last slice of a box, along the patient."""
-    i, j, k = (side if letter in "SI" else slice(None) for side, letter in zip(box, grid.orientation, strict=True))
-    return i, j, k
-
-
-def _within(box: Box, limits: Box) -> Box:
-    i, j, k = (
-        side if limit.start is None else slice(max(side.start, limit.start), min(side.stop, limit.stop))
-        for side, limit in zip(box, limits, strict=True)
-    )
-    return i, j, k
-
-
-def _count_voxels(shape: tuple[int, ...], box: Box, hidden: NDArray[np.bool_] | None) -> int:
-    """Return how many voxels of a box are counted."""
-    voxels = math.prod(len(range(*side.indices(size))) for side, size in zip(box, shape, strict=True))
-    return voxels - (0 if hidden is None else int(np.count_nonzero(hidden[box])))
+    sides = zip(*boxes, strict=True)
+    return [slice(min(s.start for s in side), max(s.stop for s in side)) for side in sides] or [slice(0, 0)] * 3

@@ -14,7 +14,7 @@ from tomoseg.evaluation.bootstrap import CONFIDENCE_LEVEL, RESAMPLES, SEED
 from tomoseg.evaluation.case import CaseScores, LabelScores, scores_of
 from tomoseg.evaluation.config import EvaluationConfig
 from tomoseg.evaluation.metrics import METRICS
-from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary, MetricSummary
+from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary
 from tomoseg.report.environment import installed_packages, utc_now
 
 METRIC_PACKAGES = ("edt", "nibabel", "numpy", "scipy", "SimpleITK")  # that decide what is computed
@@ -144,20 +144,14 @@ class Evaluation:
 
 
 def _summary(one: LabelSummary) -> dict[str, Any]:
-    return {
-        "label": one.label,
-        "name": one.name,
-        "tolerance_mm": one.tolerance_mm,
-        "metrics": {key: _metric(found) for key, found in one.metrics.items()},
-        "presence": asdict(one.presence),
-        "bland_altman": one.agreement and asdict(one.agreement),
-    }
+    content = asdict(one)
+    content["metrics"] = {key: _metric(**found) for key, found in content["metrics"].items()}
+    content["bland_altman"] = content.pop("agreement")
+    return content
 
 
-def _metric(found: MetricSummary) -> dict[str, Any]:
-    content = asdict(found)
-    mean = content.pop("mean")
-    return {"mean": mean["value"], "low": mean["low"], "high": mean["high"], **content}
+def _metric(mean: dict[str, float], **others: float) -> dict[str, float]:
+    return {"mean": mean.pop("value"), **mean, **others}
 
 
 def _summary_rows(one: LabelSummary) -> Iterator[tuple[object, ...]]:

@@ -76,13 +76,9 @@ def evaluate(
         own = find_bundle(bundle)
         names = own.labels if options.names is None else options.names
         options = replace(options, names=names, planned=own.dataset_values)
-    found = _compare(
-        Path(predictions),
-        Path(references),
-        options,
-        threads if options.threads else min(threads, MAX_CASES_AT_ONCE),
-        on_case,
-    )
+    if options.threads is None:
+        threads = min(threads, MAX_CASES_AT_ONCE)
+    found = _compare(Path(predictions), Path(references), options, threads, on_case)
     if folder is not None:
         save_evaluation(found, folder, images=images, worst=options.worst)
     return found
@@ -99,9 +95,17 @@ def _compare(ours: Path, theirs: Path, options: EvaluationOptions, threads: int,
     ignore = find_ignored(found.label_names) if options.ignore is None else options.ignore
     ignore = None if ignore is None else values.value(ignore)
     config = make_protocol(names, options.tolerances, ignore, options.within_slices, values)
-    pairs = [_renumbered(pair, values) for pair in found.pairs] if values else found.pairs
-    lonely = [] if options.only_predicted else [_without_prediction(path, ours) for path in found.lonely_references]
-    lonely += [_without_reference(path, theirs) for path in found.lonely_predictions]
+    pairs = [
+        pair if pair.annotated is None else replace(pair, annotated=frozenset(map(values.value, pair.annotated)))
+        for pair in found.pairs
+    ]
+    lonely = []
+    for path in () if options.only_predicted else found.lonely_references:
+        reason = f"{path}: expected a prediction in {ours}, got none; --only-predicted leaves such cases out"
+        lonely.append(CaseScores(case_name(path), None, path, "failed", reason))
+    for path in found.lonely_predictions:
+        reason = f"{path}: expected a reference in {theirs}, got none"
+        lonely.append(CaseScores(case_name(path), path, None, "failed", reason))
     total = len(pairs) + len(lonely)
     cases = []
     for case in (*_score(pairs, config, threads), *lonely):
@@ -151,12 +155,6 @@ def _score(pairs: Sequence[CasePair], config: EvaluationConfig, threads: int) ->
         yield from pool.map(score_case, pairs, repeat(config))
 
 
-def _renumbered(pair: CasePair, values: LabelMapping) -> CasePair:
-    if pair.annotated is None:
-        return pair
-    return replace(pair, annotated=frozenset(map(values.value, pair.annotated)))
-
-
 def _unmistakable(planned: Mapping[int, int], names: Mapping[int, str]) -> LabelMapping:
     """Return what values of references become, where none of them could be one of ours as it is."""
     changed = {value: label for label, value in planned.items() if value != label}
@@ -195,13 +193,3 @@ def _tell_renumbered(ours: Mapping[int, str], theirs: Mapping[int, str], values:
             f"labels of the references that are not scored, for their names are others: {'; '.join(strange)}"
         )
     return reported
-
-
-def _without_prediction(reference: Path, predictions: Path) -> CaseScores:
-    reason = f"{reference}: expected a prediction in {predictions}, got none; --only-predicted leaves such cases out"
-    return CaseScores(case_name(reference), None, reference, "failed", reason)
-
-
-def _without_reference(prediction: Path, references: Path) -> CaseScores:
-    reason = f"{prediction}: expected a reference in {references}, got none"
-    return CaseScores(case_name(prediction), prediction, None, "failed", reason)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tomoseg.bundle.configs import Json, component, compose
-from tomoseg.planning import data_config, negatives
+from tomoseg.bundle.configs import Json, component
+from tomoseg.planning import data_config
 from tomoseg.planning.data_config import KEYS, MODES, one_or_all
 from tomoseg.planning.rules import TrainingPlan, coarse_axes, moved_by
 
@@ -34,7 +34,9 @@ def labelled_augmentation(plan: TrainingPlan) -> list[Json]:
                 warn=False,
             )
         )
-    steps += [*negatives.cut_out(plan), *_cut_off(plan), *turned(plan, KEYS), *valued(plan, image)]
+    else:  # a part of a negative: the cases themselves are no larger than a crop
+        steps.append(component("RandSpatialCropd", keys=KEYS, roi_size="@crop_size", random_size=False))
+    steps += [*_cut_off(plan), *turned(plan, KEYS), *valued(plan, image)]
     chosen = component("SelectItemsd", keys=KEYS)  # cases may differ in what else they have
     return [*steps, chosen, _tensors(KEYS)]
 
@@ -121,20 +123,18 @@ def _cut_off(plan: TrainingPlan) -> list[Json]:
         return []
     border = [size // 2 for size in plan.patch]
     shortest = ["$@crop_size[0]", "$@crop_size[1]", max(plan.patch[2] // MAX_SHORTENING, 1)]
-    moved = compose(
+    moved = [
         *_padded(plan, "BorderPadd", spatial_border=border),
         component("RandSpatialCropd", keys=KEYS, roi_size="@crop_size", random_size=False),
-    )
-    shortened = compose(
+    ]
+    shortened = [
         component("RandSpatialCropd", keys=KEYS, roi_size=shortest, max_roi_size="@crop_size", random_size=True),
         *_padded(plan, "SpatialPadd", spatial_size="@crop_size"),
-    )
-    choices = [moved, shortened, component("Identityd", keys=KEYS)]
-    return [
-        component(
-            "OneOf", transforms=choices, weights=[MOVED_SHARE, SHORTENED_SHARE, 1 - MOVED_SHARE - SHORTENED_SHARE]
-        )
     ]
+    choices = [component("Compose", transforms=steps) for steps in (moved, shortened)]
+    choices.append(component("Identityd", keys=KEYS))
+    weights = [MOVED_SHARE, SHORTENED_SHARE, 1 - MOVED_SHARE - SHORTENED_SHARE]
+    return [component("OneOf", transforms=choices, weights=weights)]
 
 
 def _padded(plan: TrainingPlan, target: str, **options: Any) -> list[Json]:

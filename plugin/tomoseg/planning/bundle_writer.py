@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tomoseg.bundle.card import EMPTY_RESULTS
 from tomoseg.bundle.configs import as_text
 from tomoseg.bundle.planned import PLAN, PlannedBundle
 from tomoseg.core.errors import DatasetError, UsageError
@@ -16,16 +17,16 @@ from tomoseg.data.inspection.scan import OnScan
 from tomoseg.data.inspection.training_checks import require_trainable, trainable_labels
 from tomoseg.data.labels import find_ignored, plain_name
 from tomoseg.data.read import read_volume
-from tomoseg.planning.card import data_license, read_template, write_card
 from tomoseg.planning.fingerprint import Fingerprint, take_fingerprint
 from tomoseg.planning.imbalance import DEFAULT_IMBALANCE, Imbalance
-from tomoseg.planning.inference_config import evaluate_config, inference_config, multi_gpu_evaluate_config
+from tomoseg.planning.inference_config import evaluate_config, inference_config
 from tomoseg.planning.layout import find_layout
 from tomoseg.planning.metadata import make_metadata
 from tomoseg.planning.presets import Budget
 from tomoseg.planning.rules import TrainingPlan, decide
 from tomoseg.planning.semi_supervised_config import semi_supervised_config
-from tomoseg.planning.train_config import multi_gpu_train_config, train_config
+from tomoseg.planning.template import render, render_config
+from tomoseg.planning.train_config import train_config
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a folder that a config names: MONAI interprets # @ % $
 MAX_AIR_HU = -500  # an image whose voxels go below that, in Hounsfield units
@@ -83,20 +84,30 @@ def plan_bundle(
         "metadata": make_metadata(plan, fingerprint, layout, title, source),
         "inference": inference_config(*arguments),
         "evaluate": evaluate_config(*arguments),
-        "multi_gpu_evaluate": multi_gpu_evaluate_config(),
+        "multi_gpu_evaluate": render_config("multi_gpu_evaluate"),
         "train": train_config(*arguments),
         "semi_supervised": semi_supervised_config(plan),
-        "multi_gpu_train": multi_gpu_train_config(),
+        "multi_gpu_train": render_config("multi_gpu_train"),
     }
     if plan.partial:
         for stem in ("train", "evaluate"):
             configs[stem]["annotated_names"] = _annotated_names(list(names.values()), dataset.root)
     files = {f"configs/{stem}.json": as_text(content) for stem, content in configs.items()}
     files[PLAN] = _record(plan, fingerprint, budget, renamed).as_text()
-    files["configs/logging.conf"] = read_template("logging.conf")
-    files["docs/README.md"] = write_card(plan, fingerprint, budget, layout, name, title, source)
-    files["docs/data_license.txt"] = data_license(title, source)
-    files["LICENSE"] = read_template("bundle_license.txt")
+    files["configs/logging.conf"] = render("logging.conf")
+    files["docs/README.md"] = render(
+        "card.md.jinja",
+        plan=plan,
+        fingerprint=fingerprint,
+        budget=budget,
+        layout=layout,
+        name=name,
+        title=title,
+        source=source,
+        results=EMPTY_RESULTS,
+    )
+    files["docs/data_license.txt"] = render("data_license.txt", title=title, source=source)
+    files["LICENSE"] = render("bundle_license.txt")
     _write(target, files)
     return plan
 

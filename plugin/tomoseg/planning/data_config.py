@@ -1,14 +1,12 @@
-"""What all configs of a planned bundle say of the data: where it lies, which cases, and how a scan is prepared."""
+"""What all configs of a planned bundle say of the data: how a scan, and its label map, are read and prepared."""
 
 from typing import Any
 
 from tomoseg.bundle.configs import Json, component
-from tomoseg.bundle.planned import TrainEntry
 from tomoseg.data.channels import FIRST_CHANNEL
 from tomoseg.planning.layout import Layout
-from tomoseg.planning.rules import FOLDS, TrainingPlan
+from tomoseg.planning.rules import TrainingPlan
 
-FOLD_SEED = 12345  # of the folds; nnU-Net's
 SUFFIXES = (".nii.gz", ".nii")
 KEYS = ["@image_key", "@label_key"]  # of a training case
 MODES = ["bilinear", "nearest"]  # how scan and label map are interpolated
@@ -19,62 +17,6 @@ def one_or_all(values: list[str]) -> str | list[str]:
     return values if len(values) > 1 else values[0]
 
 
-def bundle_root(name: str) -> str:
-    """Return the expression for the bundle's folder: below where the user stands, or where they stand."""
-    return f"$next(p for p in ('{name}', 'monai_bundle/{name}', '.') if p == '.' or os.path.isdir(p + '/configs'))"
-
-
-def cases(plan: TrainingPlan, layout: Layout) -> Json:
-    """Return the entries that list the cases and their folds."""
-    entries: Json = {}
-    if layout.listed:
-        entries[TrainEntry.LISTED] = _listed("training")
-        entries[TrainEntry.LISTED_VALIDATION] = _listed("validation") if layout.has_validation else []
-    else:
-        entries["image_ending"] = layout.image_ending
-        entries["label_ending"] = layout.label_ending
-        entries["image_dir"] = f"$os.path.join(@dataset_dir, '{layout.image_folder}')"
-        entries["label_dir"] = f"$os.path.join(@dataset_dir, '{layout.label_folder}')"
-        image = "os.path.join(@image_dir, f[:len(f) - len(@label_ending)] + @image_ending)"
-        if layout.files > 1:  # that of the first channel is the ending
-            image = (
-                f"[{image}[::-1].replace('0000', '{{:04}}'.format(c)[::-1], 1)[::-1] for c in range({layout.files})]"
-            )
-        entries[TrainEntry.LISTED] = (
-            f"$[{{'image': {image}, 'label': os.path.join(@label_dir, f)}} for f in sorted(os.listdir(@label_dir)) "
-            "if f.endswith(@label_ending) and not f.startswith('.')]"
-        )
-        entries[TrainEntry.LISTED_VALIDATION] = []
-    if plan.partial:
-        # what a case does not say to have been drawn is not known in it
-        entries["label_names"] = list(plan.labels.values())
-        entries["annotated_names"] = list(plan.labels.values())
-        entries["drawn"] = (
-            "$sorted({tuple(n in c.get('annotated', @annotated_names) for n in @annotated_names) "
-            "for c in @listed + @listed_validation} | {(True,) * len(@annotated_names)})"
-        )
-        entries["all_drawn"] = "$@drawn.index((True,) * len(@annotated_names))"
-        entries["cases"] = _with_drawn("listed")
-        entries["validation_cases"] = _with_drawn("listed_validation")
-    else:
-        entries["cases"] = "@listed"
-        entries["validation_cases"] = "@listed_validation"
-    entries["splits_file"] = "$os.path.join(@dataset_dir, 'splits.json')"
-    # the label map's name, for a scan's has the number of its channel at the end in nnU-Net's folders
-    entries[TrainEntry.CASE_IDS] = (
-        "$[os.path.basename(c['label']).removesuffix('.gz').rpartition('.')[0] for c in @cases]"
-        if layout.listed
-        else "$[os.path.basename(c['label']).removesuffix(@label_ending) for c in @cases]"
-    )
-    entries[TrainEntry.FOLDS] = (
-        "$[f['val'] for f in json.load(open(@splits_file))] if os.path.isfile(@splits_file) else "
-        f"monai.data.partition_dataset(sorted(@case_ids), num_partitions=min({FOLDS}, len(@case_ids)), "
-        f"shuffle=True, seed={FOLD_SEED})"
-    )
-    entries["val_ids"] = "$@folds[@fold if isinstance(@fold, int) else 0]"
-    return entries
-
-
 def scans_to_segment(layout: Layout) -> str:
     """Return the expression for the list of scans in `dataset_dir`."""
     found = f"for f in sorted(os.listdir(@dataset_dir)) if f.endswith({SUFFIXES}) and not f.startswith('.')"
@@ -83,11 +25,6 @@ def scans_to_segment(layout: Layout) -> str:
     firsts = tuple(FIRST_CHANNEL + suffix for suffix in SUFFIXES)
     part = "os.path.join(@dataset_dir, '_{:04}'.format(c).join(f.rsplit('_0000', 1)))"
     return f"$[{{'image': [{part} for c in range({layout.files})]}} {found.replace(str(SUFFIXES), str(firsts))}]"
-
-
-def default_fold(layout: Layout) -> int | str:
-    """Return which cases are kept for validation unless somebody says otherwise."""
-    return "validation" if layout.has_validation else 0
 
 
 def scan(plan: TrainingPlan, key: str) -> list[Json]:
@@ -187,12 +124,6 @@ def prediction_and_label(plan: TrainingPlan, label: str) -> list[Json]:
     return [several] if plan.ignored is None else [several, known]
 
 
-def mean_dice(label: str) -> Json:
-    """Return the metric by which weights are chosen."""
-    transform = f"$monai.handlers.from_engine(['pred', {label}])"
-    return {"val_mean_dice": component("MeanDice", include_background=False, output_transform=transform)}
-
-
 def outside(plan: TrainingPlan) -> float:
     """Return the value of what lies beyond a scan: in CT the lowest, which is air, else the mean of the image."""
     return 0.0 if plan.intensities is None else float(intensities(plan, "image")["b_min"])
@@ -215,29 +146,6 @@ def inferer(plan: TrainingPlan, roi_size: Any) -> Json:
     return step if plan.intensities is None else step | {"cval": outside(plan)}
 
 
-def cached_dataset(cases: str, part: str) -> Json:
-    """Return the dataset of a part of the config, which keeps its cases in memory.
-
-    Args:
-        cases: expression for them.
-        part: name of the part, which has the transforms as `preprocessing`.
-    """
-    return component(
-        "CacheDataset", data=cases, transform=f"@{part}::preprocessing", cache_rate=1.0, num_workers=2, progress=False
-    )
-
-
-def batches(part: str) -> Json:
-    """Return the loader of a part's batches, which its sampler draws."""
-    return component(
-        "DataLoader",
-        dataset=f"@{part}::dataset",
-        batch_size="@batch_size",
-        sampler=f"@{part}::sampler",
-        num_workers="@num_workers",
-    )
-
-
 def dice_of_each(plan: TrainingPlan, label: str) -> Json:
     """Return a metric for each label."""
     return {
@@ -249,14 +157,3 @@ def dice_of_each(plan: TrainingPlan, label: str) -> Json:
         )
         for value, name in plan.labels.items()
     }
-
-
-def _listed(part: str) -> str:
-    return f"$monai.data.load_decathlon_datalist(@dataset_dir + '/dataset.json', data_list_key='{part}')"
-
-
-def _with_drawn(entry: str) -> str:
-    return (
-        "$[{'image': c['image'], 'label': c['label'], 'drawn': @drawn.index("
-        f"tuple(n in c.get('annotated', @annotated_names) for n in @annotated_names))}} for c in @{entry}]"
-    )

@@ -185,10 +185,9 @@ def print_case(image: Volume, label: Volume, values: set[int]) -> CasePrint:
     foreground = image.array[np.isin(labels, sorted(values))]
     # none of a case without any label, which tells nothing of the foreground
     chosen = np.linspace(0, max(foreground.size - 1, 0), min(MAX_INTENSITIES, foreground.size)).round().astype(np.intp)
-    x, y, z = (float(image.grid.spacing[axis]) for axis in order)
     return CasePrint(
         shape=triple(int(image.grid.shape[axis]) for axis in order),
-        spacing_mm=(x, y, z),
+        spacing_mm=triple(float(image.grid.spacing[axis]) for axis in order),
         zeros=1 - np.count_nonzero(image.array) / image.array.size,
         intensities=foreground[chosen],
         labels={value: place for value in sorted(values) if (place := _place(labels == value, image.grid))},
@@ -226,8 +225,7 @@ def _round(value: float) -> float:
 
 
 def _lengths(values: NDArray[Any]) -> tuple[float, float, float]:
-    x, y, z = (_round(float(value)) for value in values)
-    return x, y, z
+    return triple(_round(float(value)) for value in values)
 
 
 def find_opposite(cases: Sequence[Mapping[int, LabelPlace]]) -> tuple[tuple[int, int], ...]:

@@ -103,31 +103,27 @@ def choose_ratios(asked: Imbalance, labels: Sequence[LabelPrint], cut: bool) -> 
     Raises:
         UsageError: it names a label that is none, or leaves no label.
     """
-    ratios, reason = _ratios(asked, labels)
-    if not cut:
-        reason = "every scan fits into a window as a whole, so that none is cut, whatever is asked for"
-    return ratios, reason
-
-
-def _ratios(asked: Imbalance, labels: Sequence[LabelPrint]) -> tuple[tuple[float, ...], str]:
     third = "a third of the windows lies on a label"
+    named = asked.named_ratios
+    ratios = [named.get(label.name, 1.0) for label in labels]
+    reason = f"as asked for: {third}, on each as often as its ratio says"
     if asked.sampling == UNIFORM:
-        return (1.0,) * len(labels), f"{third}, on each as often as on the others (nnU-Net)"
-    if asked.sampling == INVERSE_VOLUME:
+        reason = f"{third}, on each as often as on the others (nnU-Net)"
+    elif asked.sampling == INVERSE_VOLUME:
         middle = statistics.median(label.median_ml for label in labels)
         ratios = [middle / max(label.median_ml, middle / MAX_SAMPLING_RATIO) if middle else 1.0 for label in labels]
-        return (
-            tuple(float(f"{max(ratio, 1 / MAX_SAMPLING_RATIO):.3g}") for ratio in ratios),
+        ratios = [float(f"{max(ratio, 1 / MAX_SAMPLING_RATIO):.3g}") for ratio in ratios]
+        reason = (
             f"as asked for: {third}, the smaller its median volume the more often (median-frequency balancing, Eigen "
-            f"and Fergus, ICCV 2015), {MAX_SAMPLING_RATIO:g} times the middle label at most",
+            f"and Fergus, ICCV 2015), {MAX_SAMPLING_RATIO:g} times the middle label at most"
         )
-    named = asked.named_ratios
     unknown = [name for name in named if name not in {label.name for label in labels}]
     if unknown:
         raise UsageError(
             f"sampling: expected names of labels ({', '.join(label.name for label in labels)}), got {unknown[0]}"
         )
-    given = tuple(named.get(label.name, 1.0) for label in labels)
-    if not any(given):
+    if named and not any(ratios):
         raise UsageError("sampling: expected a ratio above 0 for some label, got 0 for all")
-    return given, f"as asked for: {third}, on each as often as its ratio says"
+    if not cut:
+        reason = "every scan fits into a window as a whole, so that none is cut, whatever is asked for"
+    return tuple(ratios), reason

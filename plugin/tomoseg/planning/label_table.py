@@ -4,7 +4,7 @@ import colorsys
 from dataclasses import asdict
 
 from tomoseg.bundle.configs import Json
-from tomoseg.data.labels import Code, default_hue, split_side
+from tomoseg.data.labels import default_hue, split_side
 from tomoseg.planning.anatomy import CATEGORY, LATERALITY, recognise
 from tomoseg.planning.fingerprint import LabelPrint
 
@@ -30,18 +30,14 @@ def _entry(label: LabelPrint, colour: list[int] | None) -> Json:
     entry: Json = {} if colour is None else {"color": colour}
     known = recognise(label.name)
     if known is not None:
-        entry |= {"category": _coded(CATEGORY), "type": _coded(known.code)}
+        entry |= {"category": asdict(CATEGORY), "type": asdict(known.code)}
         if known.side is not None:
-            entry["laterality"] = _coded(LATERALITY[known.side])
+            entry["laterality"] = asdict(LATERALITY[known.side])
         if known.roi_name is not None:
             entry["roi_name"] = known.roi_name
     if label.low_ml is not None and label.high_ml is not None:
         entry["volume_ml"] = [float(f"{label.low_ml * SMALLER:.3g}"), float(f"{label.high_ml * LARGER:.3g}")]
     return entry
-
-
-def _coded(code: Code) -> Json:
-    return asdict(code)
 
 
 def _colours(names: list[str]) -> list[list[int] | None]:

@@ -33,6 +33,11 @@ class Layout:
     files: int = 1
     itk: bool = False
 
+    @property
+    def default_fold(self) -> int | str:
+        """Which cases are kept for validation unless somebody says otherwise."""
+        return "validation" if self.has_validation else 0
+
 
 def find_layout(dataset: Dataset, listed: bool) -> Layout:
     """Return how the pairs of a dataset are named.

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tomoseg.bundle.configs import component
 
 Triple = tuple[int, int, int]
+Value = TypeVar("Value")
 
 FLOAT32_BYTES = 4
 BFLOAT16_BYTES = 2
@@ -132,7 +133,7 @@ def shape_levels(patch: Triple, spacing_mm: tuple[float, float, float], edge: in
 MAX_LEVELS = 6
 
 
-def triple(values: Iterable[int]) -> Triple:
+def triple(values: Iterable[Value]) -> tuple[Value, Value, Value]:
     """Return three values, one for each axis."""
     i, j, k = values
     return i, j, k

@@ -193,8 +193,7 @@ def decide(
 
 def coarse_axes(spacing: Spacing) -> tuple[bool, bool, bool]:
     """Return along which axes voxels are at least `MIN_COARSE_RATIO` times as long as along the finest."""
-    x, y, z = (mm >= MIN_COARSE_RATIO * min(spacing) for mm in spacing)
-    return x, y, z
+    return triple(mm >= MIN_COARSE_RATIO * min(spacing) for mm in spacing)
 
 
 def moved_by(patch: Triple, spacing: Spacing) -> Triple:
@@ -358,5 +357,4 @@ def _shape(fingerprint: Fingerprint, spacing: Spacing) -> Triple:
 
 
 def _lengths(values: list[float]) -> Spacing:
-    x, y, z = (float(f"{value:.4g}") for value in values)
-    return x, y, z
+    return triple(float(f"{value:.4g}") for value in values)

@@ -37,7 +37,7 @@ from tomoseg.training.validation_dice import DiceMeter, mean_of_labels
 from tomoseg.training.workflow import world_size
 
 MIN_DICE_GAIN = 0.0005  # of a label's mean Dice, from which it is cut down to its largest component; less is chance
-MAX_COMPARED_CASES = 20  # cases, on which the mean of the weights is compared with that of the logits
+MAX_COMPARED_CASES = 20  # evenly spread cases, on which the mean of the weights is compared with that of the logits
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def cross_validate(
     weights = [fold.weights for fold in folds]
     average_weights(weights, target / "average.pt")
     run = RunOptions(device=options.device, threads=options.threads)
-    pairs = _spread([_pair_of(dataset, case) for fold in folds for case in fold.held_out])
+    pairs = [_pair_of(dataset, case) for fold in folds for case in fold.held_out]
+    pairs = pairs[:: math.ceil(len(pairs) / MAX_COMPARED_CASES) or 1]
     with TemporaryDirectory() as place:  # what an earlier run put into the bundle's config counts for nothing
         single = write_single(bundle, config, Path(place) / bundle.root.name)
         rows = _predict_held_out(single, dataset, folds, run, target / "predictions", meter, hidden)
@@ -184,12 +185,6 @@ def _pair_of(dataset: Dataset, case: dict[str, Any]) -> Pair:
         if pair.image.resolve() == image:
             return pair
     raise UsageError(f"{image}: the bundle's train.json lists it, but it is no case of {dataset.root}")
-
-
-def _spread(pairs: list[Pair]) -> list[Pair]:
-    """Return at most `MAX_COMPARED_CASES` pairs, evenly spread."""
-    step = max(1, -(-len(pairs) // MAX_COMPARED_CASES))
-    return pairs[::step]
 
 
 def _mean_dice(

@@ -63,10 +63,11 @@ def train(
     folder = chosen.root / "train" if output is None else Path(output)
     fold = default_fold(chosen) if options.fold is None else options.fold
     options = replace(options, fold=None if fold == EVERY_FOLD else fold)
-    dataset = check_data(Path(data), on_step)
-    negatives = () if options.negatives is None else check_negatives(Path(options.negatives), chosen, on_step)
+    on_scan = None if on_step is None else lambda path: on_step(str(path))
+    dataset = check_data(Path(data), on_scan)
+    negatives = () if options.negatives is None else check_negatives(Path(options.negatives), chosen, on_scan)
     if unlabelled is not None:
-        found = check_unlabelled(Path(unlabelled), dataset, on_step)
+        found = check_unlabelled(Path(unlabelled), dataset, on_scan)
         options = replace(options, unlabelled=found.scans)
         if on_warning is not None:
             for line in found.left_out:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from tomoseg.core.errors import UsageError
 from tomoseg.core.files import copy_file, sha256
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.datasets import Dataset, read_dataset
+from tomoseg.data.inspection.scan import OnScan
 from tomoseg.data.inspection.training_checks import require_negatives, require_trainable
 from tomoseg.inference.threads import use_threads
 from tomoseg.training.monitor import TrainingMonitor
@@ -24,7 +25,6 @@ from tomoseg.training.session import BEST, LAST, STATE, TrainingSession
 from tomoseg.training.state import TrainingState, load_state
 from tomoseg.training.workflow import TrainingWorkflow, is_first
 
-Tell = Callable[[str], None]
 HASHED_INPUTS = ("config", "data", "init", "unlabelled")  # in what must be the same for a training to go on
 
 
@@ -59,24 +59,23 @@ class Trained:
         return self.folder / LAST
 
 
-def check_data(data: Path, tell: Tell | None = None) -> Dataset:
+def check_data(data: Path, on_scan: OnScan | None = None) -> Dataset:
     """Return the dataset, once all its scans were read and nothing has to be mended.
 
     Raises:
         UsageError: it is no dataset.
         DatasetError: something in it has to be mended; one line each.
     """
-    return require_trainable(read_dataset(data), on_scan=None if tell is None else lambda path: tell(str(path)))
+    return require_trainable(read_dataset(data), on_scan=on_scan)
 
 
-def check_negatives(folder: Path, bundle: Bundle, tell: Tell | None = None) -> tuple[Path, ...]:
+def check_negatives(folder: Path, bundle: Bundle, on_scan: OnScan | None = None) -> tuple[Path, ...]:
     """Return the scans without any label in a folder, once all were read and nothing has to be mended.
 
     Raises:
         UsageError: there is none.
         DatasetError: something in them has to be mended; one line each.
     """
-    on_scan = None if tell is None else lambda path: tell(str(path))
     return require_negatives(folder, bundle.modality, bundle.input_channels, on_scan=on_scan)
 
 
@@ -121,8 +120,7 @@ def train(
         with TrainingMonitor(title, hidden or not is_first()) as monitor:
             if state is None:
                 state = TrainingState(signature)
-                found = None if options.init is None else load_matching(workflow.network, Path(options.init))
-                for line in found.lines if found else ():
+                for line in load_matching(workflow.network, Path(options.init)) if options.init is not None else ():
                     monitor.tell(line)
             if is_first():
                 _clear(folder, keep=state.epoch > 0)

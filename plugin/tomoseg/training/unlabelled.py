@@ -4,13 +4,14 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import sha256
 from tomoseg.data.datasets import Dataset
 from tomoseg.data.formats import missing_reader
-from tomoseg.data.inspection.scan import Inspector
+from tomoseg.data.inspection.scan import Inspector, OnScan
 from tomoseg.data.scan_files import find_volumes
 
 OWN = "is one of the dataset's own scans"
@@ -37,13 +38,13 @@ class Unlabelled:
         return f"{len(self.scans)} unlabelled scans{own}"
 
 
-def check_unlabelled(folder: Path, dataset: Dataset, tell: Callable[[str], None] | None = None) -> Unlabelled:
+def check_unlabelled(folder: Path, dataset: Dataset, on_scan: OnScan | None = None) -> Unlabelled:
     """Return the scans below a folder that a training can learn from; all are read.
 
     Args:
         folder: searched to its depth for NIfTI, NRRD and MetaImage files.
         dataset: the labelled one.
-        tell: told the path of each scan before it is read.
+        on_scan: told the path of each scan before it is read.
 
     Raises:
         UsageError: there is no such folder, or no scan that can be used in there.
@@ -55,7 +56,7 @@ def check_unlabelled(folder: Path, dataset: Dataset, tell: Callable[[str], None]
     if not found:
         raise UsageError(f"{folder}: expected NIfTI, NRRD or MetaImage files in there, got none")
     is_own = _recogniser(dataset)
-    inspector = Inspector(True, None if tell is None else lambda path: tell(str(path)))
+    inspector = Inspector(True, on_scan)
     scans, left_out, own = [], [], 0
     for path in found:
         if is_own(path):
@@ -97,13 +98,10 @@ def _recogniser(dataset: Dataset) -> Callable[[Path], bool]:
     own: dict[int, list[Path]] = defaultdict(list)
     for path in (*(file for pair in dataset.pairs for file in (pair.image, *pair.other_channels)), *dataset.test):
         own[path.stat().st_size].append(path)
-    known: dict[Path, str] = {}
+    hash_once = cache(sha256)
 
     def is_own(path: Path) -> bool:
         alike = own.get(path.stat().st_size, [])
-        for other in alike:
-            if other not in known:
-                known[other] = sha256(other)
-        return bool(alike) and sha256(path) in {known[other] for other in alike}
+        return bool(alike) and sha256(path) in map(hash_once, alike)
 
     return is_own

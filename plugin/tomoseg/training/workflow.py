@@ -91,7 +91,7 @@ class TrainingWorkflow:
             overrides[name] = literal(str(Path(options.negatives).absolute()))
         for part in ("train", "validate"):
             for index, handler in enumerate(raw.get(part, {}).get("handlers", [])):
-                if isinstance(handler, dict) and str(handler.get("_target_", "")).endswith(REPLACED_HANDLERS):
+                if _is_handler(handler, REPLACED_HANDLERS):
                     overrides[f"{part}::handlers::{index}::_disabled_"] = True
         if options.unlabelled:
             files = ", ".join(literal(str(path.absolute()))[1:] for path in options.unlabelled)
@@ -127,19 +127,17 @@ class TrainingWorkflow:
         for key in ("train::dataset::data", "train::handlers", *(["validate::dataset::data"] if held_out else [])):
             if key not in parser:
                 raise BundleError(f"{self._files[0]}: expected the entry {key!r}: every MONAI bundle has it")
-        for key in (
-            TrainEntry.LISTED,
-            TrainEntry.LISTED_VALIDATION,
-        ):  # of a planned bundle, whose own dataset is not there
-            if key in parser:
-                parser[key] = []
+        for entry in (TrainEntry.LISTED, TrainEntry.LISTED_VALIDATION):  # of a planned bundle: its dataset is not there
+            if entry in parser:
+                parser[entry] = []
         if TrainEntry.STEPS in parser:  # of an epoch of a planned bundle, whatever the number of cases
             parser[TrainEntry.STEPS] = math.ceil(len(train) / int(parser.get_parsed_content(TrainEntry.BATCH_SIZE)))
         parser["train::dataset::data"] = _datalist(train)
         if held_out:
             parser["validate::dataset::data"] = _datalist(held_out)
         else:
-            parser["train::handlers"] = [one for one in parser["train::handlers"] if not _validates(one)]
+            kept = [one for one in parser["train::handlers"] if not _is_handler(one, ("ValidationHandler",))]
+            parser["train::handlers"] = kept
             self._validated = False
 
     def build(self) -> None:
@@ -154,7 +152,9 @@ class TrainingWorkflow:
             if not self._given:
                 self._check_split(folds)
             self.trainer = self.parser.get_parsed_content("train::trainer")
-            self.loaders = self._find_loaders()
+            # those that batches come from: the trainer's, or both of those that it has as one
+            parts = [f"{part}::dataloader" for part in ("train", "unlabelled")] if self._unlabelled else []
+            self.loaders = [*map(self.parser.get_parsed_content, parts)] or [self.trainer.data_loader]
             self.evaluator = self._entry("validate::evaluator") if self._validated else None
             self.seed = int(self._entry(TrainEntry.SEED, 0))
             self.epochs = int(self.trainer.state.max_epochs)
@@ -179,12 +179,6 @@ class TrainingWorkflow:
         """Return what the config has under a name, the default where it has nothing."""
         return self.parser.get_parsed_content(name) if name in self.parser else default
 
-    def _find_loaders(self) -> list[Any]:
-        """Return the loaders that batches come from: the trainer's, or both of those that it has as one."""
-        if not self._unlabelled:
-            return [self.trainer.data_loader]
-        return [self.parser.get_parsed_content(f"{part}::dataloader") for part in ("train", "unlabelled")]
-
     @property
     def network(self) -> torch.nn.Module:
         """The network that is trained, without what shares it between GPUs."""
@@ -205,13 +199,10 @@ class TrainingWorkflow:
 
     def signature(self, data_sha256: str) -> dict[str, Any]:
         """Return what must be the same for a training to go on."""
-        digest = hashlib.sha256()
-        for path in self._files:
-            digest.update(path.read_bytes())
         return {
             "unlabelled": hash_scans(self._unlabelled) if self._unlabelled else None,
             "init": sha256(self._init) if self._init and self._init.is_file() else None,
-            "config": digest.hexdigest(),
+            "config": hashlib.sha256(b"".join(path.read_bytes() for path in self._files)).hexdigest(),
             "data": data_sha256,
             "fold": self.fold,
             "epochs": self.epochs,
@@ -284,8 +275,9 @@ def _datalist(pairs: Sequence[tuple[Path, Path]]) -> list[dict[str, str]]:
     return [{"image": literal(str(image)), "label": literal(str(label))} for image, label in pairs]
 
 
-def _validates(handler: Any) -> bool:
-    return isinstance(handler, dict) and str(handler.get("_target_", "")).endswith("ValidationHandler")
+def _is_handler(entry: Any, names: tuple[str, ...]) -> bool:
+    """Tell whether an entry of a config is a handler of one of these classes."""
+    return isinstance(entry, dict) and str(entry.get("_target_", "")).endswith(names)
 
 
 def _read(paths: list[Path]) -> dict[str, Any]:

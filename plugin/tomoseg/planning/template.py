@@ -1,0 +1,39 @@
+"""Render the files of a planned bundle from templates, with places for what was decided."""
+
+import json
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tomoseg.bundle.configs import Json
+
+ENVIRONMENT = Environment(
+    loader=PackageLoader("tomoseg.planning"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+ENVIRONMENT.filters |= {"json": json.dumps, "inner": lambda value: json.dumps(value)[1:-1]}
+
+
+def render(name: str, /, **values: Any) -> str:
+    """Return the text of a file.
+
+    Args:
+        name: of its template.
+        values: by their names in the template.
+    """
+    return ENVIRONMENT.get_template(name).render(values)
+
+
+def render_config(name: str, /, **values: Any) -> Json:
+    """Return a config.
+
+    Args:
+        name: of the config; its template is `templates/NAME.json.jinja`.
+        values: by their names in the template, where the filter `json` writes a value as JSON, and `inner` the same
+            without its brackets.
+    """
+    config: Json = json.loads(render(f"{name}.json.jinja", **values))
+    return config
