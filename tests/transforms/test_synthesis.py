@@ -82,9 +82,9 @@ def draws() -> list[DrawnParameters]:
         ("scale", 0.8, 1.2),
         ("shear", -0.015, 0.015),
         ("translation", -30, 30),
-        ("elastic_sd", 0, 4),
-        ("bias_sd", 0, 0.6),
-        ("noise_sd", 0, 0.05),
+        ("elastic_sd", 0, 2.2),
+        ("bias_sd", 0, 0.33),
+        ("noise_sd", 0, 0.03),
     ],
 )
 def test_parameters_are_uniform_in_their_range(
