@@ -10,18 +10,20 @@ They stand after LoadImaged with `ensure_channel_first`. None of them moves a vo
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__all__ = ["CorrectBiasFieldd", "DenoiseCurvatureFlowd", "DenoiseWaveletd", "ReplaceNonFinited"]
+__all__ = ["CorrectBiasFieldd", "DenoiseCurvatureFlowd", "DenoiseWaveletd", "RandImageFromLabelsd", "ReplaceNonFinited"]
 
 if TYPE_CHECKING:
     from tomoseg.transforms.bias_field import CorrectBiasFieldd
     from tomoseg.transforms.denoising import DenoiseCurvatureFlowd, DenoiseWaveletd
     from tomoseg.transforms.non_finite import ReplaceNonFinited
+    from tomoseg.transforms.synthesis import RandImageFromLabelsd
 
 # modules of the names, imported when a name is first used
 _HOME = {
     "CorrectBiasFieldd": "bias_field",
     "DenoiseCurvatureFlowd": "denoising",
     "DenoiseWaveletd": "denoising",
+    "RandImageFromLabelsd": "synthesis",
     "ReplaceNonFinited": "non_finite",
 }
 
