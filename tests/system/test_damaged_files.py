@@ -248,7 +248,7 @@ def check(worker: Worker, seed: Seed, content: bytes, kept: Path) -> str:
             ended = f"{answer['bytes'] >> 20} MB of memory"
         if ended not in ("volume", "error"):
             shutil.copytree(seed.source.parent, kept, dirs_exist_ok=True)
-            pytest.fail(f"{ended} {answer['told']}: reading {kept / seed.source.name}")
+            pytest.fail(f"{ended} {answer['reported']}: reading {kept / seed.source.name}")
         return str(ended)
     finally:
         seed.file.write_bytes(good)
