@@ -100,14 +100,11 @@ def load_bundles(names: Sequence[str]) -> tuple[Bundle, ...]:
     if not found:
         raise BundleError("expected a bundle, none is registered; reinstall tomoseg")
     for bundle in found:
+        where = f"bundle {bundle.name}"
         if MISLEADING.search(bundle.name):
-            raise UsageError(
-                f"bundle {bundle.name}: MONAI Label takes the name for another kind of model; rename the folder"
-            )
+            raise UsageError(f"{where}: MONAI Label takes the name for another kind of model; rename the folder")
         if bundle.input_channels > 1:
-            raise UsageError(
-                f"bundle {bundle.name}: takes {bundle.input_channels} channels; MONAI Label's clients send one"
-            )
+            raise UsageError(f"{where}: takes {bundle.input_channels} channels; MONAI Label's clients send one")
         _ = bundle.inference_config, bundle.label_table
     if len({bundle.name for bundle in found}) < len(found):
         raise UsageError(f"expected bundles with different names, got {', '.join(bundle.name for bundle in found)}")

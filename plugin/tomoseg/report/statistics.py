@@ -131,14 +131,8 @@ class _LabelAccumulator:
             mean = float(self._origin[value]) + shift
             sd = max(float(self._squares[value]) / count - shift * shift, 0.0) ** 0.5
         first, stop = self._first[value].tolist(), self._stop[value].tolist()
-        return LabelMeasure(
-            voxels=int(self._voxels[value]),
-            mean=mean,
-            sd=sd,
-            first=(first[0], first[1], first[2]),
-            stop=(stop[0], stop[1], stop[2]),
-            touches_border=min(first) == 0 or any(end == size for end, size in zip(stop, shape, strict=True)),
-        )
+        at_border = min(first) == 0 or any(end == size for end, size in zip(stop, shape, strict=True))
+        return LabelMeasure(int(self._voxels[value]), mean, sd, tuple(first), tuple(stop), at_border)
 
 
 def _slabs(shape: Sequence[int]) -> Iterator[tuple[int, int]]:

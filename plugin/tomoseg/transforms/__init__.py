@@ -7,26 +7,8 @@
 They stand after LoadImaged with `ensure_channel_first`. None of them moves a voxel, so none has anything to invert.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from tomoseg.transforms.bias_field import CorrectBiasFieldd
+from tomoseg.transforms.denoising import DenoiseCurvatureFlowd, DenoiseWaveletd
+from tomoseg.transforms.non_finite import ReplaceNonFinited
 
 __all__ = ["CorrectBiasFieldd", "DenoiseCurvatureFlowd", "DenoiseWaveletd", "ReplaceNonFinited"]
-
-if TYPE_CHECKING:
-    from tomoseg.transforms.bias_field import CorrectBiasFieldd
-    from tomoseg.transforms.denoising import DenoiseCurvatureFlowd, DenoiseWaveletd
-    from tomoseg.transforms.non_finite import ReplaceNonFinited
-
-# modules of the names, imported when a name is first used
-_HOME = {
-    "CorrectBiasFieldd": "bias_field",
-    "DenoiseCurvatureFlowd": "denoising",
-    "DenoiseWaveletd": "denoising",
-    "ReplaceNonFinited": "non_finite",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'tomoseg.transforms' has no attribute {name!r}")
-    return getattr(import_module(f"tomoseg.transforms.{_HOME[name]}"), name)
