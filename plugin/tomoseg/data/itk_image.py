@@ -222,9 +222,12 @@ def _packing(fields: dict[str, str]) -> str:
 
 def _declared(fields: dict[str, str], reader: sitk.ImageFileReader) -> int:
     """Return how many bytes of voxels the header declares."""
+    import SimpleITK as sitk
+
+    bits = re.search(r"\d+", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
     values: int = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
     sizes = re.findall(r"\d+", fields.get("sizes", ""))  # NRRD's, of which ITK tells the last 32 bits
-    return max(values, math.prod(map(int, sizes))) * _bytes_per_value(reader)
+    return max(values, math.prod(map(int, sizes))) * (int(bits[0]) // 8 if bits else 1)
 
 
 def _check_size(path: Path, fields: dict[str, str], reader: sitk.ImageFileReader) -> None:
@@ -273,14 +276,6 @@ def notes_of(path: Path, fields: dict[str, str]) -> tuple[str, ...]:
         if "space directions" not in fields and "nan" in fields.get("spacings", "nan").lower():
             notes.append("its header does not say how large its voxels are: taken as 1 mm")
     return tuple(notes)
-
-
-def _bytes_per_value(reader: sitk.ImageFileReader) -> int:
-    import SimpleITK as sitk
-
-    name: str = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-    bits = re.search(r"\d+", name)
-    return int(bits[0]) // 8 if bits else 1
 
 
 def _reason(error: BaseException) -> str:

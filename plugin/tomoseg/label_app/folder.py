@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle, registered_names
-from tomoseg.core.errors import BundleError, UsageError, one_line
+from tomoseg.core.errors import BundleError, UsageError, errors_as
 from tomoseg.core.files import atomic_file
 from tomoseg.core.json_files import read_json, write_json
 from tomoseg.label_app.versions import WeightsVersions
@@ -76,12 +76,11 @@ class LabelApp:
             BundleError: a bundle is unknown or unusable.
         """
         path = self.root / SETTINGS
-        try:
+        if not path.exists():
+            raise UsageError(f"{path}: missing; make the app with: tomoseg label-app {self.root}")
+        damage, remedy = (OSError, ValueError, KeyError, TypeError), "; make the app again"
+        with errors_as(UsageError, f"{path}: cannot be read", *damage, remedy=remedy):
             names = [str(name) for name in read_json(path)["bundles"]]
-        except FileNotFoundError as error:
-            raise UsageError(f"{path}: missing; make the app with: tomoseg label-app {self.root}") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: cannot be read, {one_line(error)}; make the app anew") from error
         return load_bundles(names)
 
     def weights(self, bundle: Bundle) -> WeightsVersions:

@@ -7,8 +7,21 @@
 They stand after LoadImaged with `ensure_channel_first`. None of them moves a voxel, so none has anything to invert.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from tomoseg.transforms.bias_field import CorrectBiasFieldd
+from tomoseg.transforms.cleaner import Cleaner
 from tomoseg.transforms.denoising import DenoiseCurvatureFlowd, DenoiseWaveletd
 from tomoseg.transforms.non_finite import ReplaceNonFinited
 
 __all__ = ["CorrectBiasFieldd", "DenoiseCurvatureFlowd", "DenoiseWaveletd", "ReplaceNonFinited"]
+
+# as the option --clean calls them, in the order in which they are best run: the denoisers take noise to be as strong
+# everywhere, which it no longer is once a bias field was divided out
+CLEANERS: dict[str, Callable[[Any], Cleaner]] = {
+    "non-finite": ReplaceNonFinited,
+    "denoise": DenoiseWaveletd,
+    "denoise-curvature": DenoiseCurvatureFlowd,
+    "bias-field": CorrectBiasFieldd,
+}

@@ -10,7 +10,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom import uid as uids
 
-from tomoseg.core.errors import VolumeError, errors_as, one_line, shorten
+from tomoseg.core.errors import VolumeError, errors_as, shorten
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.dicom.pixels import read_pixels
@@ -216,12 +216,11 @@ def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[s
         notes.append(f"left out as localizers: {len(unique) - len(images)}")
     slices: list[Slice] = []
     for header in images or unique.values():
-        try:
+        name = str(header.filename)
+        # pydicom decodes the elements of sequences only here, and lets anything through
+        missing = errors_as(VolumeError, name, _MissingError)
+        with errors_as(VolumeError, f"{name}: a damaged DICOM header", Exception), missing:
             slices.extend(_slices_of(header))
-        except _MissingError as error:
-            raise VolumeError(f"{header.filename}: {error}") from error
-        except Exception as error:  # pydicom decodes the elements of sequences only here, and lets anything through
-            raise VolumeError(f"{header.filename}: a damaged DICOM header: {one_line(error)}") from error
     return slices, notes
 
 
