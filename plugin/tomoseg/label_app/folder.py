@@ -34,7 +34,7 @@ class LabelApp:
     Example:
         >>> import tomoseg
         >>> from pathlib import Path
-        >>> [bundle.name for bundle in tomoseg.AppFolder(Path("label_app")).write(["hippocampus"])]
+        >>> [bundle.name for bundle in tomoseg.LabelApp(Path("label_app")).write(["hippocampus"])]
         ['hippocampus_mr_segmentation']
     """
 

@@ -34,7 +34,7 @@ def serve_label_app(
         bundles: what is served; the app's own, or all that are registered, if there are none.
         host: address to listen at.
         port: TCP port.
-        threads: as in `Options`, of the server and of each process that it starts.
+        threads: as in `RunOptions`, of the server and of each process that it starts.
         on_warning: called if other computers can reach the server without logging in.
 
     Returns:
