@@ -27,8 +27,8 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.data.read import read_volume
 from tomoseg.inference.segmenter import Segmenter
+from tomoseg.label_app.activelearning.acquisition_scores import expected_dice, mean_entropy, mirrored
 from tomoseg.label_app.activelearning.choice import choose_random, choose_uncertain
-from tomoseg.label_app.activelearning.uncertainty import expected_dice, mean_entropy, mirrored
 from tomoseg.label_app.trainers.training_cases import TrainingCase
 from tomoseg.training.fine_tuning import FineTuningOptions, fine_tune
 

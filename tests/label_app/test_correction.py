@@ -19,7 +19,7 @@ from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import UsageError
 from tomoseg.label_app.clicks.clicks import parse_clicks
 from tomoseg.label_app.clicks.correction import REACH_WIDTHS, WIDTH_MM, Click, correct
-from tomoseg.label_app.clicks.local_probabilities import LocalProbabilities
+from tomoseg.label_app.clicks.log_probabilities import LocalProbabilities
 from tomoseg.label_app.served_labels import ServedLabels
 
 SHAPE = (20, 24, 16)

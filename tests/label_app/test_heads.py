@@ -26,12 +26,11 @@ from tomoseg.inference.localisation.locator import LocatedRegions, Locator, Regi
 from tomoseg.label_app.activelearning.acquisition_scores import KINDS, find_crops
 from tomoseg.label_app.answer import describe_answer, keep_largest
 from tomoseg.label_app.clicks.correction import REACH_WIDTHS, WIDTH_MM, Click, correct
-from tomoseg.label_app.clicks.crop_probabilities import CropProbabilities
+from tomoseg.label_app.clicks.log_probabilities import CropProbabilities
 from tomoseg.label_app.clicks.scene import Scene, look
 from tomoseg.label_app.folder import LabelApp
 from tomoseg.label_app.model import ServedModel
-from tomoseg.label_app.trainers.training_cases import Annotated, TrainingCase, prepare_cases
-from tomoseg.label_app.trainers.training_crops import cut_crops
+from tomoseg.label_app.trainers.training_cases import Annotated, TrainingCase, cut_crops, prepare_cases
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ from tomoseg.core.options import field_texts, field_types
 from tomoseg.data.output_types import OUTPUT_TYPES, OutputTypeName
 from tomoseg.planning.imbalance import LOSSES, LossName
 from tomoseg.planning.presets import PRESETS, PresetName
-from tomoseg.transforms.cleaners import CLEANERS
+from tomoseg.transforms import CLEANERS
 
 BEHIND = {
     "bundles": "registered_names",

@@ -27,9 +27,8 @@ from numpy.typing import NDArray
 
 from support.bundles import voxels
 from tomoseg.core.errors import VolumeError
-from tomoseg.transforms import ReplaceNonFinited
+from tomoseg.transforms import CLEANERS, ReplaceNonFinited
 from tomoseg.transforms.cleaner import CLEANING, Cleaner, cleaning_notes
-from tomoseg.transforms.cleaners import CLEANERS
 
 
 def as_array(image: Any) -> NDArray[Any]:

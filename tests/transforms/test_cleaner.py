@@ -21,9 +21,8 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 
 from support.bundles import voxels
 from tomoseg.core.errors import MissingPackageError, TomosegError, UsageError, VolumeError
-from tomoseg.transforms import CorrectBiasFieldd, DenoiseCurvatureFlowd, DenoiseWaveletd, ReplaceNonFinited
+from tomoseg.transforms import CLEANERS, CorrectBiasFieldd, DenoiseCurvatureFlowd, DenoiseWaveletd, ReplaceNonFinited
 from tomoseg.transforms.cleaner import Cleaner, cleaning_notes
-from tomoseg.transforms.cleaners import CLEANERS
 
 Volume = NDArray[np.float32]
 

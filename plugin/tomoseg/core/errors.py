@@ -1,5 +1,10 @@
 """The errors that tomoseg raises: each message is one line that says what was expected, what came and what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+
 
 class TomosegError(Exception):
     """Base of every error that a user can mend."""
@@ -78,6 +83,36 @@ def advise(package: str, extra: str = "") -> str:
     """
     wanted = f"tomoseg[{extra}]" if extra else package
     return f'pip install "{wanted}"' if set(wanted) & set("[<>=!~*; ") else f"pip install {wanted}"
+
+
+def import_package(module: str, package: str, extra: str = "") -> ModuleType:
+    """Import a module of a package that may be missing.
+
+    Raises:
+        MissingPackageError: it is; the arguments are the error's.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(package, extra) from error
+
+
+@contextmanager
+def errors_as(kind: type[TomosegError], what: str, *foreign: type[Exception], remedy: str = "") -> Iterator[None]:
+    """Raise other errors as one of ours, "WHAT: THEIR MESSAGE"; a `TomosegError` passes unless its kind is named.
+
+    Args:
+        kind: of the error that is raised.
+        what: the path or option, and what failed.
+        foreign: kinds of errors that the code inside may raise.
+        remedy: follows their message.
+    """
+    try:
+        yield
+    except foreign as error:
+        if isinstance(error, TomosegError) and type(error) not in foreign:
+            raise
+        raise kind(f"{what}: {one_line(error)}{remedy}") from error
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -19,6 +19,7 @@ PARTS = ("training", "validation")  # lists of pairs in dataset.json; MONAI read
 TEST = "test"
 # of a label map's name beside its scan's; the last is 3D Slicer's
 LABEL_ENDINGS = ("_seg", "_label", "_labels", "_segmentation", "_mask", "_gt", "-label")
+FILE_KINDS = ("pairs", "test", "images_without_label", "labels_without_image", "missing")  # fields of `Dataset`
 VALUE = re.compile(r"[0-9]{1,9}")  # of a label
 MODALITIES = {"MRI": "MR", "MR": "MR", "CT": "CT"}
 UNNAMED_CHANNELS = ("image",)  # the only channel, where nobody names it
@@ -227,11 +228,7 @@ def _read_lists(description: dict[str, Any]) -> dict[str, list[Any]] | None:
 
 def _listed(root: Path, lists: dict[str, list[Any]], names: set[str]) -> Dataset:
     """Return the files that dataset.json lists."""
-    pairs: list[Pair] = []
-    lonely_images: list[Path] = []
-    lonely_labels: list[Path] = []
-    missing: list[Path] = []
-    test: list[Path] = []
+    found: dict[str, Any] = {kind: [] for kind in FILE_KINDS}
     seen: set[Path] = set()
     for part, entries in lists.items():
         for number, entry in enumerate(entries):
@@ -250,26 +247,19 @@ def _listed(root: Path, lists: dict[str, list[Any]], names: set[str]) -> Dataset
             has_image = all(path.is_file() for path in (image, *other_channels))
             has_label = label is not None and label.is_file()
             if part == TEST:
-                (test if has_image else missing).append(image)
+                found["test" if has_image else "missing"].append(image)
             elif label is not None and has_image and has_label:
                 annotated = _read_annotated(fields.get("annotated"), names, where)
-                pairs.append(Pair(image, label, part, annotated, tuple(other_channels)))
+                found["pairs"].append(Pair(image, label, part, annotated, tuple(other_channels)))
             elif has_image:
-                lonely_images.append(image)
-            elif label is not None and has_label:
-                lonely_labels.append(label)
+                found["images_without_label"].append(image)
+            elif has_label:
+                found["labels_without_image"].append(label)
             else:
-                missing.append(image)
+                found["missing"].append(image)
     beside = {path for parent in {path.parent for path in seen} for path in _volumes(parent)}
-    return Dataset(
-        root,
-        tuple(pairs),
-        test=tuple(test),
-        images_without_label=tuple(lonely_images),
-        labels_without_image=tuple(lonely_labels),
-        missing=tuple(missing),
-        unlisted=tuple(sorted(beside - seen)),
-    )
+    files: dict[str, Any] = {kind: tuple(members) for kind, members in found.items()}
+    return Dataset(root, unlisted=tuple(sorted(beside - seen)), **files)
 
 
 def _inside(root: Path, name: object, where: str) -> Path:

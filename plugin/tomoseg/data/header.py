@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import VolumeError, one_line
+from tomoseg.core.errors import VolumeError, errors_as, one_line
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.channels import channels_of, expectation
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
@@ -84,7 +84,7 @@ def read_headers(path: Path, series: str | None = None, channels: int = 1) -> li
     Raises:
         VolumeError: as for `read_volume`, but for a single series: that one is returned with its reason.
     """
-    try:
+    with errors_as(VolumeError, f"{path}: cannot be read", OSError):
         if path.is_dir() or (path.is_file() and is_dicom(path)):
             from tomoseg.data.dicom.series import series_headers  # pydicom takes 0.2 s, and many have no DICOM
 
@@ -93,8 +93,6 @@ def read_headers(path: Path, series: str | None = None, channels: int = 1) -> li
         if not path.is_file() or path.stat().st_size == 0:
             read_volume(path)  # knows what to say
         return [_read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else _read_nifti(path, channels)]
-    except OSError as error:
-        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
 
 
 def _read_nifti(path: Path, channels: int) -> Header:
@@ -134,17 +132,8 @@ def _read_series(headers: Sequence[Dataset], path: Path) -> Header:
         ordered, grid, notes = arrange_series(headers, path)
     except VolumeError as error:
         return Header(path, "DICOM", "", None, series=series, reason=one_line(error))
-    dtype = _stored_type(ordered[0].frame.path)
+    first = next(one for one in headers if one.filename == str(ordered[0].frame.path))
+    bits = first.get("BitsAllocated")
+    known = isinstance(bits, int) and "PixelRepresentation" in first  # else reading the pixels will tell
+    dtype = f"{'' if first.PixelRepresentation else 'u'}int{bits}" if known else ""
     return Header(path, "DICOM", dtype, grid, notes, series, slices=tuple(ordered))
-
-
-def _stored_type(path: Path) -> str:
-    from pydicom import dcmread
-
-    try:
-        found = dcmread(
-            path, force=True, stop_before_pixels=True, specific_tags=["BitsAllocated", "PixelRepresentation"]
-        )
-        return f"{'' if found.PixelRepresentation else 'u'}int{int(found.BitsAllocated)}"
-    except Exception:  # whatever damaged bytes do to pydicom: reading the pixels will tell
-        return ""

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import VolumeError, one_line, shorten
+from tomoseg.core.errors import VolumeError, errors_as, shorten
 from tomoseg.data.formats import DEFLATE_LIMIT
 from tomoseg.data.volume import LPS_TO_RAS, MAX_COORDINATE_MM, Volume, by, make_volume
 
@@ -222,27 +222,24 @@ def _packing(fields: dict[str, str]) -> str:
 
 def _declared(fields: dict[str, str], reader: sitk.ImageFileReader) -> int:
     """Return how many bytes of voxels the header declares."""
+    import SimpleITK as sitk
+
+    bits = re.search(r"\d+", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
     values: int = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
     sizes = re.findall(r"\d+", fields.get("sizes", ""))  # NRRD's, of which ITK tells the last 32 bits
-    return max(values, math.prod(map(int, sizes))) * _bytes_per_value(reader)
+    return max(values, math.prod(map(int, sizes))) * (int(bits[0]) // 8 if bits else 1)
 
 
 def _check_size(path: Path, fields: dict[str, str], reader: sitk.ImageFileReader) -> None:
     """Refuse a header that declares more voxels than its file can hold, before anybody reserves memory for them."""
     data = _data_file(path, fields)
     held = data.stat().st_size - (_parse(path)[1] if data == path else 0)
-    packed = fields.get("compresseddatasize", "0")
+    packed, declared = fields.get("compresseddatasize", "0"), _declared(fields, reader)
+    damage, size = f"{path}: truncated or damaged: the header declares", max(held, 0)
     if not packed.isdecimal() or int(packed) > held:
-        raise VolumeError(
-            f"{path}: truncated or damaged: "
-            f"the header declares {packed} bytes of compressed voxels, {data.name} has {max(held, 0)}"
-        )
-    declared = _declared(fields, reader)
+        raise VolumeError(f"{damage} {packed} bytes of compressed voxels, {data.name} has {size}")
     if declared > held * MAX_EXPANSION[_packing(fields)]:
-        raise VolumeError(
-            f"{path}: truncated or damaged: "
-            f"the header declares {declared} bytes of voxels, {data.name} has {max(held, 0)} bytes for them"
-        )
+        raise VolumeError(f"{damage} {declared} bytes of voxels, {data.name} has {size} bytes for them")
 
 
 def _check_stream(path: Path, fields: dict[str, str], declared: int) -> None:
@@ -255,13 +252,11 @@ def _check_stream(path: Path, fields: dict[str, str], declared: int) -> None:
     data = _data_file(path, fields)
     stream = isal_zlib.decompressobj(wbits=47)  # gzip as NRRD has it, zlib as MetaImage has it
     count = 0
-    try:
-        with data.open("rb") as file:
-            file.seek(_parse(path)[1] if data == path else 0)
-            while count <= declared and not stream.eof and (block := stream.unconsumed_tail or file.read(BLOCK_BYTES)):
-                count += len(stream.decompress(block, BLOCK_BYTES))
-    except isal_zlib.error as error:  # type: ignore[misc]  # a class, but its stub has an instance
-        raise VolumeError(f"{path}: truncated or damaged: {one_line(error)}") from error
+    damage: Any = isal_zlib.error  # a class, but its stub has an instance
+    with errors_as(VolumeError, f"{path}: truncated or damaged", damage), data.open("rb") as file:
+        file.seek(_parse(path)[1] if data == path else 0)
+        while count <= declared and not stream.eof and (block := stream.unconsumed_tail or file.read(BLOCK_BYTES)):
+            count += len(stream.decompress(block, BLOCK_BYTES))
     if count < declared:
         raise VolumeError(
             f"{path}: truncated or damaged: the header declares {declared} bytes of voxels, {data.name} holds {count}"
@@ -281,14 +276,6 @@ def notes_of(path: Path, fields: dict[str, str]) -> tuple[str, ...]:
         if "space directions" not in fields and "nan" in fields.get("spacings", "nan").lower():
             notes.append("its header does not say how large its voxels are: taken as 1 mm")
     return tuple(notes)
-
-
-def _bytes_per_value(reader: sitk.ImageFileReader) -> int:
-    import SimpleITK as sitk
-
-    name: str = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-    bits = re.search(r"\d+", name)
-    return int(bits[0]) // 8 if bits else 1
 
 
 def _reason(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import GeometryError, OutputError, VolumeError, one_line
+from tomoseg.core.errors import GeometryError, OutputError, VolumeError, errors_as, one_line
 from tomoseg.core.files import atomic_file
 from tomoseg.data.formats import DEFLATE_LIMIT, NIFTI_SUFFIXES, has_suffix
 from tomoseg.data.geometry import Grid
@@ -113,14 +113,13 @@ def read_voxels(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[Any
     Raises:
         VolumeError: the file ends too early or is damaged.
     """
-    try:
+    damage = (OSError, EOFError, ValueError, OverflowError, zlib.error)
+    with errors_as(VolumeError, f"{name}: truncated or damaged", *damage):
         return np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
-        raise VolumeError(f"{name}: truncated or damaged: {one_line(error)}") from error
 
 
 def write_label_map(
-    path: Path, labels: NDArray[np.unsignedinteger[Any]], grid: Grid, like: nib.Nifti1Header | None
+    path: Path, labels: NDArray[Any], grid: Grid, like: nib.Nifti1Header | None, intent: str = "label"
 ) -> None:
     """Write a label map as NIfTI, atomically.
 
@@ -129,23 +128,15 @@ def write_label_map(
         labels: (I, J, K), or (I, J, K, label) where labels may overlap, uint8 or uint16.
         grid: the scan's grid.
         like: the scan's header, whose qform, sform and units are kept.
+        intent: NIfTI's name of what the numbers are.
 
     Raises:
         OutputError: the name has another suffix, or the file cannot be written.
     """
-    _write(path, labels, grid, like, "label")
-
-
-def write_map(path: Path, values: NDArray[np.float32], grid: Grid, like: nib.Nifti1Header | None) -> None:
-    """Write a number for each voxel, (I, J, K) float32, as NIfTI; otherwise as `write_label_map`."""
-    _write(path, values, grid, like, "estimate")
-
-
-def _write(path: Path, array: NDArray[Any], grid: Grid, like: nib.Nifti1Header | None, intent: str) -> None:
     if not has_suffix(path.name, NIFTI_SUFFIXES):
         raise OutputError(f"{path}: expected a name that ends in .nii.gz or .nii")
     image_type = nib.Nifti2Image if isinstance(like, nib.Nifti2Header) else nib.Nifti1Image
-    image = image_type(array, grid.affine, header=like)
+    image = image_type(labels, grid.affine, header=like)
     header = image.header
     if like is None:
         header.set_xyzt_units("mm")
@@ -154,7 +145,7 @@ def _write(path: Path, array: NDArray[Any], grid: Grid, like: nib.Nifti1Header |
         image.set_qform(grid.affine, "scanner")
         if grid.distance_mm(Grid(grid.shape, image.get_qform())) > TOLERANCE_VOXELS * min(grid.spacing):
             image.set_qform(None)
-    header.set_data_dtype(array.dtype)
+    header.set_data_dtype(labels.dtype)
     header["cal_min"] = header["cal_max"] = 0  # display limits of the scan mean nothing here
     header["descrip"] = b""
     header["aux_file"] = b""
@@ -164,6 +155,11 @@ def _write(path: Path, array: NDArray[Any], grid: Grid, like: nib.Nifti1Header |
     pack = gzip_writer if path.name.lower().endswith(".gz") else nullcontext
     with atomic_file(path) as temporary, temporary.open("wb") as raw, pack(raw) as target:
         image.to_stream(target)
+
+
+def write_map(path: Path, values: NDArray[np.float32], grid: Grid, like: nib.Nifti1Header | None) -> None:
+    """Write a number for each voxel, (I, J, K) float32, as NIfTI; otherwise as `write_label_map`."""
+    write_label_map(path, values, grid, like, "estimate")
 
 
 def gzip_writer(raw: IO[bytes]) -> igzip.IGzipFile:

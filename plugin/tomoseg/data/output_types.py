@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from tomoseg.core.errors import OutputError, UsageError
 from tomoseg.data.formats import NIFTI_SUFFIXES, SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix
@@ -24,36 +24,26 @@ if TYPE_CHECKING:  # each writer is imported when it is used: NIfTI needs no pyd
 OutputTypeName = Literal["nifti", "nrrd", "dicom-seg", "dicom-labelmap", "rtstruct"]
 
 
-class LabelMap(Protocol):
-    """Labels with everything that a format may store of them, such as a `Segmentation`."""
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Labels with everything that a format may store of them; a `Segmentation` is one.
 
-    @property
-    def labels(self) -> NDArray[np.unsignedinteger[Any]]:
-        """(I, J, K) uint8 or uint16; (label, I, J, K) of 0 and 1 if labels may overlap, numbered from 1."""
+    Attributes:
+        labels: (I, J, K) uint8 or uint16; (label, I, J, K) of 0 and 1 if labels may overlap, numbered from 1.
+        grid: the scan's.
+        label_table: a label for every value, background left out.
+        algorithm, version: what found the labels.
+        header: the scan's NIfTI header, if it had one.
+        series: the DICOM series that the scan was read from, if any.
+    """
 
-    @property
-    def grid(self) -> Grid:
-        """The scan's grid."""
-
-    @property
-    def label_table(self) -> tuple[Label, ...]:
-        """A label for every value, background left out."""
-
-    @property
-    def algorithm(self) -> str:
-        """What found the labels."""
-
-    @property
-    def version(self) -> str:
-        """The version of `algorithm`."""
-
-    @property
-    def header(self) -> nib.Nifti1Header | None:
-        """The scan's NIfTI header, if it had one."""
-
-    @property
-    def series(self) -> DicomSeries | None:
-        """The DICOM series that the scan was read from, if any."""
+    labels: NDArray[np.unsignedinteger[Any]]
+    grid: Grid
+    label_table: tuple[Label, ...]
+    algorithm: str
+    version: str
+    header: nib.Nifti1Header | None = None
+    series: DicomSeries | None = None
 
 
 @dataclass(frozen=True)

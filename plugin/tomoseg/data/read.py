@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import nibabel as nib
 
-from tomoseg.core.errors import VolumeError, one_line
+from tomoseg.core.errors import VolumeError, errors_as
 from tomoseg.data.channels import channels_of, expectation, join, split_4d
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.itk_image import from_itk, read_itk
@@ -69,11 +68,9 @@ def _read_channels(source: Image, channels: int) -> Volume:
         return split_4d(source, channels, _name(source))
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        try:
+        with errors_as(VolumeError, f"{path}: cannot be read", OSError):
             if channels_of(path) is not None:
                 return split_4d(load_nifti(path), channels, str(path))
-        except OSError as error:
-            raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
     _read_one(source, None)  # knows what is wrong with it
     raise VolumeError(f"{_name(source)}: {expectation(channels)}, got one")
 
@@ -96,22 +93,18 @@ def _name(source: Image) -> str:
 
 
 def _read_path(path: Path, series: str | None) -> Volume:
-    try:
-        found = path.stat()
-    except FileNotFoundError as error:
-        raise VolumeError(f"{path}: no such file; expected {EXPECTED}") from error
-    except OSError as error:
-        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
-    try:
-        if not stat.S_ISDIR(found.st_mode):
-            if not stat.S_ISREG(found.st_mode):  # a pipe would wait for ever
+    with errors_as(VolumeError, f"{path}: cannot be read", OSError):
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise VolumeError(f"{path}: no such file; expected {EXPECTED}") from error
+        if not path.is_dir():
+            if not path.is_file():  # a pipe would wait for ever
                 raise VolumeError(f"{path}: expected {EXPECTED}, got something that is neither file nor folder")
-            if found.st_size == 0:
+            if size == 0:
                 raise VolumeError(f"{path}: the file is empty; expected {EXPECTED}")
             if not is_dicom(path):
                 return read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else read_nifti(path)
         from tomoseg.data.dicom.series import read_dicom  # pydicom takes 0.2 s, and many have no DICOM
 
         return read_dicom(path, series)
-    except OSError as error:
-        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error

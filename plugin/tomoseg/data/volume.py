@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import GeometryError, VolumeError, one_line
+from tomoseg.core.errors import GeometryError, VolumeError, errors_as
 from tomoseg.data.geometry import Grid
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -87,10 +87,8 @@ def make_volume(
     Raises:
         VolumeError: the matrix places no volume.
     """
-    try:
+    with errors_as(VolumeError, name, GeometryError, remedy="; its header is damaged"):
         grid = Grid(array.shape, affine)
-    except GeometryError as error:
-        raise VolumeError(f"{name}: {one_line(error)}; its header is damaged") from error
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32's range is infinite, and counted afterwards
         values = np.asarray(array, dtype=np.float32)
     return Volume(values, grid, name, header, series, notes)

@@ -40,9 +40,8 @@ from tomoseg.inference.sliding_window.stream import Limits, OnWindow, Output, se
 from tomoseg.inference.sliding_window.uncertainty import sigmoid_entropy, softmax_entropy
 from tomoseg.inference.sliding_window.windows import Windows, place_windows
 from tomoseg.report.records import RunStats
+from tomoseg.transforms import CLEANERS, ReplaceNonFinited
 from tomoseg.transforms.cleaner import cleaning_notes
-from tomoseg.transforms.cleaners import CLEANERS
-from tomoseg.transforms.non_finite import ReplaceNonFinited
 
 Shape = tuple[int, int, int]
 

@@ -3,23 +3,18 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.data.geometry import Grid
-from tomoseg.data.labels import Label
 from tomoseg.data.nifti import write_map
-from tomoseg.data.output_types import choose_output_type
-from tomoseg.data.volume import DicomSeries
+from tomoseg.data.output_types import LabelMap, choose_output_type
 from tomoseg.inference.localisation.locator import RegionCrop
 from tomoseg.report.records import Location, RunStats
 
 
 @dataclass(frozen=True, eq=False)
-class Segmentation:
+class Segmentation(LabelMap):
     """Labels in the scan's own grid.
 
     Args:
@@ -45,13 +40,6 @@ class Segmentation:
         (True, ['anterior', 'posterior'])
     """
 
-    labels: NDArray[np.unsignedinteger[Any]]
-    grid: Grid
-    label_table: tuple[Label, ...]
-    algorithm: str
-    version: str
-    header: nib.Nifti1Header | None = None
-    series: DicomSeries | None = None
     warnings: tuple[str, ...] = ()
     location: Location | None = None
     places: tuple[RegionCrop, ...] = ()

@@ -115,7 +115,9 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         studies = datastore or self.datastore()
         image = str(request.get("image") or "")
         uploaded = Path(image).is_absolute()
-        source = Path(image) if uploaded else find_source(studies, image)
+        source = Path(image) if uploaded else image and studies.source(image)
+        if not source:
+            raise VolumeError(f"image {image!r}: no such image in the studies, and no such session")
         tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
         path, reported = task({**request, "image": str(source)})
         label = path
@@ -130,15 +132,3 @@ def _is_trainable(model: ServedModel) -> bool:
     except BundleError:
         return False
     return not model.labels.overlapping  # they would need an annotation for each
-
-
-def find_source(studies: Datastore, image: str) -> Path:
-    """Return the file or folder of an image of the studies.
-
-    Raises:
-        VolumeError: there is no such image.
-    """
-    source: Path | None = studies.source(image) if image else None
-    if source is None:
-        raise VolumeError(f"image {image!r}: no such image in the studies, and no such session")
-    return source

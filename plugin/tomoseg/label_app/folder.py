@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle, registered_names
-from tomoseg.core.errors import BundleError, UsageError, one_line
+from tomoseg.core.errors import BundleError, UsageError, errors_as
 from tomoseg.core.files import atomic_file
 from tomoseg.core.json_files import read_json, write_json
 from tomoseg.label_app.versions import WeightsVersions
@@ -76,12 +76,11 @@ class LabelApp:
             BundleError: a bundle is unknown or unusable.
         """
         path = self.root / SETTINGS
-        try:
+        if not path.exists():
+            raise UsageError(f"{path}: missing; make the app with: tomoseg label-app {self.root}")
+        damage, remedy = (OSError, ValueError, KeyError, TypeError), "; make the app again"
+        with errors_as(UsageError, f"{path}: cannot be read", *damage, remedy=remedy):
             names = [str(name) for name in read_json(path)["bundles"]]
-        except FileNotFoundError as error:
-            raise UsageError(f"{path}: missing; make the app with: tomoseg label-app {self.root}") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: cannot be read, {one_line(error)}; make the app anew") from error
         return load_bundles(names)
 
     def weights(self, bundle: Bundle) -> WeightsVersions:
@@ -100,14 +99,11 @@ def load_bundles(names: Sequence[str]) -> tuple[Bundle, ...]:
     if not found:
         raise BundleError("expected a bundle, none is registered; reinstall tomoseg")
     for bundle in found:
+        where = f"bundle {bundle.name}"
         if MISLEADING.search(bundle.name):
-            raise UsageError(
-                f"bundle {bundle.name}: MONAI Label takes the name for another kind of model; rename the folder"
-            )
+            raise UsageError(f"{where}: MONAI Label takes the name for another kind of model; rename the folder")
         if bundle.input_channels > 1:
-            raise UsageError(
-                f"bundle {bundle.name}: takes {bundle.input_channels} channels; MONAI Label's clients send one"
-            )
+            raise UsageError(f"{where}: takes {bundle.input_channels} channels; MONAI Label's clients send one")
         _ = bundle.inference_config, bundle.label_table
     if len({bundle.name for bundle in found}) < len(found):
         raise UsageError(f"expected bundles with different names, got {', '.join(bundle.name for bundle in found)}")

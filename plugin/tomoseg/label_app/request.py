@@ -43,13 +43,9 @@ def parse_infer_request(request: Json, device: str) -> InferRequest:
     extension = str(request.get("result_extension") or ".nii.gz").lower()
     if extension not in EXTENSIONS:
         raise UsageError(f"result_extension: expected one of {', '.join(EXTENSIONS)}, got {extension!r}")
-    overlap = number(request, "overlap")
-    return InferRequest(
-        RunOptions(device=device, overlap=overlap, tta=flag(request, "tta"), roi=_places(request)),
-        largest_component=flag(request, "largest_component"),
-        extension=extension,
-        compress=flag(request, "result_compress", default=True),
-    )
+    overlap, tta, roi = number(request, "overlap"), flag(request, "tta"), _places(request)
+    largest, compress = flag(request, "largest_component"), flag(request, "result_compress", default=True)
+    return InferRequest(RunOptions(device=device, overlap=overlap, tta=tta, roi=roi), largest, extension, compress)
 
 
 def _places(request: Json) -> tuple[str, ...]:

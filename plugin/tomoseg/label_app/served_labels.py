@@ -46,12 +46,9 @@ class ServedLabels:
             channels.pop(0)
         overlapping = 0 in channels  # a threshold of each score, and no background among them
         ordered = sorted(channels.items())
-        return cls(
-            tuple(replace(label, value=n, name=label.name.lower()) for n, (_, label) in enumerate(ordered, 1)),
-            tuple(value + overlapping for value, _ in ordered),  # a Segmentation numbers them from 1 on
-            overlapping,
-            _whole_labels(bundle),
-        )
+        table = tuple(replace(label, value=n, name=label.name.lower()) for n, (_, label) in enumerate(ordered, 1))
+        values = tuple(value + overlapping for value, _ in ordered)  # a Segmentation numbers them from 1 on
+        return cls(table, values, overlapping, _whole_labels(bundle))
 
     @property
     def ids(self) -> dict[str, int]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 
-from tomoseg.core.errors import MissingPackageError, UsageError, one_line
+from tomoseg.core.errors import UsageError, errors_as, import_package
 from tomoseg.core.threads import choose_threads
 from tomoseg.label_app.folder import LabelApp
 
@@ -34,7 +34,7 @@ def serve_label_app(
         bundles: what is served; the app's own, or all that are registered, if there are none.
         host: address to listen at.
         port: TCP port.
-        threads: as in `Options`, of the server and of each process that it starts.
+        threads: as in `RunOptions`, of the server and of each process that it starts.
         on_warning: called if other computers can reach the server without logging in.
 
     Returns:
@@ -51,7 +51,7 @@ def serve_label_app(
     """
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(choose_threads(threads))
-    _check_installation()
+    import_package("monailabel", "monailabel", "label")
     remote = studies.startswith(("http://", "https://"))
     if not remote and not Path(studies).is_dir():
         raise UsageError(f"{studies}: no such folder; expected one with scans, or the URL of a DICOMweb archive")
@@ -62,10 +62,8 @@ def serve_label_app(
     os.environ.setdefault("MONAI_LABEL_TRACKING_ENABLED", "false")
     if on_warning is not None and (warning := exposure(host)):
         on_warning(warning)
-    print(
-        f"MONAI Label at http://{host}:{port} with {', '.join(one.name for one in served)}; stop with Ctrl-C",
-        flush=True,
-    )
+    names = ", ".join(one.name for one in served)
+    print(f"MONAI Label at http://{host}:{port} with {names}; stop with Ctrl-C", flush=True)
 
     import logging
 
@@ -100,19 +98,11 @@ def exposure(host: str) -> str:
     )
 
 
-def _check_installation() -> None:
-    try:
-        import monailabel  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError("monailabel", "label") from error
-
-
 def _check_port(host: str, port: int) -> None:
     """Refuse a port that is taken; MONAI Label would load everything first, and then say so in its log."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        what, remedy = f"{host}:{port}: cannot listen there", "; choose another --port"
+        with errors_as(UsageError, what, OSError, OverflowError, remedy=remedy):
             probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            raise UsageError(f"{host}:{port}: cannot listen there, {one_line(error)}; choose another --port") from error

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoseg.core.errors import BundleError, OutputError, UsageError, one_line
+from tomoseg.core.errors import BundleError, OutputError, UsageError, errors_as
 from tomoseg.core.files import atomic_file, sha256, staging_folder
 from tomoseg.core.json_files import SCHEMA_VERSION, read_json, write_json
 
@@ -52,14 +52,9 @@ class WeightsVersions:
             BundleError: `current.json` is damaged, or names a version that is not there.
         """
         path = self.folder / CURRENT
-        try:
-            number = int(read_json(path)["version"])
-        except FileNotFoundError:
-            number = SHIPPED_VERSION
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BundleError(
-                f"{path}: cannot be read: {one_line(error)}; remove it to use the shipped weights"
-            ) from error
+        remedy = "; remove it to use the shipped weights"
+        with errors_as(BundleError, f"{path}: cannot be read", OSError, ValueError, KeyError, TypeError, remedy=remedy):
+            number = int(read_json(path)["version"]) if path.exists() else SHIPPED_VERSION
         return self.version(number)
 
     def version(self, number: int) -> Version:
@@ -104,14 +99,9 @@ class WeightsVersions:
             with atomic_file(checkpoint) as temporary:
                 torch.save(state, temporary)
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            known = {
-                "schema_version": SCHEMA_VERSION,
-                "created": now,
-                "from_version": parent,
-                "sha256": sha256(checkpoint),
-                **facts,
-            }
-            (whole / "version.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+            known = {"created": now, "from_version": parent, "sha256": sha256(checkpoint), **facts}
+            content = json.dumps({"schema_version": SCHEMA_VERSION, **known}, indent=2)
+            (whole / "version.json").write_text(content + "\n", encoding="utf-8")
             number = self._take_number(whole)
         self._use(number)
         return self.version(number)
@@ -141,10 +131,8 @@ class WeightsVersions:
         number = self.numbers[-1] + 1
         while (self.folder / f"{number:04}").exists():
             number += 1
-        try:
+        with errors_as(OutputError, f"{self.folder}: cannot be written to", OSError):
             whole.rename(self.folder / f"{number:04}")
-        except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be written to: {one_line(error)}") from error
         return number
 
     def _use(self, number: int) -> None:

@@ -44,7 +44,7 @@ def save_preview(
     Raises:
         OutputError: the picture cannot be written.
     """
-    _draw(path, image, {"": labels}, grid, label_table, _centre_of_largest(_to_ras(labels, grid)), title)
+    save_comparison(path, image, {"": labels}, grid, label_table, title=title)
 
 
 def save_comparison(
@@ -53,34 +53,24 @@ def save_comparison(
     rows: Mapping[str, NDArray[Any]],
     grid: Grid,
     label_table: Sequence[Label],
-    centre: Sequence[int],
+    centre: Sequence[int] | None = None,
     title: str = "",
 ) -> None:
     """Draw the same three slices once for each of several label maps, one below the other; else as `save_preview`.
 
     Args:
+        path, image, grid, label_table, title: as there.
         rows: label maps (I, J, K) by what they are called.
-        centre: the voxel (i, j, k) that the slices run through.
+        centre: the voxel (i, j, k) that the slices run through; None for one of the first map's largest label.
     """
-    _draw(path, image, rows, grid, label_table, _ras_index(centre, grid), title)
-
-
-def _draw(
-    path: Path,
-    image: NDArray[np.float32],
-    rows: Mapping[str, NDArray[Any]],
-    grid: Grid,
-    label_table: Sequence[Label],
-    centre: tuple[int, ...],
-    title: str,
-) -> None:
-    """Draw the slices through a voxel of the view that `_to_ras` gives."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    image, spacing = _to_ras(image, grid), _ras_spacing(grid)
+    image = _to_ras(image, grid)
+    spacing = [grid.spacing[axis] for axis in np.argsort(io_orientation(grid.affine)[:, 0])]
     maps = {name: _to_ras(labels, grid) for name, labels in rows.items()}
+    through = _centre_of_largest(next(iter(maps.values()))) if centre is None else _ras_index(centre, grid)
     low, high = np.percentile(image, (0.5, 99.5))
     colours = {label.value: tuple(part / 255 for part in label.colour) for label in label_table}
     top = max(colours, default=1)
@@ -91,7 +81,7 @@ def _draw(
     for (name, labels), axes in zip(maps.items(), grid_of_axes, strict=True):
         for axis, (plane, cut, (across, up), letters) in zip(axes, PLANES, strict=True):
             here = [slice(None)] * 3
-            here[cut] = centre[cut]  # type: ignore[call-overload]
+            here[cut] = through[cut]  # type: ignore[call-overload]
             grey, overlay = image[tuple(here)].T, labels[tuple(here)].T
             aspect = spacing[up] / spacing[across]
             axis.imshow(grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=aspect)
@@ -106,11 +96,8 @@ def _draw(
             axis.set_axis_off()
             for letter, place in zip(letters, (0.04, 0.96), strict=True):
                 axis.text(place, 0.5, letter, color="yellow", transform=axis.transAxes, ha="center", va="center")
-    present = [
-        Patch(color=colours[label.value], label=label.name)
-        for label in label_table
-        if any((labels == label.value).any() for labels in maps.values())
-    ]
+    found = [label for label in label_table if any((labels == label.value).any() for labels in maps.values())]
+    present = [Patch(color=colours[label.value], label=label.name) for label in found]
     if present:
         legend = figure.legend(
             handles=present, loc="outside lower center", ncols=min(len(present), 5), frameon=False, labelcolor="white"
@@ -126,11 +113,6 @@ def _draw(
 def _to_ras(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
     """Return a view whose axes point, as nearly as they can, to the right, the front and the head."""
     return np.asarray(apply_orientation(array, io_orientation(grid.affine)))
-
-
-def _ras_spacing(grid: Grid) -> tuple[float, ...]:
-    order = io_orientation(grid.affine)[:, 0].astype(int)
-    return tuple(grid.spacing[axis] for axis in np.argsort(order))
 
 
 def _ras_index(index: Sequence[int], grid: Grid) -> tuple[int, ...]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tomoseg.core.files import UNENCODABLE, atomic_file
 from tomoseg.core.json_files import write_json
+from tomoseg.core.tables import write_csv
 from tomoseg.core.version import __version__
 from tomoseg.report.environment import installed_packages, utc_now
 
@@ -173,12 +172,13 @@ class CaseReport:
         Raises:
             KeyError, TypeError, ValueError: it is none.
         """
-        fields = dict(content)
-        fields["stats"] = RunStats(**{**fields["stats"], "notes": tuple(fields["stats"]["notes"])})
-        fields["labels"] = tuple(map(_read_label, fields["labels"]))
-        fields["warnings"] = tuple(fields["warnings"])
-        fields["location"] = None if fields["location"] is None else _read_location(fields["location"])
-        return cls(**fields)
+        fields = _with_tuples(content)
+        location = fields["location"]
+        if location is not None:
+            regions = tuple(RegionVolume(**region) for region in location["regions"])
+            location = Location(**location | {"regions": regions})
+        labels = tuple(LabelVolume(**label) for label in fields["labels"])
+        return cls(**fields | {"stats": RunStats(**fields["stats"]), "labels": labels, "location": location})
 
     @classmethod
     def failure(cls, path: Path, reason: str) -> CaseReport:
@@ -249,24 +249,15 @@ class Report:
         Raises:
             OutputError: it cannot be written.
         """
-        with atomic_file(path) as part, part.open("w", newline="", encoding="utf-8", errors=UNENCODABLE) as file:
-            writer = csv.writer(file)
-            writer.writerow(STATISTICS_COLUMNS)
-            for case in self.cases:
-                writer.writerows((case.input, *_statistics(row)) for row in case.labels)
-                writer.writerows((case.input, *row) for row in _regions(case.location))
+        rows = ((case, (*map(_statistics, case.labels), *_regions(case.location))) for case in self.cases)
+        write_csv(path, STATISTICS_COLUMNS, ((case.input, *row) for case, found in rows for row in found))
 
 
-def _read_label(content: Mapping[str, Any]) -> LabelVolume:
-    fields: dict[str, Any] = dict(content)
-    for key in ("first", "stop"):
-        fields[key] = None if fields[key] is None else tuple(fields[key])
-    return LabelVolume(**fields)
-
-
-def _read_location(content: Mapping[str, Any]) -> Location:
-    regions = (RegionVolume(**{**region, "centre_mm": tuple(region["centre_mm"])}) for region in content["regions"])
-    return Location(**{**content, "regions": tuple(regions)})
+def _with_tuples(content: Any) -> Any:
+    """Return JSON with tuples for its lists, as the records hold them."""
+    if isinstance(content, Mapping):
+        return {key: _with_tuples(value) for key, value in content.items()}
+    return tuple(map(_with_tuples, content)) if isinstance(content, list) else content
 
 
 def _statistics(row: LabelVolume) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
 """Volume, intensity and position of each label of a scan."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +87,9 @@ class _LabelAccumulator:
         order = np.argsort([-abs(stride) for stride in labels.strides], kind="stable")
         turned = labels.transpose(order)
         image = None if scan is None else scan.transpose(order)
-        for start, stop in _slabs(turned.shape):
-            slab = turned[start:stop]
+        step = max(1, SLAB_VOXELS // max(1, turned.shape[1] * turned.shape[2]))
+        for start in range(0, len(turned), step):
+            slab = turned[start : start + step]
             if binary:
                 slab = (slab != 0).view(np.uint8)
             self._add_boxes(slab, start, order)
@@ -96,7 +97,7 @@ class _LabelAccumulator:
             found = slab[inside]
             self._voxels += np.bincount(found, minlength=self._size)
             if image is not None:
-                self._add_intensities(found, image[start:stop][inside])
+                self._add_intensities(found, image[start : start + step][inside])
 
     def _add_boxes(self, slab: NDArray[np.unsignedinteger[Any]], start: int, order: NDArray[np.intp]) -> None:
         from scipy import ndimage  # 0.15 s, for which a single scan need not wait
@@ -131,18 +132,5 @@ class _LabelAccumulator:
             mean = float(self._origin[value]) + shift
             sd = max(float(self._squares[value]) / count - shift * shift, 0.0) ** 0.5
         first, stop = self._first[value].tolist(), self._stop[value].tolist()
-        return LabelMeasure(
-            voxels=int(self._voxels[value]),
-            mean=mean,
-            sd=sd,
-            first=(first[0], first[1], first[2]),
-            stop=(stop[0], stop[1], stop[2]),
-            touches_border=min(first) == 0 or any(end == size for end, size in zip(stop, shape, strict=True)),
-        )
-
-
-def _slabs(shape: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield `[start, stop)` of slabs along the first axis, of one plane at least."""
-    step = max(1, SLAB_VOXELS // max(1, shape[1] * shape[2]))
-    for start in range(0, shape[0], step):
-        yield start, min(start + step, shape[0])
+        at_border = min(first) == 0 or any(end == size for end, size in zip(stop, shape, strict=True))
+        return LabelMeasure(int(self._voxels[value]), mean, sd, tuple(first), tuple(stop), at_border)

@@ -7,28 +7,22 @@
 They stand after LoadImaged with `ensure_channel_first`. None of them moves a voxel, so none has anything to invert.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
+
+from tomoseg.transforms.bias_field import CorrectBiasFieldd
+from tomoseg.transforms.cleaner import Cleaner
+from tomoseg.transforms.denoising import DenoiseCurvatureFlowd, DenoiseWaveletd
+from tomoseg.transforms.non_finite import ReplaceNonFinited
+from tomoseg.transforms.synthesis import RandImageFromLabelsd
 
 __all__ = ["CorrectBiasFieldd", "DenoiseCurvatureFlowd", "DenoiseWaveletd", "RandImageFromLabelsd", "ReplaceNonFinited"]
 
-if TYPE_CHECKING:
-    from tomoseg.transforms.bias_field import CorrectBiasFieldd
-    from tomoseg.transforms.denoising import DenoiseCurvatureFlowd, DenoiseWaveletd
-    from tomoseg.transforms.non_finite import ReplaceNonFinited
-    from tomoseg.transforms.synthesis import RandImageFromLabelsd
-
-# modules of the names, imported when a name is first used
-_HOME = {
-    "CorrectBiasFieldd": "bias_field",
-    "DenoiseCurvatureFlowd": "denoising",
-    "DenoiseWaveletd": "denoising",
-    "RandImageFromLabelsd": "synthesis",
-    "ReplaceNonFinited": "non_finite",
+# as the option --clean calls them, in the order in which they are best run: the denoisers take noise to be as strong
+# everywhere, which it no longer is once a bias field was divided out
+CLEANERS: dict[str, Callable[[Any], Cleaner]] = {
+    "non-finite": ReplaceNonFinited,
+    "denoise": DenoiseWaveletd,
+    "denoise-curvature": DenoiseCurvatureFlowd,
+    "bias-field": CorrectBiasFieldd,
 }
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'tomoseg.transforms' has no attribute {name!r}")
-    return getattr(import_module(f"tomoseg.transforms.{_HOME[name]}"), name)

@@ -61,7 +61,9 @@ class CorrectBiasFieldd(FiniteCleaner):
         if not inside.any():
             return array + zero, ": no foreground found"
         correction = sitk.N4BiasFieldCorrectionImageFilter()
-        correction.SetMaximumNumberOfIterations([MAX_ITERATIONS_PER_LEVEL] * _levels(array.shape, spacing))
+        longest = max(size * mm for size, mm in zip(array.shape, spacing, strict=True))
+        levels = min(MAX_LEVELS, 1 + max(0, math.floor(math.log2(longest / FINEST_KNOTS_MM))))
+        correction.SetMaximumNumberOfIterations([MAX_ITERATIONS_PER_LEVEL] * levels)
         correction.Execute(small, mask)
         known = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(small))[inside]
         field = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image))
@@ -86,8 +88,3 @@ def _foreground(image: sitk.Image) -> sitk.Image:
 def _shrinking(size: int, spacing: float) -> int:
     """Return by how much an axis is shrunk."""
     return max(1, min(round(SHRUNK_SPACING_MM / spacing), size // MIN_SHRUNK_VOXELS))
-
-
-def _levels(shape: tuple[int, ...], spacing: tuple[float, ...]) -> int:
-    longest = max(size * mm for size, mm in zip(shape, spacing, strict=True))
-    return min(MAX_LEVELS, 1 + max(0, math.floor(math.log2(longest / FINEST_KNOTS_MM))))

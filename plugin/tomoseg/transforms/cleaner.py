@@ -122,13 +122,9 @@ def cleaning_notes(image: Any) -> tuple[str, ...]:
 
 
 def _as_array(image: Any) -> NDArray[Any]:
-    if not isinstance(image, torch.Tensor):
-        return np.asarray(image)
-    tensor: torch.Tensor = image.as_tensor() if isinstance(image, MetaTensor) else image
-    if tensor.dtype == torch.bfloat16:  # NumPy has none
-        tensor = tensor.float()
-    array: NDArray[Any] = tensor.detach().cpu().numpy()
-    return array
+    if isinstance(image, torch.Tensor):
+        image = (image.float() if image.dtype == torch.bfloat16 else image).detach().cpu()  # NumPy has no bfloat16
+    return np.asarray(image)
 
 
 def _in_one_line(notes: list[str]) -> str:

@@ -1,15 +1,13 @@
 """Less noise, with the edges where they were."""
 
 import warnings
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from monai.config import KeysCollection
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import MissingPackageError, UsageError
+from tomoseg.core.errors import UsageError, import_package
 from tomoseg.transforms.cleaner import FiniteCleaner
 
 # Of db1, db2, db4 and sym4 the one that leaves the smallest error on the MNI152 head with white noise of 2, 5 and 10 %
@@ -58,7 +56,8 @@ class DenoiseWaveletd(FiniteCleaner):
         self.sigma = sigma
 
     def filter(self, array: NDArray[np.float32], spacing: tuple[float, ...]) -> tuple[NDArray[np.float32], str]:
-        restoration = _restoration()
+        restoration = import_package("skimage", "scikit-image", "clean").restoration
+        import_package("pywt", "PyWavelets", "clean")  # whose wavelets it uses
         lowest, highest = array.min(), array.max()
         # the estimate leaves out coefficients that are exactly 0: those of a padded background, once it is 0 itself
         array -= lowest
@@ -117,11 +116,3 @@ class DenoiseCurvatureFlowd(FiniteCleaner):
         flowed *= unit
         flowed += lowest
         return flowed.clip(lowest, highest, out=flowed), f", {self.iterations} steps of {step:.3g} mm²"
-
-
-def _restoration() -> Any:
-    """Return `skimage.restoration`, whose wavelets are those of PyWavelets."""
-    for module, package in (("skimage", "scikit-image"), ("pywt", "PyWavelets")):
-        if find_spec(module) is None:
-            raise MissingPackageError(package, "clean")
-    return import_module("skimage.restoration")

@@ -19,7 +19,7 @@ from pydicom.uid import (
     JPEGTransferSyntaxes,
 )
 
-from tomoseg.core.errors import VolumeError, one_line
+from tomoseg.core.errors import VolumeError, errors_as
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.codestream import CodestreamError, check_codestream
 from tomoseg.data.dicom.slices import Slice
@@ -49,10 +49,8 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
         with suppress_warnings():
             stored = _read_stored(path)
         if stored.shape[1:] != (rows, columns) or len(stored) < max(one.frame.number for _, one in members):
-            raise VolumeError(
-                f"{path}: its header is damaged: "
-                f"expected images of {by((rows, columns))} pixels, got {by(stored.shape)}"
-            )
+            expected = f"expected images of {by((rows, columns))} pixels, got {by(stored.shape)}"
+            raise VolumeError(f"{path}: its header is damaged: {expected}")
         if array is None:  # only now, for a damaged header may ask for any size
             array = np.empty((len(slices), rows, columns), np.float32)
         for index, one in members:
@@ -65,7 +63,8 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
 
 def _read_stored(path: Path) -> NDArray[Any]:
     """Return the stored values of a file, (frames, rows, columns)."""
-    try:
+    # pydicom and its decoders let through whatever damaged bytes do to them
+    with errors_as(VolumeError, f"{path}: its pixels cannot be read", Exception):
         dataset = dcmread(path, force=True)
         _require_declared_size(dataset, path)
         stored = int(dataset.BitsStored)
@@ -76,10 +75,6 @@ def _read_stored(path: Path) -> NDArray[Any]:
         # a stream of JPEG 2000 has its own sign and width, which lossy values may need all of
         if pixels.dtype.kind in "iu" and dataset.file_meta.TransferSyntaxUID not in JPEG2000TransferSyntaxes:
             pixels = _without_unused_bits(pixels, stored, high)
-    except VolumeError:
-        raise
-    except Exception as error:  # pydicom and its decoders let through whatever damaged bytes do to them
-        raise VolumeError(f"{path}: its pixels cannot be read: {one_line(error)}") from error
     return pixels[None] if pixels.ndim == 2 else pixels
 
 

@@ -16,7 +16,7 @@ from pydicom import Dataset, __version_info__, dcmread
 from pydicom.config import disable_value_validation
 from pydicom.uid import generate_uid
 
-from tomoseg.core.errors import OutputError, VolumeError, one_line
+from tomoseg.core.errors import OutputError, VolumeError, errors_as
 from tomoseg.core.files import atomic_file
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.formats import has_suffix
@@ -50,18 +50,18 @@ HEADER_KEYWORDS = [
 
 @dataclass(frozen=True)
 class Reference:
-    """What a result calls an image: its SOP class, its SOP instance, and the frame, from 1 on, if it has several."""
+    """What a result calls an image: its SOP class, its SOP instance, and the frames, from 1 on, if it has several."""
 
     sop_class: str
     instance: str
-    frame: int | None = None
+    frames: tuple[int, ...] = ()
 
     def item(self) -> Dataset:
         """Return it as an item of a sequence."""
         item = Dataset()
         item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = self.sop_class, self.instance
-        if self.frame is not None:
-            item.ReferencedFrameNumber = self.frame
+        if self.frames:
+            item.ReferencedFrameNumber = list(self.frames)
         return item
 
 
@@ -96,10 +96,11 @@ class Source:
         return int(self.header.Columns), int(self.header.Rows), len(self.references)
 
     def instances(self) -> Iterator[Reference]:
-        """Yield a reference to each file once, in the order of the slices."""
-        classes = {one.instance: one.sop_class for one in self.references}
-        for instance, sop_class in classes.items():
-            yield Reference(sop_class, instance)
+        """Yield a reference to each file and its frames, in the order of the slices."""
+        frames: dict[tuple[str, str], list[int]] = {}
+        for one in self.references:
+            frames.setdefault((one.sop_class, one.instance), []).extend(one.frames)
+        return (Reference(*file, tuple(sorted(found))) for file, found in frames.items())
 
 
 def read_source(path: Path, series: DicomSeries, shape: Sequence[int]) -> Source:
@@ -117,15 +118,12 @@ def read_source(path: Path, series: DicomSeries, shape: Sequence[int]) -> Source
     files: dict[Path, tuple[Dataset, list[FrameGroups]]] = {}
     planes = []
     for frame in series.frames:
-        try:
+        what = f"{frame.path}: its header can no longer be read, as it could with the scan"
+        with errors_as(VolumeError, what, Exception):  # whatever a file that has changed does to pydicom's parsers
             if frame.path not in files:
                 header = _read_header(frame.path)
                 files[frame.path] = header, read_functional_groups(header)
             planes.append(_plane(*files[frame.path], frame.number))
-        except Exception as error:  # pydicom lets through whatever a file that has changed does to its parsers
-            raise VolumeError(
-                f"{frame.path}: its header can no longer be read, as it could with the scan: {one_line(error)}"
-            ) from error
     references, positions, orientations, spacings, thicknesses = zip(*planes, strict=True)
     normal = np.cross(orientations[0][:3], orientations[0][3:])
     gap = float(abs((positions[-1] - positions[0]) @ normal) / np.linalg.norm(normal)) / max(len(planes) - 1, 1)
@@ -203,7 +201,7 @@ def _plane(
     position = np.array(group.position.ImagePositionPatient, np.float64)
     orientation = np.array(group.orientation.ImageOrientationPatient, np.float64)
     rows, columns = (float(part) for part in group.measures.PixelSpacing)
-    reference = Reference(str(header.SOPClassUID), str(header.SOPInstanceUID), number if groups else None)
+    reference = Reference(str(header.SOPClassUID), str(header.SOPInstanceUID), (number,) if groups else ())
     return reference, position, orientation, (rows, columns), float(group.measures.get("SliceThickness") or 0)
 
 

@@ -1,6 +1,5 @@
 """Label maps as RT Structure Sets: the outline of each label in each slice of its scan."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -114,26 +113,15 @@ def _describe(source: Source, algorithm: str, version: str) -> FileDataset:
 
 def _refer(source: Source) -> Dataset:
     """Return the frame of reference, in it the study, in it the series, in it the images."""
-    frames: dict[str, list[int]] = defaultdict(list)
-    for one in source.references:
-        if one.frame is not None:
-            frames[one.instance].append(one.frame)
     series = Dataset()
     series.SeriesInstanceUID = source.series
-    series.ContourImageSequence = [_image(one, sorted(frames[one.instance])) for one in source.instances()]
+    series.ContourImageSequence = [one.item() for one in source.instances()]
     study = Reference(STUDY_CLASS, source.study).item()
     study.RTReferencedSeriesSequence = [series]
     reference = Dataset()
     reference.FrameOfReferenceUID = source.frame_of_reference
     reference.RTReferencedStudySequence = [study]
     return reference
-
-
-def _image(reference: Reference, frames: list[int]) -> Dataset:
-    item = reference.item()
-    if frames:
-        item.ReferencedFrameNumber = frames
-    return item
 
 
 def _region(label: Label, source: Source, algorithm: str, version: str) -> Dataset:

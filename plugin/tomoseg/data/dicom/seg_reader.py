@@ -1,14 +1,13 @@
 """DICOM Segmentation objects, read through highdicom into the grid of a scan."""
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import MissingPackageError, VolumeError, one_line
+from tomoseg.core.errors import VolumeError, errors_as, import_package
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
@@ -50,24 +49,19 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
         VolumeError: it is damaged, its segments overlap, or its pixels do not lie on the grid.
         MissingPackageError: highdicom is not installed.
     """
-    try:
-        highdicom: Any = import_module("highdicom")
-    except ImportError as error:
-        raise MissingPackageError("highdicom") from error
-    try:
-        with suppress_warnings():
-            dataset = highdicom.seg.segread(path)
-            found = dataset.get_volume(combine_segments=True, dtype=np.uint16)
-            segments = {number: dataset.get_segment_description(number) for number in dataset.segment_numbers}
-            place = highdicom.VolumeGeometry(
-                grid.affine, grid.shape, coordinate_system="PATIENT", from_reference_convention="RAS"
-            )
-    except Exception as error:  # whatever highdicom raises for what is damaged, overlaps or has gaps
-        raise VolumeError(f"{path}: cannot be read as labels that do not overlap: {one_line(error)}") from error
-    try:
+    highdicom: Any = import_package("highdicom", "highdicom")
+    what = f"{path}: cannot be read as labels that do not overlap"
+    # whatever highdicom raises for what is damaged, overlaps or has gaps
+    with errors_as(VolumeError, what, Exception), suppress_warnings():
+        dataset = highdicom.seg.segread(path)
+        found = dataset.get_volume(combine_segments=True, dtype=np.uint16)
+        segments = {number: dataset.get_segment_description(number) for number in dataset.segment_numbers}
+        place = highdicom.VolumeGeometry(
+            grid.affine, grid.shape, coordinate_system="PATIENT", from_reference_convention="RAS"
+        )
+    # RuntimeError for grids that differ, ValueError for frames of reference that do
+    with errors_as(VolumeError, f"{path}: expected pixels on the grid of the reference", RuntimeError, ValueError):
         placed = found.match_geometry(place, tol=POSITION_TOLERANCE_VOXELS * min(grid.spacing))
-    except (RuntimeError, ValueError) as error:  # for grids that differ, for frames of reference that do
-        raise VolumeError(f"{path}: expected pixels on the grid of the reference: {one_line(error)}") from error
     labels: NDArray[np.uint16] = np.asarray(placed.array)
     if np.count_nonzero(labels) < np.count_nonzero(found.array):
         raise VolumeError(f"{path}: some of its pixels lie outside of the reference's grid")

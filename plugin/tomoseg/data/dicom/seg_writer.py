@@ -6,7 +6,7 @@ afterwards.
 """
 
 from collections.abc import Sequence
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.config import disable_value_validation
 from pydicom.uid import CTImageStorage, generate_uid
 
-from tomoseg.core.errors import MissingPackageError, OutputError
+from tomoseg.core.errors import OutputError, import_package
 from tomoseg.core.version import __version__
 from tomoseg.data.dicom.reference import REQUIRED_KEYWORDS, Source, adopt, read_source, save, series_number, text
 from tomoseg.data.labels import Code, Label
@@ -60,10 +60,7 @@ def write_dicom_seg(
         VolumeError: the series is no longer there.
         MissingPackageError: highdicom is not installed.
     """
-    try:
-        highdicom = import_module("highdicom")
-    except ImportError as error:
-        raise MissingPackageError("highdicom") from error
+    highdicom = import_package("highdicom", "highdicom")
     if labelmap and labels.ndim == 4:
         raise OutputError(f"{path}: a label map segmentation cannot hold labels that overlap; write a binary one")
     if labelmap and not hasattr(highdicom.seg.SegmentationTypeValues, "LABELMAP"):
@@ -73,16 +70,15 @@ def write_dicom_seg(
         segments = find_segments(path, labels, source.shape, table)
         values = [segment.label.value for segment in segments]
         numbers = values if labelmap else list(range(1, len(values) + 1))
+        labelled = zip(segments, numbers, strict=True)
+        descriptions = [_describe(one.label, number, algorithm, version) for one, number in labelled]
         frames = _frames(labels, values, numbers)
         slices = range(len(frames)) if frames.any() else range(1)
         dataset = highdicom.seg.Segmentation(
             source_images=[_image(source, index) for index in slices],
             pixel_array=frames[: len(slices)],
             segmentation_type="LABELMAP" if labelmap else "BINARY",
-            segment_descriptions=[
-                _describe(segment.label, number, algorithm, version)
-                for segment, number in zip(segments, numbers, strict=True)
-            ],
+            segment_descriptions=descriptions,
             series_instance_uid=generate_uid(),
             series_number=series_number(source),
             sop_instance_uid=generate_uid(),
@@ -143,17 +139,15 @@ def _describe(label: Label, number: int, algorithm: str, version: str) -> Datase
     import highdicom as hd
 
     name = text(label.name, default=f"Label {label.value}")
+    family, made_by = _concept(ARTIFICIAL_INTELLIGENCE), text(algorithm, default="tomoseg")
+    found_by = hd.AlgorithmIdentificationSequence(made_by, family, text(version, default="unknown"))
     description: Dataset = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=name,
         segmented_property_category=_concept(label.category),
         segmented_property_type=_concept(label.kind),
         algorithm_type="AUTOMATIC",
-        algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=text(algorithm, default="tomoseg"),
-            family=_concept(ARTIFICIAL_INTELLIGENCE),
-            version=text(version, default="unknown"),
-        ),
+        algorithm_identification=found_by,
         tracking_uid=generate_uid(),
         tracking_id=name,
     )
@@ -179,5 +173,6 @@ def _refer(dataset: Dataset, source: Source) -> None:
     items = {id(derivation.SourceImageSequence[0]): derivation.SourceImageSequence[0] for derivation in derivations}
     for item in items.values():
         item.update(source.references[int(item.ReferencedSOPInstanceUID)].item())
-    dataset.SourceImageSequence = [instance.item() for instance in source.instances()]
-    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [one.item() for one in source.instances()]
+    files = [replace(one, frames=()) for one in source.instances()]
+    dataset.SourceImageSequence = [one.item() for one in files]
+    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [one.item() for one in files]

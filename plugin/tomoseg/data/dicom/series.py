@@ -10,7 +10,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom import uid as uids
 
-from tomoseg.core.errors import VolumeError, one_line, shorten
+from tomoseg.core.errors import VolumeError, errors_as, shorten
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.dicom.pixels import read_pixels
@@ -33,7 +33,7 @@ HEADER_KEYWORDS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", *TRAITS,
+    "PerFrameFunctionalGroupsSequence", "BitsAllocated", "PixelRepresentation", *TRAITS,
 ]  # fmt: skip
 MAX_SERIES_IN_ERROR = 8
 
@@ -126,13 +126,12 @@ def read_header(path: Path) -> Dataset:
     Raises:
         VolumeError: it is damaged.
     """
-    try:
+    # pydicom lets through whatever damaged bytes do to its parsers
+    with errors_as(VolumeError, f"{path}: a damaged DICOM file", Exception):
         dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER_KEYWORDS)
         dataset.filename = str(path)
         list(dataset)  # values are decoded when they are asked for: now is the time for errors
         own, outer = str(dataset.get("SOPClassUID", "")), str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
-    except Exception as error:  # pydicom lets through whatever damaged bytes do to its parsers
-        raise VolumeError(f"{path}: a damaged DICOM file: {one_line(error)}") from error
     if not own and outer not in {uids.MediaStorageDirectoryStorage, *SINGLE_FRAME, *MULTI_FRAME}:
         raise VolumeError(f"{path}: expected a DICOM file, got something else or a damaged one")
     if not own or outer in SINGLE_FRAME | MULTI_FRAME:
@@ -197,12 +196,9 @@ def _frames(header: Dataset) -> int:
 def summarise_series(headers: Sequence[Dataset]) -> SeriesSummary:
     """Return what tells a series from others."""
     first = headers[0]
-    return SeriesSummary(
-        uid=str(first.get("SeriesInstanceUID", "")),
-        modality=_modality(first),
-        description=shorten(str(first.get("SeriesDescription") or ""), 60),
-        images=sum(map(_frames, _without_copies(headers).values())),
-    )
+    description = shorten(str(first.get("SeriesDescription") or ""), 60)
+    images = sum(map(_frames, _without_copies(headers).values()))
+    return SeriesSummary(str(first.get("SeriesInstanceUID", "")), _modality(first), description, images)
 
 
 def _modality(header: Dataset) -> str:
@@ -220,12 +216,11 @@ def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[s
         notes.append(f"left out as localizers: {len(unique) - len(images)}")
     slices: list[Slice] = []
     for header in images or unique.values():
-        try:
+        name = str(header.filename)
+        # pydicom decodes the elements of sequences only here, and lets anything through
+        missing = errors_as(VolumeError, name, _MissingError)
+        with errors_as(VolumeError, f"{name}: a damaged DICOM header", Exception), missing:
             slices.extend(_slices_of(header))
-        except _MissingError as error:
-            raise VolumeError(f"{header.filename}: {error}") from error
-        except Exception as error:  # pydicom decodes the elements of sequences only here, and lets anything through
-            raise VolumeError(f"{header.filename}: a damaged DICOM header: {one_line(error)}") from error
     return slices, notes
 
 
@@ -283,17 +278,9 @@ def _slice(header: Dataset, group: FrameGroups, frame: DicomFrame, traits: dict[
     )
     if slope == 0:
         raise _MissingError("RescaleSlope: expected a number above or below 0, got 0")
-    return Slice(
-        frame=frame,
-        position=position,
-        row=row,
-        column=column,
-        spacing=(float(spacing[0]), float(spacing[1])),
-        size=(int(header.Rows), int(header.Columns)),
-        slope=slope,
-        intercept=intercept,
-        traits=traits,
-    )
+    between_rows, between_columns = spacing.tolist()
+    size = int(header.Rows), int(header.Columns)
+    return Slice(frame, position, row, column, (between_rows, between_columns), size, slope, intercept, traits)
 
 
 def _numbers(dataset: Dataset, keyword: str, count: int) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import GeometryError, VolumeError, one_line
+from tomoseg.core.errors import GeometryError, VolumeError, errors_as
 from tomoseg.data.geometry import Grid
 from tomoseg.data.volume import LPS_TO_RAS, DicomFrame, by
 
@@ -89,10 +89,8 @@ def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tupl
     affine = np.eye(4)
     affine[:3] = np.column_stack([first.row * first.spacing[1], first.column * first.spacing[0], step, origin])
     rows, columns = first.size
-    try:
+    with errors_as(VolumeError, name, GeometryError, remedy="; its headers are damaged"):
         grid = Grid((columns, rows, len(ordered)), LPS_TO_RAS @ affine)
-    except GeometryError as error:
-        raise VolumeError(f"{name}: {one_line(error)}; its headers are damaged") from error
     return ordered, grid, tuple(notes)
 
 
@@ -101,10 +99,8 @@ def _require_equal(one: Slice, other: Slice, name: str) -> None:
     if one.size != other.size:
         raise VolumeError(f"{name}: {expected}, got images of {by(one.size)} and of {by(other.size)} pixels")
     if not np.allclose(one.spacing, other.spacing, rtol=SPACING_TOLERANCE, atol=0):
-        raise VolumeError(
-            f"{name}: {expected}, got pixels of {one.spacing[0]:g}×{one.spacing[1]:g} mm "
-            f"and of {other.spacing[0]:g}×{other.spacing[1]:g} mm"
-        )
+        sizes = " and of ".join(f"{rows:g}×{columns:g} mm" for rows, columns in (one.spacing, other.spacing))
+        raise VolumeError(f"{name}: {expected}, got pixels of {sizes}")
     if max(np.abs(one.row - other.row).max(), np.abs(one.column - other.column).max()) > COSINE_TOLERANCE:
         raise VolumeError(f"{name}: {expected}, got images of several directions; leave out the localizers")
 

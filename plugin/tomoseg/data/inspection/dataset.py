@@ -157,13 +157,13 @@ def inspect_dataset(dataset: Dataset, inspector: Inspector) -> DatasetFindings:
     notes = []
     if dataset.unlisted:
         names = [str(path.relative_to(dataset.root)) for path in dataset.unlisted]
-        notes.append(f"{len(names)} files are not listed in {DESCRIPTION}: {_some(names)}")
+        notes.append(f"{len(names)} files are not listed in {DESCRIPTION}: {some(names)}")
     labels: tuple[LabelFindings, ...] = ()
     if inspector.voxels:
         labels = _collect_labels(dataset, cases)
         nowhere = [f"{label.name} ({label.value})" for label in labels if not label.cases]
         if nowhere:
-            notes.append(f"no case has {_some(nowhere)}, which {DESCRIPTION} names")
+            notes.append(f"no case has {some(nowhere)}, which {DESCRIPTION} names")
     return DatasetFindings(dataset.root, dataset.modality, tuple(cases), labels, tuple(missing), tuple(notes))
 
 
@@ -193,7 +193,7 @@ def _inspect_pair(pair: Pair, dataset: Dataset, inspector: Inspector) -> CaseFin
         present = {value for value in label.voxels.values if value > 0}
         unknown = sorted(present - set(dataset.label_names))
         if unknown:
-            errors.append(f"the label map holds {_some(unknown)}, which {DESCRIPTION} does not name")
+            errors.append(f"the label map holds {some(unknown)}, which {DESCRIPTION} does not name")
         notes.extend(_contradictions(pair, {dataset.label_names[value] for value in present if value not in unknown}))
     return CaseFindings(pair.name, pair.part, image, label, same, tuple(errors), tuple(notes))
 
@@ -207,7 +207,7 @@ def _contradictions(pair: Pair, present: set[str]) -> list[str]:
         (drawn - present, "says that {} was drawn, but no voxel has it"),
         (present - drawn, "does not say that {} was drawn, but voxels have it"),
     )
-    return [f"{DESCRIPTION} {text.format(_some(sorted(names)))}" for names, text in reported if names]
+    return [f"{DESCRIPTION} {text.format(some(sorted(names)))}" for names, text in reported if names]
 
 
 def _collect_labels(dataset: Dataset, cases: Sequence[CaseFindings]) -> tuple[LabelFindings, ...]:
@@ -247,6 +247,7 @@ def _ranges(rows: Sequence[Sequence[float]]) -> dict[str, list[float]] | None:
     }
 
 
-def _some(names: Sequence[object]) -> str:
-    shown = ", ".join(map(str, names[:MAX_NAMES_IN_NOTE]))
-    return f"{shown} and {len(names) - MAX_NAMES_IN_NOTE} more" if len(names) > MAX_NAMES_IN_NOTE else shown
+def some(names: Sequence[object], most: int = MAX_NAMES_IN_NOTE) -> str:
+    """Return the first names of many, and how many there are more."""
+    shown = ", ".join(map(str, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -83,11 +83,8 @@ def inspect(
     if not scans and not folders:
         raise UsageError("expected files or folders with scans")
     inspector = Inspector(voxels, on_scan)
-    return InspectionReport(
-        voxels,
-        _inspect_scans(list(dict.fromkeys(scans)), inspector),
-        tuple(_inspect_folder(folder, inspector) for folder in dict.fromkeys(folders)),
-    )
+    found = _inspect_scans(list(dict.fromkeys(scans)), inspector)
+    return InspectionReport(voxels, found, tuple(_inspect_folder(one, inspector) for one in dict.fromkeys(folders)))
 
 
 def _inspect_folder(folder: Path, inspector: Inspector) -> DatasetFindings:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tomoseg.data.datasets import PARTS, TEST
-from tomoseg.data.inspection.dataset import DatasetFindings, summarise_scans
+from tomoseg.data.inspection.dataset import DatasetFindings, some, summarise_scans
 from tomoseg.data.inspection.inspection_report import InspectionReport
 from tomoseg.data.inspection.scan import ScanFindings
 from tomoseg.data.volume import by
@@ -59,8 +59,7 @@ def list_notes(report: InspectionReport) -> list[str]:
         places[text].append(place)
     lines = []
     for text, where in places.items():
-        more = f" and {len(where) - MAX_FILES} more" if len(where) > MAX_FILES else ""
-        lines.append(f"{', '.join(where[:MAX_FILES])}{more}: {text}")
+        lines.append(f"{some(where, MAX_FILES)}: {text}")
     left_out = len(lines) - MAX_NOTES
     return lines if left_out <= 0 else [*lines[:MAX_NOTES], f"and {left_out} more notes; --json has them all"]
 
@@ -85,15 +84,10 @@ def _describe_scan(scan: ScanFindings, voxels: bool) -> tuple[str, ...]:
     name = str(scan.path)
     if scan.series is not None:
         name += f"\n{scan.series}\n{scan.modality}, {scan.images} images, {scan.description or 'no description'}"
-    cells = ["bad" if scan.errors else "ok", name]
-    if scan.grid is None:
-        cells += ["", "", ""]
-    else:
-        cells += [by(scan.grid.shape), _lengths(scan.grid.spacing), scan.grid.orientation]
-    cells.append(f"{scan.format} {scan.dtype}".strip())
-    if voxels:
-        cells.append(_values(scan))
-    return tuple(cells)
+    grid = scan.grid
+    place = ("", "", "") if grid is None else (by(grid.shape), _lengths(grid.spacing), grid.orientation)
+    values = (_values(scan),) if voxels else ()
+    return ("bad" if scan.errors else "ok", name, *place, f"{scan.format} {scan.dtype}".strip(), *values)
 
 
 def _values(scan: ScanFindings) -> str:
@@ -126,15 +120,9 @@ def _describe_dataset(dataset: DatasetFindings) -> Iterator[tuple[str, str]]:
 def _describe_labels(dataset: DatasetFindings) -> Iterator[tuple[str, ...]]:
     for label in dataset.labels:
         each = f"{label.volume_ml / label.cases:.2f}" if label.cases else ""
-        yield (
-            str(label.value),
-            label.name or "not named",
-            f"{label.cases} cases",
-            f"{label.annotated_cases} cases",
-            str(label.voxels),
-            f"{label.volume_ml:.2f}",
-            each,
-        )
+        cases = f"{label.cases} cases", f"{label.annotated_cases} cases"
+        sizes = str(label.voxels), f"{label.volume_ml:.2f}", each
+        yield str(label.value), label.name or "not named", *cases, *sizes
 
 
 def _range(found: dict[str, Any] | None) -> str:

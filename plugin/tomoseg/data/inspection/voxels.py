@@ -62,7 +62,8 @@ def count_voxels(array: NDArray[np.float32], spacing: tuple[float, float, float]
         spacing: mm along the axes.
         most_values: values are counted unless there are more different ones than this.
     """
-    axis = _slice_axis(spacing)
+    largest = int(np.argmax(spacing))
+    axis = largest if spacing[largest] > MIN_ANISOTROPY * np.delete(spacing, largest).max() else 2
     lowest, highest = np.full(array.shape[axis], np.inf), np.full(array.shape[axis], -np.inf)
     digest = hashlib.sha256(str(array.shape).encode())
     non_finite = air = soft_tissue = 0
@@ -110,11 +111,6 @@ def value_warnings(voxels: VoxelSummary) -> str | None:
     if voxels.minimum is None or voxels.maximum is None:
         return None
     return hounsfield_warnings(voxels.minimum, voxels.maximum, voxels.air, voxels.soft_tissue)
-
-
-def _slice_axis(spacing: tuple[float, float, float]) -> int:
-    largest = int(np.argmax(spacing))
-    return largest if spacing[largest] > MIN_ANISOTROPY * np.delete(spacing, largest).max() else 2
 
 
 def _add(numbers: NDArray[np.float32], values: dict[int, int]) -> dict[int, int]:

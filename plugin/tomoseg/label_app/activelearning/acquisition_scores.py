@@ -1,15 +1,20 @@
 """What is found out about one image before anybody labels it, for the strategies to choose by."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+from nibabel.orientations import io_orientation
+from numpy.typing import NDArray
 
 from tomoseg.bundle.options import RunOptions
-from tomoseg.core.errors import UsageError
+from tomoseg.data.overlap import count_overlap
 from tomoseg.data.volume import Volume
-from tomoseg.label_app.activelearning.features import describe_image
-from tomoseg.label_app.activelearning.uncertainty import expected_dice, mean_entropy, mirrored
+from tomoseg.inference.segmentation import Segmentation
 from tomoseg.label_app.answer import log_warnings
 from tomoseg.label_app.model import ServedModel
 
@@ -35,19 +40,18 @@ def entropy_score(model: ServedModel, crops: Sequence[Volume], device: str) -> f
 def expected_dice_score(model: ServedModel, crops: Sequence[Volume], device: str) -> float:
     """Return the expected Dice between the prediction and those of the mirrored image, the mean over its crops.
 
-    Raises:
-        UsageError: the bundle declares no axes that may be mirrored.
+    Args:
+        model: a bundle that declares axes that may be mirrored.
+        crops: of the image.
+        device: where the network runs.
     """
-    axes = model.config.mirror_axes
-    if not axes:
-        raise UsageError(f"bundle {model.name}: declares no mirror_axes in its inference config, so no expected Dice")
     segmenter = model.segmenter(RunOptions(device=device))
     values = []
     for crop in crops:
         prepared = segmenter.prepare(crop, as_it_is=True)
         affine = np.asarray(prepared.image.affine, dtype=np.float64)
         others = []
-        for axis in axes:
+        for axis in model.config.mirror_axes:
             flipped, along = mirrored(crop, affine, axis)
             labels = segmenter.predict(segmenter.prepare(flipped, as_it_is=True)).labels
             others.append(np.flip(labels, along + labels.ndim - 3))
@@ -72,3 +76,100 @@ KINDS: dict[str, Callable[[ServedModel, Sequence[Volume], str], Any]] = {
     "expected_dice": expected_dice_score,
     "features": features_score,
 }
+
+
+def mean_entropy(result: Segmentation) -> float:
+    """Return the entropy summed over all voxels, divided by the number of voxels that have a label.
+
+    So an object is as uncertain as its border is wide, however large the image around it is. Nothing found is taken as
+    one voxel: it is worth a look.
+
+    Args:
+        result: with its entropy.
+
+    Raises:
+        ValueError: the entropy was not asked for.
+    """
+    if result.entropy is None:
+        raise ValueError("there is no entropy; ask for it with uncertainty=True")
+    labelled = result.labels.any(axis=0) if result.overlapping else result.labels != 0
+    return float(result.entropy.sum(dtype=np.float64) / max(np.count_nonzero(labelled), 1))
+
+
+def expected_dice(one: Segmentation, others: Iterable[NDArray[Any]]) -> float:
+    """Return the Dice that a result has with other predictions of the same image, averaged over labels and predictions.
+
+    Where they disagree, some must be wrong: Roy et al., NeuroImage 195:11 (2019), https://arxiv.org/abs/1811.09800.
+
+    Args:
+        one: the result.
+        others: labels of its shape.
+    """
+    values = [_dice(_mask(one.labels, value), _mask(other, value)) for other in others for value in one.names]
+    return float(np.mean(values)) if values else 1.0
+
+
+def mirrored(volume: Volume, network_affine: NDArray[np.float64], axis: int) -> tuple[Volume, int]:
+    """Return a scan mirrored in place, and the axis of its array along which it was.
+
+    Args:
+        volume: the scan.
+        network_affine: 4×4, indices of the network's input to RAS+ mm.
+        axis: of the network's input, 0 to 2; the scan's axis that runs closest to it is mirrored.
+    """
+    to_network = np.linalg.solve(network_affine, volume.grid.affine)
+    along = int(np.flatnonzero(io_orientation(to_network)[:, 0] == axis)[0])
+    return replace(volume, array=np.ascontiguousarray(np.flip(volume.array, along))), along
+
+
+def _mask(labels: NDArray[Any], value: int) -> NDArray[np.bool_]:
+    return np.asarray(labels[value - 1] != 0 if labels.ndim == 4 else labels == value)
+
+
+def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Return the Dice; 1 for a label that neither of them has."""
+    overlap = count_overlap(one, other, one.size)
+    return overlap.dice if overlap.predicted or overlap.reference else 1.0
+
+
+def describe_image(image: torch.Tensor, network: torch.nn.Module, inferer: Any) -> NDArray[np.float32]:
+    """Return the network's coarsest activations, averaged over the image and scaled to length 1.
+
+    In an encoder-decoder that is the bottleneck, as in Nath et al., "Diminishing Uncertainty within the Training Pool",
+    IEEE TMI 40:2534 (2021), https://arxiv.org/abs/2101.02323.
+
+    Args:
+        image: (C, D, H, W), as the bundle's preprocessing leaves it.
+        network: the bundle's, on the device of the image.
+        inferer: the bundle's; a sliding window is run without overlap.
+
+    Returns:
+        (features,) float32.
+    """
+    if isinstance(inferer, SlidingWindowInferer):
+        inferer = SlidingWindowInferer(inferer.roi_size, sw_batch_size=1, overlap=0)
+    vectors: list[torch.Tensor] = []
+    coarsest: list[tuple[int, torch.Tensor]] = []
+
+    def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.ndim == 5:
+            size = math.prod(output.shape[2:])
+            if not coarsest or size <= coarsest[0][0]:
+                coarsest[:] = [(size, output.float().mean(dim=(0, 2, 3, 4)).cpu())]
+
+    def run(window: torch.Tensor) -> torch.Tensor:
+        coarsest.clear()
+        network(window)
+        vectors.extend(vector for _, vector in coarsest)
+        return torch.zeros_like(window[:, :1])  # the inferer wants something to blend
+
+    leaves = [module for module in network.modules() if not any(module.children())]
+    hooks = [module.register_forward_hook(keep) for module in leaves]
+    try:
+        with torch.no_grad():
+            inferer(image[None], run)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    vector = torch.stack(vectors).mean(dim=0) if vectors else torch.zeros(1)
+    return np.asarray(vector / vector.norm().clamp(min=1e-12), dtype=np.float32)

@@ -11,11 +11,12 @@ from tomoseg.core.errors import UsageError
 from tomoseg.label_app.activelearning.choice import choose_diverse, choose_random, choose_uncertain
 from tomoseg.label_app.activelearning.scoring import choose_model
 from tomoseg.label_app.model import ServedModel
-from tomoseg.label_app.request import chosen
+from tomoseg.label_app.request import Json, chosen
 
 RESERVED_S = 3600  # so long an image that was handed out is not handed out again, if there are others
 MEASURES = ("entropy", "expected_dice")
-Choice = Callable[[ServedModel, Mapping[str, Any], list[str], list[str]], tuple[str | None, dict[str, Any]]]
+Chosen = tuple[str | None, dict[str, Any]]
+Choice = Callable[[ServedModel, Json, list[str], list[str]], Chosen]
 
 
 class NextImage(Strategy):  # type: ignore[misc]
@@ -58,23 +59,20 @@ def make_strategies(models: Mapping[str, ServedModel]) -> dict[str, Strategy]:
     """Return the strategies by name."""
     return {
         "uncertain": NextImage("The image that the model is least sure of", _uncertain, models),
-        "diverse": NextImage(
-            "The image that is least like those that are labelled",
-            lambda model, _, candidates, labelled: (
-                choose_diverse(candidates, labelled, model.acquisition_scores.read()),
-                {},
-            ),
-            models,
-        ),
-        "random": NextImage(
-            "Any image", lambda _model, _, candidates, _labelled: (choose_random(candidates), {}), models
-        ),
+        "diverse": NextImage("The image that is least like those that are labelled", _diverse, models),
+        "random": NextImage("Any image", _random, models),
     }
 
 
-def _uncertain(
-    model: ServedModel, request: Mapping[str, Any], candidates: list[str], labelled: list[str]
-) -> tuple[str | None, dict[str, Any]]:
+def _random(model: ServedModel, request: Json, candidates: list[str], labelled: list[str]) -> Chosen:
+    return choose_random(candidates), {}
+
+
+def _diverse(model: ServedModel, request: Json, candidates: list[str], labelled: list[str]) -> Chosen:
+    return choose_diverse(candidates, labelled, model.acquisition_scores.read()), {}
+
+
+def _uncertain(model: ServedModel, request: Json, candidates: list[str], labelled: list[str]) -> Chosen:
     by = chosen(request, "by") or MEASURES[0]
     if by not in MEASURES:
         raise UsageError(f"by: expected {' or '.join(MEASURES)}, got {by!r}")

@@ -37,11 +37,6 @@ def parse_clicks(request: Mapping[str, Any], labels: ServedLabels) -> list[Click
 def _voxels(request: Mapping[str, Any], name: str) -> list[tuple[int, int, int]]:
     points = request.get(name)
     try:
-        return [_voxel(point) for point in points or ()]
+        return [(int(i), int(j), int(k)) for i, j, k in points or ()]
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name}: expected a list of voxels [i, j, k], got {points!r}") from error
-
-
-def _voxel(point: Any) -> tuple[int, int, int]:
-    i, j, k = (int(index) for index in point)
-    return i, j, k

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tomoseg.core.errors import MissingPackageError, UsageError
+from tomoseg.core.errors import UsageError, import_package
 from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.volume import by
 
@@ -105,10 +104,7 @@ class _Ways:
 
     def nearness(self, voxel: Voxel) -> NDArray[np.float64]:
         """Return 1 at a voxel, less the longer the way to it is, and 0 where it is too long."""
-        try:
-            graph = import_module("skimage.graph")
-        except ImportError as error:
-            raise MissingPackageError("scikit-image", "clean") from error
+        graph = import_package("skimage.graph", "scikit-image", "clean")
         ways = graph.MCP_Geometric(self._costs, sampling=self._grid.spacing)
         lengths, _ = ways.find_costs([self.local(voxel)])
         near = np.exp(-(lengths**2) / (2 * WIDTH_MM**2))

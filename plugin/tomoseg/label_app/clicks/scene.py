@@ -8,8 +8,7 @@ from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.label_app.answer import log_warnings
-from tomoseg.label_app.clicks.crop_probabilities import CropProbabilities
-from tomoseg.label_app.clicks.local_probabilities import LocalProbabilities
+from tomoseg.label_app.clicks.log_probabilities import CropProbabilities, LocalProbabilities
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.versions import Version
 

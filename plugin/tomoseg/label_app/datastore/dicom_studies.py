@@ -14,7 +14,7 @@ from monailabel.datastore.utils.dicom import dicom_web_download_series, dicom_we
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
 
-from tomoseg.core.errors import TomosegError, VolumeError, one_line
+from tomoseg.core.errors import OutputError, VolumeError, errors_as
 from tomoseg.core.files import staging_folder
 from tomoseg.core.version import __version__
 from tomoseg.data.labels import Label, unnamed
@@ -91,12 +91,9 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
         if image_id not in self.list_images():
             return None
         with staging_folder(folder.parent) as staging:  # a download that breaks off leaves nothing
-            try:
+            # requests, pydicom and the archive each have their own errors
+            with errors_as(VolumeError, f"series {image_id}: cannot be fetched from the archive", Exception):
                 dicom_web_download_series(None, image_id, str(staging / "series"), self._client, self._fetch_by_frame)
-            except Exception as error:  # requests, pydicom and the archive each have their own
-                raise VolumeError(
-                    f"series {image_id}: cannot be fetched from the archive: {one_line(error)}"
-                ) from error
             (staging / "series").replace(folder)
         return folder
 
@@ -146,14 +143,9 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
         present = set(range(1, int(annotation.labels.max(initial=0)) + 1))
         table = [_label(self._labels, value, values.get(value)) for value in sorted(present | values.keys())]
         write_dicom_seg(path, annotation.labels, image.series, table, "MONAI Label", __version__)
-        try:
+        # requests and the archive each have their own errors
+        with errors_as(OutputError, "the archive does not take the segmentation", Exception):
             return str(dicom_web_upload_dcm(str(path), self._client))
-        except Exception as error:  # requests and the archive each have their own
-            raise UploadError(f"the archive does not take the segmentation: {one_line(error)}") from error
-
-
-class UploadError(TomosegError, OSError):
-    """A label that the archive does not take."""
 
 
 def connect(url: str) -> Any:
@@ -180,6 +172,5 @@ def _filters(modalities: Sequence[str]) -> list[dict[str, str]]:
 
 def _label(known: dict[str, Label], value: int, name: str | None) -> Label:
     """Return the label of a value, with the colour and the codes that the bundles give to its name."""
-    if name in known:
-        return replace(known[name], value=value)
-    return replace(unnamed(value), name=name) if name else unnamed(value)
+    label = known.get(name or "", unnamed(value))
+    return replace(label, value=value, name=name or label.name)

@@ -13,7 +13,7 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.label_app.answer import describe_answer, write_answer
 from tomoseg.label_app.clicks.clicks import BACKGROUND, parse_clicks
 from tomoseg.label_app.clicks.correction import correct
-from tomoseg.label_app.clicks.crop_probabilities import CropProbabilities
+from tomoseg.label_app.clicks.log_probabilities import CropProbabilities
 from tomoseg.label_app.clicks.scene import Scene, look
 from tomoseg.label_app.device_lock import turn
 from tomoseg.label_app.last_used import LastUsed
@@ -70,13 +70,8 @@ class ClickTask(InferTask):  # type: ignore[misc]
                 scene.log_probabilities.require_inside(clicks)
             begin = time.perf_counter()
             channels = [0, *self._model.labels.values]  # of the network, by the number that is served
-            labels = correct(
-                scene.result.labels,
-                scene.volume.array,
-                scene.volume.grid,
-                clicks,
-                lambda box: scene.log_probabilities(box)[channels],
-            )
+            scan, find = scene.volume, scene.log_probabilities
+            labels = correct(scene.result.labels, scan.array, scan.grid, clicks, lambda box: find(box)[channels])
             stats = replace(scene.result.stats, seconds={"correction": time.perf_counter() - begin})
         # where structures were found, and how large, holds no longer once something is changed
         location = None if clicks else scene.result.location

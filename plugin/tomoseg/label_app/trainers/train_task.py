@@ -100,13 +100,9 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
 
             start = self._model.checkpoint if flag(request, "pretrained", default=True) else None
             state = fine_tune(self._model.bundle, train, held_out, start, recipe, staging, tell)
-            version = self._model.weights.publish(
-                state,
-                cases=len(train),
-                epochs=recipe.epochs,
-                learning_rate_scale=recipe.learning_rate_scale,
-                **({"best_metric": self._last.best_metric} if held_out else {}),
-            )
+            facts = {"cases": len(train), "epochs": recipe.epochs, "learning_rate_scale": recipe.learning_rate_scale}
+            best = {"best_metric": self._last.best_metric} if held_out else {}
+            version = self._model.weights.publish(state, **facts, **best)
         self._save_stats(self._last, begin, ended=True)
         print(f"version {version.number} of the weights is in use", flush=True)
         return {"version": version.number, "left_out": errors}

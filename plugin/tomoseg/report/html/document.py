@@ -12,13 +12,8 @@ from tomoseg.report.html.template import write_html
 from tomoseg.report.records import Report
 from tomoseg.report.text import show_duration, show_moment
 
-FILTERS = {
-    **STATUSES,
-    "warning": "with warnings",
-    "outlier": "unusual volumes",
-    "edge": "at the edge",
-    "note": "with notes",
-}
+FINDINGS = {"warning": "with warnings", "outlier": "unusual volumes", "edge": "at the edge", "note": "with notes"}
+FILTERS = STATUSES | FINDINGS
 
 
 def write_page(report: Report, path: Path) -> None:

@@ -111,16 +111,10 @@ def make_columns(cases: Sequence[CaseReport]) -> list[Column]:
 def make_rows(report: Report, columns: Sequence[Column], base: Path | None) -> list[Row]:
     """Return a row for each scan, failures first, otherwise in the order they ran."""
     pictures = embed([case.preview for case in report.cases])
-    rows = [
-        Row(
-            _below(case.input, base),
-            tuple(_look(index, case, columns)),
-            tuple(_cells(index, case, columns)),
-            case,
-            picture,
-        )
-        for index, (case, picture) in enumerate(zip(report.cases, pictures, strict=True))
-    ]
+    rows = []
+    for index, (case, picture) in enumerate(zip(report.cases, pictures, strict=True)):
+        look, cells = tuple(_look(index, case, columns)), tuple(_cells(index, case, columns))
+        rows.append(Row(_below(case.input, base), look, cells, case, picture))
     late, empty = (("", "The run ended before its turn."),), (Cell(),) * len(columns)
     rows += [Row(_below(name, base), late, empty) for name in report.pending]
     return sorted(rows, key=lambda row: list(STATUSES).index(row.status))

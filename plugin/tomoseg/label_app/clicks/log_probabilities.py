@@ -1,18 +1,49 @@
-"""The network's log_probabilities around one place of a whole scan, of which only crops are segmented."""
+"""The network's log-probabilities around one place of a scan, without running it on all of the scan."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import UsageError
-from tomoseg.data.geometry import Box
+from tomoseg.data.geometry import Box, Grid
 from tomoseg.inference.localisation.locator import RegionCrop
+from tomoseg.inference.segmenter import Prepared, Segmenter
 from tomoseg.label_app.clicks.correction import Click
+
+LEAST = float(np.finfo(np.float32).tiny)  # a probability of 0 has no logarithm
+KEPT = 64  # boxes; clients send all clicks of an image each time
+
+
+class LocalProbabilities:
+    """Log-probabilities of one scan, box by box; those of the last boxes are kept.
+
+    Args:
+        segmenter: runs the network.
+        prepared: the scan, or a crop of it.
+        grid: of the scan, in the mm of what was prepared.
+    """
+
+    def __init__(self, segmenter: Segmenter, prepared: Prepared, grid: Grid) -> None:
+        self._segmenter = segmenter
+        self._prepared = prepared
+        self._grid = grid
+        self._look = lru_cache(KEPT)(self._probabilities)
+
+    def __call__(self, box: Box) -> NDArray[np.float32]:
+        """Return (labels, i, j, k) in a box of the scan."""
+        i, j, k = ((side.start, side.stop) for side in box)
+        return np.log(np.maximum(self._look(i, j, k), LEAST))
+
+    def _probabilities(self, *box: tuple[int, int]) -> NDArray[np.float32]:
+        affine = self._grid.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ [start for start, _ in box]
+        return self._segmenter.probabilities(self._prepared, Grid([stop - start for start, stop in box], affine))
 
 
 class CropProbabilities:
-    """Log-probabilities of one scan: those of its crops, and background everywhere else.
+    """Log-probabilities of a whole scan: those of the crops that are segmented, and background everywhere else.
 
     Args:
         places: the crops; where they overlap, the first that finds something there counts, as in the scan's labels.
@@ -23,18 +54,13 @@ class CropProbabilities:
         self, places: Sequence[RegionCrop], log_probabilities: Sequence[Callable[[Box], NDArray[np.float32]]]
     ) -> None:
         self._places = places
-        self._log_probabilities = log_probabilities
+        self._looks = log_probabilities
 
     def __call__(self, box: Box) -> NDArray[np.float32]:
         """Return (labels, i, j, k) in a box of the scan."""
-        looks = [
-            (place.crop.covers(box), log_probabilities)
-            for place, log_probabilities in zip(self._places, self._log_probabilities, strict=True)
-        ]
+        looks = [(place.crop.covers(box), look) for place, look in zip(self._places, self._looks, strict=True)]
         # one of them has to say how many labels there are
-        near = [(inside, log_probabilities(box)) for inside, log_probabilities in looks if inside.any()] or [
-            (looks[0][0], looks[0][1](box))
-        ]
+        near = [(inside, look(box)) for inside, look in [one for one in looks if one[0].any()] or looks[:1]]
         values = np.full(near[0][1].shape, -np.inf, np.float32)
         values[0] = 0.0
         found_before = np.zeros(values.shape[1:], bool)
