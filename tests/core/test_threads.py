@@ -54,7 +54,7 @@ except SystemExit as error:
 import SimpleITK, torch
 told["torch"] = torch.get_num_threads()
 told["SimpleITK"] = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
-compiled = kept[0]._pipeline._backends[0]._request.get_compiled_model()
+compiled = kept[0]._pipeline.networks._backends[0]._request.get_compiled_model()
 told["OpenVINO"] = compiled.get_property("INFERENCE_NUM_THREADS")
 print(json.dumps(told))
 """

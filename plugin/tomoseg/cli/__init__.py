@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from tomoseg.cli.arguments import with_options
 from tomoseg.cli.check import check
 from tomoseg.cli.describe import bundles, doctor, info
 from tomoseg.cli.evaluate import evaluate
@@ -34,7 +35,7 @@ COMMANDS = (
     segment, watch, plan, train, evaluate, export, check, info, bundles, doctor, label_app, label_server,
 )  # fmt: skip
 for command in COMMANDS:
-    app.command()(command)
+    app.command()(with_options(command))
 INTERRUPTED_STATUS = 130  # what typer makes of Ctrl-C
 
 

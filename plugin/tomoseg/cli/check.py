@@ -11,13 +11,16 @@ from tomoseg.core.json_files import format_json
 
 
 def check(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Scans, folders with scans, or labelled datasets.")
-    ],
-    voxels: Annotated[bool, typer.Option("--voxels", help="Read the voxels, too, not only the headers.")] = False,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...")],
+    voxels: Annotated[bool, typer.Option("--voxels")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what scans and labelled datasets hold, and what is wrong with them."""
+    """Tell what scans and labelled datasets hold, and what is wrong with them.
+
+    Args:
+        paths: scans, folders with scans, or labelled datasets.
+        voxels: read the voxels, too, not only the headers.
+    """
     from tomoseg.data.inspection.inspection_report import inspect
     from tomoseg.data.inspection.tables import list_errors, list_notes, tabulate
 

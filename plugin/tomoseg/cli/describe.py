@@ -12,11 +12,12 @@ from tomoseg.core.errors import BundleError, one_line
 from tomoseg.core.json_files import SCHEMA_VERSION
 
 
-def info(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A name or a folder; all bundles if left out.")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Tell what a bundle segments, in what kind of scan, and where it lies."""
+def info(bundle: Annotated[str, typer.Argument(metavar="BUNDLE")] = "", as_json: JsonOption = False) -> None:
+    """Tell what a bundle segments, in what kind of scan, and where it lies.
+
+    Args:
+        bundle: a name or a folder; all bundles if left out.
+    """
     described = [find_bundle(name).describe() for name in ([bundle] if bundle else registered_names())]
     if as_json:
         versioned = [{"schema_version": SCHEMA_VERSION, **entry} for entry in described]

@@ -8,41 +8,38 @@ import typer
 
 from tomoseg.batch.options import ExecutorOptions, OutputOptions
 from tomoseg.bundle.options import RunOptions
-from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption, with_options
+from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption
 from tomoseg.cli.loading import import_engine
 from tomoseg.core.errors import OutputError, one_line
 from tomoseg.core.notes import print_error
 from tomoseg.data.output_types import names_output_file
 
 
-@with_options
 def segment(
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Scans: files, DICOM folders, folders of them, or globs.")
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", help="A file name (.nii.gz) for one scan, else a folder."),
-    ],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...")],
+    output: Annotated[Path, typer.Option("-o", "--output")],
     *,
     bundle: BundleOption = "",
     output_type: OutputTypeOption = None,
-    series: Annotated[
-        str | None, typer.Option(metavar="UID", help="Only the DICOM series with this SeriesInstanceUID.")
-    ] = None,
+    series: Annotated[str | None, typer.Option(metavar="UID")] = None,
     written: OutputOptions,
-    statistics: Annotated[
-        bool, typer.Option("--statistics", help="Write statistics.csv for a single output file, too.")
-    ] = False,
-    report: Annotated[
-        Path | None, typer.Option(help="Where the report goes; OUT/report.json if OUT is a folder.")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a result comes with a warning.")] = False,
+    statistics: Annotated[bool, typer.Option("--statistics")] = False,
+    report: Annotated[Path | None, typer.Option()] = None,
+    strict: Annotated[bool, typer.Option("--strict")] = False,
     quiet: QuietOption = False,
     executor: ExecutorOptions,
     options: RunOptions,
 ) -> None:
-    """Segment CT or MRI scans and write label maps in each scan's own grid."""
+    """Segment CT or MRI scans and write label maps in each scan's own grid.
+
+    Args:
+        inputs: scans: files, DICOM folders, folders of them, or globs.
+        output: a file name (.nii.gz) for one scan, else a folder.
+        series: only the DICOM series with this SeriesInstanceUID.
+        statistics: write statistics.csv for a single output file, too.
+        report: where the report goes; OUT/report.json if OUT is a folder.
+        strict: exit with 1 if a result comes with a warning.
+    """
     import_engine(bundle)
 
     from tomoseg.batch.run import BatchInterruptedError

@@ -8,26 +8,29 @@ import typer
 
 from tomoseg.batch.options import OutputOptions
 from tomoseg.bundle.options import RunOptions
-from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption, with_options
+from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption
 from tomoseg.cli.loading import import_engine
 from tomoseg.core.notes import print_error
 
 
-@with_options
 def watch(
-    inbox: Annotated[Path, typer.Argument(metavar="INBOX", help="The folder that scans arrive in.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for the results.")],
+    inbox: Annotated[Path, typer.Argument(metavar="INBOX")],
+    output: Annotated[Path, typer.Option("-o", "--output")],
     *,
     bundle: BundleOption = "",
     output_type: OutputTypeOption = None,
-    settle: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="Take a scan when it has not changed for so long.")
-    ] = 10,
+    settle: Annotated[float, typer.Option(metavar="SECONDS", min=0)] = 10,
     written: OutputOptions,
     quiet: QuietOption = False,
     options: RunOptions,
 ) -> None:
-    """Segment the scans in a folder, and those that arrive there, until Ctrl-C."""
+    """Segment the scans in a folder, and those that arrive there, until Ctrl-C.
+
+    Args:
+        inbox: the folder that scans arrive in.
+        output: a folder for the results.
+        settle: take a scan when it has not changed for so long.
+    """
     import_engine(bundle)
 
     from tomoseg.batch.watch import watch as watch_folder

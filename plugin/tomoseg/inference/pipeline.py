@@ -144,12 +144,7 @@ class Pipeline:
         return data
 
     def predict(
-        self,
-        data: dict[str, Any],
-        scan: Grid,
-        name: str,
-        on_window: OnWindow | None = None,
-        target: Grid | None = None,
+        self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None = None, target: Grid | None = None
     ) -> Prediction:
         """Run network and post-processing on what `prepare` returned, which is left unchanged.
 

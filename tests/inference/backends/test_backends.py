@@ -166,7 +166,7 @@ def test_other_settings_are_compiled_anew(cache: Path) -> None:
 
 def test_a_branch_that_would_be_frozen_is_noticed(cache: Path) -> None:
     backend = make_backend("openvino", Scaled(1.0, normalised=True), CPU, "fp32", "key", compiled=False)
-    with pytest.raises(BackendError, match="OpenVINO cannot compile the network: its scores are off by"):
+    with pytest.raises(BackendError, match="OpenVINO cannot compile the network: its logits are off by"):
         backend.prepare((1, 1, 8, 8, 8))
     assert blobs(cache) == []
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tomoseg.batch.cases import Case
-from tomoseg.batch.local import describe_machine
+from tomoseg.batch.local import describe_environment
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.batch.ray.cluster import WorkerResources, choose_share, connected, machines_of, require_resources
 from tomoseg.batch.ray.dispatch import Dispatch
-from tomoseg.batch.ray.worker import Started, Worker, WorkerConfig, check_worker
+from tomoseg.batch.ray.worker import Started, Worker, check_worker
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.core.files import remove_stale, staging_folder
@@ -93,11 +93,10 @@ class RayExecutor:
         """Return what the workers run the network on, as far as they have said so."""
         executor = {} if self._share is None else {"executor": "ray", "workers": self._share.workers}
         if not self._workers:
-            return RunEnvironment(hardware=describe_machine(), executor=executor)
-        first = self._workers[0]
-        machines = [{"machine": one.machine, "gpus": one.hardware["gpus"]} for one in self._workers]
-        hardware = {**first.hardware, "workers": machines}
-        return RunEnvironment(first.device, first.backend, first.precision, hardware, executor)
+            return replace(describe_environment(), executor=executor)
+        first = self._workers[0].environment
+        machines = [{"machine": one.machine, "gpus": one.environment.hardware["gpus"]} for one in self._workers]
+        return replace(first, hardware={**first.hardware, "workers": machines}, executor=executor)
 
     def _accept(self, started: Started) -> None:
         check_worker(started, self.bundle, self.options, self.checkpoint_sha256)
@@ -108,13 +107,8 @@ class RayExecutor:
     ) -> Callable[[], Any]:
         """Return what starts a worker; it looks for the mark, the bundle and one scan, if there is any."""
         inputs = (case.input.absolute() for case in cases if case.input.exists())
-        order = WorkerConfig(
-            bundle=self.bundle,
-            options=replace(self.options, device="cuda" if share.gpus else "cpu", threads=share.cpus),
-            output=self.output,
-            folder=Path.cwd(),
-            shared=(mark, self.bundle.root.absolute(), *islice(inputs, 1)),
-        )
+        shared = (mark, self.bundle.root.absolute(), *islice(inputs, 1))
+        options = replace(self.options, device="cuda" if share.gpus else "cpu", threads=share.cpus)
         resources = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_concurrency": in_flight}
         actor = ray.remote(**resources, scheduling_strategy="SPREAD")(Worker)
-        return lambda: actor.remote(order)
+        return lambda: actor.remote(self.bundle, options, self.output, Path.cwd(), shared)

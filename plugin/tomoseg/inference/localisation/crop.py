@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.volume import Volume
@@ -103,8 +105,6 @@ def cut_out(
         first_mm, last_mm: corners of the box, mm of the frame.
         spacing_mm: along (x, y, z) of the frame.
     """
-    import SimpleITK as sitk
-
     shape = np.maximum(np.round((last_mm - first_mm) / spacing_mm), 2).astype(int)
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = (first_mm + last_mm) / 2 - (shape - 1) / 2 * spacing_mm
@@ -150,8 +150,6 @@ def _corners(first: NDArray[np.float64], last: NDArray[np.float64]) -> NDArray[n
 
 def nearest(array: NDArray[Any], grid: Grid, target: Grid) -> NDArray[Any]:
     """Return an array (I, J, K) in another grid of the same mm, each voxel as the nearest one; 0 beyond the array."""
-    from scipy import ndimage
-
     matrix = target.index_to(grid)
     found = ndimage.affine_transform(array, matrix[:3, :3], matrix[:3, 3], target.shape, order=0, mode="grid-constant")
     return np.asarray(found)

@@ -6,14 +6,13 @@ summit is the right one, but how much of the scan's variance within the brain th
 one thread and looks at every voxel of the template, so the result is the same on any number of cores.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from tomoseg.data.geometry import Grid
@@ -22,9 +21,6 @@ from tomoseg.inference.localisation.brightness import FINEST_MM, flattened, stri
 from tomoseg.inference.localisation.raster import Matrix, canonical, resampled_to, shrunk, to_array, to_itk
 from tomoseg.inference.localisation.search import SPACING_MM, find_starts
 from tomoseg.inference.localisation.template import CENTRE_MM, Template
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 STARTS_PER_SIZE = 4
 HISTOGRAM_BINS = 32  # of the joint histogram
@@ -122,8 +118,6 @@ def _refine(
     template: Template, levels: Mapping[float, sitk.Image], judged: sitk.Image, stage: Stage, matrix: Matrix
 ) -> Registration:
     """Climb from a matrix, the template's mm to the scan's."""
-    import SimpleITK as sitk
-
     fixed, mask = template.levels[stage.template_mm]
     transform = sitk.AffineTransform(3) if stage.affine else sitk.Similarity3DTransform()
     transform.SetCenter(CENTRE_MM)
@@ -150,8 +144,6 @@ def _refine(
 
 def _limited(template: Template, image: sitk.Image, matrix: Matrix) -> sitk.Image:
     """Return the scan with nothing brighter than the brain's core, lest the histogram's bins go to the scalp."""
-    import SimpleITK as sitk
-
     array = _in_template(template, image, matrix)
     inside = array[template.core & np.isfinite(array)]
     if inside.size < 30:
