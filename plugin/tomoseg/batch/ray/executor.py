@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ from tomoseg.report.environment import RunEnvironment
 MAX_SCANS_IN_FLIGHT = 3  # one is read, one is at the network, one is written
 
 
+@dataclass
 class RayExecutor:
     """Segments cases on Ray's actors; the files are those of a `LocalExecutor`.
 
     Every machine reads and writes the same paths, so inputs, output and bundle lie on storage that all have mounted.
     The cases of a worker that dies are given to others. Options hold for each worker, `max_memory` too.
 
-    Args:
+    Attributes:
         bundle: the bundle.
         options: how it is run; the device is "auto", "cpu" or "cuda".
         output: which files are written.
@@ -42,22 +43,15 @@ class RayExecutor:
         BundleError: the bundle's config or weights cannot be read.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        options: RunOptions,
-        output: OutputOptions | None = None,
-        *,
-        address: str | None = None,
-        jobs: int | None = None,
-    ) -> None:
-        require_resources(options, jobs)
-        self.bundle = bundle
-        self.options = options
-        self.checkpoint_sha256 = checkpoint_sha256(bundle, options)
-        self.output = output or OutputOptions()
-        self._address = address
-        self._jobs = jobs
+    bundle: Bundle
+    options: RunOptions
+    output: OutputOptions = field(default_factory=OutputOptions)
+    address: str | None = field(default=None, kw_only=True)
+    jobs: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require_resources(self.options, self.jobs)
+        self.checkpoint_sha256 = checkpoint_sha256(self.bundle, self.options)
         self._share: WorkerResources | None = None
         self._workers: list[Started] = []
 
@@ -74,9 +68,9 @@ class RayExecutor:
             remove_stale(folder)
         self._share, self._workers = None, []
         try:
-            with connected(self._address, self.options.device) as ray:
-                elastic = self._address is not None
-                share = self._share = choose_share(machines_of(ray), self.options.device, self._jobs, elastic)
+            with connected(self.address, self.options.device) as ray:
+                elastic = self.address is not None
+                share = self._share = choose_share(machines_of(ray), self.options.device, self.jobs, elastic)
                 # only machines that share the output folder see what is new in it
                 with staging_folder(Path(os.path.commonpath(parents))) as mark:
                     # what else is in memory would break a limit

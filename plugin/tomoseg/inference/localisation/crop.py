@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from nibabel.affines import from_matvec
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -84,9 +85,8 @@ class Crop:
 
 def head_frame(matrix: Matrix, mirrored: bool) -> Matrix:
     """Return the frame of a head, of a 4×4 matrix from the template's mm to the scan's."""
-    frame = np.eye(4)
-    frame[:3, :3] = rotation_of(matrix).T
-    frame[:3, 3] = -frame[:3, :3] @ matrix[:3, 3]
+    turn = rotation_of(matrix).T
+    frame: Matrix = from_matvec(turn, -turn @ matrix[:3, 3])
     return MIRROR @ frame if mirrored else frame
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from nibabel.affines import from_matvec, to_matvec
 from numpy.typing import NDArray
 
 from tomoseg.data.geometry import Grid
@@ -94,7 +95,7 @@ def _register(template: Template, image: sitk.Image) -> Registration:
     found = [Registration(np.eye(4), 0.0, 0.0)]
     for levels in (stripped(whole), whole):
         rough = levels[SPACING_MM]
-        matrices = [start.matrix for start in find_starts(template, to_array(rough), affine_of(rough), STARTS_PER_SIZE)]
+        matrices = find_starts(template, to_array(rough), affine_of(rough), STARTS_PER_SIZE)
         for stage in STAGES:
             starts = [_resized(matrix, size) for matrix in matrices for size in stage.sizes]
             refined = [_refine(template, levels, whole[4.0], stage, matrix) for matrix in starts]
@@ -108,10 +109,8 @@ def _register(template: Template, image: sitk.Image) -> Registration:
 
 def _resized(matrix: Matrix, size: float) -> Matrix:
     """Return a matrix that makes the template so many times as large, about its centre."""
-    resized = np.array(matrix)
-    resized[:3, :3] *= size
-    resized[:3, 3] += (matrix[:3, :3] - resized[:3, :3]) @ CENTRE_MM
-    return resized
+    turn, place = to_matvec(matrix)
+    return np.asarray(from_matvec(turn * size, place + (turn - turn * size) @ CENTRE_MM))
 
 
 def _refine(
@@ -135,9 +134,8 @@ def _refine(
         method.Execute(fixed, _limited(template, levels[stage.scan_mm], matrix))
     except RuntimeError:  # too little of the template is in view
         return Registration(matrix, 0.0, 0.0)
-    found = np.eye(4)
-    found[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
-    found[:3, 3] = np.array(transform.GetTranslation()) + CENTRE_MM - found[:3, :3] @ CENTRE_MM
+    turn = np.array(transform.GetMatrix()).reshape(3, 3)
+    found = from_matvec(turn, np.array(transform.GetTranslation()) + CENTRE_MM - turn @ CENTRE_MM)
     # the same sums differ by 1e-13 from call to call, as their arrays happen to be aligned
     return _judge(template, judged, found.round(MATRIX_DECIMALS))
 
