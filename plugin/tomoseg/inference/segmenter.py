@@ -185,17 +185,12 @@ class Segmenter:
                 f"--max-memory allows {megabytes(limit)} MB; allow more"
             )
         # the volume's own voxels go: the network needs the memory
+        stats = RunStats(seconds, peak_bytes=peak.bytes, notes=volume.notes)
         return Prepared(
-            data=data,
-            image_key=self._pipeline.config.image_key,
-            located=located,
-            grid=volume.grid,
-            name=volume.source,
-            header=volume.header,
-            series=volume.series,
-            stats=RunStats(seconds, peak_bytes=peak.bytes, notes=volume.notes),
-            warnings=() if doubt is None else (doubt,),
-        )
+            data=data, image_key=self._pipeline.config.image_key, located=located,
+            grid=volume.grid, name=volume.source, header=volume.header, series=volume.series,
+            stats=stats, warnings=() if doubt is None else (doubt,),
+        )  # fmt: skip
 
     def predict(self, prepared: Prepared, on_window: OnWindow | None = None) -> Segmentation:
         """Run network and post-processing on a scan that `prepare` returned; otherwise as for a call."""
@@ -211,19 +206,12 @@ class Segmenter:
         if ran.planned_bytes:
             ran = replace(ran, planned_bytes=max(ran.planned_bytes, prepared.stats.peak_bytes))
         result = Segmentation(
-            labels=found.labels,
-            grid=prepared.grid,
-            label_table=table,
-            algorithm=self.bundle.name,
-            version=self.bundle.version,
-            header=prepared.header,
-            series=prepared.series,
+            labels=found.labels, label_table=table, algorithm=self.bundle.name, version=self.bundle.version,
+            grid=prepared.grid, header=prepared.header, series=prepared.series,
+            entropy=found.entropy, location=found.location, places=found.places,
             warnings=(*prepared.warnings, *found.warnings),
-            location=found.location,
-            places=found.places,
-            entropy=found.entropy,
             stats=prepared.stats + ran + RunStats(peak_bytes=peak.bytes, peak_vram_bytes=peak.vram_bytes),
-        )
+        )  # fmt: skip
         return replace(result, warnings=(*result.warnings, *self._volume_warnings(result)))
 
     def probabilities(self, prepared: Prepared, grid: Grid | None = None) -> NDArray[np.float32]:

@@ -42,9 +42,7 @@ def flattened(levels: Mapping[float, sitk.Image]) -> dict[float, sitk.Image]:
     smooth = to_itk(field.astype(np.float32), affine_of(rough))
     flat = {}
     for spacing, image in levels.items():
-        divisor = sitk.Resample(
-            smooth, image, sitk.Transform(3, sitk.sitkIdentity), sitk.sitkLinear, middle, sitk.sitkFloat32, True
-        )
+        divisor = resampled_to(smooth, image, outside=None)
         flat[spacing] = sitk.Clamp((image - float(low)) / divisor, sitk.sitkFloat32, 0.0, MAX_BRIGHTNESS)
     return flat
 

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.volume import Volume
-from tomoseg.inference.localisation.raster import Matrix, canonical, rotation_of, to_array, to_itk, to_transform
+from tomoseg.inference.localisation.raster import Matrix, canonical, resampled_to, rotation_of, to_array, to_itk
 
 FINER_SPACING_SHARE = 0.75  # of the crop's spacing: to what voxels less than half as large are averaged
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
@@ -123,8 +123,7 @@ def cut_out(
     if max(finer) > 1:
         image = sitk.BinShrink(image, [min(*pair) for pair in zip(finer, image.GetSize(), strict=True)])
     wanted = to_itk(np.empty(tuple(shape), np.float32), grid.affine)
-    transform = to_transform(np.asarray(np.linalg.inv(frame), dtype=np.float64))
-    voxels = sitk.Resample(image, wanted, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32, True)
+    voxels = resampled_to(image, wanted, np.asarray(np.linalg.inv(frame), dtype=np.float64), outside=None)
     return Crop(Volume(to_array(voxels), grid, scan.source), frame, scan.grid)
 
 

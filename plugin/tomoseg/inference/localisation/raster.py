@@ -50,23 +50,20 @@ def shrunk(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     return sitk.BinShrink(image, factors)
 
 
-def resampled_to(image: sitk.Image, grid: sitk.Image, matrix: Matrix | None = None, outside: float = 0.0) -> sitk.Image:
+def resampled_to(
+    image: sitk.Image, grid: sitk.Image, matrix: Matrix | None = None, outside: float | None = 0.0
+) -> sitk.Image:
     """Return an image in the grid of another, linearly interpolated.
 
     Args:
         matrix: 4×4, mm of `grid` to mm of `image`; the identity if left out.
-        outside: what lies beyond the image.
+        outside: what lies beyond the image; None for its outermost voxels.
     """
-    transform = sitk.Transform(3, sitk.sitkIdentity) if matrix is None else to_transform(matrix)
-    return sitk.Resample(image, grid, transform, sitk.sitkLinear, outside, sitk.sitkFloat32)
-
-
-def to_transform(matrix: Matrix) -> sitk.AffineTransform:
-    """Return a 4×4 matrix as SimpleITK's transform."""
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
-    transform.SetTranslation(matrix[:3, 3].tolist())
-    return transform
+    transform = sitk.Transform(3, sitk.sitkIdentity)
+    if matrix is not None:
+        transform = sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
+    extrapolates = outside is None
+    return sitk.Resample(image, grid, transform, sitk.sitkLinear, outside or 0.0, sitk.sitkFloat32, extrapolates)
 
 
 def rotation_of(matrix: Matrix) -> NDArray[np.float64]:
