@@ -21,6 +21,7 @@ from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.volume import Volume
 from tomoseg.inference.localisation.raster import Matrix, canonical, resampled_to, rotation_of, to_array, to_itk
 
+Triple = NDArray[np.float64]  # a number along each of three axes
 FINER_SPACING_SHARE = 0.75  # of the crop's spacing: to what voxels less than half as large are averaged
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
@@ -90,13 +91,7 @@ def head_frame(matrix: Matrix, mirrored: bool) -> Matrix:
     return MIRROR @ frame if mirrored else frame
 
 
-def cut_out(
-    scan: Volume,
-    frame: Matrix,
-    first_mm: NDArray[np.float64],
-    last_mm: NDArray[np.float64],
-    spacing_mm: NDArray[np.float64],
-) -> Crop:
+def cut_out(scan: Volume, frame: Matrix, first_mm: Triple, last_mm: Triple, spacing_mm: Triple) -> Crop:
     """Resample a box of a scan; beyond the scan its outermost voxels are repeated.
 
     Args:
@@ -142,7 +137,7 @@ def within(shape: tuple[int, ...], matrix: Matrix, other: tuple[int, ...]) -> ND
     return found
 
 
-def _corners(first: NDArray[np.float64], last: NDArray[np.float64]) -> NDArray[np.float64]:
+def _corners(first: Triple, last: Triple) -> NDArray[np.float64]:
     """Return the eight corners of a box as (8, 4), homogeneous."""
     return np.array([(*corner, 1.0) for corner in itertools.product(*zip(first, last, strict=True))])
 
