@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -37,17 +36,13 @@ class DelayedInterrupt:
     def check(self) -> None:
         """Raise KeyboardInterrupt if it was asked for since the last time."""
         if self._asked:
-            self._raise()
+            self._restore()
+            self._asked = False
+            raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            self._raise()
+        self.check()
         self._asked = True
-
-    def _raise(self) -> NoReturn:
-        self._restore()
-        self._asked = False
-        raise KeyboardInterrupt
 
     def _restore(self) -> None:
         for one in self._replaced:

@@ -11,17 +11,9 @@ import typer
 from tomoseg.core.options import FieldType, field_texts, field_types
 from tomoseg.data.output_types import OutputTypeName
 
-BundleOption = Annotated[
-    str,
-    typer.Option("-b", "--bundle", metavar="BUNDLE", help="A registered name, its beginning, or a bundle's folder."),
-]
-OutputTypeOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="|".join(get_args(OutputTypeName)),
-        help="What the labels are written as; by default what the output's name ends in, and nifti for a folder.",
-    ),
-]
+# options of several commands; without a help here, the docstring of each command has the same
+BundleOption = Annotated[str, typer.Option("-b", "--bundle", metavar="BUNDLE")]
+OutputTypeOption = Annotated[str | None, typer.Option(metavar="|".join(get_args(OutputTypeName)))]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 Command = Callable[..., None]

@@ -36,6 +36,8 @@ def segment(
     Args:
         inputs: scans: files, DICOM folders, folders of them, or globs.
         output: a file name (.nii.gz) for one scan, else a folder.
+        bundle: a registered name, its beginning, or a bundle's folder.
+        output_type: what the labels are written as; by default what the output's name ends in, and nifti for a folder.
         series: only the DICOM series with this SeriesInstanceUID.
         statistics: write statistics.csv for a single output file, too.
         report: where the report goes; OUT/report.json if OUT is a folder.
@@ -45,8 +47,7 @@ def segment(
 
     from tomoseg.batch.run import BatchInterruptedError
     from tomoseg.batch.segment import ReportsError, segment_batch
-    from tomoseg.cli.outcome import print_summary
-    from tomoseg.cli.progress import BatchProgress
+    from tomoseg.cli.progress import BatchProgress, print_summary
 
     page = None if names_output_file(output) else output / "report.html"
     try:
@@ -86,6 +87,8 @@ def watch(
     Args:
         inbox: the folder that scans arrive in.
         output: a folder for the results.
+        bundle: a registered name, its beginning, or a bundle's folder.
+        output_type: what the labels are written as; by default what the output's name ends in, and nifti for a folder.
         settle: take a scan when it has not changed for so long.
     """
     import_engine(bundle)
