@@ -33,11 +33,9 @@ class Executor(Protocol):
 
     def run(self, cases: Sequence[Case], progress: Progress | None = None) -> Outcomes:
         """Yield the index of each case and its outcome, in any order."""
-        ...
 
     def environment(self) -> RunEnvironment:
         """Return what ran the network in the last `run`, as far as it is known."""
-        ...
 
 
 class BatchInterruptedError(KeyboardInterrupt):
