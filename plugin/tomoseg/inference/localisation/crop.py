@@ -86,7 +86,7 @@ class Crop:
 
 def head_frame(matrix: Matrix, mirrored: bool) -> Matrix:
     """Return the frame of a head, of a 4×4 matrix from the template's mm to the scan's."""
-    turn = rotation_of(matrix).T
+    turn = np.ascontiguousarray(rotation_of(matrix).T)  # of a view, the product below is rounded otherwise
     frame: Matrix = from_matvec(turn, -turn @ matrix[:3, 3])
     return MIRROR @ frame if mirrored else frame
 
