@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+import typer
 
 from tomoseg.batch.options import ExecutorOptions, OutputOptions
 from tomoseg.bundle.options import RunOptions
@@ -45,3 +46,21 @@ def test_a_command_gets_an_option_for_each_field_that_is_shown() -> None:
     defaults = {parameter.name: parameter.default for parameter in options_of(RunOptions) + options_of(ExecutorOptions)}
     changed(**defaults | {"tta": True, "name": "x", "last": 4})
     assert seen == ["x", RunOptions(tta=True), ExecutorOptions(), 4]
+
+
+def test_the_help_of_other_parameters_is_what_the_docstring_says() -> None:
+    def command(
+        path: Annotated[str, typer.Argument(metavar="PATH")], count: Annotated[int, typer.Option(help="Own.")] = 3
+    ) -> None:
+        """Do something.
+
+        Args:
+            path: a file, or
+                a folder.
+            count: not shown.
+        """
+
+    changed = with_options(command)
+    shown = {name: one.annotation.__metadata__[0] for name, one in vars(changed)["__signature__"].parameters.items()}
+    assert {name: one.help for name, one in shown.items()} == {"path": "A file, or a folder.", "count": "Own."}
+    assert changed.__doc__ == "Do something."

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
-from typing import NoReturn
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -29,9 +28,7 @@ class DelayedInterrupt:
                 signal.signal(one, self._note)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.check()  # asked for since the last time
         self._restore()
@@ -39,17 +36,13 @@ class DelayedInterrupt:
     def check(self) -> None:
         """Raise KeyboardInterrupt if it was asked for since the last time."""
         if self._asked:
-            self._raise()
+            self._restore()
+            self._asked = False
+            raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            self._raise()
+        self.check()
         self._asked = True
-
-    def _raise(self) -> NoReturn:
-        self._restore()
-        self._asked = False
-        raise KeyboardInterrupt
 
     def _restore(self) -> None:
         for one in self._replaced:

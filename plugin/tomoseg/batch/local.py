@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -69,8 +69,7 @@ class LocalExecutor:
 
     def environment(self) -> RunEnvironment:
         """Return what runs the network; what really ran it is in the stats of each case."""
-        segmenter = self._segmenter
-        return RunEnvironment(segmenter.device, segmenter.backend, segmenter.precision, describe_machine())
+        return describe_environment(self._segmenter)
 
     def _overlap(
         self, stages: Stages, cases: Sequence[Case], watched: _Interruptible
@@ -107,10 +106,13 @@ class LocalExecutor:
                 raise
 
 
-def describe_machine() -> dict[str, Any]:
-    """Return this machine as `describe_hardware` does, with the GPUs and the threads of torch."""
+def describe_environment(segmenter: Segmenter | None = None) -> RunEnvironment:
+    """Return what runs a network, and this machine with the GPUs and the threads of torch."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return describe_hardware(gpus, torch.get_num_threads())
+    hardware = describe_hardware(gpus, torch.get_num_threads())
+    if segmenter is None:
+        return RunEnvironment(hardware=hardware)
+    return RunEnvironment(segmenter.device, segmenter.backend, segmenter.precision, hardware)
 
 
 @dataclass(frozen=True)

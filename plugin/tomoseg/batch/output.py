@@ -99,17 +99,10 @@ class OutputWriter:
                     staged.append(picture)
                     preview = str(case.picture)
             report = CaseReport(
-                input=str(case.input),
-                output=str(case.output),
-                status="done",
-                series=result.series.uid if result.series else None,
-                stats=stats,
-                warnings=result.warnings,
-                location=result.location,
-                voxels=math.prod(result.grid.shape),
-                labels=_measure(result, image, self.options.measure),
-                preview=preview,
-            )
+                str(case.input), str(case.output), "done", series=result.series.uid if result.series else None,
+                stats=stats, warnings=result.warnings, location=result.location, preview=preview,
+                voxels=math.prod(result.grid.shape), labels=_measure(result, image, self.options.measure),
+            )  # fmt: skip
             if case.resumable:
                 Manifest(scan, self.run, {path.name: sha256(path) for path in staged}, report).save(case.manifest)
             for path in staged:

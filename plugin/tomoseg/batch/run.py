@@ -33,11 +33,9 @@ class Executor(Protocol):
 
     def run(self, cases: Sequence[Case], progress: Progress | None = None) -> Outcomes:
         """Yield the index of each case and its outcome, in any order."""
-        ...
 
     def environment(self) -> RunEnvironment:
         """Return what ran the network in the last `run`, as far as it is known."""
-        ...
 
 
 class BatchInterruptedError(KeyboardInterrupt):
@@ -84,27 +82,19 @@ def _make_report(
     """Return the report of a batch that ends now, from what was asked, what is done and what ran it."""
     bundle, ran = executor.bundle, executor.environment()
     stats = [case.stats for case in done.values() if case.status == "done"]
+    hashes = {
+        "config_sha256": sha256(bundle.inference_config),
+        "checkpoint_sha256": " ".join(executor.checkpoint_sha256),
+    }
+    written = {"overwrite": executor.output.overwrite, "preview": executor.output.preview}
+    output_types = sorted({case.output_type.name for case in cases})
     return Report(
-        bundle={
-            "name": bundle.name,
-            "version": bundle.version,
-            "config_sha256": sha256(bundle.inference_config),
-            "checkpoint_sha256": " ".join(executor.checkpoint_sha256),
-        },
+        bundle={"name": bundle.name, "version": bundle.version, **hashes},
         device=ran.device,
         backend=", ".join(dict.fromkeys(one.backend for one in stats)) or ran.backend,
         precision=", ".join(dict.fromkeys(one.precision for one in stats)) or ran.precision,
-        options={
-            **asdict(executor.options),
-            "output_type": sorted({case.output_type.name for case in cases}),
-            "overwrite": executor.output.overwrite,
-            "preview": executor.output.preview,
-            **ran.executor,
-        },
-        hardware=ran.hardware,
-        started=started,
-        finished=utc_now(),
-        interrupted=interrupted,
+        options={**asdict(executor.options), "output_type": output_types, **written, **ran.executor},
+        hardware=ran.hardware, started=started, finished=utc_now(), interrupted=interrupted,
         pending=tuple(str(case.input) for index, case in enumerate(cases) if index not in done),
         cases=tuple(done[index] for index in sorted(done)),
-    )
+    )  # fmt: skip

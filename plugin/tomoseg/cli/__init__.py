@@ -9,15 +9,14 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from tomoseg.cli.check import check
-from tomoseg.cli.describe import bundles, doctor, info
+from tomoseg.cli.arguments import with_options
+from tomoseg.cli.describe import bundles, check, doctor, info
 from tomoseg.cli.evaluate import evaluate
 from tomoseg.cli.export import export
 from tomoseg.cli.label import label_app, label_server
 from tomoseg.cli.plan import plan
-from tomoseg.cli.segment import segment
+from tomoseg.cli.segment import segment, watch
 from tomoseg.cli.train import train
-from tomoseg.cli.watch import watch
 from tomoseg.core.errors import TomosegError, one_line
 from tomoseg.core.notes import print_error
 from tomoseg.core.threads import stop_spinning
@@ -34,7 +33,7 @@ COMMANDS = (
     segment, watch, plan, train, evaluate, export, check, info, bundles, doctor, label_app, label_server,
 )  # fmt: skip
 for command in COMMANDS:
-    app.command()(command)
+    app.command()(with_options(command))
 INTERRUPTED_STATUS = 130  # what typer makes of Ctrl-C
 
 

@@ -11,35 +11,29 @@ import typer
 from tomoseg.core.options import FieldType, field_texts, field_types
 from tomoseg.data.output_types import OutputTypeName
 
-BundleOption = Annotated[
-    str,
-    typer.Option("-b", "--bundle", metavar="BUNDLE", help="A registered name, its beginning, or a bundle's folder."),
-]
-OutputTypeOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="|".join(get_args(OutputTypeName)),
-        help="What the labels are written as; by default what the output's name ends in, and nifti for a folder.",
-    ),
-]
-ThreadsOption = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Threads; by default OMP_NUM_THREADS, else the cores that it may use."),
-]
+# options of several commands; without a help here, the docstring of each command has the same
+BundleOption = Annotated[str, typer.Option("-b", "--bundle", metavar="BUNDLE")]
+OutputTypeOption = Annotated[str | None, typer.Option(metavar="|".join(get_args(OutputTypeName)))]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 Command = Callable[..., None]
 
 
 def with_options(command: Command) -> Command:
-    """Give a command, for each of its parameters that is an options class, an option for each field of that class."""
+    """Give a command an option for each field of each options class among its parameters.
+
+    The help of its other parameters is what its docstring says of them under `Args:`.
+    """
     parameters: list[inspect.Parameter] = []
     classes: dict[str, Any] = {}
+    texts = field_texts(command, "Args")
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         if is_dataclass(parameter.annotation):
             classes[name] = parameter.annotation
             parameters += options_of(parameter.annotation)
         else:
+            for shown in getattr(parameter.annotation, "__metadata__", ()):
+                shown.help = shown.help or _sentence(texts[name])
             parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
 
     @wraps(command)
@@ -48,6 +42,7 @@ def with_options(command: Command) -> Command:
 
     vars(call)["__signature__"] = inspect.Signature(parameters)  # typer reads both
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    call.__doc__ = inspect.cleandoc(command.__doc__ or "").partition("\n\nArgs:")[0]
     return call
 
 
@@ -58,8 +53,8 @@ def options_of(options: Any) -> list[inspect.Parameter]:
         flag = f"--{name.replace('_', '-')}"
         names = kind.option.names or ((f"{flag}/--no-{flag[2:]}" if kind.optional and kind.kinds == (bool,) else flag),)
         metavar = kind.option.metavar or "|".join(kind.choices) or None
-        text = texts[name][0].upper() + texts[name][1:]
-        shown = typer.Option(*names, metavar=metavar, help=text, show_default=kind.default not in (None, (), False))
+        has_default = kind.default not in (None, (), False)
+        shown = typer.Option(*names, metavar=metavar, help=_sentence(texts[name]), show_default=has_default)
         annotation = Annotated[_type_for_typer(kind), shown]  # type: ignore[valid-type]
         default = None if kind.many else kind.default
         found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
@@ -77,6 +72,10 @@ def read_options(options: Any, given: dict[str, Any]) -> Any:
             value = int(value)
         values[name] = value
     return options(**values)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _shown(options: Any) -> dict[str, FieldType]:

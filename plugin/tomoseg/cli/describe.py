@@ -1,22 +1,24 @@
-"""`tomoseg info`, `bundles` and `doctor`: what is there."""
+"""`tomoseg info`, `bundles`, `doctor` and `check`: what is there."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tomoseg.bundle.registry import find_bundle, registered_names
 from tomoseg.cli.arguments import JsonOption
-from tomoseg.cli.terminal import print_table
+from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.errors import BundleError, one_line
-from tomoseg.core.json_files import SCHEMA_VERSION
+from tomoseg.core.json_files import SCHEMA_VERSION, format_json
 
 
-def info(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A name or a folder; all bundles if left out.")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Tell what a bundle segments, in what kind of scan, and where it lies."""
+def info(bundle: Annotated[str, typer.Argument(metavar="BUNDLE")] = "", as_json: JsonOption = False) -> None:
+    """Tell what a bundle segments, in what kind of scan, and where it lies.
+
+    Args:
+        bundle: a name or a folder; all bundles if left out.
+    """
     described = [find_bundle(name).describe() for name in ([bundle] if bundle else registered_names())]
     if as_json:
         versioned = [{"schema_version": SCHEMA_VERSION, **entry} for entry in described]
@@ -48,4 +50,33 @@ def doctor() -> None:
     rows = [("ok" if finding.good else "bad", finding.what, finding.found) for finding in findings]
     print_table("", ("", "what", "found"), rows)
     if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+def check(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...")],
+    voxels: Annotated[bool, typer.Option("--voxels")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what scans and labelled datasets hold, and what is wrong with them.
+
+    Args:
+        paths: scans, folders with scans, or labelled datasets.
+        voxels: read the voxels, too, not only the headers.
+    """
+    from tomoseg.data.inspection.inspection_report import inspect
+    from tomoseg.data.inspection.tables import list_errors, list_notes, tabulate
+
+    with status("looking for scans") as show:
+        report = inspect(paths, voxels=voxels, on_scan=show)
+    if as_json:
+        print(format_json(report.as_json()), end="")
+    else:
+        for content in tabulate(report):
+            print_table(content.title, content.columns, content.rows)
+        for note in list_notes(report):
+            print(f"note: {note}")
+        for problem in list_errors(report):
+            print(f"problem: {problem}")
+    if not report.ok:
         raise typer.Exit(1)

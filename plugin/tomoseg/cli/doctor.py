@@ -6,7 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires
 from typing import Final
 
 import torch
@@ -18,6 +18,7 @@ from tomoseg.core.errors import TomosegError, advise, one_line
 from tomoseg.core.version import __version__
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.inference.threads import use_threads
+from tomoseg.report.environment import installed_packages
 
 MAX_IMPORT_S: Final = 120
 PYTHON: Final = sys.version_info[:2]
@@ -114,14 +115,14 @@ def examine_packages() -> list[Finding]:
     findings = [_package(requirement) for requirement in core]
     for extra in extras:
         own = [requirement for requirement in found if requirement not in core and _applies(requirement, extra)]
-        if all(_version(requirement.name) for requirement in own):
+        if len(installed_packages(requirement.name for requirement in own)) == len(own):
             findings += [finding for finding in map(_package, own) if not finding.good]
     return findings
 
 
 def examine_part(part: Part) -> Finding:
     """Import a package in a process of its own, so that none disturbs another."""
-    installed = _version(part.package)
+    installed = installed_packages([part.package]).get(part.package)
     if not installed:
         found = f"{part.package} is not installed; install it with: {advise(part.package, part.extra)}"
         if part.package in WITHOUT_WHEEL and PYTHON >= (3, 14):
@@ -144,16 +145,8 @@ def _applies(requirement: Requirement, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def _version(package: str) -> str:
-    """Return the installed version; nothing where there is none."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
 def _package(requirement: Requirement) -> Finding:
-    installed = _version(requirement.name)
+    installed = installed_packages([requirement.name]).get(requirement.name)
     command = advise(f"{requirement.name}{requirement.specifier}")
     if not installed:
         return Finding(requirement.name, f"not installed; install it with: {command}", good=False)

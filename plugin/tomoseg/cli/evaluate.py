@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tomoseg.cli.arguments import BundleOption, QuietOption, with_options
+from tomoseg.cli.arguments import BundleOption, QuietOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.notes import print_error, print_note
 from tomoseg.evaluation.options import EvaluationOptions
@@ -22,19 +22,23 @@ if TYPE_CHECKING:
 SHOWN_METRICS = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
 
 
-@with_options
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(metavar="PRED", help="A predicted label map, or a folder of them.")],
-    references: Annotated[
-        Path, typer.Argument(metavar="REF", help="Its reference, a folder of them, or a labelled dataset.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for the results.")],
+    predictions: Annotated[Path, typer.Argument(metavar="PRED")],
+    references: Annotated[Path, typer.Argument(metavar="REF")],
+    output: Annotated[Path, typer.Option("-o", "--output")],
     *,
     bundle: BundleOption = "",
     options: EvaluationOptions,
     quiet: QuietOption = False,
 ) -> None:
-    """Tell how good label maps are, by references of the same names."""
+    """Tell how good label maps are, by references of the same names.
+
+    Args:
+        predictions: a predicted label map, or a folder of them.
+        references: its reference, a folder of them, or a labelled dataset.
+        output: a folder for the results.
+        bundle: a registered name, its beginning, or a bundle's folder.
+    """
     from tomoseg.evaluation.run import evaluate as compare
 
     count = 0

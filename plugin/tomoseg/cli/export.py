@@ -14,26 +14,26 @@ from tomoseg.core.json_files import format_json
 
 
 def export(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A registered name, its beginning, or a folder.")],
-    format_name: Annotated[
-        str,
-        typer.Option("--format", metavar="|".join(get_args(FormatName)), help="Format of the file."),
-    ],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The file; beside the weights if left out.")
-    ] = None,
-    calibration: Annotated[
-        list[Path] | None,
-        typer.Option(help="Real scans, or a folder of them, to calibrate int8 with and to check on."),
-    ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights in place of the bundle's.")] = None,
-    max_dice_loss: Annotated[
-        float, typer.Option(metavar="LOSS", help="How far below 1 the mean Dice of int8 with fp32 may be.")
-    ] = MAX_DICE_LOSS,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE")],
+    format_name: Annotated[str, typer.Option("--format", metavar="|".join(get_args(FormatName)))],
+    output: Annotated[Path | None, typer.Option("-o", "--output")] = None,
+    calibration: Annotated[list[Path] | None, typer.Option()] = None,
+    checkpoint: Annotated[Path | None, typer.Option()] = None,
+    max_dice_loss: Annotated[float, typer.Option(metavar="LOSS")] = MAX_DICE_LOSS,
+    overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a bundle's network for another runtime, checked against PyTorch before it is kept."""
+    """Write a bundle's network for another runtime, checked against PyTorch before it is kept.
+
+    Args:
+        bundle: a registered name, its beginning, or a folder.
+        format_name: format of the file.
+        output: the file; beside the weights if left out.
+        calibration: real scans, or a folder of them, to calibrate int8 with and to check on.
+        checkpoint: weights in place of the bundle's.
+        max_dice_loss: how far below 1 the mean Dice of int8 with fp32 may be.
+        overwrite: replace files that are there already.
+    """
     chosen = find_bundle(bundle)
     with status("loading the network") as show:
         from tomoseg.convert.export.export import export as write_network

@@ -6,31 +6,28 @@ from typing import Annotated
 import typer
 
 from tomoseg.bundle.registry import find_bundle
-from tomoseg.cli.arguments import ThreadsOption
 from tomoseg.core.errors import UsageError
 from tomoseg.core.notes import print_warning
 
-BundlesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "-b",
-        "--bundle",
-        metavar="BUNDLE",
-        help="A bundle to serve, by name, beginning of a name or folder; may be given several times. All if left out.",
-    ),
-]
+BundlesOption = Annotated[list[str] | None, typer.Option("-b", "--bundle", metavar="BUNDLE")]
 
 
 def label_app(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The app's folder; made if it is not there.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
     bundle: BundlesOption = None,
-    versions: Annotated[bool, typer.Option("--versions", help="List the weights that were trained, and stop.")] = False,
-    rollback: Annotated[
-        bool, typer.Option("--rollback", help="Use the weights again that the current ones were trained from.")
-    ] = False,
-    to: Annotated[int | None, typer.Option(help="With --rollback: this version; 0 is the bundle's own.")] = None,
+    versions: Annotated[bool, typer.Option("--versions")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback")] = False,
+    to: Annotated[int | None, typer.Option()] = None,
 ) -> None:
-    """Write a MONAI Label app that serves bundles, or choose among the weights that were trained in one."""
+    """Write a MONAI Label app that serves bundles, or choose among the weights that were trained in one.
+
+    Args:
+        folder: the app's folder; made if it is not there.
+        bundle: a bundle to serve, by name, beginning of a name or folder; may be given several times. All if left out.
+        versions: list the weights that were trained, and stop.
+        rollback: use the weights again that the current ones were trained from.
+        to: with --rollback: this version; 0 is the bundle's own.
+    """
     from tomoseg.label_app.folder import LabelApp
 
     app = LabelApp(folder)
@@ -56,21 +53,23 @@ def label_app(
 
 
 def label_server(
-    studies: Annotated[
-        str, typer.Option(metavar="FOLDER|URL", help="A folder of scans, or the URL of a DICOMweb archive.")
-    ],
+    studies: Annotated[str, typer.Option(metavar="FOLDER|URL")],
     bundle: BundlesOption = None,
-    app: Annotated[
-        Path | None,
-        typer.Option(help="The app's folder, made if missing; label_app in the studies' if left out."),
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; other computers reach only what you name.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="TCP port.")] = 8000,
-    threads: ThreadsOption = None,
+    app: Annotated[Path | None, typer.Option()] = None,
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option()] = 8000,
+    threads: Annotated[int | None, typer.Option(metavar="N")] = None,
 ) -> None:
-    """Start MONAI Label's server with bundles as its models, for 3D Slicer and OHIF."""
+    """Start MONAI Label's server with bundles as its models, for 3D Slicer and OHIF.
+
+    Args:
+        studies: a folder of scans, or the URL of a DICOMweb archive.
+        bundle: a bundle to serve, by name, beginning of a name or folder; may be given several times. All if left out.
+        app: the app's folder, made if missing; label_app in the studies' if left out.
+        host: address to listen at; other computers reach only what you name.
+        port: TCP port.
+        threads: threads; by default OMP_NUM_THREADS, else the cores that it may use.
+    """
     from tomoseg.label_app.server import serve_label_app
 
     serve_label_app(studies, app, bundle or (), host, port, threads=threads, on_warning=print_warning)

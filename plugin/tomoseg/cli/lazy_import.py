@@ -45,7 +45,7 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-class _Finder(MetaPathFinder):
+class _Finder(MetaPathFinder, Loader):
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
 
@@ -56,11 +56,9 @@ class _Finder(MetaPathFinder):
             return None
         spec = PathFinder.find_spec(fullname, path)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader()
+            spec.loader = self
         return spec
 
-
-class _Loader(Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _StandInModule(spec.name)
 

@@ -4,9 +4,11 @@ from tomoseg.bundle.registry import describe_all, find_bundle
 from tomoseg.cli.lazy_import import collector_paused, deferred
 from tomoseg.core.errors import UsageError
 
-# what MONAI imports at once and few bundles use; torch.distributed.optim is ignite's wish, and brings sympy
+# what few bundles use: MONAI imports it at once, and our search for heads SimpleITK;
+# torch.distributed.optim is ignite's wish, and brings sympy
 SELDOM_USED = (
-    "itk", "matplotlib", "nrrd", "pandas", "pydicom", "scipy", "skimage", "sklearn", "torch.distributed.optim",
+    "itk", "matplotlib", "nrrd", "pandas", "pydicom", "scipy", "SimpleITK", "skimage", "sklearn",
+    "torch.distributed.optim",
 )  # fmt: skip
 
 

@@ -5,23 +5,25 @@ from typing import Annotated
 
 import typer
 
-from tomoseg.cli.arguments import QuietOption, with_options
+from tomoseg.cli.arguments import QuietOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.errors import DatasetError
 from tomoseg.core.notes import print_error
 from tomoseg.planning.options import PlanningOptions
 
 
-@with_options
 def plan(
-    dataset: Annotated[
-        Path, typer.Argument(metavar="DATASET", help="Scans and label maps, of the Decathlon, nnU-Net or your own.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The bundle's folder.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE")],
     options: PlanningOptions,
     quiet: QuietOption = False,
 ) -> None:
-    """Make a MONAI bundle that can be trained on a labelled dataset, each choice with its reason."""
+    """Make a MONAI bundle that can be trained on a labelled dataset, each choice with its reason.
+
+    Args:
+        dataset: scans and label maps, of the Decathlon, nnU-Net or your own.
+        output: the bundle's folder.
+    """
     from tomoseg.planning.plan import plan as make_plan
 
     try:

@@ -1,5 +1,6 @@
-"""`tomoseg segment`."""
+"""`tomoseg segment` and `watch`."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -8,47 +9,45 @@ import typer
 
 from tomoseg.batch.options import ExecutorOptions, OutputOptions
 from tomoseg.bundle.options import RunOptions
-from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption, with_options
+from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption
 from tomoseg.cli.loading import import_engine
 from tomoseg.core.errors import OutputError, one_line
 from tomoseg.core.notes import print_error
 from tomoseg.data.output_types import names_output_file
 
 
-@with_options
 def segment(
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Scans: files, DICOM folders, folders of them, or globs.")
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", help="A file name (.nii.gz) for one scan, else a folder."),
-    ],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...")],
+    output: Annotated[Path, typer.Option("-o", "--output")],
     *,
     bundle: BundleOption = "",
     output_type: OutputTypeOption = None,
-    series: Annotated[
-        str | None, typer.Option(metavar="UID", help="Only the DICOM series with this SeriesInstanceUID.")
-    ] = None,
+    series: Annotated[str | None, typer.Option(metavar="UID")] = None,
     written: OutputOptions,
-    statistics: Annotated[
-        bool, typer.Option("--statistics", help="Write statistics.csv for a single output file, too.")
-    ] = False,
-    report: Annotated[
-        Path | None, typer.Option(help="Where the report goes; OUT/report.json if OUT is a folder.")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a result comes with a warning.")] = False,
+    statistics: Annotated[bool, typer.Option("--statistics")] = False,
+    report: Annotated[Path | None, typer.Option()] = None,
+    strict: Annotated[bool, typer.Option("--strict")] = False,
     quiet: QuietOption = False,
     executor: ExecutorOptions,
     options: RunOptions,
 ) -> None:
-    """Segment CT or MRI scans and write label maps in each scan's own grid."""
+    """Segment CT or MRI scans and write label maps in each scan's own grid.
+
+    Args:
+        inputs: scans: files, DICOM folders, folders of them, or globs.
+        output: a file name (.nii.gz) for one scan, else a folder.
+        bundle: a registered name, its beginning, or a bundle's folder.
+        output_type: what the labels are written as; by default what the output's name ends in, and nifti for a folder.
+        series: only the DICOM series with this SeriesInstanceUID.
+        statistics: write statistics.csv for a single output file, too.
+        report: where the report goes; OUT/report.json if OUT is a folder.
+        strict: exit with 1 if a result comes with a warning.
+    """
     import_engine(bundle)
 
     from tomoseg.batch.run import BatchInterruptedError
     from tomoseg.batch.segment import ReportsError, segment_batch
-    from tomoseg.cli.outcome import print_summary
-    from tomoseg.cli.progress import BatchProgress
+    from tomoseg.cli.progress import BatchProgress, print_summary
 
     page = None if names_output_file(output) else output / "report.html"
     try:
@@ -70,3 +69,40 @@ def segment(
         print_summary(result, page)
     if result.failed or unsaved or (strict and any(case.warnings for case in result.cases)):
         raise typer.Exit(1)
+
+
+def watch(
+    inbox: Annotated[Path, typer.Argument(metavar="INBOX")],
+    output: Annotated[Path, typer.Option("-o", "--output")],
+    *,
+    bundle: BundleOption = "",
+    output_type: OutputTypeOption = None,
+    settle: Annotated[float, typer.Option(metavar="SECONDS", min=0)] = 10,
+    written: OutputOptions,
+    quiet: QuietOption = False,
+    options: RunOptions,
+) -> None:
+    """Segment the scans in a folder, and those that arrive there, until Ctrl-C.
+
+    Args:
+        inbox: the folder that scans arrive in.
+        output: a folder for the results.
+        bundle: a registered name, its beginning, or a bundle's folder.
+        output_type: what the labels are written as; by default what the output's name ends in, and nifti for a folder.
+        settle: take a scan when it has not changed for so long.
+    """
+    import_engine(bundle)
+
+    from tomoseg.batch.watch import watch as watch_folder
+    from tomoseg.cli.progress import BatchProgress
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped like this
+    with BatchProgress(quiet, numbered=False) as progress:
+        rounds = watch_folder(
+            bundle, inbox, output, output_type=output_type, stable_for_s=settle, options=written, run_options=options,
+            progress=progress, on_error=print_error,
+        )  # fmt: skip
+        if not quiet:
+            print(f"{inbox}: waiting for scans; results go to {output}; Ctrl-C ends it", flush=True)
+        for _ in rounds:
+            pass

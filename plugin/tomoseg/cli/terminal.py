@@ -1,28 +1,20 @@
 """What is printed where: results on standard output; notes, warnings, errors and progress on standard error."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # importing it takes a tenth of a second
-    from rich.console import Console
-
+# rich is imported where something is printed: it takes a tenth of a second
 UNWRAPPED_COLUMNS = 1000  # columns
 COLOURS = {"ok": "green", "bad": "red"}
 
 
-def console() -> Console:
-    """Return standard output; in a file or a pipe, a line is a line."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else UNWRAPPED_COLUMNS)
-
-
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table with every cell in full: a path or a UID is of use only whole."""
+    """Print a table with every cell in full: a path or a UID is of use only whole.
+
+    In a file or a pipe, a line is a line.
+    """
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -31,7 +23,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
-    console().print(table)
+    Console(width=None if sys.stdout.isatty() else UNWRAPPED_COLUMNS).print(table)
 
 
 @contextmanager

@@ -6,32 +6,30 @@ from typing import Annotated
 import typer
 
 from tomoseg.bundle.registry import find_bundle
-from tomoseg.cli.arguments import QuietOption, with_options
+from tomoseg.cli.arguments import QuietOption
 from tomoseg.cli.terminal import status
 from tomoseg.core.errors import DatasetError, MemoryLimitError, OutputError, TrainingError, one_line
 from tomoseg.core.notes import print_error, print_note, print_warning
 from tomoseg.training.options import TrainingOptions
 
 
-@with_options
 def train(
-    bundle: Annotated[
-        str, typer.Argument(metavar="BUNDLE", help="What `tomoseg plan` made, or any bundle's folder or name.")
-    ],
-    data: Annotated[Path, typer.Option(metavar="DATASET", help="The labelled dataset.")],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE")],
+    data: Annotated[Path, typer.Option(metavar="DATASET")],
     *,
-    unlabelled: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Scans like those of the dataset, without label map, to learn from, too."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="For checkpoints; `train` in the bundle if not given."),
-    ] = None,
+    unlabelled: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output")] = None,
     options: TrainingOptions,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a bundle on a labelled dataset, and put the weights into it."""
+    """Train a bundle on a labelled dataset, and put the weights into it.
+
+    Args:
+        bundle: what `tomoseg plan` made, or any bundle's folder or name.
+        data: the labelled dataset.
+        unlabelled: scans like those of the dataset, without label map, to learn from, too.
+        output: for checkpoints; `train` in the bundle if not given.
+    """
     chosen = find_bundle(bundle)
 
     from tomoseg.training.cross_validation import CrossValidation

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 from tomoseg.core.errors import OutputError, one_line
 
@@ -59,18 +59,14 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be made, or what is written in there fails.
     """
-    folder = None
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(mkdtemp(prefix=f"{STAGING}{os.getpid()}-", dir=parent))
-        yield folder
+        with TemporaryDirectory(None, f"{STAGING}{os.getpid()}-", parent, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
     except OutputError:
         raise
     except OSError as error:
         raise OutputError(f"{parent}: cannot be written to: {one_line(error)}") from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_stale(parent: Path) -> None:

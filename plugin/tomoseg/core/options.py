@@ -50,9 +50,9 @@ def field_types(options: Any) -> dict[str, FieldType]:
     return {one.name: _take_apart(hints[one.name], one.default) for one in fields(options)}
 
 
-def field_texts(options: type) -> dict[str, str]:
-    """Return what the docstring of an options class says of each field, under `Attributes:`."""
-    section = inspect.cleandoc(options.__doc__ or "").partition("\nAttributes:\n")[2].partition("\n\n")[0]
+def field_texts(described: Any, title: str = "Attributes") -> dict[str, str]:
+    """Return what the docstring of an options class or of a function says of each field, in the section `title`."""
+    section = inspect.cleandoc(described.__doc__ or "").partition(f"\n{title}:\n")[2].partition("\n\n")[0]
     found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in found}
 

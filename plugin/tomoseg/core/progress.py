@@ -1,6 +1,5 @@
 """Progress bars on a terminal."""
 
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -29,7 +28,5 @@ class ProgressBars:
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()

@@ -18,10 +18,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
     Raises:
         OutputError: it cannot be written.
     """
-    with (
-        atomic_file(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors=UNENCODABLE) as file,
-    ):
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors=UNENCODABLE) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)

@@ -35,9 +35,8 @@ from tomoseg.inference.sliding_window.fused_postprocessing import (
     recognise_postprocessing,
 )
 from tomoseg.inference.sliding_window.placement import NotRecognisedError, Placement, identity_placement, place
-from tomoseg.inference.sliding_window.probabilities import to_probabilities
+from tomoseg.inference.sliding_window.probabilities import sigmoid_entropy, softmax_entropy, to_probabilities
 from tomoseg.inference.sliding_window.stream import Limits, OnWindow, Output, segment_streamed
-from tomoseg.inference.sliding_window.uncertainty import sigmoid_entropy, softmax_entropy
 from tomoseg.inference.sliding_window.windows import Windows, place_windows
 from tomoseg.report.records import RunStats
 from tomoseg.transforms import CLEANERS, ReplaceNonFinited
@@ -76,6 +75,7 @@ class Pipeline:
     Attributes:
         config: the bundle's inference config.
         networks: its networks.
+        replaces_non_finite: whether the options or the bundle's own preprocessing replace NaN and infinite values.
 
     Raises:
         BundleError: the config or the checkpoint is missing, damaged, or does not fit the other.
@@ -93,15 +93,11 @@ class Pipeline:
         skip_empty = config.skip_empty if options.skip_empty is None else options.skip_empty
         self._limits = Limits(options.max_memory_bytes, skip_empty)
         self._cleaners = [CLEANERS[name]("image") for name in options.clean]
+        steps = [*self._cleaners, *config.preprocessing.transforms]
+        self.replaces_non_finite = any(isinstance(step, ReplaceNonFinited) for step in steps)
         self.networks = Networks(config, device, options)
         # a bundle's transforms may keep state: Invertd switches off what the preprocessing records
         self._transforms_lock = threading.Lock()
-
-    @property
-    def replaces_non_finite(self) -> bool:
-        """Whether NaN and infinite values are replaced, by the options or by the bundle's own preprocessing."""
-        steps = [*self._cleaners, *self.config.preprocessing.transforms]
-        return any(isinstance(step, ReplaceNonFinited) for step in steps)
 
     def clean(self, volume: Volume) -> Volume:
         """Run the cleaning that the options ask for.
@@ -143,12 +139,7 @@ class Pipeline:
         return data
 
     def predict(
-        self,
-        data: dict[str, Any],
-        scan: Grid,
-        name: str,
-        on_window: OnWindow | None = None,
-        target: Grid | None = None,
+        self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None = None, target: Grid | None = None
     ) -> Prediction:
         """Run network and post-processing on what `prepare` returned, which is left unchanged.
 

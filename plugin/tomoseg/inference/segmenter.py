@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
-import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
@@ -74,6 +73,14 @@ class Segmenter:
         bundle: the bundle.
         options: how it is run.
 
+    Attributes:
+        bundle, options: as given.
+        names: names of the bundle's labels by their value.
+        device: where the networks run, e.g. "cpu" or "cuda:0".
+        precision: what they compute in: "fp32", "bf16", "fp16" or "int8".
+        checkpoint_sha256: SHA-256 of the files of the weights in use, and of their networks in int8 where these run.
+        networks: the networks with their weights, one for each checkpoint, as PyTorch modules on the device.
+
     Raises:
         UsageError: the device does not exist, or the options do not go together.
         BundleError: the bundle's config or checkpoint is missing, damaged, or does not fit the other.
@@ -92,7 +99,9 @@ class Segmenter:
         use_threads(self.options.threads)
         self._network_lock = threading.Lock()  # a backend runs one window at a time
         self._locator = Locator(bundle, self.options.roi)
-        self._pipeline = Pipeline(bundle, choose_device(self.options.device), self.options)
+        self._pipeline = pipeline = Pipeline(bundle, choose_device(self.options.device), self.options)
+        self.device, self.precision = str(pipeline.device), pipeline.networks.precision
+        self.checkpoint_sha256, self.networks = pipeline.networks.checkpoint_sha256, pipeline.networks.modules
 
     @classmethod
     def from_bundle(cls, name_or_folder: str | os.PathLike[str], **options: Any) -> Segmenter:
@@ -105,28 +114,9 @@ class Segmenter:
         return cls(find_bundle(name_or_folder), RunOptions(**options))
 
     @property
-    def device(self) -> str:
-        return str(self._pipeline.device)
-
-    @property
     def backend(self) -> str:
         """What runs the network: "openvino", "torch" or "torch.compile"; of each result, `stats` says what ran it."""
         return self._pipeline.networks.backend
-
-    @property
-    def precision(self) -> str:
-        """What the network computes in: "fp32", "bf16", "fp16" or "int8"."""
-        return self._pipeline.networks.precision
-
-    @property
-    def checkpoint_sha256(self) -> list[str]:
-        """SHA-256 of the files of the weights in use, and of their networks in int8 where these are run."""
-        return self._pipeline.networks.checkpoint_sha256
-
-    @property
-    def networks(self) -> list[torch.nn.Module]:
-        """The networks with their weights, one for each checkpoint, as PyTorch modules on the device."""
-        return self._pipeline.networks.modules
 
     def __call__(
         self, source: Source | Volume, on_window: OnWindow | None = None, series: str | None = None
@@ -195,46 +185,33 @@ class Segmenter:
                 f"--max-memory allows {megabytes(limit)} MB; allow more"
             )
         # the volume's own voxels go: the network needs the memory
+        stats = RunStats(seconds, peak_bytes=peak.bytes, notes=volume.notes)
         return Prepared(
-            data=data,
-            image_key=self._pipeline.config.image_key,
-            located=located,
-            grid=volume.grid,
-            name=volume.source,
-            header=volume.header,
-            series=volume.series,
-            stats=RunStats(seconds, peak_bytes=peak.bytes, notes=volume.notes),
-            warnings=() if doubt is None else (doubt,),
-        )
+            data=data, image_key=self._pipeline.config.image_key, located=located,
+            grid=volume.grid, name=volume.source, header=volume.header, series=volume.series,
+            stats=stats, warnings=() if doubt is None else (doubt,),
+        )  # fmt: skip
 
     def predict(self, prepared: Prepared, on_window: OnWindow | None = None) -> Segmentation:
         """Run network and post-processing on a scan that `prepare` returned; otherwise as for a call."""
-        found: MergedLabels | None = None
         with self._network_lock, PeakMemory(self._pipeline.device) as peak:
             if prepared.located is None:
                 prediction = self._pipeline.predict(prepared.data, prepared.grid, prepared.name, on_window)
                 labels = to_label_map(self.bundle, prediction.array, prediction.affine, prepared.grid)
-                entropy, ran, table = prediction.entropy, prediction.stats, find_label_table(self.bundle, labels)
+                found, ran = MergedLabels(labels, prediction.entropy), prediction.stats
+                table = find_label_table(self.bundle, labels)
             else:
                 found, ran = self._predict_crops(prepared, prepared.located, on_window)
-                labels, entropy = found.labels, found.entropy
                 table = prepared.located.localisation.label_table
         if ran.planned_bytes:
             ran = replace(ran, planned_bytes=max(ran.planned_bytes, prepared.stats.peak_bytes))
         result = Segmentation(
-            labels=labels,
-            grid=prepared.grid,
-            label_table=table,
-            algorithm=self.bundle.name,
-            version=self.bundle.version,
-            header=prepared.header,
-            series=prepared.series,
-            warnings=(*prepared.warnings, *(found.warnings if found else ())),
-            location=found.location if found else None,
-            places=found.places if found else (),
-            entropy=entropy,
+            labels=found.labels, label_table=table, algorithm=self.bundle.name, version=self.bundle.version,
+            grid=prepared.grid, header=prepared.header, series=prepared.series,
+            entropy=found.entropy, location=found.location, places=found.places,
+            warnings=(*prepared.warnings, *found.warnings),
             stats=prepared.stats + ran + RunStats(peak_bytes=peak.bytes, peak_vram_bytes=peak.vram_bytes),
-        )
+        )  # fmt: skip
         return replace(result, warnings=(*result.warnings, *self._volume_warnings(result)))
 
     def probabilities(self, prepared: Prepared, grid: Grid | None = None) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from support.bundles import load_network
 from tomoseg import Segmenter, TomosegError, read_volume, segment_batch
 from tomoseg.batch.options import OutputOptions
 from tomoseg.inference.sliding_window.ensemble import averaged
-from tomoseg.inference.sliding_window.uncertainty import sigmoid_entropy, softmax_entropy
+from tomoseg.inference.sliding_window.probabilities import sigmoid_entropy, softmax_entropy
 
 
 def edit(bundle: Path, **entries: Any) -> None:

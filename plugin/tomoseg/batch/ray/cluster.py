@@ -64,15 +64,10 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
     try:
         with suppress_warnings():
             if address is None:
+                gpus = 0 if device == "cpu" else torch.cuda.device_count()
+                room = {"num_cpus": usable_threads(), "num_gpus": gpus, "object_store_memory": OBJECT_STORE_BYTES}
                 with _at_home(ray):
-                    _init(
-                        ray,
-                        address="local",
-                        num_cpus=usable_threads(),
-                        num_gpus=0 if device == "cpu" else torch.cuda.device_count(),
-                        include_dashboard=False,
-                        object_store_memory=OBJECT_STORE_BYTES,
-                    )
+                    _init(ray, address="local", include_dashboard=False, **room)
             else:
                 _require_reachable(address)
                 _init(ray, address=address)

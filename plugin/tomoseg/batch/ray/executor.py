@@ -3,18 +3,18 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tomoseg.batch.cases import Case
-from tomoseg.batch.local import describe_machine
+from tomoseg.batch.local import describe_environment
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.batch.ray.cluster import WorkerResources, choose_share, connected, machines_of, require_resources
 from tomoseg.batch.ray.dispatch import Dispatch
-from tomoseg.batch.ray.worker import Started, Worker, WorkerConfig, check_worker
+from tomoseg.batch.ray.worker import Started, Worker, check_worker
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.core.files import remove_stale, staging_folder
@@ -24,13 +24,14 @@ from tomoseg.report.environment import RunEnvironment
 MAX_SCANS_IN_FLIGHT = 3  # one is read, one is at the network, one is written
 
 
+@dataclass
 class RayExecutor:
     """Segments cases on Ray's actors; the files are those of a `LocalExecutor`.
 
     Every machine reads and writes the same paths, so inputs, output and bundle lie on storage that all have mounted.
     The cases of a worker that dies are given to others. Options hold for each worker, `max_memory` too.
 
-    Args:
+    Attributes:
         bundle: the bundle.
         options: how it is run; the device is "auto", "cpu" or "cuda".
         output: which files are written.
@@ -42,22 +43,15 @@ class RayExecutor:
         BundleError: the bundle's config or weights cannot be read.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        options: RunOptions,
-        output: OutputOptions | None = None,
-        *,
-        address: str | None = None,
-        jobs: int | None = None,
-    ) -> None:
-        require_resources(options, jobs)
-        self.bundle = bundle
-        self.options = options
-        self.checkpoint_sha256 = checkpoint_sha256(bundle, options)
-        self.output = output or OutputOptions()
-        self._address = address
-        self._jobs = jobs
+    bundle: Bundle
+    options: RunOptions
+    output: OutputOptions = field(default_factory=OutputOptions)
+    address: str | None = field(default=None, kw_only=True)
+    jobs: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require_resources(self.options, self.jobs)
+        self.checkpoint_sha256 = checkpoint_sha256(self.bundle, self.options)
         self._share: WorkerResources | None = None
         self._workers: list[Started] = []
 
@@ -74,9 +68,9 @@ class RayExecutor:
             remove_stale(folder)
         self._share, self._workers = None, []
         try:
-            with connected(self._address, self.options.device) as ray:
-                elastic = self._address is not None
-                share = self._share = choose_share(machines_of(ray), self.options.device, self._jobs, elastic)
+            with connected(self.address, self.options.device) as ray:
+                elastic = self.address is not None
+                share = self._share = choose_share(machines_of(ray), self.options.device, self.jobs, elastic)
                 # only machines that share the output folder see what is new in it
                 with staging_folder(Path(os.path.commonpath(parents))) as mark:
                     # what else is in memory would break a limit
@@ -93,11 +87,10 @@ class RayExecutor:
         """Return what the workers run the network on, as far as they have said so."""
         executor = {} if self._share is None else {"executor": "ray", "workers": self._share.workers}
         if not self._workers:
-            return RunEnvironment(hardware=describe_machine(), executor=executor)
-        first = self._workers[0]
-        machines = [{"machine": one.machine, "gpus": one.hardware["gpus"]} for one in self._workers]
-        hardware = {**first.hardware, "workers": machines}
-        return RunEnvironment(first.device, first.backend, first.precision, hardware, executor)
+            return replace(describe_environment(), executor=executor)
+        first = self._workers[0].environment
+        machines = [{"machine": one.machine, "gpus": one.environment.hardware["gpus"]} for one in self._workers]
+        return replace(first, hardware={**first.hardware, "workers": machines}, executor=executor)
 
     def _accept(self, started: Started) -> None:
         check_worker(started, self.bundle, self.options, self.checkpoint_sha256)
@@ -108,13 +101,8 @@ class RayExecutor:
     ) -> Callable[[], Any]:
         """Return what starts a worker; it looks for the mark, the bundle and one scan, if there is any."""
         inputs = (case.input.absolute() for case in cases if case.input.exists())
-        order = WorkerConfig(
-            bundle=self.bundle,
-            options=replace(self.options, device="cuda" if share.gpus else "cpu", threads=share.cpus),
-            output=self.output,
-            folder=Path.cwd(),
-            shared=(mark, self.bundle.root.absolute(), *islice(inputs, 1)),
-        )
+        shared = (mark, self.bundle.root.absolute(), *islice(inputs, 1))
+        options = replace(self.options, device="cuda" if share.gpus else "cpu", threads=share.cpus)
         resources = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_concurrency": in_flight}
         actor = ray.remote(**resources, scheduling_strategy="SPREAD")(Worker)
-        return lambda: actor.remote(order)
+        return lambda: actor.remote(self.bundle, options, self.output, Path.cwd(), shared)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tomoseg.batch.cases import Case
-from tomoseg.batch.local import describe_machine
+from tomoseg.batch.local import describe_environment
 from tomoseg.batch.manifest import hash_run
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.stages import Outcome, Stages
@@ -19,14 +18,33 @@ from tomoseg.core.errors import WorkerError, one_line
 from tomoseg.core.files import remove_stale
 from tomoseg.core.version import __version__
 from tomoseg.inference.segmenter import Segmenter
-from tomoseg.report.environment import installed_packages
+from tomoseg.report.environment import RunEnvironment, installed_packages
 
 
 @dataclass(frozen=True)
-class WorkerConfig:
-    """What each worker is to do.
+class Started:
+    """What a worker says of itself.
 
     Args:
+        machine: the name of its machine.
+        problem: why it cannot work; empty if it can.
+        versions: of tomoseg and of the packages that decide what a run computes.
+        run: SHA-256 of bundle, weights and options, as it finds them.
+        environment: what its network runs on.
+    """
+
+    machine: str
+    problem: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    run: str = ""
+    environment: RunEnvironment = field(default_factory=RunEnvironment)
+
+
+@dataclass(eq=False)
+class Worker:
+    """A Ray actor; only what it is called with and what it returns travels, never a scan or a label map.
+
+    Attributes:
         bundle: the bundle, whose folder is at the same path on every machine.
         options: as the user asked for them, with the device and the threads of the workers.
         output: which files are written.
@@ -39,60 +57,22 @@ class WorkerConfig:
     output: OutputOptions
     folder: Path
     shared: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class Started:
-    """What a worker says of itself.
-
-    Args:
-        machine: the name of its machine.
-        problem: why it cannot work; empty if it can.
-        versions: of tomoseg and of the packages that decide what a run computes.
-        run: SHA-256 of bundle, weights and options, as it finds them.
-        device, backend, precision: what its network runs on.
-        hardware: as `describe_hardware` tells it.
-    """
-
-    machine: str
-    problem: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    run: str = ""
-    device: str = ""
-    backend: str = ""
-    precision: str = ""
-    hardware: dict[str, Any] = field(default_factory=dict)
-
-
-class Worker:
-    """A Ray actor; only what it is called with and what it returns travels, never a scan or a label map."""
-
-    def __init__(self, order: WorkerConfig) -> None:
-        self._order = order
-        self._cleared: set[Path] = set()
+    _cleared: set[Path] = field(default_factory=set, init=False)
 
     def start(self) -> Started:
         """Load the bundle; what is wrong is returned, for Ray would wrap an error in a page of its own."""
-        order, machine = self._order, platform.node() or "a machine without a name"
+        machine = platform.node() or "a machine without a name"
         with suppress(OSError):  # if it is of any use, the check that follows fails
-            os.chdir(order.folder)
-        for path in order.shared:
+            os.chdir(self.folder)
+        for path in self.shared:
             if not path.exists():
                 return Started(machine, f"{path}: not there; expected a folder that all machines share, at one path")
         try:
-            segmenter = Segmenter(order.bundle, order.options)
-            self._stages = Stages(segmenter, order.output)
+            segmenter = Segmenter(self.bundle, self.options)
+            self._stages = Stages(segmenter, self.output)
         except Exception as error:  # the bundle, whose config may call anything
             return Started(machine, one_line(error))
-        return Started(
-            machine=machine,
-            versions=versions(),
-            run=self._stages.run,
-            device=segmenter.device,
-            backend=segmenter.backend,
-            precision=segmenter.precision,
-            hardware=describe_machine(),
-        )
+        return Started(machine, "", versions(), self._stages.run, describe_environment(segmenter))
 
     def segment(self, case: Case) -> Outcome:
         """Segment one scan; Ray runs several calls in threads, so that reading, network and writing overlap."""
@@ -121,7 +101,7 @@ def check_worker(started: Started, bundle: Bundle, options: RunOptions, checkpoi
         theirs, ours = (found.get(name, "missing") for found in (started.versions, here))
         if theirs != ours:
             raise WorkerError(f"{where}: {name} is {theirs} there and {ours} here; use one environment everywhere")
-    if started.run != hash_run(bundle, checkpoints, options, started.precision):
+    if started.run != hash_run(bundle, checkpoints, options, started.environment.precision):
         raise WorkerError(
             f"{where}: the bundle or its weights at {bundle.root} are others than here; make them the same"
         )

@@ -112,17 +112,12 @@ def export(
         for path in written:
             path.replace(target.with_name(path.name))
     return Export(
-        format=export_format.name,
+        format=export_format.name, size_bytes=size_bytes,
         files=tuple(str(target.with_name(path.name)) for path in reversed(written)),
-        size_bytes=size_bytes,
-        scans=samples.scans,
-        calibration_windows=len(samples.calibration),
-        check_windows=len(samples.check),
-        largest_difference=parity.largest_difference,
-        dice=parity.dice,
-        mean_dice=parity.mean_dice,
+        scans=samples.scans, calibration_windows=len(samples.calibration), check_windows=len(samples.check),
+        largest_difference=parity.largest_difference, dice=parity.dice, mean_dice=parity.mean_dice,
         notes=tuple(filter(None, (samples.note, note))),
-    )
+    )  # fmt: skip
 
 
 def _write(

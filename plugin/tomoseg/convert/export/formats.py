@@ -8,14 +8,14 @@ from typing import Final
 
 import torch
 
+from tomoseg.convert.export import torch_files
 from tomoseg.convert.export.export_source import ExportSource
 from tomoseg.convert.export.onnx_file import read_onnx, write_onnx
 from tomoseg.convert.export.openvino_files import read_openvino, write_int8, write_openvino
 from tomoseg.convert.export.options import FormatName
 from tomoseg.convert.export.parity import Parity, Runner
 from tomoseg.convert.export.samples import Samples
-from tomoseg.convert.export.tensorrt_file import read_tensorrt, write_tensorrt
-from tomoseg.convert.export.torch_files import read_program, read_torchscript, write_program, write_torchscript
+from tomoseg.convert.export.torch_files import read_tensorrt, write_tensorrt
 from tomoseg.core.errors import MissingPackageError, UsageError
 
 # largest difference of a logit from torch's in fp32, relative to their range
@@ -86,8 +86,8 @@ FORMATS: Final[dict[str, Format]] = {
     entry.name: entry
     for entry in (
         Format("onnx", ".onnx", write_onnx, read_onnx, ("onnx", "onnxscript", "onnxruntime")),
-        Format("torchscript", ".ts", write_torchscript, read_torchscript),
-        Format("torch-export", ".pt2", write_program, read_program),
+        Format("torchscript", ".ts", torch_files.write_torchscript, torch_files.read_torchscript),
+        Format("torch-export", ".pt2", torch_files.write_program, torch_files.read_program),
         Format("openvino", ".xml", write_openvino, read_openvino, ("openvino",), extra=""),
         Format("openvino-int8", "_int8.xml", write_int8, read_openvino, ("openvino", "nncf"), tolerance=None),
         Format(

@@ -15,20 +15,13 @@ from tomoseg.convert.export.torch_files import CPU_EXPRESSION, monai_arguments
 
 def write_onnx(source: ExportSource, file: Path, samples: Samples) -> Iterator[str]:
     """Write one file, weights included, for any number of windows at once: `image` in, `pred` out."""
-    onnx_export(
-        **monai_arguments(source, file),
-        device=CPU_EXPRESSION,
-        use_trace=True,
-        input_shape=[2, *source.window],  # of 1, the network would be for 1 alone
-        converter_kwargs={
-            "dynamo": True,
-            "dynamic_shapes": ({0: Dim.AUTO},),
-            "external_data": False,
-            "input_names": ["image"],
-            "output_names": ["pred"],
-            "verbose": False,
-        },
-    )
+    converter = {
+        "dynamo": True, "dynamic_shapes": ({0: Dim.AUTO},), "external_data": False,
+        "input_names": ["image"], "output_names": ["pred"], "verbose": False,
+    }  # fmt: skip
+    arguments = {**monai_arguments(source, file), "device": CPU_EXPRESSION, "converter_kwargs": converter}
+    # of 1 window, the network would be for 1 alone
+    onnx_export(**arguments, use_trace=True, input_shape=[2, *source.window])
     yield ""
 
 

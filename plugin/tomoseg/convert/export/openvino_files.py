@@ -36,15 +36,11 @@ def write_int8(source: ExportSource, file: Path, samples: Samples) -> Iterator[s
         "the input and the output layer are left in floating point": [layers[0], layers[-1]],
     }
     for note, left in turns.items():
+        # LeakyReLU and PReLU have values below 0, for which ranges that are symmetric everywhere waste a bit
+        preset, scope = nncf.QuantizationPreset.MIXED, nncf.IgnoredScope(names=left)
+        count = len(samples.calibration)
         with redirect_stdout(StringIO()):  # it draws bars there
-            model = nncf.quantize(
-                _convert(source),
-                windows,
-                # LeakyReLU and PReLU have values below 0, for which ranges that are symmetric everywhere waste a bit
-                preset=nncf.QuantizationPreset.MIXED,
-                subset_size=len(samples.calibration),
-                ignored_scope=nncf.IgnoredScope(names=left),
-            )
+            model = nncf.quantize(_convert(source), windows, preset=preset, subset_size=count, ignored_scope=scope)
         _save(model, file, source, "int8")
         yield note
 

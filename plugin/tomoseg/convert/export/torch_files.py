@@ -1,4 +1,4 @@
-"""Files that PyTorch runs: TorchScript by MONAI's own export, and programs of `torch.export`."""
+"""Files that PyTorch runs: TorchScript and TensorRT engines by MONAI's own export, programs of `torch.export`."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
-from monai.bundle import ckpt_export
+from monai.bundle import ckpt_export, trt_export
 from torch.export import Dim
 
 from tomoseg.convert.export.export_source import ExportSource
@@ -63,3 +63,19 @@ def read_program(file: Path) -> Runner:
     """Load a program of `torch.export`."""
     network: Runner = torch.export.load(file).module()
     return network
+
+
+def write_tensorrt(source: ExportSource, file: Path, samples: Samples) -> Iterator[str]:
+    """Write an engine for the GPU of this computer, for one window at a time, in TorchScript."""
+    content = BytesIO()
+    trt_export(**monai_arguments(source, content), precision="fp32", use_trace=True, input_shape=[1, *source.window])
+    file.write_bytes(content.getvalue())
+    yield ""
+
+
+def read_tensorrt(file: Path) -> Runner:
+    """Load an engine onto the GPU."""
+    import torch_tensorrt  # noqa: F401 - torch.jit.load finds its engines' class there
+
+    network = torch.jit.load(file).cuda()  # type: ignore[no-untyped-call]
+    return lambda window: network(window.cuda()).float().cpu()

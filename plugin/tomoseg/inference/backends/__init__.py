@@ -32,11 +32,9 @@ class Backend(Protocol):
         Raises:
             BackendError: the network cannot be compiled.
         """
-        ...
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, labels, D, H, W) of a batch (B, C, D, H, W), good until the next call."""
-        ...
 
 
 def choose_backend(name: str, device: torch.device, precision: str = "fp32") -> str:

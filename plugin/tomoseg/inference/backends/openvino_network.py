@@ -54,15 +54,9 @@ class OpenvinoNetwork:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        described = (
-            self._int8.sha256 if self._int8 else describe_network(self._network),
-            shape,
-            sorted(hints.items()),
-            ov.get_version(),
-            CACHE_FORMAT,
-            core.get_property("CPU", "FULL_DEVICE_NAME"),
-            core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
-        )
+        network = self._int8.sha256 if self._int8 else describe_network(self._network)
+        processor = (core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES"))
+        described = (network, shape, sorted(hints.items()), ov.get_version(), CACHE_FORMAT, *processor)
         path = cache_folder() / f"{self._key[:16]}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.blob"
         compiled = _load(core, path, hints)
         if compiled is None:

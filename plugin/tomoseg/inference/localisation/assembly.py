@@ -29,21 +29,21 @@ Predict = Callable[[Volume, Grid], tuple[Labels, NDArray[np.float32] | None]]
 
 @dataclass(frozen=True, eq=False)
 class MergedLabels:
-    """What was found in a whole scan.
+    """What was found in a scan.
 
     Args:
         labels: (I, J, K) in the scan's grid.
         entropy: the same, 0 outside the crops; None if it was not asked for.
-        location: where, and how much of it.
-        places: the crops that were segmented, laid round what is in them.
+        location: where, and how much of it; None for a scan that was segmented whole.
+        places: the crops that were segmented, laid round what is in them; none for a scan that was segmented whole.
         warnings: why the labels may be wrong.
     """
 
     labels: Labels
     entropy: NDArray[np.float32] | None
-    location: Location
-    places: tuple[RegionCrop, ...]
-    warnings: tuple[str, ...]
+    location: Location | None = None
+    places: tuple[RegionCrop, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def assemble(

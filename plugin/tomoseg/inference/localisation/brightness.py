@@ -1,17 +1,13 @@
 """Scans made alike before a template is laid over them: as bright everywhere, and without the scalp."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
 
 from tomoseg.data.itk_image import affine_of
 from tomoseg.inference.localisation.raster import resampled_to, to_array, to_itk
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 MAX_BRIGHTNESS = 1.5  # of the median of what is no air; fat is brighter than any brain
 OTSU_BINS = 200
@@ -28,9 +24,6 @@ def flattened(levels: Mapping[float, sitk.Image]) -> dict[float, sitk.Image]:
     The mean is one over a Gaussian and over what is no air, nothing counted as brighter than brain. A bias field could
     be told from tissues with more care (N4 takes 20 times as long), but the head is only to be found.
     """
-    import SimpleITK as sitk
-    from scipy import ndimage
-
     rough = levels[max(levels)]
     array = to_array(rough)
     low, high = np.quantile(array, (0, 0.995))
@@ -49,17 +42,13 @@ def flattened(levels: Mapping[float, sitk.Image]) -> dict[float, sitk.Image]:
     smooth = to_itk(field.astype(np.float32), affine_of(rough))
     flat = {}
     for spacing, image in levels.items():
-        divisor = sitk.Resample(
-            smooth, image, sitk.Transform(3, sitk.sitkIdentity), sitk.sitkLinear, middle, sitk.sitkFloat32, True
-        )
+        divisor = resampled_to(smooth, image, outside=None)
         flat[spacing] = sitk.Clamp((image - float(low)) / divisor, sitk.sitkFloat32, 0.0, MAX_BRIGHTNESS)
     return flat
 
 
 def stripped(levels: Mapping[float, sitk.Image]) -> dict[float, sitk.Image]:
     """Return the levels without what is bright but thin, such as the scalp."""
-    import SimpleITK as sitk
-
     fine = levels[FINEST_MM]
     radius = [max(1, round(SCALP_MM / spacing)) for spacing in fine.GetSpacing()]
     thick = sitk.BinaryErode(fine > MIN_BRIGHTNESS, radius)

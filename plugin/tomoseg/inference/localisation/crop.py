@@ -12,12 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
+from nibabel.affines import from_matvec
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.volume import Volume
-from tomoseg.inference.localisation.raster import Matrix, canonical, rotation_of, to_array, to_itk, to_transform
+from tomoseg.inference.localisation.raster import Matrix, canonical, resampled_to, rotation_of, to_array, to_itk
 
+Triple = NDArray[np.float64]  # a number along each of three axes
 FINER_SPACING_SHARE = 0.75  # of the crop's spacing: to what voxels less than half as large are averaged
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
@@ -82,19 +86,12 @@ class Crop:
 
 def head_frame(matrix: Matrix, mirrored: bool) -> Matrix:
     """Return the frame of a head, of a 4×4 matrix from the template's mm to the scan's."""
-    frame = np.eye(4)
-    frame[:3, :3] = rotation_of(matrix).T
-    frame[:3, 3] = -frame[:3, :3] @ matrix[:3, 3]
+    turn = np.ascontiguousarray(rotation_of(matrix).T)  # of a view, the product below is rounded otherwise
+    frame: Matrix = from_matvec(turn, -turn @ matrix[:3, 3])
     return MIRROR @ frame if mirrored else frame
 
 
-def cut_out(
-    scan: Volume,
-    frame: Matrix,
-    first_mm: NDArray[np.float64],
-    last_mm: NDArray[np.float64],
-    spacing_mm: NDArray[np.float64],
-) -> Crop:
+def cut_out(scan: Volume, frame: Matrix, first_mm: Triple, last_mm: Triple, spacing_mm: Triple) -> Crop:
     """Resample a box of a scan; beyond the scan its outermost voxels are repeated.
 
     Args:
@@ -103,8 +100,6 @@ def cut_out(
         first_mm, last_mm: corners of the box, mm of the frame.
         spacing_mm: along (x, y, z) of the frame.
     """
-    import SimpleITK as sitk
-
     shape = np.maximum(np.round((last_mm - first_mm) / spacing_mm), 2).astype(int)
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = (first_mm + last_mm) / 2 - (shape - 1) / 2 * spacing_mm
@@ -123,8 +118,7 @@ def cut_out(
     if max(finer) > 1:
         image = sitk.BinShrink(image, [min(*pair) for pair in zip(finer, image.GetSize(), strict=True)])
     wanted = to_itk(np.empty(tuple(shape), np.float32), grid.affine)
-    transform = to_transform(np.asarray(np.linalg.inv(frame), dtype=np.float64))
-    voxels = sitk.Resample(image, wanted, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32, True)
+    voxels = resampled_to(image, wanted, np.asarray(np.linalg.inv(frame), dtype=np.float64), outside=None)
     return Crop(Volume(to_array(voxels), grid, scan.source), frame, scan.grid)
 
 
@@ -143,15 +137,13 @@ def within(shape: tuple[int, ...], matrix: Matrix, other: tuple[int, ...]) -> ND
     return found
 
 
-def _corners(first: NDArray[np.float64], last: NDArray[np.float64]) -> NDArray[np.float64]:
+def _corners(first: Triple, last: Triple) -> NDArray[np.float64]:
     """Return the eight corners of a box as (8, 4), homogeneous."""
     return np.array([(*corner, 1.0) for corner in itertools.product(*zip(first, last, strict=True))])
 
 
 def nearest(array: NDArray[Any], grid: Grid, target: Grid) -> NDArray[Any]:
     """Return an array (I, J, K) in another grid of the same mm, each voxel as the nearest one; 0 beyond the array."""
-    from scipy import ndimage
-
     matrix = target.index_to(grid)
     found = ndimage.affine_transform(array, matrix[:3, :3], matrix[:3, 3], target.shape, order=0, mode="grid-constant")
     return np.asarray(found)

@@ -96,16 +96,11 @@ def _parse(declared: Mapping[str, Any], own: Mapping[int, Label]) -> Localisatio
             raise ValueError(f"no regions {left!r} and {right!r}")
         pair = (str(left), str(right))
     return Localisation(
-        template=str(declared["template"]),
-        crop_mm=float(declared["crop_mm"]),
-        spacing_mm=_corner(declared["spacing_mm"]),
-        margin_mm=_corner(declared["margin_mm"]),
-        least_score=float(declared["least_score"]),
-        largest_spacing_mm=float(declared["largest_spacing_mm"]),
-        regions=regions,
-        asymmetry=pair,
-        label_table=tuple(table[value] for value in sorted(table)),
-    )
+        template=str(declared["template"]), crop_mm=float(declared["crop_mm"]),
+        spacing_mm=_corner(declared["spacing_mm"]), margin_mm=_corner(declared["margin_mm"]),
+        least_score=float(declared["least_score"]), largest_spacing_mm=float(declared["largest_spacing_mm"]),
+        regions=regions, asymmetry=pair, label_table=tuple(table[value] for value in sorted(table)),
+    )  # fmt: skip
 
 
 def _region(entry: Mapping[str, Any]) -> Region:

@@ -3,18 +3,14 @@
 ITK's own coordinates are LPS; nothing here is read or written by it, so the space is called what it is elsewhere.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from tomoseg.data.geometry import Grid
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 Matrix = NDArray[np.float64]  # 4×4
 
@@ -23,8 +19,6 @@ COSINE_TOLERANCE = 1e-12  # of a direction's cosines
 
 def to_itk(array: NDArray[Any], affine: Matrix) -> sitk.Image:
     """Return an image of an array (I, J, K) and its 4×4 matrix from indices to mm."""
-    import SimpleITK as sitk
-
     image = sitk.GetImageFromArray(array.transpose(2, 1, 0))  # SimpleITK's arrays are (K, J, I)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())
@@ -37,8 +31,6 @@ def to_itk(array: NDArray[Any], affine: Matrix) -> sitk.Image:
 
 def to_array(image: sitk.Image) -> NDArray[Any]:
     """Return the voxels of an image as (I, J, K)."""
-    import SimpleITK as sitk
-
     return np.asarray(sitk.GetArrayFromImage(image).transpose(2, 1, 0))
 
 
@@ -53,34 +45,25 @@ def canonical(array: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], Matrix]:
 
 def shrunk(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     """Return the means over boxes of voxels, about as large as the spacing; what is coarser already stays."""
-    import SimpleITK as sitk
-
     sizes = zip(image.GetSize(), image.GetSpacing(), strict=True)
     factors = [min(count, max(1, round(spacing_mm / spacing))) for count, spacing in sizes]
     return sitk.BinShrink(image, factors)
 
 
-def resampled_to(image: sitk.Image, grid: sitk.Image, matrix: Matrix | None = None, outside: float = 0.0) -> sitk.Image:
+def resampled_to(
+    image: sitk.Image, grid: sitk.Image, matrix: Matrix | None = None, outside: float | None = 0.0
+) -> sitk.Image:
     """Return an image in the grid of another, linearly interpolated.
 
     Args:
         matrix: 4×4, mm of `grid` to mm of `image`; the identity if left out.
-        outside: what lies beyond the image.
+        outside: what lies beyond the image; None for its outermost voxels.
     """
-    import SimpleITK as sitk
-
-    transform = sitk.Transform(3, sitk.sitkIdentity) if matrix is None else to_transform(matrix)
-    return sitk.Resample(image, grid, transform, sitk.sitkLinear, outside, sitk.sitkFloat32)
-
-
-def to_transform(matrix: Matrix) -> sitk.AffineTransform:
-    """Return a 4×4 matrix as SimpleITK's transform."""
-    import SimpleITK as sitk
-
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
-    transform.SetTranslation(matrix[:3, 3].tolist())
-    return transform
+    transform = sitk.Transform(3, sitk.sitkIdentity)
+    if matrix is not None:
+        transform = sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
+    extrapolates = outside is None
+    return sitk.Resample(image, grid, transform, sitk.sitkLinear, outside or 0.0, sitk.sitkFloat32, extrapolates)
 
 
 def rotation_of(matrix: Matrix) -> NDArray[np.float64]:

@@ -6,14 +6,14 @@ summit is the right one, but how much of the scan's variance within the brain th
 one thread and looks at every voxel of the template, so the result is the same on any number of cores.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
+from nibabel.affines import from_matvec, to_matvec
 from numpy.typing import NDArray
 
 from tomoseg.data.geometry import Grid
@@ -22,9 +22,6 @@ from tomoseg.inference.localisation.brightness import FINEST_MM, flattened, stri
 from tomoseg.inference.localisation.raster import Matrix, canonical, resampled_to, shrunk, to_array, to_itk
 from tomoseg.inference.localisation.search import SPACING_MM, find_starts
 from tomoseg.inference.localisation.template import CENTRE_MM, Template
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 STARTS_PER_SIZE = 4
 HISTOGRAM_BINS = 32  # of the joint histogram
@@ -98,7 +95,7 @@ def _register(template: Template, image: sitk.Image) -> Registration:
     found = [Registration(np.eye(4), 0.0, 0.0)]
     for levels in (stripped(whole), whole):
         rough = levels[SPACING_MM]
-        matrices = [start.matrix for start in find_starts(template, to_array(rough), affine_of(rough), STARTS_PER_SIZE)]
+        matrices = find_starts(template, to_array(rough), affine_of(rough), STARTS_PER_SIZE)
         for stage in STAGES:
             starts = [_resized(matrix, size) for matrix in matrices for size in stage.sizes]
             refined = [_refine(template, levels, whole[4.0], stage, matrix) for matrix in starts]
@@ -112,18 +109,14 @@ def _register(template: Template, image: sitk.Image) -> Registration:
 
 def _resized(matrix: Matrix, size: float) -> Matrix:
     """Return a matrix that makes the template so many times as large, about its centre."""
-    resized = np.array(matrix)
-    resized[:3, :3] *= size
-    resized[:3, 3] += (matrix[:3, :3] - resized[:3, :3]) @ CENTRE_MM
-    return resized
+    turn, place = to_matvec(matrix)
+    return np.asarray(from_matvec(turn * size, place + (turn - turn * size) @ CENTRE_MM))
 
 
 def _refine(
     template: Template, levels: Mapping[float, sitk.Image], judged: sitk.Image, stage: Stage, matrix: Matrix
 ) -> Registration:
     """Climb from a matrix, the template's mm to the scan's."""
-    import SimpleITK as sitk
-
     fixed, mask = template.levels[stage.template_mm]
     transform = sitk.AffineTransform(3) if stage.affine else sitk.Similarity3DTransform()
     transform.SetCenter(CENTRE_MM)
@@ -141,17 +134,14 @@ def _refine(
         method.Execute(fixed, _limited(template, levels[stage.scan_mm], matrix))
     except RuntimeError:  # too little of the template is in view
         return Registration(matrix, 0.0, 0.0)
-    found = np.eye(4)
-    found[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
-    found[:3, 3] = np.array(transform.GetTranslation()) + CENTRE_MM - found[:3, :3] @ CENTRE_MM
+    turn = np.array(transform.GetMatrix()).reshape(3, 3)
+    found = from_matvec(turn, np.array(transform.GetTranslation()) + CENTRE_MM - turn @ CENTRE_MM)
     # the same sums differ by 1e-13 from call to call, as their arrays happen to be aligned
     return _judge(template, judged, found.round(MATRIX_DECIMALS))
 
 
 def _limited(template: Template, image: sitk.Image, matrix: Matrix) -> sitk.Image:
     """Return the scan with nothing brighter than the brain's core, lest the histogram's bins go to the scalp."""
-    import SimpleITK as sitk
-
     array = _in_template(template, image, matrix)
     inside = array[template.core & np.isfinite(array)]
     if inside.size < 30:

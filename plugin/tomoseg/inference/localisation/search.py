@@ -7,9 +7,9 @@ Fourier domain.
 """
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
+from nibabel.affines import from_matvec
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
@@ -24,21 +24,8 @@ TEMPLATE_HALF_MM = 110.0  # from the template's centre to beyond any of its voxe
 MIN_SHARE_IN_VIEW = 0.35  # of the template that must be in view
 
 
-@dataclass(frozen=True)
-class Start:
-    """A place to begin a registration at.
-
-    Args:
-        matrix: 4×4, the template's mm to the scan's.
-        similarity: correlation ratio times the root of the share of the template that is in view.
-    """
-
-    matrix: Matrix
-    similarity: float
-
-
-def find_starts(template: Template, scan: NDArray[np.float32], affine: Matrix, most: int) -> list[Start]:
-    """Return the best place of each of the best rotations, for each size as many.
+def find_starts(template: Template, scan: NDArray[np.float32], affine: Matrix, most: int) -> list[Matrix]:
+    """Return the best place of each of the best rotations, for each size as many: 4×4, the template's mm to the scan's.
 
     Args:
         template: what is looked for.
@@ -57,7 +44,7 @@ def find_starts(template: Template, scan: NDArray[np.float32], affine: Matrix, m
     tissues = [ndimage.gaussian_filter(tissue, SPACING_MM / FINEST_MM / 2.355) for tissue in template.tissues]
     offsets = np.stack(np.meshgrid(*(np.arange(-reach, reach + 1) for reach in half), indexing="ij"), -1)
     around = offsets.reshape(-1, 3) @ steps.T
-    starts: dict[float, list[Start]] = {size: [] for size in TEMPLATE_SIZES}
+    starts: dict[float, list[tuple[float, Matrix]]] = {size: [] for size in TEMPLATE_SIZES}
     for *angles, size in itertools.product(ANGLES_DEG, ANGLES_DEG, ANGLES_DEG, TEMPLATE_SIZES):
         turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * size
         points = around @ np.linalg.inv(turn).T + CENTRE_MM
@@ -68,12 +55,10 @@ def find_starts(template: Template, scan: NDArray[np.float32], affine: Matrix, m
         ]
         similarities = _similarities(kernels, moments, shape, half)[tuple(map(slice, scan.shape))]
         place = np.unravel_index(int(np.argmax(similarities)), similarities.shape)
-        matrix = np.eye(4)
-        matrix[:3, :3] = turn
-        matrix[:3, 3] = steps @ np.array(place) + affine[:3, 3] - turn @ CENTRE_MM
-        starts[size].append(Start(matrix, float(similarities[place])))
-    ranked = (sorted(places, key=lambda start: -start.similarity) for places in starts.values())
-    return [start for places in ranked for start in places[:most]]
+        matrix = from_matvec(turn, steps @ np.array(place) + affine[:3, 3] - turn @ CENTRE_MM)
+        starts[size].append((float(similarities[place]), matrix))
+    ranked = (sorted(places, key=lambda start: -start[0]) for places in starts.values())
+    return [matrix for places in ranked for _, matrix in places[:most]]
 
 
 def _similarities(

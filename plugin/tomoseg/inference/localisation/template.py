@@ -1,23 +1,20 @@
 """The MNI152 average head, as nilearn's wheel brings it: its voxels, its tissues, and where they are."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from tomoseg.core.errors import MissingPackageError, UsageError
 from tomoseg.data.itk_image import affine_of
 from tomoseg.inference.localisation.raster import resampled_to, shrunk, to_array, to_itk
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 MNI152 = "MNI152"
 # ICBM 2009a, symmetric, 1 mm, without skull: left and right are mirror images (doi:10.1016/j.neuroimage.2010.07.033)
@@ -64,8 +61,6 @@ def load_template(name: str) -> Template:
         UsageError: there is none of this name.
         MissingPackageError: nilearn is not installed.
     """
-    from scipy import ndimage
-
     if name != MNI152:
         raise UsageError(f"template: expected {MNI152}, got {name!r}")
     image, grey, white = (shrunk(_read(path), FINEST_MM) for path in template_files())
@@ -98,9 +93,6 @@ def _level(
     voxels: NDArray[Any], mask: NDArray[Any], affine: NDArray[np.float64], spacing: float
 ) -> tuple[sitk.Image, sitk.Image]:
     """Return image and mask at a coarser spacing, smoothed as the means of its voxels would be."""
-    import SimpleITK as sitk
-    from scipy import ndimage
-
     smooth = ndimage.gaussian_filter(voxels.astype(np.float32), spacing / FINEST_MM / 2.355)
     size = [int(np.ceil(count * FINEST_MM / spacing)) for count in voxels.shape]
     grid = sitk.Image(size, sitk.sitkFloat32)

@@ -1,9 +1,9 @@
 """What is made of the logits: one label a voxel, a yes or no for each label, or a number that is interpolated."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 
@@ -16,26 +16,28 @@ VOXELS_AT_ONCE = 1 << 19  # decided at once
 MIXED_INT16 = 2**15 - 1
 
 
-class Discretizer(Protocol):
+class Discretizer(ABC):
     """How logits become the value of a voxel of the scan.
 
-    `mixed` is the value in `agreed` where the neighbours' logits must be interpolated to know.
+    Attributes:
+        activation: applied to the logits before they are interpolated; None for none.
+        mixed: the value at a voxel where the neighbours' logits must be interpolated to know it.
     """
 
-    @property
-    def mixed(self) -> int: ...
+    activation: Activation | None = None
+    mixed = MIXED_UINT8
 
+    @abstractmethod
     def at_voxels(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the value (D, H, W) at each voxel of the network's grid for logits (labels, D, H, W)."""
-        ...
 
     def activate(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the logits (points, labels) as they are to be interpolated."""
-        ...
+        return logits if self.activation is None else self.activation(logits)
 
     def at_points(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the value at each point for interpolated logits (points, labels)."""
-        ...
+        return logits[:, 0]
 
 
 def _rows(logits: torch.Tensor) -> int:
@@ -44,7 +46,7 @@ def _rows(logits: torch.Tensor) -> int:
 
 
 @dataclass(frozen=True)
-class ArgMax:
+class ArgMax(Discretizer):
     """The label with the highest logit; the first of several.
 
     Args:
@@ -56,7 +58,7 @@ class ArgMax:
     activation: Activation | None = None
 
     @property
-    def mixed(self) -> int:
+    def mixed(self) -> int:  # type: ignore[override]
         return MIXED_UINT8 if self.labels <= MIXED_UINT8 else MIXED_INT16
 
     def at_voxels(self, logits: torch.Tensor) -> torch.Tensor:
@@ -64,15 +66,12 @@ class ArgMax:
         # three times as fast as torch.argmax on CPUs
         return torch.cat([part.max(dim=0).indices.to(dtype) for part in torch.split(logits, _rows(logits), dim=1)])
 
-    def activate(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits if self.activation is None else self.activation(logits)
-
     def at_points(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.max(dim=1).indices
 
 
 @dataclass(frozen=True)
-class Threshold:
+class Threshold(Discretizer):
     """1 where the one logit reaches a threshold, else 0: for labels that may overlap, decided one by one.
 
     Args:
@@ -82,30 +81,17 @@ class Threshold:
 
     threshold: float
     activation: Activation | None = None
-    mixed: int = MIXED_UINT8
 
     def at_voxels(self, logits: torch.Tensor) -> torch.Tensor:
         parts = torch.split(logits[0], _rows(logits))
         return torch.cat([(self.activate(part) >= self.threshold).to(torch.uint8) for part in parts])
 
-    def activate(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits if self.activation is None else self.activation(logits)
-
     def at_points(self, logits: torch.Tensor) -> torch.Tensor:
         return logits[:, 0] >= self.threshold
 
 
-@dataclass(frozen=True)
-class Interpolated:
+class Interpolated(Discretizer):
     """The one logit itself, interpolated at every voxel of the scan."""
-
-    mixed: int = MIXED_UINT8
 
     def at_voxels(self, logits: torch.Tensor) -> torch.Tensor:
         return torch.full(logits.shape[1:], self.mixed, dtype=torch.uint8, device=logits.device)
-
-    def activate(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits
-
-    def at_points(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits[:, 0]

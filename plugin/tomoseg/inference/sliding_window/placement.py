@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
+from nibabel.affines import from_matvec
 from numpy.typing import NDArray
 
 from tomoseg.data.geometry import Grid
@@ -104,7 +105,7 @@ def place(image: Any, scan: Grid) -> Placement:
         for first, last in _undone(operations.pop()):
             box = _Box(box.start + first, box.stop - last)
             scored = _Box(np.maximum(scored.start, box.start), np.minimum(scored.stop, box.stop))
-    inside_affine, inside_size = affine @ _translation(box.start), box.stop - box.start
+    inside_affine, inside_size = affine @ from_matvec(np.eye(3), box.start), box.stop - box.start
     if operations and operations[-1]["class"] == "SpatialResample":
         resampling = operations.pop()
         extra = resampling["extra_info"]
@@ -165,9 +166,3 @@ def _undone(operation: Mapping[str, Any]) -> list[tuple[NDArray[np.int64], NDArr
 def _triple(values: NDArray[Any]) -> Triple:
     d, h, w = (int(value) for value in values)
     return d, h, w
-
-
-def _translation(offset: NDArray[Any]) -> NDArray[np.float64]:
-    matrix = np.eye(4)
-    matrix[:3, 3] = offset
-    return matrix

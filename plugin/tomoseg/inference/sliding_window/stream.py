@@ -89,14 +89,11 @@ def segment_streamed(
         if on_window is not None:
             on_window(done, windows.count)
     blending_s = time.perf_counter() - begin - run.network_s - run.restoring_s
+    seconds = {"network": run.network_s, "blending": blending_s, "restoring": run.restoring_s}
     return RunStats(
-        seconds={"network": run.network_s, "blending": blending_s, "restoring": run.restoring_s},
-        windows=windows.count,
-        skipped_windows=run.skipped,
-        planned_bytes=run.plan.ram_bytes,
-        planned_vram_bytes=run.plan.vram_bytes,
-        notes=tuple(run.notes),
-    )
+        seconds, windows.count, run.skipped, notes=tuple(run.notes),
+        planned_bytes=run.plan.ram_bytes, planned_vram_bytes=run.plan.vram_bytes,
+    )  # fmt: skip
 
 
 @dataclass
@@ -159,16 +156,13 @@ class _Run:
         on_gpu = self.image.device.type == "cuda"
         batch_size = self.inferer.sw_batch_size
         needs = MemoryEstimate(
-            windows=self.windows,
-            labels=labels,
-            batch_size=min(batch_size, self.limits.batch_size or batch_size),
+            self.windows, labels, min(batch_size, self.limits.batch_size or batch_size),
             resident=peak.bytes if on_gpu else peak.before_bytes,
             network=peak.vram_bytes - peak.vram_before_bytes if on_gpu else peak.bytes - peak.before_bytes,
             result=sum(output.values.nbytes for output in self._outputs),
-            network_device=self.image.device,
-            on_gpu=peak.vram_before_bytes,
+            network_device=self.image.device, on_gpu=peak.vram_before_bytes,
             kept=logits[0].nbytes if self.limits.skip_empty else 0,
-        )
+        )  # fmt: skip
         self.plan = make_plan(needs, self.limits.memory_bytes, self.name)
         if self.plan.dtype != torch.float32:
             self.notes.append("the logits were kept in half precision, for want of memory")
