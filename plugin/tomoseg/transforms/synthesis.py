@@ -4,8 +4,6 @@ A network that sees nothing else learns shapes and no contrast, and segments sca
 Analysis 86:102789, 2023, doi:10.1016/j.media.2023.102789). Ranges without a note are those of the paper or its code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
