@@ -17,7 +17,7 @@ from tomoseg.batch.interrupt import DelayedInterrupt
 # a thread that logs, while Ctrl-C is pressed in the middle of the main thread's own logging
 LOGGING = """
 import logging, os, signal, threading
-from tomoseg.batch.interrupt import PostponedInterrupt
+from tomoseg.batch.interrupt import DelayedInterrupt
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 acquire = logging._acquireLock
@@ -29,7 +29,7 @@ thread = threading.Thread(target=lambda: (ready.wait(), logging.getLogger("b").i
 ready = threading.Event()
 thread.start()
 try:
-    with PostponedInterrupt() as interrupt:
+    with DelayedInterrupt() as interrupt:
         logging._acquireLock = acquire_and_press
         logging.getLogger("a").isEnabledFor(10)
         interrupt.check()
@@ -114,6 +114,6 @@ def test_no_lock_of_pythons_logging_is_left_taken(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
     # without it, the thread waits for ever
-    script.write_text(LOGGING.replace("with PostponedInterrupt() as interrupt:", "if True:"))
+    script.write_text(LOGGING.replace("with DelayedInterrupt() as interrupt:", "if True:"))
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run([sys.executable, str(script)], capture_output=True, timeout=5)
