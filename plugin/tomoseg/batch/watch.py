@@ -67,7 +67,7 @@ def watch(
 
     Example:
         >>> import tomoseg
-        >>> rounds = tomoseg.watch("hippocampus", "scans", "results", settle_s=0)
+        >>> rounds = tomoseg.watch("hippocampus", "scans", "results", stable_for_s=0)
         >>> [case.status for case in next(rounds).cases]
         ['done']
     """

@@ -43,7 +43,7 @@ class RunOptions:
 
     Example:
         >>> import tomoseg
-        >>> tomoseg.Options(device="cpu", tta=True, max_memory="6GB").max_memory_bytes
+        >>> tomoseg.RunOptions(device="cpu", tta=True, max_memory="6GB").max_memory_bytes
         6000000000
     """
 
