@@ -205,7 +205,7 @@ class Report:
     Example:
         >>> import tomoseg
         >>> report = tomoseg.segment_batch("hippocampus", ["scans"], "results")
-        >>> report.backend, [sorted(case.seconds) != [] for case in report.cases], report.failed
+        >>> report.backend, [sorted(case.stats.seconds) != [] for case in report.cases], report.failed
         ('openvino', [True], [])
     """
 
