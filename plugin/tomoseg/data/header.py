@@ -74,7 +74,7 @@ class Header:
 def read_headers(path: Path, series: str | None = None, channels: int = 1) -> list[Header]:
     """Read the header of a file, or those of all DICOM series below a folder or of this one.
 
-    What the voxels are not needed for is checked and remarked as in `read_volume`.
+    What the voxels are not needed for is checked and noted as in `read_volume`.
 
     Args:
         path: the file, or the folder.

@@ -187,7 +187,7 @@ def _tell_apart(pairs: list[CasePair], reference: Path) -> list[CasePair]:
 
 
 def _find_dataset(reference: Path) -> tuple[Dataset | None, dict[int, str], tuple[str, ...]]:
-    """Return the dataset that the references are, or belong to, its labels' names, and what is to be remarked on it."""
+    """Return the dataset that the references are, or belong to, its labels' names, and notes on it."""
     if any(all((reference / name).is_dir() for name in names) for names in FOLDERS):
         dataset = read_dataset(reference)
         return dataset, dataset.label_names, ()

@@ -164,7 +164,7 @@ class Segmenter:
                 raise VolumeError(f"{volume.source}: expected {expected} channels, got {len(volume.channels)}")
             if not allowed and volume is source:
                 require_finite(volume)
-            doubt = ct_warnings(volume.array) if self.bundle.hounsfield else None
+            warning = ct_warnings(volume.array) if self.bundle.hounsfield else None
             seconds = {"reading": time.perf_counter() - start}
             if self.options.clean:
                 start = time.perf_counter()
@@ -189,7 +189,7 @@ class Segmenter:
         return Prepared(
             data=data, image_key=self._pipeline.config.image_key, located=located,
             grid=volume.grid, name=volume.source, header=volume.header, series=volume.series,
-            stats=stats, warnings=() if doubt is None else (doubt,),
+            stats=stats, warnings=() if warning is None else (warning,),
         )  # fmt: skip
 
     def predict(self, prepared: Prepared, on_window: OnWindow | None = None) -> Segmentation:

@@ -90,7 +90,7 @@ def series_headers(path: Path, series: str | None = None) -> list[list[Dataset]]
 
 
 def arrange_series(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], Grid, tuple[str, ...]]:
-    """Return the slices of a series in order, the grid that they make, and what is to be remarked on it.
+    """Return the slices of a series in order, the grid that they make, and notes on it.
 
     Raises:
         VolumeError: they make no regular grid.

@@ -52,7 +52,7 @@ class Slice:
 
 
 def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tuple[str, ...]]:
-    """Return the slices in the order of their places, the grid that they make, and what is to be remarked on it.
+    """Return the slices in the order of their places, the grid that they make, and notes on it.
 
     The order is that of the positions along row × column, whatever the files or the instances are called
     (https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.7.6.2.html). With a tilted gantry the grid

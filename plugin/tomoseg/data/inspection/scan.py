@@ -160,7 +160,7 @@ class Inspector:
 
 
 def compare_grids(image: Grid, label: Grid) -> tuple[str, str]:
-    """Return what is wrong with a label map whose voxels should lie where its scan's do, and what is to be remarked."""
+    """Return what is wrong with a label map whose voxels should lie where its scan's do, and notes."""
     if label.matches(image):
         return "", ""
     if label.shape != image.shape:
@@ -194,8 +194,8 @@ def _judge_values(voxels: VoxelSummary, modality: str | None) -> tuple[list[str]
     if voxels.constant_slices and voxels.values is None:  # few values: a label map, which has empty slices
         axis = ("first", "second", "third")[voxels.slice_axis]
         notes.append(f"{voxels.constant_slices} of {voxels.slices} slices along the {axis} axis hold one value each")
-    doubt = value_warnings(voxels) if modality == "CT" else None
-    return [], [*notes, *([doubt] if doubt else [])]
+    warning = value_warnings(voxels) if modality == "CT" else None
+    return [], [*notes, *([warning] if warning else [])]
 
 
 def _guarded(path: Path, action: Callable[[], Result]) -> Result | str:

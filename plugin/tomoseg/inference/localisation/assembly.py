@@ -68,16 +68,16 @@ def assemble(
         voxels, centre = 0, place.centre_mm
         if target is not None:
             box, grid = target
-            found, doubt = predict(place.crop.volume, grid)
+            found, undecided = predict(place.crop.volume, grid)
             inside = place.crop.covers(box)
             merged = LabelMapping.of(place.region.labels, keep_others=False).apply(found)
             free = inside & (merged > 0) & (labels[box] == 0)
             labels[box][free] = merged[free]
             voxels = int(np.count_nonzero(free))
             centre = _centre(free, box, scan) if voxels else centre
-            if doubt is not None:
+            if undecided is not None:
                 entropy = np.zeros(scan.shape, np.float32) if entropy is None else entropy
-                entropy[box][inside] = np.maximum(entropy[box], doubt)[inside]
+                entropy[box][inside] = np.maximum(entropy[box], undecided)[inside]
         volume_ml = voxels * scan.voxel_volume_ml
         per_icv = None if located.icv_ml is None else 1000 * volume_ml / located.icv_ml
         regions.append(RegionVolume(place.region.name, voxels, volume_ml, per_icv, centre))
