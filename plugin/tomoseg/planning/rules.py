@@ -104,7 +104,7 @@ class TrainingPlan:
             },
             "mirror_axes": list(self.mirror_axes),
             "loss": choose_loss(Imbalance(self.loss), self.masked)[0],
-            "sampling": dict(zip(self.labels.values(), self.ratios, strict=True)) if self.cut else "whole scans",
+            "sampling": self._describe_sampling(),
             "steps": self.steps,
             "folds": self.folds,
         }
@@ -113,6 +113,11 @@ class TrainingPlan:
     def masked(self) -> bool:
         """Whether there are voxels whose label is not known."""
         return self.partial or self.ignored is not None
+
+    def _describe_sampling(self) -> dict[str, float] | str:
+        if self.drawing is not None and self.drawing.share == 1:
+            return "around the middle of the labels"
+        return dict(zip(self.labels.values(), self.ratios, strict=True)) if self.cut else "whole scans"
 
     def _describe_intensities(self) -> str:
         if self.drawing is not None:
@@ -176,6 +181,8 @@ def decide(
     cut = any(size > reach for size, reach in zip(largest, reached, strict=True))
     _, reasons["loss"] = choose_loss(imbalance, fingerprint.partial or ignored is not None)
     ratios, reasons["sampling"] = choose_ratios(imbalance, fingerprint.labels, cut)
+    if synthetic == 1:
+        reasons["sampling"] = "all windows are drawn, and placed as the choice of images says"
     reasons["steps"] = (
         f"an epoch is {EPOCH_STEPS} steps, whatever the number of cases; {preset.epochs['cpu']} epochs on a CPU, where "
         f"AdamW comes near nnU-Net's accuracy within them, and {preset.epochs['cuda']} on a GPU, where they cost little"
