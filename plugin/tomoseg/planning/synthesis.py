@@ -11,7 +11,7 @@ from tomoseg.planning.fingerprint import Fingerprint, LabelPrint
 from tomoseg.planning.network import triple
 
 MAX_LABEL_VALUE = 2**15 - 1  # each value has a look, and label maps are cached as int16
-INTENSITIES_REASON = "drawn images have no units; scans are scaled as they are, so that both look alike"
+INTENSITIES_REASON = "drawn images have no units; scans are scaled in the same way"
 
 
 @dataclass(frozen=True)
@@ -84,5 +84,7 @@ def find_pairs(labels: Sequence[LabelPrint]) -> tuple[tuple[int, int], ...]:
         if len(sides) == 1:
             values.setdefault(words, {"left": [], "right": []})[sides.pop()].append(label.value)
     return tuple(
-        (*group["left"], *group["right"]) for group in values.values() if all(len(side) == 1 for side in group.values())
+        (group["left"][0], group["right"][0])
+        for group in values.values()
+        if len(group["left"]) == len(group["right"]) == 1
     )
