@@ -89,7 +89,7 @@ def test_half_of_the_samples_are_scans(tmp_path: Path, layout: str) -> None:
     patch = read_config(bundle, "train")["patch_size"]
     parser = parse_config(bundle, "train", dataset_dir=str(data), fold=0)
     steps = parser.get_parsed_content("train::preprocessing").transforms
-    (choice,) = (step for step in steps if isinstance(step, OneOf) and step.weights == [0.5, 0.5])
+    (choice,) = (step for step in steps if isinstance(step, OneOf) and list(step.weights) == [0.5, 0.5])
     assert len(choice.transforms) == 2
     for share in (0, 0.5, 1):  # 0: scans only
         samples = preprocess(bundle, data, "train", synthetic_share=share)

@@ -253,11 +253,11 @@ def _listed(root: Path, lists: dict[str, list[Any]], names: set[str]) -> Dataset
             label = None
             if part != TEST and fields.get("label") is not None:
                 label = _inside(root, fields["label"], f"{where}: label")
-            if label is not None and not has_scans:
-                image, *other_channels = [label]
+            if alone := label is not None and not has_scans:
+                image, other_channels = label, []
             else:
                 image, *other_channels = _files(root, fields.get("image"), f"{where}: image")
-            for path in dict.fromkeys(filter(None, (image, *other_channels, label))):
+            for path in filter(None, (image, *other_channels, None if alone else label)):
                 if path in seen:
                     raise _DescriptionError(f"{where}: {path.relative_to(root)} is listed twice")
                 seen.add(path)
