@@ -14,7 +14,7 @@ import torch
 from monai.data import list_data_collate
 from monai.transforms import OneOf
 
-from support.bundles import SHARED, parse_config, read_config
+from support.bundles import SHARED, Place, load_network, parse_config, read_config
 from support.config_names import check_names
 from support.trainings import remove_scans, tiny_bundle, tomoseg, write_dataset
 from tomoseg import PlanningOptions, Segmenter, find_bundle, train
@@ -209,5 +209,8 @@ def test_hippocampi_are_learnt_from_label_maps(tmp_path: Path, share: float) -> 
         assert 0 <= trained.metrics["val_mean_dice"] <= 1  # type: ignore[union-attr]
         weights.append(torch.load(trained.weights, weights_only=True))  # type: ignore[union-attr]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0]), "a seed gives one training"
+    place = Place(bundle, tmp_path)  # stock MONAI, with tomoseg beside it
+    place.call("run", "--config_file", place.configs("train"), "--dataset_dir", str(data), "--epochs", "1")
+    load_network(bundle, bundle / "train" / "model.pt")
     found = Segmenter(find_bundle(bundle))(scans[0]).labels
     assert found.shape == nib.load(scans[0]).shape
