@@ -94,6 +94,26 @@ def test_plain_folders_are_paired_by_name(tmp_path: Path, ending: str, folders: 
     assert found.modality is None
 
 
+@pytest.mark.parametrize("layout", ["listed", "labels", "labelsTr"])
+def test_a_dataset_may_have_label_maps_only(tmp_path: Path, layout: str) -> None:
+    folder = "labelsTr" if layout == "listed" else layout
+    touch(tmp_path, *(f"{folder}/{case}.nii.gz" for case in CASES), "imagesTs/test_1.nii.gz")
+    if layout == "listed":
+        listed = [{"label": entry["label"]} for entry in entries(*CASES)]
+        describe(tmp_path, {**DECATHLON_NAMES, "training": listed, "test": ["imagesTs/test_1.nii.gz"]})
+    found = read_dataset(tmp_path)
+    assert {pair.name for pair in found.pairs} == set(CASES)
+    assert not found.has_scans
+    assert [path.name for path in found.test] == ["test_1.nii.gz"]
+    assert found.labels_without_image == found.missing == found.unlisted == ()
+    assert find_datasets(tmp_path) == [tmp_path]
+
+
+def test_label_maps_beside_loose_scans_are_no_dataset(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "labels/a.nii")
+    assert not is_dataset(tmp_path)
+
+
 def test_what_has_no_partner_is_told_apart(tmp_path: Path) -> None:
     root = decathlon(tmp_path / "listed", ".nii.gz")
     touch(root, "imagesTr/extra.nii.gz")
@@ -147,7 +167,13 @@ def test_regions_of_nnunet_keep_their_names(tmp_path: Path) -> None:
         ({"channel_names": {"0": 3}}, "channel_names: expected"),
         ({"training": "all"}, "training: expected a list of cases, got str"),
         ({"training": ["a.nii.gz"]}, r"training\[0\]: expected"),
-        ({"training": [{"label": "b.nii"}]}, r"training\[0\]: image: expected the name of a file, got None"),
+        ({"training": [{}]}, r"training\[0\]: image: expected the name of a file, got None"),
+        (
+            {"training": [*entries("a"), {"label": "b.nii"}]},
+            r"training\[1\]: image: expected the name of a file, got None",
+        ),
+        ({"training": [{"label": ["b.nii"]}]}, r"training\[0\]: label: expected the name of a file, got \['b.nii'\]"),
+        ({"training": [{"label": "b.nii"}, {"label": "./b.nii"}]}, r"training\[1\]: b.nii is listed twice"),
         (
             {"training": [{"image": ["a_0000.nii", "a_0000.nii"]}]},
             r"training\[0\]: a_0000.nii is listed twice",
@@ -245,7 +271,8 @@ def test_any_description_ends_in_a_dataset_or_in_our_error(tmp_path: Path, conte
         outcome = error
     if isinstance(outcome, Dataset):
         assert outcome.pairs
-        files = [path for pair in outcome.pairs for path in (pair.image, pair.label)]
+        files = [pair.label for pair in outcome.pairs]
+        files += [pair.image for pair in outcome.pairs if outcome.has_scans]
         assert all(path.is_file() for path in files)
         assert all(path.resolve().is_relative_to(root.resolve()) for path in [*files, *outcome.missing, *outcome.test])
         assert len(set(files)) == len(files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,9 +92,23 @@ def write_dataset(
     return root
 
 
-def tiny_bundle(dataset: Path, folder: Path, steps: int = 3) -> Path:
+def remove_scans(root: Path) -> Path:
+    """Leave nothing but the label maps of a dataset."""
+    for folder in ("images", "imagesTr"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+    path = root / "dataset.json"
+    if path.exists():
+        content = json.loads(path.read_text())
+        for part in ("training", "validation"):
+            for entry in content.get(part, []):
+                del entry["image"]
+        path.write_text(json.dumps(content))
+    return root
+
+
+def tiny_bundle(dataset: Path, folder: Path, steps: int = 3, synthetic: float | None = None) -> Path:
     """Plan a bundle, then take a network of a few features, and epochs of a few steps."""
-    plan_bundle(dataset, folder, Budget(4 * 10**9, preset="small"))
+    plan_bundle(dataset, folder, Budget(4 * 10**9, preset="small"), synthetic=synthetic)
     for name in ("train", "evaluate", "inference"):
         path = folder / "configs" / f"{name}.json"
         config = json.loads(path.read_text())

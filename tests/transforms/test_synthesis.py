@@ -117,6 +117,15 @@ def test_choices_have_their_share(
     assert np.mean([share(drawn) for drawn in draws]) == pytest.approx(expected, abs=0.04)
 
 
+def test_the_mirror_has_its_share_and_each_axis_may_have_a_range_of_translation() -> None:
+    transform = drawer(mirror_prob=0, translation=[[-1, -9, 0], [1, 9, 0]])
+    drawn = [transform.randomize(60) for _ in range(200)]
+    assert not any(one.mirrored for one in drawn)
+    farthest = np.abs([one.translation for one in drawn]).max(0)
+    assert (farthest <= [1, 9, 0]).all()
+    assert (farthest >= [0.9, 8, 0]).all()
+
+
 def test_looks_are_random_or_near_the_contrast_and_the_same_on_both_sides(draws: list[DrawnParameters]) -> None:
     for left, right in PAIRS:
         assert all(d.means[left] == d.means[right] and d.sds[left] == d.sds[right] for d in draws)

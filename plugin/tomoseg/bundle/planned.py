@@ -83,6 +83,11 @@ class PlannedBundle:
             return None
 
     @property
+    def without_scans(self) -> bool:
+        """Whether the dataset has label maps only, from which the training draws its images."""
+        return bool(self.fingerprint) and "intensity_mean" not in self.fingerprint
+
+    @property
     def channels(self) -> int:
         """Number of channels of a scan; a record without their names is of scans with one."""
         return len(self.fingerprint.get("channels", ("",)))

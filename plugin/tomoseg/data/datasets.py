@@ -34,7 +34,8 @@ class Pair:
     """A scan and its label map, both of them files that are there.
 
     Args:
-        image, label: the files; of several channels with a file each, the first channel's.
+        image, label: the files; of several channels with a file each, the first channel's. In a dataset of label maps
+            only, `image` is the label map.
         part: "training" or "validation".
         annotated: names of the labels that were drawn in this case; the others are unknown in it, not absent. None: all
             were drawn.
@@ -50,6 +51,10 @@ class Pair:
     @property
     def name(self) -> str:
         return strip_suffix(self.label.name)
+
+    @property
+    def has_scan(self) -> bool:
+        return self.image != self.label
 
     @property
     def source(self) -> Path | list[Path]:
@@ -84,12 +89,19 @@ class Dataset:
     missing: tuple[Path, ...] = ()
     unlisted: tuple[Path, ...] = ()
 
+    @property
+    def has_scans(self) -> bool:
+        """Whether there is more than label maps."""
+        return any(pair.has_scan for pair in self.pairs)
+
 
 def is_dataset(folder: Path) -> bool:
     """Tell whether a folder looks like a labelled dataset: by its dataset.json, or by its folders of volumes."""
     if (folder / DESCRIPTION).is_file():
         return True
-    return any(all(_volumes(folder / name) for name in names) for names in FOLDERS)
+    if any(all(_volumes(folder / name) for name in names) for names in FOLDERS):
+        return True
+    return bool(_label_maps_only(folder)) and not _volumes(folder)
 
 
 def find_datasets(folder: Path) -> list[Path]:
@@ -109,7 +121,8 @@ def read_dataset(folder: str | os.PathLike[str]) -> Dataset:
     Known are the Medical Segmentation Decathlon (dataset.json lists the files), nnU-Net (imagesTr/CASE_0000.nii.gz and
     labelsTr/CASE.nii.gz; dataset.json has channel_names and labels), and plain folders `images` and `labels` with files
     of the same names, those of the labels with or without `_seg`, `_label` or the like at the end. Several channels are
-    in one 4D NIfTI file, or in files CASE_0000, CASE_0001 and so on.
+    in one 4D NIfTI file, or in files CASE_0000, CASE_0001 and so on. A dataset may have label maps only: its
+    dataset.json lists no image, or it has no folder of images.
 
     Raises:
         UsageError: the folder is no such dataset, or has no pair; or its dataset.json is damaged, lists a file twice,
@@ -230,17 +243,21 @@ def _listed(root: Path, lists: dict[str, list[Any]], names: set[str]) -> Dataset
     """Return the files that dataset.json lists."""
     found: dict[str, Any] = {kind: [] for kind in FILE_KINDS}
     seen: set[Path] = set()
+    has_scans = any(isinstance(case, dict) and case.get("image") is not None for part in PARTS for case in lists[part])
     for part, entries in lists.items():
         for number, entry in enumerate(entries):
             where = f"{part}[{number}]"
             fields = {"image": entry} if isinstance(entry, str | list) and part == TEST else entry
             if not isinstance(fields, dict):
                 raise _DescriptionError(f'{where}: expected {{"image": …, "label": …}}, got {_quote(entry)}')
-            image, *other_channels = _files(root, fields.get("image"), f"{where}: image")
             label = None
             if part != TEST and fields.get("label") is not None:
                 label = _inside(root, fields["label"], f"{where}: label")
-            for path in filter(None, (image, *other_channels, label)):
+            if alone := label is not None and not has_scans:
+                image, other_channels = label, []
+            else:
+                image, *other_channels = _files(root, fields.get("image"), f"{where}: image")
+            for path in filter(None, (image, *other_channels, None if alone else label)):
                 if path in seen:
                     raise _DescriptionError(f"{where}: {path.relative_to(root)} is listed twice")
                 seen.add(path)
@@ -305,7 +322,10 @@ def _named_alike(root: Path, description: dict[str, Any], names: tuple[str, ...]
         if (root / image_folder).is_dir() and (root / label_folder).is_dir():
             break
     else:
-        raise UsageError(f"{root}: {LAYOUTS}")
+        pairs = tuple(Pair(path, path) for path in _label_maps_only(root))
+        if not pairs:
+            raise UsageError(f"{root}: {LAYOUTS}")
+        return Dataset(root, pairs, channels=names or UNNAMED_CHANNELS, test=tuple(_volumes(root / TEST_FOLDER)))
     images, labels = _by_stem(root / image_folder), _by_stem(root / label_folder)
     lonely = []
     taken: dict[str, list[Path]] = {}
@@ -330,6 +350,12 @@ def _named_alike(root: Path, description: dict[str, Any], names: tuple[str, ...]
         images_without_label=tuple(lonely),
         labels_without_image=tuple(path for stem, path in labels.items() if stem not in taken),
     )
+
+
+def _label_maps_only(root: Path) -> list[Path]:
+    """Return the label maps of a folder without scans, sorted; nothing where there are folders of both."""
+    lonely = (root / labels for images, labels in FOLDERS if not (root / images).exists())
+    return next((list(_by_stem(folder).values()) for folder in lonely if _volumes(folder)), [])
 
 
 def label_stems(stem: str) -> list[str]:

@@ -81,7 +81,7 @@ def match_cases(prediction: Path, reference: Path) -> Matches:
         annotated = None
         if pair is not None and pair.annotated is not None:
             annotated = frozenset(value for value, name in names.items() if name in pair.annotated)
-        return CasePair(case_name(theirs), ours, theirs, pair.image if pair else None, annotated)
+        return CasePair(case_name(theirs), ours, theirs, pair.image if pair and pair.has_scan else None, annotated)
 
     if prediction.is_file() and reference.is_file():
         return Matches((match(prediction, reference),), (), (), names, notes)

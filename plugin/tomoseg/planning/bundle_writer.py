@@ -25,6 +25,7 @@ from tomoseg.planning.metadata import make_metadata
 from tomoseg.planning.presets import Budget
 from tomoseg.planning.rules import TrainingPlan, decide
 from tomoseg.planning.semi_supervised_config import semi_supervised_config
+from tomoseg.planning.synthesis import require_drawable
 from tomoseg.planning.template import render, render_config
 from tomoseg.planning.train_config import train_config
 
@@ -39,6 +40,7 @@ def plan_bundle(
     modality: str | None = None,
     *,
     imbalance: Imbalance = DEFAULT_IMBALANCE,
+    synthetic: float | None = None,
     overwrite: bool = False,
     on_scan: OnScan | None = None,
 ) -> TrainingPlan:
@@ -50,6 +52,7 @@ def plan_bundle(
         budget: what the training may use.
         modality: "CT" or "MR"; None for what the dataset says, or looks like.
         imbalance: what is asked for where some labels are rare.
+        synthetic: share of the training images that is drawn from the label maps; None for scans only.
         overwrite: replace the configs and docs of a bundle that is there; its weights are left alone.
         on_scan: told the path of each scan before it is read.
 
@@ -64,7 +67,9 @@ def plan_bundle(
         raise UsageError(f"{target}: expected a folder's name of letters, digits, - _ and ., got {name!r}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
         raise UsageError(f"{target}: is there already; choose another folder with -o, or --overwrite")
-    dataset = require_trainable(read_dataset(folder), on_scan=on_scan)
+    dataset = require_trainable(read_dataset(folder), scans=synthetic is None, on_scan=on_scan)
+    if synthetic is not None:
+        require_drawable(dataset, synthetic)
     layout = find_layout(dataset, _lists_pairs(dataset))
     names = trainable_labels(dataset)
     renamed = dict(zip(names, _plain_names(list(names.values())), strict=True))
@@ -75,7 +80,7 @@ def plan_bundle(
             f"{dataset.root}: expected one channel in CT, got {len(dataset.channels)} "
             f"({', '.join(dataset.channels)}); several are planned for MRI only"
         )
-    plan = decide(fingerprint, kind, budget, find_ignored(dataset.label_names), imbalance)
+    plan = decide(fingerprint, kind, budget, find_ignored(dataset.label_names), imbalance, synthetic)
     plan = replace(plan, labels=dict(enumerate(renamed.values(), start=1)), guessed=guessed)
     title, source = _describe(dataset)
     dataset_name = dataset.root.resolve().name if SAFE_NAME.fullmatch(dataset.root.resolve().name) else "dataset"
@@ -131,7 +136,7 @@ def _lists_pairs(dataset: Dataset) -> bool:
     """Tell whether dataset.json lists the files as MONAI reads them; nnU-Net 1 leaves out the channels' numbers."""
     content = read_description(dataset.root / DESCRIPTION)
     cases = [case for part in PARTS for case in content.get(part) or []]
-    images = [image for case in cases for image in np.atleast_1d(case["image"])]
+    images = [image for case in cases for image in np.atleast_1d(case.get("image") or case["label"])]
     named = {dataset.root / image for image in images}
     return bool(cases) and all(pair.image in named for pair in dataset.pairs)
 
@@ -155,6 +160,8 @@ def _choose_modality(asked: str | None, dataset: Dataset) -> tuple[str, bool]:
         return "CT" if dataset.modality == "CT" else "MR", False
     if len(dataset.channels) > 1:
         return "CT" if "CT" in map(str.upper, dataset.channels) else "MR", False
+    if not dataset.has_scans:
+        return "MR", False
     return "CT" if read_volume(dataset.pairs[0].image).array.min() < MAX_AIR_HU else "MR", True
 
 

@@ -55,6 +55,10 @@ def spatial(plan: TrainingPlan, keys: list[str]) -> list[Json]:
 
 def intensities(plan: TrainingPlan, key: str) -> Json:
     """Return what is done to the intensities."""
+    if plan.drawing is not None:
+        return component(
+            "ScaleIntensityRangePercentilesd", keys=key, lower=0.5, upper=99.5, b_min=0.0, b_max=1.0, clip=True
+        )
     if plan.intensities is None:
         step: Json = component("NormalizeIntensityd", keys=key)
         if plan.nonzero:
@@ -91,6 +95,13 @@ def change(entries: str) -> Json:
         entries: as in a dictionary, of `data`.
     """
     return component("Lambda", func=f"$lambda data: {{**data, {entries}}}")
+
+
+def label_type(plan: TrainingPlan) -> str:
+    """Return what holds the rows of `possible`, of which there is one for each set of labels that were drawn."""
+    if plan.masked:
+        return "$torch.uint8 if len(@possible) < 256 else torch.int16"
+    return "$torch.uint8" if plan.network.out_channels < 256 else "$torch.int16"
 
 
 def drawn_only(plan: TrainingPlan, label: str) -> list[Json]:

@@ -98,7 +98,7 @@ class Fingerprint:
         median_shape, largest_shape: voxels of the scans as they are.
         median_spacing_mm, coarse_spacing_mm, finest_spacing_mm: median, 10th percentile and minimum along each axis.
         median_extent_mm, largest_extent_mm: length of the scans.
-        zeros: median share of voxels that are 0.
+        zeros: median share of voxels that are 0; NaN without scans, as are the intensities.
         intensity_mean, intensity_sd, intensity_low, intensity_high: of the foreground; low and high are the 0.5th and
             the 99.5th percentile.
         labels: by value, background left out.
@@ -127,8 +127,8 @@ class Fingerprint:
     channels: tuple[str, ...] = UNNAMED_CHANNELS
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON has it; no case is named in it, nor a channel that is the only one."""
-        content = asdict(self)
+        """Return it as JSON has it, without NaN; no case is named in it, nor a channel that is the only one."""
+        content = {key: value for key, value in asdict(self).items() if value == value}  # not NaN
         return content if len(self.channels) > 1 else {key: content[key] for key in content if key != "channels"}
 
 
@@ -144,12 +144,11 @@ def take_fingerprint(dataset: Dataset, names: dict[int, str], on_scan: OnScan | 
     for pair in dataset.pairs:
         if on_scan is not None:
             on_scan(pair.image)
-        image = read_volume(pair.source, channels=len(dataset.channels))
-        prints.append(print_case(image, read_volume(pair.label), set(names)))
+        label = read_volume(pair.label)
+        image = read_volume(pair.source, channels=len(dataset.channels)) if pair.has_scan else label  # for its grid
+        prints.append(print_case(image, label, set(names)))
     spacings = np.array([case.spacing_mm for case in prints])
     shapes = np.array([case.shape for case in prints])
-    intensities = np.concatenate([case.intensities for case in prints]).astype(np.float64)
-    low, high = np.percentile(intensities, INTENSITY_PERCENTILES)
     training = [pair for pair in dataset.pairs if pair.part == "training"]
     return Fingerprint(
         cases=len(training),
@@ -161,11 +160,7 @@ def take_fingerprint(dataset: Dataset, names: dict[int, str], on_scan: OnScan | 
         finest_spacing_mm=_lengths(spacings.min(axis=0)),
         median_extent_mm=_lengths(np.median(shapes * spacings, axis=0)),
         largest_extent_mm=_lengths((shapes * spacings).max(axis=0)),
-        zeros=round(float(np.median([case.zeros for case in prints])), 4),
-        intensity_mean=_round(float(intensities.mean())),
-        intensity_sd=_round(float(intensities.std())),
-        intensity_low=_round(float(low)),
-        intensity_high=_round(float(high)),
+        **_print_intensities(prints if dataset.has_scans else []),
         labels=tuple(_print_label(value, name, dataset.pairs, prints) for value, name in sorted(names.items())),
         partial=any(pair.annotated is not None and set(names.values()) - set(pair.annotated) for pair in dataset.pairs),
         opposite=find_opposite([case.labels for case in prints]),
@@ -201,6 +196,17 @@ def _place(mask: NDArray[np.bool_], grid: Grid) -> LabelPlace | None:
     x, y, z, _ = (grid.affine @ np.append(voxels.mean(axis=0), 1.0)).tolist()
     whole = bool((voxels.min(axis=0) > 0).all() and (voxels.max(axis=0) < np.array(mask.shape) - 1).all())
     return LabelPlace(len(voxels), len(voxels) * grid.voxel_volume_ml, (x, y, z), whole)
+
+
+def _print_intensities(prints: Sequence[CasePrint]) -> dict[str, float]:
+    """Return the fields of a fingerprint that are about intensities; NaN where there is no scan."""
+    fields = ("zeros", "intensity_mean", "intensity_sd", "intensity_low", "intensity_high")
+    if not prints:
+        return dict.fromkeys(fields, math.nan)
+    values = np.concatenate([case.intensities for case in prints]).astype(np.float64)
+    found = (values.mean(), values.std(), *np.percentile(values, INTENSITY_PERCENTILES))
+    zeros = round(float(np.median([case.zeros for case in prints])), 4)
+    return dict(zip(fields, (zeros, *(_round(float(value)) for value in found)), strict=True))
 
 
 def _print_label(value: int, name: str, pairs: Sequence[Pair], prints: Sequence[CasePrint]) -> LabelPrint:

@@ -6,7 +6,7 @@ from itertools import takewhile
 import nibabel as nib
 
 from tomoseg.core.errors import DatasetError
-from tomoseg.data.datasets import DESCRIPTION, Dataset, Pair
+from tomoseg.data.datasets import DESCRIPTION, FOLDERS, Dataset, Pair
 from tomoseg.data.formats import is_nifti, missing_reader, strip_suffix
 
 
@@ -60,6 +60,8 @@ def find_layout(dataset: Dataset, listed: bool) -> Layout:
         raise DatasetError(
             f"{dataset.root}: expected files named alike, or listed in {DESCRIPTION}; got {shown}: rename them"
         )
+    if not dataset.has_scans:  # where the scans of an evaluation are
+        folders = [names for names in FOLDERS if names[1] == folders[0][1]]
     return Layout(False, False, *folders[0], *endings[0], files, itk)
 
 

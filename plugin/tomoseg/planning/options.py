@@ -5,6 +5,7 @@ from shutil import which
 from typing import Annotated, Literal
 
 from tomoseg.bundle.options import parse_size
+from tomoseg.core.errors import UsageError
 from tomoseg.core.options import Option, require_choices
 from tomoseg.planning.imbalance import INVERSE_VOLUME, UNIFORM, Imbalance, LossName
 from tomoseg.planning.presets import Budget, PresetName
@@ -24,6 +25,8 @@ class PlanningOptions:
         loss: the last two are for labels that are rare or small.
         sampling: how often windows lie on each label: all alike, smaller ones more often, or as the ratios say (1 for
             labels left out).
+        synthetic: share of the training images that is drawn from the label maps, with random contrast, in (0, 1]; 1
+            needs no scans.
         overwrite: replace the configs and docs of a bundle that is there; its weights stay.
 
     Raises:
@@ -41,10 +44,13 @@ class PlanningOptions:
     modality: Annotated[str | None, Option("CT|MR")] = None
     loss: LossName = "dice-ce"
     sampling: Annotated[str, Option(f"{UNIFORM}|{INVERSE_VOLUME}|NAME=RATIO,…")] = UNIFORM
+    synthetic: Annotated[float | None, Option("SHARE")] = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         require_choices(self)
+        if self.synthetic is not None and not 0 < self.synthetic <= 1:
+            raise UsageError(f"synthetic: expected a share above 0 and at most 1, got {self.synthetic}")
         _ = self.budget, self.imbalance
 
     @property

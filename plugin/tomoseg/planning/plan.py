@@ -18,7 +18,8 @@ def plan(
     """Make a MONAI bundle that can be trained on a labelled dataset, each choice with its reason.
 
     Args:
-        dataset: folder of the Decathlon, of nnU-Net, or with folders `images` and `labels`.
+        dataset: folder of the Decathlon, of nnU-Net, or with folders `images` and `labels`; label maps alone
+            are enough where the options have `synthetic=1`.
         output: the bundle's folder, which is made.
         options: what the training may use, and what is asked for.
         on_scan: called with the path of each scan before it is read.
@@ -39,6 +40,6 @@ def plan(
     """
     asked = options or PlanningOptions()
     return plan_bundle(
-        dataset, output, asked.budget, asked.modality, imbalance=asked.imbalance, overwrite=asked.overwrite,
-        on_scan=on_scan,
+        dataset, output, asked.budget, asked.modality, imbalance=asked.imbalance, synthetic=asked.synthetic,
+        overwrite=asked.overwrite, on_scan=on_scan,
     )  # fmt: skip

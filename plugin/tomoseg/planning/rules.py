@@ -14,6 +14,7 @@ from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.imbalance import DEFAULT_IMBALANCE, Imbalance, LossName, choose_loss, choose_ratios
 from tomoseg.planning.network import Network, Triple, shape_levels, triple
 from tomoseg.planning.presets import BATCHES, PRESETS, Budget
+from tomoseg.planning.synthesis import INTENSITIES_REASON, Drawing, choose_drawing
 
 Spacing = tuple[float, float, float]
 
@@ -53,6 +54,7 @@ class TrainingPlan:
         epochs: by device.
         folds: of the cross-validation.
         reasons: why, by choice.
+        drawing: how images are drawn from label maps; None where all are scans.
         guessed: whether nobody says the modality, and it was told by the values.
     """
 
@@ -76,6 +78,7 @@ class TrainingPlan:
     epochs: dict[str, int]
     folds: int
     reasons: dict[str, str]
+    drawing: Drawing | None = None
     guessed: bool = False
 
     @property
@@ -88,6 +91,7 @@ class TrainingPlan:
         return {
             "labels": {str(value): name for value, name in self.labels.items()},
             "spacing_mm": list(self.spacing_mm),
+            **({} if self.drawing is None else {"images": f"{self.drawing.share:.0%} drawn from label maps"}),
             "intensities": self._describe_intensities(),
             "patch": list(self.patch),
             "batch": self.batch,
@@ -100,7 +104,7 @@ class TrainingPlan:
             },
             "mirror_axes": list(self.mirror_axes),
             "loss": choose_loss(Imbalance(self.loss), self.masked)[0],
-            "sampling": dict(zip(self.labels.values(), self.ratios, strict=True)) if self.cut else "whole scans",
+            "sampling": self._describe_sampling(),
             "steps": self.steps,
             "folds": self.folds,
         }
@@ -110,7 +114,14 @@ class TrainingPlan:
         """Whether there are voxels whose label is not known."""
         return self.partial or self.ignored is not None
 
+    def _describe_sampling(self) -> dict[str, float] | str:
+        if self.drawing is not None and self.drawing.share == 1:
+            return "around the middle of the labels"
+        return dict(zip(self.labels.values(), self.ratios, strict=True)) if self.cut else "whole scans"
+
     def _describe_intensities(self) -> str:
+        if self.drawing is not None:
+            return "0.5th to 99.5th percentile of each image to 0..1"
         if self.intensities is None:
             return f"z-score of each image{', over voxels other than 0' if self.nonzero else ''}"
         low, high, mean, sd = self.intensities
@@ -123,6 +134,7 @@ def decide(
     budget: Budget,
     ignored: int | None = None,
     imbalance: Imbalance = DEFAULT_IMBALANCE,
+    synthetic: float | None = None,
 ) -> TrainingPlan:
     """Return the plan for a dataset.
 
@@ -132,6 +144,7 @@ def decide(
         budget: what the training may use.
         ignored: the value of nnU-Net's ignore label.
         imbalance: what is asked for where some labels are rare.
+        synthetic: share of the training images that is drawn from label maps; None for none.
 
     Raises:
         UsageError: nothing fits into the memory, or a label is asked for that is none.
@@ -150,7 +163,14 @@ def decide(
     patch, network, reasons["patch"], reasons["network"] = choose_network(shape, spacing, len(labels) + 1, budget)
     network = replace(network, channels=len(fingerprint.channels))
     batch, reasons["batch"] = choose_batch(network, patch, shape, fingerprint, budget)
-    intensities, nonzero, reasons["intensities"] = choose_intensities(fingerprint, modality)
+    drawing = None
+    if synthetic is None:
+        intensities, nonzero, reasons["intensities"] = choose_intensities(fingerprint, modality)
+    else:
+        intensities, nonzero, reasons["intensities"] = None, False, INTENSITIES_REASON
+        moved_mm = [voxels * mm for voxels, mm in zip(moved_by(patch, spacing), spacing, strict=True)]
+        window_mm = [voxels * mm for voxels, mm in zip(patch, spacing, strict=True)]
+        drawing, reasons["images"] = choose_drawing(fingerprint, synthetic, window_mm, moved_mm)
     mirror_axes, reasons["mirror_axes"] = choose_mirroring(fingerprint)
     crop = triple(
         size if coarse else math.ceil(size * CROP_PER_WINDOW / 2 - size / 2) * 2 + size
@@ -161,6 +181,8 @@ def decide(
     cut = any(size > reach for size, reach in zip(largest, reached, strict=True))
     _, reasons["loss"] = choose_loss(imbalance, fingerprint.partial or ignored is not None)
     ratios, reasons["sampling"] = choose_ratios(imbalance, fingerprint.labels, cut)
+    if synthetic == 1:
+        reasons["sampling"] = "all windows are drawn, and placed as the choice of images says"
     reasons["steps"] = (
         f"an epoch is {EPOCH_STEPS} steps, whatever the number of cases; {preset.epochs['cpu']} epochs on a CPU, where "
         f"AdamW comes near nnU-Net's accuracy within them, and {preset.epochs['cuda']} on a GPU, where they cost little"
@@ -188,6 +210,7 @@ def decide(
         epochs=preset.epochs,
         folds=folds,
         reasons=reasons,
+        drawing=drawing,
     )
 
 

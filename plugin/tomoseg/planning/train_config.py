@@ -2,7 +2,7 @@
 
 from tomoseg.bundle.configs import Json, component
 from tomoseg.data.datasets import LABEL_ENDINGS
-from tomoseg.planning import data_config
+from tomoseg.planning import data_config, synthesis_config
 from tomoseg.planning.augmentation import labelled_augmentation
 from tomoseg.planning.data_config import KEYS, SUFFIXES
 from tomoseg.planning.layout import Layout
@@ -22,6 +22,7 @@ def train_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str) ->
         name: of the bundle's folder.
         dataset: name of the dataset's folder.
     """
+    drawing = plan.drawing
     validation = [*data_config.pad(plan, KEYS, "@patch_size"), *data_config.forget_ignored(plan, "@label_key")]
     return render_config(
         "train",
@@ -35,8 +36,9 @@ def train_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str) ->
         loss_entries=loss_entries(plan),
         deterministic=_deterministic(plan),
         cached=_cached(plan),
-        augmentation=labelled_augmentation(plan),
-        validation=validation,
+        augmentation=labelled_augmentation(plan) if drawing is None else synthesis_config.drawn_or_real(plan, drawing),
+        generator=None if drawing is None else synthesis_config.generator(plan, drawing),
+        validation=validation if drawing is None else synthesis_config.validation(plan, drawing, validation),
         inferer=data_config.inferer(plan, "@patch_size"),
         prediction_and_label=data_config.prediction_and_label(plan, "@label_key"),
         dice_of_each=data_config.dice_of_each(plan, "@label_key"),
@@ -45,27 +47,27 @@ def train_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str) ->
 
 def _deterministic(plan: TrainingPlan) -> list[Json]:
     """Return what is done once a case, in training and in validation."""
+    if plan.drawing is not None and not plan.drawing.scans:
+        return synthesis_config.load_label_map(plan)
+    orientation, spacing = data_config.spatial(plan, KEYS)
     blank = "{**data, @label_key: torch.zeros_like(data[@label_key])}"  # of a negative, the scan itself was read twice
     return [
         *data_config.load(plan, KEYS),
         component("Lambda", func=f"$lambda data: {blank} if data.get('negative') else data"),
-        *data_config.spatial(plan, KEYS),
+        orientation,
+        *([] if plan.drawing is None else synthesis_config.keep_tissues()),
+        spacing,
         *data_config.label_values(plan, "@label_key"),
         data_config.intensities(plan, "@image_key"),
-        component("EnsureTyped", keys=KEYS, dtype=["$torch.float32", _label_type(plan)], track_meta=False),
+        component("EnsureTyped", keys=KEYS, dtype=["$torch.float32", data_config.label_type(plan)], track_meta=False),
         *data_config.drawn_only(plan, "@label_key"),
     ]
 
 
-def _label_type(plan: TrainingPlan) -> str:
-    """Return what holds the rows of `possible`, of which there is one for each set of labels that were drawn."""
-    if plan.masked:
-        return "$torch.uint8 if len(@possible) < 256 else torch.int16"
-    return "$torch.uint8" if plan.network.out_channels < 256 else "$torch.int16"
-
-
 def _cached(plan: TrainingPlan) -> list[Json]:
     """Return what is done once a case, in training only."""
+    if plan.drawing is not None and plan.drawing.share == 1:
+        return [component("SelectItemsd", keys=synthesis_config.TISSUES)]
     scores = plan.network.out_channels
     places = component(
         "ClassesToIndicesd", keys="@label_key", num_classes=scores, max_samples_per_class=MAX_CENTRES_PER_LABEL

@@ -104,6 +104,10 @@ def cross_validate(
     """
     if world_size() > 1:
         raise UsageError(f"--fold {EVERY_FOLD}: runs in one process; with torchrun train one fold after the other")
+    if not dataset.has_scans:
+        raise UsageError(
+            f"--fold {EVERY_FOLD}: scores scans, and {dataset.root} has none; train one fold after the other"
+        )
     if find_spec("skimage") is None:
         raise MissingPackageError("scikit-image", "train")
     config = keep_components(single_config(read_inference(bundle)), [])

@@ -18,6 +18,8 @@ CACHE_GPU_SHARE = 0.3
 # an H100 and 16 cores: crops of 175,000 voxels, prepared on the GPU, made a step take 2 to 2.7 times as long.
 MIN_GPU_CROP_VOXELS = 100**3
 IMAGE_VOXEL_BYTES = 4  # a voxel of a channel
+GENERATOR = "generator"  # entry of a train.json that draws images from label maps, which it keeps in their own voxels
+TISSUE_VOXEL_BYTES = 2
 LABEL_VOXEL_BYTES = 1 + 1  # a voxel of the label map, and the places that crops are drawn from
 
 
@@ -34,9 +36,12 @@ def plan_cache(
         unlabelled: number of scans without label map that are kept; the first to stay out of a cache.
     """
     crop = config.get(TrainEntry.CROP_SIZE)
-    size = case_bytes(PlannedBundle.read(bundle.root), crop)
-    if size is None or config.get("train", {}).get("dataset", {}).get("_target_") != "CacheDataset":
+    planned = PlannedBundle.read(bundle.root)
+    size = case_bytes(planned, crop)
+    if planned is None or size is None or config.get("train", {}).get("dataset", {}).get("_target_") != "CacheDataset":
         return {}
+    if GENERATOR in config:
+        size += TISSUE_VOXEL_BYTES * math.prod(planned.fingerprint.get("median_shape", ()))
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     labelled, others = math.ceil(cases / processes), math.ceil(unlabelled / processes)
     large = isinstance(crop, list) and math.prod(crop) >= MIN_GPU_CROP_VOXELS

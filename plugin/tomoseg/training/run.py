@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
 from tomoseg.training.options import EVERY_FOLD, TrainingOptions
@@ -64,7 +65,8 @@ def train(
     fold = default_fold(chosen) if options.fold is None else options.fold
     options = replace(options, fold=None if fold == EVERY_FOLD else fold)
     on_scan = None if on_step is None else lambda path: on_step(str(path))
-    dataset = check_data(Path(data), on_scan)
+    planned = PlannedBundle.read(chosen.root)
+    dataset = check_data(Path(data), on_scan, scans=planned is None or not planned.without_scans)
     negatives = () if options.negatives is None else check_negatives(Path(options.negatives), chosen, on_scan)
     if unlabelled is not None:
         found = check_unlabelled(Path(unlabelled), dataset, on_scan)

@@ -59,14 +59,19 @@ class Trained:
         return self.folder / LAST
 
 
-def check_data(data: Path, on_scan: OnScan | None = None) -> Dataset:
+def check_data(data: Path, on_scan: OnScan | None = None, *, scans: bool = True) -> Dataset:
     """Return the dataset, once all its scans were read and nothing has to be mended.
+
+    Args:
+        data: its folder.
+        on_scan: called with the path of each scan before it is read.
+        scans: refuse a dataset of label maps only.
 
     Raises:
         UsageError: it is no dataset.
         DatasetError: something in it has to be mended; one line each.
     """
-    return require_trainable(read_dataset(data), on_scan=on_scan)
+    return require_trainable(read_dataset(data), scans=scans, on_scan=on_scan)
 
 
 def check_negatives(folder: Path, bundle: Bundle, on_scan: OnScan | None = None) -> tuple[Path, ...]:

@@ -87,7 +87,10 @@ class TrainingWorkflow:
         if options.negatives is not None:
             name = TrainEntry.NEGATIVES_FOLDER
             if name not in raw:
-                raise UsageError(f"--negatives: {self._files[0]} has no entry '{name}'; make it with `tomoseg plan`")
+                raise UsageError(
+                    f"--negatives: {self._files[0]} has no entry '{name}'; `tomoseg plan` writes it, but not "
+                    "with --synthetic 1, which trains on no scan"
+                )
             overrides[name] = literal(str(Path(options.negatives).absolute()))
         for part in ("train", "validate"):
             for index, handler in enumerate(raw.get(part, {}).get("handlers", [])):

@@ -92,13 +92,14 @@ class RandImageFromLabelsd(Randomizable, MapTransform):  # type: ignore[misc]
         classes: class of each label value; those that it does not name are background, 0. JSON's keys are strings.
         image_key: of the image; one for each of `keys`.
         pairs: left and right label value of each structure. They share one look, and the mirror exchanges them.
+        mirror_prob: share of the images that are mirrored.
         spatial_size: voxels of image and label map; None for the shape of the map. A size centres the window on the
             centroid of the labels that have a class.
         pixdim: voxel size of image and label map in mm; None for that of the map.
         rotation: range about each axis, in degrees.
         scale: range along each axis.
         shear: range of the six coefficients.
-        translation: range along each axis, in mm.
+        translation: range along each axis, in mm; or the three lowest and the three highest values.
         elastic_sd: range of the elastic field's standard deviation, in mm, which is the same everywhere. The paper's
             4 mm is that of its control points, between which it interpolates linearly: 2.2 mm over all voxels.
         elastic_spacing: distance of its control points, in mm.
@@ -134,12 +135,13 @@ class RandImageFromLabelsd(Randomizable, MapTransform):  # type: ignore[misc]
         classes: Mapping[Any, int],
         image_key: KeysCollection = "image",
         pairs: Sequence[Sequence[int]] = (),
+        mirror_prob: float = 0.5,
         spatial_size: Sequence[int] | None = None,
         pixdim: Sequence[float] | None = None,
         rotation: Range = (-20, 20),
         scale: Range = (0.8, 1.2),
         shear: Range = (-0.015, 0.015),
-        translation: Range = (-30, 30),
+        translation: Range | Sequence[Range] = (-30, 30),
         elastic_sd: Range = (0, 2.2),
         elastic_spacing: float = 30.0,
         means: Range = (0, 255),
@@ -163,6 +165,7 @@ class RandImageFromLabelsd(Randomizable, MapTransform):  # type: ignore[misc]
             raise UsageError(f"image_key: {len(self.image_keys)} for {len(self.keys)} keys. Give one for each key.")
         self.classes = {int(value): int(name) for value, name in classes.items()}
         self.pairs = np.array(pairs, int).reshape(-1, 2)
+        self.mirror_prob = mirror_prob
         self.spatial_size, self.pixdim = spatial_size, pixdim
         self.rotation, self.scale, self.shear, self.translation = rotation, scale, shear, translation
         self.elastic_sd, self.elastic_spacing = elastic_sd, elastic_spacing
@@ -269,7 +272,7 @@ class RandImageFromLabelsd(Randomizable, MapTransform):  # type: ignore[misc]
             slices[axis] = random.uniform(*self.anisotropic)
             thickness[axis] = random.uniform(min(self.isotropic[0], slices[axis]), slices[axis])
         self.drawn = DrawnParameters(
-            mirrored=random.uniform() < 0.5,
+            mirrored=random.uniform() < self.mirror_prob,
             rotation=random.uniform(*self.rotation, 3),
             scale=random.uniform(*self.scale, 3),
             shear=random.uniform(*self.shear, 6),

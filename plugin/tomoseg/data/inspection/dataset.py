@@ -87,6 +87,7 @@ class DatasetFindings:
         labels: by value, background left out; those that dataset.json names, and those that were found. Empty where
             voxels were not read.
         errors, notes: on the whole; each case has its own, too.
+        has_scans: whether it has more than label maps.
     """
 
     path: Path
@@ -95,6 +96,7 @@ class DatasetFindings:
     labels: tuple[LabelFindings, ...] = ()
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    has_scans: bool = True
 
     @property
     def ok(self) -> bool:
@@ -105,8 +107,11 @@ class DatasetFindings:
         return tuple(case.image for case in self.cases if case.image is not None)
 
     def count(self, part: str) -> int:
-        """Return the number of pairs in a part, or of scans in "test"."""
-        return sum(1 for case in self.cases if case.part == part and case.image and (case.label or part == TEST))
+        """Return the number of pairs in a part, or of scans in "test"; of label maps where there is nothing else."""
+        cases = [case for case in self.cases if case.part == part]
+        if part == TEST:
+            return sum(case.image is not None for case in cases)
+        return sum(bool(case.label and (case.image or not self.has_scans)) for case in cases)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -155,6 +160,8 @@ def inspect_dataset(dataset: Dataset, inspector: Inspector) -> DatasetFindings:
         cases.append(CaseFindings(strip_suffix(path.name), TEST, image, None))
     missing = [f"{path}: no such file, though {DESCRIPTION} lists it" for path in dataset.missing]
     notes = []
+    if not dataset.has_scans:
+        notes.append("no scans, label maps only: `tomoseg plan --synthetic 1` draws the images of a training from them")
     if dataset.unlisted:
         names = [str(path.relative_to(dataset.root)) for path in dataset.unlisted]
         notes.append(f"{len(names)} files are not listed in {DESCRIPTION}: {some(names)}")
@@ -164,28 +171,32 @@ def inspect_dataset(dataset: Dataset, inspector: Inspector) -> DatasetFindings:
         nowhere = [f"{label.name} ({label.value})" for label in labels if not label.cases]
         if nowhere:
             notes.append(f"no case has {some(nowhere)}, which {DESCRIPTION} names")
-    return DatasetFindings(dataset.root, dataset.modality, tuple(cases), labels, tuple(missing), tuple(notes))
+    return DatasetFindings(
+        dataset.root, dataset.modality, tuple(cases), labels, tuple(missing), tuple(notes), dataset.has_scans
+    )
 
 
 def _inspect_pair(pair: Pair, dataset: Dataset, inspector: Inspector) -> CaseFindings:
     names = dataset.channels
-    (image,) = inspector.look_at(pair.image, "image", dataset.modality, channels=len(names))
+    image: ScanFindings | None = None
+    if pair.has_scan:
+        (image,) = inspector.look_at(pair.image, "image", dataset.modality, channels=len(names))
     (label,) = inspector.look_at(pair.label, "label")
     errors: list[str] = []
     notes: list[str] = []
-    channels = image.channels
+    grid, channels = (None, 0) if image is None else (image.grid, image.channels)
     for path in pair.other_channels:
         (other,) = inspector.look_at(path, "image", dataset.modality)
         channels += other.channels
         errors.extend(f"{path.name}: {problem}" for problem in other.errors)
         notes.extend(f"{path.name}: {note}" for note in other.notes)
-        if image.grid is not None and other.grid is not None and not other.grid.matches(image.grid):
+        if grid is not None and other.grid is not None and not other.grid.matches(grid):
             errors.append(f"{path.name}: not on the grid of {pair.image.name}, though both are channels of one scan")
-    if image.readable and channels != len(names):
+    if image is not None and image.readable and channels != len(names):
         errors.append(f"expected {len(names)} channels ({', '.join(names)}), got {channels}")
     same = None
-    if image.grid is not None and label.grid is not None:
-        apart, rounding = compare_grids(image.grid, label.grid)
+    if grid is not None and label.grid is not None:
+        apart, rounding = compare_grids(grid, label.grid)
         same = not apart
         errors.extend(filter(None, [apart]))
         notes.extend(filter(None, [rounding]))

@@ -20,18 +20,26 @@ def trainable_labels(dataset: Dataset) -> dict[int, str]:
     return {value: name for value, name in dataset.label_names.items() if not is_ignored(name)}
 
 
-def require_trainable(dataset: Dataset, *, voxels: bool = True, on_scan: OnScan | None = None) -> Dataset:
+def require_trainable(
+    dataset: Dataset, *, voxels: bool = True, scans: bool = True, on_scan: OnScan | None = None
+) -> Dataset:
     """Return the dataset with a name for each label, once nothing in it has to be mended before a training.
 
     Args:
         dataset: what `read_dataset` found.
         voxels: read them, and not only the headers.
+        scans: refuse a dataset of label maps only.
         on_scan: told the path of each scan before it is read.
 
     Raises:
         DatasetError: something has to be mended: a missing partner, grids that differ, labels that are not declared or
             that no case has, NaN, too few cases. One line each.
     """
+    if scans and not dataset.has_scans:
+        raise DatasetError(
+            f"{dataset.root}: expected scans, got label maps only. Plan a bundle with `tomoseg plan --synthetic 1`, "
+            "which trains on images drawn from label maps"
+        )
     training = [pair for pair in dataset.pairs if pair.part == "training"]
     if len(training) < MIN_CASES:
         raise DatasetError(
