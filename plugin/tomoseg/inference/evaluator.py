@@ -22,8 +22,6 @@ from tomoseg.inference.sliding_window.placement import NotRecognisedError, scan_
 from tomoseg.inference.sliding_window.stream import Limits
 from tomoseg.inference.streaming import Engine, as_prediction
 
-AMP_PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
-
 
 class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
     """MONAI's `SupervisedEvaluator`, faster and in bounded memory: the same labels, streamed slab by slab.
@@ -80,7 +78,7 @@ class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
                 raise UsageError("network, networks: expected one of them, got both")
             kwargs["network"] = torch.nn.ModuleList(networks)
         given = signature(SupervisedEvaluator).bind(*args, **kwargs).arguments
-        self._steps = given.get("postprocessing")
+        self._steps: Any = given.get("postprocessing")
         self._decollates = given.get("decollate", True)
         self._engine: Engine | None = None  # of this iteration; None where MONAI's class runs it
         if self._steps is not None:
@@ -102,9 +100,9 @@ class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
         self._not_for_monai = ", ".join(name for name in names if getattr(options, name) != getattr(RunOptions, name))
         self._limits = Limits(options.max_memory_bytes)
         self._device = torch.device(getattr(self.inferer, "sw_device", None) or self.state.device)
-        if precision == "auto" and self.amp and self._device.type == "cuda":  # MONAI's autocast is of CUDA
-            precision = AMP_PRECISIONS.get(self.amp_kwargs.get("dtype"), "fp16")
-        self._precision = choose_precision(precision, self._device, amp=False)
+        autocast = self.amp_kwargs.get("dtype") if self.amp and self._device.type == "cuda" else None
+        asked = "bf16" if (precision, autocast) == ("auto", torch.bfloat16) else precision
+        self._precision = choose_precision(asked, self._device, self.amp)
         self._backend = "torch" if self.compile else choose_backend(backend, self._device, self._precision)
         self._may_fall_back = backend == "auto"
         self._networks: Networks | None = None
@@ -150,15 +148,15 @@ class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
 
     def _recognise(self) -> Engine:
         """Return what streams the images; NotRecognisedError where something else is to be done with them."""
-        steps = self._steps
+        steps: Any = self._steps
         if self.mode is not eval_mode:
             raise NotRecognisedError("mode: train")
         if not self._decollates:
             raise NotRecognisedError("decollate: false")
         if type(steps) is not Compose:
             raise NotRecognisedError("a post-processing that is no Compose")
-        if self.amp and not set(self.amp_kwargs) <= {"dtype"}:
-            raise NotRecognisedError("amp_kwargs other than dtype")
+        if self.amp and self.amp_kwargs not in ({}, {"dtype": torch.float16}, {"dtype": torch.bfloat16}):
+            raise NotRecognisedError("amp_kwargs other than the dtypes float16 and bfloat16")
         if self.networks is not None:
             first, *others = steps.transforms or [None]
             if (

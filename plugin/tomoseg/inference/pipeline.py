@@ -216,7 +216,7 @@ class Pipeline:
             config.postprocessing, config.preprocessing, config.image_key, config.prediction_key
         )
         inferer = recognise_inferer(config.inferer)
-        self._require_sides(np.asarray(image.affine))
+        self._require_sides(image)
         uncertainty = self._options.uncertainty
         return Engine(inferer, fused, self.networks, self.device, self._limits, self._mirror_axes, uncertainty)
 
@@ -270,8 +270,8 @@ class Pipeline:
             array = torch.as_tensor(result).cpu().numpy()
         return array, affine, seconds
 
-    def _require_sides(self, affine: NDArray[np.float64]) -> None:
-        across = [axis for axis in self._mirror_axes if io_orientation(affine)[axis, 0] == 0]
+    def _require_sides(self, image: MetaTensor) -> None:
+        across = [axis for axis in self._mirror_axes if io_orientation(np.asarray(image.affine))[axis, 0] == 0]
         labels = self.bundle.label_table.values() if across else ()
         sided = [label.name for label in labels if label.side is not None or split_side(label.name)[1]]
         if sided:

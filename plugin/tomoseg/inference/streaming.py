@@ -105,9 +105,9 @@ def as_prediction(labels: torch.Tensor, image: MetaTensor, grid: Grid | None) ->
         image: what they were made of.
         grid: where they lie; None for the grid of the image.
     """
-    prediction = MetaTensor(labels.float(), meta=image.meta)  # a copy of the metadata
+    prediction = MetaTensor(labels.float()).copy_meta_from(image)
     if grid is not None:
-        prediction.affine = torch.tensor(grid.affine)
+        prediction.affine, prediction.applied_operations = torch.tensor(grid.affine), []
     return prediction
 
 
