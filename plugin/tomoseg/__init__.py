@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tomoseg.data.volume import Volume as Volume
     from tomoseg.evaluation.options import EvaluationOptions as EvaluationOptions
     from tomoseg.evaluation.run import evaluate as evaluate
+    from tomoseg.inference.evaluator import StreamingEvaluator as StreamingEvaluator
     from tomoseg.inference.segmentation import Segmentation as Segmentation
     from tomoseg.inference.segmenter import Segmenter as Segmenter
     from tomoseg.label_app.folder import LabelApp as LabelApp
@@ -66,6 +67,7 @@ _HOME = {
     "RunOptions": "bundle.options",
     "Segmentation": "inference.segmentation",
     "Segmenter": "inference.segmenter",
+    "StreamingEvaluator": "inference.evaluator",
     "TomosegError": "core.errors",
     "TrainingOptions": "training.options",
     "Volume": "data.volume",

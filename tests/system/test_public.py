@@ -42,15 +42,16 @@ BEHIND = {
 }
 CLASSES = {
     "Bundle", "EvaluationOptions", "ExecutorOptions", "Grid", "OutputOptions", "PlanningOptions", "Progress",
-    "Report", "RunOptions", "Segmentation", "Segmenter", "TrainingOptions", "Volume",
+    "Report", "RunOptions", "Segmentation", "Segmenter", "StreamingEvaluator", "TrainingOptions",
+    "Volume",
 }  # fmt: skip
 ERRORS = {"BatchInterruptedError", "ReportsError", "TomosegError"}
 NAMES = sorted({*BEHIND.values(), *CLASSES, *ERRORS, "__version__", "read_volume"})
 CALLABLES = [name for name in NAMES if name not in ERRORS and name != "__version__"]
 # load a bundle, or train one
 SLOW = {
-    "Progress", "Report", "Segmentation", "Segmenter", "evaluate", "examine_installation", "export", "plan",
-    "segment_batch", "train", "watch",
+    "Progress", "Report", "Segmentation", "Segmenter", "StreamingEvaluator", "evaluate", "examine_installation",
+    "export", "plan", "segment_batch", "train", "watch",
 }  # fmt: skip
 OPTIONS = [name for name in NAMES if name.endswith("Options")]
 

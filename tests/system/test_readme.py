@@ -87,6 +87,7 @@ def test_commands(checkout: Path, workplace: Path) -> None:
         "head_results/head_seg.nii.gz",
         "by_hand.nii.gz",
         "results_monai/one_seg.nii.gz",
+        "results_streamed/one_seg.nii.gz",
         "scan.seg.nrrd",
         "series_rtstruct.dcm",
         "neck_rtstruct.dcm",

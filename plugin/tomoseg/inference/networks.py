@@ -1,50 +1,47 @@
-"""The networks of a bundle with their weights, on the backend that runs them."""
+"""Networks with their weights, on the backend that runs them."""
+
+from collections.abc import Sequence
 
 import torch
+from monai.inferers import SlidingWindowInferer
 
 from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import BackendError, UsageError, one_line
 from tomoseg.inference.backends import Backend, choose_backend, choose_precision, make_backend
 from tomoseg.inference.config import InferenceConfig
+from tomoseg.inference.sliding_window.windows import place_windows
 from tomoseg.inference.weights import asks_for_int8, hash_weights, weights_in_use
 
 
 class Networks:
-    """One network for each checkpoint; the mean of their output counts.
+    """Several networks, each on its backend; the mean of their output counts.
 
     Args:
-        config: the bundle's.
+        modules: the networks as PyTorch has them, with their weights, on the device.
         device: where they run.
-        options: backend, precision, checkpoints and whether torch compiles them first.
+        backends: one for each network.
+        may_fall_back: whether torch runs what OpenVINO cannot compile.
+        checkpoint_sha256: as `hash_weights` returns it; empty for weights of no file.
 
     Attributes:
-        modules: the networks as PyTorch has them, on the device.
+        modules, checkpoint_sha256: as given.
         precision: "fp32", "bf16", "fp16" or "int8".
-        checkpoint_sha256: as `hash_weights` returns it.
-
-    Raises:
-        BundleError: a checkpoint is missing, damaged, or does not fit the network.
-        UsageError: the options do not go together.
     """
 
-    def __init__(self, config: InferenceConfig, device: torch.device, options: RunOptions) -> None:
-        int8 = asks_for_int8(options)
-        if int8 and options.precision not in ("auto", "int8"):
-            raise UsageError(f"checkpoint: one is in int8, which does not go with --precision {options.precision}")
-        self.precision = choose_precision("int8" if int8 else options.precision, device, config.amp)
-        name = choose_backend(options.backend, device, self.precision)
-        if options.compile and (options.backend == "openvino" or int8):
-            raise UsageError("compile: is for the torch backend; use --backend torch")
-        name = "torch" if options.compile else name
-        weights = weights_in_use(config, options)
-        self.modules = [config.load_network(one.checkpoint) for one in weights]
-        self.checkpoint_sha256 = hash_weights(weights)
+    def __init__(
+        self,
+        modules: Sequence[torch.nn.Module],
+        device: torch.device,
+        backends: Sequence[Backend],
+        may_fall_back: bool,
+        checkpoint_sha256: Sequence[str] = (),
+    ) -> None:
+        self.modules = list(modules)
+        self.checkpoint_sha256 = list(checkpoint_sha256)
+        self.precision = backends[0].precision
         self._device = device
-        self._backends: list[Backend] = [
-            make_backend(name, module, device, self.precision, one.sha256, options.compile, one.int8)
-            for module, one in zip(self.modules, weights, strict=True)
-        ]
-        self._may_fall_back = options.backend == "auto" and not options.compile and not int8
+        self._backends = list(backends)
+        self._may_fall_back = may_fall_back
         self._note = ""
 
     @property
@@ -52,18 +49,19 @@ class Networks:
         """What runs them: "openvino", "torch" or "torch.compile"; certain once they were compiled."""
         return self._backends[0].name
 
-    def compiled(self, shape: tuple[int, ...]) -> tuple[list[Backend], tuple[str, ...]]:
-        """Return the backends, ready for windows of one shape, and a note where torch runs what OpenVINO cannot.
+    def compiled(self, shape: tuple[int, ...], inferer: SlidingWindowInferer) -> tuple[list[Backend], tuple[str, ...]]:
+        """Return the backends, ready for the windows of a volume, and a note where torch runs what OpenVINO cannot.
 
         Args:
-            shape: (B, C, D, H, W).
+            shape: of the volume, (C, D, H, W).
+            inferer: cuts the windows.
 
         Raises:
             BackendError: a network cannot be compiled, and its backend was asked for.
         """
         try:
             for backend in self._backends:
-                backend.prepare(shape)
+                backend.prepare((inferer.sw_batch_size, shape[0], *place_windows(shape[1:], inferer).roi_size))
         except BackendError as reason:
             if not self._may_fall_back:
                 raise
@@ -74,3 +72,33 @@ class Networks:
     def on_torch(self) -> list[Backend]:
         """Return the networks as PyTorch runs them, for inputs of any shape."""
         return [make_backend("torch", one, self._device, self.precision, "", compiled=False) for one in self.modules]
+
+
+def load_networks(config: InferenceConfig, device: torch.device, options: RunOptions) -> Networks:
+    """Load one network of a bundle for each checkpoint.
+
+    Args:
+        config: the bundle's.
+        device: where they run.
+        options: backend, precision, checkpoints and whether torch compiles them first.
+
+    Raises:
+        BundleError: a checkpoint is missing, damaged, or does not fit the network.
+        UsageError: the options do not go together.
+    """
+    int8 = asks_for_int8(options)
+    if int8 and options.precision not in ("auto", "int8"):
+        raise UsageError(f"checkpoint: one is in int8, which does not go with --precision {options.precision}")
+    precision = choose_precision("int8" if int8 else options.precision, device, config.amp)
+    name = choose_backend(options.backend, device, precision)
+    if options.compile and (options.backend == "openvino" or int8):
+        raise UsageError("compile: is for the torch backend; use --backend torch")
+    name = "torch" if options.compile else name
+    weights = weights_in_use(config, options)
+    modules = [config.load_network(one.checkpoint) for one in weights]
+    backends = [
+        make_backend(name, module, device, precision, one.sha256, options.compile, one.int8)
+        for module, one in zip(modules, weights, strict=True)
+    ]
+    may_fall_back = options.backend == "auto" and not options.compile and not int8
+    return Networks(modules, device, backends, may_fall_back, hash_weights(weights))

@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,26 +21,19 @@ from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import split_side
 from tomoseg.data.volume import Volume
-from tomoseg.inference.backends import Backend
 from tomoseg.inference.config import InferenceConfig, volume_to_load
 from tomoseg.inference.memory import is_out_of_memory
-from tomoseg.inference.networks import Networks
-from tomoseg.inference.sliding_window.discretizer import Interpolated
+from tomoseg.inference.networks import load_networks
 from tomoseg.inference.sliding_window.ensemble import averaged
-from tomoseg.inference.sliding_window.fused_postprocessing import (
-    FusedPostprocessing,
-    recognise_inferer,
-    recognise_postprocessing,
-)
-from tomoseg.inference.sliding_window.placement import NotRecognisedError, Placement, identity_placement, place
-from tomoseg.inference.sliding_window.probabilities import sigmoid_entropy, softmax_entropy, to_probabilities
-from tomoseg.inference.sliding_window.stream import Limits, OnWindow, Output, segment_streamed
-from tomoseg.inference.sliding_window.windows import Windows, place_windows
+from tomoseg.inference.sliding_window.fused_postprocessing import recognise_inferer, recognise_postprocessing
+from tomoseg.inference.sliding_window.placement import NotRecognisedError
+from tomoseg.inference.sliding_window.probabilities import to_probabilities
+from tomoseg.inference.sliding_window.stream import Limits, OnWindow
+from tomoseg.inference.sliding_window.windows import place_windows
+from tomoseg.inference.streaming import Engine, as_prediction
 from tomoseg.report.records import RunStats
 from tomoseg.transforms import CLEANERS, ReplaceNonFinited
 from tomoseg.transforms.cleaner import cleaning_notes
-
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -95,7 +86,7 @@ class Pipeline:
         self._cleaners = [CLEANERS[name]("image") for name in options.clean]
         steps = [*self._cleaners, *config.preprocessing.transforms]
         self.replaces_non_finite = any(isinstance(step, ReplaceNonFinited) for step in steps)
-        self.networks = Networks(config, device, options)
+        self.networks = load_networks(config, device, options)
         # a bundle's transforms may keep state: Invertd switches off what the preprocessing records
         self._transforms_lock = threading.Lock()
 
@@ -178,11 +169,10 @@ class Pipeline:
         window, activated, overlapping = size, True, False
         with torch.no_grad(), suppress_warnings(), self._stage("network", {}):
             try:
-                windows = place_windows(image.shape[1:], recognise_inferer(self.config.inferer))
-                window = np.minimum(windows.roi_size, size)
-                fused = recognise_postprocessing(self.config)
-                activated, overlapping = fused.activation is None, fused.threshold is not None
-                backends, _ = self._compiled(image, windows)
+                engine = self._engine(image)
+                window = np.minimum(place_windows(image.shape[1:], engine.inferer).roi_size, size)
+                activated, overlapping = engine.fused.activation is None, engine.fused.threshold is not None
+                backends, _ = self.networks.compiled(image.shape, engine.inferer)
             except NotRecognisedError as reason:
                 self._describe_fallback(reason)
                 backends = self.networks.on_torch()
@@ -219,40 +209,32 @@ class Pipeline:
         beyond = "" if self._options.max_memory is None else "; --max-memory does not hold for it"
         return f"run by MONAI itself, for the engine does not know {reason}{beyond}"
 
-    def _compiled(self, image: MetaTensor, windows: Windows) -> tuple[list[Backend], tuple[str, ...]]:
-        """Return the backends, ready for the windows of a volume, and notes on them."""
-        self._require_sides(np.asarray(image.affine))
-        return self.networks.compiled((self.config.inferer.sw_batch_size, image.shape[0], *windows.roi_size))
+    def _engine(self, image: MetaTensor) -> Engine:
+        """Return what streams an image; NotRecognisedError where the bundle does something else."""
+        config = self.config
+        fused = recognise_postprocessing(
+            config.postprocessing, config.preprocessing, config.image_key, config.prediction_key
+        )
+        inferer = recognise_inferer(config.inferer)
+        self._require_sides(image)
+        uncertainty = self._options.uncertainty
+        return Engine(inferer, fused, self.networks, self.device, self._limits, self._mirror_axes, uncertainty)
 
     def _run_streamed(
         self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None, target: Grid | None
     ) -> Prediction:
         """Blend, restore and decide slab by slab; then run what the bundle does with label maps."""
-        fused = recognise_postprocessing(self.config)
-        inferer = recognise_inferer(self.config.inferer)
         image = data[self.config.image_key]
-        placement = place(image, scan)
-        if target is not None and fused.interpolated:
-            placement, scan = placement.seen_from(scan, target), target
-        outputs = _Outputs(fused, placement, scan.shape, tuple(image.shape[1:]), self._options.uncertainty)
-        seconds: dict[str, float] = {}
-        with self._stage("loading", seconds):
-            backends, notes = self._compiled(image, place_windows(image.shape[1:], inferer))
-            voxels = image.as_tensor().to(self.device)
-        ran = RunStats(seconds, backend=backends[0].name, precision=backends[0].precision)
-        ran = replace(ran, notes=(*cleaning_notes(image), *notes))
-        limits = replace(self._limits, batch_size=backends[0].batch_size)
+        engine = self._engine(image)
         with self._stage("network", {}):
-            predict = averaged(backends, self._mirror_axes)
-            ran += segment_streamed(voxels, inferer, predict, outputs.make, limits, name, on_window)
-        array, affine = outputs.labels, scan.affine
-        if fused.rest.transforms:
-            # as AsDiscreted gives them
-            where = {"affine": torch.tensor(scan.affine)} if fused.interpolated else {"meta": image.meta}
-            labels = MetaTensor(torch.from_numpy(array.astype(np.float32)), **where)
-            array, affine, seconds = self._postprocess(fused.rest, data, labels, scan.affine)
+            found = engine.label(image, scan, name, on_window, target)
+        array, affine, ran = found.array, (found.grid or scan).affine, found.stats
+        ran = replace(ran, notes=(*cleaning_notes(image), *ran.notes))
+        if engine.fused.rest.transforms:
+            labels = as_prediction(torch.from_numpy(array), image, found.grid)
+            array, affine, seconds = self._postprocess(engine.fused.rest, data, labels, affine)
             ran += RunStats(seconds)
-        return Prediction(array, affine, ran, outputs.entropy)
+        return Prediction(array, affine, ran, found.entropy)
 
     def _run_dense(self, data: dict[str, Any], note: str) -> Prediction:
         """Run the bundle's own inferer and post-processing on the whole volume."""
@@ -288,8 +270,8 @@ class Pipeline:
             array = torch.as_tensor(result).cpu().numpy()
         return array, affine, seconds
 
-    def _require_sides(self, affine: NDArray[np.float64]) -> None:
-        across = [axis for axis in self._mirror_axes if io_orientation(affine)[axis, 0] == 0]
+    def _require_sides(self, image: MetaTensor) -> None:
+        across = [axis for axis in self._mirror_axes if io_orientation(np.asarray(image.affine))[axis, 0] == 0]
         labels = self.bundle.label_table.values() if across else ()
         sided = [label.name for label in labels if label.side is not None or split_side(label.name)[1]]
         if sided:
@@ -310,34 +292,3 @@ class Pipeline:
                 raise MemoryError(one_line(root_cause(error))) from error
             raise BundleError(f"bundle {self.bundle.name}: {name} failed: {one_line(root_cause(error))}") from error
         seconds[name] = time.perf_counter() - start
-
-
-class _Outputs:
-    """The arrays that the engine fills."""
-
-    def __init__(
-        self, fused: FusedPostprocessing, placement: Placement, scan: Shape, network: Shape, uncertainty: bool
-    ) -> None:
-        self.labels: NDArray[Any] = np.empty(0)
-        self.entropy = np.zeros(scan, np.float32) if uncertainty else None
-        self._recipe = fused
-        self._placement = placement
-        self._shape = scan if fused.interpolated else network
-        self._where = placement if fused.interpolated else identity_placement(network)
-
-    def make(self, logits: int) -> list[Output]:
-        """Return what is to be made of so many logits."""
-        overlapping = self._recipe.threshold is not None
-        dtype = np.uint8 if overlapping or logits <= 256 else np.uint16
-        self.labels = np.zeros((logits if overlapping else 1, *self._shape), dtype)
-        discretizer = self._recipe.decide(logits)
-        parts = [slice(index, index + 1) for index in range(logits)] if overlapping else [slice(None)]
-        outputs = [
-            Output(values, self._where, discretizer, itemgetter(part))
-            for values, part in zip(self.labels, parts, strict=True)
-        ]
-        if self.entropy is not None:
-            entropy = sigmoid_entropy if overlapping else softmax_entropy
-            chosen = partial(entropy, activated=self._recipe.activation is None)
-            outputs.append(Output(self.entropy, self._placement, Interpolated(), chosen))
-        return outputs

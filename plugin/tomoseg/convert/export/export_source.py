@@ -55,7 +55,9 @@ def load_origin(bundle: Bundle, checkpoint: Path | None = None) -> ExportSource:
             f"bundle {bundle.name}: takes the mean of {len(config.checkpoints)} networks; choose one with --checkpoint"
         )
     try:
-        fused = recognise_postprocessing(config)
+        fused = recognise_postprocessing(
+            config.postprocessing, config.preprocessing, config.image_key, config.prediction_key
+        )
     except NotRecognisedError:
         fused = None
     return ExportSource(bundle, config, path, config.load_network(path), _window(bundle, config), fused)

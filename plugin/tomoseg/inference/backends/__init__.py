@@ -99,7 +99,7 @@ def make_backend(
         network: with its weights, on its device.
         device: where it runs.
         precision: "fp32", "bf16", "fp16" or "int8".
-        key: hash of the weights; what is compiled is kept on disk under it.
+        key: hash of the weights; what is compiled is kept on disk under it. Empty to keep nothing.
         compiled: whether torch compiles it first.
         int8: the network in int8, which is run in its place; None for other precisions.
     """

@@ -28,7 +28,7 @@ class OpenvinoNetwork:
     Args:
         network: with its weights, on the CPU.
         precision: "fp32", "bf16" or "int8"; a processor without bf16 computes in fp32 all the same.
-        key: hash of the weights.
+        key: hash of the weights; empty to keep nothing on disk.
         int8: the network as it was exported in int8, which is run in its place; None for other precisions.
     """
 
@@ -58,13 +58,14 @@ class OpenvinoNetwork:
         processor = (core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES"))
         described = (network, shape, sorted(hints.items()), ov.get_version(), CACHE_FORMAT, *processor)
         path = cache_folder() / f"{self._key[:16]}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.blob"
-        compiled = _load(core, path, hints)
+        compiled = _load(core, path, hints) if self._key else None
         if compiled is None:
             if self._int8:
                 compiled = _compile_int8(ov, core, self._int8.xml, shape, hints)
             else:
                 compiled = self._compile(ov, core, shape, hints)
-            _keep(compiled, path)
+            if self._key:
+                _keep(compiled, path)
         self._request = compiled.create_infer_request()
         self._shape = shape
 

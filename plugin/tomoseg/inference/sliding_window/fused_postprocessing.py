@@ -1,5 +1,6 @@
 """Which of a bundle's transforms and inferers the engine computes by itself; all others are left to MONAI."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,6 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd
 
-from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.sliding_window.discretizer import Activation, ArgMax, Discretizer, Threshold, softmax
 from tomoseg.inference.sliding_window.placement import NotRecognisedError
 
@@ -22,12 +22,14 @@ class FusedPostprocessing:
         interpolated: whether the logits are interpolated in the scan's grid and decided there; otherwise they are
             decided in the network's grid, and `rest` brings the labels to the scan's.
         rest: the steps that follow.
+        device: where the first of them expects the labels; None for that of the image.
     """
 
     activation: Activation | None
     threshold: float | None
     interpolated: bool
     rest: Compose
+    device: torch.device | str | None = None
 
     def decide(self, labels: int) -> Discretizer:
         """Return what is made of `labels` logits, or of each of them where labels may overlap."""
@@ -49,26 +51,32 @@ def recognise_inferer(inferer: Any) -> SlidingWindowInferer:
     return inferer
 
 
-def recognise_postprocessing(config: InferenceConfig) -> FusedPostprocessing:
+def recognise_postprocessing(
+    postprocessing: Compose, preprocessing: Any, image_key: str, prediction_key: str
+) -> FusedPostprocessing:
     """Recognise how a post-processing makes labels of logits: an optional Activationsd, then Invertd and AsDiscreted.
 
     Invertd may come before AsDiscreted (linear, or nearest, which may as well come after), or anywhere behind it.
+    AsDiscreted may make one-hot channels of the labels, and of other items what it likes: it does so in what is left.
 
     Args:
-        config: has the post-processing, and the preprocessing, all of which Invertd must undo.
+        postprocessing: the steps.
+        preprocessing: all that was done to the image, which Invertd must undo.
+        image_key, prediction_key: what the steps call the image and the prediction.
 
     Raises:
         NotRecognisedError: it begins otherwise.
     """
-    key = config.prediction_key
-    steps = list(config.postprocessing.transforms)
+    key = prediction_key
+    steps = list(postprocessing.transforms)
     softmaxed, activation = False, None
     if steps and isinstance(steps[0], Activationsd):
         softmaxed, activation = _activation(steps.pop(0), key)
     invert = steps.pop(0) if steps and isinstance(steps[0], Invertd) else None
     if not steps or not isinstance(steps[0], AsDiscreted):
         raise NotRecognisedError("a post-processing that does not begin with Invertd and AsDiscreted")
-    threshold = _threshold(steps.pop(0), key)
+    threshold, left = _decision(steps.pop(0), key)
+    steps = [*left, *steps]
     if threshold is None and activation is not None and not softmaxed:
         raise NotRecognisedError("an arg-max of a sigmoid")
     if threshold is not None and softmaxed:
@@ -77,11 +85,11 @@ def recognise_postprocessing(config: InferenceConfig) -> FusedPostprocessing:
         return FusedPostprocessing(activation, threshold, interpolated=False, rest=Compose(steps))
     if tuple(invert.keys) != (key,) or invert.post_func != (None,):
         raise NotRecognisedError("Invertd other than one of the prediction")
-    if tuple(invert.orig_keys) != (config.image_key,) or invert.transform is not config.preprocessing:
+    if tuple(invert.orig_keys) != (image_key,) or invert.transform is not preprocessing:
         raise NotRecognisedError("Invertd of other transforms than the whole preprocessing of the image")
     if invert.nearest_interp == (True,):
         return FusedPostprocessing(activation, threshold, interpolated=False, rest=Compose([invert, *steps]))
-    return FusedPostprocessing(activation, threshold, interpolated=True, rest=Compose(steps))
+    return FusedPostprocessing(activation, threshold, interpolated=True, rest=Compose(steps), device=invert.device[0])
 
 
 def _activation(step: Activationsd, key: str) -> tuple[bool, Activation]:
@@ -94,13 +102,20 @@ def _activation(step: Activationsd, key: str) -> tuple[bool, Activation]:
     raise NotRecognisedError("Activationsd other than a soft-max or a sigmoid of the prediction")
 
 
-def _threshold(step: AsDiscreted, key: str) -> float | None:
-    """Return the threshold of AsDiscreted, None for an arg-max."""
-    others = [*step.to_onehot, *step.rounding]
-    if tuple(step.keys) == (key,) and all(other is None for other in others) and not step.converter.kwargs:
-        (argmax,), (threshold,) = step.argmax, step.threshold
-        if argmax and threshold is None:
-            return None
-        if not argmax and threshold is not None and threshold > 0:  # 0 is what stands where the image was cropped
-            return float(threshold)
+def _decision(step: AsDiscreted, key: str) -> tuple[float | None, list[AsDiscreted]]:
+    """Return the threshold of AsDiscreted, None for an arg-max, and what the step does besides, if anything."""
+    keys = list(step.keys)
+    if keys.count(key) == 1 and not step.converter.kwargs:
+        at = keys.index(key)
+        argmax, threshold, one_hot = step.argmax[at], step.threshold[at], step.to_onehot[at]
+        left = copy.copy(step)
+        left.argmax = [flag and index != at for index, flag in enumerate(step.argmax)]
+        left.threshold = [None if index == at else limit for index, limit in enumerate(step.threshold)]
+        besides = [] if keys == [key] and one_hot is None else [left]
+        if step.rounding[at] is None:
+            if argmax and threshold is None:
+                return None, besides
+            # 0 is what stands where the image was cropped
+            if not argmax and threshold is not None and threshold > 0 and one_hot is None:
+                return float(threshold), besides
     raise NotRecognisedError("AsDiscreted other than an arg-max or a threshold of the prediction")

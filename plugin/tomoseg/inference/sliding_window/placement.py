@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from nibabel.affines import from_matvec
 from numpy.typing import NDArray
 
+from tomoseg.core.errors import GeometryError
 from tomoseg.data.geometry import Grid
 
 # voxel-aligned: only names and directions of the axes change, which the affine says by itself
@@ -69,6 +70,31 @@ def identity_placement(shape: Triple) -> Placement:
     """Return the placement of the network's grid in itself."""
     whole = ((0, 0, 0), shape)
     return Placement(np.eye(4), whole, whole, whole)
+
+
+def scan_grid(image: Any) -> Grid:
+    """Return the grid of the scan that a preprocessed image was made of, as MONAI's readers record it.
+
+    Args:
+        image: (C, D, H, W) with its metadata and the operations that MONAI recorded.
+
+    Raises:
+        NotRecognisedError: it is not recorded, or the reader changed the order of the voxels.
+    """
+    meta = getattr(image, "meta", {})
+    try:
+        scan = Grid(meta["spatial_shape"], meta["original_affine"])
+    except (KeyError, TypeError, GeometryError):
+        raise NotRecognisedError("an image without the grid of its scan") from None
+    affine, size = image.affine, image.shape[1:]
+    for operation in reversed(image.applied_operations):
+        extra = operation.get("extra_info", {})
+        size = operation.get("orig_size", ())
+        affine = extra.get("src_affine", extra.get("original_affine", affine))
+    turned = np.abs(np.asarray(affine, dtype=np.float64)[:3, :3] - scan.affine[:3, :3]).max()
+    if tuple(size) != scan.shape or turned > 1e-3 * np.abs(scan.affine[:3, :3]).max():
+        raise NotRecognisedError("a reader that gives the voxels in another order than the file")
+    return scan
 
 
 def place(image: Any, scan: Grid) -> Placement:
