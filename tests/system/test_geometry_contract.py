@@ -236,7 +236,7 @@ def network_lies(*offset: float) -> Mutation:
     def changed(placement: Placement) -> Placement:
         return replace(placement, matrix=translation(*offset) @ placement.matrix)
 
-    return after("tomoseg.inference.pipeline.place", changed)
+    return after("tomoseg.inference.streaming.place", changed)
 
 
 def translation(*offset: float) -> Array:
