@@ -22,7 +22,7 @@ LABEL_ENDINGS = ("_seg", "_label", "_labels", "_segmentation", "_mask", "_gt", "
 FILE_KINDS = ("pairs", "test", "images_without_label", "labels_without_image", "missing")  # fields of `Dataset`
 VALUE = re.compile(r"[0-9]{1,9}")  # of a label
 MODALITIES = {"MRI": "MR", "MR": "MR", "CT": "CT"}
-UNNAMED_CHANNELS = ("image",)  # the only channel, where nobody names it
+UNNAMED_CHANNELS = ("image",)  # the only channel, if it has no name
 LAYOUTS = (
     "expected dataset.json of the Medical Segmentation Decathlon or nnU-Net, "
     "or the folders images and labels (imagesTr and labelsTr)"

@@ -14,7 +14,7 @@ from tomoseg.data.labels import Label
 AIR_HU = (-1100, -900)
 SOFT_TISSUE_HU = (-200, 200)
 MIN_TISSUE_SHARE = 0.001  # of the voxels, of each of the two
-MAX_SAMPLED_VOXELS = 2 * 10**6  # voxels, of which the shares are counted
+MAX_SAMPLED_VOXELS = 2 * 10**6  # the shares are counted among these
 
 
 def volume_warnings(

@@ -1,4 +1,4 @@
-"""A scan, whatever it is stored in."""
+"""Read a scan from any format."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class ScanSource:
         return str(self.paths[0])
 
     def hash(self, output_type: str) -> str:
-        """Return the SHA-256 over the contents of the files, whatever they are called, and the output type.
+        """Return the SHA-256 over the contents of the files, not their names, and the output type.
 
         Raises:
             OSError: a file cannot be read.

@@ -25,7 +25,7 @@ from tomoseg.report.environment import utc_now
 
 # told each case when it is scored, and how many there are
 OnCase = Callable[[CaseScores, int], None]
-MAX_CASES_AT_ONCE = 4  # cases, if nobody says: a pair of whole bodies takes 1 GB
+MAX_CASES_AT_ONCE = 4  # cases, unless the user sets threads: a pair of whole bodies takes 1 GB
 MAX_LABEL_VALUES = 255  # values, of which label maps rarely have more
 
 

@@ -115,7 +115,7 @@ class Dispatch:
             try:
                 self.accept(started)
             except WorkerError as refusal:
-                if not slot.is_replacement:  # somebody has to mend it
+                if not slot.is_replacement:  # the user has to repair the machine
                     raise
                 problem = one_line(refusal)
                 self.progress.on_note(f"{problem}; it is left out")

@@ -57,7 +57,7 @@ class NetworkParity:
         self._low, self._high = min(self._low, float(wanted.min())), max(self._high, float(wanted.max()))
         # NaN stays NaN, which no limit lets pass
         self._difference = torch.maximum(self._difference, (found - wanted).abs().max())
-        if self._origin.fused is None:  # nobody knows what labels come of it
+        if self._origin.fused is None:  # the labels of its logits are not known
             return
         common, both = _overlap(self._origin.fused, found, wanted)
         self._common, self._both = self._common + common, self._both + both

@@ -63,7 +63,7 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
 
 def _read_stored(path: Path) -> NDArray[Any]:
     """Return the stored values of a file, (frames, rows, columns)."""
-    # pydicom and its decoders let through whatever damaged bytes do to them
+    # damaged bytes make pydicom and its decoders raise errors of any kind
     with errors_as(VolumeError, f"{path}: its pixels cannot be read", Exception):
         dataset = dcmread(path, force=True)
         _require_declared_size(dataset, path)

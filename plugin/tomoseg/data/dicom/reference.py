@@ -119,7 +119,7 @@ def read_source(path: Path, series: DicomSeries, shape: Sequence[int]) -> Source
     planes = []
     for frame in series.frames:
         what = f"{frame.path}: its header can no longer be read, as it could with the scan"
-        with errors_as(VolumeError, what, Exception):  # whatever a file that has changed does to pydicom's parsers
+        with errors_as(VolumeError, what, Exception):  # pydicom's parsers, on a file that has changed
             if frame.path not in files:
                 header = _read_header(frame.path)
                 files[frame.path] = header, read_functional_groups(header)

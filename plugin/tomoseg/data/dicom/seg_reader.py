@@ -27,7 +27,7 @@ def is_segmentation(path: Path) -> bool:
     try:
         found = dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
         return str(found.get("SOPClassUID", "")) in STORAGE_CLASSES
-    except Exception:  # whatever damaged bytes do to pydicom: it is no segmentation
+    except Exception:  # pydicom, on damaged bytes: the file is no segmentation
         return False
 
 
@@ -51,7 +51,7 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
     """
     highdicom: Any = import_package("highdicom", "highdicom")
     what = f"{path}: cannot be read as labels that do not overlap"
-    # whatever highdicom raises for what is damaged, overlaps or has gaps
+    # highdicom raises errors of any kind for damage, overlaps and gaps
     with errors_as(VolumeError, what, Exception), suppress_warnings():
         dataset = highdicom.seg.segread(path)
         found = dataset.get_volume(combine_segments=True, dtype=np.uint16)

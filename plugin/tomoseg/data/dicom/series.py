@@ -126,7 +126,7 @@ def read_header(path: Path) -> Dataset:
     Raises:
         VolumeError: it is damaged.
     """
-    # pydicom lets through whatever damaged bytes do to its parsers
+    # damaged bytes make pydicom's parsers raise errors of any kind
     with errors_as(VolumeError, f"{path}: a damaged DICOM file", Exception):
         dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER_KEYWORDS)
         dataset.filename = str(path)
