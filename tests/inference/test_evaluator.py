@@ -35,8 +35,8 @@ from monai.transforms import (
     Spacingd,
     SpatialPadd,
 )
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from support.blobs import blobs
 from support.bundles import Place, voxels
 from tomoseg import Segmenter, StreamingEvaluator
 from tomoseg.core.errors import MemoryLimitError, UsageError
@@ -71,15 +71,7 @@ def thresholds(shift: float = 0.0, channels: int = 1) -> torch.nn.Module:
 def scans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     """Smooth blobs in HU with their references: plain; with other axes, anisotropic and oblique; of two channels."""
     folder = tmp_path_factory.mktemp("ct")
-    i, j, k = np.indices((40, 36, 30))
-    hounsfield = -1000 + 1500 * np.exp(-((i - 14) ** 2 + (j - 20) ** 2 + (k - 12) ** 2) / 150)
-    hounsfield += 900 * np.exp(-((i - 28) ** 2 + (j - 10) ** 2 + (k - 20) ** 2) / 60)
-    angle = np.deg2rad(12)
-    tilt = np.eye(4)
-    tilt[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    plain = nib.Nifti1Image(hounsfield.astype("int16"), np.diag([1.5, 1.5, 1.5, 1]))
-    turned = plain.as_reoriented(ornt_transform(io_orientation(plain.affine), axcodes2ornt(("P", "I", "R"))))
-    oblique = nib.Nifti1Image(turned.dataobj, tilt @ turned.affine @ np.diag([1, 0.6, 1.7, 1]))
+    plain, oblique = blobs()
     flipped = nib.Nifti1Image(voxels(plain)[::-1], plain.affine)
     several = nib.Nifti1Image(np.stack([voxels(plain), voxels(flipped)], axis=-1), plain.affine)
     images = {"plain": plain, "turned": oblique, "flipped": flipped, "several": several}

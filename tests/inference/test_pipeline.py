@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from support.blobs import blobs
 from support.bundles import Place
 from tomoseg import Segmenter, segment_batch
 from tomoseg.batch.options import OutputOptions
@@ -84,18 +84,8 @@ def zoo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ct_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Smooth blobs in HU: plain, and with other axes, anisotropic and oblique."""
     folder = tmp_path_factory.mktemp("ct")
-    i, j, k = np.indices((40, 36, 30))
-    hounsfield = -1000 + 1500 * np.exp(-((i - 14) ** 2 + (j - 20) ** 2 + (k - 12) ** 2) / 150)
-    hounsfield += 900 * np.exp(-((i - 28) ** 2 + (j - 10) ** 2 + (k - 20) ** 2) / 60)
-    angle = np.deg2rad(12)
-    tilt = np.eye(4)
-    tilt[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    plain = nib.Nifti1Image(hounsfield.astype("int16"), np.diag([1.5, 1.5, 1.5, 1]))
-    turned = plain.as_reoriented(ornt_transform(io_orientation(plain.affine), axcodes2ornt(("P", "I", "R"))))
-    nib.save(plain, folder / "plain.nii.gz")
-    nib.save(
-        nib.Nifti1Image(turned.dataobj, tilt @ turned.affine @ np.diag([1, 0.6, 1.7, 1])), folder / "turned.nii.gz"
-    )
+    for name, scan in zip(("plain", "turned"), blobs(), strict=True):
+        nib.save(scan, folder / f"{name}.nii.gz")
     return folder
 
 

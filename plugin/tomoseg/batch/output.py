@@ -124,13 +124,8 @@ def _skipped(manifest: Manifest, case: Case, *notes: str) -> CaseReport:
 
 def _draw(path: Path, case: Case, result: Segmentation, image: NDArray[np.float32]) -> str:
     """Draw the preview; return why there is none."""
-    labels = result.labels
-    if result.overlapping:  # the last of several labels is drawn
-        labels = np.zeros(result.grid.shape, np.uint16)
-        for value, mask in enumerate(result.labels, 1):
-            labels[mask > 0] = value
     try:
-        save_preview(path, np.nan_to_num(image), labels, result.grid, result.label_table, case.name)
+        save_preview(path, np.nan_to_num(image), result.as_one_map().labels, result.grid, result.label_table, case.name)
     except Exception as error:  # matplotlib; the labels are good without the picture
         return one_line(error)
     return ""

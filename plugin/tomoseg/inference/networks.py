@@ -59,9 +59,10 @@ class Networks:
         Raises:
             BackendError: a network cannot be compiled, and its backend was asked for.
         """
+        windows = (inferer.sw_batch_size, shape[0], *place_windows(shape[1:], inferer).roi_size)
         try:
             for backend in self._backends:
-                backend.prepare((inferer.sw_batch_size, shape[0], *place_windows(shape[1:], inferer).roi_size))
+                backend.prepare(windows)
         except BackendError as reason:
             if not self._may_fall_back:
                 raise

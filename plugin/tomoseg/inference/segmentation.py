@@ -1,8 +1,9 @@
 """The result for one scan."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,15 @@ class Segmentation(LabelMap):
     def volumes_ml(self) -> dict[str, float]:
         """Volume of each label in millilitres, 0 for a label that does not occur."""
         return {self.names[value]: count * self.grid.voxel_volume_ml for value, count in self.voxel_counts.items()}
+
+    def as_one_map(self) -> Self:
+        """Return labels that may overlap as one label map (I, J, K); where several lie, the last wins."""
+        if not self.overlapping:
+            return self
+        labels = np.zeros(self.grid.shape, np.min_scalar_type(len(self.labels)))
+        for value, mask in enumerate(self.labels, 1):
+            labels[mask > 0] = value
+        return replace(self, labels=labels)
 
     def save(self, path: str | os.PathLike[str], output_type: str | None = None) -> None:
         """Write the labels; the file is there whole or not at all.

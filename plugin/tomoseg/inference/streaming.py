@@ -119,17 +119,17 @@ class _Outputs:
     ) -> None:
         self.labels: NDArray[Any] = np.empty(0)
         self.entropy = np.zeros(scan, np.float32) if uncertainty else None
-        self._recipe = fused
+        self._fused = fused
         self._placement = placement
         self._shape = scan if fused.interpolated else network
         self._where = placement if fused.interpolated else identity_placement(network)
 
     def make(self, logits: int) -> list[Output]:
         """Return what is to be made of so many logits."""
-        overlapping = self._recipe.threshold is not None
+        overlapping = self._fused.threshold is not None
         dtype = np.uint8 if overlapping or logits <= 256 else np.uint16
         self.labels = np.zeros((logits if overlapping else 1, *self._shape), dtype)
-        discretizer = self._recipe.decide(logits)
+        discretizer = self._fused.decide(logits)
         parts = [slice(index, index + 1) for index in range(logits)] if overlapping else [slice(None)]
         outputs = [
             Output(values, self._where, discretizer, itemgetter(part))
@@ -137,6 +137,6 @@ class _Outputs:
         ]
         if self.entropy is not None:
             entropy = sigmoid_entropy if overlapping else softmax_entropy
-            chosen = partial(entropy, activated=self._recipe.activation is None)
+            chosen = partial(entropy, activated=self._fused.activation is None)
             outputs.append(Output(self.entropy, self._placement, Interpolated(), chosen))
         return outputs

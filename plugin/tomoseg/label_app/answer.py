@@ -11,7 +11,7 @@ from tomoseg.core.errors import UsageError
 from tomoseg.data.components import largest_component
 from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
 from tomoseg.inference.segmentation import Segmentation
-from tomoseg.label_app.served_labels import ServedLabels, flatten
+from tomoseg.label_app.served_labels import ServedLabels
 
 LOGGER = logging.getLogger(__name__)
 
@@ -37,12 +37,12 @@ def write_answer(result: Segmentation, extension: str, compress: bool = True) ->
     path = Path(name)
     try:
         if extension in (".nrrd", ".seg.nrrd"):
-            whole = result if extension == ".seg.nrrd" else flatten(result)
+            whole = result if extension == ".seg.nrrd" else result.as_one_map()
             write_nrrd_segmentation(path, whole.labels, whole.grid, whole.label_table, compress=compress)
         elif extension == ".dcm":
             result.save(path)
         else:
-            flatten(result).save(path)
+            result.as_one_map().save(path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise

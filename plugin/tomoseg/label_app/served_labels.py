@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import Label
@@ -88,12 +86,3 @@ def _whole_labels(bundle: Bundle) -> tuple[tuple[Label, int], ...]:
         return ()
     values = {merged: own for region in declared.regions for own, merged in region.labels.items()}
     return tuple((label, values[label.value]) for label in declared.label_table)
-
-
-def flatten(result: Segmentation) -> Segmentation:
-    """Return labels that may overlap as one label map (I, J, K); where several lie, the last wins."""
-    if not result.overlapping:
-        return result
-    numbers = np.arange(1, len(result.labels) + 1, dtype=np.min_scalar_type(len(result.labels)))
-    labels = (result.labels * numbers[:, None, None, None]).max(axis=0)
-    return replace(result, labels=labels.astype(numbers.dtype))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tomoseg.bundle.options import RunOptions
-from tomoseg.core.errors import MissingPackageError, TomosegError, UsageError, one_line, shorten
+from tomoseg.core.errors import TomosegError, UsageError, import_package, one_line, shorten
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.core.threads import usable_threads
 
@@ -140,11 +140,7 @@ def machines_of(ray: Any) -> list[dict[str, float]]:
 def _import_ray() -> Any:
     """Import Ray without the statistics that it sends home."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingPackageError("ray", "ray") from error
-    return ray
+    return import_package("ray", "ray", "ray")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tomoseg.core.errors import MissingPackageError
+from tomoseg.core.errors import import_package
 
 if TYPE_CHECKING:
     import openvino
@@ -22,12 +22,8 @@ def import_openvino() -> Any:
     Raises:
         MissingPackageError: it is not installed.
     """
-    try:
-        with without_telemetry():
-            import openvino
-    except ImportError as error:
-        raise MissingPackageError("openvino") from error
-    return openvino
+    with without_telemetry():
+        return import_package("openvino", "openvino")
 
 
 _MADE: list[Any] = []
