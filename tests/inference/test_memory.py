@@ -16,13 +16,14 @@ from monai.inferers import SlidingWindowInferer
 from support.waiting import wait_until
 from tomoseg import Segmenter, TomosegError, segment_batch
 from tomoseg.bundle.options import RunOptions, parse_size
-from tomoseg.inference.memory import PeakMemory, is_out_of_memory
+from tomoseg.core.memory import is_out_of_memory
+from tomoseg.core.run_stats import RunStats
 from tomoseg.inference.sliding_window.discretizer import ArgMax
 from tomoseg.inference.sliding_window.memory_plan import MemoryEstimate, make_plan
+from tomoseg.inference.sliding_window.peak_memory import PeakMemory
 from tomoseg.inference.sliding_window.placement import identity_placement
 from tomoseg.inference.sliding_window.stream import Limits, Output, segment_streamed
 from tomoseg.inference.sliding_window.windows import place_windows
-from tomoseg.report.records import RunStats
 
 CPU = torch.device("cpu")
 GB = 10**9

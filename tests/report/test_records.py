@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 import tomoseg
 from tomoseg import Report, Segmenter, TomosegError, segment_batch
 from tomoseg.batch.options import OutputOptions
+from tomoseg.core.run_stats import RunStats
 from tomoseg.report.environment import describe_hardware, utc_now
 from tomoseg.report.html.document import write_page
-from tomoseg.report.records import STATISTICS_COLUMNS, CaseReport, LabelVolume, Location, RegionVolume, RunStats
+from tomoseg.report.records import STATISTICS_COLUMNS, CaseReport, LabelVolume, Location, RegionVolume
 from tomoseg.report.statistics import measure_labels
 
 PREVIEW = OutputOptions(preview=True)

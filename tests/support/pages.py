@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from support.browser import Browser
+from tomoseg.core.run_stats import RunStats
 from tomoseg.report.environment import describe_hardware
 from tomoseg.report.html.document import write_page
-from tomoseg.report.records import CaseReport, LabelVolume, Report, RunStats
+from tomoseg.report.records import CaseReport, LabelVolume, Report
 
 FOLDER = "/data/study 7"
 # names of files that would do something if a page did not escape them, or that break its layout

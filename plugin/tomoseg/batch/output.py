@@ -13,9 +13,10 @@ from tomoseg.batch.manifest import Manifest, read_manifest
 from tomoseg.batch.options import OutputOptions
 from tomoseg.core.errors import OutputError, one_line
 from tomoseg.core.files import sha256, staging_folder
+from tomoseg.core.run_stats import RunStats
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.report.preview import save_preview
-from tomoseg.report.records import CaseReport, LabelVolume, RunStats
+from tomoseg.report.records import CaseReport, LabelVolume
 from tomoseg.report.statistics import LabelMeasure, measure_labels
 
 

@@ -12,8 +12,8 @@ from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.output import OutputWriter
 from tomoseg.batch.progress import Progress
 from tomoseg.core.errors import MemoryLimitError, OutputError, TomosegError, one_line, root_cause
+from tomoseg.core.memory import is_out_of_memory
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix
-from tomoseg.inference.memory import is_out_of_memory
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.inference.segmenter import Prepared, Segmenter
 from tomoseg.report.records import CaseReport

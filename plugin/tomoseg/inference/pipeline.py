@@ -17,12 +17,13 @@ from scipy import ndimage
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import BundleError, TomosegError, UsageError, one_line, root_cause
+from tomoseg.core.memory import is_out_of_memory
 from tomoseg.core.quiet import suppress_warnings
+from tomoseg.core.run_stats import RunStats
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import split_side
 from tomoseg.data.volume import Volume
 from tomoseg.inference.config import InferenceConfig, volume_to_load
-from tomoseg.inference.memory import is_out_of_memory
 from tomoseg.inference.networks import load_networks
 from tomoseg.inference.sliding_window.ensemble import averaged
 from tomoseg.inference.sliding_window.fused_postprocessing import recognise_inferer, recognise_postprocessing
@@ -31,7 +32,6 @@ from tomoseg.inference.sliding_window.probabilities import to_probabilities
 from tomoseg.inference.sliding_window.stream import Limits, OnWindow
 from tomoseg.inference.sliding_window.windows import place_windows
 from tomoseg.inference.streaming import Engine, as_prediction
-from tomoseg.report.records import RunStats
 from tomoseg.transforms import CLEANERS, ReplaceNonFinited
 from tomoseg.transforms.cleaner import cleaning_notes
 

@@ -8,10 +8,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoseg.core.run_stats import RunStats
 from tomoseg.data.nifti import write_map
 from tomoseg.data.output_types import LabelMap, choose_output_type
 from tomoseg.inference.localisation.locator import RegionCrop
-from tomoseg.report.records import Location, RunStats
+from tomoseg.report.records import Location
 
 
 @dataclass(frozen=True, eq=False)

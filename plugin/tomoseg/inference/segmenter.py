@@ -17,6 +17,8 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import MemoryLimitError, VolumeError
+from tomoseg.core.memory import megabytes, release_unused
+from tomoseg.core.run_stats import RunStats
 from tomoseg.data.geometry import Grid
 from tomoseg.data.plausibility import at_border, ct_warnings, volume_warnings
 from tomoseg.data.read import read_volume
@@ -27,12 +29,11 @@ from tomoseg.inference.label_map import find_label_table, to_label_map
 from tomoseg.inference.localisation.assembly import MergedLabels, assemble
 from tomoseg.inference.localisation.crop import nearest
 from tomoseg.inference.localisation.locator import LocatedRegions, Locator
-from tomoseg.inference.memory import PeakMemory, megabytes, release_unused
 from tomoseg.inference.pipeline import Pipeline
 from tomoseg.inference.segmentation import Segmentation
+from tomoseg.inference.sliding_window.peak_memory import PeakMemory
 from tomoseg.inference.sliding_window.stream import OnWindow
 from tomoseg.inference.threads import use_threads
-from tomoseg.report.records import RunStats
 
 if TYPE_CHECKING:
     from tomoseg.data.read import Source

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from numpy.typing import NDArray
 
+from tomoseg.core.run_stats import RunStats
 from tomoseg.data.geometry import Grid
 from tomoseg.inference.networks import Networks
 from tomoseg.inference.sliding_window.discretizer import Interpolated
@@ -20,7 +21,6 @@ from tomoseg.inference.sliding_window.fused_postprocessing import FusedPostproce
 from tomoseg.inference.sliding_window.placement import Placement, identity_placement, place
 from tomoseg.inference.sliding_window.probabilities import sigmoid_entropy, softmax_entropy
 from tomoseg.inference.sliding_window.stream import Limits, OnWindow, Output, segment_streamed
-from tomoseg.report.records import RunStats
 
 Shape = tuple[int, int, int]
 

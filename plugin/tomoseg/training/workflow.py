@@ -24,10 +24,10 @@ from tomoseg.core.errors import (
     root_cause,
 )
 from tomoseg.core.files import sha256
+from tomoseg.core.memory import is_out_of_memory
 from tomoseg.core.threads import usable_threads
 from tomoseg.inference.config import literal
 from tomoseg.inference.device import choose_device
-from tomoseg.inference.memory import is_out_of_memory
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.resources import plan_cache
 from tomoseg.training.unlabelled import hash_scans

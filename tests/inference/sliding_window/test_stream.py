@@ -17,13 +17,13 @@ from scipy.ndimage import map_coordinates
 
 from support.strategies import grids
 from tomoseg import Grid
+from tomoseg.core.run_stats import RunStats
 from tomoseg.inference.sliding_window.blend import Predictor, Slab
 from tomoseg.inference.sliding_window.discretizer import ArgMax, Discretizer, Interpolated, Threshold
 from tomoseg.inference.sliding_window.placement import Placement, Triple, identity_placement, place
 from tomoseg.inference.sliding_window.restore import Restorer
 from tomoseg.inference.sliding_window.stream import Limits, Output, segment_streamed
 from tomoseg.inference.sliding_window.windows import place_windows
-from tomoseg.report.records import RunStats
 
 
 def streamed(

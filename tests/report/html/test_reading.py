@@ -26,8 +26,9 @@ from support.pages import (
     read_column,
     read_names,
 )
+from tomoseg.core.run_stats import RunStats
 from tomoseg.report.html.document import write_page
-from tomoseg.report.records import CaseReport, LabelVolume, RunStats
+from tomoseg.report.records import CaseReport, LabelVolume
 
 
 def test_nothing_is_asked_of_any_network(browser: Browser, picture: Path, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import torch
 
 from tomoseg.core.errors import BackendError, OutputError, one_line
 from tomoseg.core.files import atomic_file
+from tomoseg.core.memory import is_out_of_memory
 from tomoseg.inference.backends.fingerprint import describe_network
 from tomoseg.inference.backends.int8_network import Int8Network
 from tomoseg.inference.backends.openvino_model import convert, import_openvino, labels_last, openvino_core
-from tomoseg.inference.memory import is_out_of_memory
 
 # what an int8 network has left in floating point is computed as it was when it was checked
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}

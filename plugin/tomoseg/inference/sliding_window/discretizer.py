@@ -36,7 +36,7 @@ class Discretizer(ABC):
         return logits if self.activation is None else self.activation(logits)
 
     def at_points(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the value at each point for interpolated logits (points, labels)."""
+        """Return the value at each point for interpolated logits (points, labels), of its final type."""
         return logits[:, 0]
 
 
@@ -61,13 +61,17 @@ class ArgMax(Discretizer):
     def mixed(self) -> int:  # type: ignore[override]
         return MIXED_UINT8 if self.labels <= MIXED_UINT8 else MIXED_INT16
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.uint8 if self.labels <= MIXED_UINT8 else torch.int16
+
     def at_voxels(self, logits: torch.Tensor) -> torch.Tensor:
-        dtype = torch.uint8 if self.labels <= MIXED_UINT8 else torch.int16
         # three times as fast as torch.argmax on CPUs
-        return torch.cat([part.max(dim=0).indices.to(dtype) for part in torch.split(logits, _rows(logits), dim=1)])
+        parts = torch.split(logits, _rows(logits), dim=1)
+        return torch.cat([part.max(dim=0).indices.to(self._dtype) for part in parts])
 
     def at_points(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits.max(dim=1).indices
+        return logits.max(dim=1).indices.to(self._dtype)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Threshold(Discretizer):
         return torch.cat([(self.activate(part) >= self.threshold).to(torch.uint8) for part in parts])
 
     def at_points(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits[:, 0] >= self.threshold
+        return (logits[:, 0] >= self.threshold).to(torch.uint8)
 
 
 class Interpolated(Discretizer):

@@ -10,8 +10,8 @@ import psutil
 import torch
 
 from tomoseg.core.errors import MemoryLimitError
-from tomoseg.inference.device import CPU
-from tomoseg.inference.memory import megabytes
+from tomoseg.core.memory import megabytes
+from tomoseg.inference.sliding_window.peak_memory import CPU
 from tomoseg.inference.sliding_window.restore import BLOCK_VOXELS, CHUNK_POINTS
 from tomoseg.inference.sliding_window.windows import Windows
 

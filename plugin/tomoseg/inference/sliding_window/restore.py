@@ -213,30 +213,31 @@ class Restorer:
         cells = frame.cells[first : int(rows.max()) + 1]
         for axis in (2, 1):
             cells = cells.index_select(axis, lines[axis].lower)
-        cells = cells.index_select(0, rows - first)
-        target[...] = cells.cpu().numpy()
-        where = torch.nonzero(cells == self._decision.mixed).T
-        if where.numel():
+        found = cells.index_select(0, rows - first)  # a copy, and what is decided stays where the logits are
+        where = torch.nonzero(found == self._decision.mixed).unbind(1)
+        if where[0].numel():
             points = [line[index] for line, index in zip(lines, where, strict=True)]
-            target[tuple(where.cpu().numpy())] = self._interpolate(frame, points)
+            values = self._interpolate(frame, points)
+            found = found.to(values.dtype).index_put_(where, values)
+        target[...] = found.cpu().numpy()
 
     def _fill_points(
         self, target: NDArray[Any], where: torch.Tensor, frame: PaddedSlab, points: list[Neighbours]
     ) -> None:
-        values = frame.cells[points[0].lower - frame.first, points[1].lower, points[2].lower]
-        target[tuple(where.cpu().numpy())] = values.cpu().numpy()
-        mixed = values == self._decision.mixed
+        found = frame.cells[points[0].lower - frame.first, points[1].lower, points[2].lower]
+        mixed = found == self._decision.mixed
         if mixed.any():
-            points = [point[mixed] for point in points]
-            target[tuple(where[:, mixed].cpu().numpy())] = self._interpolate(frame, points)
+            values = self._interpolate(frame, [point[mixed] for point in points])
+            found = found.to(values.dtype).index_put_((mixed,), values)
+        target[tuple(where.cpu().numpy())] = found.cpu().numpy()
 
-    def _interpolate(self, frame: PaddedSlab, points: list[Neighbours]) -> NDArray[Any]:
+    def _interpolate(self, frame: PaddedSlab, points: list[Neighbours]) -> torch.Tensor:
         """Return the values at points given by their neighbours along each axis."""
         result = [
             self._decision.at_points(self._weigh(frame, [point[first : first + CHUNK_POINTS] for point in points]))
             for first in range(0, points[0].lower.numel(), CHUNK_POINTS)
         ]
-        return torch.cat(result).cpu().numpy()
+        return torch.cat(result)
 
     def _weigh(self, frame: PaddedSlab, points: list[Neighbours]) -> torch.Tensor:
         """Return the interpolated logits (points, labels)."""

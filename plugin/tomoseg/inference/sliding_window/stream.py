@@ -10,15 +10,15 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from numpy.typing import NDArray
 
-from tomoseg.inference.device import CPU
-from tomoseg.inference.memory import OUT_OF_MEMORY_ERRORS, PeakMemory, is_out_of_memory, release_unused
+from tomoseg.core.memory import OUT_OF_MEMORY_ERRORS, is_out_of_memory, release_unused
+from tomoseg.core.run_stats import RunStats
 from tomoseg.inference.sliding_window.blend import Blend, Predictor, Slab
 from tomoseg.inference.sliding_window.discretizer import Discretizer
 from tomoseg.inference.sliding_window.memory_plan import MemoryEstimate, MemoryPlan, make_plan
+from tomoseg.inference.sliding_window.peak_memory import CPU, PeakMemory
 from tomoseg.inference.sliding_window.placement import NotRecognisedError, Placement
 from tomoseg.inference.sliding_window.restore import Restorer
 from tomoseg.inference.sliding_window.windows import Windows, importance_map, pad_volume, place_windows
-from tomoseg.report.records import RunStats
 
 # called with the number of windows that are done and of all of them
 OnWindow = Callable[[int, int], None]
