@@ -94,16 +94,24 @@ def tomoseg(bench: Bench, scan: Path, bundle: str | Path, name: str, *options: s
     return once
 
 
-def stock(bench: Bench, scan: Path, bundle: Path) -> Callable[[Timing], Path]:
-    """Return what runs the same bundle with MONAI alone: once as its command, once to time what is inside of it."""
+def stock(bench: Bench, scan: Path, bundle: Path, evaluator: str = "SupervisedEvaluator") -> Callable[[Timing], Path]:
+    """Return what runs the same bundle by MONAI's command: once from the shell, once to time what is inside of it.
+
+    Args:
+        bench: where.
+        scan: alone in its folder.
+        bundle: the bundle.
+        evaluator: MONAI's, or ours in its place.
+    """
 
     def once(timing: Timing) -> Path:
-        output = bench.fresh("monai")
+        output = bench.fresh(evaluator)
         command: Command = [sys.executable, "-m", "monai.bundle", "run"]
         command += ["--config_file", bundle / "configs" / "inference.json", "--bundle_root", bundle]
-        run([*command, "--dataset_dir", scan.parent, "--output_dir", output], timing)
+        command += ["--dataset_dir", scan.parent, "--output_dir", output, "--evaluator#_target_", evaluator]
+        run(command, timing)
         inner = Timing()
-        arguments: Command = [bundle, scan.parent, output, bench.device]
+        arguments: Command = [bundle, scan.parent, output, bench.device, evaluator]
         timing.inner_s.append(last_json(run([sys.executable, HERE / "stock_peer.py", *arguments], inner))["seconds"])
         return output / f"{scan.name.removesuffix('.nii.gz')}_seg.nii.gz"
 
@@ -140,7 +148,8 @@ def large_ct(bench: Bench) -> Row:
     """25 classes, 512×512×78 at 0.73×0.73×2 mm, network grid 1.5×1.5×2 mm, windows of 96³ voxels, overlap 0.5."""
     scan = bench.scan("ct", (512, 512, 78), (0.73, 0.73, 2.0))
     bundle = bench.bundle(25)
-    peers = {"monai.bundle run": stock(bench, scan, bundle)}
+    ours = stock(bench, scan, bundle, "tomoseg.StreamingEvaluator")
+    peers = {"monai.bundle run": stock(bench, scan, bundle), "monai.bundle run, StreamingEvaluator": ours}
     if bench.nnunet:
         peers["nnU-Net"] = nnunet(bench, scan, bundle)
     if bench.device == "cpu":

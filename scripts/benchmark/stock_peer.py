@@ -10,16 +10,17 @@ from monai.bundle import ConfigParser
 
 
 def main() -> None:
-    """Arguments: the bundle, the folder of the scan, the folder for the labels, the device."""
-    bundle, dataset, output, device = sys.argv[1:]
+    """Arguments: the bundle, the folder of the scan, the folder for the labels, the device, the evaluator's class."""
+    bundle, dataset, output, device, evaluator = sys.argv[1:]
     parser = ConfigParser()
     parser.read_config(f"{bundle}/configs/inference.json")
     parser.update({"bundle_root": bundle, "dataset_dir": dataset, "output_dir": output})
     parser["device"] = f"$torch.device('{device}')"
+    parser["evaluator::_target_"] = evaluator
     parser.get_parsed_content("initialize")
-    evaluator = parser.get_parsed_content("evaluator")
+    engine = parser.get_parsed_content("evaluator")
     started = time.perf_counter()
-    evaluator.run()
+    engine.run()
     print(json.dumps({"seconds": {"total": time.perf_counter() - started}}))
 
 

@@ -18,15 +18,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.engines import SupervisedEvaluator
 
 from support.disk import full_disk
 from support.trainings import ENVIRONMENT, load, same, tiny_bundle, tomoseg, write_dataset
 from support.waiting import wait_until
-from tomoseg import find_bundle
+from tomoseg import StreamingEvaluator, find_bundle
 from tomoseg.core.errors import BundleError, OutputError, TrainingError, UsageError
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.state import TrainingState, load_state, save_weights
 from tomoseg.training.training import check_data, install, train
+from tomoseg.training.workflow import TrainingWorkflow
 
 EPOCHS = 4
 
@@ -79,6 +81,26 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(
 ) -> None:
     assert same(run(place, tmp_path / "again") / "model.pt", uninterrupted / "model.pt")
     assert not same(run(place, tmp_path / "other", seed=1) / "model.pt", uninterrupted / "model.pt")
+
+
+def test_the_validation_is_streamed_and_has_monais_numbers(place: Path, tmp_path: Path) -> None:
+    options = TrainingOptions(epochs=EPOCHS, fold=0, device="cpu")
+    found = {}
+    for kind in (StreamingEvaluator, SupervisedEvaluator):
+        workflow = TrainingWorkflow(find_bundle(place / "bundle"), place / "data", options, cases=4)
+        if kind is SupervisedEvaluator:
+            config = workflow.parser["validate::evaluator"]
+            assert (config.pop("backend"), config["_target_"]) == ("torch", "tomoseg.StreamingEvaluator")
+            config["_target_"] = "SupervisedEvaluator"
+        workflow.parser["bundle_root"] = str(tmp_path)
+        workflow.build()
+        evaluator = workflow.evaluator
+        assert type(evaluator) is kind
+        evaluator.run()
+        assert getattr(evaluator, "_logged", set()) == set()
+        found[kind] = dict(evaluator.state.metrics)
+    assert found[StreamingEvaluator] == found[SupervisedEvaluator]
+    assert found[StreamingEvaluator]
 
 
 def test_a_label_map_that_was_edited_is_noticed(place: Path, tmp_path: Path) -> None:

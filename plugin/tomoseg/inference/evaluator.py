@@ -134,8 +134,8 @@ class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
         if any(more) or not isinstance(images, MetaTensor) or not images.is_batch:
             raise NotRecognisedError("a batch with other input than images with their metadata")
         each = decollate_batch(images)
-        scans = [scan_grid(image) for image in each]
-        if engine.fused.interpolated and len({scan.shape for scan in scans}) > 1:
+        scans = [scan_grid(image) if engine.fused.interpolated else None for image in each]
+        if len({scan and scan.shape for scan in scans}) > 1:
             raise NotRecognisedError("scans of different shapes in one batch")
         found = []
         with self.mode(self.network):

@@ -48,13 +48,18 @@ class Engine:
     uncertainty: bool = False
 
     def label(
-        self, image: MetaTensor, scan: Grid, name: str, on_window: OnWindow | None = None, target: Grid | None = None
+        self,
+        image: MetaTensor,
+        scan: Grid | None,
+        name: str,
+        on_window: OnWindow | None = None,
+        target: Grid | None = None,
     ) -> "StreamedLabels":
         """Run the networks on an image, and blend, restore and decide slab by slab.
 
         Args:
             image: (C, D, H, W), as the preprocessing made it, with the operations that MONAI recorded.
-            scan: the scan's grid.
+            scan: the scan's grid; may be None where nothing is interpolated in it.
             name: what errors call the scan.
             on_window: called with the windows that are done and all of them.
             target: another grid for the result, in the same mm; where `fused` interpolates.
@@ -63,10 +68,14 @@ class Engine:
             NotRecognisedError: the preprocessing or the network does something that only MONAI's own steps know.
             MemoryLimitError: it needs more memory than the limits allow.
         """
-        placement = place(image, scan)
-        if target is not None and self.fused.interpolated:
-            placement, scan = placement.seen_from(scan, target), target
-        outputs = _Outputs(self.fused, placement, scan.shape, tuple(image.shape[1:]), self.uncertainty)
+        network = tuple(image.shape[1:])
+        placement, shape, grid = identity_placement(network), network, None
+        if scan is not None and (self.fused.interpolated or self.uncertainty):
+            placement, shape = place(image, scan), scan.shape
+            if self.fused.interpolated:
+                grid = target or scan
+                placement, shape = placement.seen_from(scan, target) if target else placement, grid.shape
+        outputs = _Outputs(self.fused, placement, shape, network, self.uncertainty)
         start = time.perf_counter()
         backends, notes = self.networks.compiled(tuple(image.shape), self.inferer)
         voxels = image.as_tensor().to(self.device)
@@ -77,7 +86,7 @@ class Engine:
         limits = replace(self.limits, batch_size=backends[0].batch_size)
         predict = averaged(backends, self.mirror_axes)
         ran += segment_streamed(voxels, self.inferer, predict, outputs.make, limits, name, on_window)
-        return StreamedLabels(outputs.labels, scan if self.fused.interpolated else None, outputs.entropy, ran)
+        return StreamedLabels(outputs.labels, grid, outputs.entropy, ran)
 
 
 @dataclass(frozen=True, eq=False)

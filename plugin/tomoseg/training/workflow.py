@@ -96,6 +96,9 @@ class TrainingWorkflow:
             for index, handler in enumerate(raw.get(part, {}).get("handlers", [])):
                 if _is_handler(handler, REPLACED_HANDLERS):
                     overrides[f"{part}::handlers::{index}::_disabled_"] = True
+        if str(raw.get("validate", {}).get("evaluator", {}).get("_target_", "")).endswith("SupervisedEvaluator"):
+            overrides["validate::evaluator::_target_"] = "tomoseg.StreamingEvaluator"
+            overrides["validate::evaluator::backend"] = "torch"  # to compile new weights each time takes longer
         if options.unlabelled:
             files = ", ".join(literal(str(path.absolute()))[1:] for path in options.unlabelled)
             overrides[TrainEntry.UNLABELLED_FILES] = f"$[{files}]"
