@@ -13,8 +13,10 @@ import torch
 
 from support.blobs import blobs
 from support.bundles import Place
-from tomoseg import Segmenter, segment_batch
+from tomoseg import Segmenter, find_bundle, read_volume, segment_batch
 from tomoseg.batch.options import OutputOptions
+from tomoseg.inference.config import InferenceConfig, volume_to_load
+from tomoseg.inference.pipeline import DevicePreprocessing
 
 PREVIEW = OutputOptions(preview=True)
 
@@ -199,3 +201,23 @@ def test_overlapping_labels_have_their_own_names_and_volumes(zoo_bundle: Path, c
     report = segment_batch(Segmenter.from_bundle(bundle), [ct_scans], tmp_path / "out", options=PREVIEW)
     assert [case.stats.notes for case in report.cases] == [(), ()]
     assert (tmp_path / "out" / "turned_seg.png").is_file()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_a_device_cannot_preprocess_the_cpu_does(zoo_bundle: Path, ct_scans: Path, device: str) -> None:
+    """The device "meta" has no voxels to crop by; it stands for a GPU that some transform does not know."""
+    scan = next(ct_scans.glob("*.nii.gz"))
+    found = []
+    for where in ("cpu", device):
+        config = InferenceConfig(find_bundle(zoo_bundle))
+        preprocess = DevicePreprocessing(config.preprocessing, config.image_key, torch.device(where))
+        with volume_to_load(read_volume(scan)):
+            found.append([preprocess({"image": str(scan)})["image"] for _ in range(2)])
+    assert preprocess.note.startswith("preprocessed on the CPU, for ") == (device == "meta")
+    for image in (*found[0], *found[1]):
+        assert image.device.type == "cpu"
+        assert torch.equal(image.as_tensor(), found[0][0].as_tensor())
+        assert torch.equal(image.affine, found[0][0].affine)
+        assert [one["class"] for one in image.applied_operations] == [
+            one["class"] for one in found[0][0].applied_operations
+        ]

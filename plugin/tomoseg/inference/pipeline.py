@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose, EnsureTyped
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -53,6 +54,38 @@ class Prediction:
     entropy: NDArray[np.float32] | None = None
 
 
+class DevicePreprocessing:
+    """A bundle's preprocessing, which runs on a GPU from where the scan is loaded: the scan crosses to it once.
+
+    Args:
+        steps: the bundle's transforms; a step is put behind their first one, which loads.
+        key: what they call the image.
+        device: where they run.
+
+    Attributes:
+        note: why they run on the CPU, which they do from then on; empty otherwise.
+    """
+
+    def __init__(self, steps: Compose, key: str, device: torch.device) -> None:
+        self._steps = steps
+        self._move: EnsureTyped | None = None
+        self.note = ""
+        if device.type != "cpu":
+            self._move = EnsureTyped(key, device=device)
+            steps.transforms = [steps.transforms[0], self._move, *steps.transforms[1:]]
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return what the bundle's preprocessing makes of a path."""
+        if self._move is not None:
+            try:
+                return dict(self._steps(data))
+            except Exception as error:  # foreign transforms, some of which know no GPU, and its memory is small
+                self.note = f"preprocessed on the CPU, for {one_line(root_cause(error))}"
+            self._steps.transforms = [step for step in self._steps.transforms if step is not self._move]
+            self._move = None
+        return dict(self._steps(data))
+
+
 class Pipeline:
     """The inference config of one bundle with its weights loaded.
 
@@ -86,6 +119,9 @@ class Pipeline:
         self._cleaners = [CLEANERS[name]("image") for name in options.clean]
         steps = [*self._cleaners, *config.preprocessing.transforms]
         self.replaces_non_finite = any(isinstance(step, ReplaceNonFinited) for step in steps)
+        # under a limit, what it takes is counted in RAM
+        where = device if options.max_memory is None else torch.device("cpu")
+        self._preprocess = DevicePreprocessing(config.preprocessing, config.image_key, where)
         self.networks = load_networks(config, device, options)
         # a bundle's transforms may keep state: Invertd switches off what the preprocessing records
         self._transforms_lock = threading.Lock()
@@ -124,7 +160,7 @@ class Pipeline:
             suppress_warnings(),
             self._stage("preprocessing", {}),
         ):
-            data = dict(self.config.preprocessing({key: volume.source}))
+            data = self._preprocess({key: volume.source})
         if self.replaces_non_finite and not data[key].isfinite().all():
             raise BundleError(f"bundle {self.bundle.name}: preprocessing leaves NaN or infinity in {volume.source}")
         return data
@@ -229,7 +265,7 @@ class Pipeline:
         with self._stage("network", {}):
             found = engine.label(image, scan, name, on_window, target)
         array, affine, ran = found.array, (found.grid or scan).affine, found.stats
-        ran = replace(ran, notes=(*cleaning_notes(image), *ran.notes))
+        ran = replace(ran, notes=(*self._notes(image), *ran.notes))
         if engine.fused.rest.transforms:
             labels = as_prediction(torch.from_numpy(array), image, found.grid)
             array, affine, seconds = self._postprocess(engine.fused.rest, data, labels, affine)
@@ -247,7 +283,7 @@ class Pipeline:
                 torch.cuda.synchronize(self.device)
         image_affine = image.affine.cpu().numpy()
         array, affine, after = self._postprocess(self.config.postprocessing, data, logits[0], image_affine)
-        notes = (*cleaning_notes(image), note)
+        notes = (*self._notes(image), note)
         ran = RunStats(seconds | after, backend=backends[0].name, precision=backends[0].precision, notes=notes)
         return Prediction(array, affine, ran)
 
@@ -269,6 +305,9 @@ class Pipeline:
                 affine = np.asarray(result.affine.cpu(), dtype=np.float64)
             array = torch.as_tensor(result).cpu().numpy()
         return array, affine, seconds
+
+    def _notes(self, image: MetaTensor) -> tuple[str, ...]:
+        return (*cleaning_notes(image), *([self._preprocess.note] if self._preprocess.note else []))
 
     def _require_sides(self, image: MetaTensor) -> None:
         across = [axis for axis in self._mirror_axes if io_orientation(np.asarray(image.affine))[axis, 0] == 0]
