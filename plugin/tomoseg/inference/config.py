@@ -97,6 +97,8 @@ class InferenceConfig:
         self.postprocessing = self._build_transforms("postprocessing")
         self.image_key, self.prediction_key = self._connect()
         self.inferer = self._build("inferer")
+        if self.nnunet_windows:  # MONAI's inferer has no argument for it
+            self.inferer.nnunet_windows = True
 
     @property
     def amp(self) -> bool:
@@ -107,6 +109,11 @@ class InferenceConfig:
     def skip_empty(self) -> bool:
         """Whether the bundle declares that windows of one value need to run only once."""
         return bool(self._build("skip_empty", False))
+
+    @property
+    def nnunet_windows(self) -> bool:
+        """Whether the bundle declares that windows lie, and weigh, as nnU-Net's; MONAI's own evaluator ignores it."""
+        return self._build("nnunet_windows", False) is True
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""Trained nnU-Nets to MONAI bundles."""
