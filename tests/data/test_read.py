@@ -184,6 +184,33 @@ def test_each_way_of_being_bad_has_its_own_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_flipped_bit_of_a_packed_file_is_an_error_or_changes_nothing(tmp_path: Path, members: int) -> None:
+    values = np.random.default_rng(0).integers(0, 1000, (9, 10, 11)).astype(np.int16)
+    raw = write(tmp_path / "raw.nii", values).read_bytes()
+    parts = [raw[len(raw) * part // members : len(raw) * (part + 1) // members] for part in range(members)]
+    packed = b"".join(map(gzip.compress, parts))
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(packed)
+    np.testing.assert_array_equal(read_volume(path).array, values)
+    failed = 0
+    for at in np.random.default_rng(1).integers(10, len(packed), 60):
+        path.write_bytes(packed[:at] + bytes([packed[at] ^ 4]) + packed[at + 1 :])
+        try:
+            np.testing.assert_array_equal(read_volume(path).array, values)
+        except TomosegError as error:
+            failed += str(error).startswith(f"{path}: ")
+    assert failed > 50
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8])
+def test_a_packed_file_without_its_checksum_is_truncated(tmp_path: Path, cut: int) -> None:
+    path = write(tmp_path / "scan.nii.gz", np.random.default_rng(0).normal(size=(20, 20, 20)))
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(TomosegError, match="truncated or damaged"):
+        read_volume(path)
+
+
 def test_what_is_no_image_is_refused() -> None:
     with pytest.raises(TomosegError, match=r"expected a path, a nibabel image or a SimpleITK image, got builtins\.int"):
         read_volume(3)

@@ -47,7 +47,7 @@ MAX_ELEMENT_LENGTH = 16000
 # of a field of NRRD, which its reader copies into its account of what is wrong, past the end of that; a key with a
 # value of its own may be as long as it likes
 MAX_LINE_LENGTH = 500
-HERE = "LOCAL"  # the voxels follow the header
+HERE = {"LOCAL", "Local", "local"}  # of a MetaImage: the voxels follow the header
 # how many bytes of voxels one byte of the file can hold: a digit and a space may stand for a float64
 MAX_EXPANSION = {"raw": 1, "text": 4, "compressed": DEFLATE_LIMIT}
 # NRRD's spaces that ITK converts from
@@ -143,9 +143,12 @@ def _read_fields(path: Path) -> dict[str, str]:
     ITK opens whatever a header names, and would wait for ever at a pipe.
     """
     fields, _ = _parse(path)
-    data, place = _data_file(path, fields), Path(_place(fields))
-    if data != path and (place.is_absolute() or ".." in place.parts or not data.is_file()):
-        raise VolumeError(f"{path}: expected its voxels in one file beside it or below, got {_place(fields)!r}")
+    data, place = _data_file(path, fields), _place(path, fields)
+    # ITK takes % for a pattern of names, which it hands to printf; LIST and - for many files and for standard input
+    if data != path and (place != Path(place).name or "%" in place or place == "-" or place.upper().startswith("LIST")):
+        raise VolumeError(f"{path}: expected its voxels in one file beside it, got {place!r}")
+    if data != path and not data.is_file():
+        raise VolumeError(f"{path}: expected its voxels in a file beside it, there is no file {place!r}")
     units = set(re.findall(r'"(.*?)"', fields.get("space units", ""))) - {"mm", ""}
     if units:
         raise VolumeError(f"{path}: expected lengths in mm, its header says {units.pop()}; convert it first")
@@ -174,6 +177,8 @@ def _parse(path: Path) -> tuple[dict[str, str], int]:
             raise VolumeError(f"{path}: its header is damaged: {_shown(text)}")
         if not nrrd and text:
             _check_meta(path, text, name.lower() in fields)
+        if nrrd and ":=" not in text and "data" in name.lower() and {"data file", "datafile"} & fields.keys():
+            raise VolumeError(f"{path}: its header is damaged: it names two files of voxels")
         fields[name.lower()] = value
         if name == "ElementDataFile":
             break
@@ -205,12 +210,17 @@ def _is_nrrd(path: Path) -> bool:
     return READERS[path.suffix.lower()] == "NrrdImageIO"
 
 
-def _place(fields: dict[str, str]) -> str:
-    return fields.get("data file", fields.get("datafile", fields.get("elementdatafile", HERE)))
+def _place(path: Path, fields: dict[str, str]) -> str:
+    """Return what the header calls the file of the voxels, read as the library does that will open it."""
+    if _is_nrrd(path):
+        return fields.get("data file", fields.get("datafile", ""))
+    return fields.get("elementdatafile", "")
 
 
 def _data_file(path: Path, fields: dict[str, str]) -> Path:
-    return path if _place(fields).upper() == HERE else path.parent / _place(fields)
+    place = _place(path, fields)
+    here = not {"data file", "datafile"} & fields.keys() if _is_nrrd(path) else place in HERE
+    return path if here else path.parent / place
 
 
 def _packing(fields: dict[str, str]) -> str:
