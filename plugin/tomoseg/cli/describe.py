@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tomoseg.bundle.registry import find_bundle, registered_names
+from tomoseg.bundle.unusual import find_unusual
 from tomoseg.cli.arguments import JsonOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.errors import BundleError, one_line
@@ -14,12 +15,13 @@ from tomoseg.core.json_files import SCHEMA_VERSION, format_json
 
 
 def info(bundle: Annotated[str, typer.Argument(metavar="BUNDLE")] = "", as_json: JsonOption = False) -> None:
-    """Tell what a bundle segments, in what kind of scan, and where it lies.
+    """Tell what a bundle segments, in what kind of scan, where it lies, and what is unusual in its code; run nothing.
 
     Args:
         bundle: a name or a folder; all bundles if left out.
     """
-    described = [find_bundle(name).describe() for name in ([bundle] if bundle else registered_names())]
+    chosen = [find_bundle(name) for name in ([bundle] if bundle else registered_names())]
+    described = [{**one.describe(), "unusual": find_unusual(one.root)} for one in chosen]
     if as_json:
         versioned = [{"schema_version": SCHEMA_VERSION, **entry} for entry in described]
         print(json.dumps(versioned[0] if bundle else versioned, indent=2, ensure_ascii=False))
@@ -27,6 +29,7 @@ def info(bundle: Annotated[str, typer.Argument(metavar="BUNDLE")] = "", as_json:
     for entry in described:
         shown = {key: ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
                  for key, value in entry.items()}  # fmt: skip
+        shown["unusual"] = "\n".join(entry["unusual"]) or "nothing unusual"
         print_table(entry["name"], ("", ""), shown.items())
 
 
