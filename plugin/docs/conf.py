@@ -1,5 +1,6 @@
 """Sphinx configuration: build with `scripts/docs`."""
 
+import inspect
 import json
 import os
 import sys
@@ -13,11 +14,15 @@ if packages := os.environ.get("TOMOSEG_PACKAGES"):  # of `.venv`: the program th
 
 import typer  # noqa: E402
 
+import tomoseg  # noqa: E402
 from tomoseg.cli import app  # noqa: E402
 
 project = "tomoseg"
 project_copyright = "The tomoseg developers"
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+add_module_names = False
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_generated"]
@@ -46,12 +51,26 @@ def describe_schemas() -> str:
     parts = []
     for path in sorted((DOCS.parent / "tomoseg" / "report" / "schemas").glob("*.json")):
         schema = json.loads(path.read_text("utf-8"))
-        rows = [
-            f"| `{name}` | {str(value.get('type', '')).replace('|', '')} | {value.get('description', '').replace('|', ',')} |"
-            for name, value in schema.get("properties", {}).items()
-        ]
-        head = f"## {schema['title']}\n\n{schema.get('description', '')}\n\n| property | type | description |\n|---|---|---|\n"
-        parts.append(head + "\n".join(rows) + "\n")
+        parts += [f"## {schema['title']}\n", schema.get("description", ""), "\n| property | type | description |"]
+        parts.append("|---|---|---|")
+        for name, value in schema.get("properties", {}).items():
+            kind = value.get("type", "")
+            kind = " or ".join(kind) if isinstance(kind, list) else kind
+            parts.append(f"| `{name}` | {kind} | {value.get('description', '').replace('|', ',')} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def describe_python() -> str:
+    """Return a directive for each public name, which Sphinx fills from the docstring."""
+    parts = []
+    for name in sorted(tomoseg.__all__):
+        value = getattr(tomoseg, name)
+        if inspect.isclass(value) or callable(value):
+            kind = "class" if inspect.isclass(value) else "function"
+            members = "   :members:\n" if kind == "class" else ""
+            home = f"{value.__module__}.{value.__qualname__}"
+            parts.append(f"## {name}\n\n```{{eval-rst}}\n.. auto{kind}:: {home}\n{members}```\n")
     return "\n".join(parts)
 
 
@@ -60,6 +79,7 @@ def write_pages() -> None:
     folder = DOCS / "_generated"
     folder.mkdir(exist_ok=True)
     (folder / "command_line.md").write_text(describe_commands(), "utf-8")
+    (folder / "python.md").write_text(describe_python(), "utf-8")
     (folder / "schemas.md").write_text(describe_schemas(), "utf-8")
 
 

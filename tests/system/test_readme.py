@@ -202,3 +202,16 @@ def test_links_lead_somewhere(checkout: Path) -> None:
 def anchors_of(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.slow
+def test_the_documentation_builds_without_remote_parts(checkout: Path) -> None:
+    """With Sphinx's own check of links; a page loads no font, script or style from elsewhere."""
+    done = subprocess.run([sys.executable, checkout / "scripts" / "docs"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    built = [path for path in (checkout / "build" / "docs").rglob("*.html") if "_static" not in path.parts]
+    assert len(built) > 15
+    for page in built:
+        text = page.read_text("utf-8")
+        assert not re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=\"(?:https?:)?//[^\"]*", text), page
+        assert not re.findall(r"<link[^>]*rel=\"stylesheet\"[^>]*href=\"(?:https?:)?//[^\"]*", text), page
