@@ -1,4 +1,4 @@
-"""Every command in the README works as it stands there."""
+"""Every command in the README and in the documentation works as written, and every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ from support.heads import halved, mni152
 from support.waiting import wait_until
 from tomoseg import Grid
 
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# a block under this comment is not run: `<!-- not run: why -->`
+NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\n+```[^\n]*\n.*?^```", re.MULTILINE | re.DOTALL)
+# languages of blocks that nobody can run here (a cluster), pictures, and directives of Sphinx
+SHOWN = {"", "sh", "slurm", "text", "{include}", "{toctree}"}
+FIRST = ("tasks/segment.md",)  # other pages use its results
 # these are run, each in a place of its own, by test_scripts.py, test_offline_kit.py and test_extras.py
 ELSEWHERE = {"scripts/demo", "scripts/test", "scripts/bench", "scripts/offline_kit tomoseg_kit", "pip install ."} | {
     # by test_label_*.py, with MONAI Label in an environment of its own
@@ -31,8 +36,17 @@ ELSEWHERE = {"scripts/demo", "scripts/test", "scripts/bench", "scripts/offline_k
 }
 
 
+def pages(checkout: Path) -> list[Path]:
+    """Return the README and the pages of the documentation, in the order in which their commands run."""
+    docs = checkout / "plugin" / "docs"
+    found = [path for path in sorted(docs.rglob("*.md")) if "_generated" not in path.parts]
+    first = [docs / name for name in FIRST]
+    return [checkout / "README.md", *first, *(path for path in found if path not in first)]
+
+
 def blocks(checkout: Path, language: str) -> list[str]:
-    return [text for kind, text in FENCE.findall((checkout / "README.md").read_text()) if kind == language]
+    texts = (NOT_RUN.sub("", page.read_text()) for page in pages(checkout))
+    return [block for text in texts for kind, block in FENCE.findall(text) if kind == language]
 
 
 @pytest.fixture
@@ -71,7 +85,18 @@ def run(command: str, workplace: Path) -> None:
 
 
 def commands(checkout: Path) -> list[str]:
-    return [line for block in blocks(checkout, "bash") for line in block.splitlines() if line not in ELSEWHERE]
+    lines = [line for block in blocks(checkout, "bash") for line in block.splitlines() if line not in ELSEWHERE]
+    return list(dict.fromkeys(lines))
+
+
+def test_every_block_is_run_or_marked(checkout: Path) -> None:
+    for page in pages(checkout):
+        kinds = {kind.split(" ")[0] for kind, _ in FENCE.findall(NOT_RUN.sub("", page.read_text()))}
+        assert kinds <= SHOWN | {"bash", "python", "toml"}, page
+
+
+def test_the_readme_is_short(checkout: Path) -> None:
+    assert len((checkout / "README.md").read_text().splitlines()) <= 150
 
 
 @pytest.mark.slow
@@ -162,11 +187,31 @@ def test_the_entry_point_group_is_the_one_that_is_read(checkout: Path) -> None:
 
 
 def test_links_lead_somewhere(checkout: Path) -> None:
-    text = (checkout / "README.md").read_text()
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        elif not target.startswith("http"):
-            assert (checkout / target).exists(), target
+    found = pages(checkout)
+    anchors = {page.resolve(): anchors_of(page) for page in found}
+    for page in found:
+        for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
+            if target.startswith(("http://", "https://")):
+                continue
+            path, _, anchor = target.partition("#")
+            goal = (page.parent / path).resolve() if path else page.resolve()
+            assert goal.exists(), f"{page}: {target}"
+            assert not anchor or anchor in anchors[goal], f"{page}: {target}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.slow
+def test_the_documentation_builds_without_remote_parts(checkout: Path) -> None:
+    """With Sphinx's own check of links; a page loads no font, script or style from elsewhere."""
+    done = subprocess.run([sys.executable, checkout / "scripts" / "docs"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    built = [path for path in (checkout / "build" / "docs").rglob("*.html") if "_static" not in path.parts]
+    assert len(built) > 15
+    for page in built:
+        text = page.read_text("utf-8")
+        assert not re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=\"(?:https?:)?//[^\"]*", text), page
+        assert not re.findall(r"<link[^>]*rel=\"stylesheet\"[^>]*href=\"(?:https?:)?//[^\"]*", text), page
