@@ -54,7 +54,7 @@ BUNDLES = {
     "pediatric_abdominal_ct_segmentation": ZooBundle((64, 64, 32), overrides={"inferer::overlap": 0.25}),
     "prostate_mri_anatomy": ZooBundle(),
     "renalStructures_UNEST_segmentation": ZooBundle((96, 96, 96)),
-    "segmentation_template": ZooBundle(None, reason="a post-processing that does not begin with"),
+    "segmentation_template": ZooBundle(None, reason="the inferer SimpleInferer"),
     "spleen_ct_segmentation": ZooBundle(),
     "swin_unetr_btcv_segmentation": ZooBundle(without="img_size", overrides={"network_def::feature_size": 12}),
     "ventricular_short_axis_3label": ZooBundle(None, reason="the inferer SliceInferer"),
