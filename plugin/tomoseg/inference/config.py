@@ -5,7 +5,7 @@ that was read and checked already, and `SaveImaged` is left out.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -223,6 +223,23 @@ def require_checkpoint(path: Path) -> None:
         raise BundleError(f"{path}: no such checkpoint; train the bundle, or put its weights there")
 
 
+def unpickle(path: Path, allowed: Sequence[Any] = ()) -> Any:
+    """Return what a checkpoint holds: tensors and plain values, for a pickle of unknown origin must not run code.
+
+    Args:
+        path: its file.
+        allowed: classes and functions that it may name besides, as torch's `safe_globals` takes them.
+
+    Raises:
+        BundleError: it cannot be read, or holds something else.
+    """
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises what pickle, zip and the operating system do
+        raise BundleError(f"{path}: cannot be read as a checkpoint: {one_line(root_cause(error))}") from error
+
+
 def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
     """Return the weights in a checkpoint, without unpickling code.
 
@@ -234,11 +251,7 @@ def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
         BundleError: it is missing, or holds something else.
     """
     require_checkpoint(path)
-    try:
-        # weights_only: a pickle of unknown origin must not run code
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises what pickle, zip and the operating system do
-        raise BundleError(f"{path}: cannot be read as a checkpoint: {one_line(root_cause(error))}") from error
+    content = unpickle(path)
     weights = content.get(key, content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise BundleError(f"{path}: expected a state dict, or one under {key!r}, got something else")

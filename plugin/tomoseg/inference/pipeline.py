@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureTyped
+from monai.transforms import Compose, EnsureTyped, LoadImaged
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -58,7 +58,7 @@ class DevicePreprocessing:
     """A bundle's preprocessing, which runs on a GPU from where the scan is loaded: the scan crosses to it once.
 
     Args:
-        steps: the bundle's transforms; a step is put behind their first one, which loads.
+        steps: the bundle's transforms; a step is put behind the one that loads.
         key: what they call the image.
         device: where they run.
 
@@ -72,7 +72,8 @@ class DevicePreprocessing:
         self.note = ""
         if device.type != "cpu":
             self._move = EnsureTyped(key, device=device)
-            steps.transforms = [steps.transforms[0], self._move, *steps.transforms[1:]]
+            loader = next(index for index, step in enumerate(steps.transforms) if isinstance(step, LoadImaged))
+            steps.transforms = [*steps.transforms[: loader + 1], self._move, *steps.transforms[loader + 1 :]]
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return what the bundle's preprocessing makes of a path."""

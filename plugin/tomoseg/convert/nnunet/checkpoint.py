@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tomoseg.core.errors import BundleError, one_line, root_cause
+from tomoseg.core.errors import BundleError
+from tomoseg.inference.config import unpickle
 
 # wrappers of a network that put their name before each weight's: DistributedDataParallel, torch.compile
 PREFIXES = ("module.", "_orig_mod.")
@@ -36,11 +37,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise BundleError(f"{path}: no such checkpoint. Give a results folder of nnU-Net that was trained")
-    try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises what pickle, zip and the operating system do
-        raise BundleError(f"{path}: cannot be read as a checkpoint: {one_line(root_cause(error))}") from error
+    content = unpickle(path, _numpy_scalars())
     weights = content.get("network_weights") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise BundleError(f"{path}: expected a checkpoint of nnU-Net 2 with 'network_weights', got something else")

@@ -18,11 +18,10 @@ from tomoseg.inference.sliding_window.memory_plan import MemoryEstimate, MemoryP
 from tomoseg.inference.sliding_window.peak_memory import CPU, PeakMemory
 from tomoseg.inference.sliding_window.placement import NotRecognisedError, Placement
 from tomoseg.inference.sliding_window.restore import Restorer
-from tomoseg.inference.sliding_window.windows import Windows, importance_map, pad_volume, place_windows
+from tomoseg.inference.sliding_window.windows import Corner, Windows, importance_map, pad_volume, place_windows
 
 # called with the number of windows that are done and of all of them
 OnWindow = Callable[[int, int], None]
-Corner = tuple[int, int, int]  # first voxel of a window along (D, H, W)
 Corners = Sequence[Corner]
 
 

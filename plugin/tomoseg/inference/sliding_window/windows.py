@@ -12,7 +12,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import PytorchPadMode, ensure_tuple_rep, fall_back_tuple
 from scipy.ndimage import gaussian_filter
 
-Corner = tuple[int, int, int]
+Corner = tuple[int, int, int]  # first voxel of a window along (D, H, W)
 
 
 @dataclass(frozen=True)
