@@ -284,7 +284,7 @@ def test_command_line(tmp_path: Path) -> None:
     done = tomoseg("plan", "data", "-o", "bundle", "--preset", "small", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "why" in done.stdout
-    assert "next: tomoseg train bundle --data data" in done.stdout
+    assert "next: tomoseg train ./bundle --data data" in done.stdout
     again = tomoseg("plan", "data", "-o", "bundle", folder=tmp_path)
     assert again.returncode == 2
     assert len(again.stderr.splitlines()) == 1

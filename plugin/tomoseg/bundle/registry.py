@@ -70,6 +70,11 @@ def find_bundle(name_or_folder: Bundle | str | os.PathLike[str]) -> Bundle:
     raise BundleError(f"bundle {wanted!r}: no such name or folder; choose one of: {describe_all()}")
 
 
+def as_folder(root: Path) -> str:
+    """Return the path of a bundle's folder as `-b` takes it, with a separator."""
+    return str(root) if os.sep in str(root) else f".{os.sep}{root}"
+
+
 def describe_all() -> str:
     """Return one line that lists the registered bundles with modality and labels."""
     return "; ".join(_describe(name) for name in registered_names()) or "none is registered"

@@ -37,7 +37,7 @@ def evaluate(
         predictions: a predicted label map, or a folder of them.
         references: its reference, a folder of them, or a labelled dataset.
         output: a folder for the results.
-        bundle: a registered name, its beginning, or a bundle's folder.
+        bundle: a registered name, its beginning, or a folder written as ./name.
     """
     from tomoseg.evaluation.run import evaluate as compare
 

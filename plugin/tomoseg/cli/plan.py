@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tomoseg.bundle.registry import as_folder
 from tomoseg.cli.arguments import QuietOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.errors import DatasetError
@@ -42,4 +43,4 @@ def plan(
     print_table(f"{output} ({made.modality}, {options.budget.device})", ("choice", "", "why"), rows)
     if made.guessed:
         print(f"taken for {made.modality} by the values of its first scan; if it is not, plan it with --modality")
-    print(f"next: tomoseg train {output} --data {dataset}")
+    print(f"next: tomoseg train {as_folder(output)} --data {dataset}")

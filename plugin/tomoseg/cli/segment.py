@@ -36,7 +36,7 @@ def segment(
     Args:
         inputs: scans: files, DICOM folders, folders of them, or globs.
         output: a file name (.nii.gz) for one scan, else a folder.
-        bundle: a registered name, its beginning, or a bundle's folder.
+        bundle: a registered name, its beginning, or a folder written as ./name.
         output_type: what the labels are written as; by default what the output's name ends in, and nifti for a folder.
         series: only the DICOM series with this SeriesInstanceUID.
         statistics: write statistics.csv for a single output file, too.
@@ -87,7 +87,7 @@ def watch(
     Args:
         inbox: the folder that scans arrive in.
         output: a folder for the results.
-        bundle: a registered name, its beginning, or a bundle's folder.
+        bundle: a registered name, its beginning, or a folder written as ./name.
         output_type: what the labels are written as; by default what the output's name ends in, and nifti for a folder.
         settle: take a scan when it has not changed for so long.
     """

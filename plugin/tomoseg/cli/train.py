@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tomoseg.bundle.registry import find_bundle
+from tomoseg.bundle.registry import as_folder, find_bundle
 from tomoseg.cli.arguments import QuietOption
 from tomoseg.cli.terminal import status
 from tomoseg.core.errors import DatasetError, MemoryLimitError, OutputError, TrainingError, one_line
@@ -25,7 +25,7 @@ def train(
     """Train a bundle on a labelled dataset, and put the weights into it.
 
     Args:
-        bundle: what `tomoseg plan` made, or any bundle's folder or name.
+        bundle: a registered name, its beginning, or a folder written as ./name, such as `tomoseg plan` made.
         data: the labelled dataset.
         unlabelled: scans like those of the dataset, without label map, to learn from, too.
         output: for checkpoints; `train` in the bundle if not given.
@@ -61,7 +61,7 @@ def train(
     metrics = [f"{name.removeprefix('val_').replace('_', ' ')} {value:.4f}" for name, value in made.metrics.items()]
     print(", ".join([f"{made.weights}: {made.epochs} epochs", *metrics]))
     if made.installed:
-        print(f"next: tomoseg segment SCAN -o OUT -b {chosen.root}")
+        print(f"next: tomoseg segment SCAN -o OUT -b {as_folder(chosen.root)}")
     else:
         kept = chosen.root / "models" / "model.pt"
         print(f"{kept}: kept as it was; replace it with --overwrite, or use --checkpoint")
