@@ -190,6 +190,41 @@ def test_everything_else_in_the_folder_is_passed_over(study: Path) -> None:
     assert [str(one.series) for one in read_headers(study)] == ["1.2.3 (CT, 6 images, phantom)"]
 
 
+@pytest.mark.parametrize("enhanced", [False, True])
+@pytest.mark.parametrize("told_apart_by", ["AcquisitionNumber", "the values alone"])
+def test_phases_that_share_the_uids_of_their_images_are_not_copies(
+    tmp_path: Path, enhanced: bool, told_apart_by: str
+) -> None:
+    grid = oriented_grid(SHAPE, "axial")
+    for phase in (1, 2):
+        if enhanced:
+            paths = [write_enhanced(tmp_path / f"{phase}.dcm", noise() + phase, grid, uid="1.2.3")]
+        else:
+            names = [f"{phase}{k}" for k in range(6)]
+            paths = write_series(tmp_path, noise() + phase, grid, uid="1.2.3", names=names)
+        for k, path in enumerate(paths):
+            edit(path, put("SOPInstanceUID", f"1.2.3.{k}"))
+            edit(path, put("InstanceNumber", k + 1))
+            if told_apart_by == "AcquisitionNumber":
+                edit(path, put("AcquisitionNumber", phase))
+    reported = "AcquisitionNumber 1 and 2" if told_apart_by == "AcquisitionNumber" else "nothing in their headers"
+    assert re.search(
+        f"expected one image at each place, got 6 or more at the same places; .*{reported}", failure(tmp_path)
+    )
+
+
+def test_a_copy_in_another_transfer_syntax_is_a_copy(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, noise(), oriented_grid(SHAPE, "axial"))
+    for path in paths:
+        dataset = dcmread(path)
+        dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
+        dataset.save_as(path.with_name(f"{path.name}.copy"))
+    volume = read_volume(tmp_path)
+    np.testing.assert_array_equal(volume.array, noise())
+    assert volume.notes == ("left out as copies of other files: 6",)
+    assert [one.series.images for one in read_headers(tmp_path) if one.series] == [6]
+
+
 def test_a_medium_with_an_index_is_read(tmp_path: Path) -> None:
     write_series(tmp_path / "plain", noise(), oriented_grid(SHAPE, "axial"))
     medium = FileSet()

@@ -4,6 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -59,6 +60,16 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
     assert array is not None
     values: NDArray[np.float32] = array.transpose(2, 1, 0)
     return values
+
+
+def hash_pixels(path: Path) -> str:
+    """Return the SHA-256 of a file's stored values, and of their type and shape.
+
+    Raises:
+        VolumeError: as for `read_pixels`.
+    """
+    stored = _read_stored(path)
+    return sha256(f"{stored.dtype}{stored.shape}".encode() + stored.tobytes()).hexdigest()
 
 
 def _read_stored(path: Path) -> NDArray[Any]:

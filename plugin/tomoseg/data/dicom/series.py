@@ -1,6 +1,6 @@
 """DICOM series: found by their SeriesInstanceUID, ordered by position, read through pydicom."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pydicom import uid as uids
 from tomoseg.core.errors import VolumeError, errors_as, shorten
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
-from tomoseg.data.dicom.pixels import read_pixels
+from tomoseg.data.dicom.pixels import hash_pixels, read_pixels
 from tomoseg.data.dicom.slices import Slice, arrange
 from tomoseg.data.geometry import Grid
 from tomoseg.data.scan_files import dicom_files
@@ -29,11 +29,14 @@ TRAITS = (
     "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "InversionTime", "FlipAngle",
     "DiffusionBValue", "ConvolutionKernel", "FrameOfReferenceUID", "ImageType", "ContentTime", "InstanceNumber",
 )  # fmt: skip
+# and what a copy has in common with them, besides its pixels
+COPIED_KEYWORDS = (
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
+    "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *TRAITS,
+)  # fmt: skip
 HEADER_KEYWORDS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "Rows", "Columns",
-    "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "BitsAllocated", "PixelRepresentation", *TRAITS,
+    "SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "PixelRepresentation", *COPIED_KEYWORDS,
 ]  # fmt: skip
 MAX_SERIES_IN_ERROR = 8
 
@@ -197,7 +200,7 @@ def summarise_series(headers: Sequence[Dataset]) -> SeriesSummary:
     """Return what tells a series from others."""
     first = headers[0]
     description = shorten(str(first.get("SeriesDescription") or ""), 60)
-    images = sum(map(_frames, _without_copies(headers).values()))
+    images = sum(_frames(alike[0]) for alike in _alike(headers))
     return SeriesSummary(str(first.get("SeriesInstanceUID", "")), _modality(first), description, images)
 
 
@@ -211,11 +214,11 @@ def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[s
     notes = []
     if len(unique) < len(headers):
         notes.append(f"left out as copies of other files: {len(headers) - len(unique)}")
-    images = [one for one in unique.values() if not _is_localizer(one)]
+    images = [one for one in unique if not _is_localizer(one)]
     if images and len(images) < len(unique):
         notes.append(f"left out as localizers: {len(unique) - len(images)}")
     slices: list[Slice] = []
-    for header in images or unique.values():
+    for header in images or unique:
         name = str(header.filename)
         # pydicom decodes the elements of sequences only here, and lets anything through
         missing = errors_as(VolumeError, name, _MissingError)
@@ -224,13 +227,28 @@ def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[s
     return slices, notes
 
 
-def _without_copies(headers: Sequence[Dataset]) -> dict[tuple[str, str], Dataset]:
-    """Return each image once; those of one UID at several places are several images, whoever numbered them."""
-    keys = (
-        (str(one.get("SOPInstanceUID", index)), str(one.get("ImagePositionPatient")))
-        for index, one in enumerate(headers)
-    )
-    return dict(zip(keys, headers, strict=True))
+def _without_copies(headers: Sequence[Dataset]) -> list[Dataset]:
+    """Return each image once: copies are equal in their pixels, too."""
+    images: list[Dataset] = []
+    for alike in _alike(headers):
+        by_pixels = {hash_pixels(Path(str(one.filename))): one for one in alike} if len(alike) > 1 else {"": alike[0]}
+        images += by_pixels.values()
+    return images
+
+
+def _alike(headers: Sequence[Dataset]) -> list[list[Dataset]]:
+    """Return headers together that have one SOPInstanceUID, and are equal in all that tells images apart.
+
+    The UID alone tells little: de-identification often gives the same one to several images.
+    """
+    found: dict[tuple[str, ...], list[Dataset]] = defaultdict(list)
+    counts = Counter(str(one.get("SOPInstanceUID") or "") for one in headers)
+    for index, header in enumerate(headers):
+        uid = str(header.get("SOPInstanceUID") or "")
+        single = not uid or counts[uid] == 1
+        told = (str(index),) if single else (str(header.get(keyword)) for keyword in COPIED_KEYWORDS)
+        found[uid, *told].append(header)
+    return list(found.values())
 
 
 class _MissingError(Exception):
