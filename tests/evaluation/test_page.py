@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import tomoseg.evaluation
 from support.browser import Browser
 from support.evaluations import AFFINE, make_evaluation, write_cases
 from support.pages import CONTRASTS, HANDLERS, HOSTILE
@@ -26,7 +27,7 @@ from tomoseg.evaluation.plots import Point, plan_agreement, plan_boxes
 from tomoseg.evaluation.results import Evaluation
 from tomoseg.evaluation.run import evaluate, save_evaluation
 from tomoseg.evaluation.worst import WorstCase, choose_worst, draw_worst, find_images
-from tomoseg.report.html.template import make_environment
+from tomoseg.report.html.template import page_environment
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +233,7 @@ def test_a_picture_of_a_file_that_has_gone_is_left_out(tmp_path: Path) -> None:
 @settings(deadline=None)
 def test_any_values_can_be_drawn(values: list[float], unit: str, name: str) -> None:
     points = [Point(name, value) for value in values]
-    draw: Any = make_environment("tomoseg.evaluation").get_template("plots.html").module
+    draw: Any = page_environment(Path(tomoseg.evaluation.__file__).parent).get_template("plots.html").module
     svg = draw.boxes("x", unit, 2, plan_boxes(unit, [(name, points), ("other", [])]))
     assert "nan" not in svg.replace("&", "").lower().replace(name.lower(), "")
     finite = [point for point in points if np.isfinite(point.x)]

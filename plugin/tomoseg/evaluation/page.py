@@ -41,7 +41,7 @@ def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path) -
     started = f"{show_moment(datetime.fromisoformat(evaluation.started))} UTC · " if evaluation.started else ""
     write_html(
         path,
-        "tomoseg.evaluation",
+        Path(__file__).parent,
         "evaluation.html",
         evaluation=evaluation,
         when=f"{started}tomoseg {__version__}",

@@ -1,19 +1,13 @@
 """Render the files of a planned bundle from templates, with places for what was decided."""
 
 import json
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from tomoseg.bundle.configs import Json
+from tomoseg.core.templates import make_environment
 
-ENVIRONMENT = Environment(
-    loader=PackageLoader("tomoseg.planning"),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
+ENVIRONMENT = make_environment(Path(__file__).parent / "templates")
 ENVIRONMENT.filters |= {"json": json.dumps, "inner": lambda value: json.dumps(value)[1:-1]}
 
 

@@ -39,7 +39,7 @@ def write_page(report: Report, path: Path) -> None:
             reasons.setdefault(row.look[0][1], []).append(row.place)
     write_html(
         path,
-        "tomoseg.report.html",
+        Path(__file__).parent,
         "report.html",
         report=report,
         when=_when(report),

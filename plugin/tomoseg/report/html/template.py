@@ -12,38 +12,38 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tomoseg.core.files import UNENCODABLE, atomic_file
+from tomoseg.core.templates import make_environment
 from tomoseg.report.text import count_noun, show_duration, show_number
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def write_html(path: Path, package: str, template: str, **values: Any) -> None:
+def write_html(path: Path, folder: Path, template: str, **values: Any) -> None:
     """Write a page as a single HTML file, atomically; it asks the network for nothing.
 
     Args:
         path: of the page.
-        package: its folder holds the template.
+        folder: of the template.
         template: extends `page.html`.
         values: by their names in the template.
 
     Raises:
         OutputError: it cannot be written.
     """
-    content = make_environment(package).get_template(template).render(values)
+    content = page_environment(folder).get_template(template).render(values)
     with atomic_file(path) as temporary:
         temporary.write_text(content, encoding="utf-8", errors=UNENCODABLE)
 
 
 @cache  # a compiled template saves a watched inbox 100 ms a report
-def make_environment(package: str) -> Environment:
-    """Return what renders the templates of a package, and those here that all pages share."""
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined  # 40 ms, which only pages need
+def page_environment(folder: Path) -> Environment:
+    """Return the environment of a folder's pages, which share the templates here.
 
-    loader = ChoiceLoader([PackageLoader(name, "") for name in (package, "tomoseg.report.html")])
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    Args:
+        folder: of the templates.
+    """
+    environment = make_environment(folder, Path(__file__).parent)
     environment.tests |= {"nan": math.isnan, "infinite": math.isinf}
     environment.filters |= {
         "number": show_number,
