@@ -62,11 +62,38 @@ def test_a_broken_package_is_named_and_does_not_hide_the_others(
 def test_an_ambiguous_beginning_lists_the_names(
     tmp_path: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    install(tmp_path, bundle_folder, name="liver_ct = their_package:BUNDLE\nliver_mr")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TomosegError, match="liver_ct, liver_mr"):
+        find_bundle("liver")
+    assert find_bundle("liver_mr").name == "liver_mr"
+    sys.modules.pop("their_package")
+
+
+def test_own_bundles_win_over_others_of_the_same_beginning(
+    tmp_path: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install(tmp_path, bundle_folder, name="hippocampus_ct_segmentation")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(TomosegError, match=rf"hippocampus_ct_segmentation, {NAME}"):
-        find_bundle("hippocampus")
-    assert find_bundle(NAME).name == NAME
+    assert find_bundle("hippocampus").name == NAME
+    assert find_bundle("hippocampus_ct").name == "hippocampus_ct_segmentation"
+    sys.modules.pop("their_package")
+
+
+def test_a_folder_of_the_working_directory_takes_no_registered_name(
+    tmp_path: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("hippocampus", NAME, "spleen"):
+        (tmp_path / name / "configs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in ("hippocampus", NAME):
+        assert find_bundle(name).root == bundle_folder
+        assert f"registered {NAME}; for the folder write ./{name}" in capsys.readouterr().err
+    with pytest.raises(TomosegError, match=r"'spleen': no such name or folder; for the folder write \./spleen"):
+        find_bundle("spleen")
+    for folder in ("./spleen", "spleen/", Path("spleen")):
+        assert find_bundle(folder).name == "spleen"
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("wanted", ["", "spleen", "./nowhere", "no/where"])

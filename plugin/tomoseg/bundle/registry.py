@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.notes import print_note
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -37,8 +38,8 @@ def find_bundle(name_or_folder: Bundle | str | os.PathLike[str]) -> Bundle:
     """Return the bundle with a registered name, with a name that starts so, or in a folder.
 
     Args:
-        name_or_folder: a name, any unambiguous beginning of one, or the path of a bundle's folder; a bundle is returned
-            as it is.
+        name_or_folder: a name, any unambiguous beginning of one (those of tomoseg come first), or the folder of a
+            bundle: a `Path`, or text with a separator, such as "./name"; a bundle is returned unchanged.
 
     Returns:
         The bundle; its config and weights are read only when they are needed.
@@ -54,20 +55,30 @@ def find_bundle(name_or_folder: Bundle | str | os.PathLike[str]) -> Bundle:
     if isinstance(name_or_folder, Bundle):
         return name_or_folder
     wanted = os.fspath(name_or_folder)
+    # a bundle is code: a folder that happens to lie here must not run in place of a registered one
+    if not isinstance(name_or_folder, str) or "/" in wanted or os.sep in wanted or wanted in (".", ".."):
+        return Bundle(name=Path(wanted).resolve().name, root=Path(wanted))
+    folder_here = bool(wanted) and Path(wanted, "configs").is_dir()
+    name = _complete(wanted, f"; for the folder write ./{wanted}" if folder_here else "")
+    if folder_here:
+        print_note(f"bundle {wanted!r}: this is the registered {name}; for the folder write ./{wanted}")
+    return _load(name)
+
+
+def _complete(wanted: str, hint: str) -> str:
+    """Return the registered name that is this or starts so; the hint ends the error where there is none."""
     names = registered_names()
     if wanted in names:
-        return _load(wanted)
-    # a path separator or a dot never occurs in the beginning of a name
-    if os.sep in wanted or "/" in wanted or wanted.startswith(".") or Path(wanted, "configs").is_dir():
-        return Bundle(name=Path(wanted).resolve().name, root=Path(wanted))
+        return wanted
     candidates = [name for name in names if wanted and name.startswith(wanted)]
+    candidates = [name for name in candidates if name in _own_folders()] or candidates
     if len(candidates) == 1:
-        return _load(candidates[0])
+        return candidates[0]
     if candidates:
         raise BundleError(
-            f"bundle {wanted!r}: expected one name, got the beginning of several: {', '.join(candidates)}"
+            f"bundle {wanted!r}: expected one name, got the beginning of several: {', '.join(candidates)}{hint}"
         )
-    raise BundleError(f"bundle {wanted!r}: no such name or folder; choose one of: {describe_all()}")
+    raise BundleError(f"bundle {wanted!r}: no such name or folder{hint}; choose one of: {describe_all()}")
 
 
 def as_folder(root: Path) -> str:
