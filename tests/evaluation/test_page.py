@@ -144,7 +144,7 @@ def test_cases_are_sorted_searched_and_chosen_by_label(browser: Browser, page: P
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1200, 800, 390])
 def test_it_can_be_looked_at(browser: Browser, page: Path, tmp_path: Path, width: int, dark: bool) -> None:
     browser.open(page, width=width, dark=dark)
     browser.screenshot(tmp_path / "page.png")

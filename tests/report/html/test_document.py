@@ -152,7 +152,7 @@ def test_a_run_that_was_interrupted_says_so(browser: Browser, tmp_path: Path) ->
     report = replace(report, interrupted=True, finished=None, pending=(f"{FOLDER}/late.nii", f"{FOLDER}/later.nii"))
     open_page(browser, report, tmp_path)
     alert = browser.evaluate("document.querySelector('.alert').innerText")
-    assert alert.startswith("This run did not reach its end: 2 scans did not have their turn.")
+    assert alert.startswith("This run did not finish: 2 scans did not run.")
     assert read_names(browser)[3:5] == ["late.nii", "later.nii"]
     assert read_column(browser, 1)[3:5] == ["not run"] * 2
     assert "2 not run" in browser.evaluate("document.querySelector('.verdict').innerText")

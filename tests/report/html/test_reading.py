@@ -133,7 +133,7 @@ def test_any_name_comes_out_as_it_is(tmp_path_factory: pytest.TempPathFactory, n
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1200, 800, 390])
 def test_it_can_be_looked_at(browser: Browser, picture: Path, tmp_path: Path, width: int, dark: bool) -> None:
     open_page(browser, mixed_report(picture), tmp_path, width=width, dark=dark)
     browser.screenshot(tmp_path / "page.png")

@@ -23,7 +23,7 @@ def write_page(report: Report, path: Path) -> None:
     `find_outliers`). The previews are part of the page, the smaller the more there are.
 
     Args:
-        report: the run, also one that did not reach its end.
+        report: the run, finished or not.
         path: of the page; links lead from there to previews and label maps.
 
     Raises:
