@@ -100,9 +100,9 @@ def test_nnunets_ignore_label_is_known() -> None:
         ({1: "Anterior", 2: "Posterior"}, {1: "anterior", 2: "posterior"}, {}),
         (
             {2: "Läppchen", 5: "Niere, re."},
-            {1: "l_ppchen", 2: "niere_re"},
+            {1: "l\u00e4ppchen", 2: "niere,_re."},
             {2: 1, 5: 2},
-        ),  # as planned
+        ),
         ({1: "tumour", 2: "organ"}, {1: "organ"}, {1: 3, 2: 1}),  # a tumour is not taken for the organ
         ({1: "liver", 2: "kidney"}, {1: "liver", 2: "spleen"}, {2: 3}),  # nor a kidney for the spleen
         ({1: "Leber"}, {2: "liver"}, {}),  # no name in common: by value

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from pydicom import dcmread
 
 from support.bundles import BUNDLE_NAME
 from support.evaluations import read_csv, run, write, write_cases
 from support.trainings import write_dataset
 from tomoseg import Segmenter
+from tomoseg.data.dicom.rtstruct import write_rtstruct
 from tomoseg.data.dicom.seg_writer import write_dicom_seg
 from tomoseg.data.labels import Label
 from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
@@ -37,6 +39,29 @@ def test_segments_have_the_labels_of_their_names(dicom_scan: Path, tmp_path: Pat
         assert "which no label has" in case.notes[-1]
         (case,) = evaluate(path, tmp_path / "reference.nii.gz", EvaluationOptions({1: "a", 2: "b"})).done
         assert case.labels[1].overlap.dice == 0  # no name is known, so that values count
+
+
+def test_names_in_other_writing_systems_survive_every_format(dicom_scan: Path, tmp_path: Path) -> None:
+    result = Segmenter.from_bundle(BUNDLE_NAME, device="cpu", backend="torch")(dicom_scan)
+    nib.save(nib.Nifti1Image(result.labels, result.grid.affine), tmp_path / "reference.nii.gz")
+    swapped = np.where(result.labels > 0, 3 - result.labels, 0).astype(np.uint8)
+    assert result.series is not None
+    for one, other in (("GTV+", "GTV-"), ("海马前部", "海马后部")):
+        table = [Label(1, other, (1, 1, 1)), Label(2, one, (2, 2, 2))]
+        write_nrrd_segmentation(tmp_path / "x.seg.nrrd", swapped, result.grid, table)
+        write_dicom_seg(tmp_path / "x.dcm", swapped, result.series, table, "by hand", "1", False)
+        write_rtstruct(tmp_path / "rt.dcm", swapped, result.grid, result.series, table, "by hand", "1")
+        for path in (tmp_path / "x.seg.nrrd", tmp_path / "x.dcm"):
+            (case,) = evaluate(path, tmp_path / "reference.nii.gz", EvaluationOptions({1: one, 2: other})).done
+            assert [score.overlap.dice for score in case.labels] == [1, 1], path
+        for path in (tmp_path / "x.dcm", tmp_path / "rt.dcm"):
+            assert dcmread(path).SpecificCharacterSet == "ISO_IR 192"
+        assert [roi.ROIName for roi in dcmread(tmp_path / "rt.dcm").StructureSetROISequence] == [other, one]
+        # two names of one label: never a guess
+        table = [Label(1, one.lower(), (1, 1, 1)), Label(2, one, (2, 2, 2))]
+        write_nrrd_segmentation(tmp_path / "x.seg.nrrd", swapped, result.grid, table)
+        (case,) = evaluate(tmp_path / "x.seg.nrrd", tmp_path / "reference.nii.gz", EvaluationOptions({1: one})).cases
+        assert "are one name" in case.reason
 
 
 def test_a_label_of_another_name_is_never_scored_as_ours(tmp_path: Path) -> None:
@@ -94,9 +119,9 @@ def test_a_planned_bundle_is_scored_by_name_on_a_dataset_that_numbers_otherwise(
     options = ["-b", tmp_path / "bundle", "-o", tmp_path / "out", "--within-slices", "back_part"]
     done = run(tmp_path / "predictions", data, *options)
     assert done.returncode == 0, done.stderr
-    assert "front is 1, and 2 in the references; back_part is 2, and 7 in the references" in done.stdout + done.stderr
+    assert "Front is 1, and 2 in the references; Back part is 2, and 7 in the references" in done.stdout + done.stderr
     rows = read_csv(tmp_path / "out" / "metrics.csv")
-    assert [(row["name"], float(row["dice"])) for row in rows] == [("front", 1.0), ("back_part", 1.0)] * 2
+    assert [(row["name"], float(row["dice"])) for row in rows] == [("Front", 1.0), ("Back part", 1.0)] * 2
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert content["config"]["reference_values"] == {"2": 1, "7": 2}
     assert content["config"]["ignore"] == 8

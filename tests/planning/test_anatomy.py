@@ -112,7 +112,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_planned_bundle_carries_them_into_both_dicom_forms(bundle: Path, tmp_path: Path) -> None:
     table = find_bundle(bundle).label_table
     table.pop(0)
-    assert [label.name for label in table.values()] == ["parotid_r", "parotid_l"], "the clients' own names stay"
+    assert [label.name for label in table.values()] == ["Parotid_R", "Parotid_L"]
     series, grid = make_series(tmp_path / "scan", (13, 11, 5))
     labels = np.random.default_rng(0).choice(np.array([0, 1, 2], np.uint8), (13, 11, 5))
     write_rtstruct(tmp_path / "rt.dcm", labels, grid, series, list(table.values()), "bundle", "1")
@@ -130,7 +130,7 @@ def test_a_planned_bundle_carries_them_into_both_dicom_forms(bundle: Path, tmp_p
     segmentation = dcmread(tmp_path / "seg.dcm")
     np.testing.assert_array_equal(read_labels(segmentation, series), labels)
     for segment, (name, side) in zip(
-        segmentation.SegmentSequence, [("parotid_r", "24028007"), ("parotid_l", "7771000")], strict=True
+        segmentation.SegmentSequence, [("Parotid_R", "24028007"), ("Parotid_L", "7771000")], strict=True
     ):
         (kind,) = segment.SegmentedPropertyTypeCodeSequence
         assert (segment.SegmentLabel, kind.CodeValue) == (name, "45289007")

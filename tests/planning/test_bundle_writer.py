@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,7 +89,7 @@ def test_each_choice_has_a_reason(planned: tuple[Path, Path]) -> None:
 def test_the_bundle_is_known_to_the_plugin(planned: tuple[Path, Path]) -> None:
     bundle = find_bundle(planned[1])
     named = (planned[0] / "dataset.json").exists()
-    assert bundle.labels == ({1: "front", 2: "back_part"} if named else {1: "label_1", 2: "label_2"})
+    assert bundle.labels == ({1: "Front", 2: "Back part"} if named else {1: "label_1", 2: "label_2"})
     assert bundle.modality in ("CT", "MR")
 
 
@@ -263,6 +265,11 @@ def test_nothing_is_overwritten_and_weights_never(tmp_path: Path) -> None:
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def lower(config: Any) -> Any:
+    """Return a config in lower case, as which the shipped bundles have the names of their labels."""
+    return json.loads(json.dumps(config).lower())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DATA)
 def test_shipped_bundles_are_what_the_planner_makes_of_their_data(
@@ -272,11 +279,32 @@ def test_shipped_bundles_are_what_the_planner_makes_of_their_data(
     plan_bundle(request.getfixturevalue(DATA[name]), planned, Budget(8 * 10**9, device="cpu"))
     for path in (planned / "configs").glob("*.json"):
         if path.stem != "metadata":  # which also says what was trained and measured
-            assert read_config(shipped, path.stem) == read_config(planned, path.stem), path.name
-    mine, theirs = (read_config(folder, "metadata") for folder in (planned, shipped))
+            assert lower(read_config(shipped, path.stem)) == lower(read_config(planned, path.stem)), path.name
+    mine, theirs = (lower(read_config(folder, "metadata")) for folder in (planned, shipped))
     assert mine["network_data_format"] == theirs["network_data_format"]
     for value, entry in mine["label_table"].items():
         assert theirs["label_table"][value] | entry == theirs["label_table"][value]
+
+
+@pytest.mark.parametrize("names", [{"GTV+": 1, "GTV-": 2}, {"海马前部": 1, "Tumour (necrotic)": 2}])
+def test_names_of_labels_are_kept_as_the_dataset_has_them(names: dict[str, int], tmp_path: Path) -> None:
+    plan_bundle(write_dataset(tmp_path / "data", names=names), tmp_path / "bundle", BUDGET)
+    assert find_bundle(f"{tmp_path}/bundle").labels == {value: name for name, value in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ({"right parotid": 1, "Right_Parotid": 2}, "'right parotid' and 'Right_Parotid' are one name"),
+        ({"é": 1, "e\u0301": 2}, "are one name"),
+        ({"GTV": 1, "Background": 2}, "'background' and 'Background' are one name"),
+        ({"GTV": 1, "@GTV": 2}, "expected label names without # @ % $, got '@GTV'"),
+    ],
+)
+def test_names_that_fall_together_are_refused(names: dict[str, int], told: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=re.escape(told)):
+        plan_bundle(write_dataset(tmp_path / "data", names=names), tmp_path / "bundle", BUDGET)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_command_line(tmp_path: Path) -> None:

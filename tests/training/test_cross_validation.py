@@ -62,8 +62,8 @@ def test_every_case_is_predicted_once_by_the_fold_that_held_it_out(validated: tu
         predicted = voxels(nib.load(result.folder / "predictions" / scan.name))
         np.testing.assert_array_equal(predicted, fresh(scan).labels)
         truth = voxels(nib.load(folder / "data" / "labelsTr" / scan.name))
-        assert float(row["front"]) == pytest.approx(dice(predicted == 1, truth == 1), abs=1e-6)
-        assert bool(row["back_part"]) == bool((truth == 2).any()), "not scored where it was not drawn"
+        assert float(row["Front"]) == pytest.approx(dice(predicted == 1, truth == 1), abs=1e-6)
+        assert bool(row["Back part"]) == bool((truth == 2).any()), "not scored where it was not drawn"
 
 
 def single(folder: Path) -> Bundle:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.data.labels import plain_name
+from tomoseg.data.labels import require_distinct, same_name
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,26 @@ class LabelMapping:
     def by_name(cls, theirs: Mapping[int, str], ours: Mapping[int, str]) -> LabelMapping:
         """Return how labels get the values of ours that have the same name; empty if they have them already.
 
-        Names are compared without case and punctuation. A label of another name whose value is one of ours moves to a
-        value that neither side uses.
+        Names are compared as they are, but for case, and for blanks and underscores, which are the same. A label of
+        another name whose value is one of ours moves to a value that neither side uses.
 
         Args:
             theirs: names by value, as in the label maps to be mapped.
             ours: names by value.
+
+        Raises:
+            UsageError: two names of one side mean one label of the other.
         """
-        values = {plain_name(name): value for value, name in ours.items()}
-        known = {value: values[plain_name(name)] for value, name in theirs.items() if plain_name(name) in values}
+        values, others = ({same_name(name): value for value, name in side.items()} for side in (ours, theirs))
+        known = {value: values[same_name(name)] for value, name in theirs.items() if same_name(name) in values}
+        for side in (ours, theirs):
+            require_distinct(name for name in side.values() if same_name(name) in values.keys() & others)
         if not known:
             return cls()
         changed = {value: label for value, label in known.items() if value != label}
         free = max(*theirs, *ours) + 1
-        others = [value for value in theirs if value not in known and value in ours]
-        return cls.of(changed | {value: free + index for index, value in enumerate(others)})
+        strangers = [value for value in theirs if value not in known and value in ours]
+        return cls.of(changed | {value: free + index for index, value in enumerate(strangers)})
 
     def __bool__(self) -> bool:
         return bool(self.source)

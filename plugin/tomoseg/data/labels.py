@@ -2,13 +2,15 @@
 
 import colorsys
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from unicodedata import normalize
+
+from tomoseg.core.errors import UsageError
 
 LEFT, RIGHT = {"left", "lt", "lh", "l"}, {"right", "rt", "rh", "r"}
 WORDS = re.compile(r"[A-Z]+[0-9]+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")  # the vertebra L5 is one
 JOINED = re.compile(r"([LR])(?=[A-Z][a-z])|(?<=[a-z])([LR])\b")  # LParotid, ParotidL
-NOT_PLAIN = re.compile(r"[^a-z0-9]+")
 IGNORE = "ignore"  # nnU-Net's name of the label whose voxels count neither as foreground nor as background
 GOLDEN_RATIO = 0.618034  # steps of it round the circle of hues never come close to each other
 
@@ -65,9 +67,19 @@ def split_side(name: str) -> tuple[tuple[str, ...], set[str]]:
     return tuple(word for word in words if word not in LEFT | RIGHT), sides
 
 
-def plain_name(name: str) -> str:
-    """Return a name in lower-case letters, digits and underscores, as the clients of MONAI Label want it."""
-    return NOT_PLAIN.sub("_", name.lower()).strip("_") or "label"
+def same_name(name: str) -> str:
+    """Return what two names have in common that mean one label: case, blanks, underscores and Unicode's form aside."""
+    return " ".join(normalize("NFC", name.replace("_", " ").casefold()).split())
+
+
+def require_distinct(names: Iterable[str]) -> None:
+    """Raise UsageError where two of these names mean one label."""
+    known: dict[str, str] = {}
+    for name in names:
+        if (same := same_name(name)) in known:
+            both = f"{known[same]!r} and {name!r}"
+            raise UsageError(f"labels: {both} are one name, whatever their case and blanks; rename one of them")
+        known[same] = name
 
 
 def is_ignored(name: str | None) -> bool:

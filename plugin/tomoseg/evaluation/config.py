@@ -9,7 +9,7 @@ from typing import Any
 from tomoseg.core.errors import UsageError, shorten
 from tomoseg.data.datasets import read_description, read_label_names
 from tomoseg.data.label_mapping import LabelMapping
-from tomoseg.data.labels import find_ignored, is_ignored, unnamed
+from tomoseg.data.labels import find_ignored, is_ignored, same_name, unnamed
 
 DEFAULT_TOLERANCE_MM = 1.0
 UNCHANGED = LabelMapping()
@@ -140,7 +140,7 @@ def _length(text: str, shown: str) -> float:
 
 def _value_of(name: str, names: Mapping[int, str], what: str) -> int:
     """Return the value of a label by its name, or by itself."""
-    values = [value for value, known in names.items() if known.lower() == name.lower()]
+    values = [value for value, known in names.items() if same_name(known) == same_name(name)]
     if len(values) == 1:
         return values[0]
     if name.isdecimal() and int(name) > 0 and (int(name) in names or not names):

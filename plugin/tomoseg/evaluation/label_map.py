@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import VolumeError
+from tomoseg.core.errors import UsageError, VolumeError, errors_as
 from tomoseg.data.dicom.seg_reader import is_segmentation, read_segmentation
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
@@ -62,7 +62,8 @@ def read_reference(path: Path, values: LabelMapping | None = None, names: Mappin
     if not np.array_equal(labels, volume.array) and np.abs(labels - volume.array).max() > INTEGER_TOLERANCE:
         raise VolumeError(f"{path}: expected a label map, got values that are no integers")
     if not values and names and has_suffix(path.name, SEGMENT_SUFFIXES):
-        values = LabelMapping.by_name(segment_names(path), names)
+        with errors_as(VolumeError, str(path), UsageError):
+            values = LabelMapping.by_name(segment_names(path), names)
     if values:
         labels = values.apply(labels)
     return LabelMap(labels, volume.grid, volume.notes)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tomoseg.bundle.metadata import Bundle
+from tomoseg.core.errors import BundleError, UsageError, errors_as
 from tomoseg.data.label_mapping import LabelMapping
-from tomoseg.data.labels import Label
+from tomoseg.data.labels import Label, require_distinct, same_name
 from tomoseg.inference.localisation.declaration import read_localisation
 from tomoseg.inference.segmentation import Segmentation
 
@@ -37,12 +38,14 @@ class ServedLabels:
         """Return the labels of a bundle, background left out.
 
         Raises:
-            BundleError: its label table or localisation is damaged.
+            BundleError: its label table or localisation is damaged, or two of its labels have one name.
         """
         channels = bundle.label_table
         if 0 in channels and channels[0].name.lower() == "background":
             channels.pop(0)
         overlapping = 0 in channels  # a threshold of each score, and no background among them
+        with errors_as(BundleError, bundle.name, UsageError):
+            require_distinct(label.name for label in channels.values())
         ordered = sorted(channels.items())
         table = tuple(replace(label, value=n, name=label.name.lower()) for n, (_, label) in enumerate(ordered, 1))
         values = tuple(value + overlapping for value, _ in ordered)  # a Segmentation numbers them from 1 on
@@ -55,9 +58,9 @@ class ServedLabels:
 
     @property
     def bundle_values(self) -> dict[str, int]:
-        """The bundle's own values by all the names that they may have in annotations."""
-        whole = {label.name.lower(): value for label, value in self.whole}
-        return whole | {label.name: value for value, label in zip(self.values, self.table, strict=True)}
+        """The bundle's own values by the names that they may have in annotations, as `same_name` has them."""
+        whole = {same_name(label.name): value for label, value in self.whole}
+        return whole | {same_name(label.name): value for value, label in zip(self.values, self.table, strict=True)}
 
     @property
     def colours(self) -> dict[str, list[int]]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,12 @@ import numpy as np
 from tomoseg.bundle.card import EMPTY_RESULTS
 from tomoseg.bundle.configs import as_text
 from tomoseg.bundle.planned import PLAN, PlannedBundle
-from tomoseg.core.errors import DatasetError, UsageError
+from tomoseg.core.errors import DatasetError, UsageError, errors_as
 from tomoseg.core.files import staging_folder
 from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset, read_description
 from tomoseg.data.inspection.scan import OnScan
 from tomoseg.data.inspection.training_checks import require_trainable, trainable_labels
-from tomoseg.data.labels import find_ignored, plain_name
+from tomoseg.data.labels import find_ignored, require_distinct
 from tomoseg.data.read import read_volume
 from tomoseg.planning.fingerprint import Fingerprint, take_fingerprint
 from tomoseg.planning.imbalance import DEFAULT_IMBALANCE, Imbalance
@@ -72,7 +73,7 @@ def plan_bundle(
         require_drawable(dataset, synthetic)
     layout = find_layout(dataset, _lists_pairs(dataset))
     names = trainable_labels(dataset)
-    renamed = dict(zip(names, _plain_names(list(names.values())), strict=True))
+    _require_safe_names(names.values(), dataset.root)
     fingerprint = take_fingerprint(dataset, names, on_scan)
     kind, guessed = _choose_modality(modality, dataset)
     if kind == "CT" and len(dataset.channels) > 1:
@@ -81,7 +82,7 @@ def plan_bundle(
             f"({', '.join(dataset.channels)}); several are planned for MRI only"
         )
     plan = decide(fingerprint, kind, budget, find_ignored(dataset.label_names), imbalance, synthetic)
-    plan = replace(plan, labels=dict(enumerate(renamed.values(), start=1)), guessed=guessed)
+    plan = replace(plan, labels=dict(enumerate(names.values(), start=1)), guessed=guessed)
     title, source = _describe(dataset)
     dataset_name = dataset.root.resolve().name if SAFE_NAME.fullmatch(dataset.root.resolve().name) else "dataset"
     arguments = (plan, layout, name, dataset_name)
@@ -94,11 +95,8 @@ def plan_bundle(
         "semi_supervised": semi_supervised_config(plan),
         "multi_gpu_train": render_config("multi_gpu_train"),
     }
-    if plan.partial:
-        for stem in ("train", "evaluate"):
-            configs[stem]["annotated_names"] = _annotated_names(list(names.values()), dataset.root)
     files = {f"configs/{stem}.json": as_text(content) for stem, content in configs.items()}
-    files[PLAN] = _record(plan, fingerprint, budget, renamed).as_text()
+    files[PLAN] = _record(plan, fingerprint, budget).as_text()
     files["configs/logging.conf"] = render("logging.conf")
     files["docs/README.md"] = render(
         "card.md.jinja",
@@ -165,29 +163,22 @@ def _choose_modality(asked: str | None, dataset: Dataset) -> tuple[str, bool]:
     return "CT" if read_volume(dataset.pairs[0].image).array.min() < MAX_AIR_HU else "MR", True
 
 
-def _plain_names(names: list[str]) -> list[str]:
-    """Return lower-case names of letters, digits and underscores, as the clients of MONAI Label want them."""
-    plain = [plain_name(name) for name in names]
-    return [
-        f"{name}_{index}" if plain.count(name) > 1 or name == "background" else name
-        for index, name in enumerate(plain, start=1)
-    ]
-
-
-def _annotated_names(names: list[str], root: Path) -> list[str]:
+def _require_safe_names(names: Collection[str], root: Path) -> None:
+    """Refuse names that a config cannot hold, or that mean one label."""
     unsafe = [name for name in names if set(name) & set("#@%$")]
     if unsafe:
         raise DatasetError(f"{root}: expected label names without # @ % $, got {unsafe[0]!r}; rename it")
-    return names
+    with errors_as(DatasetError, str(root), UsageError):
+        require_distinct(("background", *names))
 
 
-def _record(plan: TrainingPlan, fingerprint: Fingerprint, budget: Budget, renamed: dict[int, str]) -> PlannedBundle:
+def _record(plan: TrainingPlan, fingerprint: Fingerprint, budget: Budget) -> PlannedBundle:
     names = {label.value: label.name for label in fingerprint.labels}
     return PlannedBundle(
         budget={"memory_bytes": budget.memory, "device": budget.device, "preset": budget.preset},
         modality=plan.modality,
         choices={name: {"value": value, "reason": plan.reasons[name]} for name, value in plan.choices().items()},
-        dataset_labels={str(value): {"dataset": names[value], "bundle": renamed[value]} for value in names},
+        dataset_labels={str(value): {"dataset": names[value], "bundle": names[value]} for value in names},
         training_bytes=plan.network.training_bytes(plan.patch, plan.batch),
         fingerprint=fingerprint.as_json(),
     )

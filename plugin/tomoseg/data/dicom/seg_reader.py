@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import VolumeError, errors_as, import_package
+from tomoseg.core.errors import UsageError, VolumeError, errors_as, import_package
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
@@ -65,5 +65,6 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
     labels: NDArray[np.uint16] = np.asarray(placed.array)
     if np.count_nonzero(labels) < np.count_nonzero(found.array):
         raise VolumeError(f"{path}: some of its pixels lie outside of the reference's grid")
-    mapping = LabelMapping.by_name({number: one.segment_label for number, one in segments.items()}, names)
+    with errors_as(VolumeError, str(path), UsageError):
+        mapping = LabelMapping.by_name({number: one.segment_label for number, one in segments.items()}, names)
     return np.asfortranarray(mapping.apply(labels))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tomoseg.core.errors import TomosegError, UsageError, VolumeError, one_line
 from tomoseg.data.label_mapping import LabelMapping
+from tomoseg.data.labels import same_name
 from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
@@ -109,7 +110,7 @@ def _prepare(pair: Annotated, labels: ServedLabels, locator: Locator, stem: Path
 def _bundle_values(found: NDArray[np.uint16], names: dict[int, str], labels: ServedLabels) -> NDArray[Any]:
     """Return labels (I, J, K) with the values that the bundle has for these names, 0 for names that it has not."""
     known = labels.bundle_values
-    numbers = {value: known[name] for value, name in names.items() if name in known}
+    numbers = {value: known[same_name(name)] for value, name in names.items() if same_name(name) in known}
     values = LabelMapping.of(numbers, keep_others=False).apply(found)
     return values.astype(np.uint8) if max(labels.values, default=0) <= 255 else values
 
