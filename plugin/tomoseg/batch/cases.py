@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tomoseg.core.errors import UsageError
+from tomoseg.core.files import real_path
 from tomoseg.data.channels import further_files
 from tomoseg.data.discovery import Scan, find_scans
 from tomoseg.data.formats import strip_suffix
@@ -91,7 +92,7 @@ def plan_cases(
         if given not in folders:
             scans.append(Scan(given, series))
             continue
-        if given.resolve() == target.resolve():
+        if real_path(given) == real_path(target):
             raise UsageError(f"{target}: the output folder is the input folder; choose another with -o")
         found = find_scans(given, series, leave_out=target)
         empty += not found
@@ -167,9 +168,9 @@ def plan_case(scan: Scan, base: Path, target: Path, output_type: OutputType) -> 
 
 def _require_distinct_outputs(cases: Sequence[Case]) -> None:
     writers: dict[Path, Path] = {}
-    sources = {path.resolve() for case in cases for path in (case.input, *case.other_channels)}
+    sources = {real_path(path) for case in cases for path in (case.input, *case.other_channels)}
     for case in cases:
-        place = case.output.resolve()
+        place = real_path(case.output)
         if place in writers:
             raise UsageError(
                 f"{case.output}: both {writers[place]} and {case.input} would be written there; rename one"
@@ -181,7 +182,7 @@ def _require_distinct_outputs(cases: Sequence[Case]) -> None:
 
 def require_distinct_entropy_maps(cases: Sequence[Case]) -> None:
     """Raise UsageError if an entropy map would be written over a scan or a label map."""
-    taken = {path.resolve() for case in cases for path in (case.input, *case.other_channels, case.output)}
+    taken = {real_path(path) for case in cases for path in (case.input, *case.other_channels, case.output)}
     for case in cases:
-        if case.entropy.resolve() in taken:
+        if real_path(case.entropy) in taken:
             raise UsageError(f"{case.entropy}: the entropy would be written over it; choose another place with -o")

@@ -17,6 +17,7 @@ from tomoseg.batch.watch_folder import WatchFolder
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import OutputError, UsageError, one_line
+from tomoseg.core.files import real_path
 from tomoseg.data.discovery import Scan
 from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
 from tomoseg.inference.segmenter import Segmenter
@@ -77,7 +78,7 @@ def watch(
     chosen = choose_output_type(output_type, results)
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder that scans arrive in")
-    if results.resolve() in (folder.resolve(), *folder.resolve().parents):
+    if real_path(results) in (real_path(folder), *real_path(folder).parents):
         raise UsageError(f"{results}: results would arrive among the scans of {folder}; choose another folder with -o")
     if isinstance(segmenter, str | os.PathLike):
         segmenter = Segmenter(find_bundle(segmenter), run_options)

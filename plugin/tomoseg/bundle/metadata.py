@@ -9,6 +9,7 @@ from typing import Any
 from tomoseg.bundle.configs import find_config
 from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.files import read_text
 from tomoseg.data.labels import TISSUE, Code, Label, default_colour
 
 
@@ -67,7 +68,7 @@ class Bundle:
         """
         path = self.root / "configs" / "metadata.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_text(path))
         except FileNotFoundError as error:
             raise BundleError(f"{path}: missing; every MONAI bundle has one") from error
         except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoseg.core.errors import one_line
+from tomoseg.core.files import read_text
 
 USUAL_PACKAGES = ("glob", "ignite", "monai", "numpy", "torch", "tomoseg")
 # names which one cannot see the end of; `import os` for its paths is usual
@@ -51,7 +52,7 @@ def _read(path: Path) -> list[str]:
     try:
         if path.stat().st_size > MAX_BYTES:
             return [f"larger than {MAX_BYTES // 1_000_000} MB, not read"]
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         if path.suffix == ".conf":
             return [f"evaluates {one_line(line)}" for line in re.findall(r"^\s*args\s*[=:](.*)", text, re.MULTILINE)
                     if line.strip() not in ("(sys.stdout,)", "(sys.stderr,)", "()")]  # fmt: skip

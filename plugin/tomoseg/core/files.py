@@ -4,8 +4,10 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +15,44 @@ from tomoseg.core.errors import OutputError, one_line
 
 # A path that is no valid UTF-8 holds lone surrogates: as \udcff they are readable, and in JSON the very same path.
 UNENCODABLE = "backslashreplace"
+MAX_TEXT_BYTES = 1 << 28  # far more than any JSON file of a dataset, a bundle or a run has
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read its bytes; a pipe or a device would wait or go on for ever.
+
+    Raises:
+        OSError: it is none, or cannot be opened.
+    """
+    file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("expected a regular file, got a pipe or a device")
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def require_regular(path: Path) -> Path:
+    """Return the path of a regular file, for a library that opens it by its name; otherwise as `open_regular`."""
+    open_regular(path).close()
+    return path
+
+
+def real_path(path: Path) -> Path:
+    """Return a path without links; one that leads in a circle stays, where `Path.resolve` raises RuntimeError."""
+    return Path(os.path.realpath(path))
+
+
+def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """Return the text in a regular file of at most `MAX_TEXT_BYTES`; otherwise as `open_regular`."""
+    with open_regular(path) as file:
+        content = file.read(MAX_TEXT_BYTES + 1)
+    if len(content) > MAX_TEXT_BYTES:
+        raise OSError(f"expected a text of at most {MAX_TEXT_BYTES >> 20} MiB")
+    return content.decode(encoding, errors)
 
 
 @contextmanager
@@ -91,7 +131,7 @@ def _is_alive(pid: int) -> bool:
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tomoseg.core.errors import SchemaVersionError
-from tomoseg.core.files import UNENCODABLE, atomic_file
+from tomoseg.core.files import UNENCODABLE, atomic_file, read_text
 
 SCHEMA_VERSION: Final = 1  # of every kind of file; `report/schemas` describes each
 
@@ -41,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: it holds no JSON object.
         SchemaVersionError: a newer version of tomoseg wrote it.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(read_text(path))
     if not isinstance(content, dict):
         raise ValueError("expected a JSON object")
     version = content.pop("schema_version", SCHEMA_VERSION)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from tomoseg.core.errors import UsageError
+from tomoseg.core.files import read_text
 
 
 def choose_threads(asked: int | None) -> int:
@@ -39,7 +40,7 @@ def _quotas(root: Path) -> list[float]:
     """Return the cores that each control group of this process may use, its parents included (versions 1 and 2)."""
     found: list[float] = []
     groups = root / "proc" / "self" / "cgroup"
-    for line in groups.read_text().splitlines() if groups.is_file() else []:
+    for line in read_text(groups).splitlines() if groups.is_file() else []:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
@@ -49,7 +50,7 @@ def _quotas(root: Path) -> list[float]:
         for folder in (group, *group.parents):  # a container may see its own group as the root, and the host's path
             with suppress(OSError, ValueError):  # no such file, or "max"
                 files = (top / folder.relative_to("/") / name for name in names)
-                quota, period = map(int, " ".join(file.read_text() for file in files).split())
+                quota, period = map(int, " ".join(read_text(file) for file in files).split())
                 if quota > 0:
                     found.append(quota / period)
     return found

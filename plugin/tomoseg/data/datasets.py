@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from tomoseg.core.errors import UsageError, one_line, shorten
+from tomoseg.core.files import read_text
 from tomoseg.data.channels import channel_file, channel_number, without_number
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix, strip_suffix
 
@@ -164,7 +165,7 @@ def read_description(path: Path) -> dict[str, Any]:
         UsageError: the file holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a byte order mark
+        content = json.loads(read_text(path, "utf-8-sig"))  # editors on Windows write a byte order mark
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

@@ -15,6 +15,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import VolumeError, errors_as, shorten
+from tomoseg.core.files import open_regular, require_regular
 from tomoseg.data.formats import DEFLATE_LIMIT
 from tomoseg.data.volume import LPS_TO_RAS, MAX_COORDINATE_MM, Volume, by, make_volume
 
@@ -79,7 +80,7 @@ def open_itk(path: Path) -> Iterator[tuple[sitk.ImageFileReader, dict[str, str]]
 
     fields = _read_fields(path)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(str(require_regular(path)))
     reader.SetImageIO(READERS[path.suffix.lower()])
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's go to the screen, without the file's name
@@ -159,7 +160,7 @@ def _read_fields(path: Path) -> dict[str, str]:
 
 def _parse(path: Path) -> tuple[dict[str, str], int]:
     """Return the fields of the header and its length in bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(MAX_HEADER_BYTES)
     nrrd = _is_nrrd(path)
     if nrrd != start.startswith(b"NRRD") or (not nrrd and b"ElementDataFile" not in start):
@@ -263,7 +264,7 @@ def _check_stream(path: Path, fields: dict[str, str], declared: int) -> None:
     stream = isal_zlib.decompressobj(wbits=47)  # gzip as NRRD has it, zlib as MetaImage has it
     count = 0
     damage: Any = isal_zlib.error  # a class, but its stub has an instance
-    with errors_as(VolumeError, f"{path}: truncated or damaged", damage), data.open("rb") as file:
+    with errors_as(VolumeError, f"{path}: truncated or damaged", damage), open_regular(data) as file:
         file.seek(_parse(path)[1] if data == path else 0)
         while count <= declared and not stream.eof and (block := stream.unconsumed_tail or file.read(BLOCK_BYTES)):
             count += len(stream.decompress(block, BLOCK_BYTES))

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,13 +15,14 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import GeometryError, OutputError, VolumeError, errors_as, one_line
-from tomoseg.core.files import atomic_file
+from tomoseg.core.files import atomic_file, open_regular, require_regular
 from tomoseg.data.formats import DEFLATE_LIMIT, NIFTI_SUFFIXES, has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.volume import Volume, by, make_volume
 
 TOLERANCE_VOXELS = 0.05  # float32 quaternions are not exact
 BLOCK_BYTES = 1 << 20  # decompressed at once
+MAX_EXTENSION_BYTES = 1 << 26  # of all header extensions, which nibabel reads with the header
 GZIP_LEVEL = 1  # of 0 to 3; a label map is as small as with zlib's 1, in a fifth of the time
 
 
@@ -88,25 +89,57 @@ def load_nifti(path: Path) -> nib.Nifti1Image:
         VolumeError: the file is missing, empty, too short for its header, or no NIfTI.
     """
     size = path.stat().st_size
+    unpacking: Any = isal_zlib.error  # a class, but its stub has an instance
     try:
-        image = nib.load(path)
+        if not has_suffix(path.name, NIFTI_SUFFIXES):
+            raise ImageFileError("nibabel reads others, too")
+        image = _choose_class(path).from_filename(require_regular(path))
         declared = math.prod(image.shape) * image.get_data_dtype().itemsize
-    except (ImageFileError, HeaderDataError) as error:
+    except (ImageFileError, HeaderDataError, EOFError) as error:
         raise VolumeError(
             f"{path}: expected a NIfTI volume (.nii or .nii.gz), got something else or a damaged file"
         ) from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, zlib.error, unpacking) as error:
         raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise VolumeError(f"{path}: its NIfTI header is damaged: {one_line(error)}") from error
-    if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
-        raise VolumeError(f"{path}: expected a NIfTI volume (.nii or .nii.gz), got {type(image).__name__}")
     possible = size * (DEFLATE_LIMIT if path.name.lower().endswith(".gz") else 1)
     if declared > possible:
         raise VolumeError(
             f"{path}: truncated or damaged: the header declares {declared} bytes of voxels, the file has {size} bytes"
         )
     return image
+
+
+def _choose_class(path: Path) -> type[nib.Nifti1Image]:
+    """Return nibabel's class for a file, once the lengths of its header extensions are known to be sound.
+
+    Raises:
+        HeaderDataError: they are not, or the file is shorter than a header.
+    """
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(open_regular(path))
+        if path.name.lower().endswith(".gz"):
+            file = stack.enter_context(igzip.open(file, "rb"))
+        start = file.read(4)
+        nifti_2 = 540 in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
+        kind: type[nib.Nifti1Image] = nib.Nifti2Image if nifti_2 else nib.Nifti1Image
+        size = kind.header_class.template_dtype.itemsize
+        start += file.read(size - 4)
+        if len(start) < size:
+            raise HeaderDataError("it ends within its header")
+        header = kind.header_class(start, check=False)
+        if file.read(4)[:1] in (b"", b"\0"):  # no extensions
+            return kind
+        order: Any = "little" if header.endianness == "<" else "big"
+        left = int(header["vox_offset"]) - size - 4
+        while 16 <= left <= MAX_EXTENSION_BYTES:
+            length = int.from_bytes(file.read(4), order, signed=True)
+            left = left - length if 8 <= length <= left else -1
+            file.seek(max(length - 4, 0), 1)
+        if not 0 <= left < 16:
+            raise HeaderDataError("its header extensions are damaged")
+        return kind
 
 
 def read_voxels(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[Any]:
@@ -124,7 +157,7 @@ def read_voxels(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[Any
         if file is None or not str(file).lower().endswith(".gz") or not isinstance(proxy, ArrayProxy):
             return np.asanyarray(proxy)
         # nibabel stops at the last voxel, before the checksum that follows it
-        with igzip.open(file, "rb") as stream:
+        with open_regular(Path(file)) as packed, igzip.open(packed, "rb") as stream:
             spec = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
             voxels: NDArray[Any] = np.asanyarray(ArrayProxy(stream, spec, mmap=False))
             while stream.read(BLOCK_BYTES):

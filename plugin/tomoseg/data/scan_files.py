@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from tomoseg.core.files import open_regular, real_path
 from tomoseg.data.formats import SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
@@ -17,7 +18,7 @@ def is_dicom(path: Path) -> bool:
         return True
     if path.name.upper() == INDEX_NAME or has_suffix(path.name, VOLUME_SUFFIXES) or not path.is_file():
         return False
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(132)
     return start[128:] == b"DICM" or start.startswith(BARE_STARTS)
 
@@ -43,10 +44,10 @@ def is_volume(path: Path) -> bool:
 def visible_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
     """Return the files below a folder, sorted; hidden ones, and those below `leave_out`, are left out."""
     found: list[Path] = []
-    skipped = None if leave_out is None else leave_out.resolve()
+    skipped = None if leave_out is None else real_path(leave_out)
     for here, folders, names in os.walk(folder):
         place = Path(here)
         shown = [name for name in folders if not name.startswith(".")]
-        folders[:] = [name for name in shown if skipped is None or (place / name).resolve() != skipped]
+        folders[:] = [name for name in shown if skipped is None or real_path(place / name) != skipped]
         found.extend(place / name for name in names if not name.startswith("."))
     return sorted(found)

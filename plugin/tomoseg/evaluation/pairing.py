@@ -7,6 +7,7 @@ from typing import TypeVar
 from unicodedata import normalize
 
 from tomoseg.core.errors import UsageError, one_line
+from tomoseg.core.files import real_path
 from tomoseg.data.channels import FIRST_CHANNEL
 from tomoseg.data.datasets import DESCRIPTION, FOLDERS, LABEL_ENDINGS, Dataset, described_labels, read_dataset
 from tomoseg.data.dicom.seg_reader import is_segmentation
@@ -74,10 +75,10 @@ def match_cases(prediction: Path, reference: Path) -> Matches:
         if not side.exists():
             raise UsageError(f"{side}: no such file or folder; expected label maps")
     dataset, names, notes = _find_dataset(reference)
-    listed = {pair.label.resolve(): pair for pair in dataset.pairs} if dataset else {}
+    listed = {real_path(pair.label): pair for pair in dataset.pairs} if dataset else {}
 
     def match(ours: Path, theirs: Path) -> CasePair:
-        pair = listed.get(theirs.resolve())
+        pair = listed.get(real_path(theirs))
         annotated = None
         if pair is not None and pair.annotated is not None:
             annotated = frozenset(value for value, name in names.items() if name in pair.annotated)

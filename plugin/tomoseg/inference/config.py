@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError, one_line, root_cause
+from tomoseg.core.files import require_regular
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.volume import Volume
 from tomoseg.inference.device import CPU
@@ -84,7 +85,7 @@ class InferenceConfig:
         self._device = device
         self._parser = ConfigParser()
         try:
-            self._parser.read_config(str(self._path))
+            self._parser.read_config(str(require_regular(self._path)))
         except Exception as error:  # of json, of yaml or of MONAI
             raise BundleError(f"{self._path}: cannot be read: {one_line(error)}") from error
         self._parser["bundle_root"] = literal(str(bundle.root))
@@ -235,7 +236,7 @@ def unpickle(path: Path, allowed: Sequence[Any] = ()) -> Any:
     """
     try:
         with torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(require_regular(path), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises what pickle, zip and the operating system do
         raise BundleError(f"{path}: cannot be read as a checkpoint: {one_line(root_cause(error))}") from error
 

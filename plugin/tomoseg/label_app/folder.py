@@ -8,7 +8,7 @@ from pathlib import Path
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle, registered_names
 from tomoseg.core.errors import BundleError, UsageError, errors_as
-from tomoseg.core.files import atomic_file
+from tomoseg.core.files import atomic_file, read_text
 from tomoseg.core.json_files import read_json, write_json
 from tomoseg.label_app.versions import WeightsVersions
 
@@ -55,7 +55,7 @@ class LabelApp:
             OutputError: the folder cannot be written to.
         """
         main = self.root / "main.py"
-        if main.is_file() and "tomoseg" not in main.read_text(encoding="utf-8", errors="replace"):
+        if main.is_file() and "tomoseg" not in read_text(main, errors="replace"):
             raise UsageError(f"{main}: belongs to another MONAI Label app; choose another folder")
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"{self.root}: expected a folder, got a file")

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from itertools import takewhile
 
-import nibabel as nib
-
 from tomoseg.core.errors import DatasetError
 from tomoseg.data.datasets import DESCRIPTION, FOLDERS, Dataset, Pair
 from tomoseg.data.formats import is_nifti, missing_reader, strip_suffix
+from tomoseg.data.nifti import load_nifti
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def _needs_itk(dataset: Dataset) -> bool:
     for path in paths:
         if why := missing_reader(path):
             raise DatasetError(f"{path}: {why}")
-        shape = nib.load(path).shape if is_nifti(path) else ()
+        shape = load_nifti(path).shape if is_nifti(path) else ()
         if len(shape) > 4:
             got = "×".join(map(str, shape))
             raise DatasetError(f"{path}: expected a 3D or 4D file, which MONAI can read, got {got} voxels; convert it")

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tomoseg.core.files import read_text
 from tomoseg.core.threads import usable_threads
 
 REPORTED_PACKAGES = (
@@ -67,7 +68,7 @@ def _cpu_model() -> str:
     # platform.processor() tells no more than "x86_64", or nothing, on Linux
     information = Path("/proc/cpuinfo")
     if information.is_file():
-        for line in information.read_text(errors="replace").splitlines():
+        for line in read_text(information, errors="replace").splitlines():
             key, _, value = line.partition(":")
             if key.strip().lower() == "model name":
                 return value.strip()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tomoseg.bundle.card import MEASURED, replace_results
-from tomoseg.core.files import atomic_file
+from tomoseg.core.files import atomic_file, read_text
 from tomoseg.evaluation.bootstrap import interval, resample
 
 
@@ -36,7 +36,7 @@ def write_results(
     if not path.is_file():
         return False
     section = "\n".join(_section(labels, dice, largest, averaged))
-    text = replace_results(path.read_text(encoding="utf-8"), section)
+    text = replace_results(read_text(path), section)
     if text is None:
         return False
     with atomic_file(path) as temporary:

@@ -15,7 +15,7 @@ from tomoseg.bundle.configs import write_config
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import BundleError, MissingPackageError, TrainingError, UsageError
-from tomoseg.core.files import copy_file
+from tomoseg.core.files import copy_file, read_text, real_path
 from tomoseg.core.json_files import write_json
 from tomoseg.core.tables import write_csv
 from tomoseg.data.datasets import Dataset, Pair
@@ -184,9 +184,9 @@ def _predict_held_out(
 def _pair_of(dataset: Dataset, case: dict[str, Any]) -> Pair:
     """Return the pair of a case that the config lists."""
     files = case["image"]  # one for each channel, or a single one
-    image = Path(str(files[0] if isinstance(files, list) else files)).resolve()
+    image = real_path(Path(str(files[0] if isinstance(files, list) else files)))
     for pair in dataset.pairs:
-        if pair.image.resolve() == image:
+        if real_path(pair.image) == image:
             return pair
     raise UsageError(f"{image}: the bundle's train.json lists it, but it is no case of {dataset.root}")
 
@@ -218,14 +218,14 @@ def _install(bundle: Bundle, config: dict[str, Any], folds: Sequence[Trained], a
     if averaged and evaluate.is_file():  # it scores one network, and would not know what became of several
         kept = next((step for step in config["postprocessing"]["transforms"] if step["_target_"] == KEEP_LARGEST), None)
         labels = [] if kept is None else kept["applied_labels"]
-        write_config(evaluate, keep_components(json.loads(evaluate.read_text(encoding="utf-8")), labels))
+        write_config(evaluate, keep_components(json.loads(read_text(evaluate)), labels))
     write_config(bundle.inference_config, ensemble_config(config, names) if names else config)
 
 
 def _require(bundle: Bundle, package: str) -> None:
     """Name a package among those that the bundle needs."""
     path = bundle.root / "configs" / "metadata.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(read_text(path))
     content.setdefault("required_packages_version", {})[package] = version(package)
     write_config(path, content)
 

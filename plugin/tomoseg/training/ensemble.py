@@ -10,6 +10,7 @@ import torch
 from tomoseg.bundle.configs import Json, checkpoint_loader, component, write_config
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.files import read_text
 from tomoseg.inference.config import read_weights
 from tomoseg.training.state import save_weights
 
@@ -113,7 +114,7 @@ def read_inference(bundle: Bundle) -> Json:
     """
     path = bundle.inference_config
     try:
-        config: Json = json.loads(path.read_text(encoding="utf-8"))
+        config: Json = json.loads(read_text(path))
         targets = [step["_target_"] for step in config["postprocessing"]["transforms"]]
         if "AsDiscreted" not in targets or "network_def" not in config or "evaluator" not in config:
             raise KeyError("AsDiscreted, network_def, evaluator")

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import TrainEntry
 from tomoseg.core.errors import BundleError, UsageError, one_line
+from tomoseg.core.files import require_regular
 from tomoseg.inference.config import InferenceConfig, literal
 from tomoseg.inference.threads import use_threads
 from tomoseg.training.history import Row
@@ -138,7 +139,8 @@ def _train(workflow: TrainingWorkflow, folder: Path, on_epoch: Callable[[Progres
         with closing(TrainingSession(workflow, folder, state, monitor, advice)):
             workflow.run()
     workflow.close()
-    found: State = torch.load(folder / (LAST if state.best is None else BEST), map_location="cpu", weights_only=True)
+    weights = require_regular(folder / (LAST if state.best is None else BEST))
+    found: State = torch.load(weights, map_location="cpu", weights_only=True)
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import PlannedBundle, TrainEntry
+from tomoseg.core.files import read_text
 
 CACHE_RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
 CACHE_GPU_SHARE = 0.3
@@ -79,7 +80,7 @@ def free_bytes() -> int:
     free = int(psutil.virtual_memory().available)
     for limit, used in CONTROL_GROUPS:
         try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+            free = min(free, int(read_text(Path(limit))) - int(read_text(Path(used))))
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return max(free, 0)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tomoseg.core.errors import TrainingError, one_line, root_cause
-from tomoseg.core.files import atomic_file
+from tomoseg.core.files import atomic_file, require_regular
 
 STATE_FORMAT = 1
 
@@ -51,7 +51,7 @@ def load_state(path: Path) -> TrainingState:
     if not path.is_file():
         raise TrainingError(f"{path}: there is no training to go on with; leave out --resume")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(require_regular(path), map_location="cpu", weights_only=True)
         if content.pop("format") != STATE_FORMAT:
             raise ValueError("written by another version of tomoseg")
         return TrainingState(**content)

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from tomoseg.core.errors import UsageError
-from tomoseg.core.files import sha256
+from tomoseg.core.files import real_path, sha256
 from tomoseg.data.datasets import Dataset
 from tomoseg.data.formats import missing_reader
 from tomoseg.data.inspection.scan import Inspector, OnScan
@@ -51,8 +51,8 @@ def check_unlabelled(folder: Path, dataset: Dataset, on_scan: OnScan | None = No
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder of scans, got {'a file' if folder.exists() else 'nothing'}")
-    labels = {pair.label.resolve() for pair in dataset.pairs}
-    found = [path for path in find_volumes(folder) if path.resolve() not in labels]
+    labels = {real_path(pair.label) for pair in dataset.pairs}
+    found = [path for path in find_volumes(folder) if real_path(path) not in labels]
     if not found:
         raise UsageError(f"{folder}: expected NIfTI, NRRD or MetaImage files in there, got none")
     is_own = _recogniser(dataset)

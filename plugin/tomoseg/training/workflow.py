@@ -23,7 +23,7 @@ from tomoseg.core.errors import (
     one_line,
     root_cause,
 )
-from tomoseg.core.files import sha256
+from tomoseg.core.files import open_regular, require_regular, sha256
 from tomoseg.core.memory import is_out_of_memory
 from tomoseg.core.threads import usable_threads
 from tomoseg.inference.config import literal
@@ -208,7 +208,7 @@ class TrainingWorkflow:
         return {
             "unlabelled": hash_scans(self._unlabelled) if self._unlabelled else None,
             "init": sha256(self._init) if self._init and self._init.is_file() else None,
-            "config": hashlib.sha256(b"".join(path.read_bytes() for path in self._files)).hexdigest(),
+            "config": hashlib.sha256(b"".join(open_regular(path).read() for path in self._files)).hexdigest(),
             "data": data_sha256,
             "fold": self.fold,
             "epochs": self.epochs,
@@ -288,7 +288,7 @@ def _is_handler(entry: Any, names: tuple[str, ...]) -> bool:
 
 def _read(paths: list[Path]) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = ConfigParser.load_config_files([str(path) for path in paths])
+        content: dict[str, Any] = ConfigParser.load_config_files([str(require_regular(path)) for path in paths])
     except Exception as error:  # MONAI's parser: its own errors, json's and yaml's
         raise BundleError(f"{paths[0]}: cannot be read: {one_line(error)}") from error
     return content

@@ -12,6 +12,7 @@ from torch.export import Dim
 from tomoseg.convert.export.export_source import ExportSource
 from tomoseg.convert.export.parity import Runner
 from tomoseg.convert.export.samples import Samples
+from tomoseg.core.files import require_regular
 from tomoseg.inference.config import literal
 
 CPU_EXPRESSION = "$torch.device('cpu')"
@@ -45,7 +46,7 @@ def write_torchscript(source: ExportSource, file: Path, samples: Samples) -> Ite
 
 def read_torchscript(file: Path) -> Runner:
     """Load TorchScript."""
-    network: Runner = torch.jit.load(file)  # type: ignore[no-untyped-call]
+    network: Runner = torch.jit.load(require_regular(file))  # type: ignore[no-untyped-call]
     return network
 
 
@@ -61,7 +62,7 @@ def write_program(source: ExportSource, file: Path, samples: Samples) -> Iterato
 
 def read_program(file: Path) -> Runner:
     """Load a program of `torch.export`."""
-    network: Runner = torch.export.load(file).module()
+    network: Runner = torch.export.load(require_regular(file)).module()
     return network
 
 
@@ -77,5 +78,5 @@ def read_tensorrt(file: Path) -> Runner:
     """Load an engine onto the GPU."""
     import torch_tensorrt  # noqa: F401 - torch.jit.load finds its engines' class there
 
-    network = torch.jit.load(file).cuda()  # type: ignore[no-untyped-call]
+    network = torch.jit.load(require_regular(file)).cuda()  # type: ignore[no-untyped-call]
     return lambda window: network(window.cuda()).float().cpu()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread, encaps
+from pydicom import Dataset, encaps
 from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -23,6 +23,7 @@ from pydicom.uid import (
 from tomoseg.core.errors import VolumeError, errors_as
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.codestream import CodestreamError, check_codestream
+from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.dicom.slices import Slice
 from tomoseg.data.formats import DEFLATE_LIMIT
 from tomoseg.data.volume import by
@@ -76,7 +77,7 @@ def _read_stored(path: Path) -> NDArray[Any]:
     """Return the stored values of a file, (frames, rows, columns)."""
     # damaged bytes make pydicom and its decoders raise errors of any kind
     with errors_as(VolumeError, f"{path}: its pixels cannot be read", Exception):
-        dataset = dcmread(path, force=True)
+        dataset = read_dataset(path, pixels=True)
         _require_declared_size(dataset, path)
         stored = int(dataset.BitsStored)
         high = int(dataset.get("HighBit", stored - 1))

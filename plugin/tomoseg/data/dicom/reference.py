@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, __version_info__, dcmread
+from pydicom import Dataset, __version_info__
 from pydicom.config import disable_value_validation
 from pydicom.uid import generate_uid
 
 from tomoseg.core.errors import OutputError, VolumeError, errors_as
 from tomoseg.core.files import atomic_file
+from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.volume import DicomSeries, by
@@ -188,7 +189,7 @@ def text(value: str, limit: int = 64, default: str = "") -> str:
 def _read_header(path: Path) -> Dataset:
     with disable_value_validation(), warnings.catch_warnings():  # whose remarks quote the patient's data
         warnings.simplefilter("ignore")
-        header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER_KEYWORDS)
+        header = read_dataset(path, HEADER_KEYWORDS)
         header.decode()  # into text, for the result has another character set
     return header
 

@@ -22,10 +22,10 @@ def is_segmentation(path: Path) -> bool:
     """Tell whether a file is called as DICOM and holds a segmentation."""
     if not has_suffix(path.name, (".dcm",)) or not path.is_file():
         return False
-    from pydicom import dcmread  # 0.2 s, and not everybody has DICOM
+    from tomoseg.data.dicom.file_reader import read_dataset  # pydicom takes 0.2 s, and not everybody has DICOM
 
     try:
-        found = dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+        found = read_dataset(path, ["SOPClassUID"])
         return str(found.get("SOPClassUID", "")) in STORAGE_CLASSES
     except Exception:  # pydicom, on damaged bytes: the file is no segmentation
         return False
@@ -49,11 +49,13 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
         VolumeError: it is damaged, its segments overlap, or its pixels do not lie on the grid.
         MissingPackageError: highdicom is not installed.
     """
+    from tomoseg.data.dicom.file_reader import read_dataset
+
     highdicom: Any = import_package("highdicom", "highdicom")
     what = f"{path}: cannot be read as labels that do not overlap"
     # highdicom raises errors of any kind for damage, overlaps and gaps
     with errors_as(VolumeError, what, Exception), suppress_warnings():
-        dataset = highdicom.seg.segread(path)
+        dataset = highdicom.seg.Segmentation.from_dataset(read_dataset(path, pixels=True), copy=False)
         found = dataset.get_volume(combine_segments=True, dtype=np.uint16)
         segments = {number: dataset.get_segment_description(number) for number in dataset.segment_numbers}
         place = highdicom.VolumeGeometry(

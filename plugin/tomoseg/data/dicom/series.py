@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom import uid as uids
 
 from tomoseg.core.errors import VolumeError, errors_as, shorten
 from tomoseg.core.quiet import suppress_warnings
+from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.dicom.pixels import hash_pixels, read_pixels
 from tomoseg.data.dicom.slices import Slice, arrange
@@ -131,7 +132,7 @@ def read_header(path: Path) -> Dataset:
     """
     # damaged bytes make pydicom's parsers raise errors of any kind
     with errors_as(VolumeError, f"{path}: a damaged DICOM file", Exception):
-        dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=HEADER_KEYWORDS)
+        dataset = read_dataset(path, HEADER_KEYWORDS)
         dataset.filename = str(path)
         list(dataset)  # values are decoded when they are asked for: now is the time for errors
         own, outer = str(dataset.get("SOPClassUID", "")), str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from tomoseg.core.files import open_regular
+
 PLAIN_TYPES = (bool, int, float, str, tuple, type(None))
 
 
@@ -21,7 +23,7 @@ def describe_network(network: torch.nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     for file in sorted({file for kind in map(type, network.modules()) if (file := _source(kind))}):
-        digest.update(Path(file).read_bytes())
+        digest.update(open_regular(Path(file)).read())
     return digest.hexdigest()
 
 

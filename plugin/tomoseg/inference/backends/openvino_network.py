@@ -8,7 +8,7 @@ import platformdirs
 import torch
 
 from tomoseg.core.errors import BackendError, OutputError, one_line
-from tomoseg.core.files import atomic_file
+from tomoseg.core.files import atomic_file, open_regular
 from tomoseg.core.memory import is_out_of_memory
 from tomoseg.inference.backends.fingerprint import describe_network
 from tomoseg.inference.backends.int8_network import Int8Network
@@ -124,7 +124,7 @@ def _compile_int8(ov: Any, core: Any, xml: Path, shape: tuple[int, ...], hints: 
 def _load(core: Any, path: Path, hints: dict[str, Any]) -> Any:
     """Return the compiled network of an earlier process; None if there is none, or it is damaged."""
     try:
-        content = path.read_bytes()
+        content = open_regular(path).read()
     except OSError:
         return None
     digest, blob = content[:DIGEST_BYTES], content[DIGEST_BYTES:]

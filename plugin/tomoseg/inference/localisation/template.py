@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tomoseg.core.errors import MissingPackageError, UsageError
+from tomoseg.core.files import require_regular
 from tomoseg.data.itk_image import affine_of
 from tomoseg.inference.localisation.raster import resampled_to, shrunk, to_array, to_itk
 
@@ -85,7 +86,7 @@ def template_files() -> list[Path]:
 
 
 def _read(path: Path) -> sitk.Image:
-    image = nib.load(path)
+    image = nib.load(require_regular(path))
     return to_itk(np.asanyarray(image.dataobj).astype(np.float32), image.affine)
 
 

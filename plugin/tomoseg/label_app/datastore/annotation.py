@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import UsageError, VolumeError
+from tomoseg.core.files import require_regular
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.itk_image import segment_names
@@ -85,7 +86,7 @@ def annotation_file(
 
 
 def _read_raw(path: Path, grid: Grid) -> NDArray[np.uint16]:
-    values = np.fromfile(path, np.uint8)
+    values = np.fromfile(require_regular(path), np.uint8)
     if values.size != np.prod(grid.shape):
         raise VolumeError(f"{path.name}: expected {np.prod(grid.shape)} bytes, one for each voxel, got {values.size}")
     return values.reshape(grid.shape, order="F").astype(np.uint16)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
+from tomoseg.core.files import require_regular
 from tomoseg.core.threads import choose_threads
 
 # (pictures, pixels across): a preview has 1080, which take about 65 kB; 540 take 22 kB, 270 take 7 kB. A browser would
@@ -36,7 +37,7 @@ def _encode(path: str, across: int) -> str:
     try:
         from PIL import Image  # comes with matplotlib, without which there are no previews
 
-        with Image.open(Path(path)) as picture:
+        with Image.open(require_regular(Path(path))) as picture:
             image = picture.convert("RGB")
         factor = -(-image.width // across)
         buffer = BytesIO()
