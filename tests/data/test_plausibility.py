@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydicom import dcmread
 
+from support.dicoms import write_series
 from support.thresholds import ball, threshold_bundle
 from support.trainings import tomoseg
-from tomoseg import Segmenter, find_bundle
+from tomoseg import Grid, Segmenter, find_bundle
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError
 from tomoseg.data.labels import Label
@@ -33,6 +35,7 @@ def table(*ranges: tuple[float, float] | None) -> list[Label]:
 def head(soft: float = 26, hard: float = 22, air: float = -1000) -> NDArray[np.float32]:
     """A CT with a ball of 200 HU and one of 1200 HU in water; radii in mm."""
     scan = np.full(SHAPE, air, np.float32)
+    scan[0] += 1  # a scan has more than two values
     scan[8:-8, 8:-8, 4:-4] = 0
     scan[ball(SHAPE, (80, 120, 50), soft, SPACING)] = 200
     scan[ball(SHAPE, (160, 120, 50), hard, SPACING)] = 1200
@@ -94,6 +97,64 @@ def test_a_bundle_that_declares_nothing_is_silent(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     segmenter = Segmenter.from_bundle(quiet, device="cpu", backend="torch")
     assert segmenter(save(tmp_path / "scan.nii.gz", head(soft=0, hard=0, air=-5))).warnings == ()
+
+
+@pytest.fixture(scope="module")
+def mr_segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    folder = threshold_bundle(tmp_path_factory.mktemp("mr") / "mr_bundle", THRESHOLDS)
+    path = folder / "configs" / "metadata.json"
+    content = json.loads(path.read_text())
+    content["network_data_format"]["inputs"]["image"] |= {"modality": "MRI", "format": "magnitude"}
+    path.write_text(json.dumps(content))
+    return Segmenter.from_bundle(folder, device="cpu", backend="torch")
+
+
+def dicom(folder: Path, scan: NDArray[np.float32], modality: str) -> Path:
+    write_series(folder, scan.astype(np.int16), Grid(SHAPE, np.diag([*SPACING, 1.0])), modality=modality)
+    return folder
+
+
+@pytest.mark.parametrize("taken", ["CT", "MR"])
+@pytest.mark.parametrize("given", ["CT", "MR", "CT file", "MR file"])
+def test_a_scan_of_another_modality_is_a_warning(
+    segmenter: Segmenter, mr_segmenter: Segmenter, taken: str, given: str, tmp_path: Path
+) -> None:
+    scan = head() if given.startswith("CT") else np.abs(head())
+    path = save(tmp_path / "x.nii.gz", scan) if "file" in given else dicom(tmp_path / "x", scan, given)
+    warnings = (segmenter if taken == "CT" else mr_segmenter)(path).warnings
+    assert bool(warnings) == (not given.startswith(taken))
+    if warnings:
+        assert warnings[0].startswith(
+            {
+                "CT": "a CT series, expected MR",
+                "MR": "a MR series, expected CT",
+                "CT file": "its values are Hounsfield units, with air near -1000",
+                "MR file": "values from 0 to 1200: no Hounsfield units?",
+            }[given]
+        )
+
+
+def test_a_modality_that_a_series_does_not_say_is_that_of_its_images(mr_segmenter: Segmenter, tmp_path: Path) -> None:
+    for path in dicom(tmp_path / "x", head(), "CT").iterdir():
+        dataset = dcmread(path)
+        dataset.Modality = "OT"
+        dataset.save_as(path)
+    assert mr_segmenter(tmp_path / "x").warnings[0].startswith("a CT series, expected MR")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ((7,), "every voxel holds 7: is this a scan?"),
+        ((0, 1), "every voxel holds 0 or 1: is this a scan?"),
+        ((0, 1, 2), ""),
+    ],
+)
+def test_a_scan_of_one_or_two_values_is_a_warning(
+    mr_segmenter: Segmenter, values: tuple[int, ...], told: str, tmp_path: Path
+) -> None:
+    scan = np.resize(np.array(values, np.float32), SHAPE)
+    assert mr_segmenter(save(tmp_path / "x.nii.gz", scan)).warnings == ((told,) if told else ())
 
 
 def test_with_strict_the_exit_status_is_1_and_all_reports_tell(bundle: Path, tmp_path: Path) -> None:

@@ -116,8 +116,9 @@ class Bundle:
 
     @property
     def hounsfield(self) -> bool:
-        """Whether the metadata says that the input is in Hounsfield units."""
-        return str(self._tensor("inputs", "image").get("format", "")).lower() == "hounsfield"
+        """Whether the input is in Hounsfield units: the metadata says so, or that it is CT, and no other format."""
+        assumed = "hounsfield" if self.modality.upper() == "CT" else ""
+        return str(self._tensor("inputs", "image").get("format", assumed)).lower() == "hounsfield"
 
     @property
     def channels(self) -> dict[int, str]:

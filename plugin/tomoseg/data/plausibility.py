@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.data.labels import Label
+from tomoseg.data.volume import Volume
 
 # Hounsfield units by definition: air −1000, water 0; fat, muscle and organs lie within 200 of water
 # (https://radiopaedia.org/articles/hounsfield-unit)
 AIR_HU = (-1100, -900)
 SOFT_TISSUE_HU = (-200, 200)
 MIN_TISSUE_SHARE = 0.001  # of the voxels, of each of the two
+MODALITIES = ("CT", "MR")
 MAX_SAMPLED_VOXELS = 2 * 10**6  # the shares are counted among these
 
 
@@ -75,6 +77,38 @@ def hounsfield_warnings(minimum: float, maximum: float, air: float, soft_tissue:
         if share < MIN_TISSUE_SHARE:
             return f"{shown}: no Hounsfield units? hardly any {name}, {low} to {high}"
     return None
+
+
+def scan_warnings(volume: Volume, modality: str, hounsfield: bool) -> list[str]:
+    """Return why a scan may be none for a bundle: one line each.
+
+    Args:
+        volume: the scan.
+        modality: that the bundle takes; of others than CT and MR nothing is known.
+        hounsfield: whether the bundle takes Hounsfield units.
+    """
+    taken = modality.upper()[:2]
+    given = volume.series.modality if volume.series else ""
+    lines = []
+    for channel in volume.channels:
+        if (values := _few_values(channel)) is not None:
+            lines.append(f"every voxel holds {values}: is this a scan?")
+        elif hounsfield and (line := ct_warnings(channel)) is not None:
+            lines.append(line)
+        elif taken == "MR" and not given and ct_warnings(channel) is None:
+            lines.append("its values are Hounsfield units, with air near -1000: a CT? expected an MR scan")
+    if taken in MODALITIES and given in MODALITIES and taken != given:
+        lines.insert(0, f"a {given} series, expected {taken}: labels found in it mean nothing")
+    return list(dict.fromkeys(lines))
+
+
+def _few_values(array: NDArray[np.float32]) -> str | None:
+    """Return the values of voxels (I, J, K) if there are no more than two, None if there are."""
+    seen = array if np.isfinite(array).all() else array[np.isfinite(array)]
+    lowest, highest = float(seen.min(initial=np.inf)), float(seen.max(initial=-np.inf))
+    if lowest >= highest:
+        return f"{lowest:g}" if seen.size else "NaN or infinity"
+    return f"{lowest:g} or {highest:g}" if ((seen == lowest) | (seen == highest)).all() else None
 
 
 def ct_warnings(array: NDArray[np.float32]) -> str | None:

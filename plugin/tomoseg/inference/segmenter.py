@@ -20,7 +20,7 @@ from tomoseg.core.errors import MemoryLimitError, VolumeError
 from tomoseg.core.memory import megabytes, release_unused
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.geometry import Grid
-from tomoseg.data.plausibility import at_border, ct_warnings, volume_warnings
+from tomoseg.data.plausibility import at_border, scan_warnings, volume_warnings
 from tomoseg.data.read import read_volume
 from tomoseg.data.source import ScanSource
 from tomoseg.data.volume import DicomSeries, Volume, require_finite
@@ -165,7 +165,7 @@ class Segmenter:
                 raise VolumeError(f"{volume.source}: expected {expected} channels, got {len(volume.channels)}")
             if not allowed and volume is source:
                 require_finite(volume)
-            warning = ct_warnings(volume.array) if self.bundle.hounsfield else None
+            warnings = scan_warnings(volume, self.bundle.modality, self.bundle.hounsfield)
             seconds = {"reading": time.perf_counter() - start}
             if self.options.clean:
                 start = time.perf_counter()
@@ -178,6 +178,9 @@ class Segmenter:
             else:
                 start = time.perf_counter()
                 data = self._pipeline.prepare(volume)
+                image = data[self._pipeline.config.image_key]
+                if not warnings and bool((image == image.flatten()[:1]).all()):
+                    warnings.append("what the bundle's preprocessing leaves of it holds one value: is this a scan?")
                 seconds["preprocessing"] = time.perf_counter() - start
         limit = self.options.max_memory_bytes
         if limit is not None and peak.bytes > limit:
@@ -190,7 +193,7 @@ class Segmenter:
         return Prepared(
             data=data, image_key=self._pipeline.config.image_key, located=located,
             grid=volume.grid, name=volume.source, header=volume.header, series=volume.series,
-            stats=stats, warnings=() if warning is None else (warning,),
+            stats=stats, warnings=tuple(warnings),
         )  # fmt: skip
 
     def predict(self, prepared: Prepared, on_window: OnWindow | None = None) -> Segmentation:

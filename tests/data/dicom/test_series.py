@@ -346,7 +346,9 @@ def test_what_is_no_series(tmp_path: Path, study: Path) -> None:
     shutil.rmtree(study / "a")
     for path in (study / "copy", *(study / "scout").iterdir()):
         path.unlink()
-    assert re.fullmatch(f"{study}: expected a CT or MR series, got CT, ECG, .*RTSTRUCT, SEG, SR", failure(study))
+    assert re.fullmatch(
+        f"{study}: expected a CT or MR series, got ECG, .*RTSTRUCT, SEG, SR, Secondary Capture .*CT.", failure(study)
+    )
     other = tmp_path / "photo.dcm"
     other.write_bytes(bytes(range(256)) * 40)
     assert failure(other).startswith(f"{other}: ")

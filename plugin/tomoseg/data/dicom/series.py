@@ -206,7 +206,12 @@ def summarise_series(headers: Sequence[Dataset]) -> SeriesSummary:
 
 
 def _modality(header: Dataset) -> str:
-    return str(header.get("Modality") or uids.UID(str(header.get("SOPClassUID") or "an unknown kind")).name)
+    """Return "CT" or "MR" of a scan, and what kind of object any other file holds."""
+    modality = str(header.get("Modality") or "")
+    name = uids.UID(str(header.get("SOPClassUID") or "an unknown kind")).name
+    if _is_image(header):
+        return modality if modality in ("CT", "MR") else "CT" if "CT" in name.split() else "MR"
+    return f"{name} ({modality})" if modality in ("CT", "MR") else modality or name
 
 
 def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[str]]:
