@@ -9,7 +9,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-SCRIPTS = ("scripts/bench", "scripts/demo", "scripts/docs", "scripts/lock", "scripts/offline_kit", "scripts/test")
+SCRIPTS = tuple(f"scripts/{name}" for name in ("bench", "demo", "docs", "lock", "offline_kit", "release", "test"))
 
 
 def test_the_top_level_is_what_the_design_says(project_files: list[Path]) -> None:
