@@ -1,10 +1,10 @@
-"""Scans made fit for a network: MONAI transforms for a bundle's config and for the command line.
+"""Scans made fit for a network: MONAI transforms for a bundle's config, some of them for the command line, too.
 
 ```json
 {"_target_": "tomoseg.transforms.CorrectBiasFieldd", "keys": "image"}
 ```
 
-They stand after LoadImaged with `ensure_channel_first`. None of them moves a voxel, so none has anything to invert.
+They stand after LoadImaged with `ensure_channel_first`. Only `ResampleToSpacingd` moves voxels, and has an inverse.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,17 @@ from tomoseg.transforms.bias_field import CorrectBiasFieldd
 from tomoseg.transforms.cleaner import Cleaner
 from tomoseg.transforms.denoising import DenoiseCurvatureFlowd, DenoiseWaveletd
 from tomoseg.transforms.non_finite import ReplaceNonFinited
+from tomoseg.transforms.resampling import ResampleToSpacingd
 from tomoseg.transforms.synthesis import RandImageFromLabelsd
 
-__all__ = ["CorrectBiasFieldd", "DenoiseCurvatureFlowd", "DenoiseWaveletd", "RandImageFromLabelsd", "ReplaceNonFinited"]
+__all__ = [
+    "CorrectBiasFieldd",
+    "DenoiseCurvatureFlowd",
+    "DenoiseWaveletd",
+    "RandImageFromLabelsd",
+    "ReplaceNonFinited",
+    "ResampleToSpacingd",
+]
 
 # as the option --clean calls them, in the order in which they are best run: the denoisers take noise to be as strong
 # everywhere, which it no longer is once a bias field was divided out

@@ -16,6 +16,7 @@ from tomoseg.data.geometry import Grid
 
 # voxel-aligned: only names and directions of the axes change, which the affine says by itself
 REORIENTING = {"Orientation", "Flip"}
+RESAMPLING = {"SpatialResample", "ResampleToSpacingd"}  # MONAI's Spacingd and ResampleToMatchd record the former
 
 
 class NotRecognisedError(Exception):
@@ -36,12 +37,14 @@ class Placement:
             reaches beyond `scored` the image was cropped, and all logits are 0.
         inside: first and one past the last voxel along (I, J, K) of the scan that was left before the resampling; the
             others are background.
+        nearest_axes: axes of the network's grid, 0 to 2, along which the nearest voxel counts, the upper one of two.
     """
 
     matrix: NDArray[np.float64]
     scored: tuple[Triple, Triple]
     domain: tuple[Triple, Triple]
     inside: tuple[Triple, Triple]
+    nearest_axes: tuple[int, ...] = ()
 
     def seen_from(self, scan: Grid, other: Grid) -> Placement:
         """Return where the voxels of another grid lie, of the placement of a scan; none of them are left out."""
@@ -115,9 +118,9 @@ def place(image: Any, scan: Grid) -> Placement:
     box = _Box(np.zeros(3, dtype=int), np.array(image.shape[1:]))
     scored = box
     operations = list(image.applied_operations)
-    resampled = any(operation["class"] == "SpatialResample" for operation in operations)
+    resampled = any(operation["class"] in RESAMPLING for operation in operations)
     turn = np.eye(4)  # voxel indices at this step to those of the network's grid
-    while operations and operations[-1]["class"] != "SpatialResample":
+    while operations and operations[-1]["class"] not in RESAMPLING:
         if operations[-1]["class"] in REORIENTING:
             if not resampled:
                 break
@@ -132,19 +135,22 @@ def place(image: Any, scan: Grid) -> Placement:
             box = _Box(box.start + first, box.stop - last)
             scored = _Box(np.maximum(scored.start, box.start), np.minimum(scored.stop, box.stop))
     inside_affine, inside_size = affine @ from_matvec(np.eye(3), box.start), box.stop - box.start
-    if operations and operations[-1]["class"] == "SpatialResample":
+    nearest_axes: tuple[int, ...] = ()
+    if operations and operations[-1]["class"] in RESAMPLING:
         resampling = operations.pop()
         extra = resampling["extra_info"]
         if extra["mode"] != "bilinear" or extra["padding_mode"] != "border":
             raise NotRecognisedError(f"resampling with mode {extra['mode']} and padding {extra['padding_mode']}")
         inside_affine = np.asarray(extra["src_affine"], dtype=np.float64)
         inside_size = np.array(resampling["orig_size"])
+        nearest_axes = tuple(int(np.abs(turn[:3, axis]).argmax()) for axis in extra.get("nearest_axes", ()))
     _require_unpadded_crops(operations)
     return Placement(
         matrix=np.asarray(np.linalg.solve(network_affine, scan.affine), dtype=np.float64),
         scored=scored.turned(turn).corners,
         domain=box.turned(turn).corners,
         inside=_box_in_scan(inside_affine, inside_size, scan),
+        nearest_axes=nearest_axes,
     )
 
 

@@ -41,10 +41,12 @@ class Neighbours:
         return Neighbours(self.lower.to(device), self.upper.to(device), self.share.to(device))
 
 
-def neighbours(coordinates: NDArray[np.float64], low: int, high: int, device: torch.device) -> Neighbours:
-    """Return the neighbours of fractional coordinates on an axis, clamped to [low, high]."""
-    nearest = np.round(coordinates)
-    snapped = np.where(np.abs(coordinates - nearest) < SNAP_VOXELS, nearest, coordinates)
+def neighbours(
+    coordinates: NDArray[np.float64], low: int, high: int, device: torch.device, nearest: bool = False
+) -> Neighbours:
+    """Return the neighbours of fractional coordinates on an axis, clamped to [low, high]; `nearest`: one for both."""
+    whole = np.floor(coordinates + 0.5 + SNAP_VOXELS)
+    snapped = np.where(nearest | (np.abs(coordinates - whole) < SNAP_VOXELS), whole, coordinates)
     clamped = np.clip(snapped, low, high)
     lower = np.floor(clamped).astype(np.int64)
     share = (clamped - lower).astype(np.float32)
@@ -95,6 +97,7 @@ class Restorer:
         self._zeros = (below < start).astype(int), (above > stop).astype(int)
         self._scored = start, stop
         origin = start - self._zeros[0]
+        self._nearest = [axis in placement.nearest_axes for axis in order]
         self._low = np.maximum(below - origin, 0)
         self._high = np.minimum(above - origin, stop + self._zeros[1] - origin) - 1
         self._received = 0  # rows of the frame, zeros included
@@ -169,7 +172,10 @@ class Restorer:
         scan_axis = self._scan_axes[axis]
         positions = np.arange(self._values.shape[scan_axis])
         coordinates = self._matrix[axis, scan_axis] * positions + self._matrix[axis, 3]
-        return neighbours(coordinates, self._low[axis], self._high[axis], self._device)
+        return self._neighbours(coordinates, axis)
+
+    def _neighbours(self, coordinates: NDArray[np.float64], axis: int) -> Neighbours:
+        return neighbours(coordinates, self._low[axis], self._high[axis], self._device, self._nearest[axis])
 
     def _ready(self, along: Neighbours, frame: PaddedSlab) -> torch.Tensor:
         return torch.nonzero((along.upper >= self._received) & (along.upper < frame.stop))[:, 0]
@@ -199,12 +205,12 @@ class Restorer:
             ends = np.clip((constant[0] + lowest, constant[0] + highest), self._low[0], self._high[0])
             if ends[1] < self._received or ends[0] >= frame.stop:
                 continue
-            along = neighbours(within + constant[0], self._low[0], self._high[0], self._device)
+            along = self._neighbours(within + constant[0], 0)
             ready = torch.nonzero((along.upper >= self._received) & (along.upper < frame.stop)).T
             if ready.numel():
                 row, column = ready.cpu().numpy()
                 across = matrix[:, 1:2] * row + matrix[:, 2:3] * column + constant[:, None]
-                others = [neighbours(across[axis], self._low[axis], self._high[axis], self._device) for axis in (1, 2)]
+                others = [self._neighbours(across[axis], axis) for axis in (1, 2)]
                 yield target, ready, [along[tuple(ready)], *others]
 
     def _fill_box(self, target: NDArray[Any], frame: PaddedSlab, lines: list[Neighbours]) -> None:
