@@ -1,6 +1,7 @@
 """The project's virtual environments, made on the first use and kept: `.venv`, and `.venv-label` for MONAI Label.
 
-Each has the pinned torch, the versions of a lock (`scripts/lock` writes both), and the checkout.
+Each has the pinned torch, the versions of a lock (`scripts/lock` writes both), and the checkout. A third, with nnU-Net
+to compare with, has neither lock nor checkout.
 This module runs under any Python 3, with the standard library only, because it looks for the Python that fits.
 """
 
@@ -38,9 +39,11 @@ def label() -> Path:
     return _with_lock(ROOT / ".venv-label", LOCK_LABEL, BELOW_LABEL)
 
 
-def separate(name: str, *packages: str) -> Path:
-    """Return the Python of `.venv-NAME`, which has the pinned torch and these packages, and not the checkout."""
-    return make(ROOT / f".venv-{name}", " ".join(packages), ANY, [TORCH], [*packages])
+def nnunet() -> Path:
+    """Return the Python of `.venv-nnunet`, which has nnU-Net, MONAI for the benchmark, and not the checkout."""
+    # torch again, or a package that it needs would exchange it for the newest torch
+    packages = ["nnunetv2==2.8.1", "monai[nibabel]>=1.6.1", TORCH]
+    return make(ROOT / ".venv-nnunet", " ".join(packages), ANY, [TORCH], packages)
 
 
 def make(folder: Path, wanted: str, below: "tuple[int, ...]", *steps: "list[str]") -> Path:

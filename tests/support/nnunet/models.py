@@ -1,7 +1,7 @@
-"""Make nnU-Net v2 results folders out of the shipped weights: `PYTHON models.py FOLDER [KIND …]`.
+"""Make nnU-Net v2 results folders out of the shipped weights.
 
-The weights go backwards into nnU-Net's names, axis order and plans, so a model of each kind segments real anatomy.
-Needs torch and NumPy only; the kind `residual` also `dynamic_network_architectures`.
+`PYTHONPATH=tests python -m support.nnunet.models FOLDER [KIND …]`. The weights go backwards into nnU-Net's names, axis
+order and plans, so a model of each kind segments real anatomy. Needs torch and NumPy only.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from support.nnunet.residual import Residual
 
 Weights = dict[str, torch.Tensor]
 BUNDLES = Path(__file__).resolve().parents[3] / "monai_bundle"
@@ -52,7 +54,7 @@ class Kind:
         regions: whether heads are regions.
         old: whether plans have no `architecture`.
         thick: whether the first stage has 1×3×3 kernels.
-        residual: whether the encoder is residual, with seeded weights.
+        residual: whether the encoder is residual.
         reader: the plans' `image_reader_writer`.
     """
 
@@ -92,14 +94,7 @@ def write_model(kind: Kind, folder: Path) -> Path:
     model = folder / TRAINED
     model.mkdir(parents=True)
     shipped = torch.load(BUNDLES / kind.bundle / "models" / "model.pt", map_location="cpu", weights_only=True)
-    features = [len(shipped["input_block.norm1.weight"])]
-    features += [
-        len(shipped[f"downsamples.{i}.norm1.weight"]) for i in range(20) if f"downsamples.{i}.norm1.weight" in shipped
-    ]
-    features.append(len(shipped["bottleneck.norm1.weight"]))
-    if kind.residual:
-        features = [16, 32, 64]
-    architecture = _architecture(kind, features)
+    architecture = _architecture(kind, features_per_stage(shipped))
     for name, content in (
         ("plans", _plans(kind, folder.name, architecture)),
         ("dataset", _dataset(kind)),
@@ -107,7 +102,7 @@ def write_model(kind: Kind, folder: Path) -> Path:
     ):
         (model / f"{name}.json").write_text(json.dumps(content, indent=4))
     for fold in range(kind.folds):
-        weights = _seeded(architecture, kind) if kind.residual else carry(shipped, kind)
+        weights = carry(shipped, kind)
         if fold:
             _shake(weights, fold)
         (model / f"fold_{fold}").mkdir()
@@ -115,9 +110,17 @@ def write_model(kind: Kind, folder: Path) -> Path:
     return model
 
 
+def features_per_stage(shipped: Mapping[str, torch.Tensor]) -> list[int]:
+    """Return the channels of a DynUNet's levels, the bottleneck's last."""
+    norms = [name for name in shipped if name.endswith(".norm1.weight")]
+    down = sorted(name for name in norms if name.startswith("downsamples."))
+    return [len(shipped[name]) for name in ("input_block.norm1.weight", *down, "bottleneck.norm1.weight")]
+
+
 def carry(shipped: Mapping[str, torch.Tensor], kind: Kind) -> Weights:
-    """Return a DynUNet's weights in the names and the axis order of nnU-Net's PlainConvUNet."""
-    levels = sum(1 for name in shipped if name.startswith("upsamples.") and name.endswith("transp_conv.conv.weight"))
+    """Return a DynUNet's weights in the names and the axis order of nnU-Net's networks."""
+    features = features_per_stage(shipped)
+    levels = len(features) - 1
     blocks = {"input_block": "encoder.stages.0.0.convs", "bottleneck": f"encoder.stages.{levels}.0.convs"}
     blocks |= {f"downsamples.{i}": f"encoder.stages.{i + 1}.0.convs" for i in range(levels - 1)}
     blocks |= {f"upsamples.{i}.conv_block": f"decoder.stages.{i}.convs" for i in range(levels)}
@@ -127,12 +130,9 @@ def carry(shipped: Mapping[str, torch.Tensor], kind: Kind) -> Weights:
         for number in (1, 2):
             kernel = _turned(shipped[f"{ours}.conv{number}.conv.weight"], kind)
             kernel = kernel.sum(2, keepdim=True) if thin else kernel
-            at = f"{theirs}.{number - 1}"
             parts = {"conv.weight": kernel, "conv.bias": torch.zeros(len(kernel))}
             parts |= {f"norm.{part}": shipped[f"{ours}.norm{number}.{part}"] for part in ("weight", "bias")}
-            for name, tensor in parts.items():
-                same = f"all_modules.{0 if name.startswith('conv') else 1}.{name.split('.')[1]}"
-                weights[f"{at}.{name}"] = weights[f"{at}.{same}"] = tensor.clone()
+            weights |= {f"{theirs}.{number - 1}.{name}": tensor for name, tensor in parts.items()}
     for level in range(levels):
         kernel = _turned(shipped[f"upsamples.{level}.transp_conv.conv.weight"], kind)
         kernel = kernel.mean(2, keepdim=True) if kind.thick and level == levels - 1 else kernel
@@ -146,8 +146,19 @@ def carry(shipped: Mapping[str, torch.Tensor], kind: Kind) -> Weights:
         inputs = shipped[f"upsamples.{level}.conv_block.norm2.weight"].shape[0]
         weights[f"decoder.seg_layers.{level}.weight"] = head if last else torch.zeros(len(bias), inputs, 1, 1, 1)
         weights[f"decoder.seg_layers.{level}.bias"] = bias if last else torch.zeros(len(bias))
-    again = {f"decoder.{name}": tensor for name, tensor in weights.items() if name.startswith("encoder.")}
-    return {name: tensor.clone().contiguous() for name, tensor in (weights | again).items()}
+    return _with_all_names(Residual(features).carry(weights) if kind.residual else weights)
+
+
+def _with_all_names(weights: Weights) -> Weights:
+    """Return the weights under all the names by which nnU-Net saves each of them."""
+    same = {}
+    for name, tensor in weights.items():
+        for number, module in enumerate(("conv", "norm")):
+            for what in ("weight", "bias"):
+                if name.endswith(f".{module}.{what}"):
+                    same[f"{name.removesuffix(f'{module}.{what}')}all_modules.{number}.{what}"] = tensor
+    again = {f"decoder.{name}": tensor for name, tensor in (weights | same).items() if name.startswith("encoder.")}
+    return {name: tensor.clone().contiguous() for name, tensor in (weights | same | again).items()}
 
 
 def _turned(kernel: torch.Tensor, kind: Kind) -> torch.Tensor:
@@ -167,26 +178,13 @@ def _shake(weights: Weights, seed: int) -> None:
         tensor += noise[key]
 
 
-def _seeded(architecture: dict[str, Any], kind: Kind) -> Weights:
-    """Return seeded weights of a residual encoder; its head is scaled so that labels are not near ties."""
-    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
-
-    arguments = dict(architecture["arch_kwargs"])
-    classes = {"conv_op": torch.nn.Conv3d, "norm_op": torch.nn.InstanceNorm3d, "nonlin": torch.nn.LeakyReLU}
-    torch.manual_seed(26)
-    network = ResidualEncoderUNet(1, num_classes=3, deep_supervision=True, **(arguments | classes))
-    with torch.no_grad():
-        network.decoder.seg_layers[-1].weight.mul_(8)
-    return dict(network.state_dict())
-
-
 def _architecture(kind: Kind, features: list[int]) -> dict[str, Any]:
     stages = len(features)
     kernels = [[3, 3, 3]] * stages
     strides = [[1, 1, 1], *([[2, 2, 2]] * (stages - 1))]
     if kind.thick:
         kernels, strides = [[1, 3, 3], *kernels[1:]], [[1, 1, 1], [1, 2, 2], *strides[2:]]
-    convolutions = {"n_blocks_per_stage": [1, 3, 4]} if kind.residual else {"n_conv_per_stage": [2] * stages}
+    encoder = Residual(features).arguments() if kind.residual else {"n_conv_per_stage": [2] * stages}
     name = "ResidualEncoderUNet" if kind.residual else "PlainConvUNet"
     return {
         "network_class_name": f"dynamic_network_architectures.architectures.unet.{name}",
@@ -196,8 +194,7 @@ def _architecture(kind: Kind, features: list[int]) -> dict[str, Any]:
             "conv_op": CONV,
             "kernel_sizes": kernels,
             "strides": strides,
-            **convolutions,
-            "n_conv_per_stage_decoder": [1 if kind.residual else 2] * (stages - 1),
+            "n_conv_per_stage_decoder": [2] * (stages - 1),
             "conv_bias": True,
             "norm_op": NORM,
             "norm_op_kwargs": {"eps": 1e-05, "affine": True},
@@ -205,6 +202,7 @@ def _architecture(kind: Kind, features: list[int]) -> dict[str, Any]:
             "dropout_op_kwargs": None,
             "nonlin": "torch.nn.LeakyReLU",
             "nonlin_kwargs": {"inplace": True},
+            **encoder,
         },
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
