@@ -14,6 +14,7 @@ from tomoseg.batch.run import BatchInterruptedError, Executor, run_batch
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import OutputError, UsageError, one_line
+from tomoseg.core.notes import collect_notes
 from tomoseg.data.output_types import names_output_file
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.report.records import Report
@@ -87,8 +88,11 @@ def segment_batch(
     is_file = names_output_file(target)
     if not is_file and target.exists() and not target.is_dir():
         raise UsageError(f"{target}: expected a folder or a name that ends in .nii.gz, got another file")
-    cases = plan_cases(inputs, output, output_type, series, bundle.input_channels)
     options, place, progress = options or OutputOptions(), executor or ExecutorOptions(), progress or Progress()
+    with collect_notes() as notes:
+        cases = plan_cases(inputs, output, output_type, series, bundle.input_channels)
+    for note in notes:
+        progress.on_note(note)
     options = replace(options, measure=options.measure or statistics or json_file is not None or not is_file)
     run_options = run_options or (loaded.options if loaded else RunOptions())
     runs: Executor

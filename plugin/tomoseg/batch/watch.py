@@ -18,6 +18,7 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import OutputError, UsageError, one_line
 from tomoseg.core.files import real_path
+from tomoseg.core.notes import collect_notes
 from tomoseg.data.discovery import Scan
 from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
 from tomoseg.inference.segmenter import Segmenter
@@ -97,11 +98,17 @@ def _segment_arrivals(
 ) -> Iterator[Report]:
     arrivals, waiting = WatchFolder(inbox, output, stable_for_s), deque[Scan]()
     owners: dict[Path, Path] = {}
+    noted: set[str] = set()
     done: dict[tuple[str, str | None], CaseReport] = {}
     started = None
     while True:
         look = time.monotonic()
-        waiting.extend(arrivals.poll(look))
+        with collect_notes() as notes:
+            waiting.extend(arrivals.poll(look))
+        for note in notes:
+            if note not in noted:
+                progress.on_note(note)
+                noted.add(note)
         if not waiting:
             time.sleep(max(LOOK_EVERY_S, 5 * (time.monotonic() - look)))
             continue

@@ -59,6 +59,7 @@ def label_server(
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option()] = 8000,
     threads: Annotated[int | None, typer.Option(metavar="N")] = None,
+    follow_links: Annotated[bool, typer.Option("--follow-links")] = False,
 ) -> None:
     """Start MONAI Label's server with bundles as its models, for 3D Slicer and OHIF.
 
@@ -69,10 +70,13 @@ def label_server(
         host: address to listen at; other computers reach only what you name.
         port: TCP port.
         threads: threads; by default OMP_NUM_THREADS, else the cores that it may use.
+        follow_links: serve files that are links, too, wherever they lead.
     """
     from tomoseg.label_app.server import serve_label_app
 
-    serve_label_app(studies, app, bundle or (), host, port, threads=threads, on_warning=print_warning)
+    serve_label_app(
+        studies, app, bundle or (), host, port, threads=threads, follow_links=follow_links, on_warning=print_warning
+    )
 
 
 def _describe(number: int) -> str:

@@ -1,6 +1,37 @@
-"""Messages to the user on standard error, one line each: notes, warnings and errors."""
+"""Messages to the user, one line each: notes, warnings and errors, printed on standard error or collected first."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collect_notes() -> Iterator[list[str]]:
+    """Yield a list that holds what `take_note` is given meanwhile, in this thread, each line once.
+
+    Example:
+        >>> from tomoseg.core.notes import collect_notes, take_note
+        >>> with collect_notes() as notes:
+        ...     take_note("scans/link: passed over")
+        >>> notes
+        ['scans/link: passed over']
+    """
+    notes: list[str] = []
+    outer = _collected.set(notes)
+    try:
+        yield notes
+    finally:
+        _collected.reset(outer)
+
+
+def take_note(note: str) -> None:
+    """Keep what is worth knowing for whoever collects notes; without a collector it is dropped."""
+    notes = _collected.get()
+    if notes is not None and note not in notes:
+        notes.append(note)
 
 
 def print_note(message: str) -> None:

@@ -12,6 +12,7 @@ from tomoseg.core.errors import UsageError, one_line, shorten
 from tomoseg.core.files import read_text
 from tomoseg.data.channels import channel_file, channel_number, without_number
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix, strip_suffix
+from tomoseg.data.scan_files import visible_folders
 
 DESCRIPTION = "dataset.json"
 FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))  # of the Decathlon and of nnU-Net; of anybody
@@ -108,11 +109,9 @@ def is_dataset(folder: Path) -> bool:
 def find_datasets(folder: Path) -> list[Path]:
     """Return the labelled datasets below a folder, sorted; hidden folders are left out."""
     found: list[Path] = []
-    for here, folders, _ in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if is_dataset(Path(here)):
-            found.append(Path(here))
-            folders.clear()
+    for here, _ in visible_folders(folder):
+        if not any(here.is_relative_to(other) for other in found) and is_dataset(here):
+            found.append(here)
     return sorted(found)
 
 

@@ -1,9 +1,12 @@
 """Files below a folder that may hold scans, told by their names and first bytes; none is read."""
 
 import os
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tomoseg.core.files import open_regular, real_path
+from tomoseg.core.notes import take_note
 from tomoseg.data.formats import SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
@@ -42,12 +45,62 @@ def is_volume(path: Path) -> bool:
 
 
 def visible_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
-    """Return the files below a folder, sorted; hidden ones, and those below `leave_out`, are left out."""
-    found: list[Path] = []
-    skipped = None if leave_out is None else real_path(leave_out)
-    for here, folders, names in os.walk(folder):
-        place = Path(here)
-        shown = [name for name in folders if not name.startswith(".")]
-        folders[:] = [name for name in shown if skipped is None or real_path(place / name) != skipped]
-        found.extend(place / name for name in names if not name.startswith("."))
+    """Return the files below a folder, sorted; hidden ones, and those below `leave_out`, are left out.
+
+    Links are followed, each folder once. Notes name what lies outside of the folder, and what is passed over.
+    """
+    found = [here / name for here, names in visible_folders(folder, leave_out) for name in names if name[0] != "."]
+    links = [path for path in found if path.is_symlink()]
+    for path in links:
+        if not path.exists():
+            take_note(f"{path}: passed over: a link that leads nowhere")
+    root = real_path(folder)
+    outside = [path for path in links if path.exists() and not real_path(path).is_relative_to(root)]
+    if outside:
+        others = f", and {len(outside) - 1} more" if len(outside) > 1 else ""
+        take_note(f"{outside[0]}: a link that leads out of {folder}, to {real_path(outside[0])}{others}")
     return sorted(found)
+
+
+def visible_folders(folder: Path, leave_out: Path | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder and those below it, each with the names of its files; otherwise as `visible_files`.
+
+    What comes by a link comes last, so that a folder keeps its own name where it has one.
+    """
+    root = real_path(folder)
+    skipped = None if leave_out is None else real_path(leave_out)
+    searched: list[Path] = []
+    waiting = deque([folder])
+    while waiting:
+        start = waiting.popleft()
+        target = real_path(start)
+        if skipped is not None and target.is_relative_to(skipped):
+            continue
+        if start != folder and (why := _why_passed_over(target, root, searched)):
+            take_note(f"{start}: passed over: a link to {target}, {why}")
+            continue
+        if start != folder and not target.is_relative_to(root):
+            take_note(f"{start}: a link that leads out of {folder}, to {target}")
+        searched.append(target)
+        for here, folders, names in os.walk(start, onerror=_note_unreadable):
+            place = Path(here)
+            below = [place / name for name in sorted(folders) if not name.startswith(".")]
+            links = [path for path in below if path.is_symlink()]
+            waiting.extend(links)
+            known = {skipped, *searched}
+            folders[:] = [path.name for path in below if path not in links and real_path(path) not in known]
+            yield place, names
+
+
+def _why_passed_over(target: Path, root: Path, searched: Sequence[Path]) -> str:
+    """Return why a link's target is not searched: what is below it would come twice, or never end."""
+    if root.is_relative_to(target):
+        return "which holds the link itself"
+    for known in searched:
+        if target.is_relative_to(known) and not any(part.startswith(".") for part in target.relative_to(known).parts):
+            return "which is searched already"
+    return ""
+
+
+def _note_unreadable(error: OSError) -> None:
+    take_note(f"{error.filename}: passed over: {error.strerror}")

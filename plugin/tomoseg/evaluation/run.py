@@ -10,6 +10,7 @@ from pathlib import Path
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import UsageError
+from tomoseg.core.notes import collect_notes
 from tomoseg.core.threads import choose_threads
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import find_ignored, is_ignored
@@ -86,7 +87,9 @@ def evaluate(
 
 def _compare(ours: Path, theirs: Path, options: EvaluationOptions, threads: int, on_case: OnCase | None) -> Evaluation:
     started = utc_now()
-    found = match_cases(ours, theirs)
+    with collect_notes() as notes:
+        found = match_cases(ours, theirs)
+    found = replace(found, notes=(*notes, *found.notes))
     asked = parse_labels(options.names) if isinstance(options.names, str) else options.names
     names = found.label_names if asked is None else asked
     values = (

@@ -20,7 +20,7 @@ from tomoseg.label_app.activelearning.strategies import make_strategies
 from tomoseg.label_app.clicks.clicks import BACKGROUND
 from tomoseg.label_app.datastore.dicom_studies import DicomStudies, connect
 from tomoseg.label_app.datastore.local_studies import LocalStudies
-from tomoseg.label_app.folder import LabelApp, load_bundles
+from tomoseg.label_app.folder import FOLLOW_LINKS, LabelApp, load_bundles
 from tomoseg.label_app.infers.batch_task import IsolatedBatch
 from tomoseg.label_app.infers.inference import SegmentationTask
 from tomoseg.label_app.infers.interaction import SUFFIX, ClickTask
@@ -57,7 +57,7 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_datastore(self) -> Datastore:
         if not self.studies.startswith(("http://", "https://")):
-            return LocalStudies(Path(self.studies))
+            return LocalStudies(Path(self.studies), self.conf.get(FOLLOW_LINKS) == "true")
         models = self.models.values()
         modalities = dict.fromkeys(model.bundle.modality for model in models)
         labels = [label for model in models for label in model.labels.table]

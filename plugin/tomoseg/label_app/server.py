@@ -12,7 +12,7 @@ from platformdirs import user_data_path
 
 from tomoseg.core.errors import UsageError, errors_as, import_package
 from tomoseg.core.threads import choose_threads
-from tomoseg.label_app.folder import LabelApp
+from tomoseg.label_app.folder import FOLLOW_LINKS, LabelApp
 
 
 def serve_label_app(
@@ -23,6 +23,7 @@ def serve_label_app(
     port: int = 8000,
     *,
     threads: int | None = None,
+    follow_links: bool = False,
     on_warning: Callable[[str], None] | None = None,
 ) -> None:
     """Start MONAI Label's server with bundles as its models, and serve until the process is stopped.
@@ -35,6 +36,7 @@ def serve_label_app(
         host: address to listen at.
         port: TCP port.
         threads: as in `RunOptions`, of the server and of each process that it starts.
+        follow_links: serve files that are links, too, wherever they lead.
         on_warning: called if other computers can reach the server without logging in.
 
     Returns:
@@ -73,6 +75,7 @@ def serve_label_app(
     main = Main(loglevel=logging.WARNING, actions="start_server")
     arguments = ["start_server", "--app", str(folder.root), "--studies", studies, "--host", host, "--port", str(port)]
     arguments += ["--verbose", "WARNING", "--log_level", "warning", "--uvicorn_app", "tomoseg.label_app.web:app"]
+    arguments += ["--conf", FOLLOW_LINKS, "true"] if follow_links else []
     main.action_start_server(main.args_parser().parse_args(arguments))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.bundle.registry import find_bundle
+from tomoseg.core.notes import collect_notes
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
 from tomoseg.training.options import EVERY_FOLD, TrainingOptions
 from tomoseg.training.training import Trained, check_data, check_negatives, install
@@ -69,13 +70,15 @@ def train(
     dataset = check_data(Path(data), on_scan, scans=planned is None or not planned.without_scans)
     negatives = () if options.negatives is None else check_negatives(Path(options.negatives), chosen, on_scan)
     if unlabelled is not None:
-        found = check_unlabelled(Path(unlabelled), dataset, on_scan)
+        with collect_notes() as notes:
+            found = check_unlabelled(Path(unlabelled), dataset, on_scan)
         options = replace(options, unlabelled=found.scans)
         if on_warning is not None:
             for line in found.left_out:
                 on_warning(f"{line}; left out")
         if on_note is not None:
-            on_note(f"{unlabelled}: {found.summary}")
+            for note in (*notes, f"{unlabelled}: {found.summary}"):
+                on_note(note)
     if fold == EVERY_FOLD:
         return cross_validate(chosen, dataset, options, folder, quiet, negatives)
     name = f"fold_{fold}" if isinstance(fold, int) else fold or "all_cases"

@@ -319,7 +319,7 @@ def test_the_json_keeps_its_schema(tmp_path: Path) -> None:
     save(tmp_path / "loose.nrrd", noise("uint8"))
     for voxels in (False, True):
         content = json.loads(json.dumps(inspect([tmp_path], voxels=voxels).as_json(), allow_nan=False))
-        assert content.keys() == {"tomoseg", "ok", "voxels_read", "scans", "datasets"}
+        assert content.keys() == {"tomoseg", "ok", "voxels_read", "scans", "datasets", "notes"}
         assert content["ok"] is not voxels
         (scan,), (dataset,) = content["scans"], content["datasets"]
         assert (scan["shape"], scan["spacing_mm"], scan["orientation"]) == ([6, 7, 8], [1.5, 1.5, 3.0], "RAS")

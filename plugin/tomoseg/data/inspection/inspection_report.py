@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoseg.core.errors import TomosegError, UsageError, one_line
+from tomoseg.core.notes import collect_notes
 from tomoseg.core.version import __version__
 from tomoseg.data.datasets import find_datasets, label_stems, read_dataset
 from tomoseg.data.discovery import Scan, find_scans
@@ -23,11 +24,13 @@ class InspectionReport:
         voxels: whether they were read, or only the headers.
         scans: files and DICOM series that belong to no dataset.
         datasets: labelled datasets.
+        notes: on the folders that were searched.
     """
 
     voxels: bool
     scans: tuple[ScanFindings, ...] = ()
     datasets: tuple[DatasetFindings, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -42,6 +45,7 @@ class InspectionReport:
             "voxels_read": self.voxels,
             "scans": [scan.as_json() for scan in self.scans],
             "datasets": [dataset.as_json() for dataset in self.datasets],
+            "notes": list(self.notes),
         }
 
 
@@ -69,12 +73,15 @@ def inspect(
     """
     scans: list[Scan] = []
     folders: list[Path] = []
+    notes: list[str] = []
     for path in map(Path, paths):
         if not path.is_dir():
             scans.append(Scan(path))
             continue
-        datasets = find_datasets(path)
-        loose = [] if path in datasets else find_scans(path)
+        with collect_notes() as reported:
+            datasets = find_datasets(path)
+            loose = [] if path in datasets else find_scans(path)
+        notes += reported
         loose = [scan for scan in loose if not any(scan.path.is_relative_to(folder) for folder in datasets)]
         if not loose and not datasets:
             raise UsageError(f"{path}: no NIfTI, NRRD or MetaImage file, and no CT or MR series in DICOM in there")
@@ -84,7 +91,8 @@ def inspect(
         raise UsageError("expected files or folders with scans")
     inspector = Inspector(voxels, on_scan)
     found = _inspect_scans(list(dict.fromkeys(scans)), inspector)
-    return InspectionReport(voxels, found, tuple(_inspect_folder(one, inspector) for one in dict.fromkeys(folders)))
+    inspected = tuple(_inspect_folder(one, inspector) for one in dict.fromkeys(folders))
+    return InspectionReport(voxels, found, inspected, tuple(notes))
 
 
 def _inspect_folder(folder: Path, inspector: Inspector) -> DatasetFindings:

@@ -57,7 +57,7 @@ def list_notes(report: InspectionReport) -> list[str]:
     places: dict[str, list[str]] = defaultdict(list)
     for place, text in _collect(report, "notes"):
         places[text].append(place)
-    lines = []
+    lines = list(report.notes)
     for text, where in places.items():
         lines.append(f"{some(where, MAX_FILES)}: {text}")
     left_out = len(lines) - MAX_NOTES

@@ -20,15 +20,31 @@ class LocalStudies(LocalDatastore):  # type: ignore[misc]
 
     Args:
         folder: the scans.
+        follow_links: serve files that are links, too, wherever they lead.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, follow_links: bool = False) -> None:
+        self._follow_links = follow_links
         super().__init__(
             str(folder),
             extensions=EXTENSIONS,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
+
+    def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
+        found: dict[str, str] = super()._list_files(path, patterns)
+        return {name: file for name, file in found.items() if self._is_served(path, file)}
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        super()._init_from_datastore_file(throw_exception)
+        store = self._datastore  # of an earlier start, perhaps with other options
+        for image_id, entry in list(store.objects.items()):
+            if not self._is_served(store.image_path(), self._filename(image_id, entry.image.ext)):
+                del store.objects[image_id]
+
+    def _is_served(self, folder: str, name: str) -> bool:
+        return self._follow_links or not Path(folder, name).is_symlink()
 
     def source(self, image_id: str) -> Path | None:
         """Return what is to be segmented for an image, None if there is no such image."""
