@@ -10,7 +10,7 @@ import pytest
 from support.bundles import read_config
 from support.trainings import tiny_bundle, write_dataset
 from tomoseg import find_bundle
-from tomoseg.bundle.card import EMPTY_RESULTS, MEASURED, replace_results
+from tomoseg.bundle.card import EMPTY_ACCURACY, MEASURED, replace_accuracy
 from tomoseg.bundle.configs import find_config
 from tomoseg.bundle.planned import PLAN, PlannedBundle, TrainEntry
 
@@ -57,11 +57,11 @@ def test_configs_are_found_by_name(tmp_path: Path, suffix: str, found: bool) -> 
 
 @pytest.mark.parametrize("after", ["", "\n## References\n\n1. One.\n"])
 def test_results_are_replaced_but_not_those_of_the_author(after: str) -> None:
-    first = replace_results(f"# A\n\n{EMPTY_RESULTS}{after}", f"{MEASURED}: one.")
+    first = replace_accuracy(f"# A\n\n{EMPTY_ACCURACY}{after}", f"{MEASURED}: one.")
     assert first is not None
-    second = replace_results(first, f"{MEASURED}: two.")
+    second = replace_accuracy(first, f"{MEASURED}: two.")
     assert second is not None
     assert second == first.replace("one.", "two.")
     assert second.endswith(after.lstrip())
-    assert replace_results("## Results\n\nOur own.\n", MEASURED) is None
-    assert replace_results("# A\n", MEASURED) is None
+    assert replace_accuracy("## Accuracy\n\nOur own.\n", MEASURED) is None
+    assert replace_accuracy("# A\n", MEASURED) is None

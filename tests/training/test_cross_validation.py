@@ -27,7 +27,7 @@ from tomoseg.core.errors import UsageError
 from tomoseg.core.files import sha256
 from tomoseg.data.components import largest_component
 from tomoseg.data.overlap import dice
-from tomoseg.training.card import write_results
+from tomoseg.training.card import write_accuracy
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
 from tomoseg.training.ensemble import KEEP_LARGEST, average_weights, ensemble_config, keep_components, single_config
 from tomoseg.training.options import TrainingOptions
@@ -197,17 +197,17 @@ def test_the_card_has_what_was_measured(validated: tuple[Path, CrossValidation],
     # once more it is replaced; what somebody wrote is not
     scores: dict[int | str | None, list[list[float]]] = {0: [[0.5, math.nan], [0.7, 0.9]]}
     copy = Path(shutil.copy(card, tmp_path))
-    assert write_results(copy, ["front", "back"], scores, ["back"], averaged=True)
+    assert write_accuracy(copy, ["front", "back"], scores, ["back"], averaged=True)
     again = copy.read_text()
     assert (
         "| front | 2 | 0.6000 (0.5000 to 0.7000) | 0.6000 |\n| back | 1 | 0.9000 (0.9000 to 0.9000) | 0.9000 |" in again
     )
     assert "raised their mean: back." in again
-    assert again.count("## Results") == again.count("## References") == 1
-    copy.write_text("## Results\n\nOur own.\n")
-    assert not write_results(copy, ["front", "back"], scores, [], averaged=True)
-    assert copy.read_text() == "## Results\n\nOur own.\n"
-    assert not write_results(tmp_path / "none.md", ["front", "back"], scores, [], averaged=True)
+    assert again.count("## Accuracy") == again.count("## References") == 1
+    copy.write_text("## Accuracy\n\nOur own.\n")
+    assert not write_accuracy(copy, ["front", "back"], scores, [], averaged=True)
+    assert copy.read_text() == "## Accuracy\n\nOur own.\n"
+    assert not write_accuracy(tmp_path / "none.md", ["front", "back"], scores, [], averaged=True)
 
 
 def test_evaluation_cuts_down_what_inference_does(validated: tuple[Path, CrossValidation]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tomoseg.bundle.card import EMPTY_RESULTS
+from tomoseg.bundle.card import EMPTY_ACCURACY
 from tomoseg.bundle.configs import as_text
 from tomoseg.bundle.planned import PLAN, PlannedBundle
 from tomoseg.core.errors import DatasetError, UsageError, errors_as
@@ -107,7 +107,7 @@ def plan_bundle(
         name=name,
         title=title,
         source=source,
-        results=EMPTY_RESULTS,
+        accuracy=EMPTY_ACCURACY,
     )
     files["docs/data_license.txt"] = render("data_license.txt", title=title, source=source)
     files["LICENSE"] = render("bundle_license.txt")

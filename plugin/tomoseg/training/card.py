@@ -1,4 +1,4 @@
-"""What all folds gave, in the card of the bundle."""
+"""Write the Dice of a cross-validation into the model card of a bundle."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tomoseg.bundle.card import MEASURED, replace_results
+from tomoseg.bundle.card import MEASURED, replace_accuracy
 from tomoseg.core.files import atomic_file, read_text
 from tomoseg.evaluation.bootstrap import interval, resample
 
 
-def write_results(
+def write_accuracy(
     path: Path,
     labels: Sequence[str],
     dice: Mapping[int | str | None, Sequence[Sequence[float]]],
@@ -21,10 +21,10 @@ def write_results(
     """Put a table of Dice into a card, in place of "Not measured yet." or of an earlier table of this kind.
 
     Args:
-        path: of the card; nothing is done where there is none, or where somebody wrote results of their own.
+        path: of the card; a missing card, or one whose author wrote the section, stays as it is.
         labels: their names.
         dice: the Dice of the labels of each case, NaN where it has none, by fold.
-        largest: names of the labels that are cut down to their largest component, which the table does not have.
+        largest: names of the labels that the bundle cuts down to their largest component; the table is without that.
         averaged: whether the bundle has the mean of the folds' weights, and not all networks.
 
     Returns:
@@ -36,7 +36,7 @@ def write_results(
     if not path.is_file():
         return False
     section = "\n".join(_section(labels, dice, largest, averaged))
-    text = replace_results(read_text(path), section)
+    text = replace_accuracy(read_text(path), section)
     if text is None:
         return False
     with atomic_file(path) as temporary:
@@ -56,7 +56,7 @@ def _section(
     kind = "the mean of their weights" if averaged else "all of them, whose logits are averaged"
     lines = [
         f"{MEASURED} (`tomoseg train --fold all`); the bundle has {kind}. Dice in the scans' own",
-        "grid, mean with bootstrap 95 % interval (cases drawn with replacement):",
+        "grid, means with bootstrap 95 % intervals (cases drawn with replacement):",
         "",
         f"| | cases | all folds | {' | '.join(f'fold {fold}' for fold in dice)} |",
         f"|---|---|---|{'---|' * len(dice)}",
@@ -72,7 +72,10 @@ def _section(
         ]
         lines.append(f"| {' | '.join(cells)} |")
     if largest:
-        lines += ["", f"Cut down to the largest component besides, which raised their mean: {', '.join(largest)}."]
+        lines += [
+            "",
+            f"The bundle keeps only the largest component of these, which raised their mean: {', '.join(largest)}.",
+        ]
     return lines
 
 

@@ -20,7 +20,7 @@ from tomoseg.core.json_files import write_json
 from tomoseg.core.tables import write_csv
 from tomoseg.data.datasets import Dataset, Pair
 from tomoseg.inference.segmenter import Segmenter
-from tomoseg.training.card import write_results
+from tomoseg.training.card import write_accuracy
 from tomoseg.training.ensemble import (
     KEEP_LARGEST,
     average_weights,
@@ -144,7 +144,7 @@ def cross_validate(
             _require(bundle, "scikit-image")  # MONAI finds components with it
         scores = {fold.fold: [row.plain for row in rows if row.fold == fold.fold] for fold in folds}
         largest_only = [meter.labels[label] for label in chosen]
-        write_results(bundle.root / "docs" / "README.md", names, scores, largest_only, averaged)
+        write_accuracy(bundle.root / "docs" / "README.md", names, scores, largest_only, averaged)
     result = CrossValidation(target, len(rows), meter.labels, tuple(plain), chosen, averaged, installed)
     _write_summary(target / "summary.json", result, folds, rows, together, alone)
     return result
