@@ -20,6 +20,7 @@ from support.dicoms import write_series
 from support.pages import draw_picture
 from support.scheduling import pytest_xdist_make_scheduler  # noqa: F401
 from support.tiers import rest_exhaustive
+from support.trust import all_trusted, own_data_folder
 from tomoseg import Grid
 
 # no deadline: a busy machine disproves no property; the same examples each time, and new ones with `scripts/test --all`
@@ -32,6 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put modules with slow tests first, so that at the end no worker waits for another."""
     long = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("exhaustive")}
     items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trusted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trust every bundle, recorded in a data folder of the tests' own."""
+    with own_data_folder(tmp_path_factory.mktemp("user_data")), all_trusted():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ BUNDLE_NAME = "hippocampus_mr_segmentation"
 CONFIGS = ("train", "evaluate", "inference", "multi_gpu_train", "multi_gpu_evaluate")
 CASES = 3
 
-# One thread each: two processes share two cores. No GPU: what is tested is the same on every machine.
+# One thread each: the same sums in the same order, and two processes share two cores. No GPU.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 # what `Place.call` prints into: loggers that are made meanwhile keep it
 PRINTED = io.StringIO()

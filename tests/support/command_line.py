@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+from support.trust import trust_named
 from tomoseg.cli import main
 
 
@@ -31,8 +32,19 @@ def run_inside(*arguments: object, cwd: Path | None = None) -> subprocess.Comple
     return subprocess.CompletedProcess(words, int(str(status or 0)), printed.getvalue(), errors.getvalue())
 
 
-def run_process(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own: what a shell sees, a start from nothing included."""
+def run_process(
+    *arguments: object, cwd: Path | None = None, trusted: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own: what a shell sees, a start from nothing included.
+
+    Args:
+        *arguments: its words.
+        cwd: the working directory.
+        trusted: whether the bundles that it names may run.
+        **environment: further variables.
+    """
+    if trusted:
+        trust_named(arguments, cwd)
     return subprocess.run(
         [sys.executable, "-m", "tomoseg", *map(str, arguments)],
         capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | environment,

@@ -108,7 +108,7 @@ def running_server(folder: Path, studies: str, *arguments: str, port: int = 0, *
         port: 0 for one that is free.
         environment: variables to set.
     """
-    command = [sys.executable, "-m", "tomoseg", "label-server", *arguments]
+    command = [sys.executable, "-m", "tomoseg", "label-server", "--trust", *arguments]
     with running_command(command, folder, studies, port, environment) as server:
         yield server
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -19,8 +18,6 @@ from support.command_line import run_inside, run_process
 from tomoseg.planning.bundle_writer import plan_bundle
 from tomoseg.planning.presets import Budget
 
-# one thread: the same sums in the same order, and two processes share two cores
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 SHAPE = (22, 24, 18)
 NAMES = {"Front": 1, "Back part": 2}
 CT_BASE, CT_STEP = -1000.0, 1000.0
@@ -119,7 +116,7 @@ def tiny_bundle(dataset: Path, folder: Path, steps: int = 3, synthetic: float | 
     return folder
 
 
-def tomoseg(*arguments: str | Path, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def tomoseg(*arguments: str | Path, folder: Path | None = None, **environment: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line, in a process of its own where it needs variables."""
     if environment:
         return run_process(*arguments, cwd=folder, **environment)

@@ -20,8 +20,10 @@ import pytest
 import torch
 from monai.engines import SupervisedEvaluator
 
+from support.bundles import ENVIRONMENT
 from support.disk import full_disk
-from support.trainings import ENVIRONMENT, load, same, tiny_bundle, tomoseg, write_dataset
+from support.trainings import load, same, tiny_bundle, tomoseg, write_dataset
+from support.trust import trust_named
 from support.waiting import wait_until
 from tomoseg import StreamingEvaluator, find_bundle
 from tomoseg.core.errors import BundleError, OutputError, TrainingError, UsageError
@@ -61,6 +63,7 @@ def uninterrupted(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def command(place: Path, folder: Path, *more: str) -> list[str]:
     paths = [str(place / "bundle"), "--data", str(place / "data"), "-o", str(folder)]
     options = ["--fold", "0", "--epochs", str(EPOCHS), "--device", "cpu"]
+    trust_named((place / "bundle",), None)
     return [sys.executable, "-m", "tomoseg", "train", *paths, *options, *more]
 
 

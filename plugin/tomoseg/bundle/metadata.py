@@ -1,7 +1,7 @@
 """What a MONAI bundle says of itself, read from its JSON without importing what runs it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ class Bundle:
     Args:
         name: the name it is registered under, or the folder's.
         root: the folder.
+        trusted: whether tomoseg or an installed package brought it, so that its code may run.
 
     Raises:
         BundleError: the folder is missing or is not a bundle.
@@ -33,6 +34,7 @@ class Bundle:
 
     name: str
     root: Path
+    trusted: bool = field(default=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.root.is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.trust import record
 from tomoseg.core.errors import BundleError, one_line
 from tomoseg.core.notes import print_note
 
@@ -34,12 +35,14 @@ def registered_names() -> list[str]:
     return sorted({*_own_folders(), *_entry_points()})
 
 
-def find_bundle(name_or_folder: Bundle | str | os.PathLike[str]) -> Bundle:
+def find_bundle(name_or_folder: Bundle | str | os.PathLike[str], *, trust: bool = False) -> Bundle:
     """Return the bundle with a registered name, with a name that starts so, or in a folder.
 
     Args:
         name_or_folder: a name, any unambiguous beginning of one (those of tomoseg come first), or the folder of a
             bundle: a `Path`, or text with a separator, such as "./name"; a bundle is returned unchanged.
+        trust: let the bundle's code run, now and later, until it changes. Bundles of tomoseg, of installed packages and
+            those that tomoseg made on this computer need no such leave.
 
     Returns:
         The bundle; its config and weights are read only when they are needed.
@@ -52,12 +55,18 @@ def find_bundle(name_or_folder: Bundle | str | os.PathLike[str]) -> Bundle:
         >>> tomoseg.find_bundle("hippo").labels
         {1: 'anterior', 2: 'posterior'}
     """
-    if isinstance(name_or_folder, Bundle):
-        return name_or_folder
+    bundle = name_or_folder if isinstance(name_or_folder, Bundle) else _find(name_or_folder)
+    if trust and not bundle.trusted:
+        record(bundle.root)
+    return bundle
+
+
+def _find(name_or_folder: str | os.PathLike[str]) -> Bundle:
     wanted = os.fspath(name_or_folder)
     # a bundle is code: a folder that happens to lie here must not run in place of a registered one
     if not isinstance(name_or_folder, str) or "/" in wanted or os.sep in wanted or wanted in (".", ".."):
-        return Bundle(name=Path(wanted).resolve().name, root=Path(wanted))
+        folder = Path(wanted).resolve()
+        return Bundle(name=folder.name, root=Path(wanted), trusted=folder in map(Path.resolve, _own_folders().values()))
     folder_here = bool(wanted) and Path(wanted, "configs").is_dir()
     name = _complete(wanted, f"; for the folder write ./{wanted}" if folder_here else "")
     if folder_here:
@@ -102,7 +111,7 @@ def _describe(name: str) -> str:
 def _load(name: str) -> Bundle:
     own = _own_folders()
     if name in own:
-        return Bundle(name=name, root=own[name])
+        return Bundle(name=name, root=own[name], trusted=True)
     entry = _entry_points()[name]
     try:
         value = entry.load()
@@ -112,7 +121,7 @@ def _load(name: str) -> Bundle:
         raise BundleError(
             f"bundle {name!r}: its entry point {entry.value!r} of {distribution} failed: {one_line(error)}"
         ) from error
-    return Bundle(name=name, root=folder)
+    return Bundle(name=name, root=folder, trusted=True)
 
 
 def _own_folders() -> dict[str, Path]:

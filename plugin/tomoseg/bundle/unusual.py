@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tomoseg.bundle.trust import CODE_SUFFIXES, code_files
 from tomoseg.core.errors import one_line
 from tomoseg.core.files import read_text
 
@@ -26,6 +27,14 @@ CALLS = {
     *("run_module", "setattr", "spawn", "system", "unlink", "urlopen", "urlretrieve", "vars", "write_bytes"),
     "write_text",
 }
+KINDS = dict.fromkeys(CODE_SUFFIXES, "compiled code") | {
+    ".py": "Python code",
+    ".ts": "compiled network",
+    ".ptl": "compiled network",
+    ".engine": "compiled network",
+    ".zip": "packed code",
+    ".egg": "packed code",
+}
 MAX_BYTES = 10_000_000
 USUAL = "$setattr(torch.backends.cudnn, 'benchmark', True)"  # in most bundles of the zoo
 
@@ -39,11 +48,11 @@ def find_unusual(root: Path) -> list[str]:
     Returns:
         The lines, sorted; none where nothing is unusual.
     """
-    found = [f"{path.relative_to(root)}: Python code" for path in root.rglob("*.py")]
-    found += [f"{path.relative_to(root)}: compiled network" for path in root.rglob("*.ts")]
-    for path in (root / "configs").rglob("*"):
-        if path.is_file():
-            found += [f"{path.relative_to(root)}: {line}" for line in _read(path)]
+    found = []
+    for path in code_files(root):
+        name = path.relative_to(root)
+        lines = [KINDS[path.suffix.lower()]] if path.suffix.lower() in KINDS else []
+        found += [f"{name}: {line}" for line in lines or (_read(path) if name.parts[0] == "configs" else [])]
     # a config's text may hold codes that move a terminal's cursor
     return sorted({"".join(c if c.isprintable() else "?" for c in line) for line in found})
 

@@ -16,6 +16,7 @@ BundleOption = Annotated[str, typer.Option("-b", "--bundle", metavar="BUNDLE")]
 OutputTypeOption = Annotated[str | None, typer.Option(metavar="|".join(get_args(OutputTypeName)))]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+TrustOption = Annotated[bool, typer.Option("--trust", help="Run the bundle's code without asking, and remember it.")]
 Command = Callable[..., None]
 
 

@@ -74,7 +74,7 @@ PARTS: Final = (
 
 
 def examine_installation() -> list[Finding]:
-    """Look at Python, the packages, the devices and every registered bundle (each is loaded once).
+    """Look at Python, the packages, the devices and registered bundles (trusted ones are loaded).
 
     Returns:
         What was found, one thing each; `good` is False where something has to be mended.
@@ -159,6 +159,8 @@ def _package(requirement: Requirement) -> Finding:
 def _bundle(name: str) -> Finding:
     try:
         bundle = find_bundle(name)
+        if not bundle.trusted:
+            return Finding(f"bundle {name}", f"{bundle.version}, {bundle.modality}, not run")
         Segmenter(bundle, RunOptions(device="cpu"))
     except TomosegError as error:
         return Finding(f"bundle {name}", one_line(error), good=False)

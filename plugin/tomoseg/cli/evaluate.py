@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tomoseg.cli.arguments import BundleOption, QuietOption
+from tomoseg.cli.arguments import BundleOption, QuietOption, TrustOption
 from tomoseg.cli.terminal import print_table, status
+from tomoseg.cli.trust import find_trusted
 from tomoseg.core.notes import print_error, print_note
 from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.report.text import show_number
@@ -28,6 +29,7 @@ def evaluate(
     output: Annotated[Path, typer.Option("-o", "--output")],
     *,
     bundle: BundleOption = "",
+    trust: TrustOption = False,
     options: EvaluationOptions,
     quiet: QuietOption = False,
 ) -> None:
@@ -39,6 +41,8 @@ def evaluate(
         output: a folder for the results.
         bundle: a registered name, its beginning, or a folder written as ./name.
     """
+    chosen = find_trusted(bundle, trust) if bundle else None
+
     from tomoseg.evaluation.run import evaluate as compare
 
     count = 0
@@ -53,7 +57,7 @@ def evaluate(
             for note in case.notes:
                 print_note(f"{case.prediction}: {note}")
 
-        found = compare(predictions, references, options, bundle=bundle or None, output=output, on_case=print_case)
+        found = compare(predictions, references, options, bundle=chosen, output=output, on_case=print_case)
     for note in found.notes:
         print_note(note)
     if not quiet:

@@ -6,9 +6,9 @@ from typing import Annotated, get_args
 
 import typer
 
-from tomoseg.bundle.registry import find_bundle
-from tomoseg.cli.arguments import JsonOption
+from tomoseg.cli.arguments import JsonOption, TrustOption
 from tomoseg.cli.terminal import status
+from tomoseg.cli.trust import find_trusted
 from tomoseg.convert.export.options import MAX_DICE_LOSS, FormatName
 from tomoseg.core.json_files import format_json
 
@@ -21,6 +21,7 @@ def export(
     checkpoint: Annotated[Path | None, typer.Option()] = None,
     max_dice_loss: Annotated[float, typer.Option(metavar="LOSS")] = MAX_DICE_LOSS,
     overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a bundle's network for another runtime, checked against PyTorch before it is kept.
@@ -34,7 +35,7 @@ def export(
         max_dice_loss: how far below 1 the mean Dice of int8 with fp32 may be.
         overwrite: replace files that are there already.
     """
-    chosen = find_bundle(bundle)
+    chosen = find_trusted(bundle, trust)
     with status("loading the network") as show:
         from tomoseg.convert.export.export import export as write_network
 

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from tomoseg.bundle.registry import find_bundle
+from tomoseg.cli.arguments import TrustOption
+from tomoseg.cli.trust import find_trusted
 from tomoseg.core.errors import UsageError
 from tomoseg.core.notes import print_warning
 
@@ -60,6 +62,7 @@ def label_server(
     port: Annotated[int, typer.Option()] = 8000,
     threads: Annotated[int | None, typer.Option(metavar="N")] = None,
     follow_links: Annotated[bool, typer.Option("--follow-links")] = False,
+    trust: TrustOption = False,
 ) -> None:
     """Start MONAI Label's server with bundles as its models, for 3D Slicer and OHIF.
 
@@ -75,8 +78,9 @@ def label_server(
     from tomoseg.label_app.server import serve_label_app
 
     serve_label_app(
-        studies, app, bundle or (), host, port, threads=threads, follow_links=follow_links, on_warning=print_warning
-    )
+        studies, app, bundle or (), host, port, threads=threads, follow_links=follow_links,
+        gate=lambda one: find_trusted(one, trust), on_warning=print_warning,
+    )  # fmt: skip
 
 
 def _describe(number: int) -> str:

@@ -1,7 +1,8 @@
 """Import what segments scans, with no more than it needs."""
 
-from tomoseg.bundle.registry import describe_all, find_bundle
+from tomoseg.bundle.registry import describe_all
 from tomoseg.cli.lazy_import import collector_paused, deferred
+from tomoseg.cli.trust import find_trusted
 from tomoseg.core.errors import UsageError
 
 # what few bundles use: MONAI imports it at once, and our search for heads SimpleITK;
@@ -12,8 +13,12 @@ SELDOM_USED = (
 )  # fmt: skip
 
 
-def import_engine(bundle: str) -> None:
-    """Import what segments scans, torch and MONAI among it, which takes 1 to 2 s; if there is such a bundle.
+def import_engine(bundle: str, trust: bool) -> None:
+    """Import what segments scans, torch and MONAI among it, which takes 1 to 2 s; if there is a bundle that may run.
+
+    Args:
+        bundle: name or folder.
+        trust: let it run without asking.
 
     Raises:
         UsageError: no bundle was given; with the names to choose from.
@@ -21,7 +26,7 @@ def import_engine(bundle: str) -> None:
     """
     if not bundle:
         raise UsageError(f"expected a bundle with -b; choose one of: {describe_all()}")
-    find_bundle(bundle)
+    find_trusted(bundle, trust)
     with collector_paused():
         import torch  # noqa: F401 - what it needs is not deferred
 

@@ -9,7 +9,7 @@ import typer
 
 from tomoseg.batch.options import ExecutorOptions, OutputOptions
 from tomoseg.bundle.options import RunOptions
-from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption
+from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption, TrustOption
 from tomoseg.cli.loading import import_engine
 from tomoseg.core.errors import OutputError, one_line
 from tomoseg.core.notes import print_error
@@ -21,6 +21,7 @@ def segment(
     output: Annotated[Path, typer.Option("-o", "--output")],
     *,
     bundle: BundleOption = "",
+    trust: TrustOption = False,
     output_type: OutputTypeOption = None,
     series: Annotated[str | None, typer.Option(metavar="UID")] = None,
     written: OutputOptions,
@@ -43,7 +44,7 @@ def segment(
         report: where the report goes; OUT/report.json if OUT is a folder.
         strict: exit with 1 if a result comes with a warning.
     """
-    import_engine(bundle)
+    import_engine(bundle, trust)
 
     from tomoseg.batch.run import BatchInterruptedError
     from tomoseg.batch.segment import ReportsError, segment_batch
@@ -76,6 +77,7 @@ def watch(
     output: Annotated[Path, typer.Option("-o", "--output")],
     *,
     bundle: BundleOption = "",
+    trust: TrustOption = False,
     output_type: OutputTypeOption = None,
     settle: Annotated[float, typer.Option(metavar="SECONDS", min=0)] = 10,
     written: OutputOptions,
@@ -91,7 +93,7 @@ def watch(
         output_type: what the labels are written as; by default what the output's name ends in, and nifti for a folder.
         settle: take a scan when it has not changed for so long.
     """
-    import_engine(bundle)
+    import_engine(bundle, trust)
 
     from tomoseg.batch.watch import watch as watch_folder
     from tomoseg.cli.progress import BatchProgress

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from tomoseg.bundle.registry import as_folder, find_bundle
-from tomoseg.cli.arguments import QuietOption
+from tomoseg.bundle.registry import as_folder
+from tomoseg.cli.arguments import QuietOption, TrustOption
 from tomoseg.cli.terminal import status
+from tomoseg.cli.trust import find_trusted
 from tomoseg.core.errors import DatasetError, MemoryLimitError, OutputError, TrainingError, one_line
 from tomoseg.core.notes import print_error, print_note, print_warning
 from tomoseg.training.options import TrainingOptions
@@ -19,6 +20,7 @@ def train(
     *,
     unlabelled: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output")] = None,
+    trust: TrustOption = False,
     options: TrainingOptions,
     quiet: QuietOption = False,
 ) -> None:
@@ -30,7 +32,7 @@ def train(
         unlabelled: scans like those of the dataset, without label map, to learn from, too.
         output: for checkpoints; `train` in the bundle if not given.
     """
-    chosen = find_bundle(bundle)
+    chosen = find_trusted(bundle, trust)
 
     from tomoseg.training.cross_validation import CrossValidation
     from tomoseg.training.run import train as train_bundle

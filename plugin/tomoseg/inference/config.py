@@ -19,6 +19,7 @@ from monai.transforms import Compose, LoadImaged, MeanEnsembled, SaveImage, Save
 from numpy.typing import NDArray
 
 from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.trust import require_trusted
 from tomoseg.core.errors import BundleError, one_line, root_cause
 from tomoseg.core.files import require_regular
 from tomoseg.core.quiet import suppress_warnings
@@ -76,10 +77,12 @@ class InferenceConfig:
         checkpoint_key: what weights are called where a file holds more than them.
 
     Raises:
+        UntrustedBundleError: the bundle's code may not run.
         BundleError: an entry is missing, or cannot be built.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device = CPU, overlap: float | None = None) -> None:
+        require_trusted(bundle)
         self._path = bundle.inference_config
         self._root = bundle.root
         self._device = device

@@ -84,6 +84,7 @@ class Segmenter:
 
     Raises:
         UsageError: the device does not exist, or the options do not go together.
+        UntrustedBundleError: the bundle's code may not run.
         BundleError: the bundle's config or checkpoint is missing, damaged, or does not fit the other.
 
     Example:
@@ -105,14 +106,15 @@ class Segmenter:
         self.checkpoint_sha256, self.networks = pipeline.networks.checkpoint_sha256, pipeline.networks.modules
 
     @classmethod
-    def from_bundle(cls, name_or_folder: str | os.PathLike[str], **options: Any) -> Segmenter:
+    def from_bundle(cls, name_or_folder: str | os.PathLike[str], *, trust: bool = False, **options: Any) -> Segmenter:
         """Load a bundle by its registered name, an unambiguous beginning of one, or its folder.
 
         Args:
             name_or_folder: the bundle.
+            trust: as for `find_bundle`.
             options: as `RunOptions` takes them, e.g. `device="cpu", backend="torch", max_memory="6GB"`.
         """
-        return cls(find_bundle(name_or_folder), RunOptions(**options))
+        return cls(find_bundle(name_or_folder, trust=trust), RunOptions(**options))
 
     @property
     def backend(self) -> str:

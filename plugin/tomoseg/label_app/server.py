@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.trust import require_trusted
 from tomoseg.core.errors import UsageError, errors_as, import_package
 from tomoseg.core.threads import choose_threads
 from tomoseg.label_app.folder import FOLLOW_LINKS, LabelApp
@@ -24,6 +26,7 @@ def serve_label_app(
     *,
     threads: int | None = None,
     follow_links: bool = False,
+    gate: Callable[[Bundle], object] = require_trusted,
     on_warning: Callable[[str], None] | None = None,
 ) -> None:
     """Start MONAI Label's server with bundles as its models, and serve until the process is stopped.
@@ -37,6 +40,7 @@ def serve_label_app(
         port: TCP port.
         threads: as in `RunOptions`, of the server and of each process that it starts.
         follow_links: serve files that are links, too, wherever they lead.
+        gate: called with each bundle before any of its code runs; raises for one that may not.
         on_warning: called if other computers can reach the server without logging in.
 
     Returns:
@@ -45,7 +49,7 @@ def serve_label_app(
     Raises:
         MissingPackageError: MONAI Label is not installed.
         UsageError: the studies are not there, the port is taken, or `threads` is below 1.
-        BundleError: a bundle is unknown or unusable.
+        BundleError: a bundle is unknown, unusable, or not trusted.
 
     Example:
         >>> import tomoseg
@@ -60,6 +64,8 @@ def serve_label_app(
     folder = LabelApp((app or default_app(studies)).resolve())
     # an app that is there keeps its bundles, unless others are named
     served = folder.write(bundles) if bundles or not (folder.root / "main.py").is_file() else folder.bundles
+    for one in served:
+        gate(one)
     _check_port(host, port)
     os.environ.setdefault("MONAI_LABEL_TRACKING_ENABLED", "false")
     if on_warning is not None and (warning := exposure(host)):

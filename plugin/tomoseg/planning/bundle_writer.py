@@ -11,6 +11,7 @@ import numpy as np
 from tomoseg.bundle.card import EMPTY_ACCURACY
 from tomoseg.bundle.configs import as_text
 from tomoseg.bundle.planned import PLAN, PlannedBundle
+from tomoseg.bundle.trust import code_files, record
 from tomoseg.core.errors import DatasetError, UsageError, errors_as
 from tomoseg.core.files import staging_folder
 from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset, read_description
@@ -112,6 +113,8 @@ def plan_bundle(
     files["docs/data_license.txt"] = render("data_license.txt", title=title, source=source)
     files["LICENSE"] = render("bundle_license.txt")
     _write(target, files)
+    if {str(path.relative_to(target)) for path in code_files(target)} <= files.keys():  # none of somebody else's
+        record(target)
     return plan
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from tomoseg.bundle.configs import write_config
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
+from tomoseg.bundle.trust import changed_by_us
 from tomoseg.core.errors import BundleError, MissingPackageError, TrainingError, UsageError
 from tomoseg.core.files import copy_file, read_text, real_path
 from tomoseg.core.json_files import write_json
@@ -139,9 +140,10 @@ def cross_validate(
     installed = options.overwrite or not (bundle.root / "models" / "model.pt").exists()
     averaged = alone >= together
     if installed:
-        _install(bundle, keep_components(config, list(chosen)), folds, target / "average.pt", averaged)
-        if chosen:
-            _require(bundle, "scikit-image")  # MONAI finds components with it
+        with changed_by_us(bundle):
+            _install(bundle, keep_components(config, list(chosen)), folds, target / "average.pt", averaged)
+            if chosen:
+                _require(bundle, "scikit-image")  # MONAI finds components with it
         scores = {fold.fold: [row.plain for row in rows if row.fold == fold.fold] for fold in folds}
         largest_only = [meter.labels[label] for label in chosen]
         write_accuracy(bundle.root / "docs" / "README.md", names, scores, largest_only, averaged)

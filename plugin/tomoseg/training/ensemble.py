@@ -101,7 +101,7 @@ def write_single(bundle: Bundle, config: Json, folder: Path) -> Bundle:
         folder: a new one.
     """
     shutil.copytree(bundle.root / "configs", folder / "configs")
-    single = Bundle(bundle.name, folder)
+    single = Bundle(bundle.name, folder, trusted=True)  # as the bundle is, which was trained just now
     write_config(single.inference_config, config)
     return single
 

@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import TrainEntry
+from tomoseg.bundle.trust import require_trusted
 from tomoseg.core.errors import BundleError, UsageError, one_line
 from tomoseg.core.files import require_regular
 from tomoseg.inference.config import InferenceConfig, literal
@@ -95,6 +96,7 @@ def fine_tune(
         TrainingError: the loss is not finite any more.
     """
     use_threads(None)
+    require_trusted(bundle)
     read_train_config(bundle)  # its errors name the bundle, not its copy
     copy = folder / "bundle"
     shutil.copytree(bundle.root, copy, ignore=shutil.ignore_patterns("train", "eval", "docs", ".git"))
@@ -103,7 +105,9 @@ def fine_tune(
     begin = None if start is None else inference.load_network(start).state_dict()
     try:
         options = TrainingOptions(device=recipe.device)
-        workflow = TrainingWorkflow(replace(bundle, root=copy), folder, options, len(cases) + len(held_out))
+        workflow = TrainingWorkflow(
+            replace(bundle, root=copy, trusted=True), folder, options, len(cases) + len(held_out)
+        )
         workflow.use_cases(cases, held_out)
         _override(workflow.parser, bool(held_out), recipe, folder)
         workflow.build()

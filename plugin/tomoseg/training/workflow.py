@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from tomoseg.bundle.configs import find_config
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import TrainEntry
+from tomoseg.bundle.trust import require_trusted
 from tomoseg.core.errors import (
     BundleError,
     DatasetError,
@@ -60,12 +61,14 @@ class TrainingWorkflow:
         loaders: what batches come from.
 
     Raises:
+        UntrustedBundleError: the bundle's code may not run.
         BundleError: the config is missing, or cannot be built.
         DatasetError: its folds do not fit the cases.
         UsageError: an option is none that the config has.
     """
 
     def __init__(self, bundle: Bundle, data: Path, options: TrainingOptions, cases: int) -> None:
+        require_trusted(bundle)
         self._bundle, self._data = bundle, data
         self._files = _config_files(bundle, bool(options.unlabelled))
         self._unlabelled = options.unlabelled

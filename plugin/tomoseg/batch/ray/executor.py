@@ -17,6 +17,7 @@ from tomoseg.batch.ray.dispatch import Dispatch
 from tomoseg.batch.ray.worker import Started, Worker, check_worker
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
+from tomoseg.bundle.trust import hash_code
 from tomoseg.core.files import remove_stale, staging_folder
 from tomoseg.inference.weights import checkpoint_sha256
 from tomoseg.report.environment import RunEnvironment
@@ -105,4 +106,5 @@ class RayExecutor:
         options = replace(self.options, device="cuda" if share.gpus else "cpu", threads=share.cpus)
         resources = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_concurrency": in_flight}
         actor = ray.remote(**resources, scheduling_strategy="SPREAD")(Worker)
-        return lambda: actor.remote(self.bundle, options, self.output, Path.cwd(), shared)
+        code = hash_code(self.bundle.root)
+        return lambda: actor.remote(self.bundle, options, self.output, Path.cwd(), shared, code)

@@ -4,7 +4,7 @@ import os
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tomoseg.batch.cases import Case
@@ -14,6 +14,7 @@ from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.stages import Outcome, Stages
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
+from tomoseg.bundle.trust import hash_code
 from tomoseg.core.errors import WorkerError, one_line
 from tomoseg.core.files import remove_stale
 from tomoseg.core.version import __version__
@@ -50,6 +51,7 @@ class Worker:
         output: which files are written.
         folder: where relative paths start.
         shared: paths that must be there.
+        code: what `hash_code` returns for the bundle on the user's machine, where its code may run.
     """
 
     bundle: Bundle
@@ -57,6 +59,7 @@ class Worker:
     output: OutputOptions
     folder: Path
     shared: tuple[Path, ...]
+    code: str
     _cleared: set[Path] = field(default_factory=set, init=False)
 
     def start(self) -> Started:
@@ -68,7 +71,11 @@ class Worker:
             if not path.exists():
                 return Started(machine, f"{path}: not there; expected a folder that all machines share, at one path")
         try:
-            segmenter = Segmenter(self.bundle, self.options)
+            if hash_code(self.bundle.root) != self.code:
+                return Started(
+                    machine, f"the bundle's code at {self.bundle.root} is another than here; make it the same"
+                )
+            segmenter = Segmenter(replace(self.bundle, trusted=True), self.options)
             self._stages = Stages(segmenter, self.output)
         except Exception as error:  # the bundle, whose config may call anything
             return Started(machine, one_line(error))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle
+from tomoseg.bundle.trust import changed_by_us
 from tomoseg.convert.export.export_source import ExportSource, load_origin
 from tomoseg.convert.export.formats import FORMATS, Format
 from tomoseg.convert.export.options import MAX_DICE_LOSS
@@ -109,8 +110,9 @@ def export(
         there = [target.with_name(path.name) for path in written if target.with_name(path.name).exists()]
         if there and not overwrite:
             raise OutputError(f"{there[0]}: is there already; pass --overwrite to replace it")
-        for path in written:
-            path.replace(target.with_name(path.name))
+        with changed_by_us(source.bundle):
+            for path in written:
+                path.replace(target.with_name(path.name))
     return Export(
         format=export_format.name, size_bytes=size_bytes,
         files=tuple(str(target.with_name(path.name)) for path in reversed(written)),

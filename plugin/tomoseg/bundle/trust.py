@@ -1,0 +1,124 @@
+"""Whether the code of a bundle may run: its configs, scripts and compiled networks can do what the user can.
+
+Bundles of tomoseg and of installed packages may. So may those that tomoseg wrote on this computer, and those that the
+user allowed: the user's data folder keeps the SHA-256 of their code, which no longer fits where a file changed.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.core.errors import BundleError, OutputError, one_line
+from tomoseg.core.files import sha256
+from tomoseg.core.json_files import write_json
+from tomoseg.core.notes import print_note
+
+# what Python imports, torch and TensorRT load, and MONAI parses; all files of the folders count, too
+CODE_SUFFIXES = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib", ".zip", ".egg", ".ts", ".ptl", ".engine")
+CODE_FOLDERS = ("configs", "scripts")
+PASSED_OVER = ("__pycache__", ".git")  # bundles run without their bytecode
+MAX_FILES = 100_000
+
+_allowed: set[str] = set()  # in this process, where the data folder cannot be written to
+
+
+class UntrustedBundleError(BundleError):
+    """A bundle whose code the user has not allowed to run."""
+
+
+def code_files(root: Path) -> list[Path]:
+    """Return the files of a bundle that hold code, sorted; links are followed.
+
+    Args:
+        root: the bundle's folder.
+
+    Raises:
+        BundleError: the folder has more than 100,000 files.
+    """
+    found, seen, count = list[Path](), set[str](), 0
+    for place, folders, names in os.walk(root, followlinks=True):
+        seen.add(os.path.realpath(place))
+        folders[:] = [name for name in folders
+                      if name not in PASSED_OVER and os.path.realpath(Path(place, name)) not in seen]  # fmt: skip
+        count += len(names)
+        if count > MAX_FILES:
+            raise BundleError(f"{root}: more than {MAX_FILES} files. Give the folder of one bundle.")
+        inside = Path(place).relative_to(root).parts[:1]
+        paths = (Path(place, name) for name in names)
+        found += [path for path in paths
+                  if ((inside and inside[0] in CODE_FOLDERS) or path.suffix.lower() in CODE_SUFFIXES)
+                  and path.is_file()]  # fmt: skip
+    return sorted(found)
+
+
+def hash_code(root: Path) -> str:
+    """Return the SHA-256 over the names and contents of a bundle's code, in hexadecimal.
+
+    Results and checkpoints do not count, and neither does where the folder lies.
+
+    Raises:
+        BundleError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for path in code_files(root):
+            digest.update(os.fsencode(path.relative_to(root)) + b"\0" + sha256(path).encode() + b"\n")
+    except OSError as error:
+        raise BundleError(f"{root}: cannot be read: {one_line(error)}") from error
+    return digest.hexdigest()
+
+
+def is_trusted(bundle: Bundle) -> bool:
+    """Tell whether the code of a bundle may run."""
+    if bundle.trusted:
+        return True
+    code = hash_code(bundle.root)
+    return code in _allowed or _record_of(code).is_file()
+
+
+def require_trusted(bundle: Bundle) -> None:
+    """Raise UntrustedBundleError unless the code of a bundle may run."""
+    if not is_trusted(bundle):
+        raise UntrustedBundleError(
+            f"{bundle.root}: a bundle is code, and this one is not trusted. Look at it with `tomoseg info`, then run "
+            "it with --trust, or in Python with find_bundle(folder, trust=True)."
+        )
+
+
+def record(root: Path, code: str = "") -> None:
+    """Let the code of a bundle run from now on, until it changes.
+
+    Args:
+        root: the bundle's folder.
+        code: what `hash_code` returned for what the user saw; by default what it returns now.
+    """
+    code = code or hash_code(root)
+    _allowed.add(code)
+    try:
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(_record_of(code), {"folder": str(root.absolute()), "date": date})
+    except OutputError as error:
+        print_note(f"{root}: trusted for this run only: {one_line(error)}")
+
+
+@contextmanager
+def changed_by_us(bundle: Bundle) -> Iterator[None]:
+    """Keep a bundle trusted whose code tomoseg changes inside the `with`.
+
+    Raises:
+        UntrustedBundleError: somebody else changed it before.
+    """
+    require_trusted(bundle)
+    yield
+    if not bundle.trusted:
+        record(bundle.root)
+
+
+def _record_of(code: str) -> Path:
+    return user_data_path("tomoseg") / "trusted" / f"{code}.json"
