@@ -38,7 +38,7 @@ Case = dict[str, Any]  # as dataset.json lists it
 class Way:
     """How a network is trained.
 
-    Args:
+    Attributes:
         name: what it is called in the table.
         dataset: its labelled dataset, with the cases that are scored as its validation.
         unlabelled: folder of scans without label map.
@@ -53,7 +53,7 @@ class Way:
 class Training:
     """How long and on what networks are trained, whatever the way.
 
-    Args:
+    Attributes:
         epochs: of 100 steps.
         preset: of `tomoseg plan`.
         memory: for it, bytes.
@@ -139,8 +139,9 @@ def write_dataset(
     Args:
         folder: of the new one.
         source: the other one.
-        training, validation: the cases; `annotated` and `label` may differ from the source's, a path in `label` that is
-            in the folder already is left as it is.
+        training: cases for training; `annotated` and `label` may differ from the source's. A path in `label` that is in
+            the folder stays as it is.
+        validation: cases for validation, likewise.
         labels: names by value, if they are not the source's.
     """
     for case in (*training, *validation):

@@ -43,7 +43,7 @@ STRATEGIES = ("entropy", "expected_dice", "random")
 class Design:
     """What is simulated.
 
-    Args:
+    Attributes:
         pool, test: numbers of images to choose from, and to measure on.
         first, step, rounds: labels at the start, labels in each round, and rounds.
         first_steps, steps: of the optimiser, at the start and in each round.

@@ -23,7 +23,7 @@ SAMPLE_EVERY_S = 0.05
 class Timing:
     """What repeated runs of one command took.
 
-    Args:
+    Attributes:
         wall_s: seconds of the whole process, starting Python included.
         peak_bytes: largest resident memory of the process and its children together.
         inner_s: seconds from reading the scan to the written labels, by stage where they are told.

@@ -34,7 +34,7 @@ Command = list[str | Path]
 class Bench:
     """Where a benchmark works, and how.
 
-    Args:
+    Attributes:
         folder: for scans, bundles and results.
         repeat: runs of each command, interleaved.
         device: where networks run.

@@ -67,7 +67,8 @@ def write_series(
         array: (I, J, K) of the stored values, of 8 or 16 bits; I runs over the columns of the image, J over its rows.
         grid: where they lie; may be sheared along the third axis, as with a tilted gantry.
         modality: "CT" or "MR".
-        slope, intercept: what a reader has to apply.
+        slope: RescaleSlope.
+        intercept: RescaleIntercept.
         syntax: the transfer syntax.
         uid: SeriesInstanceUID.
         names: of the files; by default they and the instance numbers have another order than the slices.

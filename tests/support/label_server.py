@@ -39,7 +39,7 @@ def require_monailabel() -> None:
 class Server:
     """A running server.
 
-    Args:
+    Attributes:
         url: where it listens.
         app: its app's folder.
         studies: the folder, or the archive's URL.

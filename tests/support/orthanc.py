@@ -27,7 +27,7 @@ STARTING_S = 60
 class Orthanc:
     """A running archive.
 
-    Args:
+    Attributes:
         url: of its REST interface; DICOMweb is at `/dicom-web`.
     """
 

@@ -38,7 +38,7 @@ class Body:
     The edge lies √3 standard deviations from the centre, where the second derivatives add up to 0: linear interpolation
     on voxels of 3 mm moves the edge of any other softness, or of a distance, further than that of this one.
 
-    Args:
+    Attributes:
         centre: RAS+ mm.
         radii: half axes of the edge, mm.
         turned: of the axes around x, y and z, degrees.

@@ -15,7 +15,7 @@ from tomoseg.data.volume import DicomSeries
 class Slice:
     """One slice.
 
-    Args:
+    Attributes:
         name: SOPInstanceUID, and the number of the frame in a multi-frame file.
         sop_class: SOPClassUID.
         size: number of (columns, rows).

@@ -73,7 +73,7 @@ EXTREMES = [b"\x00", b"\xff", b"\x7f\xff", b"\xff\x7f", b"\x80\x00", b"\x00\x80"
 class Seed:
     """A good scan.
 
-    Args:
+    Attributes:
         source: what is read, a file or a folder.
         file: whose bytes are damaged.
         zipped: whether what is damaged is what gzip holds.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import doctest
 import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import get_args
+from types import FunctionType
+from typing import Any, get_args
 
 import pytest
 
@@ -87,6 +90,39 @@ def test_a_public_name_says_what_it_takes_and_gives(name: str) -> None:
         assert "Returns:\n" in text
         section = text.partition("Args:\n")[2].partition("\n\n")[0]
         assert [one for one in inspect.signature(named).parameters if f"    {one}: " not in section] == []
+
+
+def documented_members() -> list[tuple[str, Any]]:
+    """Return the methods and properties of the public classes that are ours, by `Class.name`."""
+    found: list[tuple[str, Any]] = []
+    for name in sorted(CLASSES):
+        for member, value in vars(getattr(tomoseg, name)).items():
+            if not member.startswith("_") and isinstance(value, FunctionType | classmethod | staticmethod | property):
+                found.append((f"{name}.{member}", value.fget if isinstance(value, property) else value))
+    return found
+
+
+@pytest.mark.parametrize(("name", "member"), documented_members(), ids=str)
+def test_a_public_method_says_what_it_takes(name: str, member: Any) -> None:
+    function = inspect.unwrap(getattr(member, "__func__", member))
+    text = inspect.getdoc(function) or ""
+    assert text
+    parameters = [one for one in list(inspect.signature(function).parameters)[1:] if not one.startswith("_")]
+    if len(parameters) > 1:
+        section = text.partition("Args:\n")[2]
+        assert [one for one in parameters if f"    {one}: " not in section] == []
+
+
+@pytest.mark.parametrize("name", sorted(name for name in CLASSES if is_dataclass(getattr(tomoseg, name))))
+def test_a_public_value_describes_its_fields(name: str) -> None:
+    """Also the shape, with the order of its axes, of each array."""
+    value = getattr(tomoseg, name)
+    texts = field_texts(value) or field_texts(value, "Args")
+    public = [field for field in fields(value) if not field.name.startswith("_")]
+    assert [field.name for field in public if field.name not in texts] == []
+    for field in public:
+        if "NDArray" in str(field.type):
+            assert re.search(r"\([A-Za-z]+, |\d×\d", texts[field.name]), field.name
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -20,7 +20,7 @@ from tomoseg.data.source import ScanSource
 class Case:
     """One scan and where its labels go.
 
-    Args:
+    Attributes:
         input: a file, or a folder with a DICOM series; where each channel has a file, the first.
         output: the file of the labels.
         output_type: its format.

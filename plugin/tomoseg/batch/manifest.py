@@ -18,7 +18,7 @@ WITHOUT_EFFECT = {"device", "max_memory", "compile", "skip_empty", "threads"}
 class Manifest:
     """A hidden file beside a label map, written before the label map takes its name.
 
-    Args:
+    Attributes:
         scan: SHA-256 over the files of the scan.
         run: SHA-256 over the bundle, its weights and the options that matter.
         outputs: SHA-256 of each file that was made, by its name.

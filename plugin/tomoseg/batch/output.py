@@ -24,7 +24,7 @@ from tomoseg.report.statistics import LabelMeasure, measure_labels
 class OutputWriter:
     """What is written for each scan.
 
-    Args:
+    Attributes:
         run: SHA-256 of all besides the scan that decides what comes of it.
         options: which files, and which are replaced.
         uncertainty: there is an entropy map.

@@ -26,10 +26,16 @@ class Progress:
         """Expect this many cases more."""
 
     def on_window(self, path: Path, done: int, total: int) -> None:
-        """Note that `done` of the `total` windows of a scan are finished; Ray's workers do not report windows."""
+        """Handle a finished window; Ray's workers do not report windows.
+
+        Args:
+            path: of the scan.
+            done: number of finished windows.
+            total: number of windows of the scan.
+        """
 
     def on_case(self, report: CaseReport) -> None:
-        """Note the outcome of a case; with several workers they end in any order."""
+        """Handle a finished case; with several workers they finish in any order."""
 
     def on_note(self, note: str) -> None:
         """Note something about the batch as a whole, such as a worker that died."""

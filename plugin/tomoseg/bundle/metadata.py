@@ -17,7 +17,7 @@ from tomoseg.data.labels import TISSUE, Code, Label, default_colour
 class Bundle:
     """A folder laid out as a MONAI bundle: `configs/metadata.json`, `configs/inference.json`, `models/`.
 
-    Args:
+    Attributes:
         name: the name it is registered under, or the folder's.
         root: the folder.
         trusted: whether tomoseg or an installed package brought it, so that its code may run.
@@ -94,10 +94,12 @@ class Bundle:
 
     @property
     def version(self) -> str:
+        """Version of the bundle; "unknown" without one."""
         return str(self.metadata.get("version", "unknown"))
 
     @property
     def description(self) -> str:
+        """Description of the bundle; empty without one."""
         return str(self.metadata.get("description", ""))
 
     @property

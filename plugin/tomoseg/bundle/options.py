@@ -71,6 +71,7 @@ class RunOptions:
 
     @property
     def max_memory_bytes(self) -> int | None:
+        """Limit of memory in bytes; None without a limit."""
         return None if self.max_memory is None else parse_size(self.max_memory)
 
 

@@ -34,16 +34,19 @@ class BatchProgress(ProgressBars, Progress):
         self._cases = self._done = self._failed = self._voxels = 0
 
     def on_start(self, cases: int) -> None:
+        """Add cases to the bar of the batch."""
         self._cases += cases
         self._bars.update(self._batch, total=self._cases, visible=self._cases > 1)
 
     def on_window(self, path: Path, done: int, total: int) -> None:
+        """Show the windows of the scan that the network is at."""
         if path != self._input:
             self._input = path
             self._bars.reset(self._scan, total=total, description=escape(path.name), visible=True)
         self._bars.update(self._scan, completed=done, visible=done < total)
 
     def on_case(self, report: CaseReport) -> None:
+        """Print the result of a case."""
         self._done += 1
         self._failed += report.status == "failed"
         self._voxels += report.voxels
@@ -53,6 +56,7 @@ class BatchProgress(ProgressBars, Progress):
         print_case(report, self._quiet, f"[{self._done}/{self._cases}] " if self._numbered and self._cases > 1 else "")
 
     def on_note(self, note: str) -> None:
+        """Print a note."""
         print_note(note)
 
 

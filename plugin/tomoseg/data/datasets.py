@@ -35,7 +35,7 @@ LAYOUTS = (
 class Pair:
     """A scan and its label map, both of them files that are there.
 
-    Args:
+    Attributes:
         image, label: the files; of several channels with a file each, the first channel's. In a dataset of label maps
             only, `image` is the label map.
         part: "training" or "validation".
@@ -52,10 +52,12 @@ class Pair:
 
     @property
     def name(self) -> str:
+        """Name of the case: the file name of its label map without the suffix."""
         return strip_suffix(self.label.name)
 
     @property
     def has_scan(self) -> bool:
+        """Whether the case has a scan beside its label map."""
         return self.image != self.label
 
     @property
@@ -68,7 +70,7 @@ class Pair:
 class Dataset:
     """A labelled dataset.
 
-    Args:
+    Attributes:
         root: its folder.
         pairs: at least one.
         label_names: by value, background (0) left out; empty where nobody says.
@@ -312,7 +314,8 @@ def _named_alike(root: Path, description: dict[str, Any], names: tuple[str, ...]
     """Return the scans and label maps whose names fit together.
 
     Args:
-        root, description: the folder, and what its dataset.json holds.
+        root: folder of the dataset.
+        description: content of its dataset.json.
         names: of the channels.
     """
     ending = description.get("file_ending", VOLUME_SUFFIXES[0])

@@ -1,4 +1,4 @@
-"""Where a volume's voxels lie in the patient.
+"""Voxel grids: the positions of a volume's voxels in the patient.
 
 Coordinates are RAS+ millimetres (x to the right, y to the front, z to the head) and voxel centres lie at integer
 indices, as in NIfTI and in nibabel.
@@ -84,11 +84,16 @@ class Grid:
         return np.asarray(np.linalg.solve(other.affine, self.affine), dtype=np.float64)
 
     def distance_mm(self, other: Grid) -> float:
-        """Return by how many mm a voxel of this grid may lie off the voxel of `other` with the same index."""
+        """Return the largest distance in mm between two voxel centres with the same index."""
         # an affine map deviates most at a corner
         corners = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape], [1], indexing="ij")).reshape(4, -1)
         return float(np.linalg.norm(((self.affine - other.affine) @ corners)[:3], axis=0).max())
 
     def matches(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
-        """Tell whether both grids have one shape and their voxel centres differ by at most `tolerance_mm`."""
+        """Return whether two grids are the same but for rounding.
+
+        Args:
+            other: compared in shape and voxel centres.
+            tolerance_mm: largest distance of two voxel centres.
+        """
         return self.shape == other.shape and self.distance_mm(other) <= tolerance_mm

@@ -35,7 +35,7 @@ ITK_TYPE = re.compile(r"(\d+)-bit (?:(un)?signed )?(integer|float)")  # as Simpl
 class Header:
     """A scan whose voxels were not read.
 
-    Args:
+    Attributes:
         path: the file, or the folder of the series.
         format: "NIfTI", "NRRD", "MetaImage" or "DICOM".
         dtype: type of the stored values, e.g. "int16".

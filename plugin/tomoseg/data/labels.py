@@ -32,7 +32,7 @@ TISSUE = Code("85756007", "SCT", "Tissue")
 class Label:
     """One label of a bundle.
 
-    Args:
+    Attributes:
         value: in a label map, at least 1.
         name: as the bundle calls it.
         colour: red, green and blue, 0 to 255.

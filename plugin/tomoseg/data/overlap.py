@@ -14,7 +14,7 @@ class Overlap:
     Each ratio is NaN where nothing stands below its line, as in MONAI's `compute_confusion_matrix_metric`. Counts are
     exact; MONAI's are float32, and beyond 2^24 voxels off by one here and there.
 
-    Args:
+    Attributes:
         both: voxels that carry the label in both (true positives).
         predicted_only: false positives.
         reference_only: false negatives.
@@ -28,10 +28,12 @@ class Overlap:
 
     @property
     def predicted(self) -> int:
+        """Number of voxels of the prediction."""
         return self.both + self.predicted_only
 
     @property
     def reference(self) -> int:
+        """Number of voxels of the reference."""
         return self.both + self.reference_only
 
     @property
@@ -70,7 +72,8 @@ def count_overlap(prediction: NDArray[np.bool_], reference: NDArray[np.bool_], v
     """Count the voxels of two masks.
 
     Args:
-        prediction, reference: (I, J, K), or any box of it that holds all of both masks.
+        prediction: (I, J, K), or any box of it that holds all of both masks.
+        reference: of the same shape.
         voxels: of the whole volume, without those that are to be ignored.
     """
     both = int(np.count_nonzero(prediction & reference))

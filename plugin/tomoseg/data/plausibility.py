@@ -63,8 +63,10 @@ def hounsfield_warnings(minimum: float, maximum: float, air: float, soft_tissue:
     """Return why the values of a CT do not look like Hounsfield units, None if they do.
 
     Args:
-        minimum, maximum: of the scan.
-        air, soft_tissue: share of the voxels in the ranges `AIR_HU` and `SOFT_TISSUE_HU`.
+        minimum: lowest value of the scan.
+        maximum: highest value of the scan.
+        air: share of the voxels in the range `AIR_HU`.
+        soft_tissue: share of the voxels in the range `SOFT_TISSUE_HU`.
     """
     shown = f"values from {minimum:g} to {maximum:g}"
     if minimum >= 0:

@@ -27,7 +27,7 @@ class DicomFrame:
 class DicomSeries:
     """The DICOM series that a scan was read from.
 
-    Args:
+    Attributes:
         uid: its SeriesInstanceUID.
         modality: "CT" or "MR".
         frames: one for each index of the volume's third axis, in that order. The first axis runs along a row of the
@@ -43,7 +43,7 @@ class DicomSeries:
 class Volume:
     """A scan with one value a voxel, or one for each of several channels, such as the sequences of an MRI.
 
-    Args:
+    Attributes:
         array: (I, J, K) float32, finite unless it was read with `allow_non_finite`; of several channels the first.
         grid: where the voxels lie; its shape is the array's.
         source: what errors and reports call it: the path, or "image in memory".

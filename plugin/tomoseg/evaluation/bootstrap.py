@@ -33,7 +33,8 @@ def resample(numerators: NDArray[np.float64], denominators: NDArray[np.float64])
     A mean is such a ratio: of the values, with 0 for those that are not defined, and of ones where they are.
 
     Args:
-        numerators, denominators: (cases, quantities).
+        numerators: (cases, quantities).
+        denominators: (cases, quantities).
 
     Returns:
         (resamples, quantities); NaN where nothing defined was drawn.

@@ -28,7 +28,7 @@ MAX_VALUES = 10  # values in a note
 class LabelScores:
     """How one label of one case was predicted.
 
-    Args:
+    Attributes:
         label: its value.
         overlap: in voxels.
         surface: in mm.
@@ -42,10 +42,12 @@ class LabelScores:
 
     @property
     def predicted_ml(self) -> float:
+        """Volume of the prediction in mL."""
         return self.overlap.predicted * self.voxel_ml
 
     @property
     def reference_ml(self) -> float:
+        """Volume of the reference in mL."""
         return self.overlap.reference * self.voxel_ml
 
     @property
@@ -58,7 +60,7 @@ class LabelScores:
 class CaseScores:
     """The outcome for one case.
 
-    Args:
+    Attributes:
         name: what it is called.
         prediction, reference: the files; None for one that is missing.
         status: "done", or "failed" if it could not be scored.
@@ -88,7 +90,7 @@ class CaseScores:
 class Comparison:
     """What was found in two label maps.
 
-    Args:
+    Attributes:
         scores: by value.
         voxels: that were counted, without those that are ignored.
         unnamed: values that occur and are not scored.
@@ -141,7 +143,8 @@ def compare_labels(
     Voxels that the reference has as `config.ignore` are background in both and counted nowhere.
 
     Args:
-        prediction, reference: (I, J, K) label values.
+        prediction: (I, J, K) label values.
+        reference: (I, J, K) label values.
         grid: of both.
         config: what is scored, and how.
         annotated: values of the labels that were drawn in the reference; None: all were.

@@ -20,7 +20,7 @@ LENGTH = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:mm)?", re.IGNORECASE)
 class EvaluationConfig:
     """How label maps are compared.
 
-    Args:
+    Attributes:
         names: of the labels that are scored, by value; empty for all that occur.
         tolerance_mm: within which surfaces count as equal.
         tolerances_mm: of single labels, by value.
@@ -37,6 +37,7 @@ class EvaluationConfig:
     reference_values: LabelMapping = UNCHANGED
 
     def name(self, value: int) -> str:
+        """Return the name of a label value."""
         return self.names.get(value) or unnamed(value).name
 
     def tolerance(self, value: int) -> float:
@@ -44,6 +45,7 @@ class EvaluationConfig:
         return self.tolerances_mm.get(value, self.tolerance_mm)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the configuration as `evaluation.json` has it."""
         return {
             "labels": {str(value): name for value, name in self.names.items()},
             "tolerance_mm": self.tolerance_mm,

@@ -27,7 +27,7 @@ MAX_ROUNDING_VOXELS = 0.05  # the coordinates of a header are float32, or decima
 class LabelMap:
     """A label map.
 
-    Args:
+    Attributes:
         labels: (I, J, K) values.
         grid: where its voxels lie.
         notes: on the file.

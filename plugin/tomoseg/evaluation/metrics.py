@@ -10,7 +10,7 @@ from tomoseg.evaluation.case import LabelScores
 class Metric:
     """A number.
 
-    Args:
+    Attributes:
         key: its name in files.
         title: for people.
         unit: "", "mm" or "mL".

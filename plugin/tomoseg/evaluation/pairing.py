@@ -25,7 +25,7 @@ Found = TypeVar("Found")
 class CasePair:
     """A prediction with its reference.
 
-    Args:
+    Attributes:
         name: what the case is called.
         prediction, reference: the files of the label maps.
         image: the scan, where a dataset tells it.
@@ -43,7 +43,7 @@ class CasePair:
 class Matches:
     """What was found on both sides.
 
-    Args:
+    Attributes:
         pairs: by name.
         lonely_predictions, lonely_references: files without their partner, by name.
         label_names: by value, as dataset.json calls them; empty where there is none.

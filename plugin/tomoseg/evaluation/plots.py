@@ -41,6 +41,7 @@ class Axis:
     stop: float
 
     def __call__(self, value: float) -> float:
+        """Return the pixel of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
     def ticks(self, count: int) -> list[tuple[float, str]]:
@@ -80,6 +81,7 @@ class BoxPlot:
 
     @property
     def is_empty(self) -> bool:
+        """Whether there is no value to show."""
         return not any(box.quartiles or box.infinite for box in self.boxes)
 
 

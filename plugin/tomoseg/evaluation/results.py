@@ -32,7 +32,7 @@ SUMMARY_COLUMNS = (
 class Evaluation:
     """Predictions, compared with their references.
 
-    Args:
+    Attributes:
         predictions, references: what was given.
         config: how they were compared.
         cases: by name; those that failed, too.
@@ -54,10 +54,12 @@ class Evaluation:
 
     @property
     def done(self) -> list[CaseScores]:
+        """Cases that were compared."""
         return [case for case in self.cases if case.status == "done"]
 
     @property
     def failed(self) -> list[CaseScores]:
+        """Cases that could not be compared."""
         return [case for case in self.cases if case.status == "failed"]
 
     def scores(self, case: CaseScores) -> list[LabelScores]:

@@ -21,7 +21,7 @@ LIMITS_OF_AGREEMENT_SD = 1.96  # SDs around the mean that hold 95 % of a normal 
 class Estimate:
     """A number with its interval.
 
-    Args:
+    Attributes:
         value: NaN where it is not defined.
         low, high: of the 95 % bootstrap interval; NaN where the value is, and for a single case.
     """
@@ -35,7 +35,7 @@ class Estimate:
 class MetricSummary:
     """One metric of one label over all cases.
 
-    Args:
+    Attributes:
         mean: of the finite values.
         sd: of the finite values (of a sample, divided by n - 1).
         median: of all defined values, infinite ones included.
@@ -57,7 +57,7 @@ class MetricSummary:
 class PresenceSummary:
     """Whether a label was found in the cases that have it, and in those only; it is there if one voxel carries it.
 
-    Args:
+    Attributes:
         both, predicted_only, reference_only, neither: numbers of cases.
         accuracy, precision, recall, f1: NaN where nothing stands below the line.
     """
@@ -76,7 +76,7 @@ class PresenceSummary:
 class VolumeAgreement:
     """How predicted volumes differ from the reference's (Bland and Altman, Lancet 327:307, 1986).
 
-    Args:
+    Attributes:
         bias_ml: mean difference.
         low_ml, high_ml: the limits of agreement, 1.96 SD on both sides of the bias; NaN for a single case.
     """
@@ -90,7 +90,7 @@ class VolumeAgreement:
 class LabelSummary:
     """One label over all cases; or all labels.
 
-    Args:
+    Attributes:
         label: its value; 0 for all labels.
         name: as people call it.
         tolerance_mm: of its normalised surface distance; None for all labels.

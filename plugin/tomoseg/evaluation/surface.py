@@ -30,7 +30,7 @@ ROUNDING_MM = 1e-4  # by which a distance may exceed the tolerance: 2.1 mm in st
 class SurfaceDistances:
     """The distance from each surface voxel of one mask to the nearest one of the other, in mm; neither mask is empty.
 
-    Args:
+    Attributes:
         from_prediction: (surface voxels of the prediction,).
         from_reference: (surface voxels of the reference,).
     """
@@ -60,7 +60,7 @@ class SurfaceDistances:
 class SurfaceScores:
     """What is told of two surfaces.
 
-    Args:
+    Attributes:
         hd95_mm: 95 % Hausdorff distance.
         assd_mm: average symmetric surface distance.
         nsd: normalised surface distance, 0 to 1.
@@ -80,7 +80,8 @@ def score_surfaces(
     NaN for the HD95, though; where both are, there is nothing to compare and all three are NaN.
 
     Args:
-        prediction, reference: (I, J, K), or any box of it that holds all of both masks.
+        prediction: (I, J, K), or any box of it that holds all of both masks.
+        reference: of the same shape.
         affine: 4×4 (or 3×3), voxel indices to mm.
         tolerance_mm: for the normalised surface distance.
     """
@@ -116,7 +117,8 @@ def measure_distances(
     voxels are few, or its axes are not at right angles. All three are exact.
 
     Args:
-        prediction, reference: (I, J, K), neither of them empty.
+        prediction: (I, J, K), not empty.
+        reference: of the same shape, not empty.
         affine: 4×4 (or 3×3), voxel indices to mm.
     """
     axes = np.asarray(affine, dtype=np.float64)[:3, :3]

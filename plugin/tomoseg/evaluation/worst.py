@@ -32,7 +32,7 @@ MAX_SHIFT_VOXELS = 0.5  # by which a scan may lie beside its labels: it is only 
 class WorstCase:
     """A case, and the label that it is shown for.
 
-    Args:
+    Attributes:
         case: the case.
         scores: of its label with the lowest Dice.
         picture: as a `data:` URI; "" where none could be drawn.

@@ -43,12 +43,15 @@ class VolumeReader(ImageReader):  # type: ignore[misc]
     """Hands the volume of `volume_to_load` to the `LoadImaged` of a bundle, which passes nothing but a path."""
 
     def verify_suffix(self, filename: Any) -> bool:
+        """Accept every name: the volume is read already."""
         return True
 
     def read(self, data: Any, **kwargs: Any) -> Volume:
+        """Return the volume of the current call."""
         return _VOLUME.get()
 
     def get_data(self, img: Any) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Return the array, (I, J, K) or (I, J, K, channel), and MONAI's metadata."""
         affine = np.array(img.grid.affine)
         meta = {
             "affine": affine,

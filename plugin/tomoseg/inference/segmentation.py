@@ -19,21 +19,22 @@ from tomoseg.report.records import Location
 class Segmentation(LabelMap):
     """Labels in the scan's own grid.
 
-    Args:
+    Attributes:
         labels: (I, J, K) uint8, or uint16 where the bundle has more than 255 labels; (label, I, J, K) with 0 and 1
             where labels may overlap.
         grid: equal to the scan's.
-        label_table: what each label means, background left out; labels that may overlap are numbered from 1 on.
-        algorithm, version: what made the labels.
+        label_table: one entry a label, without the background; labels that may overlap are numbered from 1.
+        algorithm: name of the bundle that made the labels.
+        version: of the bundle.
         header: the scan's NIfTI header, if it had one.
         series: the DICOM series that the scan was read from, if any.
-        warnings: why the labels may be wrong.
-        location: where the structures are in a whole scan, for a bundle that was trained on crops; None for a scan that
-            it took as it is.
-        places: the crops of a whole scan that were segmented.
-        entropy: (I, J, K) float32, 0 where the network is certain and 1 where all labels are alike to it; None if it
-            was not asked for.
-        stats: what it took, what ran it, and what was done otherwise than usual.
+        warnings: reasons why the labels may be wrong.
+        location: structures found in a whole scan, for a bundle that was trained on crops; None for a scan that was
+            segmented without a search.
+        places: segmented crops of a whole scan.
+        entropy: (I, J, K) float32, 0 where the network is certain and 1 where all labels are equally likely; None
+            unless requested.
+        stats: seconds, windows, memory, backend, precision and notes of the run.
 
     Example:
         >>> import tomoseg

@@ -148,7 +148,8 @@ class Segmenter:
         Several threads may; but each takes memory, so that under a limit only one should.
 
         Args:
-            source, series: as for a call; or a scan on disk.
+            source: as for a call, or a scan on disk.
+            series: as for a call.
             as_it_is: take it for a crop that the bundle was trained on, however large it is.
         """
         if self.options.max_memory_bytes is not None:
@@ -199,7 +200,12 @@ class Segmenter:
         )  # fmt: skip
 
     def predict(self, prepared: Prepared, on_window: OnWindow | None = None) -> Segmentation:
-        """Run network and post-processing on a scan that `prepare` returned; otherwise as for a call."""
+        """Run network and post-processing on a scan; otherwise as for a call.
+
+        Args:
+            prepared: the scan, from `prepare`.
+            on_window: called with the number of finished windows and of all windows.
+        """
         with self._network_lock, PeakMemory(self._pipeline.device) as peak:
             if prepared.located is None:
                 prediction = self._pipeline.predict(prepared.data, prepared.grid, prepared.name, on_window)

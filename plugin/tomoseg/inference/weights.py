@@ -17,7 +17,7 @@ INT8_SUFFIX = ".xml"
 class CheckpointSet:
     """The weights of one network.
 
-    Args:
+    Attributes:
         checkpoint: their file.
         sha256: of the file.
         int8: the network in int8 that was made from them, where it is run in their place.

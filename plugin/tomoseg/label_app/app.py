@@ -56,6 +56,7 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         )  # fmt: skip
 
     def init_datastore(self) -> Datastore:
+        """Open the folder of studies or the DICOMweb archive."""
         if not self.studies.startswith(("http://", "https://")):
             return LocalStudies(Path(self.studies), self.conf.get(FOLLOW_LINKS) == "true")
         models = self.models.values()
@@ -64,17 +65,21 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         return DicomStudies(connect(self.studies.rstrip("/")), [one for one in modalities if one != "unknown"], labels)
 
     def init_infers(self) -> dict[str, InferTask]:
+        """Return a segmentation for each bundle, and corrections by clicks where labels do not overlap."""
         found = {name: SegmentationTask(model) for name, model in self.models.items()}
         clicked = (model for model in self.models.values() if not model.labels.overlapping)
         return found | {f"{model.name}{SUFFIX}": ClickTask(model) for model in clicked}
 
     def init_trainers(self) -> dict[str, TrainTask]:
+        """Return a training for each bundle that has a training config."""
         return {name: BundleTraining(model) for name, model in self.models.items() if _is_trainable(model)}
 
     def init_strategies(self) -> dict[str, Strategy]:
+        """Return the choices of the next image."""
         return make_strategies(self.models)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """Return the acquisition scores by name."""
         return {
             "entropy": ImageScoring("How undecided the scores of an image are", ["entropy"], self.models),
             "expected_dice": ImageScoring("Dice between mirrored predictions", ["expected_dice"], self.models),
@@ -95,6 +100,7 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         return result
 
     def init_batch_infer(self) -> IsolatedBatch:
+        """Return the batch that segments all images."""
         return IsolatedBatch()
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:

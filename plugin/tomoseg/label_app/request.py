@@ -17,7 +17,7 @@ Json = Mapping[str, Any]
 class InferRequest:
     """How one scan is to be segmented, and what comes back.
 
-    Args:
+    Attributes:
         options: how the bundle is run.
         largest_component: whether only the largest piece of each label is kept.
         extension: of the file that comes back, one of EXTENSIONS.

@@ -15,7 +15,7 @@ class AcquisitionScores:
     They are in a file of their own, for MONAI Label's record of the studies is written by several processes, and loses
     what one of them adds in between.
 
-    Args:
+    Attributes:
         path: a JSON file; it need not be there yet.
         weights: SHA-256 of the weights; scores of others are not read.
     """

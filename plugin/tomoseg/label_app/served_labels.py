@@ -20,7 +20,7 @@ from tomoseg.inference.segmentation import Segmentation
 class ServedLabels:
     """The labels of one bundle.
 
-    Args:
+    Attributes:
         table: as they are served, numbered 1, 2, … in the order of the bundle's values.
         values: what each of them is in a `Segmentation` of the bundle, in the same order.
         overlapping: whether a voxel may have several.

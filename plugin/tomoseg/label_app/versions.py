@@ -23,7 +23,7 @@ CURRENT = "current.json"
 class Version:
     """One version of a bundle's weights.
 
-    Args:
+    Attributes:
         number: 0 for the bundle's own, else from 1 on.
         checkpoint: the file; None for the bundle's own.
         facts: what is known of its training: when, from which version, how many cases and epochs.
@@ -38,7 +38,7 @@ class Version:
 class WeightsVersions:
     """The versions of one bundle: `0001/model.pt`, `0002/model.pt`, … and `current.json`, which says what is used.
 
-    Args:
+    Attributes:
         folder: where they are; it is made with the first version.
     """
 

@@ -25,7 +25,7 @@ ORGANS = "organs.csv"
 class Anatomy:
     """What a label is in a body.
 
-    Args:
+    Attributes:
         code: in SNOMED CT.
         side: "left", "right", or None where the name says neither.
         roi_name: what radiotherapy calls it; None for one of a pair whose side is not said.

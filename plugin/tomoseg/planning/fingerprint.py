@@ -33,7 +33,7 @@ MAX_ABSENT_SHARE = 0.05  # of the cases in which a label would have been drawn; 
 class LabelPlace:
     """Where one label lies in one case.
 
-    Args:
+    Attributes:
         voxels: how many there are.
         volume_ml: their volume.
         centre_mm: their centre of mass, RAS+ mm.
@@ -50,7 +50,7 @@ class LabelPlace:
 class CasePrint:
     """One case, its axes in the order right, anterior, superior.
 
-    Args:
+    Attributes:
         shape: voxels.
         spacing_mm: mm.
         zeros: share of the scan's voxels that are 0.
@@ -69,7 +69,7 @@ class CasePrint:
 class LabelPrint:
     """One label over all cases.
 
-    Args:
+    Attributes:
         value: in the label maps.
         name: as the dataset calls it.
         cases: number of cases in which it occurs.
@@ -92,7 +92,7 @@ class LabelPrint:
 class Fingerprint:
     """A labelled dataset in numbers; axes in the order right, anterior, superior, lengths in mm.
 
-    Args:
+    Attributes:
         cases: number of training cases.
         validation_cases: number of those that the dataset itself keeps for validation.
         median_shape, largest_shape: voxels of the scans as they are.
@@ -172,7 +172,8 @@ def print_case(image: Volume, label: Volume, values: set[int]) -> CasePrint:
     """Return what one case is like.
 
     Args:
-        image, label: on one grid.
+        image: the scan.
+        label: its label map, on the same grid.
         values: the labels that count.
     """
     order = np.argsort(io_orientation(image.grid.affine)[:, 0])

@@ -13,7 +13,7 @@ from tomoseg.data.nifti import load_nifti
 class Layout:
     """Where scans and label maps lie.
 
-    Args:
+    Attributes:
         listed: dataset.json lists the pairs; the rest is empty then.
         has_validation: it lists some for validation, too.
         image_folder, label_folder: names of the folders.

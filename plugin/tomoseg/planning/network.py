@@ -24,7 +24,7 @@ BASE_BYTES = 200 * 10**6  # what the libraries allocate whatever the size
 class Network:
     """A DynUNet.
 
-    Args:
+    Attributes:
         out_channels: number of labels, background included.
         kernels, strides: of each level, along (D, H, W); the first stride is (1, 1, 1).
         filters: number of features of each level.

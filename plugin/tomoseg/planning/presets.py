@@ -13,7 +13,7 @@ BATCHES = {"cpu": 2, "cuda": 8}
 class Preset:
     """How large a network may get.
 
-    Args:
+    Attributes:
         features: of its first level, the most, by device.
         fewest_features: of its first level, the fewest, by device; rather than less, coarse levels get fewer.
         most_features: of any level.

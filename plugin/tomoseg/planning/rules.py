@@ -35,7 +35,7 @@ EPOCH_STEPS = 100
 class TrainingPlan:
     """Every choice, and why; axes in the order right, anterior, superior.
 
-    Args:
+    Attributes:
         modality: "CT" or "MR".
         labels: names by the value that the network gives, from 1 on.
         sources: the values of these labels in the dataset.

@@ -63,7 +63,8 @@ def validation(plan: TrainingPlan, drawing: Drawing, real: list[Json]) -> list[J
     """Return what follows the steps that training and validation share.
 
     Args:
-        plan, drawing: what was decided.
+        plan: the decisions.
+        drawing: how images are drawn.
         real: what follows them for a scan.
     """
     if drawing.scans:

@@ -18,7 +18,7 @@ SAME_VOLUME_TOLERANCE = 1e-6  # of the median: one scan stored twice differs by 
 class ReferenceRange:
     """What the volumes of one label are usually like.
 
-    Args:
+    Attributes:
         median_ml: their median.
         range_ml: `[lowest, highest]` that is not unusual.
         present: how many are above 0.

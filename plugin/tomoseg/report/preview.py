@@ -59,9 +59,13 @@ def save_comparison(
     """Draw the same three slices once for each of several label maps, one below the other; else as `save_preview`.
 
     Args:
-        path, image, grid, label_table, title: as there.
-        rows: label maps (I, J, K) by what they are called.
+        path: as there.
+        image: as there.
+        rows: label maps (I, J, K) by their titles.
+        grid: as there.
+        label_table: as there.
         centre: the voxel (i, j, k) that the slices run through; None for one of the first map's largest label.
+        title: as there.
     """
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure

@@ -25,7 +25,7 @@ STATISTICS_COLUMNS = (
 class LabelVolume:
     """How much of one scan carries one label, where, and over which intensities.
 
-    Args:
+    Attributes:
         label: its value.
         name: as the bundle calls it.
         voxels: how many voxels carry it, 0 where it does not occur.
@@ -51,7 +51,7 @@ class LabelVolume:
 class RegionVolume:
     """How much of one structure was found in a whole scan, e.g. of the left hippocampus.
 
-    Args:
+    Attributes:
         name: as the bundle calls it.
         voxels: of all its labels together.
         volume_ml: the same in millilitres.
@@ -70,7 +70,7 @@ class RegionVolume:
 class Location:
     """Where the structures of a bundle that was trained on crops were found in a whole scan.
 
-    Args:
+    Attributes:
         template: what was laid over the scan.
         similarity: share of the scan's variance within the brain that the template's tissues explain, 0 to 1; None for
             a place that was given by hand.
@@ -93,7 +93,7 @@ class Location:
 class CaseReport:
     """The outcome for one input.
 
-    Args:
+    Attributes:
         input: path of the scan.
         output: path of the label map, None where there is none.
         status: "done" if the label map was written, "failed" if not, "skipped" if it was there already and left alone.
@@ -142,18 +142,19 @@ class CaseReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole run; `run_batch` makes it when the run ends.
+    """Report of a run; `run_batch` returns it when the run ends.
 
     Attributes:
         bundle: name, version and SHA-256 of config and checkpoints.
-        device: where the network ran.
-        backend: what ran it; all that did, where scans differ.
-        precision: what it computed in.
-        options: what the user asked for.
+        device: device of the network, such as "cpu" or "cuda:0".
+        backend: backend that ran it; all of them, where scans differ.
+        precision: precision of the network.
+        options: options of the run.
         hardware: as `describe_hardware` returns it.
-        started, finished: UTC, ISO 8601; `finished` is None for a run that has not ended.
+        started: UTC, ISO 8601.
+        finished: UTC, ISO 8601; None for a run that has not ended.
         interrupted: whether it stopped before its end.
-        pending: the inputs that have not run; none are left once a run has reached its end.
+        pending: inputs that have not run; empty for a finished run.
         cases: one entry an input, in the order of the plan.
 
     Example:
@@ -177,6 +178,7 @@ class Report:
 
     @property
     def failed(self) -> list[CaseReport]:
+        """Cases that failed."""
         return [case for case in self.cases if case.status == "failed"]
 
     def save(self, path: Path) -> None:

@@ -17,7 +17,7 @@ Index = tuple[int, int, int]
 class LabelMeasure:
     """What one label covers of a scan.
 
-    Args:
+    Attributes:
         voxels: how many voxels carry it.
         mean, sd: of the scan's intensity in these voxels, NaN and infinite ones left out; the SD is that of a
             population (divided by the number of voxels). None where there is no such voxel, or no scan was given.

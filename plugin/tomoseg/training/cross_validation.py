@@ -45,7 +45,7 @@ MAX_COMPARED_CASES = 20  # evenly spread cases, on which the mean of the weights
 class CrossValidation:
     """What all folds gave.
 
-    Args:
+    Attributes:
         folder: with `predictions/`, `scores.csv` and `summary.json`.
         cases: number of cases that were predicted by a network that had not seen them.
         labels: names by value.

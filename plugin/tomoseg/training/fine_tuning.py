@@ -33,7 +33,7 @@ MAX_VALIDATIONS = 10  # in one training, at most
 class FineTuningOptions:
     """How long and how fast to train; all the rest is the bundle's.
 
-    Args:
+    Attributes:
         epochs: number of epochs, at least 1.
         learning_rate_scale: times the bundle's learning rate: a whole one would soon forget what was learnt before.
         device: "cpu", "cuda" or "cuda:N".
@@ -57,7 +57,7 @@ class FineTuningOptions:
 class Progress:
     """How far a training is.
 
-    Args:
+    Attributes:
         epoch, epochs: those done, and all.
         loss: mean over the last epoch.
         best_metric: the bundle's own key metric on the cases held out, the best so far; None without such cases.

@@ -16,7 +16,7 @@ STATE_FORMAT = 1
 class TrainingState:
     """What a training is after an epoch.
 
-    Args:
+    Attributes:
         signature: what must be the same for it to go on: config, data, fold, epochs, seed.
         epoch: epochs that are done.
         objects: state of the network, the optimiser and whatever else has one, by its name in the config.

@@ -32,5 +32,6 @@ class Board:
         self._writer.flush()
 
     def close(self) -> None:
+        """Write what is left and close the log."""
         if self._writer is not None:
             self._writer.close()

@@ -32,7 +32,7 @@ HASHED_INPUTS = ("config", "data", "init", "unlabelled")  # in what must be the 
 class Trained:
     """What a training gave.
 
-    Args:
+    Attributes:
         folder: where it is.
         fold: that was held out.
         epochs: that were run, those of earlier runs included.

@@ -21,7 +21,7 @@ OWN = "is one of the dataset's own scans"
 class Unlabelled:
     """What was found in a folder.
 
-    Args:
+    Attributes:
         scans: sound ones, sorted.
         left_out: why each of the others is not used, its path first.
         own: number of those that are the dataset's own: what is held out of a training must not come back into it.

@@ -49,6 +49,7 @@ class CorrectBiasFieldd(FiniteCleaner):
     name: ClassVar[str] = "corrected for its bias field by N4 (SimpleITK)"
 
     def filter(self, array: NDArray[np.float32], spacing: tuple[float, ...]) -> tuple[NDArray[np.float32], str]:
+        """Return the array divided by its bias field, and a note."""
         import SimpleITK as sitk  # 0.2 s
 
         zero = min(array.min(), np.float32(0))

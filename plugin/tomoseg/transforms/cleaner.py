@@ -22,7 +22,7 @@ CLEANING = "cleaning"
 class Channel:
     """One channel of an image.
 
-    Args:
+    Attributes:
         array: (I, J, K), any real dtype; not to be written to.
         spacing: mm along (I, J, K).
         source: what errors call the image.
@@ -52,6 +52,7 @@ class Cleaner(MapTransform):  # type: ignore[misc]
     backend: ClassVar[list[Any]] = [TransformBackends.NUMPY]
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Clean the images of the keys, and return them in a copy of the dictionary."""
         cleaned = dict(data)
         for key in self.key_iterator(cleaned):
             cleaned[key] = self._clean_image(cleaned[key], str(key))
@@ -93,6 +94,7 @@ class FiniteCleaner(Cleaner):
     name: ClassVar[str]
 
     def clean(self, channel: Channel) -> tuple[NDArray[np.float32], str]:
+        """Return the channel after `filter`, and a note."""
         array = np.array(channel.array, dtype=np.float32)
         if not np.isfinite(array).all():
             raise VolumeError(

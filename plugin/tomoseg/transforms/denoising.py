@@ -56,6 +56,7 @@ class DenoiseWaveletd(FiniteCleaner):
         self.sigma = sigma
 
     def filter(self, array: NDArray[np.float32], spacing: tuple[float, ...]) -> tuple[NDArray[np.float32], str]:
+        """Return the array denoised by wavelets, and a note."""
         restoration = import_package("skimage", "scikit-image", "clean").restoration
         import_package("pywt", "PyWavelets", "clean")  # whose wavelets it uses
         lowest, highest = array.min(), array.max()
@@ -105,6 +106,7 @@ class DenoiseCurvatureFlowd(FiniteCleaner):
         self.iterations = iterations
 
     def filter(self, array: NDArray[np.float32], spacing: tuple[float, ...]) -> tuple[NDArray[np.float32], str]:
+        """Return the array smoothed by curvature flow, and a note."""
         import SimpleITK as sitk  # 0.2 s
 
         lowest, highest = array.min(), array.max()

@@ -31,6 +31,7 @@ class ReplaceNonFinited(Cleaner):
         self.nan = nan
 
     def clean(self, channel: Channel) -> tuple[NDArray[Any], str]:
+        """Return the channel without NaN and infinity, and a note."""
         array = channel.array
         finite = np.isfinite(array)
         if finite.all():

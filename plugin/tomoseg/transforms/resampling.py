@@ -76,6 +76,7 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):  # type: ignore[mis
             raise UsageError(f"max_anisotropy: expected a ratio of spacings, got {max_anisotropy}")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Resample the items of the keys, and return them in a copy of the dictionary."""
         resampled = dict(data)
         for key, order in self.key_iterator(resampled, self.orders):
             resampled[key] = self._resample(resampled[key], order, str(key))

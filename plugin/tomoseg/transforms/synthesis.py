@@ -185,6 +185,7 @@ class RandImageFromLabelsd(Randomizable, MapTransform):  # type: ignore[misc]
         self.drawn: DrawnParameters | None = None
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Draw an image for each label map, and return both in a copy of the dictionary."""
         result = dict(data)
         for key, image_key in self.key_iterator(result, self.image_keys):
             result[image_key], result[key] = self.draw(result[key])

@@ -33,7 +33,7 @@ PASSING_ERRORS = (
 class WorkerResources:
     """What each worker gets.
 
-    Args:
+    Attributes:
         workers: how many there are.
         cpus: CPU cores for each.
         gpus: GPUs for each, 0 or 1.

@@ -24,7 +24,7 @@ WORKER_START_S = 600.0  # a machine may have to be started for the first worker
 class _Slot:
     """A worker.
 
-    Args:
+    Attributes:
         actor: Ray's handle.
         is_replacement: whether it stands in for one that died at work.
         failures: workers in its place that died before they were ready.

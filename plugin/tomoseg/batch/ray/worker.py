@@ -26,7 +26,7 @@ from tomoseg.report.environment import RunEnvironment, installed_packages
 class Started:
     """What a worker says of itself.
 
-    Args:
+    Attributes:
         machine: the name of its machine.
         problem: why it cannot work; empty if it can.
         versions: of tomoseg and of the packages that decide what a run computes.
@@ -95,7 +95,8 @@ def check_worker(started: Started, bundle: Bundle, options: RunOptions, checkpoi
 
     Args:
         started: what the worker says of itself.
-        bundle, options: what is asked for.
+        bundle: the bundle of the batch.
+        options: the options of the batch.
         checkpoints: SHA-256 of the weights.
 
     Raises:

@@ -22,7 +22,7 @@ from tomoseg.core.quiet import suppress_warnings
 class Export:
     """What was written, and how near it comes to PyTorch in fp32.
 
-    Args:
+    Attributes:
         format: one of `FORMATS`.
         files: what was written, the file to name first.
         size_bytes: of all of them.

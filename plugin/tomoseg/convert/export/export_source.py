@@ -20,7 +20,7 @@ from tomoseg.inference.sliding_window.placement import NotRecognisedError
 class ExportSource:
     """A bundle's network with its weights.
 
-    Args:
+    Attributes:
         bundle: the bundle.
         config: its inference config.
         checkpoint: the file of the weights.

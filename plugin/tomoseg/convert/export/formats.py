@@ -27,7 +27,7 @@ TF32_TOLERANCE: Final = 1e-2  # TensorRT computes fp32 with 10 bits, as MONAI's 
 class Format:
     """A kind of file, how it is written and how it is run.
 
-    Args:
+    Attributes:
         name: as the user calls it.
         ending: of the file that lies beside the weights, after their own name.
         write: writes the file; each turn of the iterator is another way to do it, and tells what is special of it.

@@ -18,7 +18,7 @@ Runner = Callable[[torch.Tensor], torch.Tensor]
 class Parity:
     """The comparison with PyTorch in fp32.
 
-    Args:
+    Attributes:
         largest_difference: of a logit, relative to the range of all logits of the windows.
         dice: for each label, of all windows' voxels together; labels that neither has are left out.
     """

@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 class Samples:
     """Windows (1, C, D, H, W), float32, as the network gets them.
 
-    Args:
+    Attributes:
         calibration: those that ranges of values are taken from.
         check: those that the exported network is compared on.
         scans: how many scans they are from; 0 for random ones.

@@ -33,7 +33,8 @@ def check_codestream(code: bytes, syntax: str, rows: int, columns: int, bits: in
     Args:
         code: the stream of one frame.
         syntax: UID of the transfer syntax; those that compress otherwise are not checked.
-        rows, columns: of the image.
+        rows: Rows of the image.
+        columns: Columns of the image.
         bits: BitsAllocated.
     """
     try:

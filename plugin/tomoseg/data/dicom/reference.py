@@ -70,7 +70,7 @@ class Reference:
 class Source:
     """The series that a result was made from.
 
-    Args:
+    Attributes:
         header: elements of the first slice's file.
         study, series, frame_of_reference: UIDs.
         references: one for each slice.

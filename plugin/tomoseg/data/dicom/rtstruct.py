@@ -51,7 +51,8 @@ def write_rtstruct(
         grid: the scan's grid.
         series: what the scan was read from.
         table: a label for every value; some may not occur.
-        algorithm, version: what found the labels.
+        algorithm: name of the bundle that found the labels.
+        version: of the bundle.
 
     Raises:
         OutputError: the name has another suffix, the labels fit neither series nor table, the grid is not that of the

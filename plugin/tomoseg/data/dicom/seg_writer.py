@@ -50,7 +50,8 @@ def write_dicom_seg(
         labels: (I, J, K), or (label, I, J, K) of 0 and 1 where labels may overlap, numbered from 1; uint8 or uint16.
         series: what the scan was read from.
         table: a label for every value; some may not occur.
-        algorithm, version: what found the labels.
+        algorithm: name of the bundle that found the labels.
+        version: of the bundle.
         labelmap: one frame a slice that holds the values (Label Map Segmentation, in the standard since 2024), in place
             of one for each segment. Labels may not overlap.
 

@@ -46,7 +46,7 @@ MAX_SERIES_IN_ERROR = 8
 class SeriesSummary:
     """One CT or MR series below a folder.
 
-    Args:
+    Attributes:
         uid: its SeriesInstanceUID.
         modality: "CT" or "MR".
         description: SeriesDescription.

@@ -30,7 +30,7 @@ NOTED_TILT_DEGREES = 0.1
 class Slice:
     """One slice of a series.
 
-    Args:
+    Attributes:
         frame: where its pixels are.
         position: (3,) LPS mm, centre of the first pixel.
         row, column: (3,) directions, LPS, in which the column index and the row index grow.

@@ -19,7 +19,7 @@ MAX_NAMES_IN_NOTE = 10  # values, or files, in one line
 class CaseFindings:
     """What was found in one case of a dataset.
 
-    Args:
+    Attributes:
         name: of its label map's file, suffix left out, else of its scan's.
         part: "training", "validation" or "test".
         image, label: None where there is none.
@@ -37,13 +37,16 @@ class CaseFindings:
 
     @property
     def scans(self) -> tuple[ScanFindings, ...]:
+        """Findings of the image and of the label map, as far as they were read."""
         return tuple(scan for scan in (self.image, self.label) if scan is not None)
 
     @property
     def ok(self) -> bool:
+        """Whether there is no error."""
         return not self.errors and not any(scan.errors for scan in self.scans)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the findings as `check --json` prints them."""
         return {
             "name": self.name,
             "part": self.part,
@@ -60,7 +63,7 @@ class CaseFindings:
 class LabelFindings:
     """Where one label was found.
 
-    Args:
+    Attributes:
         value: in the label maps.
         name: None where dataset.json has none.
         cases: number of those in which it occurs.
@@ -80,7 +83,7 @@ class LabelFindings:
 class DatasetFindings:
     """What was found in a labelled dataset.
 
-    Args:
+    Attributes:
         path: its folder.
         modality: None where it does not say.
         cases: those with a label map, then those without, then those for tests.
@@ -100,10 +103,12 @@ class DatasetFindings:
 
     @property
     def ok(self) -> bool:
+        """Whether there is no error."""
         return not self.errors and all(case.ok for case in self.cases)
 
     @property
     def images(self) -> tuple[ScanFindings, ...]:
+        """Findings of all images."""
         return tuple(case.image for case in self.cases if case.image is not None)
 
     def count(self, part: str) -> int:
@@ -114,6 +119,7 @@ class DatasetFindings:
         return sum(bool(case.label and (case.image or not self.has_scans)) for case in cases)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the findings as `check --json` prints them."""
         return {
             "path": str(self.path),
             "ok": self.ok,

@@ -20,7 +20,7 @@ from tomoseg.data.inspection.scan import Inspector, OnScan, ScanFindings, compar
 class InspectionReport:
     """What was found.
 
-    Args:
+    Attributes:
         voxels: whether they were read, or only the headers.
         scans: files and DICOM series that belong to no dataset.
         datasets: labelled datasets.

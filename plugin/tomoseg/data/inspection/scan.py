@@ -26,7 +26,7 @@ MAX_ROUNDING_VOXELS = 0.05  # the coordinates of a header are float32, or decima
 class ScanFindings:
     """What was found in one file, or in one DICOM series.
 
-    Args:
+    Attributes:
         path: the file, or the folder that was searched for the series.
         role: "image" or "label" of a pair, else "scan".
         readable: whether it is one 3D volume, as far as was looked.
@@ -85,7 +85,7 @@ class ScanFindings:
 class Inspector:
     """Looks at one scan after the other, and remembers those that it has seen.
 
-    Args:
+    Attributes:
         voxels: read them, too.
         on_scan: told what is read next.
     """

@@ -20,7 +20,7 @@ MAX_LISTED_VALUES = 12
 class Table:
     """Rows under column names.
 
-    Args:
+    Attributes:
         title: what it is about.
         columns: their names.
         rows: each as long as `columns`.

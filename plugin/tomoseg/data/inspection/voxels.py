@@ -18,7 +18,7 @@ MIN_ANISOTROPY = 1.01  # an axis whose spacing exceeds the others' by this facto
 class VoxelSummary:
     """What was counted in the voxels of a volume.
 
-    Args:
+    Attributes:
         minimum, maximum: of the finite values; None if there is none.
         non_finite: number of voxels that are NaN or infinite.
         slice_axis: array axis, 0 to 2, that runs across the slices: that of the largest spacing, else the last.

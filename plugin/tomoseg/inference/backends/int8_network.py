@@ -18,7 +18,7 @@ AGAIN = "make it with: tomoseg export BUNDLE --format openvino-int8 --calibratio
 class Int8Network:
     """A network in int8 that was found to be made from the weights in use.
 
-    Args:
+    Attributes:
         xml: OpenVINO's file; its weights lie beside it in a file of the same name that ends in `.bin`.
         sha256: of the file, which holds that of its weights.
         checkpoint_sha256: of the file of the weights that it was made from.

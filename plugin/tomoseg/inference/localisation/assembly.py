@@ -31,7 +31,7 @@ Predict = Callable[[Volume, Grid], tuple[Labels, NDArray[np.float32] | None]]
 class MergedLabels:
     """What was found in a scan.
 
-    Args:
+    Attributes:
         labels: (I, J, K) in the scan's grid.
         entropy: the same, 0 outside the crops; None if it was not asked for.
         location: where, and how much of it; None for a scan that was segmented whole.

@@ -30,7 +30,7 @@ MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 class Crop:
     """A part of a scan in a frame of the head.
 
-    Args:
+    Attributes:
         volume: its voxels; the grid is in the mm of the frame.
         frame: 4×4, the scan's mm to those of the frame.
         scan: the scan's grid.
@@ -97,7 +97,8 @@ def cut_out(scan: Volume, frame: Matrix, first_mm: Triple, last_mm: Triple, spac
     Args:
         scan: the whole.
         frame: 4×4, the scan's mm to those of the frame.
-        first_mm, last_mm: corners of the box, mm of the frame.
+        first_mm: first corner of the box, (x, y, z) in mm of the frame.
+        last_mm: last corner.
         spacing_mm: along (x, y, z) of the frame.
     """
     shape = np.maximum(np.round((last_mm - first_mm) / spacing_mm), 2).astype(int)
@@ -126,7 +127,9 @@ def within(shape: tuple[int, ...], matrix: Matrix, other: tuple[int, ...]) -> ND
     """Tell which voxel centres of one array lie in the voxels of another, (I, J, K).
 
     Args:
+        shape: of the one.
         matrix: 4×4, indices of the one to those of the other.
+        other: shape of the other.
     """
     axes = [np.arange(size, dtype=np.float64) for size in shape]
     found = np.ones(shape, bool)

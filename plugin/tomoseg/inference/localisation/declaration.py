@@ -16,7 +16,7 @@ Corner = tuple[float, float, float]  # mm along (x, y, z)
 class Region:
     """A box of the template that a bundle segments one structure in.
 
-    Args:
+    Attributes:
         name: as reports call it.
         box_mm: first and last corner, RAS+ mm of the template.
         mirrored: whether the network wants it mirrored, left for right.
@@ -35,7 +35,7 @@ class Region:
 class Localisation:
     """How a whole scan is brought to the crops that a bundle was trained on.
 
-    Args:
+    Attributes:
         template: its name, e.g. "MNI152".
         crop_mm: a scan that is nowhere longer is such a crop already.
         spacing_mm: of the crops' voxels, along (x, y, z) of the template.

@@ -25,7 +25,7 @@ BOX_MARGIN_MM = 12.0  # round a box, for a structure that lies beside where the 
 class RegionCrop:
     """One structure's part of a scan.
 
-    Args:
+    Attributes:
         region: what the bundle declares of it.
         surroundings: the box and what is round it.
         box: first and one past the last voxel (I, J, K) of the box in `surroundings`.
@@ -61,7 +61,7 @@ class RegionCrop:
 class LocatedRegions:
     """The structures of a bundle in a scan.
 
-    Args:
+    Attributes:
         places: of each of them.
         localisation: what the bundle declares of them.
         similarity, seen: as `Registration` has them; None for places that were given by hand.
@@ -126,7 +126,8 @@ def _place(scan: Volume, declared: Localisation, region: Region, matrix: Matrix,
 
     Args:
         scan: the whole.
-        declared, region: what the bundle declares.
+        declared: the declaration of the bundle.
+        region: one region of it.
         matrix: 4×4, mm of the box to those of the scan.
         box: its first and last corner in mm.
     """

@@ -56,6 +56,8 @@ def resampled_to(
     """Return an image in the grid of another, linearly interpolated.
 
     Args:
+        image: the image.
+        grid: an image with the grid of the result.
         matrix: 4×4, mm of `grid` to mm of `image`; the identity if left out.
         outside: what lies beyond the image; None for its outermost voxels.
     """

@@ -35,7 +35,7 @@ GOOD_SIMILARITY = 0.3  # similarity of a registration that needs no other
 class Stage:
     """One stage of the registration.
 
-    Args:
+    Attributes:
         affine: whether the map is affine, or rigid with one size.
         sizes: by which each map is multiplied to begin with.
         template_mm, scan_mm: spacing of either image.
@@ -66,7 +66,7 @@ SIZE_RANGE = (0.6, 1.4)  # of a head along any axis, compared with the template;
 class Registration:
     """How the template lies in a scan.
 
-    Args:
+    Attributes:
         matrix: 4×4, the template's mm to the scan's.
         similarity: share of the scan's variance within the brain that the template's grey matter, white matter and CSF
             explain, 0 to 1.

@@ -33,7 +33,7 @@ LEVELS_MM = (6.0, 4.0, 3.0)
 class Template:
     """A head whose tissues are known.
 
-    Args:
+    Attributes:
         affine: 4×4, voxel indices of `tissues` to mm (RAS+).
         tissues: (tissue, I, J, K) in [0, 1] at 2 mm: grey matter, white matter, CSF, and the dark rim round the brain;
             0 elsewhere.

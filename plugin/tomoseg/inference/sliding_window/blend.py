@@ -17,7 +17,7 @@ Predictor = Callable[[torch.Tensor], torch.Tensor]
 class Slab:
     """Finished logits.
 
-    Args:
+    Attributes:
         start: first slice along the slab axis, in voxels of the unpadded volume. It is the last one of the slab before,
             so that neighbouring slices meet in one slab.
         logits: (labels, slices, A, B), the slab axis first; a view that is good until the next slab is made.

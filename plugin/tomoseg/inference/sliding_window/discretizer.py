@@ -49,7 +49,7 @@ def _rows(logits: torch.Tensor) -> int:
 class ArgMax(Discretizer):
     """The label with the highest logit; the first of several.
 
-    Args:
+    Attributes:
         labels: number of logits.
         activation: applied to the logits before they are interpolated; must keep their order. None for none.
     """
@@ -59,6 +59,7 @@ class ArgMax(Discretizer):
 
     @property
     def mixed(self) -> int:  # type: ignore[override]
+        """Value that marks voxels whose corners differ."""
         return MIXED_UINT8 if self.labels <= MIXED_UINT8 else MIXED_INT16
 
     @property
@@ -66,11 +67,13 @@ class ArgMax(Discretizer):
         return torch.uint8 if self.labels <= MIXED_UINT8 else torch.int16
 
     def at_voxels(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the label with the highest logit at each voxel."""
         # three times as fast as torch.argmax on CPUs
         parts = torch.split(logits, _rows(logits), dim=1)
         return torch.cat([part.max(dim=0).indices.to(self._dtype) for part in parts])
 
     def at_points(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the label with the highest logit at each point."""
         return logits.max(dim=1).indices.to(self._dtype)
 
 
@@ -78,7 +81,7 @@ class ArgMax(Discretizer):
 class Threshold(Discretizer):
     """1 where the one logit reaches a threshold, else 0: for labels that may overlap, decided one by one.
 
-    Args:
+    Attributes:
         threshold: what a logit must reach, after the activation.
         activation: applied to the logit before it is interpolated. None for none.
     """
@@ -87,10 +90,12 @@ class Threshold(Discretizer):
     activation: Activation | None = None
 
     def at_voxels(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return 1 at each voxel whose logit reaches the threshold, else 0."""
         parts = torch.split(logits[0], _rows(logits))
         return torch.cat([(self.activate(part) >= self.threshold).to(torch.uint8) for part in parts])
 
     def at_points(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return 1 at each point whose logit reaches the threshold, else 0."""
         return (logits[:, 0] >= self.threshold).to(torch.uint8)
 
 
@@ -98,4 +103,5 @@ class Interpolated(Discretizer):
     """The one logit itself, interpolated at every voxel of the scan."""
 
     def at_voxels(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return `mixed` at each voxel, so that each is interpolated."""
         return torch.full(logits.shape[1:], self.mixed, dtype=torch.uint8, device=logits.device)

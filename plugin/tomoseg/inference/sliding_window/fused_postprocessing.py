@@ -16,7 +16,7 @@ from tomoseg.inference.sliding_window.placement import NotRecognisedError
 class FusedPostprocessing:
     """What the engine does in place of the first steps of a bundle's post-processing.
 
-    Args:
+    Attributes:
         activation: applied to the logits, labels last; None for none.
         threshold: what the logits of each label must reach; None for the label with the highest logit.
         interpolated: whether the logits are interpolated in the scan's grid and decided there; otherwise they are
@@ -62,7 +62,8 @@ def recognise_postprocessing(
     Args:
         postprocessing: the steps.
         preprocessing: all that was done to the image, which Invertd must undo.
-        image_key, prediction_key: what the steps call the image and the prediction.
+        image_key: key of the image in the steps.
+        prediction_key: key of the prediction.
 
     Raises:
         NotRecognisedError: it begins otherwise.

@@ -23,7 +23,7 @@ F32_BYTES: Final = 4
 class MemoryPlan:
     """What a volume is run with.
 
-    Args:
+    Attributes:
         batch_size: windows that the network gets at once.
         dtype: of the slab of logits.
         device: where the slab lives.
@@ -50,7 +50,7 @@ class MemoryPlan:
 class MemoryEstimate:
     """What is known of a volume once its first window has run.
 
-    Args:
+    Attributes:
         windows: where the windows lie.
         labels: number of logits.
         batch_size: windows at once, as the bundle asks for.

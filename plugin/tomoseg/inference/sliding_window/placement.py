@@ -30,7 +30,7 @@ Triple = tuple[int, int, int]
 class Placement:
     """A scan's voxels in the network's grid, along (D, H, W).
 
-    Args:
+    Attributes:
         matrix: 4×4, voxel indices of the scan to fractional ones of the network's grid.
         scored: first and one past the last voxel whose logits count; the rest of the network's grid is padding.
         domain: first and one past the last voxel of the resampled scan; coordinates beyond are clamped to it. Where it

@@ -38,6 +38,7 @@ class Neighbours:
         return Neighbours(self.lower[index], self.upper[index], self.share[index])
 
     def to(self, device: torch.device) -> Neighbours:
+        """Return a copy on a device."""
         return Neighbours(self.lower.to(device), self.upper.to(device), self.share.to(device))
 
 
@@ -58,7 +59,7 @@ def neighbours(
 class PaddedSlab:
     """The logits of one slab with what surrounds them, slab axis first.
 
-    Args:
+    Attributes:
         logits: (labels, rows, A, B), only what counts.
         before: voxels of zeros in front of it, along (rows, A, B).
         cells: (rows, A, B), zeros included: the value that a voxel and its upper neighbours share, else `mixed`.
@@ -72,6 +73,7 @@ class PaddedSlab:
 
     @property
     def stop(self) -> int:
+        """Slice after the last one."""
         return self.first + self.cells.shape[0]
 
 

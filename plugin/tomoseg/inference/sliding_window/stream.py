@@ -29,7 +29,7 @@ Corners = Sequence[Corner]
 class Limits:
     """What a run may take.
 
-    Args:
+    Attributes:
         memory_bytes: of the whole process, and of its part of the GPU; None for no limit.
         skip_empty: whether windows that hold one value only are run once for all of them.
         batch_size: windows at once at most; None for what the inferer says.
@@ -44,7 +44,7 @@ class Limits:
 class Output:
     """Something that is made of the logits in the scan's grid.
 
-    Args:
+    Attributes:
         values: filled in place.
         placement: where the voxels of `values` lie in the network's grid.
         discretizer: what is made of the logits.

@@ -19,7 +19,7 @@ Corner = tuple[int, int, int]  # first voxel of a window along (D, H, W)
 class Windows:
     """The windows over one padded volume, in groups that start at the same slice of the slab axis.
 
-    Args:
+    Attributes:
         roi_size: window size in voxels along (D, H, W).
         slab_axis: 0, 1 or 2; the groups are ordered along it.
         groups: for each start along the slab axis the windows' first voxels (d, h, w), in MONAI's order.

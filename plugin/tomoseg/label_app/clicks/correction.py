@@ -26,7 +26,7 @@ Voxel = tuple[int, int, int]
 class Click:
     """A point at which a person says what is there.
 
-    Args:
+    Attributes:
         voxel: index (I, J, K) in the image.
         value: the label, 0 for background.
     """

@@ -17,7 +17,7 @@ from tomoseg.label_app.versions import Version
 class Scene:
     """An image with what the network made of it.
 
-    Args:
+    Attributes:
         volume: the image.
         result: with the labels as they are served.
         log_probabilities: the network's around any place of the image.

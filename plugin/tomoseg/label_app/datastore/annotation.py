@@ -28,7 +28,7 @@ TOLERANCE_VOXELS = 0.01
 class Annotation:
     """Labels of one image.
 
-    Args:
+    Attributes:
         labels: (I, J, K) uint16, on the image's grid.
         names: what the values are, in lower case; empty where the client did not say.
     """

@@ -43,6 +43,7 @@ class SegmentationTask(InferTask):  # type: ignore[misc]
         }
 
     def is_valid(self) -> bool:
+        """Return true: the bundle was loaded before."""
         return True
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

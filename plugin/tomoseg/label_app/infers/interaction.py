@@ -52,6 +52,7 @@ class ClickTask(InferTask):  # type: ignore[misc]
         return {**super().info(), "label_colors": self._model.labels.colours}
 
     def is_valid(self) -> bool:
+        """Return true: the bundle was loaded before."""
         return True
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

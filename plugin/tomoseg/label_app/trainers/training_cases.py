@@ -30,7 +30,7 @@ Labels = NDArray[np.unsignedinteger[Any]]
 class TrainingCase:
     """One annotated image, or one structure of it: two NIfTI files on one grid.
 
-    Args:
+    Attributes:
         image: the file of the image.
         label: that of its labels, with the values of the bundle's own channels.
         image_id: what the studies call the image that it is, or is a part of.
@@ -45,7 +45,7 @@ class TrainingCase:
 class Annotated:
     """An image of the studies and its label, as they lie there.
 
-    Args:
+    Attributes:
         image_id: what the studies call it.
         image, label: files.
         label_info: names of the label's values; None if nobody gave them, and they are the served numbers.

@@ -22,7 +22,7 @@ MAX_NAMED = 6  # outliers and labels at the edge that are told one by one
 class Column:
     """The volumes of one label.
 
-    Args:
+    Attributes:
         volumes_ml: by the index of the case, without those that have no labels.
         usual: what they are like; None for a few scans.
         outliers: the indices of the cases that stand out.
@@ -79,10 +79,12 @@ class Row:
 
     @property
     def status(self) -> str:
+        """Status of the case; "pending" for a scan that did not run."""
         return "pending" if self.case is None else self.case.status
 
     @property
     def kinds(self) -> set[str]:
+        """Status and kinds of findings, to filter by."""
         return {self.status, *(kind for kind, _ in self.look if kind)}
 
     @property
