@@ -20,8 +20,8 @@ from support.trainings import tiny_bundle, write_dataset
 from tomoseg import find_bundle
 from tomoseg.data.dicom.rtstruct import write_rtstruct
 from tomoseg.data.dicom.seg_writer import write_dicom_seg
-from tomoseg.data.labels import default_colour
-from tomoseg.planning.anatomy import CATEGORY, KNOWN_ORGANS, LATERALITY, LETTERS, recognise
+from tomoseg.data.labels import Code, default_colour
+from tomoseg.planning.anatomy import CATEGORIES, KNOWN_ORGANS, LATERALITY, LETTERS, Anatomy, recognise
 from tomoseg.planning.fingerprint import LabelPrint
 from tomoseg.planning.label_table import label_table
 
@@ -31,6 +31,34 @@ SIDES = {
 }
 PAIRED = ("Parotid", "Kidney", "Lung", "Eye", "Cochlea", "Submandibular")
 HEAD_NECK = ("brainstem", "spinal_cord", "parotid_right", "parotid_left", "mandible")
+# not in pydicom's tables: ribs, S1, muscles, portal and splenic vein together
+BEYOND_DICOM = {
+    "48535007", "78247007", "25888004", "25523003", "15339008", "59558009", "24915002", "5953002", "22565002",
+    "77644006", "58830002", "43993008", "65985001", "181674001", "78333006", "75297007", "68455001", "244849004",
+    "110765007",
+}  # fmt: skip
+# the 117 classes of TotalSegmentator's task `total` and their names in TG-263, "" where it has none; {} is a side
+TOTAL = {
+    "spleen": "Spleen", "gallbladder": "Gallbladder", "liver": "Liver", "stomach": "Stomach", "pancreas": "Pancreas",
+    "esophagus": "Esophagus", "trachea": "Trachea", "thyroid_gland": "Glnd_Thyroid", "small_bowel": "Bowel_Small",
+    "duodenum": "Duodenum", "colon": "Colon", "urinary_bladder": "Bladder", "prostate": "Prostate", "sacrum": "Sacrum",
+    "heart": "Heart", "aorta": "A_Aorta", "pulmonary_vein": "V_Pulmonary", "brachiocephalic_trunk": "A_Brachiocephls",
+    "superior_vena_cava": "V_Venacava_S", "inferior_vena_cava": "V_Venacava_I", "portal_vein_and_splenic_vein": "",
+    "spinal_cord": "SpinalCord", "brain": "Brain", "skull": "Skull", "sternum": "", "costal_cartilages": "",
+    "lung_upper_lobe_left": "Lung_LUL", "lung_lower_lobe_left": "Lung_LLL", "lung_upper_lobe_right": "Lung_RUL",
+    "lung_middle_lobe_right": "Lung_RML", "lung_lower_lobe_right": "Lung_RLL", "atrial_appendage_left": "",
+    **{f"vertebrae_{level}": f"VB_{level}" for level in ("S1", *(f"C{n}" for n in range(1, 8)))},
+    **{f"vertebrae_L{n}": f"VB_L{n}" for n in range(1, 6)},
+    **{f"vertebrae_T{n}": f"VB_T{n:02}" for n in range(1, 13)},
+}  # fmt: skip
+TOTAL_PAIRS = {
+    "kidney_{}": "Kidney", "adrenal_gland_{}": "Glnd_Adrenal", "kidney_cyst_{}": "",
+    "subclavian_artery_{}": "A_Subclavian", "common_carotid_artery_{}": "A_Carotid",
+    "brachiocephalic_vein_{}": "V_Brachioceph", "iliac_artery_{}": "A_Iliac",
+    "iliac_vena_{}": "V_Iliac", "humerus_{}": "Humerus", "scapula_{}": "Scapula", "clavicula_{}": "Clavicle",
+    "femur_{}": "Femur", "hip_{}": "", "gluteus_maximus_{}": "", "gluteus_medius_{}": "", "gluteus_minimus_{}": "",
+    "autochthon_{}": "", "iliopsoas_{}": "", **{f"rib_{{}}_{n}": f"Rib{n:02}" for n in range(1, 13)},
+}  # fmt: skip
 
 
 def prints(*names: str) -> tuple[LabelPrint, ...]:
@@ -43,16 +71,60 @@ def test_every_code_is_in_the_dictionary_of_pydicom() -> None:
     for entries in snomed.values():
         for value, (meaning, _) in entries.items():
             meanings.setdefault(value, set()).add(meaning)
-    assert len(KNOWN_ORGANS) > 80
-    for code in {organ.code for organ in KNOWN_ORGANS.values()} | {CATEGORY, *LATERALITY.values()}:
-        known = {meaning.lower() for meaning in meanings[code.value]}
+    codes = {organ.code for organ in KNOWN_ORGANS.values()}
+    assert len(codes) > 110
+    assert {code.value for code in codes} - set(meanings) == BEYOND_DICOM, "each has another source"
+    for code in {*codes, *CATEGORIES.values(), *LATERALITY.values()}:
+        known = {meaning.lower() for meaning in meanings.get(code.value, {code.meaning})}
         assert code.meaning.lower() in known, code
+        assert has_check_digit(code.value), code
 
 
-def test_no_two_organs_share_a_code_or_a_name() -> None:
-    organs = set(KNOWN_ORGANS.values())
-    assert len({organ.code.value for organ in organs}) == len({organ.tg263 for organ in organs}) == len(organs)
-    assert all(len(f"{organ.tg263}_R") <= 16 for organ in organs), "TG-263 has 16 characters at most"
+def has_check_digit(value: str) -> bool:
+    """Tell whether a code of SNOMED CT ends in its check digit (Verhoeff's, in the dihedral group of order 10)."""
+    product_, digits = 0, [int(digit) for digit in reversed(value)]
+    for place, digit in enumerate(digits):
+        for _ in range(place % 8):
+            digit = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)[digit]
+        turn, mirrored = product_ % 5, product_ >= 5
+        product_ = (turn - digit if mirrored else turn + digit) % 5 + 5 * (mirrored != (digit >= 5))
+    return product_ == 0
+
+
+def test_no_two_structures_share_a_code_and_a_side() -> None:
+    found = set(KNOWN_ORGANS.values())
+    assert len({(organ.code.value, organ.side) for organ in found}) == len(found)
+    assert all(len(organ.roi_name or "") <= 16 for organ in found), "TG-263 has 16 characters at most"
+
+
+def test_all_classes_of_totalsegmentator_are_known() -> None:
+    expected = {
+        name: (roi_name or None, next((side for side in SIDES if side in name), None))
+        for name, roi_name in TOTAL.items()
+    }
+    for (form, roi_name), side in product(TOTAL_PAIRS.items(), SIDES):
+        expected[form.format(side)] = (f"{roi_name}_{LETTERS[side]}" if roi_name else None, side)
+    assert len(expected) == 117
+    found = {name: recognise(name) for name in expected}
+    assert [name for name, one in found.items() if one is None] == []
+    anatomies = {name: one for name, one in found.items() if one is not None}
+    assert {name: one.roi_name for name, one in anatomies.items()} == {name: roi for name, (roi, _) in expected.items()}
+    for name, one in anatomies.items():
+        said = next((side for side in SIDES if side in one.code.meaning.lower()), None)
+        assert (one.side or said) == expected[name][1], "by the code, or beside it"
+        assert one.side is None or said is None, "never twice"
+        assert recognise(name.lower()) == one
+    assert len({(one.code, one.side) for one in anatomies.values()}) == 117
+    assert {name for name, one in anatomies.items() if one.category != CATEGORIES[""]} == {
+        "kidney_cyst_left",
+        "kidney_cyst_right",
+    }
+
+
+def test_a_subclavian_artery_is_not_always_the_right_one() -> None:
+    """29700009, which TotalSegmentator's table gives to both, is the right one's."""
+    left = recognise("subclavian_artery_left")
+    assert left == Anatomy(Code("36765005", "SCT", "Subclavian artery"), "left", "A_Subclavian_L")
 
 
 @pytest.mark.parametrize(("side", "form"), [(side, form) for side, forms in SIDES.items() for form in forms])
@@ -62,22 +134,31 @@ def test_the_side_is_known_however_it_is_put(side: str, form: str) -> None:
     assert (found.code.value, found.side, found.roi_name) == ("45289007", side, f"Parotid_{LETTERS[side]}")
 
 
-@given(organ=st.sampled_from(sorted(set(KNOWN_ORGANS.values()), key=lambda organ: organ.tg263)), data=st.data())
-def test_an_organ_is_known_by_its_name_in_radiotherapy(organ: object, data: st.DataObject) -> None:
-    name, paired = organ.tg263, organ.paired  # type: ignore[attr-defined]
-    side = data.draw(st.sampled_from([None, "left", "right"]))
-    asked = name if side is None else f"{name}_{LETTERS[side]}"
-    found = recognise(data.draw(st.sampled_from([asked, asked.lower(), asked.replace("_", " ")])))
-    if side is not None and not paired:
-        assert found is None
-    else:
-        assert found is not None
-        assert found.code == organ.code  # type: ignore[attr-defined]
-        assert found.roi_name == (asked if side or not paired else None)
+@given(data=st.data(), name=st.sampled_from(sorted({one.roi_name for one in KNOWN_ORGANS.values() if one.roi_name})))
+def test_an_organ_is_known_by_its_name_in_radiotherapy(name: str, data: st.DataObject) -> None:
+    found = recognise(data.draw(st.sampled_from([name, name.lower(), name.replace("_", " ")])))
+    assert found is not None
+    assert found.roi_name == name
+    if found.side is not None and name[-2:] in ("_L", "_R"):
+        unsaid = recognise(name[:-2])
+        assert unsaid is not None
+        assert (unsaid.code, unsaid.side, unsaid.roi_name) == (found.code, None, None)
+    elif found.side is None and not name.startswith("Lung"):
+        assert recognise(f"{name}_L") is None, "there is one only"
 
 
 @pytest.mark.parametrize(
-    "name", ["anterior", "Left", "kidney tumour", "lung_upper_lobe_left", "heart left", "left right kidney", "label_1"]
+    "name",
+    [
+        "anterior",
+        "Left",
+        "kidney tumour",
+        "kidney_upper_pole_left",
+        "left middle lobe",
+        "heart left",
+        "left right kidney",
+        "label_1",
+    ],
 )
 def test_a_part_or_something_else_is_not_taken_for_an_organ(name: str) -> None:
     assert recognise(name) is None

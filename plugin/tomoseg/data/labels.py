@@ -9,7 +9,8 @@ from unicodedata import normalize
 from tomoseg.core.errors import UsageError
 
 LEFT, RIGHT = {"left", "lt", "lh", "l"}, {"right", "rt", "rh", "r"}
-WORDS = re.compile(r"[A-Z]+[0-9]+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")  # the vertebra L5 is one
+# the vertebra L5, or l5, is one
+WORDS = re.compile(r"[A-Z]+[0-9]+|(?<![A-Za-z])[a-z][0-9]+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 JOINED = re.compile(r"([LR])(?=[A-Z][a-z])|(?<=[a-z])([LR])\b")  # LParotid, ParotidL
 IGNORE = "ignore"  # nnU-Net's name of the label whose voxels count neither as foreground nor as background
 GOLDEN_RATIO = 0.618034  # steps of it round the circle of hues never come close to each other

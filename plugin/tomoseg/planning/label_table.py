@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from tomoseg.bundle.configs import Json
 from tomoseg.data.labels import default_hue, split_side
-from tomoseg.planning.anatomy import CATEGORY, LATERALITY, recognise
+from tomoseg.planning.anatomy import LATERALITY, recognise
 from tomoseg.planning.fingerprint import LabelPrint
 
 # of the 5th and of the 95th percentile of the volumes that were drawn, what lies beyond which is implausible; clinical
@@ -30,7 +30,7 @@ def _entry(label: LabelPrint, colour: list[int] | None) -> Json:
     entry: Json = {} if colour is None else {"color": colour}
     known = recognise(label.name)
     if known is not None:
-        entry |= {"category": asdict(CATEGORY), "type": asdict(known.code)}
+        entry |= {"category": asdict(known.category), "type": asdict(known.code)}
         if known.side is not None:
             entry["laterality"] = asdict(LATERALITY[known.side])
         if known.roi_name is not None:
