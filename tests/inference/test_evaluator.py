@@ -312,6 +312,7 @@ def test_a_metric_has_the_same_value(scans: dict[str, list[Path]], tmp_path: Pat
         ({"max_memory": "lots"}, "max_memory: expected a size"),
         ({"backend": "onnx"}, "backend: "),
         ({"mirror_axes": [3]}, r"mirror_axes: expected some of \[0, 1, 2\]"),
+        ({"nnunet_windows": True, "decollate": False}, "nnunet_windows: only the engine has them"),
         ({"precision": "int8"}, "precision: int8 needs the checkpoint's file"),
         ({"precision": "fp16"}, "precision: fp16 needs a GPU"),
         ({"backend": "openvino", "compile": True}, "compile: is for the torch backend"),

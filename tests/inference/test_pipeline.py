@@ -99,6 +99,8 @@ OTHER_INVERSE = LINEAR.replace("'@preprocessing'", "'$monai.transforms.Compose(@
 NEAREST = "{_target_: Invertd, keys: pred, transform: '@preprocessing', orig_keys: image, nearest_interp: true}"
 ARGMAX = "{_target_: AsDiscreted, keys: pred, argmax: true}"
 THRESHOLD = "{_target_: AsDiscreted, keys: pred, threshold: 0.5}"
+LOGITS = "{_target_: AsDiscreted, keys: pred, threshold: 1.0e-07}"
+REGIONS = "{_target_: tomoseg.transforms.MergeRegionsd, keys: pred, labels: [1, 3, 2]}"
 FILL = "{_target_: FillHolesd, keys: pred, applied_labels: [2]}"
 ORIENTATION = "{_target_: Orientationd, keys: image, axcodes: RAS, labels: null}"
 SPACING = "{_target_: Spacingd, keys: image, pixdim: [2.0, 2.0, 3.0], mode: bilinear}"
@@ -111,6 +113,7 @@ VARIANTS = {
     "a nearest inverse before the arg-max": ([NEAREST, ARGMAX], ""),
     "overlapping labels": ([SIGMOID, LINEAR, THRESHOLD], ""),
     "overlapping labels before the inverse": ([SIGMOID, THRESHOLD, NEAREST], ""),
+    "regions of logits": ([LINEAR, LOGITS, REGIONS], ""),
     "arithmetic on the labels": (
         [LINEAR, ARGMAX, "{_target_: Lambdad, keys: pred, func: '$lambda x: 0.5 * x * 2'}"],
         "",

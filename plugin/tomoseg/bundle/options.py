@@ -25,7 +25,8 @@ class RunOptions:
         precision: what the network computes in; auto is fp16 on a GPU if the bundle's evaluator has `amp`, else fp32;
             int8 needs `tomoseg export` first.
         overlap: overlap of neighbouring windows, a share in [0, 1); by default the bundle's own.
-        tta: average the predictions over the mirrorings that the bundle declares in `mirror_axes`; slower.
+        tta: average the predictions over the mirrorings that the bundle declares in `mirror_axes`; slower. By default
+            as the bundle says.
         max_memory: limit for RAM, and for the GPU's memory, in bytes or as in 6GB; by default none.
         uncertainty: write a map of the entropy beside each label map.
         skip_empty: run windows of one value, such as air, only once; by default as the bundle says.
@@ -51,7 +52,7 @@ class RunOptions:
     backend: BackendName = "auto"
     precision: PrecisionName = "auto"
     overlap: float | None = None
-    tta: bool = False
+    tta: bool | None = None
     max_memory: Annotated[int | str | None, Option("SIZE")] = None
     uncertainty: bool = False
     skip_empty: bool | None = None

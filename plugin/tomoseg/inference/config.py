@@ -123,6 +123,11 @@ class InferenceConfig:
         return self._build("nnunet_windows", False) is True
 
     @property
+    def tta(self) -> bool:
+        """Whether the bundle declares that predictions are averaged over the mirrorings unless the user says no."""
+        return self._build("tta", False) is True
+
+    @property
     def mirror_axes(self) -> tuple[int, ...]:
         """Axes of the network's input, 0 to 2 along (D, H, W), along which the network was trained with mirrored data.
 

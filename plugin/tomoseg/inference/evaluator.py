@@ -40,6 +40,7 @@ class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
         precision: "fp32", "bf16", "fp16" or "auto", which is what `amp` asks for.
         mirror_axes: axes of the network's input, 0 to 2 along (D, H, W), over whose mirrorings the logits are averaged;
             never one that runs from left to right where labels have a side.
+        nnunet_windows: whether windows lie, and weigh, as nnU-Net's.
         networks, pred_keys: as for `EnsembleEvaluator`, in place of `network`; a leading `MeanEnsembled` averages them.
         kwargs: as for `SupervisedEvaluator`.
 
@@ -69,6 +70,7 @@ class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
         backend: BackendName = "auto",
         precision: PrecisionName = "auto",
         mirror_axes: Sequence[int] = (),
+        nnunet_windows: bool = False,
         networks: Sequence[torch.nn.Module] | None = None,
         pred_keys: Sequence[str] | None = None,
         **kwargs: Any,
@@ -91,6 +93,9 @@ class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
         self._mirror_axes = tuple(mirror_axes)
         if not set(self._mirror_axes) <= {0, 1, 2} or len(set(self._mirror_axes)) < len(self._mirror_axes):
             raise UsageError(f"mirror_axes: expected some of [0, 1, 2], got {list(mirror_axes)}")
+        self._nnunet_windows = nnunet_windows
+        if nnunet_windows:  # MONAI's inferer has no argument for it
+            self.inferer.nnunet_windows = True
         if precision == "int8":
             raise UsageError("precision: int8 needs the checkpoint's file, as `tomoseg segment` has it; use another")
         if self.compile and backend == "openvino":
@@ -201,6 +206,8 @@ class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
         """Say once why MONAI's own class runs the batches; refuse what it cannot do."""
         if self._mirror_axes:
             raise UsageError(f"mirror_axes: only the engine averages mirrorings, and it does not know {reason}")
+        if self._nnunet_windows:
+            raise UsageError(f"nnunet_windows: only the engine has them, and it does not know {reason}")
         if reason not in self._logged:
             self._logged.add(reason)
             beyond = f"; these options do not hold: {self._not_for_monai}" if self._not_for_monai else ""

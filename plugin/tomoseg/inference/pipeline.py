@@ -112,7 +112,8 @@ class Pipeline:
         self.device = device
         self._options = options
         self.config = config = InferenceConfig(bundle, device, options.overlap)
-        self._mirror_axes = config.mirror_axes if options.tta else ()
+        mirrored = config.tta if options.tta is None else options.tta
+        self._mirror_axes = config.mirror_axes if mirrored else ()
         if options.tta and not self._mirror_axes:
             raise UsageError(f"bundle {bundle.name}: declares no mirror_axes in its inference config, so no --tta")
         skip_empty = config.skip_empty if options.skip_empty is None else options.skip_empty
@@ -203,12 +204,13 @@ class Pipeline:
         """
         image = data[self.config.image_key]
         size = np.array(image.shape[1:])
-        window, activated, overlapping = size, True, False
+        window, first, activated, overlapping = size, False, True, False
         with torch.no_grad(), suppress_warnings(), self._stage("network", {}):
             try:
                 engine = self._engine(image)
                 window = np.minimum(place_windows(image.shape[1:], engine.inferer).roi_size, size)
-                activated, overlapping = engine.fused.activation is None, engine.fused.threshold is not None
+                first, activated = engine.fused.activation is not None, engine.fused.activated
+                overlapping = engine.fused.threshold is not None
                 backends, _ = self.networks.compiled(image.shape, engine.inferer)
             except NotRecognisedError as reason:
                 self._describe_fallback(reason)
@@ -225,13 +227,13 @@ class Pipeline:
             part = image.as_tensor()[None, :, d, h, w].to(self.device)
             # a copy, for a backend may write its next window over this one
             logits = self.config.inferer(part, lambda batch: predict(batch).clone())[0].float()
-            if not activated:
+            if first:
                 logits = to_probabilities(logits, activated, overlapping)
         # what the labels are made of is interpolated: logits, unless the bundle activates them first
         where = (matrix[:3, :3], matrix[:3, 3] - start, grid.shape)
         found = [ndimage.affine_transform(one, *where, order=1, mode="nearest") for one in logits.cpu().numpy()]
         array = torch.from_numpy(np.stack(found))
-        return (to_probabilities(array, activated, overlapping) if activated else array).numpy()
+        return (array if first else to_probabilities(array, activated, overlapping)).numpy()
 
     def _describe_fallback(self, reason: NotRecognisedError) -> str:
         """Return a note that says why MONAI runs the bundle; refuse what only the engine can."""
@@ -243,7 +245,12 @@ class Pipeline:
         for option, asked in asked_for.items():
             if asked:
                 raise BundleError(f"bundle {self.bundle.name}: no --{option} for {reason}") from reason
-        beyond = "" if self._options.max_memory is None else "; --max-memory does not hold for it"
+        without = {
+            "--max-memory does not hold for it": self._options.max_memory is not None,
+            "it does not average mirrored predictions": bool(self._mirror_axes),
+            "its windows are not those of nnU-Net": self.config.nnunet_windows,
+        }
+        beyond = "".join(f"; {what}" for what, missing in without.items() if missing)
         return f"run by MONAI itself, for the engine does not know {reason}{beyond}"
 
     def _engine(self, image: MetaTensor) -> Engine:
@@ -311,7 +318,9 @@ class Pipeline:
         return (*cleaning_notes(image), *([self._preprocess.note] if self._preprocess.note else []))
 
     def _require_sides(self, image: MetaTensor) -> None:
-        across = [axis for axis in self._mirror_axes if io_orientation(np.asarray(image.affine))[axis, 0] == 0]
+        # a bundle that mirrors unless the user says no was trained so, and knows sides by what is around them
+        asked = () if self.config.tta else self._mirror_axes
+        across = [axis for axis in asked if io_orientation(np.asarray(image.affine))[axis, 0] == 0]
         labels = self.bundle.label_table.values() if across else ()
         sided = [label.name for label in labels if label.side is not None or split_side(label.name)[1]]
         if sided:

@@ -146,6 +146,6 @@ class _Outputs:
         ]
         if self.entropy is not None:
             entropy = sigmoid_entropy if overlapping else softmax_entropy
-            chosen = partial(entropy, activated=self._fused.activation is None)
+            chosen = partial(entropy, activated=self._fused.activated)
             outputs.append(Output(self.entropy, self._placement, Interpolated(), chosen))
         return outputs

@@ -43,7 +43,8 @@ def parse_infer_request(request: Json, device: str) -> InferRequest:
     extension = str(request.get("result_extension") or ".nii.gz").lower()
     if extension not in EXTENSIONS:
         raise UsageError(f"result_extension: expected one of {', '.join(EXTENSIONS)}, got {extension!r}")
-    overlap, tta, roi = number(request, "overlap"), flag(request, "tta"), _places(request)
+    overlap, roi = number(request, "overlap"), _places(request)
+    tta = None if chosen(request, "tta") is None else flag(request, "tta")
     largest, compress = flag(request, "largest_component"), flag(request, "result_compress", default=True)
     return InferRequest(RunOptions(device=device, overlap=overlap, tta=tta, roi=roi), largest, extension, compress)
 

@@ -4,7 +4,8 @@
 {"_target_": "tomoseg.transforms.CorrectBiasFieldd", "keys": "image"}
 ```
 
-They stand after LoadImaged with `ensure_channel_first`. Only `ResampleToSpacingd` moves voxels, and has an inverse.
+They stand after LoadImaged with `ensure_channel_first`; `MergeRegionsd` stands in a post-processing. Only
+`ResampleToSpacingd` moves voxels, and has an inverse.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from tomoseg.transforms.bias_field import CorrectBiasFieldd
 from tomoseg.transforms.cleaner import Cleaner
 from tomoseg.transforms.denoising import DenoiseCurvatureFlowd, DenoiseWaveletd
 from tomoseg.transforms.non_finite import ReplaceNonFinited
+from tomoseg.transforms.normalization import NormalizeForegroundd
+from tomoseg.transforms.regions import MergeRegionsd
 from tomoseg.transforms.resampling import ResampleToSpacingd
 from tomoseg.transforms.synthesis import RandImageFromLabelsd
 
@@ -21,6 +24,8 @@ __all__ = [
     "CorrectBiasFieldd",
     "DenoiseCurvatureFlowd",
     "DenoiseWaveletd",
+    "MergeRegionsd",
+    "NormalizeForegroundd",
     "RandImageFromLabelsd",
     "ReplaceNonFinited",
     "ResampleToSpacingd",

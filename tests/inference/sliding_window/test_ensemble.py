@@ -82,6 +82,24 @@ def test_mirroring_is_for_the_axes_that_the_bundle_declares(bundle_copy: Path, r
         Segmenter.from_bundle(bundle_copy, tta=True)
 
 
+@pytest.mark.parametrize("names", [("anterior", "posterior"), ("left hippocampus", "hippocampus_right")])
+def test_a_bundle_may_mirror_by_default(bundle_copy: Path, real_scan: Path, names: tuple[str, str]) -> None:
+    """Sides, too, where the network was trained on mirrored scans."""
+    mirrored = Segmenter.from_bundle(bundle_copy, tta=True)(real_scan).labels
+    rename_labels(bundle_copy, *names)
+    edit(bundle_copy, tta=True)
+    found = {tta: Segmenter.from_bundle(bundle_copy, tta=tta)(real_scan).labels for tta in (None, True, False)}
+    np.testing.assert_array_equal(found[None], mirrored)
+    np.testing.assert_array_equal(found[True], mirrored)
+    assert (found[False] != mirrored).any()
+
+
+def test_a_note_says_what_monai_leaves_out(bundle_copy: Path, real_scan: Path) -> None:
+    edit(bundle_copy, tta=True, nnunet_windows=True, inferer={"_target_": "SimpleInferer"})
+    notes = str(Segmenter.from_bundle(bundle_copy)(real_scan).stats.notes)
+    assert "does not average mirrored predictions; its windows are not those of nnU-Net" in notes
+
+
 @pytest.mark.parametrize(("axes", "refused"), [([0], True), ([0, 1], True), ([1, 2], False)])
 def test_sides_are_never_swapped(bundle_copy: Path, real_scan: Path, axes: list[int], refused: bool) -> None:
     edit(bundle_copy, mirror_axes=axes)
@@ -131,6 +149,30 @@ def test_entropy_of_certain_and_of_undecided_scores() -> None:
     assert sigmoid_entropy(undecided, activated=False).item() == pytest.approx(1)
     assert sigmoid_entropy(torch.full((4, 1, 1, 1), -100.0), activated=False).item() == pytest.approx(0, abs=1e-6)
     assert softmax_entropy(torch.zeros(1, 1, 1, 1), activated=False).item() == 0
+
+
+def test_a_threshold_next_to_0_is_one_of_logits(bundle_copy: Path, real_scan: Path) -> None:
+    """Their sigmoid is what is shown, and what the entropy is of; the labels are where it is above a half."""
+    path = bundle_copy / "configs" / "inference.json"
+    steps = json.loads(path.read_text())["postprocessing"]
+    change = {"_target_": "AsDiscreted", "keys": "pred", "threshold": 1e-7}
+    merge = {"_target_": "tomoseg.transforms.MergeRegionsd", "keys": "pred", "labels": [3, 1, 2]}
+    kept = [step for step in steps["transforms"] if step["_target_"] in ("Invertd", "SaveImaged")]
+    edit(bundle_copy, postprocessing={**steps, "transforms": [kept[0], change, merge, kept[1]]})
+    segmenter = Segmenter.from_bundle(bundle_copy, uncertainty=True)
+    prepared = segmenter.prepare(real_scan)
+    result, found = segmenter.predict(prepared), segmenter.probabilities(prepared)
+    assert not result.overlapping
+    expected = np.zeros(result.grid.shape)
+    for region, label in zip(found, (3, 1, 2), strict=True):
+        expected[region > 0.5] = label
+    sure = (np.abs(found - 0.5) > 1e-4).all(axis=0)
+    np.testing.assert_array_equal(result.labels[sure], expected[sure])
+    assert set(np.unique(expected)) == {1, 2, 3}
+    share = np.clip(found, 1e-7, 1 - 1e-7)
+    entropy = -(share * np.log2(share) + (1 - share) * np.log2(1 - share)).mean(axis=0)
+    assert result.entropy is not None
+    np.testing.assert_allclose(result.entropy, entropy, atol=1e-2)
 
 
 def test_entropy_of_scores_that_are_probabilities_already() -> None:

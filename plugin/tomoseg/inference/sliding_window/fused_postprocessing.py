@@ -11,6 +11,8 @@ from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd
 from tomoseg.inference.sliding_window.discretizer import Activation, ArgMax, Discretizer, Threshold, softmax
 from tomoseg.inference.sliding_window.placement import NotRecognisedError
 
+NO_PROBABILITY = 1e-5  # as a threshold
+
 
 @dataclass(frozen=True)
 class FusedPostprocessing:
@@ -30,6 +32,11 @@ class FusedPostprocessing:
     interpolated: bool
     rest: Compose
     device: torch.device | str | None = None
+
+    @property
+    def activated(self) -> bool:
+        """Whether the network's output may be probabilities already; a threshold next to 0 is one of logits."""
+        return self.activation is None and (self.threshold is None or self.threshold > NO_PROBABILITY)
 
     def decide(self, labels: int) -> Discretizer:
         """Return what is made of `labels` logits, or of each of them where labels may overlap."""

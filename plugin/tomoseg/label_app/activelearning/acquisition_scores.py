@@ -45,7 +45,7 @@ def expected_dice_score(model: ServedModel, crops: Sequence[Volume], device: str
         crops: of the image.
         device: where the network runs.
     """
-    segmenter = model.segmenter(RunOptions(device=device))
+    segmenter = model.segmenter(RunOptions(device=device, tta=False))
     values = []
     for crop in crops:
         prepared = segmenter.prepare(crop, as_it_is=True)

@@ -23,7 +23,9 @@ class SegmentationTask(InferTask):  # type: ignore[misc]
     def __init__(self, model: ServedModel) -> None:
         overlap = getattr(model.config.inferer, "overlap", "")
         config = {"device": device_list(), "overlap": overlap, "largest_component": False}
-        config |= ({"tta": False} if model.config.mirror_axes else {}) | ({"roi": ""} if model.labels.whole else {})
+        config |= ({"tta": model.config.tta} if model.config.mirror_axes else {}) | (
+            {"roi": ""} if model.labels.whole else {}
+        )
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=model.labels.ids,
