@@ -184,7 +184,7 @@ def decide(
     if synthetic == 1:
         reasons["sampling"] = "all windows are drawn, and placed as the choice of images says"
     reasons["steps"] = (
-        f"an epoch is {EPOCH_STEPS} steps, whatever the number of cases; {preset.epochs['cpu']} epochs on a CPU, where "
+        f"an epoch is {EPOCH_STEPS} steps for any number of cases; {preset.epochs['cpu']} epochs on a CPU, where "
         f"AdamW comes near nnU-Net's accuracy within them, and {preset.epochs['cuda']} on a GPU, where they cost little"
     )
     folds = min(FOLDS, fingerprint.cases)
