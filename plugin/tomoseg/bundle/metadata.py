@@ -1,6 +1,5 @@
 """What a MONAI bundle says of itself, read from its JSON without importing what runs it."""
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,9 +7,12 @@ from typing import Any
 
 from tomoseg.bundle.configs import find_config
 from tomoseg.bundle.planned import PlannedBundle
-from tomoseg.core.errors import BundleError, one_line
-from tomoseg.core.files import read_text
+from tomoseg.core.errors import BundleError, one_line, shorten
+from tomoseg.core.json_files import load_json
 from tomoseg.data.labels import TISSUE, Code, Label, default_colour
+
+MAX_CHANNELS = 1000  # of one image
+MAX_TEXT = 2000  # letters
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Bundle:
         """
         path = self.root / "configs" / "metadata.json"
         try:
-            content = json.loads(read_text(path))
+            content = load_json(path)
         except FileNotFoundError as error:
             raise BundleError(f"{path}: missing; every MONAI bundle has one") from error
         except (OSError, ValueError) as error:
@@ -95,22 +97,30 @@ class Bundle:
     @property
     def version(self) -> str:
         """Version of the bundle; "unknown" without one."""
-        return str(self.metadata.get("version", "unknown"))
+        return shorten(str(self.metadata.get("version", "unknown")), MAX_TEXT)
 
     @property
     def description(self) -> str:
         """Description of the bundle; empty without one."""
-        return str(self.metadata.get("description", ""))
+        return shorten(str(self.metadata.get("description", "")), MAX_TEXT)
 
     @property
     def modality(self) -> str:
         """The imaging modality of the input, e.g. "MR" or "CT"; "unknown" where the metadata does not say."""
-        return str(self._tensor("inputs", "image").get("modality", "unknown"))
+        return shorten(str(self._tensor("inputs", "image").get("modality", "unknown")), MAX_TEXT)
 
     @property
     def input_channels(self) -> int:
-        """Number of channels of the network's input; 1 where the metadata does not say."""
-        return int(self._tensor("inputs", "image").get("num_channels", 1))
+        """Number of channels of the network's input; 1 where the metadata does not say.
+
+        Raises:
+            BundleError: it is no number of channels.
+        """
+        number = self._tensor("inputs", "image").get("num_channels", 1)
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MAX_CHANNELS:
+            path = self.root / "configs" / "metadata.json"
+            raise BundleError(f"{path}: num_channels: expected 1 to {MAX_CHANNELS}, got {number!r}")
+        return number
 
     @property
     def input_names(self) -> dict[str, Any]:
@@ -131,7 +141,8 @@ class Bundle:
         if not isinstance(channels, dict):
             return {}
         try:
-            return {int(value): str(name) for value, name in channels.items()}
+            # names go to terminals and into files
+            return {int(value): shorten(str(name), MAX_TEXT) for value, name in channels.items()}
         except ValueError as error:
             path = self.root / "configs" / "metadata.json"
             raise BundleError(f"{path}: channel_def: expected integer label values: {one_line(error)}") from error

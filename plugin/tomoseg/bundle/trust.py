@@ -14,7 +14,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.core.errors import BundleError, OutputError, one_line
+from tomoseg.core.errors import BundleError, OutputError, errors_as, one_line
 from tomoseg.core.files import sha256
 from tomoseg.core.json_files import write_json
 from tomoseg.core.notes import print_note
@@ -39,21 +39,22 @@ def code_files(root: Path) -> list[Path]:
         root: the bundle's folder.
 
     Raises:
-        BundleError: the folder has more than 100,000 files.
+        BundleError: the folder has more than 100,000 files, or cannot be read.
     """
     found, seen, count = list[Path](), set[str](), 0
-    for place, folders, names in os.walk(root, followlinks=True):
-        seen.add(os.path.realpath(place))
-        folders[:] = [name for name in folders
-                      if name not in PASSED_OVER and os.path.realpath(Path(place, name)) not in seen]  # fmt: skip
-        count += len(names)
-        if count > MAX_FILES:
-            raise BundleError(f"{root}: more than {MAX_FILES} files. Give the folder of one bundle.")
-        inside = Path(place).relative_to(root).parts[:1]
-        paths = (Path(place, name) for name in names)
-        found += [path for path in paths
-                  if ((inside and inside[0] in CODE_FOLDERS) or path.suffix.lower() in CODE_SUFFIXES)
-                  and path.is_file()]  # fmt: skip
+    with errors_as(BundleError, f"{root}: cannot be read", OSError):
+        for place, folders, names in os.walk(root, followlinks=True):
+            seen.add(os.path.realpath(place))
+            folders[:] = [name for name in folders
+                          if name not in PASSED_OVER and os.path.realpath(Path(place, name)) not in seen]  # fmt: skip
+            count += len(names)
+            if count > MAX_FILES:
+                raise BundleError(f"{root}: more than {MAX_FILES} files. Give the folder of one bundle.")
+            inside = Path(place).relative_to(root).parts[:1]
+            paths = (Path(place, name) for name in names)
+            found += [path for path in paths
+                      if ((inside and inside[0] in CODE_FOLDERS) or path.suffix.lower() in CODE_SUFFIXES)
+                      and path.is_file()]  # fmt: skip
     return sorted(found)
 
 
@@ -66,11 +67,9 @@ def hash_code(root: Path) -> str:
         BundleError: a file cannot be read.
     """
     digest = hashlib.sha256()
-    try:
+    with errors_as(BundleError, f"{root}: cannot be read", OSError):
         for path in code_files(root):
             digest.update(os.fsencode(path.relative_to(root)) + b"\0" + sha256(path).encode() + b"\n")
-    except OSError as error:
-        raise BundleError(f"{root}: cannot be read: {one_line(error)}") from error
     return digest.hexdigest()
 
 

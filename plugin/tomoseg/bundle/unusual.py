@@ -25,8 +25,10 @@ CALLS = {
     *("download_url", "eval", "exec", "execv", "fork", "getattr", "globals", "hub", "import_module", "input", "load"),
     *("load_module", "loads", "locals", "open", "popen", "Popen", "read_csv", "read_pickle", "remove", "rmtree"),
     *("run_module", "setattr", "spawn", "system", "unlink", "urlopen", "urlretrieve", "vars", "write_bytes"),
-    "write_text",
+    *("write_text", "CompilationUnit", "Process", "load_inline", "load_library", "memmap", "save", "savez", "start"),
+    *("symlink_to", "tofile", "touch", "write"),
 }
+RUNS = {"run", "run_workflow"}  # as targets; an expression that begins a bundle's evaluator is usual
 KINDS = dict.fromkeys(CODE_SUFFIXES, "compiled code") | {
     ".py": "Python code",
     ".ts": "compiled network",
@@ -65,7 +67,7 @@ def _read(path: Path) -> list[str]:
         if path.suffix == ".conf":
             return [f"evaluates {one_line(line)}" for line in re.findall(r"^\s*args\s*[=:](.*)", text, re.MULTILINE)
                     if line.strip() not in ("(sys.stdout,)", "(sys.stderr,)", "()")]  # fmt: skip
-        return [] if path.suffix not in (".json", ".yaml", ".yml") else list(_walk(_parse(path, text), ""))
+        return [] if path.suffix not in (".json", ".yaml", ".yml") else list(_walk(_parse(path, text), "", set()))
     except (ImportError, OSError, RecursionError, ValueError) as error:
         return [f"cannot be read: {one_line(error)}"]
 
@@ -81,15 +83,15 @@ def _parse(path: Path, text: str) -> Any:
         raise ValueError(one_line(error)) from error
 
 
-def _walk(value: Any, key: str) -> Iterator[str]:
-    if isinstance(value, dict):
-        for name, entry in value.items():
-            yield from _walk(entry, str(name))
-    elif isinstance(value, list):
-        for entry in value:
-            yield from _walk(entry, key)
-    elif isinstance(value, str):
+def _walk(value: Any, key: str, seen: set[tuple[int, str]]) -> Iterator[str]:
+    """Judge each text in an entry; what YAML's aliases repeat, or put into itself, is read once."""
+    if isinstance(value, str):
         yield from _judge(value, key)
+    elif isinstance(value, dict | list) and (id(value), key) not in seen:
+        seen.add((id(value), key))
+        entries = value.items() if isinstance(value, dict) else ((key, entry) for entry in value)
+        for name, entry in entries:
+            yield from _walk(entry, str(name), seen)
 
 
 def _judge(text: str, key: str) -> Iterator[str]:
@@ -110,7 +112,7 @@ def _is_foreign(target: str) -> bool:
     return (
         (len(parts) > 1 and parts[0] not in USUAL_PACKAGES)
         or not all(part.isidentifier() and not part.startswith("_") for part in parts)
-        or bool(set(parts) & (MODULES | CALLS))
+        or bool(set(parts) & (MODULES | CALLS | RUNS))
     )
 
 

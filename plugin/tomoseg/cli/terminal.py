@@ -18,12 +18,17 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, title_justify="left", show_header=any(columns))
+    table = Table(title=Text(_printable(title)) if title else None, title_justify="left", show_header=any(columns))
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
+        table.add_row(*(Text(_printable(cell), COLOURS.get(cell, "")) for cell in row))
     Console(width=None if sys.stdout.isatty() else UNWRAPPED_COLUMNS).print(table)
+
+
+def _printable(text: str) -> str:
+    """Return a text without what steers a terminal; it may come from a bundle or a scan."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 @contextmanager

@@ -33,6 +33,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(format_json(content), encoding="utf-8", errors=UNENCODABLE)
 
 
+def load_json(path: Path) -> Any:
+    """Return what a JSON file of somebody else holds.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no JSON, or JSON nested too deeply.
+    """
+    try:
+        return json.loads(read_text(path))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, without its `schema_version`.
 
@@ -41,7 +54,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: it holds no JSON object.
         SchemaVersionError: a newer version of tomoseg wrote it.
     """
-    content = json.loads(read_text(path))
+    content = load_json(path)
     if not isinstance(content, dict):
         raise ValueError("expected a JSON object")
     version = content.pop("schema_version", SCHEMA_VERSION)
