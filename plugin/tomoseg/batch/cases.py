@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import real_path
 from tomoseg.data.channels import further_files
-from tomoseg.data.discovery import Scan, find_scans
+from tomoseg.data.discovery import ALL_SERIES, Scan, find_scans
 from tomoseg.data.formats import strip_suffix
 from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
 from tomoseg.data.scan_files import INDEX_NAME, is_dicom
 from tomoseg.data.source import ScanSource
+
+UID = re.compile(r"[0-9.]+")
+NOT_IN_NAMES = re.compile(r"[^\w.-]+")  # of files
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Case:
         output: the file of the labels.
         output_type: its format.
         series: SeriesInstanceUID, where the input may hold several series.
+        phase: "KEYWORD=VALUE" of the images, where the series may have several at each place.
         resumable: whether a manifest proves that it is done; not for a single file that was named.
         other_channels: the files of the channels after the first.
     """
@@ -35,11 +40,12 @@ class Case:
     series: str | None = None
     resumable: bool = False
     other_channels: tuple[Path, ...] = ()
+    phase: str | None = None
 
     @property
     def source(self) -> ScanSource:
         """The scan on disk."""
-        return ScanSource((self.input, *self.other_channels), self.series)
+        return ScanSource((self.input, *self.other_channels), self.series, self.phase)
 
     @property
     def name(self) -> str:
@@ -68,6 +74,9 @@ def plan_cases(
     output_type: str | None = None,
     series: str | None = None,
     channels: int = 1,
+    *,
+    modality: str = "",
+    phase: str | None = None,
 ) -> list[Case]:
     """Decide which file is written for which scan.
 
@@ -75,8 +84,11 @@ def plan_cases(
         inputs: files, folders (searched for scans, the tree is kept) and glob patterns.
         output: a file name for a single scan, else a folder.
         output_type: one of `OUTPUT_TYPES`; None for what the output's name ends in, and NIfTI for a folder.
-        series: only DICOM series of this SeriesInstanceUID.
+        series: only DICOM series of this SeriesInstanceUID, or of a description, which may be a pattern; "all" for
+            scans of any kind and modality.
         channels: how many the bundle takes: files CASE_0000, CASE_0001 and so on are one scan then.
+        modality: that the bundle takes.
+        phase: "KEYWORD=VALUE" of the images, where a DICOM series has several at each place.
 
     Raises:
         UsageError: there is no scan, two scans would be written to one file, or the output is an input.
@@ -86,21 +98,24 @@ def plan_cases(
     expanded = _expand(inputs)
     folders = [given for given in expanded if given.is_dir()]
     _require_scans([given for given in expanded if given not in folders], series)
+    uid = series if series and UID.fullmatch(series) else None
     scans: list[Scan] = []
     empty = 0
     for given in expanded:
         if given not in folders:
-            scans.append(Scan(given, series))
+            scans.append(Scan(given, uid))
             continue
         if real_path(given) == real_path(target):
             raise UsageError(f"{target}: the output folder is the input folder; choose another with -o")
-        found = find_scans(given, series, leave_out=target)
+        found = find_scans(given, series, target, modality)
         empty += not found
         # a folder without any is kept beside others: it fails, and is not passed over in silence
-        scans.extend(found or [Scan(given, series)])
+        scans.extend(found or [Scan(given, uid)])
     if empty == len(expanded):
         wanted = (
-            "NIfTI, NRRD or MetaImage file, and no CT or MR series in DICOM" if series is None else f"series {series}"
+            f"series {series}"
+            if series not in (None, ALL_SERIES)
+            else "NIfTI, NRRD or MetaImage file, and no CT or MR series in DICOM"
         )
         raise UsageError(f"{', '.join(map(str, folders))}: no {wanted} in there")
     scans = list(dict.fromkeys(scans))
@@ -108,12 +123,16 @@ def plan_cases(
     scans = [scan for scan in scans if scan.path in other_channels]
     if names_output_file(target):
         if len(scans) > 1:
-            raise UsageError(f"{target}: {len(scans)} scans cannot go into one file; give a folder with -o")
+            together = len({scan.path for scan in scans}) == 1
+            remedy = f"or choose one with --series: {', '.join(str(scan.series) for scan in scans)}" if together else ""
+            raise UsageError(
+                f"{target}: {len(scans)} scans cannot go into one file; give a folder with -o{', ' * together}{remedy}"
+            )
         cases = [Case(scans[0].path, target, chosen, scans[0].series)]
     else:
         base = folders[0] if folders == expanded and len(folders) == 1 else _common_parent(scans)
-        cases = [plan_case(scan, base, target, chosen) for scan in scans]
-    cases = [replace(case, other_channels=other_channels[case.input]) for case in cases]
+        cases = [plan_case(scan, base, target, chosen, phase) for scan in scans]
+    cases = [replace(case, other_channels=other_channels[case.input], phase=phase) for case in cases]
     _require_distinct_outputs(cases)
     return cases
 
@@ -136,7 +155,7 @@ def _require_scans(files: Sequence[Path], series: str | None) -> None:
     for file in files:
         if file.name.upper() == INDEX_NAME:
             raise UsageError(f"{file}: the index of a medium; give the folder that it lies in")
-        if series is not None and file not in dicom:
+        if series not in (None, ALL_SERIES) and file not in dicom:
             raise UsageError(f"{file}: no DICOM, so it has no series {series}; leave out --series")
     beside = [file.parent for file in dicom]
     for folder in set(beside):
@@ -156,13 +175,14 @@ def _name(scan: Path) -> str:
     return Path(os.path.abspath(scan)).name  # noqa: PTH100 - `resolve` follows links
 
 
-def plan_case(scan: Scan, base: Path, target: Path, output_type: OutputType) -> Case:
+def plan_case(scan: Scan, base: Path, target: Path, output_type: OutputType, phase: str | None = None) -> Case:
     """Return the case of a scan whose place below `base` its labels have below the folder `target`."""
     try:
         tree = scan.path.absolute().parent.relative_to(base.absolute())
     except ValueError:  # the base itself is the scan
         tree = Path()
-    output = target / tree / f"{strip_suffix(_name(scan.path))}{output_type.ending}"
+    parts = (strip_suffix(_name(scan.path)), scan.tag, NOT_IN_NAMES.sub("_", phase or ""))
+    output = target / tree / f"{'_'.join(filter(None, parts))}{output_type.ending}"
     return Case(scan.path, output, output_type, scan.series, True)
 
 

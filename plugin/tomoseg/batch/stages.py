@@ -134,5 +134,5 @@ def _failure(case: Case, error: Exception) -> Outcome:
         reason = f"{case.input}: not enough memory for this scan: {one_line(error)}"
     else:
         reason = f"{case.input}: unexpected {type(error).__name__}: {one_line(error)}"
-    report = CaseReport.failure(case.input, reason)
+    report = CaseReport.failure(case.input, reason, case.series)
     return ShortOfMemory(report) if short else report

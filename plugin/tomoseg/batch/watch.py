@@ -36,6 +36,7 @@ def watch(
     output: str | os.PathLike[str],
     *,
     output_type: str | None = None,
+    series: str | None = None,
     stable_for_s: float = SETTLE_S,
     options: OutputOptions | None = None,
     run_options: RunOptions | None = None,
@@ -53,6 +54,7 @@ def watch(
         inbox: where scans arrive; its tree is kept.
         output: a folder for the results.
         output_type: format of the label maps.
+        series: which DICOM series are taken, as for `segment_batch`.
         stable_for_s: a scan is taken when it has not changed for so many seconds.
         options: which files are written; with `overwrite`, also in place of files that no earlier run made, or one
             with another bundle or other options. Results of an earlier state of a scan are always replaced.
@@ -84,20 +86,20 @@ def watch(
     if isinstance(segmenter, str | os.PathLike):
         segmenter = Segmenter(find_bundle(segmenter), run_options)
     executor = LocalExecutor(segmenter, replace(options or OutputOptions(), follow=True))
-    return _segment_arrivals(executor, folder, results, chosen, stable_for_s, progress or Progress(), on_error)
+    arrivals = WatchFolder(folder, results, stable_for_s, series, segmenter.bundle.modality)
+    return _segment_arrivals(executor, arrivals, results, chosen, progress or Progress(), on_error)
 
 
 def _segment_arrivals(
     executor: LocalExecutor,
-    inbox: Path,
+    arrivals: WatchFolder,
     output: Path,
     output_type: OutputType,
-    stable_for_s: float,
     progress: Progress,
     on_error: Callable[[str], None] | None,
 ) -> Iterator[Report]:
-    arrivals, waiting = WatchFolder(inbox, output, stable_for_s), deque[Scan]()
-    owners: dict[Path, Path] = {}
+    waiting = deque[Scan]()
+    owners: dict[Path, Case] = {}
     noted: set[str] = set()
     done: dict[tuple[str, str | None], CaseReport] = {}
     started = None
@@ -113,9 +115,9 @@ def _segment_arrivals(
             time.sleep(max(LOOK_EVERY_S, 5 * (time.monotonic() - look)))
             continue
         scans = [waiting.popleft() for _ in range(min(SCANS_PER_ROUND, len(waiting)))]
-        cases = [plan_case(scan, inbox, output, output_type) for scan in scans]
-        clashing = [case for case in cases if owners.setdefault(case.output, case.input) != case.input]
-        clashes = [_clash(case, owners[case.output]) for case in clashing]
+        cases = [plan_case(scan, arrivals.folder, output, output_type) for scan in scans]
+        clashing = [case for case in cases if owners.setdefault(case.output, case) != case]
+        clashes = [_clash(case, owners[case.output].input) for case in clashing]
         progress.on_start(len(clashes))
         interruption = None
         try:
@@ -148,4 +150,5 @@ def _save(report: Report, folder: Path, on_error: Callable[[str], None] | None) 
 
 
 def _clash(case: Case, other: Path) -> CaseReport:
-    return CaseReport.failure(case.input, f"{case.input}: would be written to {case.output}, as {other} is; rename one")
+    reason = f"{case.input}: would be written to {case.output}, as {other} is; rename one"
+    return CaseReport.failure(case.input, reason, case.series)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from tomoseg.data.discovery import Scan, files_of, find_scans
+from tomoseg.data.discovery import ALL_SERIES, Scan, files_of, find_scans
 from tomoseg.data.scan_files import is_volume, visible_files
 
 State: TypeAlias = tuple[int, int]  # size in bytes, time of the last change in ns
@@ -31,12 +31,16 @@ class WatchFolder:
         folder: where scans arrive.
         leave_out: a folder in it that is not looked into, such as that of the results.
         stable_for_s: how long nothing may have changed, in seconds.
+        series, modality: which DICOM series are taken, as for `find_scans`.
     """
 
-    def __init__(self, folder: Path, leave_out: Path, stable_for_s: float) -> None:
+    def __init__(
+        self, folder: Path, leave_out: Path, stable_for_s: float, series: str | None = None, modality: str = ""
+    ) -> None:
         self.folder = folder
         self._leave_out = leave_out
         self._settle_s = stable_for_s
+        self._series, self._modality = series, modality
         self._seen: dict[Path, _Sight] = {}
         self._taken_entries: dict[Path, Signature] = {}
         self._taken_scans: dict[Scan, Signature] = {}
@@ -88,8 +92,8 @@ class WatchFolder:
     def _scans(self, entry: Path) -> list[Scan]:
         """Return the scans of an entry; of loose files, the DICOM series that lie in the folder itself."""
         if entry.is_file():
-            return [Scan(entry)]
-        found = find_scans(entry, leave_out=self._leave_out)
+            return [Scan(entry)] if self._series in (None, ALL_SERIES) else []
+        found = find_scans(entry, self._series, self._leave_out, self._modality)
         return found if entry != self.folder else [scan for scan in found if scan.path == entry]
 
     def _is_new(self, scan: Scan) -> bool:

@@ -1,19 +1,63 @@
-"""Warnings that mean something to developers only, kept off the screen of somebody who segments."""
+"""What libraries warn of is kept off the screen: it is dropped, or becomes a note of what a thread is reading."""
 
 import logging
+import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from tomoseg.core.errors import shorten
+from tomoseg.core.notes import take_note
+
+MAX_NOTE_LENGTH = 200
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")  # may be a value of the patient's
+Listener = Callable[[str], None]
 
 _lock = threading.Lock()
 _inside = 0
 _until_the_last_leaves = ExitStack()
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_call_handlers = logging.Logger.callHandlers
 
 
 @contextmanager
 def suppress_warnings() -> Iterator[None]:
-    """Drop Python's warnings, and what is logged as a warning or less, in all threads.
+    """Drop Python's warnings, and what is logged below an error."""
+    with _heard_by(lambda message: None):
+        yield
+
+
+@contextmanager
+def note_warnings() -> Iterator[None]:
+    """Make notes (`take_note`) of Python's warnings, and of what is logged as a warning, in this thread.
+
+    Example:
+        >>> import warnings
+        >>> from tomoseg.core.notes import collect_notes
+        >>> from tomoseg.core.quiet import note_warnings
+        >>> with collect_notes() as notes, note_warnings():
+        ...     warnings.warn("odd spacing")
+        >>> notes
+        ['odd spacing']
+    """
+    with _heard_by(lambda message: take_note(QUOTED.sub("…", shorten(message, MAX_NOTE_LENGTH)))):
+        yield
+
+
+def hear(message: str) -> bool:
+    """Hand a library's message to whoever listens in this thread; tell whether it must not reach the screen."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(message)
+    return listener is not None or _inside > 0
+
+
+@contextmanager
+def _heard_by(listener: Listener) -> Iterator[None]:
+    """Give a thread's messages to a listener; those of threads without one are dropped meanwhile.
 
     Warnings and logging have one state for the whole process. So the first thread that comes in saves it, and the last
     that leaves brings it back, whatever the order.
@@ -22,14 +66,28 @@ def suppress_warnings() -> Iterator[None]:
     with _lock:
         if _inside == 0:
             _until_the_last_leaves.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-            _until_the_last_leaves.callback(logging.disable, logging.root.manager.disable)
-            logging.disable(logging.WARNING)
+            warnings.simplefilter("always")
+            warnings.showwarning = _hear_warning
+            _until_the_last_leaves.callback(setattr, logging.Logger, "callHandlers", logging.Logger.callHandlers)
+            setattr(logging.Logger, "callHandlers", _hear_record)  # noqa: B010 - no assignment to a method for mypy
         _inside += 1
+    outer = _listener.set(listener)
     try:
         yield
     finally:
+        _listener.reset(outer)
         with _lock:
             _inside -= 1
             if _inside == 0:
                 _until_the_last_leaves.close()
+
+
+def _hear_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    hear(str(message))
+
+
+def _hear_record(logger: logging.Logger, record: logging.LogRecord) -> None:
+    if record.levelno >= logging.ERROR:
+        _call_handlers(logger, record)
+    elif record.levelno >= logging.WARNING:  # nibabel has levels in between
+        hear(record.getMessage())

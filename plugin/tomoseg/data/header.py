@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import VolumeError, errors_as, one_line
-from tomoseg.core.quiet import suppress_warnings
+from tomoseg.core.notes import collect_notes
+from tomoseg.core.quiet import note_warnings
 from tomoseg.data.channels import channels_of, expectation
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.itk_image import READERS, affine_of, notes_of, open_itk, read_itk
-from tomoseg.data.nifti import from_nibabel, load_nifti
+from tomoseg.data.nifti import load_nifti, place_voxels
 from tomoseg.data.read import read_volume
 from tomoseg.data.scan_files import is_dicom
 from tomoseg.data.volume import LPS_TO_RAS, by, make_volume
@@ -84,15 +85,16 @@ def read_headers(path: Path, series: str | None = None, channels: int = 1) -> li
     Raises:
         VolumeError: as for `read_volume`, but for a single series: that one is returned with its reason.
     """
-    with errors_as(VolumeError, f"{path}: cannot be read", OSError):
+    with errors_as(VolumeError, f"{path}: cannot be read", OSError), collect_notes() as notes, note_warnings():
         if path.is_dir() or (path.is_file() and is_dicom(path)):
             from tomoseg.data.dicom.series import series_headers  # pydicom takes 0.2 s, and many have no DICOM
 
-            with suppress_warnings():
-                return [_read_series(headers, path) for headers in series_headers(path, series)]
-        if not path.is_file() or path.stat().st_size == 0:
-            read_volume(path)  # knows what to say
-        return [_read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else _read_nifti(path, channels)]
+            found = [_read_series(headers, path) for headers in series_headers(path, series)]
+        else:
+            if not path.is_file() or path.stat().st_size == 0:
+                read_volume(path)  # knows what to say
+            found = [_read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else _read_nifti(path, channels)]
+    return [replace(one, notes=tuple(dict.fromkeys((*one.notes, *notes)))) for one in found]
 
 
 def _read_nifti(path: Path, channels: int) -> Header:
@@ -101,13 +103,9 @@ def _read_nifti(path: Path, channels: int) -> Header:
     if got not in (None, channels):
         raise VolumeError(f"{path}: {expectation(channels)}, got {by(image.shape)}")
     channels = got or 1
-    if min(image.shape, default=0) > 0:
-        # the same header over voxels that take no memory: what is checked is what the reader checks
-        nothing = np.broadcast_to(np.float32(0), image.shape if channels == 1 else image.shape[:3])
-        volume = from_nibabel(type(image)(nothing, image.affine, image.header), str(path))
-    else:
-        volume = from_nibabel(image, str(path))  # knows what to say
-    return Header(path, "NIfTI", image.get_data_dtype().name, volume.grid, volume.notes, channels=channels)
+    shape, affine, notes = place_voxels(image, str(path), image.shape[:3] if channels > 1 else image.shape)
+    grid = make_volume(np.broadcast_to(np.float32(0), shape), affine, str(path)).grid  # voxels that take no memory
+    return Header(path, "NIfTI", image.get_data_dtype().name, grid, notes, channels=channels)
 
 
 def _read_itk(path: Path) -> Header:

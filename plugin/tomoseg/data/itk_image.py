@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from tomoseg.core.errors import VolumeError, errors_as, shorten
 from tomoseg.core.files import open_regular, require_regular
+from tomoseg.core.quiet import hear
 from tomoseg.data.formats import DEFLATE_LIMIT
 from tomoseg.data.volume import LPS_TO_RAS, MAX_COORDINATE_MM, Volume, by, make_volume
 
@@ -30,6 +33,11 @@ GEOMETRY_FIELDS = {
     "space directions", "space origin", "spacings", "transformmatrix", "orientation", "rotation", "elementspacing",
     "elementsize", "offset", "origin", "position",
 }  # fmt: skip
+# what ITK's warnings begin with: a place in its sources, and an object in memory
+ITK_PLACE = re.compile(r"^WARNING: In .*\n(?:\w+ ?\(0x[0-9a-f]+\): )?")
+UNKNOWN = re.compile(r"\bnan\b", re.IGNORECASE)
+NO_NUMBER = re.compile(r"\b(?:nan|inf)", re.IGNORECASE)
+PLACE_FIELDS = {"space origin", "offset", "origin", "position"}
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 # what MetaIO can take of a MetaImage header; the rest makes it write past its arrays
 META_LINE = re.compile(r"[ \w|.:\[\]-]{1,100}=[^\x00-\x08\x0e-\x1f]*")
@@ -52,6 +60,7 @@ HERE = {"LOCAL", "Local", "local"}  # of a MetaImage: the voxels follow the head
 # how many bytes of voxels one byte of the file can hold: a digit and a space may stand for a float64
 MAX_EXPANSION = {"raw": 1, "text": 4, "compressed": DEFLATE_LIMIT}
 # NRRD's spaces that ITK converts from
+_listeners: list[object] = []  # SimpleITK does not keep them
 KNOWN_SPACES = {
     "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps",
 }  # fmt: skip
@@ -82,16 +91,30 @@ def open_itk(path: Path) -> Iterator[tuple[sitk.ImageFileReader, dict[str, str]]
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(require_regular(path)))
     reader.SetImageIO(READERS[path.suffix.lower()])
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's go to the screen, without the file's name
+    _listen_to_itk()
     try:
         reader.ReadImageInformation()
         _check_size(path, fields, reader)
         yield reader, fields
     except (RuntimeError, OverflowError, MemoryError) as error:
         raise VolumeError(f"{path}: truncated or damaged: {_reason(error)}") from error
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+@cache
+def _listen_to_itk() -> None:
+    """Hand what ITK prints to whoever listens in the thread that it comes from, for the rest of the process."""
+    import SimpleITK as sitk
+
+    class Listener(sitk.LoggerBase):  # type: ignore[misc]
+        def _take(self, text: str) -> None:
+            if not hear(ITK_PLACE.sub("", text)):
+                print(text, file=sys.stderr)
+
+        DisplayText = DisplayErrorText = DisplayWarningText = DisplayGenericOutputText = DisplayDebugText = _take
+
+    listener = Listener()
+    listener.SetAsGlobalITKLogger()
+    _listeners.append(listener)
 
 
 def segment_names(path: Path) -> dict[int, str]:
@@ -150,7 +173,7 @@ def _read_fields(path: Path) -> dict[str, str]:
         raise VolumeError(f"{path}: expected its voxels in one file beside it, got {place!r}")
     if data != path and not data.is_file():
         raise VolumeError(f"{path}: expected its voxels in a file beside it, there is no file {place!r}")
-    units = set(re.findall(r'"(.*?)"', fields.get("space units", ""))) - {"mm", ""}
+    units = {*re.findall(r'"(.*?)"', fields.get("space units", "")), fields.get("distanceunits", "")} - {"mm", "", "?"}
     if units:
         raise VolumeError(f"{path}: expected lengths in mm, its header says {units.pop()}; convert it first")
     if fields.get("dimension") == "3" and "none" in fields.get("space directions", ""):
@@ -187,7 +210,9 @@ def _parse(path: Path) -> tuple[dict[str, str], int]:
         raise VolumeError(f"{path}: its header is damaged: it has no NDims")
     for name in fields.keys() & GEOMETRY_FIELDS:
         numbers = [float(number) for number in NUMBER.findall(fields[name])]
-        if any(abs(number) > MAX_COORDINATE_MM for number in numbers):
+        # NaN in NRRD is a number that is not known; ITK takes a place of NaN for 0
+        strange = name in PLACE_FIELDS and NO_NUMBER.search(UNKNOWN.sub("", fields[name]) if nrrd else fields[name])
+        if strange or any(abs(number) > MAX_COORDINATE_MM for number in numbers):
             raise VolumeError(f"{path}: its header is damaged: {name}: {fields[name]!r}")
     return fields, length
 
@@ -286,6 +311,8 @@ def notes_of(path: Path, fields: dict[str, str]) -> tuple[str, ...]:
             )
         if "space directions" not in fields and "nan" in fields.get("spacings", "nan").lower():
             notes.append("its header does not say how large its voxels are: taken as 1 mm")
+        if "nan" in fields.get("space origin", "").lower():
+            notes.append("its header does not say where its first voxel lies: taken as 0, as ITK does")
     return tuple(notes)
 
 

@@ -21,6 +21,7 @@ from tomoseg.data.geometry import Grid
 from tomoseg.data.volume import Volume, by, make_volume
 
 TOLERANCE_VOXELS = 0.05  # float32 quaternions are not exact
+MAX_SIZE_DEVIATION = 0.01  # of voxel sizes that an sform should have, as a share
 BLOCK_BYTES = 1 << 20  # decompressed at once
 MAX_EXTENSION_BYTES = 1 << 26  # of all header extensions, which nibabel reads with the header
 GZIP_LEVEL = 1  # of 0 to 3; a label map is as small as with zlib's 1, in a fifth of the time
@@ -41,7 +42,24 @@ def from_nibabel(image: nib.spatialimages.SpatialImage, name: str) -> Volume:
     Raises:
         VolumeError: as for `read_nifti`.
     """
-    shape = image.shape
+    shape, affine, notes = place_voxels(image, name, image.shape)
+    header = image.header if isinstance(image.header, nib.Nifti1Header) else None
+    return make_volume(read_voxels(image, name).reshape(shape), affine, name, header, notes=notes)
+
+
+def place_voxels(
+    image: nib.spatialimages.SpatialImage, name: str, shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], NDArray[Any], tuple[str, ...]]:
+    """Return the shape of a volume, the 4×4 matrix from its indices to RAS+ mm, and notes on it; read no voxels.
+
+    Args:
+        image: the image.
+        name: what errors call it.
+        shape: of the image, or of one of its channels.
+
+    Raises:
+        VolumeError: as for `read_nifti`.
+    """
     while len(shape) > 3 and shape[-1] == 1:  # (I, J, K, 1) is one volume, too
         shape = shape[:-1]
     if len(shape) > 3:
@@ -53,13 +71,14 @@ def from_nibabel(image: nib.spatialimages.SpatialImage, name: str) -> Volume:
         raise VolumeError(
             f"{name}: expected one real value a voxel, got the type {dtype}; convert it to grey values first"
         )
-    header = image.header if isinstance(image.header, nib.Nifti1Header) else None
-    notes = () if header is None else _contradictions(header, image.affine, name)
-    return make_volume(read_voxels(image, name).reshape(shape), image.affine, name, header, notes=notes)
+    if not isinstance(image.header, nib.Nifti1Header):
+        return shape, image.affine, ()
+    affine, notes = _choose_affine(image.header, image.affine, name)
+    return shape, affine, notes
 
 
-def _contradictions(header: nib.Nifti1Header, affine: NDArray[Any], name: str) -> tuple[str, ...]:
-    """Return what the header leaves open or says twice and differently.
+def _choose_affine(header: nib.Nifti1Header, affine: NDArray[Any], name: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Return the affine of an image, and what the header leaves open or says twice and differently.
 
     The rule is NIfTI's: the sform if its code is above 0, else the qform if its code is above 0, else the voxel sizes
     alone (https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields/nifti1fields_pages/qsform.html).
@@ -70,16 +89,37 @@ def _contradictions(header: nib.Nifti1Header, affine: NDArray[Any], name: str) -
         raise VolumeError(f"{name}: expected lengths in mm, its header says {unit}; convert it first")
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     if sform_code <= 0 and qform_code <= 0:
-        return ("neither its sform nor its qform is set: which side is left is a guess, nibabel's",)
-    if sform_code > 0 and qform_code > 0:
-        shape = header.get_data_shape()[:3]
-        try:
-            apart = Grid(shape, affine).distance_mm(Grid(shape, header.get_qform()))
-        except (GeometryError, HeaderDataError, ValueError):
-            return ("its qform is damaged; the sform is used",)
-        if apart > TOLERANCE_VOXELS * min(header.get_zooms()[:3]):
-            return (f"its sform and qform differ by up to {apart:.2f} mm; the sform is used, as NIfTI has it",)
-    return ()
+        return affine, ("neither its sform nor its qform is set: which side is left is a guess, nibabel's",)
+    if sform_code <= 0:
+        return affine, ()
+    shape = header.get_data_shape()[:3]
+    by_sform = _grid(shape, affine)
+    if qform_code <= 0:
+        sizes = np.abs(header["pixdim"][1:4].astype(np.float64))
+        if by_sform is not None and np.abs(sizes / by_sform.spacing - 1).max() > MAX_SIZE_DEVIATION:
+            given, used = ("×".join(f"{size:.4g}" for size in one) for one in (sizes, by_sform.spacing))
+            return affine, (f"its voxel sizes ({given} mm) contradict its sform ({used} mm), which is used",)
+        return affine, ()
+    try:
+        by_qform = _grid(shape, header.get_qform())
+    except (HeaderDataError, ValueError):
+        by_qform = None
+    if by_qform is None:
+        return affine, () if by_sform is None else ("its qform is damaged; the sform is used",)
+    if by_sform is None:
+        return by_qform.affine, ("its sform is damaged; the qform is used",)
+    apart = by_sform.distance_mm(by_qform)
+    if apart > TOLERANCE_VOXELS * min(header.get_zooms()[:3]):
+        return affine, (f"its sform and qform differ by up to {apart:.2f} mm; the sform is used, as NIfTI has it",)
+    return affine, ()
+
+
+def _grid(shape: tuple[int, ...], affine: NDArray[Any]) -> Grid | None:
+    """Return the grid of an affine, None where it places no volume."""
+    try:
+        return Grid(shape, affine)
+    except GeometryError:
+        return None
 
 
 def load_nifti(path: Path) -> nib.Nifti1Image:
@@ -129,6 +169,7 @@ def _choose_class(path: Path) -> type[nib.Nifti1Image]:
         if len(start) < size:
             raise HeaderDataError("it ends within its header")
         header = kind.header_class(start, check=False)
+        _check_raw(header, size)
         if file.read(4)[:1] in (b"", b"\0"):  # no extensions
             return kind
         order: Any = "little" if header.endianness == "<" else "big"
@@ -140,6 +181,23 @@ def _choose_class(path: Path) -> type[nib.Nifti1Image]:
         if not 0 <= left < 16:
             raise HeaderDataError("its header extensions are damaged")
         return kind
+
+
+def _check_raw(header: nib.Nifti1Header, size: int) -> None:
+    """Raise ValueError for what nibabel would take in another way than others do.
+
+    Args:
+        header: as it stands in the file.
+        size: of the header in bytes.
+    """
+    if not header["magic"].item().startswith(b"n"):
+        return  # no NIfTI, which nibabel tells
+    begin = float(header["vox_offset"])
+    if not begin >= size + 4:
+        raise ValueError(f"its voxels begin at byte {begin:g}, which is within the header")
+    sizes = header["pixdim"][1:4]
+    if header["sform_code"] <= 0 and not (np.isfinite(sizes) & (sizes != 0)).all():
+        raise ValueError(f"its voxel sizes are {' and '.join(f'{value:g}' for value in sizes)}")
 
 
 def read_voxels(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[Any]:

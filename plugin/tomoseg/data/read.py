@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import nibabel as nib
 
 from tomoseg.core.errors import VolumeError, errors_as
+from tomoseg.core.notes import collect_notes
+from tomoseg.core.quiet import note_warnings
 from tomoseg.data.channels import channels_of, expectation, join, split_4d
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.itk_image import from_itk, read_itk
@@ -27,7 +30,12 @@ EXPECTED = "a NIfTI, NRRD or MetaImage file, or a DICOM series"
 
 
 def read_volume(
-    source: Source, series: str | None = None, *, channels: int = 1, allow_non_finite: bool = False
+    source: Source,
+    series: str | None = None,
+    *,
+    channels: int = 1,
+    allow_non_finite: bool = False,
+    phase: str | None = None,
 ) -> Volume:
     """Read a scan and check that it is one finite 3D volume, or one of as many channels as are expected.
 
@@ -38,6 +46,8 @@ def read_volume(
         series: SeriesInstanceUID of the series to read where the folder holds several.
         channels: how many are expected.
         allow_non_finite: keep NaN and infinity, for a transform that replaces them.
+        phase: "KEYWORD=VALUE" of the images to read where a DICOM series has several at each place, e.g.
+            "AcquisitionNumber=2".
 
     Returns:
         The scan, (I, J, K) float32 for each channel, with its grid.
@@ -51,15 +61,18 @@ def read_volume(
         >>> tomoseg.read_volume("scans/scan.nii.gz").grid.shape
         (40, 56, 40)
     """
-    if isinstance(source, list | tuple):
-        parts = [_read_one(part, series) for part in source]
-        if len(parts) != channels:
-            raise VolumeError(f"{_name(source[0]) if source else 'scan'}: {expectation(channels)}, got {len(parts)}")
-    else:
-        parts = [_read_channels(source, channels) if channels > 1 else _read_one(source, series)]
-    for part in () if allow_non_finite else parts:
-        require_finite(part)
-    return join(parts, parts[0].source) if len(parts) > 1 else parts[0]
+    with collect_notes() as notes, note_warnings():
+        if isinstance(source, list | tuple):
+            parts = [_read_one(part, series, phase) for part in source]
+            if len(parts) != channels:
+                name = _name(source[0]) if source else "scan"
+                raise VolumeError(f"{name}: {expectation(channels)}, got {len(parts)}")
+        else:
+            parts = [_read_channels(source, channels) if channels > 1 else _read_one(source, series, phase)]
+        for part in () if allow_non_finite else parts:
+            require_finite(part)
+        volume = join(parts, parts[0].source) if len(parts) > 1 else parts[0]
+    return replace(volume, notes=tuple(dict.fromkeys((*volume.notes, *notes))))
 
 
 def _read_channels(source: Image, channels: int) -> Volume:
@@ -71,14 +84,14 @@ def _read_channels(source: Image, channels: int) -> Volume:
         with errors_as(VolumeError, f"{path}: cannot be read", OSError):
             if channels_of(path) is not None:
                 return split_4d(load_nifti(path), channels, str(path))
-    _read_one(source, None)  # knows what is wrong with it
+    _read_one(source)  # knows what is wrong with it
     raise VolumeError(f"{_name(source)}: {expectation(channels)}, got one")
 
 
-def _read_one(source: Image, series: str | None) -> Volume:
+def _read_one(source: Image, series: str | None = None, phase: str | None = None) -> Volume:
     """Read one file, image or DICOM series of one channel."""
     if isinstance(source, str | os.PathLike):
-        return _read_path(Path(source), series)
+        return _read_path(Path(source), series, phase)
     if isinstance(source, nib.spatialimages.SpatialImage):
         return from_nibabel(source, _name(source))
     if type(source).__module__.startswith("SimpleITK"):
@@ -92,7 +105,7 @@ def _name(source: Image) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else "image in memory"
 
 
-def _read_path(path: Path, series: str | None) -> Volume:
+def _read_path(path: Path, series: str | None, phase: str | None) -> Volume:
     with errors_as(VolumeError, f"{path}: cannot be read", OSError):
         try:
             size = path.stat().st_size
@@ -104,7 +117,9 @@ def _read_path(path: Path, series: str | None) -> Volume:
             if size == 0:
                 raise VolumeError(f"{path}: the file is empty; expected {EXPECTED}")
             if not is_dicom(path):
+                if phase is not None:
+                    raise VolumeError(f"{path}: no DICOM, so it has no phases; leave out --phase")
                 return read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else read_nifti(path)
         from tomoseg.data.dicom.series import read_dicom  # pydicom takes 0.2 s, and many have no DICOM
 
-        return read_dicom(path, series)
+        return read_dicom(path, series, phase)

@@ -22,10 +22,12 @@ class ScanSource:
     Attributes:
         paths: a file, or a folder with a DICOM series; a file for each channel if there are several.
         series: SeriesInstanceUID, if the folder may hold several series.
+        phase: "KEYWORD=VALUE" of the images, if the series may have several at each place.
     """
 
     paths: tuple[Path, ...]
     series: str | None = None
+    phase: str | None = None
 
     def __str__(self) -> str:
         return str(self.paths[0])
@@ -37,8 +39,8 @@ class ScanSource:
             OSError: a file cannot be read.
         """
         # the files of one channel have no order, those of several do
-        files = (sorted(map(sha256, files_of(path))) for path in self.paths)
-        return hash_json([*files, [output_type, self.series]])
+        files = (sorted(map(sha256, files_of(path, self.series))) for path in self.paths)
+        return hash_json([*files, [output_type, self.series, self.phase]])
 
     def read(self, channels: int = 1, *, allow_non_finite: bool = False) -> Volume:
         """Read the voxels.
@@ -51,4 +53,4 @@ class ScanSource:
             VolumeError: as for `read_volume`.
         """
         source = list(self.paths) if len(self.paths) > 1 else self.paths[0]
-        return read_volume(source, self.series, channels=channels, allow_non_finite=allow_non_finite)
+        return read_volume(source, self.series, channels=channels, allow_non_finite=allow_non_finite, phase=self.phase)

@@ -135,9 +135,9 @@ class CaseReport:
         return cls(**fields | {"stats": RunStats(**fields["stats"]), "labels": labels, "location": location})
 
     @classmethod
-    def failure(cls, path: Path, reason: str) -> CaseReport:
+    def failure(cls, path: Path, reason: str, series: str | None = None) -> CaseReport:
         """Return the report of a case without any result."""
-        return cls(input=str(path), output=None, status="failed", reason=reason)
+        return cls(input=str(path), output=None, status="failed", reason=reason, series=series)
 
 
 @dataclass(frozen=True)

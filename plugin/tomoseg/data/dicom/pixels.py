@@ -21,7 +21,6 @@ from pydicom.uid import (
 )
 
 from tomoseg.core.errors import VolumeError, errors_as
-from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.codestream import CodestreamError, check_codestream
 from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.dicom.slices import Slice
@@ -48,8 +47,7 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
         files[one.frame.path].append((index, one))
     array: NDArray[np.float32] | None = None
     for path, members in files.items():
-        with suppress_warnings():
-            stored = _read_stored(path)
+        stored = _read_stored(path)
         if stored.shape[1:] != (rows, columns) or len(stored) < max(one.frame.number for _, one in members):
             expected = f"expected images of {by((rows, columns))} pixels, got {by(stored.shape)}"
             raise VolumeError(f"{path}: its header is damaged: {expected}")

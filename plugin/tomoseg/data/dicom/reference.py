@@ -4,7 +4,6 @@ Values of the patient and the study are copied as they stand, whatever the stand
 patient's number than its scan would never be found. They stand in no error.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pydicom.uid import generate_uid
 
 from tomoseg.core.errors import OutputError, VolumeError, errors_as
 from tomoseg.core.files import atomic_file
+from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.formats import has_suffix
@@ -187,8 +187,7 @@ def text(value: str, limit: int = 64, default: str = "") -> str:
 
 
 def _read_header(path: Path) -> Dataset:
-    with disable_value_validation(), warnings.catch_warnings():  # whose remarks quote the patient's data
-        warnings.simplefilter("ignore")
+    with disable_value_validation(), suppress_warnings():  # whose remarks quote the patient's data
         header = read_dataset(path, HEADER_KEYWORDS)
         header.decode()  # into text, for the result has another character set
     return header

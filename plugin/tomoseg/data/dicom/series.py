@@ -15,7 +15,7 @@ from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.dicom.pixels import hash_pixels, read_pixels
-from tomoseg.data.dicom.slices import Slice, arrange
+from tomoseg.data.dicom.slices import Slice, arrange, choose_phase
 from tomoseg.data.geometry import Grid
 from tomoseg.data.scan_files import dicom_files
 from tomoseg.data.volume import MAX_COORDINATE_MM, DicomFrame, DicomSeries, Volume, make_volume
@@ -30,14 +30,15 @@ TRAITS = (
     "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "InversionTime", "FlipAngle",
     "DiffusionBValue", "ConvolutionKernel", "FrameOfReferenceUID", "ImageType", "ContentTime", "InstanceNumber",
 )  # fmt: skip
+FRAME_TRAITS = ("FrameAcquisitionNumber", "TemporalPositionIndex", "DimensionIndexValues")  # of enhanced images
 # and what a copy has in common with them, besides its pixels
 COPIED_KEYWORDS = (
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
     "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *TRAITS,
 )  # fmt: skip
 HEADER_KEYWORDS = [
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "Rows", "Columns",
-    "SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "PixelRepresentation", *COPIED_KEYWORDS,
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "SeriesNumber", "Rows",
+    "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "PixelRepresentation", *COPIED_KEYWORDS,
 ]  # fmt: skip
 MAX_SERIES_IN_ERROR = 8
 
@@ -51,31 +52,33 @@ class SeriesSummary:
         modality: "CT" or "MR".
         description: SeriesDescription.
         images: number of slices.
+        number: SeriesNumber; empty where there is none.
     """
 
     uid: str
     modality: str
     description: str
     images: int
+    number: str = ""
 
     def __str__(self) -> str:
         return f"{self.uid} ({self.modality}, {self.images} images, {self.description or 'no description'})"
 
 
-def read_dicom(path: Path, series: str | None = None) -> Volume:
+def read_dicom(path: Path, series: str | None = None, phase: str | None = None) -> Volume:
     """Read a CT or MR series.
 
     Args:
         path: a folder, searched to its depth, or a multi-frame file.
         series: SeriesInstanceUID; may be left out where there is one series only.
+        phase: "KEYWORD=VALUE", which its images have; may be left out where there is one image at each place.
 
     Raises:
         VolumeError: there is none, or several; a file is damaged; or the slices make no regular grid.
     """
-    with suppress_warnings():
-        headers = _choose(_group(path), path, series)
-        ordered, grid, notes = arrange_series(headers, path)
-        array = read_pixels(ordered)
+    headers = _choose(_group(path), path, series)
+    ordered, grid, notes = arrange_series(headers, path, phase)
+    array = read_pixels(ordered)
     frames = tuple(one.frame for one in ordered)
     found = DicomSeries(str(headers[0].SeriesInstanceUID), _modality(headers[0]), frames)
     return make_volume(array, grid.affine, str(path), series=found, notes=notes)
@@ -87,19 +90,22 @@ def series_headers(path: Path, series: str | None = None) -> list[list[Dataset]]
     Raises:
         VolumeError: there is none; a file is damaged.
     """
-    with suppress_warnings():
-        groups = _group(path)
-        found = list(_volumes(groups).values()) if series is None else []
-        return found or [_choose(groups, path, series)]
+    groups = _group(path)
+    found = list(_volumes(groups).values()) if series is None else []
+    return found or [_choose(groups, path, series)]
 
 
-def arrange_series(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], Grid, tuple[str, ...]]:
-    """Return the slices of a series in order, the grid that they make, and notes on it.
+def arrange_series(
+    headers: Sequence[Dataset], path: Path, phase: str | None = None
+) -> tuple[list[Slice], Grid, tuple[str, ...]]:
+    """Return the slices of a series, or of one of its phases, in order, the grid that they make, and notes on it.
 
     Raises:
-        VolumeError: they make no regular grid.
+        VolumeError: they make no regular grid, or there is no such phase.
     """
     slices, notes = _slices(headers, path)
+    if phase is not None:
+        slices = choose_phase(slices, phase, str(path))
     if len(slices) < 2:
         single = "expected a series of at least two slices, got a single image"
         part = "a single slice of a DICOM series; give the folder that holds all of it"
@@ -108,8 +114,8 @@ def arrange_series(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice],
     return ordered, grid, (*notes, *reported)
 
 
-def find_series(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Return the files of each CT or MR series that may be a volume, by its UID, and the files that are damaged."""
+def find_series(paths: Sequence[Path]) -> tuple[dict[SeriesSummary, list[Path]], list[Path]]:
+    """Return the files of each CT or MR series that may be a volume, and the files that are damaged."""
     headers: list[Dataset] = []
     damaged: list[Path] = []
     with suppress_warnings():
@@ -120,8 +126,9 @@ def find_series(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path
                 damaged.append(path)
     groups = _by_series(headers)
     damaged += [Path(str(one.filename)) for one in groups.pop("", []) if _is_image(one)]
-    found = _volumes(groups)
-    return {uid: [Path(str(one.filename)) for one in members] for uid, members in found.items()}, damaged
+    return {
+        summarise_series(members): [Path(str(one.filename)) for one in members] for members in _volumes(groups).values()
+    }, damaged
 
 
 def read_header(path: Path) -> Dataset:
@@ -202,7 +209,10 @@ def summarise_series(headers: Sequence[Dataset]) -> SeriesSummary:
     first = headers[0]
     description = shorten(str(first.get("SeriesDescription") or ""), 60)
     images = sum(_frames(alike[0]) for alike in _alike(headers))
-    return SeriesSummary(str(first.get("SeriesInstanceUID", "")), _modality(first), description, images)
+    number = str(first.get("SeriesNumber") or "")
+    return SeriesSummary(
+        str(first.get("SeriesInstanceUID", "")), _modality(first), description, images, number * number.isdecimal()
+    )
 
 
 def _modality(header: Dataset) -> str:
@@ -279,7 +289,7 @@ def _slices_of(header: Dataset) -> Iterator[Slice]:
         if len(groups) != _frames(header):
             raise _MissingError(f"expected {_frames(header)} frames to be described, got {len(groups)}")
     for number, group in enumerate(groups, 1):
-        reported = {"DimensionIndexValues": str(group.content.get("DimensionIndexValues", "")), **traits}
+        reported = {key: str(group.content[key].value) for key in FRAME_TRAITS if key in group.content} | traits
         yield _slice(header, group, DicomFrame(path, number), reported)
 
 

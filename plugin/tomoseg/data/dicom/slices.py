@@ -22,6 +22,7 @@ EQUAL_KEYWORDS = (
     "EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue", "TemporalPositionIdentifier", "ConvolutionKernel",
     "FrameOfReferenceUID",
 )  # fmt: skip
+OF_ONE_IMAGE = ("ContentTime", "DimensionIndexValues", "InstanceNumber")  # no two images have them alike
 EQUAL_TOLERANCE = 0.01  # relative, of those that are numbers
 NOTED_TILT_DEGREES = 0.1
 
@@ -94,6 +95,38 @@ def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tupl
     return ordered, grid, tuple(notes)
 
 
+def choose_phase(slices: Sequence[Slice], phase: str, name: str) -> list[Slice]:
+    """Return the slices of which a trait has a value.
+
+    Args:
+        slices: of one series.
+        phase: "KEYWORD=VALUE".
+        name: what errors call the series.
+
+    Raises:
+        VolumeError: there is none, or the phase is not written so.
+    """
+    key, _, wanted = phase.partition("=")
+    known = sorted({one.traits[key] for one in slices if key in one.traits}, key=lambda value: (len(value), value))
+    chosen = [one for one in slices if wanted and _same_value(one.traits.get(key, ""), wanted)]
+    if not chosen:
+        keys = {key for one in slices for key in one.traits if len({other.traits.get(key) for other in slices}) > 1}
+        listed = (
+            f"{key} is {', '.join(known)}" if known else f"its images differ in {', '.join(sorted(keys)) or 'nothing'}"
+        )
+        raise VolumeError(
+            f"{name}: expected images with {phase}, got none: {listed}; choose one with --phase KEYWORD=VALUE"
+        )
+    return chosen
+
+
+def _same_value(one: str, other: str) -> bool:
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one == other
+
+
 def _require_equal(one: Slice, other: Slice, name: str) -> None:
     expected = "expected slices of one series to be alike"
     if one.size != other.size:
@@ -118,7 +151,7 @@ def _require_one_image(slices: Sequence[Slice], name: str) -> None:
         if not numbers or max(numbers) - min(numbers) > EQUAL_TOLERANCE * max(map(abs, numbers)):
             raise VolumeError(
                 f"{name}: expected one acquisition in a series, got images with {key} {' and '.join(values[:3])}; "
-                "split the series first"
+                f"choose one with --phase {key}={values[0]}"
             )
 
 
@@ -127,11 +160,11 @@ def _same_place(ordered: Sequence[Slice], gaps: NDArray[np.float64]) -> str:
     count = int((gaps < SAME_PLACE_MM).sum())
     one, other = ordered[index].traits, ordered[index + 1].traits
     apart = [f"{key} {one.get(key)} and {other.get(key)}" for key in {**one, **other} if one.get(key) != other.get(key)]
+    told = f"expected one image at each place, got {count + 1 if count == 1 else count} or more at the same places; "
     reported = f"they differ in {', '.join(apart[:3])}" if apart else "nothing in their headers tells them apart"
-    return (
-        f"expected one image at each place, got {count + 1 if count == 1 else count} or more at the same places; "
-        f"{reported}; split the series first"
-    )
+    keys = [key for key in one if key not in OF_ONE_IMAGE and one[key] != other.get(key)]
+    remedy = f"choose one with --phase {keys[0]}={one[keys[0]]}" if keys else "split the series first"
+    return f"{told}{reported}; {remedy}"
 
 
 def _uneven(gaps: NDArray[np.float64], heights: NDArray[np.float64], deviation: float) -> str:

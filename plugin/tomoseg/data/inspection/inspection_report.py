@@ -1,6 +1,7 @@
 """What a list of files and folders looks like."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,6 +82,8 @@ def inspect(
         with collect_notes() as reported:
             datasets = find_datasets(path)
             loose = [] if path in datasets else find_scans(path)
+        series = Counter(scan.path for scan in loose)  # those of one folder are looked at together
+        loose = [scan if series[scan.path] == 1 else Scan(scan.path) for scan in loose]
         notes += reported
         loose = [scan for scan in loose if not any(scan.path.is_relative_to(folder) for folder in datasets)]
         if not loose and not datasets:

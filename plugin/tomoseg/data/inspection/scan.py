@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tomoseg.core.errors import TomosegError, one_line
+from tomoseg.core.notes import collect_notes
+from tomoseg.core.quiet import note_warnings
 from tomoseg.data.geometry import Grid
 from tomoseg.data.header import Header, read_headers
 from tomoseg.data.inspection.voxels import VoxelSummary, count_voxels, value_warnings
@@ -137,12 +139,15 @@ class Inspector:
             return found
         most = {"image": 0, "label": MAX_LABEL_VALUES, "scan": MAX_LIKELY_LABELS if "int" in header.dtype else 0}[role]
         spacing = header.grid.spacing
-        summaries = _guarded(header.path, lambda: [count_voxels(part, spacing, most) for part in header.read_voxels()])
+        with collect_notes() as reported, note_warnings():
+            summaries = _guarded(
+                header.path, lambda: [count_voxels(part, spacing, most) for part in header.read_voxels()]
+            )
         if isinstance(summaries, str):
             return replace(found, readable=False, errors=(summaries,))
         voxels = summaries[0]
         errors: list[str] = []
-        notes: list[str] = []
+        notes = [note for note in reported if note not in found.notes]
         for number, summary in enumerate(summaries):
             which = f"channel {number}: " if len(summaries) > 1 else ""
             if summary.non_finite:
