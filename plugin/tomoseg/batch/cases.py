@@ -12,8 +12,9 @@ from tomoseg.core.files import real_path
 from tomoseg.data.channels import further_files
 from tomoseg.data.discovery import ALL_SERIES, Scan, find_scans
 from tomoseg.data.formats import strip_suffix
+from tomoseg.data.masks import without_masks
 from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
-from tomoseg.data.scan_files import INDEX_NAME, is_dicom
+from tomoseg.data.scan_files import INDEX_NAME, is_dicom, is_volume
 from tomoseg.data.source import ScanSource
 
 UID = re.compile(r"[0-9.]+")
@@ -77,6 +78,7 @@ def plan_cases(
     *,
     modality: str = "",
     phase: str | None = None,
+    all_files: bool = False,
 ) -> list[Case]:
     """Decide which file is written for which scan.
 
@@ -89,6 +91,7 @@ def plan_cases(
         channels: how many the bundle takes: files CASE_0000, CASE_0001 and so on are one scan then.
         modality: that the bundle takes.
         phase: "KEYWORD=VALUE" of the images, where a DICOM series has several at each place.
+        all_files: label maps beside their scans are scans, too.
 
     Raises:
         UsageError: there is no scan, two scans would be written to one file, or the output is an input.
@@ -96,6 +99,10 @@ def plan_cases(
     target = Path(output)
     chosen = choose_output_type(output_type, target)
     expanded = _expand(inputs)
+    if not all_files:
+        volumes = list(filter(is_volume, expanded))
+        masks = {*volumes} - {*without_masks(volumes)}
+        expanded = [given for given in expanded if given not in masks]
     folders = [given for given in expanded if given.is_dir()]
     _require_scans([given for given in expanded if given not in folders], series)
     uid = series if series and UID.fullmatch(series) else None
@@ -107,7 +114,7 @@ def plan_cases(
             continue
         if real_path(given) == real_path(target):
             raise UsageError(f"{target}: the output folder is the input folder; choose another with -o")
-        found = find_scans(given, series, target, modality)
+        found = find_scans(given, series, target, modality, all_files=all_files)
         empty += not found
         # a folder without any is kept beside others: it fails, and is not passed over in silence
         scans.extend(found or [Scan(given, uid)])

@@ -40,6 +40,7 @@ def segment_batch(
     output_type: str | None = None,
     series: str | None = None,
     phase: str | None = None,
+    all_files: bool = False,
     options: OutputOptions | None = None,
     report: str | os.PathLike[str] | None = None,
     statistics: bool = False,
@@ -61,6 +62,7 @@ def segment_batch(
         series: only DICOM series with this SeriesInstanceUID, or with a description, which may be a pattern; "all" for
             scans of any kind and modality. By default those of the bundle's modality, if there are any.
         phase: "KEYWORD=VALUE" of the images to take where a DICOM series has several at each place.
+        all_files: segment label maps that lie beside their scans, too.
         options: which files are written; without `overwrite`, existing ones are kept and the scan counts as failed;
             all labels are measured where statistics are written.
         report: file for the JSON report; by default report.json where the output is a folder, else none.
@@ -94,8 +96,9 @@ def segment_batch(
     options, place, progress = options or OutputOptions(), executor or ExecutorOptions(), progress or Progress()
     with collect_notes() as notes:
         cases = plan_cases(
-            inputs, output, output_type, series, bundle.input_channels, modality=bundle.modality, phase=phase
-        )
+            inputs, output, output_type, series, bundle.input_channels,
+            modality=bundle.modality, phase=phase, all_files=all_files,
+        )  # fmt: skip
     for note in notes:
         progress.on_note(note)
     options = replace(options, measure=options.measure or statistics or json_file is not None or not is_file)

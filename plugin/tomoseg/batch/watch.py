@@ -37,6 +37,7 @@ def watch(
     *,
     output_type: str | None = None,
     series: str | None = None,
+    all_files: bool = False,
     stable_for_s: float = SETTLE_S,
     options: OutputOptions | None = None,
     run_options: RunOptions | None = None,
@@ -55,6 +56,7 @@ def watch(
         output: a folder for the results.
         output_type: format of the label maps.
         series: which DICOM series are taken, as for `segment_batch`.
+        all_files: segment label maps that lie beside their scans, too.
         stable_for_s: a scan is taken when it has not changed for so many seconds.
         options: which files are written; with `overwrite`, also in place of files that no earlier run made, or one
             with another bundle or other options. Results of an earlier state of a scan are always replaced.
@@ -86,7 +88,7 @@ def watch(
     if isinstance(segmenter, str | os.PathLike):
         segmenter = Segmenter(find_bundle(segmenter), run_options)
     executor = LocalExecutor(segmenter, replace(options or OutputOptions(), follow=True))
-    arrivals = WatchFolder(folder, results, stable_for_s, series, segmenter.bundle.modality)
+    arrivals = WatchFolder(folder, results, stable_for_s, series, segmenter.bundle.modality, all_files)
     return _segment_arrivals(executor, arrivals, results, chosen, progress or Progress(), on_error)
 
 

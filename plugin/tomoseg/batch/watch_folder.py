@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tomoseg.data.discovery import ALL_SERIES, Scan, files_of, find_scans
+from tomoseg.data.masks import without_masks
 from tomoseg.data.scan_files import is_volume, visible_files
 
 State: TypeAlias = tuple[int, int]  # size in bytes, time of the last change in ns
@@ -31,16 +32,22 @@ class WatchFolder:
         folder: where scans arrive.
         leave_out: a folder in it that is not looked into, such as that of the results.
         stable_for_s: how long nothing may have changed, in seconds.
-        series, modality: which DICOM series are taken, as for `find_scans`.
+        series, modality, all_files: which scans are taken, as for `find_scans`.
     """
 
     def __init__(
-        self, folder: Path, leave_out: Path, stable_for_s: float, series: str | None = None, modality: str = ""
+        self,
+        folder: Path,
+        leave_out: Path,
+        stable_for_s: float,
+        series: str | None = None,
+        modality: str = "",
+        all_files: bool = False,
     ) -> None:
         self.folder = folder
         self._leave_out = leave_out
         self._settle_s = stable_for_s
-        self._series, self._modality = series, modality
+        self._series, self._modality, self._all_files = series, modality, all_files
         self._seen: dict[Path, _Sight] = {}
         self._taken_entries: dict[Path, Signature] = {}
         self._taken_scans: dict[Scan, Signature] = {}
@@ -92,8 +99,10 @@ class WatchFolder:
     def _scans(self, entry: Path) -> list[Scan]:
         """Return the scans of an entry; of loose files, the DICOM series that lie in the folder itself."""
         if entry.is_file():
-            return [Scan(entry)] if self._series in (None, ALL_SERIES) else []
-        found = find_scans(entry, self._series, self._leave_out, self._modality)
+            beside = [path for path in self._seen if path.parent == entry.parent and is_volume(path)]
+            taken = self._series in (None, ALL_SERIES) and (self._all_files or entry in without_masks(beside, {entry}))
+            return [Scan(entry)] * taken
+        found = find_scans(entry, self._series, self._leave_out, self._modality, all_files=self._all_files)
         return found if entry != self.folder else [scan for scan in found if scan.path == entry]
 
     def _is_new(self, scan: Scan) -> bool:

@@ -14,6 +14,7 @@ from tomoseg.data.output_types import OutputTypeName
 # options of several commands; without a help here, the docstring of each command has the same
 BundleOption = Annotated[str, typer.Option("-b", "--bundle", metavar="BUNDLE")]
 OutputTypeOption = Annotated[str | None, typer.Option(metavar="|".join(get_args(OutputTypeName)))]
+AllFilesOption = Annotated[bool, typer.Option("--all-files")]
 SeriesOption = Annotated[str | None, typer.Option(metavar="all|UID|DESCRIPTION*")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]

@@ -9,7 +9,7 @@ import typer
 
 from tomoseg.batch.options import ExecutorOptions, OutputOptions
 from tomoseg.bundle.options import RunOptions
-from tomoseg.cli.arguments import BundleOption, OutputTypeOption, QuietOption, SeriesOption, TrustOption
+from tomoseg.cli.arguments import AllFilesOption, BundleOption, OutputTypeOption, QuietOption, SeriesOption, TrustOption
 from tomoseg.cli.loading import import_engine
 from tomoseg.core.errors import OutputError, one_line
 from tomoseg.core.notes import print_error
@@ -25,6 +25,7 @@ def segment(
     output_type: OutputTypeOption = None,
     series: SeriesOption = None,
     phase: Annotated[str | None, typer.Option(metavar="KEYWORD=VALUE")] = None,
+    all_files: AllFilesOption = False,
     written: OutputOptions,
     statistics: Annotated[bool, typer.Option("--statistics")] = False,
     report: Annotated[Path | None, typer.Option()] = None,
@@ -43,6 +44,7 @@ def segment(
         series: only DICOM series with this SeriesInstanceUID, or this description, which may be a pattern; all for any
             scan. By default those of the bundle's modality, if there are any.
         phase: only images with this value, where a DICOM series has several at each place; e.g. AcquisitionNumber=2.
+        all_files: segment label maps that lie beside their scans, too.
         statistics: write statistics.csv for a single output file, too.
         report: where the report goes; OUT/report.json if OUT is a folder.
         strict: exit with 1 if a result comes with a warning.
@@ -57,7 +59,7 @@ def segment(
     try:
         with BatchProgress(quiet) as progress:
             result = segment_batch(
-                bundle, inputs, output, output_type=output_type, series=series, phase=phase,
+                bundle, inputs, output, output_type=output_type, series=series, phase=phase, all_files=all_files,
                 options=replace(written, measure=False), report=report, statistics=statistics, run_options=options,
                 executor=executor, progress=progress,
             )  # fmt: skip
@@ -83,6 +85,7 @@ def watch(
     trust: TrustOption = False,
     output_type: OutputTypeOption = None,
     series: SeriesOption = None,
+    all_files: AllFilesOption = False,
     settle: Annotated[float, typer.Option(metavar="SECONDS", min=0)] = 10,
     written: OutputOptions,
     quiet: QuietOption = False,
@@ -96,6 +99,7 @@ def watch(
         bundle: a registered name, its beginning, or a folder written as ./name.
         output_type: what the labels are written as; by default what the output's name ends in, and nifti for a folder.
         series: which DICOM series are taken, as for segment.
+        all_files: segment label maps that lie beside their scans, too.
         settle: take a scan when it has not changed for so long.
     """
     import_engine(bundle, trust)
@@ -106,8 +110,8 @@ def watch(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped like this
     with BatchProgress(quiet, numbered=False) as progress:
         rounds = watch_folder(
-            bundle, inbox, output, output_type=output_type, series=series, stable_for_s=settle, options=written,
-            run_options=options, progress=progress, on_error=print_error,
+            bundle, inbox, output, output_type=output_type, series=series, all_files=all_files,
+            stable_for_s=settle, options=written, run_options=options, progress=progress, on_error=print_error,
         )  # fmt: skip
         if not quiet:
             print(f"{inbox}: waiting for scans; results go to {output}; Ctrl-C ends it", flush=True)

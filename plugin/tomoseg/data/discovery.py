@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tomoseg.core.notes import take_note
 from tomoseg.data.formats import DETACHED_SUFFIXES, has_suffix
+from tomoseg.data.masks import without_masks
 from tomoseg.data.scan_files import dicom_files, find_volumes
 
 if TYPE_CHECKING:
@@ -37,7 +38,12 @@ class Scan:
 
 
 def find_scans(
-    folder: Path, series: str | None = None, leave_out: Path | None = None, modality: str = ""
+    folder: Path,
+    series: str | None = None,
+    leave_out: Path | None = None,
+    modality: str = "",
+    *,
+    all_files: bool = False,
 ) -> list[Scan]:
     """Return the scans below a folder, sorted by path.
 
@@ -50,9 +56,11 @@ def find_scans(
             modality.
         leave_out: a folder that is not searched.
         modality: that is wanted. Series of another one are passed over with a note, if there are any of this.
+        all_files: label maps beside their scans are scans, too.
     """
     every = series in (None, ALL_SERIES)
-    scans = [Scan(path) for path in find_volumes(folder, leave_out)] if every else []
+    volumes = find_volumes(folder, leave_out) if every else []
+    scans = [Scan(path) for path in (volumes if all_files else without_masks(volumes))]
     dicom = dicom_files(folder, leave_out)
     if dicom:
         from tomoseg.data.dicom.series import find_series  # pydicom takes 0.2 s, and not everybody has DICOM

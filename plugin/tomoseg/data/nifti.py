@@ -1,5 +1,6 @@
 """NIfTI files: read with every way of being damaged told apart, and written whole or not at all."""
 
+import gzip
 import math
 import zlib
 from contextlib import ExitStack, nullcontext
@@ -160,7 +161,7 @@ def _choose_class(path: Path) -> type[nib.Nifti1Image]:
     with ExitStack() as stack:
         file: Any = stack.enter_context(open_regular(path))
         if path.name.lower().endswith(".gz"):
-            file = stack.enter_context(igzip.open(file, "rb"))
+            file = stack.enter_context(gzip.open(file, "rb"))  # igzip unpacks far more than a header, to a damaged end
         start = file.read(4)
         nifti_2 = 540 in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
         kind: type[nib.Nifti1Image] = nib.Nifti2Image if nifti_2 else nib.Nifti1Image

@@ -81,7 +81,7 @@ def inspect(
             continue
         with collect_notes() as reported:
             datasets = find_datasets(path)
-            loose = [] if path in datasets else find_scans(path)
+            loose = [] if path in datasets else find_scans(path, all_files=True)
         series = Counter(scan.path for scan in loose)  # those of one folder are looked at together
         loose = [scan if series[scan.path] == 1 else Scan(scan.path) for scan in loose]
         notes += reported

@@ -1,0 +1,91 @@
+"""Label maps beside the scans that they belong to: they are no scans of their own."""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoseg.core.errors import TomosegError
+from tomoseg.core.notes import collect_notes, take_note
+from tomoseg.core.quiet import suppress_warnings
+from tomoseg.data.formats import is_nifti, strip_suffix
+from tomoseg.data.geometry import Grid
+from tomoseg.data.nifti import load_nifti, read_voxels
+from tomoseg.data.read import read_volume
+
+ENDING = re.compile(
+    r"[-_. ](?:seg|segmentation|labels?|labelmap|masks?|gt|ground[-_ ]?truth|roi|annotation)$", re.IGNORECASE
+)
+MANIFEST = ".{}.done.json"  # of a result that tomoseg wrote
+MAX_VALUES = 256  # of a label map
+MAX_COUNTED_VALUE = 1 << 16  # below this value counting is faster than sorting
+MAX_ROUNDING_VOXELS = 0.05  # the coordinates of a header are float32, or decimals of 16 characters
+
+
+def without_masks(paths: Sequence[Path], asked: Collection[Path] | None = None) -> list[Path]:
+    """Return volumes without those that are label maps of others; notes name what is left out.
+
+    Such a file is called as another of these with `_seg`, `_mask` or the like at the end, or has a manifest of tomoseg.
+    It lies on the other's grid, and holds at most 256 whole values of 0 or more: a CT has more, and a phase, too.
+
+    Args:
+        paths: NIfTI, NRRD and MetaImage files.
+        asked: those of them that are to be looked at, and returned; None for all.
+    """
+    named = {(path.parent, strip_suffix(path.name)): path for path in paths}
+    left = []
+    for path in paths if asked is None else asked:
+        stem = strip_suffix(path.name)
+        scan = named.get((path.parent, ENDING.sub("", stem)))
+        scan = None if scan == path else scan
+        result = path.with_name(MANIFEST.format(path.name)).is_file()
+        if (scan or result) and _is_label_map(path, scan):
+            of = f"the label map of {scan.name}" if scan else "a result of tomoseg"
+            take_note(f"{path}: passed over, for it is {of}; --all-files takes it")
+        else:
+            left.append(path)
+    return left
+
+
+def _is_label_map(path: Path, scan: Path | None) -> bool:
+    """Tell whether a file lies on a scan's grid, if there is one, and holds few whole values."""
+    try:
+        with collect_notes(), suppress_warnings():  # the reader of a scan repeats them
+            array, grid = _read(path)
+            if scan is not None:
+                other = _read_grid(scan)
+                if not grid.matches(other, MAX_ROUNDING_VOXELS * min(grid.spacing)):
+                    return False
+    except (TomosegError, OSError, ValueError, MemoryError):  # whoever segments it will say what is wrong
+        return False
+    return _has_few_whole_values(array)
+
+
+def _read(path: Path) -> tuple[NDArray[Any], Grid]:
+    """Return the voxels, and the grid of the first three axes: labels that overlap have a fourth."""
+    if not is_nifti(path):
+        volume = read_volume(path)
+        return volume.array, volume.grid
+    image = load_nifti(path)
+    return read_voxels(image, str(path)), Grid(image.shape[:3], image.affine)
+
+
+def _read_grid(path: Path) -> Grid:
+    if is_nifti(path):
+        image = load_nifti(path)
+        return Grid(image.shape[:3], image.affine)
+    return read_volume(path).grid
+
+
+def _has_few_whole_values(array: NDArray[Any]) -> bool:
+    if array.size == 0 or array.dtype.kind not in "iuf":
+        return False
+    lowest, highest = array.min(), array.max()
+    if not (lowest >= 0 and np.isfinite(highest) and np.array_equal(array, np.rint(array))):
+        return False
+    if highest >= MAX_COUNTED_VALUE:
+        return len(np.unique(array)) <= MAX_VALUES
+    return int(np.count_nonzero(np.bincount(array.ravel(order="K").astype(np.intp)))) <= MAX_VALUES
