@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from tomoseg.cli.doctor import examine_installation as examine_installation
     from tomoseg.convert.export.export import export as export
     from tomoseg.core.errors import TomosegError as TomosegError
+    from tomoseg.core.reading import ReadOptions as ReadOptions
+    from tomoseg.core.reading import read_with as read_with
     from tomoseg.data.geometry import Grid as Grid
     from tomoseg.data.inspection.inspection_report import inspect as inspect
     from tomoseg.data.read import read_volume as read_volume
@@ -62,6 +64,7 @@ _HOME = {
     "OutputOptions": "batch.options",
     "PlanningOptions": "planning.options",
     "Progress": "batch.progress",
+    "ReadOptions": "core.reading",
     "Report": "report.records",
     "ReportsError": "batch.segment",
     "RunOptions": "bundle.options",
@@ -78,6 +81,7 @@ _HOME = {
     "inspect": "data.inspection.inspection_report",
     "plan": "planning.plan",
     "read_volume": "data.read",
+    "read_with": "core.reading",
     "registered_names": "bundle.registry",
     "segment_batch": "batch.segment",
     "serve_label_app": "label_app.server",

@@ -15,7 +15,7 @@ from tomoseg.core.errors import UsageError
 from tomoseg.inference.device import choose_device
 from tomoseg.training import resources, workflow
 from tomoseg.training.options import TrainingOptions
-from tomoseg.training.resources import case_bytes, free_bytes, plan_cache
+from tomoseg.training.resources import case_bytes, plan_cache
 
 CPU = torch.device("cpu")
 
@@ -71,15 +71,6 @@ def test_of_a_bundle_that_was_not_planned_nothing_is_changed(bundle_copy: Path) 
     assert plan_cache(find_bundle(bundle_copy), config, 10**6, CPU) != {}
     (bundle_copy / "configs" / "plan.json").unlink()
     assert plan_cache(find_bundle(bundle_copy), config, 10**6, CPU) == {}
-
-
-def test_a_container_has_less_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "max").write_text("3000\n")
-    (tmp_path / "current").write_text("1000\n")
-    monkeypatch.setattr(resources, "CONTROL_GROUPS", ((str(tmp_path / "max"), str(tmp_path / "current")),))
-    assert free_bytes() == 2000
-    (tmp_path / "max").write_text("max\n")
-    assert free_bytes() > 2000
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Outcomes, Progress
 from tomoseg.batch.stages import Outcome, PreparedCase, Stages
 from tomoseg.core.files import remove_stale
+from tomoseg.core.reader_process import stop_reading
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.report.environment import RunEnvironment, describe_hardware
 from tomoseg.report.records import CaseReport
@@ -103,6 +104,7 @@ class LocalExecutor:
             except BaseException:
                 for future in reading:
                     future.cancel()
+                stop_reading()
                 raise
 
 

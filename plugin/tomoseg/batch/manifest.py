@@ -11,7 +11,7 @@ from tomoseg.core.json_files import hash_json, read_json, write_json
 from tomoseg.report.records import CaseReport
 
 # of the options, what changes how long it takes and not what comes of it
-WITHOUT_EFFECT = {"device", "max_memory", "compile", "skip_empty", "threads"}
+WITHOUT_EFFECT = {"device", "max_memory", "compile", "skip_empty", "threads", "read_timeout", "allow_large"}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tomoseg.batch.output import OutputWriter
 from tomoseg.batch.progress import Progress
 from tomoseg.core.errors import MemoryLimitError, OutputError, TomosegError, one_line, root_cause
 from tomoseg.core.memory import is_out_of_memory
+from tomoseg.core.reading import read_with
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.inference.segmenter import Prepared, Segmenter
@@ -94,7 +95,10 @@ class Stages:
                 raise OutputError(f"{case.input}: expected a DICOM series, for {case.output_type.name} refers to one")
             scan = ""
             if case.resumable:
-                with suppress(OSError):  # the reader reports what is wrong with the file
+                with (
+                    suppress(OSError),
+                    read_with(self._segmenter.options.reading),
+                ):  # the reader reports what is wrong with the file
                     scan = case.source.hash(case.output_type.name)
             find_existing = self._writer.find_existing(case, scan)
             if find_existing is not None:
@@ -119,7 +123,8 @@ class Stages:
         if not isinstance(case, SegmentedCase):
             return case
         try:
-            return self._writer.write(case.case, case.result, case.scan)
+            with read_with(self._segmenter.options.reading):
+                return self._writer.write(case.case, case.result, case.scan)
         except Exception as error:  # the libraries that write files
             return _failure(case.case, error)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from tomoseg.core.errors import UsageError
 from tomoseg.core.options import Option, require_choices
+from tomoseg.core.reading import ReadOptions
 from tomoseg.core.threads import choose_threads
 
 BackendName = Literal["auto", "torch", "openvino"]
@@ -28,6 +29,8 @@ class RunOptions:
         tta: average the predictions over the mirrorings that the bundle declares in `mirror_axes`; slower. By default
             as the bundle says.
         max_memory: limit for RAM, and for the GPU's memory, in bytes or as in 6GB; by default none.
+        read_timeout: seconds after which a scan that is still being read fails.
+        allow_large: read scans that take more than 80 % of the free memory, or than --max-memory.
         uncertainty: write a map of the entropy beside each label map.
         skip_empty: run windows of one value, such as air, only once; by default as the bundle says.
         checkpoints: weights in place of the bundle's; the logits of several are averaged. A file that ends in .xml is
@@ -54,6 +57,8 @@ class RunOptions:
     overlap: float | None = None
     tta: bool | None = None
     max_memory: Annotated[int | str | None, Option("SIZE")] = None
+    read_timeout: Annotated[float, Option("SECONDS")] = 600
+    allow_large: bool = False
     uncertainty: bool = False
     skip_empty: bool | None = None
     checkpoints: Annotated[tuple[str, ...], Option("PATH", ("--checkpoint",))] = ()
@@ -68,12 +73,17 @@ class RunOptions:
             raise UsageError(f"overlap: expected a share from 0 to below 1, got {self.overlap}")
         require_choices(self)
         choose_threads(self.threads)
-        _ = self.max_memory_bytes
+        _ = self.reading
 
     @property
     def max_memory_bytes(self) -> int | None:
         """Limit of memory in bytes; None without a limit."""
         return None if self.max_memory is None else parse_size(self.max_memory)
+
+    @property
+    def reading(self) -> ReadOptions:
+        """The limits for reading one scan."""
+        return ReadOptions(self.read_timeout, self.allow_large, self.max_memory_bytes)
 
 
 def require_device_name(name: str) -> None:

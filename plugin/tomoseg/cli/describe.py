@@ -12,6 +12,7 @@ from tomoseg.cli.arguments import JsonOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.errors import BundleError, one_line
 from tomoseg.core.json_files import SCHEMA_VERSION, format_json
+from tomoseg.core.reading import ReadOptions, read_with
 
 
 def info(bundle: Annotated[str, typer.Argument(metavar="BUNDLE")] = "", as_json: JsonOption = False) -> None:
@@ -59,6 +60,8 @@ def doctor() -> None:
 def check(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...")],
     voxels: Annotated[bool, typer.Option("--voxels")] = False,
+    *,
+    reading: ReadOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what scans and labelled datasets hold, and what is wrong with them.
@@ -70,7 +73,7 @@ def check(
     from tomoseg.data.inspection.inspection_report import inspect
     from tomoseg.data.inspection.tables import list_errors, list_notes, tabulate
 
-    with status("looking for scans") as show:
+    with status("looking for scans") as show, read_with(reading):
         report = inspect(paths, voxels=voxels, on_scan=show)
     if as_json:
         print(format_json(report.as_json()), end="")

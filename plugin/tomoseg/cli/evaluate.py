@@ -12,6 +12,7 @@ from tomoseg.cli.arguments import BundleOption, QuietOption, TrustOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.cli.trust import find_trusted
 from tomoseg.core.notes import print_error, print_note
+from tomoseg.core.reading import ReadOptions, read_with
 from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.report.text import show_number
 
@@ -31,6 +32,7 @@ def evaluate(
     bundle: BundleOption = "",
     trust: TrustOption = False,
     options: EvaluationOptions,
+    reading: ReadOptions,
     quiet: QuietOption = False,
 ) -> None:
     """Tell how good label maps are, by references of the same names.
@@ -57,7 +59,8 @@ def evaluate(
             for note in case.notes:
                 print_note(f"{case.prediction}: {note}")
 
-        found = compare(predictions, references, options, bundle=chosen, output=output, on_case=print_case)
+        with read_with(reading):
+            found = compare(predictions, references, options, bundle=chosen, output=output, on_case=print_case)
     for note in found.notes:
         print_note(note)
     if not quiet:

@@ -10,6 +10,7 @@ from tomoseg.cli.arguments import QuietOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.errors import DatasetError
 from tomoseg.core.notes import print_error
+from tomoseg.core.reading import ReadOptions, read_with
 from tomoseg.planning.options import PlanningOptions
 
 
@@ -17,6 +18,7 @@ def plan(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE")],
     options: PlanningOptions,
+    reading: ReadOptions,
     quiet: QuietOption = False,
 ) -> None:
     """Make a MONAI bundle that can be trained on a labelled dataset, each choice with its reason.
@@ -28,7 +30,7 @@ def plan(
     from tomoseg.planning.plan import plan as make_plan
 
     try:
-        with status("looking at the dataset") as show:
+        with status("looking at the dataset") as show, read_with(reading):
             made = make_plan(dataset, output, options, on_scan=show)
     except DatasetError as error:
         for problem in error.errors:

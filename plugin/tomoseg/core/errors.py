@@ -54,6 +54,10 @@ class MemoryLimitError(TomosegError, MemoryError):
     """A scan that needs more memory than it may take. The file stands first in the message."""
 
 
+class FreeMemoryError(TomosegError, MemoryError):
+    """A scan that needs more memory than is free now. The file stands first in the message."""
+
+
 class WorkerError(TomosegError, RuntimeError):
     """A worker of a batch that cannot do its part. Its machine stands first in the message."""
 
@@ -72,6 +76,10 @@ class MissingPackageError(TomosegError, ImportError):
 
     def __init__(self, package: str, extra: str = "") -> None:
         super().__init__(f"{package} is not installed; install it with: {advise(package, extra)}")
+        self.asked = package, extra
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), self.asked  # what it is made again from, in another process
 
 
 def advise(package: str, extra: str = "") -> str:

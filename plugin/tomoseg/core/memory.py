@@ -2,9 +2,13 @@
 
 import ctypes
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import psutil
+
+from tomoseg.core.control_groups import read_groups
 
 # how torch, CUDA's libraries and OpenVINO say it
 OUT_OF_MEMORY: Final = (
@@ -13,6 +17,8 @@ OUT_OF_MEMORY: Final = (
     "can't allocate memory",
     "cannot allocate memory",
     "alloc_failed",
+    "failed to allocate",  # ITK
+    "unable to allocate",  # numpy
     "bad_alloc",
     "failed to map segment",  # of a library that is imported only now
 )
@@ -22,6 +28,20 @@ OUT_OF_MEMORY_ERRORS: Final = (MemoryError, RuntimeError, ImportError)  # torch.
 def resident_bytes() -> int:
     """Return the memory of this process that is in RAM."""
     return int(psutil.Process().memory_info().rss)
+
+
+def free_bytes(root: Path = Path("/")) -> int:
+    """Return the memory that this process may still take: the machine's, or what its control groups leave.
+
+    Args:
+        root: the folder with `proc` and `sys`.
+    """
+    free = [int(psutil.virtual_memory().available)]
+    names = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    for limit, used in read_groups("memory", *names, root):
+        with suppress(ValueError):  # "max"
+            free.append(int(limit) - int(used))
+    return max(min(free), 0)
 
 
 def release_unused() -> None:

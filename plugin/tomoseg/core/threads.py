@@ -3,10 +3,10 @@
 import math
 import os
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from tomoseg.core.control_groups import read_groups
 from tomoseg.core.errors import UsageError
-from tomoseg.core.files import read_text
 
 
 def choose_threads(asked: int | None) -> int:
@@ -39,20 +39,11 @@ def usable_threads(root: Path = Path("/")) -> int:
 def _quotas(root: Path) -> list[float]:
     """Return the cores that each control group of this process may use, its parents included (versions 1 and 2)."""
     found: list[float] = []
-    groups = root / "proc" / "self" / "cgroup"
-    for line in read_text(groups).splitlines() if groups.is_file() else []:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        top = root / "sys" / "fs" / "cgroup" / ("cpu" if controllers else "")
-        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
-        group = PurePosixPath(path)
-        for folder in (group, *group.parents):  # a container may see its own group as the root, and the host's path
-            with suppress(OSError, ValueError):  # no such file, or "max"
-                files = (top / folder.relative_to("/") / name for name in names)
-                quota, period = map(int, " ".join(read_text(file) for file in files).split())
-                if quota > 0:
-                    found.append(quota / period)
+    for texts in read_groups("cpu", ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"), root):
+        with suppress(ValueError):  # "max"
+            quota, period = map(int, " ".join(texts).split())
+            if quota > 0:
+                found.append(quota / period)
     return found
 
 

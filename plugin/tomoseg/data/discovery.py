@@ -121,5 +121,6 @@ def files_of(path: Path, series: str | None = None) -> list[Path]:
 
         return next((members for one, members in find_series(files)[0].items() if one.uid == series), files)
     if has_suffix(path.name, DETACHED_SUFFIXES):
-        return [path, *(other for other in path.parent.glob(f"{glob.escape(path.stem)}.*") if other != path)]
+        beside = path.parent.glob(f"{glob.escape(path.stem)}.*")
+        return [path, *(other for other in beside if other != path and other.is_file())]
     return [path]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tomoseg.core.errors import VolumeError, errors_as, one_line
 from tomoseg.core.notes import collect_notes
 from tomoseg.core.quiet import note_warnings
+from tomoseg.core.reader_process import read_apart
 from tomoseg.data.channels import channels_of, expectation
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.geometry import Grid
@@ -66,10 +67,8 @@ class Header:
         """
         if not self.slices:
             return read_volume(self.path, channels=self.channels, allow_non_finite=True).channels
-        from tomoseg.data.dicom.pixels import read_pixels
-
         # not by its UID: that would read every header below the folder again
-        return (read_pixels(self.slices),)
+        return (read_apart(_read_slices, self.path, self.slices),)
 
 
 def read_headers(path: Path, series: str | None = None, channels: int = 1) -> list[Header]:
@@ -85,6 +84,16 @@ def read_headers(path: Path, series: str | None = None, channels: int = 1) -> li
     Raises:
         VolumeError: as for `read_volume`, but for a single series: that one is returned with its reason.
     """
+    return read_apart(_read_headers, path, series, channels)
+
+
+def _read_slices(path: Path, slices: Sequence[Slice]) -> NDArray[np.float32]:
+    from tomoseg.data.dicom.pixels import read_pixels  # pydicom takes 0.2 s, and many have no DICOM
+
+    return read_pixels(slices)
+
+
+def _read_headers(path: Path, series: str | None, channels: int) -> list[Header]:
     with errors_as(VolumeError, f"{path}: cannot be read", OSError), collect_notes() as notes, note_warnings():
         if path.is_dir() or (path.is_file() and is_dicom(path)):
             from tomoseg.data.dicom.series import series_headers  # pydicom takes 0.2 s, and many have no DICOM

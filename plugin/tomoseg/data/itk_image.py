@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import VolumeError, errors_as, shorten
+from tomoseg.core.errors import TomosegError, VolumeError, errors_as, shorten
 from tomoseg.core.files import open_regular, require_regular
+from tomoseg.core.memory import is_out_of_memory
 from tomoseg.core.quiet import hear
+from tomoseg.core.reading import require_room
 from tomoseg.data.formats import DEFLATE_LIMIT
 from tomoseg.data.volume import LPS_TO_RAS, MAX_COORDINATE_MM, Volume, by, make_volume
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 READERS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+WHOLE_NAME = {"NrrdImageIO": "scan.nrrd", "MetaImageIO": "scan.mha"}  # with header and voxels in one file
 MAX_HEADER_BYTES = 1 << 20  # far more than any header has
 BLOCK_BYTES = 1 << 20  # decompressed at once
 # what places the voxels; ITK works for minutes to find out how numbers without measure are turned
@@ -72,15 +77,21 @@ def read_itk(path: Path) -> Volume:
     Raises:
         VolumeError: it is damaged, truncated, not 3D, or has more than one value a voxel.
     """
-    with open_itk(path) as (reader, fields):
-        _check_stream(path, fields, _declared(fields, reader))
+    with open_itk(path, voxels=True) as (reader, fields):
+        declared = _declared(fields, reader)
+        require_room(str(path), math.prod(reader.GetSize()), declared)
+        _check_stream(path, fields, declared)
         volume = from_itk(reader.Execute(), str(path))
     return replace(volume, notes=notes_of(path, fields))
 
 
 @contextmanager
-def open_itk(path: Path) -> Iterator[tuple[sitk.ImageFileReader, dict[str, str]]]:
+def open_itk(path: Path, *, voxels: bool = False) -> Iterator[tuple[sitk.ImageFileReader, dict[str, str]]]:
     """Yield a reader that has read the header of a NRRD or a MetaImage file, and the header's fields.
+
+    Args:
+        path: the file.
+        voxels: they are going to be read, too.
 
     Raises:
         VolumeError: the file is damaged or truncated, which may become known only in reading on.
@@ -89,14 +100,19 @@ def open_itk(path: Path) -> Iterator[tuple[sitk.ImageFileReader, dict[str, str]]
 
     fields = _read_fields(path)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(require_regular(path)))
     reader.SetImageIO(READERS[path.suffix.lower()])
     _listen_to_itk()
     try:
-        reader.ReadImageInformation()
-        _check_size(path, fields, reader)
-        yield reader, fields
+        with _whole_file(path, fields, voxels) as whole:
+            reader.SetFileName(str(require_regular(whole)))
+            reader.ReadImageInformation()
+            _check_size(path, fields, reader)
+            yield reader, fields
+    except TomosegError:
+        raise
     except (RuntimeError, OverflowError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise MemoryError(f"{path}: {_reason(error)}") from error
         raise VolumeError(f"{path}: truncated or damaged: {_reason(error)}") from error
 
 
@@ -115,6 +131,32 @@ def _listen_to_itk() -> None:
     listener = Listener()
     listener.SetAsGlobalITKLogger()
     _listeners.append(listener)
+
+
+@contextmanager
+def _whole_file(path: Path, fields: dict[str, str], voxels: bool) -> Iterator[Path]:
+    """Yield a file that ends with its voxels, or could: ITK must not open a file that a header names (ITK #4621)."""
+    data = _data_file(path, fields)
+    if data == path:
+        yield path
+        return
+    with TemporaryDirectory(prefix="tomoseg-") as folder:
+        whole = Path(folder) / WHOLE_NAME[READERS[path.suffix.lower()]]
+        with open_regular(path) as header, open_regular(data) as source, whole.open("wb") as target:
+            skipped = fields.get(
+                "headersize", "0"
+            )  # of a MetaImage, counted from the start of the file with the voxels
+            if not re.fullmatch(r"-1|\d{1,18}", skipped):
+                raise VolumeError(f"{path}: its header is damaged: HeaderSize: {_shown(skipped)}")
+            dropped = {b"data file", b"datafile", b"elementdatafile", b"headersize" if skipped != "-1" else b""}
+            for line in header.read(_parse(path)[1]).splitlines():
+                if re.split(b"[:=]", line, maxsplit=1)[0].strip().lower() not in dropped and line.strip():
+                    target.write(line + b"\n")
+            target.write(b"\n" if _is_nrrd(path) else b"ElementDataFile = LOCAL\n")
+            source.seek(max(int(skipped), 0))
+            if voxels:
+                shutil.copyfileobj(source, target, BLOCK_BYTES)
+        yield whole
 
 
 def segment_names(path: Path) -> dict[int, str]:

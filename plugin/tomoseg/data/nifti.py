@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tomoseg.core.errors import GeometryError, OutputError, VolumeError, errors_as, one_line
 from tomoseg.core.files import atomic_file, open_regular, require_regular
+from tomoseg.core.reading import require_room
 from tomoseg.data.formats import DEFLATE_LIMIT, NIFTI_SUFFIXES, has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.volume import Volume, by, make_volume
@@ -209,6 +210,7 @@ def read_voxels(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[Any
     Raises:
         VolumeError: the file ends too early or is damaged.
     """
+    require_room(name, math.prod(image.shape), math.prod(image.shape) * image.get_data_dtype().itemsize)
     unpacking: Any = isal_zlib.error  # a class, but its stub has an instance
     damage = (OSError, EOFError, ValueError, OverflowError, zlib.error, unpacking)
     file, proxy = image.file_map["image"].filename, image.dataobj

@@ -13,6 +13,7 @@ import nibabel as nib
 from tomoseg.core.errors import VolumeError, errors_as
 from tomoseg.core.notes import collect_notes
 from tomoseg.core.quiet import note_warnings
+from tomoseg.core.reader_process import read_apart
 from tomoseg.data.channels import channels_of, expectation, join, split_4d
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.itk_image import from_itk, read_itk
@@ -39,6 +40,8 @@ def read_volume(
 ) -> Volume:
     """Read a scan and check that it is one finite 3D volume, or one of as many channels as are expected.
 
+    Files are read in a process of its own, which they may crash alone, within the limits of `ReadOptions`.
+
     Args:
         source: path of a NIfTI file (.nii, .nii.gz), NRRD file (.nrrd, .nhdr), MetaImage file (.mha, .mhd), of a folder
             with a DICOM series below it or of a multi-frame DICOM file; or a nibabel image, or a SimpleITK image. Of
@@ -55,6 +58,7 @@ def read_volume(
     Raises:
         VolumeError: it is missing, empty, truncated, of no such format, not 3D, not real-valued, or holds non-finite
             values; or its slices make no regular grid; or it has other channels, or channels on several grids.
+        MemoryError: it takes more than 80 % of the memory that is free.
 
     Example:
         >>> import tomoseg
@@ -83,15 +87,19 @@ def _read_channels(source: Image, channels: int) -> Volume:
         path = Path(source)
         with errors_as(VolumeError, f"{path}: cannot be read", OSError):
             if channels_of(path) is not None:
-                return split_4d(load_nifti(path), channels, str(path))
+                return read_apart(_read_4d, path, channels)
     _read_one(source)  # knows what is wrong with it
     raise VolumeError(f"{_name(source)}: {expectation(channels)}, got one")
+
+
+def _read_4d(path: Path, channels: int) -> Volume:
+    return split_4d(load_nifti(path), channels, str(path))
 
 
 def _read_one(source: Image, series: str | None = None, phase: str | None = None) -> Volume:
     """Read one file, image or DICOM series of one channel."""
     if isinstance(source, str | os.PathLike):
-        return _read_path(Path(source), series, phase)
+        return read_apart(_read_path, Path(source), series, phase)
     if isinstance(source, nib.spatialimages.SpatialImage):
         return from_nibabel(source, _name(source))
     if type(source).__module__.startswith("SimpleITK"):

@@ -11,6 +11,7 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import UsageError
 from tomoseg.core.notes import collect_notes
+from tomoseg.core.reading import current_read_options, set_read_options
 from tomoseg.core.threads import choose_threads
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import find_ignored, is_ignored
@@ -154,7 +155,8 @@ def _score(pairs: Sequence[CasePair], config: EvaluationConfig, threads: int) ->
     if threads == 1:
         yield from (score_case(pair, config) for pair in pairs)
         return
-    with ThreadPoolExecutor(threads, "tomoseg-evaluate") as pool:
+    limits = current_read_options()
+    with ThreadPoolExecutor(threads, "tomoseg-evaluate", set_read_options, (limits,)) as pool:
         yield from pool.map(score_case, pairs, repeat(config))
 
 

@@ -18,6 +18,7 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import MemoryLimitError, VolumeError
 from tomoseg.core.memory import megabytes, release_unused
+from tomoseg.core.reading import read_with
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.geometry import Grid
 from tomoseg.data.plausibility import at_border, scan_warnings, volume_warnings
@@ -158,12 +159,13 @@ class Segmenter:
             start = time.perf_counter()
             allowed = self._pipeline.replaces_non_finite
             expected = self.bundle.input_channels
-            if isinstance(source, Volume):
-                volume = source
-            elif isinstance(source, ScanSource):
-                volume = source.read(expected, allow_non_finite=allowed)
-            else:
-                volume = read_volume(source, series, channels=expected, allow_non_finite=allowed)
+            with read_with(self.options.reading):
+                if isinstance(source, Volume):
+                    volume = source
+                elif isinstance(source, ScanSource):
+                    volume = source.read(expected, allow_non_finite=allowed)
+                else:
+                    volume = read_volume(source, series, channels=expected, allow_non_finite=allowed)
             if len(volume.channels) != expected:
                 raise VolumeError(f"{volume.source}: expected {expected} channels, got {len(volume.channels)}")
             if not allowed and volume is source:

@@ -2,15 +2,13 @@
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import PlannedBundle, TrainEntry
-from tomoseg.core.files import read_text
+from tomoseg.core.memory import free_bytes
 
 CACHE_RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
 CACHE_GPU_SHARE = 0.3
@@ -73,20 +71,3 @@ def case_bytes(planned: PlannedBundle | None, crop: Any) -> int | None:
     if isinstance(crop, list):
         edges = tuple(max(edge, float(size)) for edge, size in zip(edges, crop, strict=True))
     return math.ceil(math.prod(edges) * (IMAGE_VOXEL_BYTES * planned.channels + LABEL_VOXEL_BYTES))
-
-
-def free_bytes() -> int:
-    """Return the memory that this process may still take: the machine's, or its container's."""
-    free = int(psutil.virtual_memory().available)
-    for limit, used in CONTROL_GROUPS:
-        try:
-            free = min(free, int(read_text(Path(limit))) - int(read_text(Path(used))))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return max(free, 0)
-
-
-CONTROL_GROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)

@@ -21,6 +21,7 @@ from pydicom.uid import (
 )
 
 from tomoseg.core.errors import VolumeError, errors_as
+from tomoseg.core.reading import require_room
 from tomoseg.data.dicom.codestream import CodestreamError, check_codestream
 from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.dicom.slices import Slice
@@ -42,6 +43,7 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
         VolumeError: a file is damaged, or stored in a way that cannot be read.
     """
     rows, columns = slices[0].size
+    require_room(str(slices[0].frame.path.parent), len(slices) * rows * columns)
     files: dict[Path, list[tuple[int, Slice]]] = defaultdict(list)
     for index, one in enumerate(slices):
         files[one.frame.path].append((index, one))

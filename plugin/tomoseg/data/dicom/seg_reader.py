@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tomoseg.core.errors import UsageError, VolumeError, errors_as, import_package
 from tomoseg.core.quiet import suppress_warnings
+from tomoseg.core.reader_process import read_apart
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.label_mapping import LabelMapping
@@ -49,6 +50,10 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
         VolumeError: it is damaged, its segments overlap, or its pixels do not lie on the grid.
         MissingPackageError: highdicom is not installed.
     """
+    return read_apart(_read_segmentation, path, grid, dict(names))
+
+
+def _read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArray[np.uint16]:
     from tomoseg.data.dicom.file_reader import read_dataset
 
     highdicom: Any = import_package("highdicom", "highdicom")

@@ -1,0 +1,198 @@
+"""A process that reads scans: a file that makes a library crash, hang or take all memory fails alone."""
+
+from __future__ import annotations
+
+import atexit
+import mmap
+import os
+import pickle
+import resource
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from subprocess import DEVNULL, Popen
+from tempfile import TemporaryFile
+from typing import IO, Any, TypeVar
+
+import psutil
+
+from tomoseg.core.errors import MemoryLimitError, TomosegError, VolumeError, one_line, root_cause
+from tomoseg.core.memory import is_out_of_memory, release_unused
+from tomoseg.core.notes import collect_notes, take_note
+from tomoseg.core.quiet import note_warnings
+from tomoseg.core.reading import ReadOptions, current_read_options, read_with
+
+# -I: neither the working directory nor the environment says what is imported, but this process
+START = "import sys; sys.path[:] = {!r}; from tomoseg.core.reader_process import serve; serve({})"
+LENGTH = struct.Struct("<Q")  # of a part in bytes
+ALIGNMENT_BYTES = 64  # of each part, so that arrays may lie there
+T = TypeVar("T")
+
+
+def read_apart(function: Callable[..., T], name: object, *given: Any) -> T:
+    """Return what a function of a module returns for `name` and what else is given, called in the reader process.
+
+    The process is started by the first call, and serves all later ones, one at a time; a new one takes its place when
+    it ends. The options of `tomoseg.core.reading` hold there, too.
+
+    Args:
+        function: the function; what it is given and returns is pickled.
+        name: its first argument: the path of the scan, for errors.
+        given: its other arguments.
+
+    Raises:
+        VolumeError: reading it takes too long, or crashes.
+        MemoryLimitError: it takes more memory than the user's limit.
+        MemoryError: it takes more memory than there is.
+    """
+    if _Reader.serving:
+        return function(name, *given)
+    with _Reader.lock:
+        reader = _Reader.running
+        if reader is None or reader.owner != os.getpid() or reader.process.poll() is not None:
+            reader = _Reader.running = _Reader()
+        return reader.call(function, name, *given)  # type: ignore[no-any-return]
+
+
+def stop_reading() -> None:
+    """End the reader process, whatever it is doing: the call that waits for it fails."""
+    if _Reader.running is not None and _Reader.running.owner == os.getpid():
+        _Reader.running.process.kill()
+
+
+class _Reader:
+    """The process, seen from the one that asks."""
+
+    lock = threading.Lock()
+    running: _Reader | None = None
+    serving = False  # this is the process itself
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            folders = [os.path.abspath(folder) for folder in sys.path]  # noqa: PTH100 - zip files, too
+            command = [sys.executable, "-I", "-c", START.format(folders, theirs.fileno())]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # it needs no others
+            self.process = Popen(command, stdin=DEVNULL, stdout=DEVNULL, env=environment, pass_fds=(theirs.fileno(),))
+        atexit.register(stop_reading)
+
+    def call(self, function: Callable[..., Any], name: object, *given: Any) -> Any:
+        options = current_read_options()
+        try:
+            with suppress(OSError), self.socket.makefile("wb") as questions:  # if it has ended, its answer tells why
+                pickle.dump((function, (name, *given), options), questions)
+            try:
+                raised, answer, notes = _receive(self.socket)
+            except EOFError:
+                raise _why_it_ended(str(name), self.process.wait(), options) from None
+        except BaseException:
+            self.process.kill()
+            raise
+        for note in notes:
+            take_note(note)
+        if not raised:
+            return answer
+        if isinstance(answer, MemoryError) and not isinstance(answer, TomosegError) and options.max_bytes is not None:
+            raise MemoryLimitError(f"{name}: reading it takes more memory than --max-memory allows. Allow more.")
+        raise answer
+
+
+def serve(handle: int) -> None:
+    """Answer what the process that started this one asks through a socket, until it ends."""
+    _Reader.serving = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks decides what Ctrl-C does
+    with socket.socket(fileno=handle) as answers, answers.makefile("rb") as questions:
+        while questions.peek():
+            function, given, options = pickle.load(questions)
+            signal.setitimer(signal.ITIMER_REAL, options.read_timeout)  # without a handler, it ends the process
+            with collect_notes() as notes, note_warnings():
+                answer = _answer(function, given, options)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _send(answers, *answer, notes)
+            del answer
+            release_unused()
+
+
+def _answer(function: Callable[..., Any], given: tuple[Any, ...], options: ReadOptions) -> tuple[bool, Any]:
+    """Return whether an error was raised, and it or the result."""
+    _limit_memory(options.room_bytes)
+    try:
+        with read_with(options):
+            return False, function(*given)
+    except Exception as error:  # libraries on damaged files raise errors of any kind
+        cause = root_cause(error)
+        if is_out_of_memory(cause) and not isinstance(error, MemoryError):
+            return True, MemoryError(one_line(cause))
+        return True, error
+    finally:
+        _limit_memory(None)
+
+
+def _limit_memory(room: int | None) -> None:
+    """Let the process take no more than so many bytes besides what it has, where the system can hold it to that."""
+    if sys.platform == "linux":
+        most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = most if room is None else psutil.Process().memory_info().data + room
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if most < 0 or limit < 0 else min(limit, most), most))
+
+
+def _send(to: socket.socket, raised: bool, answer: Any, notes: list[str]) -> None:
+    """Send an answer as a file in memory, in which arrays follow the pickle as they are."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        content = pickle.dumps((raised, answer, notes), 5, buffer_callback=buffers.append)
+    except Exception as error:  # an error of a library that cannot be pickled
+        content = pickle.dumps((True, RuntimeError(one_line(answer if raised else error)), notes))
+        buffers.clear()
+    parts: list[Any] = [content, *(buffer.raw() for buffer in buffers)]
+    lengths = map(len, parts)
+    with _memory_file() as file:
+        for part in (LENGTH.pack(len(parts)) + b"".join(map(LENGTH.pack, lengths)), *parts):
+            file.write(part)
+            file.seek(-file.tell() % ALIGNMENT_BYTES, os.SEEK_CUR)
+        file.truncate()
+        file.flush()
+        socket.send_fds(to, [b"."], [file.fileno()])
+
+
+def _memory_file() -> IO[bytes]:
+    return os.fdopen(os.memfd_create("scan"), "wb") if sys.platform == "linux" else TemporaryFile()
+
+
+def _receive(source: socket.socket) -> Any:
+    """Return an answer, whose arrays are the pages of its file.
+
+    Raises:
+        EOFError: the process ended first.
+    """
+    _, handles, _, _ = socket.recv_fds(source, 1, 1)
+    if not handles:
+        raise EOFError
+    with os.fdopen(handles[0], "rb") as file:
+        pages = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    (count,) = LENGTH.unpack_from(pages)
+    lengths = [length for (length,) in LENGTH.iter_unpack(pages[LENGTH.size : LENGTH.size * (count + 1)])]
+    start, parts = LENGTH.size * (count + 1), []
+    for length in lengths:
+        start += -start % ALIGNMENT_BYTES
+        parts.append(pages[start : start + length])
+        start += length
+    return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def _why_it_ended(name: str, status: int, options: ReadOptions) -> Exception:
+    if status == -signal.SIGALRM:
+        return VolumeError(
+            f"{name}: reading it takes longer than {options.read_timeout:g} s. Pass a larger --read-timeout."
+        )
+    if status == -signal.SIGKILL:  # as Linux does where memory runs out
+        return MemoryError(f"{name}: reading it was ended by the system")
+    with suppress(ValueError):
+        reason = signal.Signals(-status).name
+        return VolumeError(f"{name}: its reader crashed ({reason}): the file is damaged. Write it again.")
+    return VolumeError(f"{name}: the process that reads it ended with status {status}. Report it.")
