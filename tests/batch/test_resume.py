@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +21,7 @@ import pytest
 from support.progress import Calls
 from support.tiers import rest_exhaustive
 from tomoseg import Segmenter, segment_batch
+from tomoseg.batch.manifest import read_manifest
 from tomoseg.batch.options import OutputOptions
 from tomoseg.data.source import ScanSource
 from tomoseg.inference.segmenter import Prepared
@@ -91,6 +94,61 @@ def test_what_is_not_proven_is_told_or_made_again(segmenter: Segmenter, scans: P
     assert "the bundle, its weights or the options changed since" in report.cases[0].reason
     assert statuses(segment_batch(segmenter, [scans], out, options=OutputOptions(overwrite=True))) == ["done"] * 6
     assert contents(out) == {**wanted, "1/1_seg.nii.gz": contents(out)["1/3_seg.nii.gz"]}
+
+
+REFUSED = {
+    "case.labels.0.mean": math.nan, "case.labels.0.label": 10**12, "case.labels.0.name": ["a"], "case.labels": "none",
+    "case.stats.seconds.reading": "1", "case.stats.peak_bytes": -1, "case.stats": None, "case.warnings": "many",
+    "case.status": "fine", "case.location": {}, "case.more": 1, "case": [], "outputs": [], "scan": 1, "": [],
+}  # fmt: skip
+BELIEVED = {
+    "case.preview": "/etc/passwd", "case.output": "/etc/passwd", "case.input": "/etc/passwd",
+    "case.labels.0.voxels": 10**9, "case.labels.0.volume_ml": 1e9, "case.labels.0.first": [9, 9, 9],
+}  # fmt: skip
+
+
+def forge(content: dict[str, Any], place: str, value: object) -> Any:
+    """Return JSON with another value at a place."""
+    *parents, last = place.split(".")
+    target: Any = content
+    for key in parents:
+        target = target[int(key) if key.isdecimal() else key]
+    if last:
+        target[last] = value
+    return content if last else value
+
+
+def test_a_forged_manifest_names_no_path_and_loses_no_report(
+    segmenter: Segmenter, real_scan: Path, tmp_path: Path
+) -> None:
+    """All but its hashes may be anything: paths are the batch's own, volumes those of the label map."""
+    (tmp_path / "scans").mkdir()
+    for index in range(2):
+        shutil.copy(real_scan, tmp_path / "scans" / f"{index}.nii.gz")
+    out = tmp_path / "out"
+    first = segment_batch(segmenter, [tmp_path / "scans"], out, options=PREVIEW)
+    manifest = out / ".1_seg.nii.gz.done.json"
+    whole = manifest.read_text()
+    assert read_manifest(manifest) is not None
+    for place, value in REFUSED.items():
+        manifest.write_text(json.dumps(forge(json.loads(whole), place, value)))
+        assert read_manifest(manifest) is None, place
+    content = json.loads(whole)
+    for place, value in BELIEVED.items():
+        content = forge(content, place, value)
+    manifest.write_text(json.dumps(content))
+    report = segment_batch(segmenter, [tmp_path / "scans"], out, options=PREVIEW)
+    assert statuses(report) == ["skipped", "skipped"]
+    for case, before in zip(report.cases, first.cases, strict=True):
+        assert (case.input, case.output, case.preview) == (before.input, before.output, before.preview)
+        assert [one.voxels for one in case.labels] == [one.voxels for one in before.labels]
+        assert [one.first for one in case.labels] == [one.first for one in before.labels]
+    assert report.cases[1].labels[0].mean is None  # of other voxels than it says
+    manifest.write_text(whole)
+    (out / "1_seg.png").unlink()
+    (out / "1_seg.png").symlink_to(out / "0_seg.png")
+    assert statuses(segment_batch(segmenter, [tmp_path / "scans"], out, options=PREVIEW))[1] == "done"
+    assert not (out / "1_seg.png").is_symlink()
 
 
 def test_a_picture_that_is_asked_for_later_is_made(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:

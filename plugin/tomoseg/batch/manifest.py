@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.core.files import sha256
 from tomoseg.core.json_files import hash_json, read_json, write_json
+from tomoseg.core.json_records import from_json
 from tomoseg.report.records import CaseReport
 
+MAX_LABEL = np.iinfo(np.uint16).max  # that a label map can hold
 # of the options, what changes how long it takes and not what comes of it
 WITHOUT_EFFECT = {"device", "max_memory", "compile", "skip_empty", "threads", "read_timeout", "allow_large"}
 
@@ -40,7 +44,7 @@ class Manifest:
 
     def made(self, path: Path) -> bool:
         """Tell whether a file is as it was made."""
-        return path.is_file() and self.outputs.get(path.name) == sha256(path)
+        return path.is_file() and not path.is_symlink() and self.outputs.get(path.name) == sha256(path)
 
     def proves(self, scan: str, run: str, outputs: Sequence[Path]) -> bool:
         """Tell whether these outputs were made from this scan by this run, and are all as they were made."""
@@ -48,17 +52,18 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """Return what a manifest says; None if there is none, or none that can be read.
+    """Return what a manifest says; None if there is none, or a value in it is of another type than was written.
+
+    Whoever may write into the folder can write a manifest, too: no path is taken from it.
 
     Raises:
         SchemaVersionError: a newer version of tomoseg wrote it.
     """
     try:
         content = read_json(path)
-        return Manifest(
-            content["scan"], content["run"], dict(content["outputs"]), CaseReport.from_dict(content["case"])
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest: Manifest = from_json(Manifest, content)
+        return manifest if all(1 <= row.label <= MAX_LABEL for row in manifest.case.labels) else None
+    except (OSError, RecursionError, ValueError):
         return None
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from tomoseg.batch.cases import Case
 from tomoseg.batch.manifest import Manifest, read_manifest
 from tomoseg.batch.options import OutputOptions
-from tomoseg.core.errors import OutputError, one_line
+from tomoseg.core.errors import OutputError, VolumeError, one_line
 from tomoseg.core.files import sha256, staging_folder
 from tomoseg.core.run_stats import RunStats
+from tomoseg.data.channels import channels_of
+from tomoseg.data.read import read_volume
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.report.preview import save_preview
 from tomoseg.report.records import CaseReport, LabelVolume
@@ -48,7 +51,7 @@ class OutputWriter:
         """
         if self.options.overwrite:
             return None
-        manifest = read_manifest(case.manifest) if case.resumable else None
+        manifest = read_manifest(case.manifest) if case.resumable and scan else None
         outputs = self.outputs(case)
         asked = [*outputs, *([case.picture] if self.options.preview else [])]
         if manifest is not None and manifest.proves(scan, self.run, asked):
@@ -119,8 +122,38 @@ class OutputWriter:
 
 
 def _skipped(manifest: Manifest, case: Case, *notes: str) -> CaseReport:
-    stats = manifest.case.stats + RunStats(notes=notes)
-    return replace(manifest.case, input=str(case.input), output=str(case.output), status="skipped", stats=stats)
+    preview = str(case.picture) if manifest.made(case.picture) else None
+    try:
+        labels = _count_again(case, manifest.case.labels)
+    except VolumeError:
+        if case.output_type.name == "nifti":  # the others may be of a part of the grid, contours, or layers
+            raise
+        labels, notes = manifest.case.labels, (*notes, "its volumes are those that an earlier run wrote down")
+    return replace(
+        manifest.case, input=str(case.input), output=str(case.output), preview=preview, status="skipped",
+        stats=manifest.case.stats + RunStats(notes=notes), labels=labels,
+    )  # fmt: skip
+
+
+def _count_again(case: Case, rows: Sequence[LabelVolume]) -> tuple[LabelVolume, ...]:
+    """Return what an earlier run measured, with volumes and places counted in the label map that is there.
+
+    Raises:
+        VolumeError: the label map cannot be read as one volume.
+    """
+    if case.output_type.of_series:
+        raise VolumeError(f"{case.output}: has no grid of its own")
+    volume = read_volume(case.output, channels=channels_of(case.output) or 1)
+    labels = [np.rint(channel).astype(np.uint16) for channel in volume.channels]
+    found = measure_labels(np.stack(labels) if len(labels) > 1 else labels[0], [row.label for row in rows])
+    return tuple(
+        replace(
+            row, voxels=one.voxels, volume_ml=one.voxels * volume.grid.voxel_volume_ml, first=one.first, stop=one.stop,
+            touches_border=one.touches_border, mean=row.mean if one.voxels == row.voxels else None,
+            sd=row.sd if one.voxels == row.voxels else None,
+        )
+        for row, one in ((row, found[row.label]) for row in rows)
+    )  # fmt: skip
 
 
 def _draw(path: Path, case: Case, result: Segmentation, image: NDArray[np.float32]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tomoseg.core.json_files import write_json
+from tomoseg.core.errors import one_line
+from tomoseg.core.json_files import format_json, write_json
 from tomoseg.core.run_stats import RunStats
 from tomoseg.core.tables import write_csv
 from tomoseg.core.version import __version__
@@ -120,21 +121,6 @@ class CaseReport:
     location: Location | None = None
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> CaseReport:
-        """Return what `dataclasses.asdict` and JSON made of a case, as it was.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is none.
-        """
-        fields = _with_tuples(content)
-        location = fields["location"]
-        if location is not None:
-            regions = tuple(RegionVolume(**region) for region in location["regions"])
-            location = Location(**location | {"regions": regions})
-        labels = tuple(LabelVolume(**label) for label in fields["labels"])
-        return cls(**fields | {"stats": RunStats(**fields["stats"]), "labels": labels, "location": location})
-
-    @classmethod
     def failure(cls, path: Path, reason: str, series: str | None = None) -> CaseReport:
         """Return the report of a case without any result."""
         return cls(input=str(path), output=None, status="failed", reason=reason, series=series)
@@ -193,7 +179,8 @@ class Report:
         """
         python, system = platform.python_version(), platform.platform()
         versions = {"tomoseg": __version__, "python": python, "packages": installed_packages(), "system": system}
-        write_json(path, {**versions, **asdict(self)})
+        cases = tuple(map(_writable, self.cases))  # one that cannot be written does not take the others with it
+        write_json(path, {**versions, **asdict(replace(self, cases=cases))})
 
     def save_statistics(self, path: Path) -> None:
         """Write the measures of each label as CSV, one row a case and label, atomically.
@@ -209,11 +196,13 @@ class Report:
         write_csv(path, STATISTICS_COLUMNS, ((case.input, *row) for case, found in rows for row in found))
 
 
-def _with_tuples(content: Any) -> Any:
-    """Return JSON with tuples for its lists, as the records hold them."""
-    if isinstance(content, Mapping):
-        return {key: _with_tuples(value) for key, value in content.items()}
-    return tuple(map(_with_tuples, content)) if isinstance(content, list) else content
+def _writable(case: CaseReport) -> CaseReport:
+    """Return a case, or why it is none that JSON can hold."""
+    try:
+        format_json(asdict(case))
+    except (TypeError, ValueError) as error:
+        return replace(CaseReport.failure(Path(case.input), f"{case.input}: {one_line(error)}"), output=case.output)
+    return case
 
 
 def _statistics(row: LabelVolume) -> tuple[object, ...]:

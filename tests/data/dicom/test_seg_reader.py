@@ -12,6 +12,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from support.dicoms import make_series
 from tomoseg import Grid, TomosegError
+from tomoseg.data.dicom import seg_reader
 from tomoseg.data.dicom.seg_reader import is_segmentation, read_segmentation
 from tomoseg.data.dicom.seg_writer import write_dicom_seg
 from tomoseg.data.labels import Label, default_colour
@@ -77,4 +78,4 @@ def test_other_files_are_no_segmentations(tmp_path: Path) -> None:
 def test_a_missing_highdicom_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(TomosegError, match=r"highdicom is not installed; .*pip install highdicom$"):
-        read_segmentation(tmp_path / "x.dcm", Grid(SHAPE, np.eye(4)), {})
+        seg_reader._read_segmentation(tmp_path / "x.dcm", Grid(SHAPE, np.eye(4)), {})

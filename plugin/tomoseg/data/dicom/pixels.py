@@ -43,7 +43,6 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
         VolumeError: a file is damaged, or stored in a way that cannot be read.
     """
     rows, columns = slices[0].size
-    require_room(str(slices[0].frame.path.parent), len(slices) * rows * columns)
     files: dict[Path, list[tuple[int, Slice]]] = defaultdict(list)
     for index, one in enumerate(slices):
         files[one.frame.path].append((index, one))
@@ -54,6 +53,7 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
             expected = f"expected images of {by((rows, columns))} pixels, got {by(stored.shape)}"
             raise VolumeError(f"{path}: its header is damaged: {expected}")
         if array is None:  # only now, for a damaged header may ask for any size
+            require_room(str(path), len(slices) * rows * columns)
             array = np.empty((len(slices), rows, columns), np.float32)
         for index, one in members:
             # in double precision, as ITK has it: large intercepts would cost float32 its last digits
