@@ -62,6 +62,13 @@ def test_the_end_of_the_process_is_an_error_of_one_scan(reason: str) -> None:
     assert process() == process()  # the next one is served, always by one process
 
 
+def test_relative_paths_are_those_of_the_process_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").touch()
+    assert read_apart(os.listdir, ".") == ["here"]
+
+
 def test_errors_come_back_as_they_were_raised() -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_apart(os.listdir, "nowhere")

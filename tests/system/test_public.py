@@ -45,11 +45,11 @@ BEHIND = {
 }
 CLASSES = {
     "Bundle", "EvaluationOptions", "ExecutorOptions", "Grid", "OutputOptions", "PlanningOptions", "Progress",
-    "Report", "RunOptions", "Segmentation", "Segmenter", "StreamingEvaluator", "TrainingOptions",
+    "ReadOptions", "Report", "RunOptions", "Segmentation", "Segmenter", "StreamingEvaluator", "TrainingOptions",
     "Volume",
 }  # fmt: skip
 ERRORS = {"BatchInterruptedError", "ReportsError", "TomosegError"}
-NAMES = sorted({*BEHIND.values(), *CLASSES, *ERRORS, "__version__", "read_volume"})
+NAMES = sorted({*BEHIND.values(), *CLASSES, *ERRORS, "__version__", "read_volume", "read_with"})
 CALLABLES = [name for name in NAMES if name not in ERRORS and name != "__version__"]
 # load a bundle, or train one
 SLOW = {

@@ -82,10 +82,10 @@ class _Reader:
         atexit.register(stop_reading)
 
     def call(self, function: Callable[..., Any], name: object, *given: Any) -> Any:
-        options = current_read_options()
+        options, folder = current_read_options(), os.getcwd()
         try:
             with suppress(OSError), self.socket.makefile("wb") as questions:  # if it has ended, its answer tells why
-                pickle.dump((function, (name, *given), options), questions)
+                pickle.dump((folder, function, (name, *given), options), questions)
             try:
                 raised, answer, notes = _receive(self.socket)
             except EOFError:
@@ -108,7 +108,8 @@ def serve(handle: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks decides what Ctrl-C does
     with socket.socket(fileno=handle) as answers, answers.makefile("rb") as questions:
         while questions.peek():
-            function, given, options = pickle.load(questions)
+            folder, function, given, options = pickle.load(questions)
+            os.chdir(folder)  # paths may be relative
             signal.setitimer(signal.ITIMER_REAL, options.read_timeout)  # without a handler, it ends the process
             with collect_notes() as notes, note_warnings():
                 answer = _answer(function, given, options)
