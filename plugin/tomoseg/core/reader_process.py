@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from subprocess import DEVNULL, Popen
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar
@@ -82,7 +83,7 @@ class _Reader:
         atexit.register(stop_reading)
 
     def call(self, function: Callable[..., Any], name: object, *given: Any) -> Any:
-        options, folder = current_read_options(), os.getcwd()
+        options, folder = current_read_options(), Path.cwd()
         try:
             with suppress(OSError), self.socket.makefile("wb") as questions:  # if it has ended, its answer tells why
                 pickle.dump((folder, function, (name, *given), options), questions)
