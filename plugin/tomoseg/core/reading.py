@@ -60,6 +60,9 @@ def read_with(options: ReadOptions) -> Iterator[None]:
     Args:
         options: the limits.
 
+    Returns:
+        A context manager.
+
     Example:
         >>> import tomoseg
         >>> with tomoseg.read_with(tomoseg.ReadOptions(read_timeout=60)):
