@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -43,16 +44,22 @@ class OutputWriter:
         """Return the files without which the case is not done."""
         return [case.output, *([case.entropy] if self.uncertainty else [])]
 
-    def find_existing(self, case: Case, scan: str) -> CaseReport | None:
+    def find_existing(self, case: Case, hash_scan: Callable[[], str]) -> CaseReport | None:
         """Return the report of an earlier run that made just this, if its manifest proves it.
+
+        Args:
+            case: the scan and its files.
+            hash_scan: returns the SHA-256 of the scan; called where there is a manifest.
 
         Raises:
             OutputError: there are files that no manifest accounts for, and they are not to be replaced.
         """
         if self.options.overwrite:
             return None
-        manifest = read_manifest(case.manifest) if case.resumable and scan else None
+        manifest = read_manifest(case.manifest) if case.resumable else None
         outputs = self.outputs(case)
+        scan = "" if manifest is None else hash_scan()
+        manifest = manifest if scan else None
         asked = [*outputs, *([case.picture] if self.options.preview else [])]
         if manifest is not None and manifest.proves(scan, self.run, asked):
             return _skipped(manifest, case)
@@ -85,13 +92,16 @@ class OutputWriter:
             OutputError: a file cannot be written.
         """
         start = time.perf_counter()
-        with staging_folder(case.output.parent) as folder:
+        # beside the writing: the scan is read again where the report measures it, and finished files are hashed
+        with staging_folder(case.output.parent) as folder, ThreadPoolExecutor(1, "tomoseg-read-again") as pool:
+            again = pool.submit(self._read_again, case)
             staged = [folder / path.name for path in self.outputs(case)]
             result.save(staged[0], case.output_type.name)
             if self.uncertainty:
                 result.save_entropy(staged[1])
             stats = result.stats
-            image, why = self._read_again(case) if self.options.measure or self.options.preview else (None, "")
+            hashes = {path.name: pool.submit(sha256, path) for path in staged if case.resumable}
+            image, why = again.result()
             preview = None
             if self.options.preview:
                 picture = folder / case.picture.name
@@ -101,6 +111,7 @@ class OutputWriter:
                     stats += RunStats(notes=(f"no preview: {why}",))
                 else:
                     staged.append(picture)
+                    hashes[picture.name] = pool.submit(sha256, picture)
                     preview = str(case.picture)
             report = CaseReport(
                 str(case.input), str(case.output), "done", series=result.series.uid if result.series else None,
@@ -108,13 +119,16 @@ class OutputWriter:
                 voxels=math.prod(result.grid.shape), labels=_measure(result, image, self.options.measure),
             )  # fmt: skip
             if case.resumable:
-                Manifest(scan, self.run, {path.name: sha256(path) for path in staged}, report).save(case.manifest)
+                made = {name: future.result() for name, future in hashes.items()}
+                Manifest(scan, self.run, made, report).save(case.manifest)
             for path in staged:
                 path.replace(case.output.with_name(path.name))
         return replace(report, stats=stats + RunStats({"writing": time.perf_counter() - start}))
 
     def _read_again(self, case: Case) -> tuple[NDArray[np.float32] | None, str]:
-        """Return the first channel of the scan, (I, J, K), or the reason why it cannot be read."""
+        """Return the first channel of the scan, (I, J, K), or the reason why it cannot be read; None if unneeded."""
+        if not (self.options.measure or self.options.preview):
+            return None, ""
         try:
             return case.source.read(self.channels, allow_non_finite=True).array, ""
         except Exception as error:  # the libraries that read files; the labels are good without the scan

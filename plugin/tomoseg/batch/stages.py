@@ -1,5 +1,6 @@
 """The three stages of a case: prepare (read and preprocess), predict (run the network), write."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -93,20 +94,21 @@ class Stages:
         try:
             if case.output_type.of_series and case.input.is_file() and has_suffix(case.input.name, VOLUME_SUFFIXES):
                 raise OutputError(f"{case.input}: expected a DICOM series, for {case.output_type.name} refers to one")
-            scan = ""
-            if case.resumable:
-                with (
-                    suppress(OSError),
-                    read_with(self._segmenter.options.reading),
-                ):  # the reader reports what is wrong with the file
-                    scan = case.source.hash(case.output_type.name)
-            find_existing = self._writer.find_existing(case, scan)
-            if find_existing is not None:
-                return find_existing
-            with self._one_is_prepared:
-                return PreparedCase(case, self._segmenter.prepare(case.source), scan)
+            with ThreadPoolExecutor(1, "tomoseg-hash") as pool:  # the scan is hashed while it is read
+                scan = pool.submit(self._hash, case)
+                existing = self._writer.find_existing(case, scan.result)
+                if existing is not None:
+                    return existing
+                with self._one_is_prepared:
+                    return PreparedCase(case, self._segmenter.prepare(case.source), scan.result())
         except Exception as error:  # the bundle's transforms, and the libraries that read files
             return _failure(case, error)
+
+    def _hash(self, case: Case) -> str:
+        """Return the SHA-256 of a scan; empty where no manifest needs it, or where the reader says what is wrong."""
+        with suppress(OSError), read_with(self._segmenter.options.reading):
+            return case.source.hash(case.output_type.name) if case.resumable else ""
+        return ""
 
     def predict(self, case: PreparedCase | Outcome, progress: Progress) -> SegmentedCase | Outcome:
         """Run network and post-processing."""
