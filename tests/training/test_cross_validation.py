@@ -21,6 +21,7 @@ from support.bundles import Place, read_config, voxels
 from support.config_names import check_names
 from support.trainings import load, tiny_bundle, tomoseg, write_dataset
 from tomoseg import Segmenter, find_bundle
+from tomoseg.bundle.ensemble import KEEP_LARGEST, ensemble_config, keep_components, single_config
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import UsageError
@@ -29,7 +30,7 @@ from tomoseg.data.components import largest_component
 from tomoseg.data.overlap import dice
 from tomoseg.training.card import write_accuracy
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
-from tomoseg.training.ensemble import KEEP_LARGEST, average_weights, ensemble_config, keep_components, single_config
+from tomoseg.training.ensemble import average_weights
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.state import load_state
 from tomoseg.training.training import check_data, train

@@ -27,8 +27,9 @@ from support.trust import trust_named
 from support.waiting import wait_until
 from tomoseg import StreamingEvaluator, find_bundle
 from tomoseg.core.errors import BundleError, OutputError, TrainingError, UsageError
+from tomoseg.inference.checkpoints import save_weights
 from tomoseg.training.options import TrainingOptions
-from tomoseg.training.state import TrainingState, load_state, save_weights
+from tomoseg.training.state import TrainingState, load_state
 from tomoseg.training.training import check_data, install, train
 from tomoseg.training.workflow import TrainingWorkflow
 

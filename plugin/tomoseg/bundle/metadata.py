@@ -61,6 +61,7 @@ class Bundle:
             "description": self.description,
             "folder": str(self.root),
             "licence": str(self.metadata.get("copyright", "")),
+            **({"imported_from": origin} if isinstance(origin := self.metadata.get("imported_from"), dict) else {}),
         }
 
     @cached_property

@@ -13,6 +13,7 @@ from tomoseg.cli.arguments import with_options
 from tomoseg.cli.describe import bundles, check, doctor, info
 from tomoseg.cli.evaluate import evaluate
 from tomoseg.cli.export import export
+from tomoseg.cli.import_model import import_model
 from tomoseg.cli.label import label_app, label_server
 from tomoseg.cli.plan import plan
 from tomoseg.cli.segment import segment, watch
@@ -34,6 +35,7 @@ COMMANDS = (
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(with_options(command))
+app.command("import")(with_options(import_model))  # a word of Python's own
 INTERRUPTED_STATUS = 130  # what typer makes of Ctrl-C
 
 

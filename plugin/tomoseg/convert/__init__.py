@@ -1,1 +1,1 @@
-"""Conversion of bundles to other runtimes."""
+"""Conversion of bundles to other runtimes, and of other frameworks' models to bundles."""

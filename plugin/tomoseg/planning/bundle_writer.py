@@ -1,8 +1,6 @@
 """From a labelled dataset to a MONAI bundle that can be trained on it."""
 
 import os
-import re
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +8,13 @@ import numpy as np
 
 from tomoseg.bundle.card import EMPTY_ACCURACY
 from tomoseg.bundle.configs import as_text
+from tomoseg.bundle.folder import SAFE_NAME, new_bundle, require_free, require_safe_names
 from tomoseg.bundle.planned import PLAN, PlannedBundle
-from tomoseg.bundle.trust import code_files, record
-from tomoseg.core.errors import DatasetError, UsageError, errors_as
-from tomoseg.core.files import staging_folder
+from tomoseg.core.errors import UsageError
 from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset, read_description
 from tomoseg.data.inspection.scan import OnScan
 from tomoseg.data.inspection.training_checks import require_trainable, trainable_labels
-from tomoseg.data.labels import find_ignored, require_distinct
+from tomoseg.data.labels import find_ignored
 from tomoseg.data.read import read_volume
 from tomoseg.planning.fingerprint import Fingerprint, take_fingerprint
 from tomoseg.planning.imbalance import DEFAULT_IMBALANCE, Imbalance
@@ -31,7 +28,6 @@ from tomoseg.planning.synthesis import require_drawable
 from tomoseg.planning.template import render, render_config
 from tomoseg.planning.train_config import train_config
 
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a folder that a config names: MONAI interprets # @ % $
 MAX_AIR_HU = -500  # an image whose voxels go below that, in Hounsfield units
 
 
@@ -64,17 +60,13 @@ def plan_bundle(
         OutputError: the bundle cannot be written.
     """
     target = Path(output)
-    name = target.resolve().name
-    if not SAFE_NAME.fullmatch(name):
-        raise UsageError(f"{target}: expected a folder's name of letters, digits, - _ and ., got {name!r}")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
-        raise UsageError(f"{target}: is there already; choose another folder with -o, or --overwrite")
+    name = require_free(target, overwrite)
     dataset = require_trainable(read_dataset(folder), scans=synthetic is None, on_scan=on_scan)
     if synthetic is not None:
         require_drawable(dataset, synthetic)
     layout = find_layout(dataset, _lists_pairs(dataset))
     names = trainable_labels(dataset)
-    _require_safe_names(names.values(), dataset.root)
+    require_safe_names(names.values(), str(dataset.root))
     fingerprint = take_fingerprint(dataset, names, on_scan)
     kind, guessed = _choose_modality(modality, dataset)
     if kind == "CT" and len(dataset.channels) > 1:
@@ -112,25 +104,11 @@ def plan_bundle(
     )
     files["docs/data_license.txt"] = render("data_license.txt", title=title, source=source)
     files["LICENSE"] = render("bundle_license.txt")
-    _write(target, files)
-    if {str(path.relative_to(target)) for path in code_files(target)} <= files.keys():  # none of somebody else's
-        record(target)
-    return plan
-
-
-def _write(target: Path, files: dict[str, str]) -> None:
-    """Write all files in a hidden folder beside the target first, so that a full disk leaves no half of a bundle."""
-    with staging_folder(target.absolute().parent) as hidden:
-        staging = hidden / "bundle"  # that others may read it, as any folder
+    with new_bundle(target) as staging:
         for path, text in files.items():
             (staging / path).parent.mkdir(parents=True, exist_ok=True)
             (staging / path).write_text(text, encoding="utf-8")
-        if not target.exists():
-            staging.replace(target)
-            return
-        for path in files:
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            (staging / path).replace(target / path)
+    return plan
 
 
 def _lists_pairs(dataset: Dataset) -> bool:
@@ -164,15 +142,6 @@ def _choose_modality(asked: str | None, dataset: Dataset) -> tuple[str, bool]:
     if not dataset.has_scans:
         return "MR", False
     return "CT" if read_volume(dataset.pairs[0].image).array.min() < MAX_AIR_HU else "MR", True
-
-
-def _require_safe_names(names: Collection[str], root: Path) -> None:
-    """Refuse names that a config cannot hold, or that mean one label."""
-    unsafe = [name for name in names if set(name) & set("#@%$")]
-    if unsafe:
-        raise DatasetError(f"{root}: expected label names without # @ % $, got {unsafe[0]!r}; rename it")
-    with errors_as(DatasetError, str(root), UsageError):
-        require_distinct(("background", *names))
 
 
 def _record(plan: TrainingPlan, fingerprint: Fingerprint, budget: Budget) -> PlannedBundle:

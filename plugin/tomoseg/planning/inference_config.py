@@ -1,6 +1,6 @@
 """The configs of a planned bundle that run its weights: inference.json and evaluate.json."""
 
-from tomoseg.bundle.configs import Json
+from tomoseg.bundle.configs import Json, component
 from tomoseg.planning import data_config
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.rules import FOLDS, TrainingPlan
@@ -18,7 +18,9 @@ def inference_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str
     """
     return render_config(
         "inference",
-        plan=plan,
+        network=plan.network.config(supervised=False),
+        mirror_axes=plan.mirror_axes,
+        decide=[component("AsDiscreted", keys="pred", argmax=True)],
         name=name,
         dataset=dataset,
         datalist=data_config.scans_to_segment(layout),

@@ -1,5 +1,6 @@
-"""metadata.json of a planned bundle."""
+"""metadata.json of the bundles that tomoseg writes."""
 
+from collections.abc import Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 
 from tomoseg.bundle.configs import Json
@@ -14,7 +15,7 @@ REQUIRED_PACKAGES = ("fire", "nibabel", "pytorch-ignite", "scipy")
 
 
 def make_metadata(plan: TrainingPlan, fingerprint: Fingerprint, layout: Layout, title: str, source: str) -> Json:
-    """Return metadata.json.
+    """Return metadata.json of a planned bundle.
 
     Args:
         plan: what was decided.
@@ -23,23 +24,41 @@ def make_metadata(plan: TrainingPlan, fingerprint: Fingerprint, layout: Layout, 
         title: what the dataset calls itself.
         source: where it comes from, and under which licence.
     """
-    outputs = {0: "background", **plan.labels}
     inputs = fingerprint.channels if len(fingerprint.channels) > 1 else UNNAMED_CHANNELS
-    packages = {name: _version(name) for name in REQUIRED_PACKAGES}
+    metadata = describe_bundle(plan.labels, plan.patch, plan.modality, inputs, label_table(fingerprint.labels), title)
     if layout.itk:
+        packages = metadata["required_packages_version"]
         packages["itk"] = _version(packages_distributions()["itk"][0])  # it comes in parts, as itk-io
+    return metadata | {"data_source": source}
+
+
+def describe_bundle(
+    labels: Mapping[int, str], patch: Sequence[int], modality: str, inputs: Sequence[str], table: Json, title: str
+) -> Json:
+    """Return metadata.json of a bundle that nothing is known of but these.
+
+    Args:
+        labels: names of the label map's values, background left out.
+        patch: the window, in voxels.
+        modality: "CT", "MR" or another of DICOM's.
+        inputs: names of the scan's channels.
+        table: what labels mean to other systems.
+        title: of what it was trained on.
+    """
+    outputs = {0: "background", **labels}
     return render_config(
         "metadata",
-        plan=plan,
+        labels=labels,
+        patch=list(patch),
+        modality=modality,
         title=title,
-        source=source,
-        kind={"CT": "CT", "MR": "MRI"}[plan.modality],
+        kind="MRI" if modality == "MR" else modality,
         inputs=dict(enumerate(inputs)),
         channels=f"{len(inputs)} channels ({', '.join(inputs)})" if len(inputs) > 1 else "one channel",
         outputs=outputs,
         listed=", ".join(f"{value}: {name}" for value, name in outputs.items()),
-        table=label_table(fingerprint.labels),
-        packages=packages,
+        table=table,
+        packages={name: _version(name) for name in REQUIRED_PACKAGES},
         version=_version,
     )
 

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tomoseg.bundle.configs import write_config
+from tomoseg.bundle.ensemble import KEEP_LARGEST, ensemble_config, keep_components, single_config
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.trust import changed_by_us
@@ -22,15 +23,7 @@ from tomoseg.core.tables import write_csv
 from tomoseg.data.datasets import Dataset, Pair
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.training.card import write_accuracy
-from tomoseg.training.ensemble import (
-    KEEP_LARGEST,
-    average_weights,
-    ensemble_config,
-    keep_components,
-    read_inference,
-    single_config,
-    write_single,
-)
+from tomoseg.training.ensemble import average_weights, read_inference, write_single
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.options import EVERY_FOLD, TrainingOptions
 from tomoseg.training.training import Trained, train

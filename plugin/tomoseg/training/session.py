@@ -9,10 +9,11 @@ import torch
 from ignite.engine import Engine, Events
 
 from tomoseg.core.errors import OutputError, TrainingError, one_line
+from tomoseg.inference.checkpoints import save_weights
 from tomoseg.training.history import Row, draw_curve, save_table
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.randomness import seed_epoch
-from tomoseg.training.state import TrainingState, collect_objects, save_weights
+from tomoseg.training.state import TrainingState, collect_objects
 from tomoseg.training.tensorboard import Board
 from tomoseg.training.workflow import TrainingWorkflow, is_first
 

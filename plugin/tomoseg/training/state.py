@@ -8,6 +8,7 @@ import torch
 
 from tomoseg.core.errors import TrainingError, one_line, root_cause
 from tomoseg.core.files import atomic_file, require_regular
+from tomoseg.inference.checkpoints import save_object
 
 STATE_FORMAT = 1
 
@@ -39,7 +40,7 @@ class TrainingState:
             OutputError: it cannot be written; what was there is as it was.
         """
         with atomic_file(path) as temporary:
-            _save({"format": STATE_FORMAT, **vars(self)}, temporary)
+            save_object({"format": STATE_FORMAT, **vars(self)}, temporary)
 
 
 def load_state(path: Path) -> TrainingState:
@@ -77,26 +78,3 @@ def collect_objects(parser: Any) -> dict[str, Any]:
             seen.add(id(inner))
             found[name] = inner
     return found
-
-
-def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Write a state dict that any bundle's CheckpointLoader reads, atomically.
-
-    Raises:
-        OutputError: it cannot be written; what was there is as it was.
-    """
-    plain: dict[str, torch.Tensor] = {}
-    written: dict[tuple[Any, ...], torch.Tensor] = {}  # a tensor that has several names is written once
-    for name, tensor in weights.items():
-        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        plain[name] = written.setdefault(place, tensor.detach().cpu().contiguous())
-    with atomic_file(path) as temporary:
-        _save(plain, temporary)
-
-
-def _save(content: Any, path: Path) -> None:
-    try:
-        with path.open("wb") as file:  # a file's name would be stored in it, and differ from run to run
-            torch.save(content, file)
-    except RuntimeError as error:  # torch's own writer says so of a disk that is full
-        raise OSError(one_line(error)) from error

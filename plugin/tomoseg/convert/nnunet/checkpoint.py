@@ -45,8 +45,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(axes, list | tuple) or any(axis not in (0, 1, 2) for axis in axes):
         raise BundleError(f"{path}: 'inference_allowed_mirroring_axes': expected some of [0, 1, 2], got {axes}")
     return Checkpoint(
-        {_plain(str(name)): value for name, value in weights.items()}, str(content.get("trainer_name")), tuple(axes)
+        {_plain(str(name)): _single(value) for name, value in weights.items()},
+        str(content.get("trainer_name")),
+        tuple(axes),
     )
+
+
+def _single(value: torch.Tensor) -> torch.Tensor:
+    return value.float() if value.is_floating_point() else value
 
 
 def _plain(name: str) -> str:

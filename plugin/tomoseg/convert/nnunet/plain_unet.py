@@ -21,7 +21,7 @@ def load_plain_unet(
     """Load the weights of a PlainConvUNet into a DynUNet; all names and shapes must fit.
 
     Args:
-        network: the DynUNet, with `trans_bias` and affine instance norms.
+        network: the DynUNet, with `trans_bias` and affine instance norms; on torch's device "meta", too.
         weights: by nnU-Net's names.
         stages: number of the encoder's stages, the bottleneck among them.
         axes: for each axis of the DynUNet's input that of nnU-Net's.
@@ -38,12 +38,22 @@ def load_plain_unet(
             continue
         if renamed is None or renamed not in expected:
             raise BundleError(f"{source}: got the weights {name!r}, which a PlainConvUNet of these plans does not have")
-        turned = tensor.permute(0, 1, *(axis + 2 for axis in axes)) if tensor.ndim == 5 else tensor
-        found[renamed] = _embed(turned, expected[renamed].shape, f"{source}: the weights {name!r}")
+        found[renamed] = _embed(turn_kernel(tensor, axes), expected[renamed].shape, f"{source}: the weights {name!r}")
     missing = next((name for name in expected if name not in found), None)
     if missing is not None:
         raise BundleError(f"{source}: has no weights for {missing!r}; do its plans belong to it?")
-    network.load_state_dict(found, strict=False)  # what is left out are the names that say the same
+    # what is left out are the names that say the same
+    network.load_state_dict(found, strict=False, assign=True)
+
+
+def turn_kernel(tensor: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    """Return a convolution's weights, (out, in, D, H, W), along other axes; those of one dimension as they are.
+
+    Args:
+        tensor: the weights.
+        axes: for each axis of the result that of the weights.
+    """
+    return tensor.permute(0, 1, *(axis + 2 for axis in axes)).contiguous() if tensor.ndim == 5 else tensor
 
 
 def _rename(name: str, stages: int) -> str | None:

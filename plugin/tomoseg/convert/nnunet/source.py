@@ -1,0 +1,123 @@
+"""Where a trained nnU-Net lies: a results folder, the folder of its dataset, or a ZIP of one."""
+
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from zlib import error as ZlibError  # noqa: N812
+
+from tomoseg.core.errors import BundleError, UsageError, one_line
+
+PLANS, DATASET, POSTPROCESSING = "plans.json", "dataset.json", "postprocessing.json"
+FOLD = re.compile(r"fold_(\d+|all)")
+# of a ZIP, nothing else is unpacked; and never more than these bytes
+WANTED = re.compile(r"(plans|dataset|postprocessing)\.json|checkpoint_\w+\.pth")
+MAX_UNPACKED = 50 * 10**9
+MAX_DEPTH = 3  # folders in a ZIP above the results folder
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A results folder of nnU-Net: TRAINER__PLANS__CONFIGURATION.
+
+    Attributes:
+        folder: with plans.json, dataset.json and the folds.
+        title: what errors and the bundle's record call it.
+    """
+
+    folder: Path
+    title: str
+
+    @property
+    def configuration(self) -> str:
+        """Name of the configuration, such as "3d_fullres"."""
+        return self.folder.name.rpartition("__")[2]
+
+    def checkpoints(self, folds: Sequence[str] | None, kind: str) -> list[Path]:
+        """Return the checkpoints of the folds; by default of all that there are, or of the one trained on all data.
+
+        Raises:
+            UsageError: there is no such fold.
+        """
+        found = {match[1]: path for path in self.folder.iterdir() if (match := FOLD.fullmatch(path.name))}
+        chosen = folds or sorted((name for name in found if name != "all"), key=int) or list(found)
+        if missing := [name for name in chosen if name not in found]:
+            listed = ", ".join(sorted(found)) or "none"
+            raise UsageError(f"--folds: {self.title} has no fold {missing[0]!r}. Choose some of its folds: {listed}")
+        if not chosen:
+            raise BundleError(f"{self.title}: has no folder fold_0 to fold_4. Give a results folder that was trained")
+        return [found[name] / f"checkpoint_{kind}.pth" for name in dict.fromkeys(chosen)]
+
+    def postprocessing(self) -> Path | None:
+        """Return the record of the post-processing that nnU-Net found to help, None where there is none."""
+        places = (self.folder, *sorted(self.folder.glob("crossval_results_folds_*")))
+        return next((place / POSTPROCESSING for place in places if (place / POSTPROCESSING).is_file()), None)
+
+
+@contextmanager
+def open_model(path: Path, configuration: str | None) -> Iterator[TrainedModel]:
+    """Yield the results folder that a path means; a ZIP is unpacked for the time of the `with`.
+
+    Args:
+        path: a results folder, a folder or a ZIP of several.
+        configuration: which one of several, by the end of its name.
+
+    Raises:
+        UsageError: there is none, or there are several and none is chosen.
+        BundleError: the ZIP is damaged, or would write outside of its folder.
+    """
+    if path.is_dir():
+        yield _choose(path, path, configuration)
+        return
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file or folder. Give a results folder of nnU-Net, or a ZIP of one")
+    with TemporaryDirectory(prefix="tomoseg-") as folder:
+        _unpack(path, Path(folder))
+        yield _choose(path, Path(folder), configuration)
+
+
+def _choose(path: Path, folder: Path, configuration: str | None) -> TrainedModel:
+    levels = ["/".join(["*"] * depth + [PLANS]) for depth in range(MAX_DEPTH + 1)]
+    # the cross-validation's folder has a copy of the plans
+    found = [
+        plans.parent
+        for level in levels
+        for plans in sorted(folder.glob(level))
+        if plans.parent.name.count("__") == 2 or plans.parent == folder
+    ]
+    if (folder / PLANS).is_file():
+        found = [folder.resolve()]
+    chosen = [one for one in found if configuration is None or one.name.endswith(f"__{configuration}")]
+    if not chosen and found:
+        names = ", ".join(one.name.rpartition("__")[2] for one in found)
+        raise UsageError(f"--configuration: {path} has no {configuration!r}. Choose one of {names}")
+    if not chosen:
+        raise UsageError(f"{path}: has no {PLANS}. Give a folder TRAINER__PLANS__CONFIGURATION of nnU-Net's results")
+    if len(chosen) > 1:
+        names = ", ".join(one.name for one in chosen)
+        raise UsageError(f"{path}: has several models: {names}. Choose one with --configuration, or give its folder")
+    return TrainedModel(chosen[0], str(path) if chosen[0] == folder.resolve() else f"{path}: {chosen[0].name}")
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Unpack what is wanted of a ZIP; nothing of it leaves the folder."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wanted = [info for info in archive.infolist() if WANTED.fullmatch(PurePosixPath(info.filename).name)]
+            if sum(info.file_size for info in wanted) > MAX_UNPACKED:
+                raise BundleError(f"{path}: would unpack to more than {MAX_UNPACKED // 10**9} GB. Unpack it yourself")
+            for info in wanted:
+                if PurePosixPath(info.filename).is_absolute() or ".." in PurePosixPath(info.filename).parts:
+                    raise BundleError(f"{path}: names a file outside of itself, {info.filename!r}. Do not trust it")
+                target = folder / info.filename
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(info) as packed, target.open("xb") as file:
+                    shutil.copyfileobj(packed, file)
+    except (zipfile.BadZipFile, ZlibError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise BundleError(f"{path}: cannot be read as a ZIP: {one_line(error)}. Fetch it again") from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be unpacked: {one_line(error)}. Unpack it yourself") from error
