@@ -302,6 +302,11 @@ def one_of_each(bundle: Path, kind: str) -> Segmenter:
     if kind == "dense":
         edit(bundle, lambda config: config.update(inferer={"_target_": "SimpleInferer"}))
         edit(bundle, lambda config: config["preprocessing"]["transforms"].append(DIVISIBLE))
+    if kind == "thick":
+        step = {"_target_": "tomoseg.transforms.ResampleToSpacingd", "keys": "image", "spacing": [1.1, 1, 1.4]}
+        edit(bundle, lambda config: config["preprocessing"]["transforms"].__setitem__(2, step | {"max_anisotropy": 0}))
+        edit(bundle, lambda config: config["inferer"].update(roi_size=[24, 32, 24]))
+        edit(bundle, lambda config: config.update(nnunet_windows=True))
     if kind == "rest":
         largest = {"_target_": "KeepLargestConnectedComponentd", "keys": "pred"}
         edit(bundle, lambda config: config["postprocessing"]["transforms"].insert(2, largest))
@@ -328,7 +333,7 @@ def test_a_prepared_scan_is_not_changed(bundle_copy: Path, variants: list[Path],
         assert ("run by MONAI itself" in str(first.stats.notes)) == (kind == "dense")
 
 
-@pytest.mark.parametrize("kind", ["streamed", "dense"])
+@pytest.mark.parametrize("kind", ["streamed", "dense", "thick"])
 def test_probabilities_are_those_that_the_labels_are_made_of(
     bundle_copy: Path, variants: list[Path], kind: str
 ) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from skimage.transform import resize
 
-from tomoseg.core.errors import UsageError, VolumeError
+from tomoseg.core.errors import UsageError, VolumeError, root_cause
 from tomoseg.transforms import ResampleToSpacingd
 
 Triple = tuple[float, float, float]
@@ -128,6 +128,13 @@ def test_the_limit_of_anisotropy(limit: float | None, nearest: int | None) -> No
 def test_options_out_of_range(options: dict[str, Any], error: str) -> None:
     with pytest.raises(UsageError, match=error):
         ResampleToSpacingd("image", **options)
+
+
+def test_a_scan_of_which_a_crop_leaves_nothing() -> None:
+    steps = Compose([CropForegroundd("image", "image"), ResampleToSpacingd("image", (1, 1, 1))])
+    with pytest.raises(RuntimeError) as error:
+        steps({"image": MetaTensor(torch.zeros(1, 4, 4, 4))})
+    assert str(root_cause(error.value)).startswith("the image 'image': a crop left nothing of it. Give a scan with")
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(1, 4, 4, 4), MetaTensor(torch.zeros(4, 4, 4)), "scan.nii.gz"])

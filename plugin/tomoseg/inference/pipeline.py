@@ -26,10 +26,12 @@ from tomoseg.data.labels import split_side
 from tomoseg.data.volume import Volume
 from tomoseg.inference.config import InferenceConfig, volume_to_load
 from tomoseg.inference.networks import load_networks
+from tomoseg.inference.sliding_window.blend import blend_whole
 from tomoseg.inference.sliding_window.ensemble import averaged
 from tomoseg.inference.sliding_window.fused_postprocessing import recognise_inferer, recognise_postprocessing
-from tomoseg.inference.sliding_window.placement import NotRecognisedError
+from tomoseg.inference.sliding_window.placement import NotRecognisedError, place, scan_grid
 from tomoseg.inference.sliding_window.probabilities import to_probabilities
+from tomoseg.inference.sliding_window.restore import neighbours
 from tomoseg.inference.sliding_window.stream import Limits, OnWindow
 from tomoseg.inference.sliding_window.windows import place_windows
 from tomoseg.inference.streaming import Engine, as_prediction
@@ -204,16 +206,19 @@ class Pipeline:
         """
         image = data[self.config.image_key]
         size = np.array(image.shape[1:])
-        window, first, activated, overlapping = size, False, True, False
+        window, first, activated, overlapping, engine = size, False, True, False, None
+        nearest_axes: tuple[int, ...] = ()
         with torch.no_grad(), suppress_warnings(), self._stage("network", {}):
             try:
                 engine = self._engine(image)
                 window = np.minimum(place_windows(image.shape[1:], engine.inferer).roi_size, size)
                 first, activated = engine.fused.activation is not None, engine.fused.activated
                 overlapping = engine.fused.threshold is not None
+                nearest_axes = place(image, scan_grid(image)).nearest_axes
                 backends, _ = self.networks.compiled(image.shape, engine.inferer)
             except NotRecognisedError as reason:
                 self._describe_fallback(reason)
+                engine = None
                 backends = self.networks.on_torch()
             predict = averaged(backends, self._mirror_axes)
             matrix = np.linalg.solve(np.asarray(image.affine, dtype=np.float64), grid.affine)
@@ -224,13 +229,23 @@ class Pipeline:
             extent = np.maximum(window, np.ceil(high) - np.floor(low) + 1).astype(int)
             start = np.clip(np.round((low + high - extent + 1) / 2).astype(int), 0, size - extent)
             d, h, w = map(slice, start, start + extent)
-            part = image.as_tensor()[None, :, d, h, w].to(self.device)
-            # a copy, for a backend may write its next window over this one
-            logits = self.config.inferer(part, lambda batch: predict(batch).clone())[0].float()
+            part = image.as_tensor()[:, d, h, w].to(self.device)
+            if engine is None:
+                # a copy, for a backend may write its next window over this one
+                logits = self.config.inferer(part[None], lambda batch: predict(batch).clone())[0].float()
+            else:
+                logits = blend_whole(part, engine.inferer, predict)
             if first:
                 logits = to_probabilities(logits, activated, overlapping)
         # what the labels are made of is interpolated: logits, unless the bundle activates them first
-        where = (matrix[:3, :3], matrix[:3, 3] - start, grid.shape)
+        matrix[:3, 3] -= start
+        for axis in nearest_axes:  # the nearest slice at each of the grid's along the axis that runs most along it
+            along = int(np.abs(matrix[axis, :3]).argmax())
+            places = matrix[axis, along] * np.arange(grid.shape[along]) + matrix[axis, 3]
+            slices = neighbours(places, 0, logits.shape[axis + 1] - 1, logits.device, nearest=True).lower
+            logits = logits.index_select(axis + 1, slices)
+            matrix[axis] = np.eye(4)[along]
+        where = (matrix[:3, :3], matrix[:3, 3], grid.shape)
         found = [ndimage.affine_transform(one, *where, order=1, mode="nearest") for one in logits.cpu().numpy()]
         array = torch.from_numpy(np.stack(found))
         return (array if first else to_probabilities(array, activated, overlapping)).numpy()

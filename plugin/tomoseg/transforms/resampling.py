@@ -43,7 +43,7 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):  # type: ignore[mis
 
     Raises:
         UsageError: a spacing, an order or the limit is out of range.
-        VolumeError: an image is no MetaTensor (C, I, J, K).
+        VolumeError: an image is no MetaTensor (C, I, J, K), or has no voxels.
 
     Example:
         >>> import torch
@@ -104,6 +104,8 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):  # type: ignore[mis
                 f"{type(image).__name__} {tuple(getattr(image, 'shape', ()))}; LoadImaged with ensure_channel_first "
                 "makes one"
             )
+        if not image.numel():
+            raise VolumeError(f"the image {key!r}: a crop left nothing of it. Give a scan with voxels that are not 0")
         size, old = tuple(image.shape[1:]), image.pixdim.tolist()
         # nnunetv2.preprocessing.resampling.default_resampling.compute_new_shape
         shape = [

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from monai.inferers import SlidingWindowInferer
 
-from tomoseg.inference.sliding_window.windows import Windows
+from tomoseg.inference.sliding_window.windows import Windows, importance_map, pad_volume, place_windows
 
 LOGITS_AT_ONCE = 1 << 20  # logits that are added at once
 
@@ -121,3 +122,26 @@ class Blend:
             for index in range(self._thickness + 1 - slices):  # slice by slice, for no copy of all of them
                 buffer[index] = buffer[index + slices]
             buffer[self._thickness + 1 - slices :] = 0
+
+
+def blend_whole(image: torch.Tensor, inferer: SlidingWindowInferer, predict: Predictor) -> torch.Tensor:
+    """Return the blended logits (labels, D, H, W) of a small volume, or of a part of one, all at once.
+
+    Args:
+        image: (C, D, H, W), on the device of the network.
+        inferer: window, overlap and blending, MONAI's or nnU-Net's.
+        predict: the network.
+    """
+    windows = place_windows(image.shape[1:], inferer)
+    padded, weights = pad_volume(image, windows, inferer), importance_map(windows, inferer, image.device)
+    total, count = image.new_zeros(()), torch.zeros(windows.shape, device=image.device)
+    for _, corners in windows.groups:
+        for corner in corners:
+            d, h, w = (slice(start, start + size) for start, size in zip(corner, windows.roi_size, strict=True))
+            logits = predict(padded[None, :, d, h, w])[0].float()
+            if not total.ndim:
+                total = torch.zeros((len(logits), *windows.shape), device=image.device)
+            total[:, d, h, w] += logits * weights
+            count[d, h, w] += weights
+    d, h, w = (slice(before, size - after) for (before, after), size in zip(windows.pad, windows.shape, strict=True))
+    return (total / count)[:, d, h, w]
