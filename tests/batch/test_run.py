@@ -92,6 +92,21 @@ def test_the_same_run_writes_the_same_bytes(segmenter: Segmenter, real_scan: Pat
     assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "other.nii.gz").read_bytes()
 
 
+def test_no_link_below_the_output_folder_leads_out_of_it(segmenter: Segmenter, real_scan: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        shutil.copy(real_scan, tmp_path / "scans" / name / "scan.nii.gz")
+    (tmp_path / "private").mkdir()
+    (tmp_path / "really" / "inside").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "really")  # the folder itself may be a link
+    (tmp_path / "out" / "a").symlink_to(tmp_path / "private")
+    (tmp_path / "out" / "b").symlink_to(tmp_path / "out" / "inside")
+    report = segment_batch(segmenter, [tmp_path / "scans"], tmp_path / "out", options=OutputOptions(overwrite=True))
+    assert [case.status for case in report.cases] == ["failed", "done", "done"]
+    assert report.cases[0].reason == f"{tmp_path / 'out' / 'a'}: a link leads out of {tmp_path / 'out'}. Remove it."
+    assert list((tmp_path / "private").iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_written_fails_the_case(segmenter: Segmenter, real_scan: Path, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(ReportsError, match=r"report\.json: cannot be written") as unsaved:

@@ -10,7 +10,7 @@ import pytest
 
 from support.waiting import wait_until
 from tomoseg import TomosegError
-from tomoseg.core.files import STAGING, atomic_file, remove_stale
+from tomoseg.core.files import STAGING, atomic_file, private_cache, remove_stale
 
 
 def test_the_file_appears_whole_and_its_folders_with_it(tmp_path: Path) -> None:
@@ -22,6 +22,38 @@ def test_the_file_appears_whole_and_its_folders_with_it(tmp_path: Path) -> None:
         assert not path.exists()
     assert path.read_text() == "whole"
     assert [entry.name for entry in path.parent.iterdir()] == ["result.json"]
+
+
+def test_a_file_that_is_not_complete_is_the_users_own(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    with atomic_file(path) as temporary, atomic_file(path) as other:
+        assert temporary != other
+        assert temporary.stat().st_mode & 0o777 == 0o600
+        other.write_text("whole")
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "private").write_text("private")
+    (tmp_path / "result.json").symlink_to(tmp_path / "private")
+    with atomic_file(tmp_path / "result.json") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "private").read_text() == "private"
+    monkeypatch.setattr("secrets.token_hex", lambda size: "guessed")
+    (tmp_path / ".guessed.result.json").symlink_to(tmp_path / "private")
+    with pytest.raises(TomosegError, match="cannot be written"), atomic_file(tmp_path / "result.json"):
+        pytest.fail("it was opened")
+    assert (tmp_path / "private").read_text() == "private"
+
+
+def test_caches_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "tomoseg" / "openvino").mkdir(parents=True, mode=0o777)
+    for kind in ("openvino", "inductor"):
+        assert private_cache(kind).stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()])

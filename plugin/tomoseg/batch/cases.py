@@ -31,6 +31,7 @@ class Case:
         output_type: its format.
         series: SeriesInstanceUID, where the input may hold several series.
         phase: "KEYWORD=VALUE" of the images, where the series may have several at each place.
+        folder: the folder of all results, which no link below it may lead out of; None for a file that was named.
         resumable: whether a manifest proves that it is done; not for a single file that was named.
         other_channels: the files of the channels after the first.
     """
@@ -42,6 +43,7 @@ class Case:
     resumable: bool = False
     other_channels: tuple[Path, ...] = ()
     phase: str | None = None
+    folder: Path | None = None
 
     @property
     def source(self) -> ScanSource:
@@ -190,7 +192,7 @@ def plan_case(scan: Scan, base: Path, target: Path, output_type: OutputType, pha
         tree = Path()
     parts = (strip_suffix(_name(scan.path)), scan.tag, NOT_IN_NAMES.sub("_", phase or ""))
     output = target / tree / f"{'_'.join(filter(None, parts))}{output_type.ending}"
-    return Case(scan.path, output, output_type, scan.series, True)
+    return Case(scan.path, output, output_type, scan.series, True, folder=target)
 
 
 def _require_distinct_outputs(cases: Sequence[Case]) -> None:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tomoseg.batch.cases import Case
 from tomoseg.batch.manifest import Manifest, read_manifest
 from tomoseg.batch.options import OutputOptions
 from tomoseg.core.errors import OutputError, VolumeError, one_line
-from tomoseg.core.files import sha256, staging_folder
+from tomoseg.core.files import real_path, sha256, staging_folder
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.channels import channels_of
 from tomoseg.data.read import read_volume
@@ -54,6 +55,7 @@ class OutputWriter:
         Raises:
             OutputError: there are files that no manifest accounts for, and they are not to be replaced.
         """
+        _require_inside(case)
         if self.options.overwrite:
             return None
         manifest = read_manifest(case.manifest) if case.resumable else None
@@ -92,9 +94,10 @@ class OutputWriter:
             OutputError: a file cannot be written.
         """
         start = time.perf_counter()
+        _require_inside(case)
         # beside the writing: the scan is read again where the report measures it, and finished files are hashed
         with staging_folder(case.output.parent) as folder, ThreadPoolExecutor(1, "tomoseg-read-again") as pool:
-            again = pool.submit(self._read_again, case)
+            again = pool.submit(copy_context().run, self._read_again, case)  # with the limits that hold here
             staged = [folder / path.name for path in self.outputs(case)]
             result.save(staged[0], case.output_type.name)
             if self.uncertainty:
@@ -133,6 +136,12 @@ class OutputWriter:
             return case.source.read(self.channels, allow_non_finite=True).array, ""
         except Exception as error:  # the libraries that read files; the labels are good without the scan
             return None, one_line(error)
+
+
+def _require_inside(case: Case) -> None:
+    """Raise OutputError if a link below the folder of all results leads out of it."""
+    if case.folder is not None and not real_path(case.output.parent).is_relative_to(real_path(case.folder)):
+        raise OutputError(f"{case.output.parent}: a link leads out of {case.folder}. Remove it.")
 
 
 def _skipped(manifest: Manifest, case: Case, *notes: str) -> CaseReport:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from tomoseg.core.errors import OutputError, one_line
 
 # A path that is no valid UTF-8 holds lone surrogates: as \udcff they are readable, and in JSON the very same path.
 UNENCODABLE = "backslashreplace"
+UMASK = os.umask(0o077)  # can only be read by setting it, which no other thread may see
+os.umask(UMASK)
 MAX_TEXT_BYTES = 1 << 28  # far more than any JSON file of a dataset, a bundle or a run has
 
 
@@ -60,23 +63,37 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path` in one step, on any failure it is removed.
 
     The temporary name starts with a dot, so that no search for volumes finds it, and keeps the suffixes, so that
-    writers which choose a format by suffix work. Parent folders are made.
+    writers which choose a format by suffix work. Nobody can guess it, and nobody else can read the file before it is
+    complete. Parent folders are made.
 
     Raises:
         OutputError: the folder cannot be made or written to, or the disk is full.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600))
         yield temporary
         with temporary.open("rb+") as file:  # the rename must not reach the disk before the contents
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~UMASK)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {one_line(error)}") from error
     finally:
         with suppress(OSError):  # gone already, or its folder was never there
             temporary.unlink()
+
+
+def private_cache(kind: str) -> Path:
+    """Return the user's folder for what is kept of one kind; nobody else may read it, or put something into it."""
+    import platformdirs  # 10 ms that `tomoseg --help` need not wait for
+
+    folder = Path(platformdirs.user_cache_dir("tomoseg", appauthor=False)) / kind
+    with suppress(OSError):  # a read-only home: nothing is kept
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    return folder
 
 
 def copy_file(source: Path, target: Path) -> None:

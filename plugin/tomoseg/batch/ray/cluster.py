@@ -5,8 +5,9 @@ import math
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -61,13 +62,15 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    places = ExitStack()  # nobody else may read Ray's logs; its sockets want a short path
     try:
         with suppress_warnings():
             if address is None:
                 gpus = 0 if device == "cpu" else torch.cuda.device_count()
                 room = {"num_cpus": usable_threads(), "num_gpus": gpus, "object_store_memory": OBJECT_STORE_BYTES}
+                folder = places.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
                 with _at_home(ray):
-                    _init(ray, address="local", include_dashboard=False, **room)
+                    _init(ray, address="local", include_dashboard=False, _temp_dir=folder, **room)
             else:
                 _require_reachable(address)
                 _init(ray, address=address)
@@ -85,6 +88,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
             yield ray
     finally:
         ray.shutdown()
+        places.close()
 
 
 def require_resources(options: RunOptions, jobs: int | None) -> None:

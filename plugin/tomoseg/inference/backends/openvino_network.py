@@ -4,11 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 
 from tomoseg.core.errors import BackendError, OutputError, one_line
-from tomoseg.core.files import atomic_file, open_regular
+from tomoseg.core.files import atomic_file, open_regular, private_cache
 from tomoseg.core.memory import is_out_of_memory
 from tomoseg.inference.backends.fingerprint import describe_network
 from tomoseg.inference.backends.int8_network import Int8Network
@@ -104,7 +103,7 @@ class OpenvinoNetwork:
 
 def cache_folder() -> Path:
     """Return the folder where compiled networks are kept."""
-    return Path(platformdirs.user_cache_dir("tomoseg", appauthor=False)) / "openvino"
+    return private_cache("openvino")
 
 
 def _compile_int8(ov: Any, core: Any, xml: Path, shape: tuple[int, ...], hints: dict[str, Any]) -> Any:

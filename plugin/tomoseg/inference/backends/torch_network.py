@@ -1,8 +1,11 @@
 """Networks run by PyTorch."""
 
+import os
+
 import torch
 
 from tomoseg.core.errors import BackendError, one_line
+from tomoseg.core.files import private_cache
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,6 +26,8 @@ class TorchNetwork:
         self.batch_size: int | None = None
         self._device = device
         self._compiled = compiled
+        if compiled:  # torch's own choice is a folder that others may make first
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_cache("inductor")))
         self._network = torch.compile(network) if compiled else network
 
     def prepare(self, shape: tuple[int, ...]) -> None:
