@@ -19,8 +19,7 @@ from tomoseg.convert.nnunet.bundle import import_nnunet, plain_text
 from tomoseg.convert.nnunet.entry import Entry
 from tomoseg.convert.nnunet.labels import read_labels
 from tomoseg.convert.nnunet.licences import restricted_task
-from tomoseg.convert.nnunet.plans import Channel, Plans, Resampling, read_plans
-from tomoseg.convert.nnunet.preprocessing import preprocessing_steps
+from tomoseg.convert.nnunet.plans import Plans, read_plans
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -244,45 +243,6 @@ def test_regions_say_what_is_left_of_them() -> None:
     found = read_labels(Entry(content, "dataset.json"))
     assert found.names == {1: "whole without core", 2: "core without enhancing", 3: "enhancing"}
     assert (found.heads, found.region_values) == (3, (1, 2, 3))
-
-
-@pytest.mark.parametrize(
-    ("scan", "channels", "targets"),
-    [
-        ("ct", [Channel("CTNormalization", False, 1.0, 2.0, -5.0, 5.0)], ["ScaleIntensityRanged"]),
-        ("mr", [Channel("ZScoreNormalization")], ["NormalizeIntensityd"]),
-        ("brain", [Channel("ZScoreNormalization", True)], ["tomoseg.transforms.NormalizeForegroundd"]),
-        ("plain", [Channel("NoNormalization")], []),
-        ("scaled", [Channel("RescaleTo01Normalization")], ["ScaleIntensityd"]),
-        (
-            "pet and ct",
-            [Channel("CTNormalization", False, 1.0, 2.0, -5.0, 5.0), Channel("ZScoreNormalization")],
-            ["Lambdad", "NormalizeIntensityd"],
-        ),
-    ],
-)
-def test_channels_are_normalised_as_nnunet_does(scan: str, channels: list[Channel], targets: list[str]) -> None:
-    from monai.bundle import ConfigParser
-
-    steps = preprocessing_steps("image", (1, 1, 1), channels, Resampling())
-    assert [step["_target_"] for step in steps] == [
-        "CropForegroundd",
-        *targets,
-        "tomoseg.transforms.ResampleToSpacingd",
-    ]
-    image = torch.randn(len(channels), 6, 7, 8, generator=torch.Generator().manual_seed(0)) * 9
-    found = image.clone()
-    for step in steps[1:-1]:
-        config = {"imports": ["$import torch"], "step": step}
-        found = ConfigParser(config).get_parsed_content("step")({"image": found})["image"]
-    for one, channel, values in zip(found, channels, image, strict=True):
-        expected = {
-            "CTNormalization": (values.clamp(channel.low, channel.high) - channel.mean) / channel.std,
-            "ZScoreNormalization": (values - values.mean()) / values.std(correction=0),
-            "NoNormalization": values,
-            "RescaleTo01Normalization": (values - values.min()) / (values.max() - values.min()),
-        }[channel.scheme]
-        torch.testing.assert_close(torch.as_tensor(one), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
