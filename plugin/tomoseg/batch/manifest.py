@@ -77,5 +77,5 @@ def hash_run(bundle: Bundle, checkpoints: Sequence[str], options: RunOptions, pr
         precision: what the network computes in.
     """
     asked = {key: value for key, value in asdict(options).items() if key not in WITHOUT_EFFECT | {"checkpoints"}}
-    described = [sha256(bundle.inference_config), sha256(bundle.root / "configs" / "metadata.json"), bundle.name]
+    described = [*map(sha256, bundle.inference_configs), sha256(bundle.root / "configs" / "metadata.json"), bundle.name]
     return hash_json([described, list(checkpoints), asked, precision])

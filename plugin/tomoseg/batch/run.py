@@ -83,7 +83,7 @@ def _make_report(
     bundle, ran = executor.bundle, executor.environment()
     stats = [case.stats for case in done.values() if case.status == "done"]
     hashes = {
-        "config_sha256": sha256(bundle.inference_config),
+        "config_sha256": " ".join(map(sha256, bundle.inference_configs)),
         "checkpoint_sha256": " ".join(executor.checkpoint_sha256),
     }
     written = {"overwrite": executor.output.overwrite, "preview": executor.output.preview}

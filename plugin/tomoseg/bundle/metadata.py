@@ -91,9 +91,37 @@ class Bundle:
         """
         if path := find_config(self.root, "inference"):
             return path
+        if self.members:
+            raise BundleError(f"{self.root}: is a set of bundles. Give one of those in its folder members")
         raise BundleError(
             f"{self.root}: expected configs/inference.json, got none; without it nothing can be segmented"
         )
+
+    @cached_property
+    def members(self) -> tuple[tuple["Bundle", dict[int, int]], ...]:
+        """The bundles of a set, in their order, each with the set's value for each of its labels; empty for a bundle.
+
+        Raises:
+            BundleError: the metadata names them in another form.
+        """
+        path = self.root / "configs" / "metadata.json"
+        members = self.metadata.get("members", [])
+        try:
+            folders = [self.root / "members" / require_plain_name(entry["folder"]) for entry in members]
+            values = [{int(value): int(own) for value, own in entry["labels"].items()} for entry in members]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{path}: members: cannot be read: {one_line(error)}. Import the set again") from error
+        bundles = (Bundle(folder.name, folder, trusted=self.trusted) for folder in folders)
+        return tuple(zip(bundles, values, strict=True))
+
+    @property
+    def inference_configs(self) -> tuple[Path, ...]:
+        """The files of its inference config, or of those of a set's members.
+
+        Raises:
+            BundleError: one is missing.
+        """
+        return tuple(one.inference_config for one, _ in self.members) or (self.inference_config,)
 
     @property
     def version(self) -> str:
@@ -218,3 +246,10 @@ def read_label(value: int, name: str, entry: dict[str, Any]) -> Label:
         None if entry.get("roi_name") is None else str(entry["roi_name"]),
         None if volume_ml is None else (float(volume_ml[0]), float(volume_ml[1])),
     )
+
+
+def require_plain_name(name: str) -> str:
+    """Return a file name; ValueError for one that would lead to another folder."""
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:\0"):
+        raise ValueError(f"{name!r} is no name of a folder")
+    return name

@@ -50,11 +50,9 @@ def code_files(root: Path) -> list[Path]:
             count += len(names)
             if count > MAX_FILES:
                 raise BundleError(f"{root}: more than {MAX_FILES} files. Give the folder of one bundle.")
-            inside = Path(place).relative_to(root).parts[:1]
+            is_code = not {*CODE_FOLDERS}.isdisjoint(Path(place).relative_to(root).parts)  # of a set's members, too
             paths = (Path(place, name) for name in names)
-            found += [path for path in paths
-                      if ((inside and inside[0] in CODE_FOLDERS) or path.suffix.lower() in CODE_SUFFIXES)
-                      and path.is_file()]  # fmt: skip
+            found += [path for path in paths if (is_code or path.suffix.lower() in CODE_SUFFIXES) and path.is_file()]
     return sorted(found)
 
 

@@ -54,7 +54,7 @@ def find_unusual(root: Path) -> list[str]:
     for path in code_files(root):
         name = path.relative_to(root)
         lines = [KINDS[path.suffix.lower()]] if path.suffix.lower() in KINDS else []
-        found += [f"{name}: {line}" for line in lines or (_read(path) if name.parts[0] == "configs" else [])]
+        found += [f"{name}: {line}" for line in lines or (_read(path) if "configs" in name.parts[:-1] else [])]
     # a config's text may hold codes that move a terminal's cursor
     return sorted({"".join(c if c.isprintable() else "?" for c in line) for line in found})
 

@@ -1,11 +1,11 @@
 """`tomoseg import`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from tomoseg.bundle.registry import as_folder
+from tomoseg.bundle.registry import as_folder, find_bundle
 from tomoseg.cli.arguments import QuietOption
 from tomoseg.cli.terminal import status
 from tomoseg.core.errors import UsageError
@@ -13,7 +13,7 @@ from tomoseg.core.notes import print_note
 
 
 def import_model(
-    model: Annotated[Path, typer.Argument(metavar="MODEL")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE")],
     configuration: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     folds: Annotated[str | None, typer.Option(metavar="0,1|all")] = None,
@@ -25,7 +25,8 @@ def import_model(
     """Make a MONAI bundle of a trained nnU-Net 2; nnU-Net is not needed, and nothing of the model is run.
 
     Args:
-        model: a results folder TRAINER__PLANS__CONFIGURATION, a folder of several, or a ZIP of these.
+        models: a results folder TRAINER__PLANS__CONFIGURATION, a folder of several, or a ZIP of these. Several models
+            make one set; where two of them claim a voxel, the later one has it.
         output: the bundle's folder.
         configuration: which of several, such as 3d_fullres.
         folds: some of the folds; by default all that there are.
@@ -35,19 +36,26 @@ def import_model(
         overwrite: replace a bundle that is there.
     """
     from tomoseg.convert.nnunet.bundle import import_nnunet
+    from tomoseg.convert.nnunet.bundle_set import import_set
 
     if checkpoint not in ("final", "best"):
         raise UsageError(f"--checkpoint: expected final or best, got {checkpoint!r}")
+    options: dict[str, Any] = {
+        "configuration": configuration, "folds": None if folds is None else folds.split(","),
+        "checkpoint": checkpoint, "axcodes": axcodes, "overwrite": overwrite,
+    }  # fmt: skip
     with status("reading the model") as show:
-        made = import_nnunet(
-            model, output, configuration=configuration, folds=None if folds is None else folds.split(","),
-            checkpoint=checkpoint, axcodes=axcodes, overwrite=overwrite, on_step=show,
-        )  # fmt: skip
+        if len(models) > 1:
+            made = import_set(models, output, on_step=show, **options)
+        else:
+            made = [import_nnunet(models[0], output, on_step=show, **options)]
     if quiet:
         return
-    several = f"{len(made.folds)} folds" if len(made.folds) > 1 else f"fold {made.folds[0]}"
-    print(f"{made.title} ({several}, {made.network.rpartition('.')[2]}) -> {output}")
-    print(f"labels: {', '.join(f'{value} {name}' for value, name in made.labels.items())}")
-    for note in made.notes:
+    for one in made:
+        several = f"{len(one.folds)} folds" if len(one.folds) > 1 else f"fold {one.folds[0]}"
+        print(f"{one.title} ({several}, {one.network.rpartition('.')[2]}) -> {output}")
+    labels = find_bundle(output).labels
+    print(f"labels: {', '.join(f'{value} {name}' for value, name in labels.items())}")
+    for note in dict.fromkeys(note for one in made for note in one.notes):
         print_note(note)
     print(f"next: tomoseg segment SCAN -o OUT -b {as_folder(output)}")

@@ -30,8 +30,8 @@ from tomoseg.inference.label_map import find_label_table, to_label_map
 from tomoseg.inference.localisation.assembly import MergedLabels, assemble
 from tomoseg.inference.localisation.crop import nearest
 from tomoseg.inference.localisation.locator import LocatedRegions, Locator
-from tomoseg.inference.pipeline import Pipeline
 from tomoseg.inference.segmentation import Segmentation
+from tomoseg.inference.set_pipeline import load_pipeline
 from tomoseg.inference.sliding_window.peak_memory import PeakMemory
 from tomoseg.inference.sliding_window.stream import OnWindow
 from tomoseg.inference.threads import use_threads
@@ -102,7 +102,7 @@ class Segmenter:
         use_threads(self.options.threads)
         self._network_lock = threading.Lock()  # a backend runs one window at a time
         self._locator = Locator(bundle, self.options.roi)
-        self._pipeline = pipeline = Pipeline(bundle, choose_device(self.options.device), self.options)
+        self._pipeline = pipeline = load_pipeline(bundle, choose_device(self.options.device), self.options)
         self.device, self.precision = str(pipeline.device), pipeline.networks.precision
         self.checkpoint_sha256, self.networks = pipeline.networks.checkpoint_sha256, pipeline.networks.modules
 

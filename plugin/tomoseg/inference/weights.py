@@ -51,7 +51,9 @@ def hash_weights(weights: Sequence[CheckpointSet]) -> list[str]:
 
 def checkpoint_sha256(bundle: Bundle, options: RunOptions) -> list[str]:
     """Return what `hash_weights` returns, without loading a network; raises as `weights_in_use` does."""
-    return hash_weights(weights_in_use(InferenceConfig(bundle, overlap=options.overlap), options))
+    bundles = [member for member, _ in bundle.members] or [bundle]
+    configs = [InferenceConfig(one, overlap=options.overlap) for one in bundles]
+    return [name for config in configs for name in hash_weights(weights_in_use(config, options))]
 
 
 def _find(config: InferenceConfig, path: Path, int8: bool) -> CheckpointSet:

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from support.command_line import run_inside
 from support.nnunet.models import KINDS, write_model
-from tomoseg import find_bundle
+from support.nnunet.scans import SCANS, write_scan
+from tomoseg import RunOptions, Segmenter, find_bundle
 from tomoseg.convert.nnunet.bundle import import_nnunet, plain_text
 from tomoseg.convert.nnunet.entry import Entry
 from tomoseg.convert.nnunet.labels import read_labels
@@ -278,3 +280,25 @@ def test_coarsest_axis(options: dict[str, Any], splines: bool, found: float | No
 )
 def test_models_that_need_a_licence(name: str, task: str | None) -> None:
     assert restricted_task(name) == task
+
+
+def test_set_is_its_members_merged(model: Path, tmp_path: Path) -> None:
+    other = write_model(KINDS["regions"], tmp_path / "Dataset906_regions")
+    done = run_inside("import", model, other, "-o", tmp_path / "both")
+    assert done.returncode == 0, done.stderr
+    bundle = find_bundle(tmp_path / "both")
+    assert bundle.labels == {1: "anterior", 2: "posterior", 3: "hippocampus without posterior"}
+    scan = write_scan(tmp_path / "scan.nii.gz", SCANS["mr_ras"])
+    members = [Segmenter(member, RunOptions(device="cpu"))(scan).labels for member, _ in bundle.members]
+    expected = members[0].copy()
+    values = np.array([0, 3, 2])  # the second member's own 1 and 2
+    expected[members[1] > 0] = values[members[1]][members[1] > 0]
+    found = Segmenter(bundle, RunOptions(device="cpu"))(scan)
+    assert np.array_equal(found.labels, expected)
+    assert [label.name for label in found.label_table] == list(bundle.labels.values())
+    assert {2, 3} <= set(np.unique(expected))
+    done = run_inside("segment", scan, "-o", tmp_path / "out", "-b", tmp_path / "both")
+    assert done.returncode == 0, done.stderr
+    assert (
+        json.loads((tmp_path / "out" / "report.json").read_text())["cases"][0]["labels"][2]["name"] == bundle.labels[3]
+    )
