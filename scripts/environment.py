@@ -51,7 +51,7 @@ def make(folder: Path, wanted: str, below: "tuple[int, ...]", *steps: "list[str]
 
     Args:
         folder: of the environment.
-        wanted: a text that changes with what is installed.
+        wanted: a text that changes with the packages to install.
         below: version of Python, excluded.
         steps: arguments of `pip install`, one call after the other.
     """
@@ -88,7 +88,7 @@ def _find_python(below: "tuple[int, ...]") -> str:
 
 
 def _works(python: str, below: "tuple[int, ...]") -> bool:
-    """Tell whether a Python starts, is of a version that fits, and can make virtual environments."""
+    """Return whether a Python starts, has a suitable version, and can make virtual environments."""
     code = f"import sys, venv, ensurepip; sys.exit(not {OLDEST} <= sys.version_info < {below})"
     try:
         return subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Ways to train on the same cases, told apart by their Dice on the same other cases."""
+"""Compare ways to train on the same cases by their Dice on the same other cases."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Way:
     """How a network is trained.
 
     Attributes:
-        name: what it is called in the table.
+        name: its name in the table.
         dataset: its labelled dataset, with the cases that are scored as its validation.
         unlabelled: folder of scans without label map.
     """
@@ -51,13 +51,13 @@ class Way:
 
 @dataclass(frozen=True)
 class Training:
-    """How long and on what networks are trained, whatever the way.
+    """Length of the trainings and their networks, the same for all ways.
 
     Attributes:
         epochs: of 100 steps.
         preset: of `tomoseg plan`.
         memory: for it, bytes.
-        quick: a network of a few features at 2 mm; the numbers tell no more than that everything runs.
+        quick: a network of a few features at 2 mm; the numbers only show that everything runs.
     """
 
     epochs: int
@@ -71,7 +71,7 @@ def make_parser(doc: str | None, seeds: int) -> argparse.ArgumentParser:
 
     Args:
         doc: of the script.
-        seeds: how many, unless told otherwise.
+        seeds: default number of seeds.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
@@ -140,7 +140,7 @@ def write_dataset(
         folder: of the new one.
         source: the other one.
         training: cases for training; `annotated` and `label` may differ from the source's. A path in `label` that is in
-            the folder stays as it is.
+            the folder does not change.
         validation: cases for validation, likewise.
         labels: names by value, if they are not the source's.
     """
@@ -200,7 +200,7 @@ def score(bundle: Bundle, weights: Path, data: Path) -> NDArray[np.float64]:
 def interval(dice: NDArray[np.float64]) -> tuple[float, float, float]:
     """Return mean and bootstrap 95 % interval of a score, (seeds, cases); seeds and cases are drawn, both.
 
-    The same cases are drawn whatever the score is of, so that of a difference it is the paired interval.
+    All scores draw the same cases, so that the interval of a difference is the paired one.
     """
     random = np.random.default_rng(0)
     seeds, cases = dice.shape

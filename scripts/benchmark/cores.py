@@ -1,4 +1,4 @@
-"""Whole processes with 1 to all threads and with the default, on the machine as it is and beside a busy core."""
+"""Whole processes with 1 to all threads and with the default, on an idle machine and beside a busy core."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def threads(bench: Bench) -> Row:
     chosen: dict[str, Command] = {f"{number} threads": ["--threads", str(number)] for number in numbers}
     chosen[DEFAULT] = []
     rows: dict[str, Row] = {}
-    for more in chosen.values():  # what is compiled once is no part of it
+    for more in chosen.values():  # compilation, which happens once, does not count
         _once(bench, [*work["OpenVINO"], *more], Timing())
     for place, beside in list(PLACES.items())[bench.quick :]:
         for name, command in work.items():

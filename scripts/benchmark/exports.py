@@ -60,7 +60,7 @@ def compare_backends(bundle: Path, scans: Path, work: Path, repeat: int) -> dict
     agreements = {name: NetworkParity(source) for name in candidates}
     with torch.no_grad():
         for candidate in candidates.values():
-            candidate.run(samples.check[0])  # what is compiled once is no part of it
+            candidate.run(samples.check[0])  # compilation, which happens once, does not count
         for window in list(samples.check) * repeat:
             wanted = source.network(window)
             for name, candidate in candidates.items():
@@ -106,7 +106,7 @@ def _candidates(source: ExportSource, scans: Path, work: Path) -> Iterator[tuple
         "openvino-int8",
         work / "network_int8.xml",
         calibration=[scans],
-        max_dice_loss=1.0,  # the table tells it
+        max_dice_loss=1.0,  # the table has it
         overwrite=True,
     )
     found = find_int8(Path(int8.files[0]), [key], source.config.network_definition)
@@ -143,7 +143,7 @@ def exports(
     """Return the rows of the hippocampus network (40×56×40 voxels) and of the CT network (96³ voxels).
 
     Args:
-        folder: for what is made.
+        folder: for the files.
         repeat: how often each backend gets each window.
         quick: scans of a few windows.
         mris: real crops around the hippocampus; None for those of MNI152.

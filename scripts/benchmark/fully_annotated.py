@@ -3,7 +3,7 @@
     .venv/bin/python scripts/benchmark/fully_annotated.py DATASET FOLDER
 
 FOLDER becomes a dataset of links to the training cases that have all labels, with the validation cases of DATASET,
-whose `dataset.json` says with `annotated` what was drawn. Plan and train a bundle on either, evaluate both on the
+whose `dataset.json` lists the annotated labels of each case. Plan and train a bundle on either, evaluate both on the
 validation cases, and compare the evaluations with `paired.py`.
 """
 

@@ -1,4 +1,4 @@
-"""Does it help to say which voxels were not looked at? Cases of which every fourth slice was drawn.
+"""Measure the gain of an ignore label, on cases with every fourth slice annotated.
 
     .venv/bin/python scripts/benchmark/ignore_label.py DATASET [--every 4] [--cases N] [--seeds 3] [--epochs 40]
         [--json FILE]

@@ -41,7 +41,7 @@ STRATEGIES = ("entropy", "expected_dice", "random")
 
 @dataclass(frozen=True)
 class Design:
-    """What is simulated.
+    """Options of the simulation.
 
     Attributes:
         pool, test: numbers of images to choose from, and to measure on.
@@ -54,7 +54,7 @@ class Design:
     first: int = 2
     step: int = 2
     rounds: int = 6
-    first_steps: int = 400  # with 200, some networks miss one of the labels, and nothing can be told
+    first_steps: int = 400  # with 200, some networks miss one of the labels, and no comparison is possible
     steps: int = 60
 
 

@@ -26,7 +26,7 @@ class Timing:
     Attributes:
         wall_s: seconds of the whole process, starting Python included.
         peak_bytes: largest resident memory of the process and its children together.
-        inner_s: seconds from reading the scan to the written labels, by stage where they are told.
+        inner_s: seconds from reading the scan to the written labels, by stage where they are reported.
     """
 
     wall_s: list[float] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Timing:
 
 
 def run(command: list[str | Path], timing: Timing) -> str:
-    """Run a command, add what it took, and return what it printed."""
+    """Run a command, add its time and memory, and return its output."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -85,7 +85,7 @@ def run(command: list[str | Path], timing: Timing) -> str:
 
 
 def last_json(printed: str) -> dict[str, Any]:
-    """Return the JSON object in the last line of what was printed."""
+    """Return the JSON object in the last line of the output."""
     found: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
     return found
 

@@ -1,4 +1,4 @@
-"""Compare two label maps with MONAI's metrics, label by label, and tell the scores and the seconds."""
+"""Compare two label maps with MONAI's metrics, label by label, and print the scores and the seconds."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 How right the labels are does not matter, but they have to be as smooth as a trained network's, because what follows
 the network costs more where labels change from voxel to voxel. Training takes minutes and ends differently on each
-machine, so the weights are set by hand: the first and the last layers tell the phantom's organs by their HU, and those
-between them, random and normalised, add a little to the scores. The computation is that of trained weights.
+machine, so the weights are set by hand: the first and the last layers recognise the phantom's organs by their HU, and
+those between them, random and normalised, add a little to the scores. The computation is that of trained weights.
 """
 
 from __future__ import annotations
@@ -128,16 +128,16 @@ def _tell_classes_by_hu(weights: dict[str, torch.Tensor]) -> None:
     peaks[0, 0] = -1
     peaks[0, 1] = 1
     weights[LAST + ".weight"][:] = (PEAK / 27 * peaks)[:, :, None, None, None]
-    # the layer adds what it is given
+    # the layer adds its input
     weights[LAST + ".weight"][:, :, 1, 1, 1] -= same
     weights[LAST + ".bias"][:] = 0
     weights[LAST + ".bias"][0] = PEAK + HEAD_START
 
 
 def widen(weights: dict[str, torch.Tensor], classes: int) -> dict[str, torch.Tensor]:
-    """Turn weights for 25 classes into those for more, of which the further ones are paler copies of the first.
+    """Turn weights for 25 classes into those for more, the further ones paler copies of the first.
 
-    The label map stays what it was; the network computes what one trained for all the classes does.
+    The label map does not change; the network has the work of one trained for all classes.
     """
     source = torch.arange(classes) % CLASSES
     copies = torch.bincount(source, minlength=CLASSES)[source]

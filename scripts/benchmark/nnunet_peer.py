@@ -62,7 +62,7 @@ def plans(torch_resampling: bool = False) -> dict[str, Any]:
                 "normalization_schemes": ["CTNormalization"],
                 "use_mask_for_norm": [False],
                 "batch_dice": False,
-                # nothing is built from it, but plans without it are taken for ones of an old version
+                # nothing is built from it, but plans without it count as an old version
                 "architecture": {"network_class_name": "UNet", "arch_kwargs": {}, "_kw_requires_import": []},
                 **resampling,
             }
@@ -112,7 +112,7 @@ def predict_in_steps(predictor: nnUNetPredictor, scan: Path, target: str) -> dic
 
 
 def main() -> None:
-    """Segment, and tell the seconds and the memory."""
+    """Segment, and print the seconds and the memory."""
     started = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scan", type=Path)

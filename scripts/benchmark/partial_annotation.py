@@ -1,10 +1,10 @@
-"""Does it help to say what was not drawn? Cases of which half have one label and half the other.
+"""Measure the gain of declaring missing annotations, on cases with one label or the other.
 
     .venv/bin/python scripts/benchmark/partial_annotation.py DATASET [--cases N] [--seeds 3] [--epochs 40] [--json FILE]
 
 DATASET is the hippocampus task of the Medical Segmentation Decathlon with `splits.json`. Of the cases that fold 0
-trains on, half keep the first label only and half the second. `tomoseg plan` is told so by `annotated` in dataset.json,
-or is not, so that the rest is background; a third way has all labels. What fold 0 holds out is scored, with all labels.
+trains on, half keep the first label only and half the second. dataset.json declares it by `annotated`, or does not, so
+that the rest is background; a third way has all labels. The cases of fold 0 are scored, with all labels.
 """
 
 import json
@@ -33,7 +33,11 @@ def main() -> None:
         reported = write_partial(place / "reported", options.dataset, chosen, held_out, names)
         untold = write_partial(place / "untold", options.dataset, chosen, held_out, names, reported=False)
         full = write_dataset(place / "full", options.dataset, chosen, held_out)
-        return [Way("told what was drawn", reported), Way("the rest is background", untold), Way("all labels", full)]
+        return [
+            Way("annotated labels declared", reported),
+            Way("the rest is background", untold),
+            Way("all labels", full),
+        ]
 
     compare(options, list(names.values()), ways)
 

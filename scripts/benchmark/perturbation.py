@@ -29,11 +29,11 @@ def perturb(
 
     Args:
         scan: the head.
-        seed: of what is done to it.
+        seed: of the changes.
         centre_mm: round which it is turned.
 
     Returns:
-        the scan, the 4×4 matrix from the old mm to the new, and what was done.
+        the scan, the 4×4 matrix from the old mm to the new, and the changes.
     """
     random = np.random.default_rng(seed)
     angles, shift = random.uniform(-ANGLE_DEG, ANGLE_DEG, 3), random.uniform(-SHIFT_MM, SHIFT_MM, 3)

@@ -1,7 +1,7 @@
 """A synthetic abdominal CT of any size: a body with fat, muscle, a spine and smooth organs, each of its own HU.
 
 Everything is defined in millimetres around the middle of the volume, so volumes that cover the same millimetres show
-the same organs, whatever their sampling. An organ's HU depends on its class alone: a network that has learned the
+the same organs in any sampling. An organ's HU depends on its class alone: a network that has learned the
 organs of one seed knows those of another.
 """
 
@@ -18,7 +18,7 @@ AIR, FAT, MUSCLE, BONE = -1000.0, -110.0, 20.0, 750.0
 # the organs' HU lie evenly above muscle; the last class is the spine
 BRIGHTEST = 500.0
 # organs are laid out in a stretch of the body of this length, which repeats towards the head and the feet; in shorter
-# volumes it is as long as they are, so that all organs are there
+# volumes it has their length, so that all organs are there
 PERIOD_MM = 400.0
 # the volume of the ellipsoids relative to that of the body; they overlap a little
 ORGAN_SHARE = 0.37

@@ -1,4 +1,4 @@
-"""What is compared: scans large, many and small against MONAI and nnU-Net, metrics, and a window on each backend."""
+"""Rows of the benchmark: large, many, small scans against MONAI and nnU-Net, metrics, windows on each backend."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def tomoseg(bench: Bench, scan: Path, bundle: str | Path, name: str, *options: s
 
 
 def stock(bench: Bench, scan: Path, bundle: Path, evaluator: str = "SupervisedEvaluator") -> Callable[[Timing], Path]:
-    """Return what runs the same bundle by MONAI's command: once from the shell, once to time what is inside of it.
+    """Return runs of the same bundle by MONAI's command: once from the shell, once to time its parts.
 
     Args:
         bench: where.
@@ -163,7 +163,7 @@ def large_ct(bench: Bench) -> Row:
         options = {"tomoseg, torch fp16": ["--precision", "fp16"], "tomoseg, torch fp32": ["--precision", "fp32"]}
     for name, chosen in options.items():
         peers[name] = tomoseg(bench, scan, bundle, name.replace(" ", "_"), *chosen)
-    if bench.device == "cpu":  # what is compiled once is no part of it
+    if bench.device == "cpu":  # compilation, which happens once, does not count
         for name in list(options)[1:]:
             peers[name](Timing())
     timings, results = interleaved(bench, peers)
@@ -205,7 +205,7 @@ def cold_start(bench: Bench) -> Row:
     scan = bench.scan("small", (36, 50, 36), (1.0, 1.0, 1.0))
     bundle = bench.small
     peers = {"monai.bundle run": stock(bench, scan, bundle), "tomoseg": tomoseg(bench, scan, bundle, "small_seg")}
-    peers["tomoseg"](Timing())  # what is compiled once is no part of it
+    peers["tomoseg"](Timing())  # compilation, which happens once, does not count
     timings, _ = interleaved(bench, peers)
     empty, imported = Timing(), Timing()
     for _ in range(7):
@@ -288,7 +288,7 @@ def contours(bench: Bench) -> Row:
             timing.inner_s.append(case["stats"]["seconds"])
             return target
 
-        once(Timing())  # what is compiled once is no part of it
+        once(Timing())  # compilation, which happens once, does not count
         timings |= interleaved(bench, {f"tomoseg, {precision}": once})[0]
     rows = {title: timing.as_dict() for title, timing in timings.items()}
     for title, timing in timings.items():
@@ -297,7 +297,7 @@ def contours(bench: Bench) -> Row:
 
 
 def _quantised(bench: Bench) -> Path:
-    """Return the hippocampus network in int8, made on the first call; how good it is, `windows` tells."""
+    """Return the hippocampus network in int8, made on the first call; `windows` measures its accuracy."""
     weights = sha256(bench.small / "models" / "model.pt")
     network = bench.folder / f"quantised_{weights[:8]}" / "network.xml"
     if not network.is_file():
@@ -350,7 +350,7 @@ def _batch(
 
     titles = {f"tomoseg, {precision}": precision for precision in precisions}
     for precision in precisions:
-        ours(precision)(Timing())  # what is compiled once is no part of it
+        ours(precision)(Timing())  # compilation, which happens once, does not count
         network[precision].clear()
     peers = {"monai.bundle run": monai} | {title: ours(precision) for title, precision in titles.items()}
     timings, _ = interleaved(bench, peers)

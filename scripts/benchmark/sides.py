@@ -2,7 +2,7 @@
 """Show which side the crops of the hippocampus data are: `scripts/benchmark/sides.py data/Task04_Hippocampus`.
 
 Each image is compared with the boxes round either hippocampus of MNI152, each label map with the mean of
-the others as it is and mirrored. Run it with a Python that has tomoseg.
+the others, unchanged and mirrored. Run it with a Python that has tomoseg.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def correlation(crop: NDArray[Any], centre: NDArray[np.float64], head: Volume, p
 
 
 def entropies(segmenter: Segmenter, head: Volume, box: NDArray[np.float64]) -> list[float]:
-    """Return the mean entropy within the labels of a box of the head, as it is and mirrored."""
+    """Return the mean entropy within the labels of a box of the head, unchanged and mirrored."""
     first, last = (np.linalg.solve(head.grid.affine, (*corner, 1))[:3].round().astype(int) for corner in box)
     part = head.array[tuple(map(slice, first, last))]
     found = []
@@ -83,14 +83,12 @@ def main() -> None:
     means = [(total - one) / (len(maps) - 1) for one in maps]
     same = np.array([dice(one, mean) for one, mean in zip(maps, means, strict=True)])
     mirrored = np.array([dice(one[::-1], mean) for one, mean in zip(maps, means, strict=True)])
-    print(
-        f"label maps more like the mean as they are than mirrored: {np.count_nonzero(same > mirrored)} of {len(same)}"
-    )
-    print(f"  mean Dice: as they are {same.mean():.3f}, mirrored {mirrored.mean():.3f}")
+    print(f"label maps more like the mean unchanged than mirrored: {np.count_nonzero(same > mirrored)} of {len(same)}")
+    print(f"  mean Dice: unchanged {same.mean():.3f}, mirrored {mirrored.mean():.3f}")
     segmenter = Segmenter.from_bundle("hippocampus", device="cpu", uncertainty=True)
     for region in declared.regions:
         plain, flipped = entropies(segmenter, head, np.array(region.box_mm))
-        print(f"{region.name} of MNI152, mean entropy within the labels: as it is {plain:.4f}, mirrored {flipped:.4f}")
+        print(f"{region.name} of MNI152, mean entropy within the labels: unchanged {plain:.4f}, mirrored {flipped:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run a bundle as `python -m monai.bundle run` does, and tell the seconds from the scan to the written labels."""
+"""Run a bundle as `python -m monai.bundle run` does, and print the seconds from the scan to the written labels."""
 
 from __future__ import annotations
 

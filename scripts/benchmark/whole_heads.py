@@ -67,7 +67,7 @@ def tell(result: Segmentation) -> Row:
 
 
 def plain(segmenter: Segmenter, name: str, scan: Volume) -> Row:
-    """The head as it is; Colin27 against AAL, whose hippocampus is drawn nearly twice as large."""
+    """The unchanged head; Colin27 against AAL, whose hippocampus is drawn nearly twice as large."""
     start = time.perf_counter()
     result = segmenter(scan)
     row = tell(result) | {"wall_s": time.perf_counter() - start, "parts_ml": result.volumes_ml}

@@ -240,7 +240,7 @@ def test_stopped_killed_and_started_again_it_ends_as_a_local_run(scans: Path, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ray-address", "127.0.0.1:1"], "Ray at 127.0.0.1:1: nobody answers"),
+        (["--ray-address", "127.0.0.1:1"], "Ray at 127.0.0.1:1: no answer"),
         (["--ray-address", "head"], "Ray: expected auto, HOST:PORT or ray://HOST:PORT as the address, got 'head'"),
         (["--jobs", "0"], "jobs: expected a number of workers, at least 1, got 0"),
         (["--device", "cuda:1"], "device: expected auto, cpu or cuda with Ray, which chooses the GPU itself"),

@@ -85,8 +85,8 @@ def test_what_is_not_proven_is_told_or_made_again(segmenter: Segmenter, scans: P
     shutil.copy(scans / "1/3.nii.gz", scans / "1/1.nii.gz")
     report = segment_batch(segmenter, [scans], out)
     assert statuses(report) == ["done", "failed", "failed", "failed", "skipped", "skipped"]
-    assert report.cases[1].reason.endswith("2_seg.nii.gz: is there already; pass --overwrite to replace it")
-    assert "1_seg.nii.gz: is there already, and the scan changed since" in report.cases[3].reason
+    assert report.cases[1].reason.endswith("2_seg.nii.gz: exists. Pass --overwrite to replace it")
+    assert "1_seg.nii.gz: exists, and the scan changed since" in report.cases[3].reason
     assert (out / "0/0_seg.nii.gz").read_bytes() == wanted["0/0_seg.nii.gz"]
 
     other = Segmenter.from_bundle(NAME, overlap=0.1)

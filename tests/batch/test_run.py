@@ -80,7 +80,7 @@ def test_results_are_not_overwritten_unless_asked(segmenter: Segmenter, real_sca
     output = tmp_path / "seg.nii.gz"
     output.write_text("drawn by hand")
     report = segment_batch(segmenter, [real_scan], output)
-    assert "seg.nii.gz: is there already; pass --overwrite" in report.cases[0].reason
+    assert "seg.nii.gz: exists. Pass --overwrite" in report.cases[0].reason
     assert output.read_text() == "drawn by hand"
     assert not segment_batch(segmenter, [real_scan], output, options=OutputOptions(overwrite=True)).failed
     assert nib.load(output).shape == nib.load(real_scan).shape
@@ -167,7 +167,7 @@ def test_other_formats_hold_the_same_labels(
 
 def test_a_format_that_refers_to_dicom_needs_dicom(segmenter: Segmenter, real_scan: Path, tmp_path: Path) -> None:
     report = segment_batch(segmenter, [real_scan], tmp_path / "seg.dcm")
-    assert "mni_left.nii.gz: expected a DICOM series, for dicom-seg refers to one" in report.cases[0].reason
+    assert "mni_left.nii.gz: expected a DICOM series: dicom-seg refers to one" in report.cases[0].reason
     result = segmenter(nib.load(real_scan))
     with pytest.raises(TomosegError, match=r"seg\.dcm: expected a scan read from DICOM"):
         result.save(tmp_path / "seg.dcm")

@@ -116,10 +116,10 @@ def test_what_was_done_is_known_after_a_kill(inbox: Path, real_scan: Path, tmp_p
     assert (output / "kept_seg.nii.gz").read_bytes() == first["kept_seg.nii.gz"]
     assert (output / "grown_seg.nii.gz").read_bytes() != first["grown_seg.nii.gz"]
     assert (output / "edited_seg.nii.gz").read_text() == "by hand"
-    assert "is there already; pass --overwrite" in cases(output)["edited.nii.gz"]["reason"]
+    assert "exists. Pass --overwrite" in cases(output)["edited.nii.gz"]["reason"]
 
     with watching(inbox, output, "--overlap", "0.25"):  # other options do not make an archive again
-        wait_for(lambda: "left as it is" in str(cases(output)["kept.nii.gz"]["stats"]["notes"]))
+        wait_for(lambda: "other options; kept" in str(cases(output)["kept.nii.gz"]["stats"]["notes"]))
     assert (output / "kept_seg.nii.gz").read_bytes() == first["kept_seg.nii.gz"]
 
 

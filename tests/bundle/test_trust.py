@@ -137,7 +137,7 @@ def test_the_question_lists_what_is_unusual(evil: Path, answer: str, monkeypatch
     if yes := answer.lower().startswith("y"):
         assert find_trusted("./evil", trust=False).root == Path("evil")
     else:
-        with pytest.raises(TomosegError, match="evil: not run, for it is not trusted"):
+        with pytest.raises(TomosegError, match="evil: not run, because it is not trusted"):
             find_trusted("./evil", trust=False)
     assert "  scripts/net.py: Python code\n" in errors.getvalue()
     assert "  configs/inference.json: expression uses open: $open('marker', 'w')\n" in errors.getvalue()

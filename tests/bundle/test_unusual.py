@@ -25,7 +25,7 @@ CONFIGS = {
     "comprehension": ({"x": "$[c for c in [open] for _ in [c('marker', 'w')]]"}, "uses open"),
     "lambda": ({"x": "$(lambda f: f('marker', 'w'))(open)"}, "uses open"),
     "f-string": ({"x": '$f\'{open("marker", "w")}\''}, "uses open"),
-    "text of a dunder": ({"x": "$torch.nn.Module.mro()[0] if '__globals__' else 1"}, "private to Python"),
+    "text of a dunder": ({"x": "$torch.nn.Module.mro()[0] if '__globals__' else 1"}, "private names of Python"),
     "load": ({"x": "$torch.load('a.pt', weights_only=False)"}, "uses load"),
     "run by name": ({"x": {"_target_": "monai.bundle.run", "config_file": "evil.json"}}, "runs monai.bundle.run"),
     "compiled": ({"x": {"_target_": "torch.utils.cpp_extension.load_inline"}}, "runs torch.utils.cpp_extension"),

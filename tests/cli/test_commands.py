@@ -72,7 +72,7 @@ def test_one_of_several_series_is_chosen(dicom_scan: Path, tmp_path: Path) -> No
     uid = str(pydicom.dcmread(next(dicom_scan.iterdir())).SeriesInstanceUID)
     done = run_inside("segment", study, "-o", tmp_path / "out", "-b", NAME)
     assert done.returncode == 1
-    assert f"{study}: 2 series in there; choose one with --series UID: " in complaint(done)
+    assert f"{study}: contains 2 series. Choose one with --series UID: " in complaint(done)
     assert f"{uid} (MR, 40 images, phantom)" in complaint(done)
     assert "1.2.3 (CT, 4 images, phantom)" in complaint(done)
     assert "Doe" not in done.stderr + (tmp_path / "out" / "report.json").read_text()

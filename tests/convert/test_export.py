@@ -159,7 +159,7 @@ def test_a_branch_that_would_be_frozen_is_not_kept(other_network: Callable[[type
 
 def test_what_cannot_be_scripted_is_traced(other_network: Callable[[type[Branching]], Path]) -> None:
     made = export(find_bundle(other_network(Unscriptable)), "torchscript")
-    assert "traced, for TorchScript does not know all of its code" in made.notes
+    assert "traced, because TorchScript does not support all of its code" in made.notes
     assert made.largest_difference < 1e-6
 
 
@@ -237,7 +237,7 @@ def test_dice_is_that_of_the_masks(real_scan: Path) -> None:
         ({"format_name": "openvino-int8"}, "openvino-int8 needs real scans; give some with --calibration FOLDER"),
         ({"format_name": "onnx", "checkpoint": Path("no.pt")}, r"no\.pt: no such checkpoint"),
         ({"format_name": "onnx", "max_dice_loss": 2.0}, "max_dice_loss: expected a share from 0 to 1, got 2"),
-        ({"format_name": "onnx", "calibration": [Path("empty")]}, "empty: no scans in there"),
+        ({"format_name": "onnx", "calibration": [Path("empty")]}, "empty: contains no scans"),
         ({"format_name": "onnx", "calibration": [Path("no.nii.gz")]}, r"no\.nii\.gz: no such file"),
     ],
 )
@@ -253,7 +253,7 @@ def test_what_cannot_be_is_told(
 
 def test_files_are_not_replaced_unasked(bundle_copy: Path) -> None:
     (bundle_copy / "models" / "model.ts").write_text("mine")
-    with pytest.raises(TomosegError, match=r"model\.ts: is there already; pass --overwrite to replace it"):
+    with pytest.raises(TomosegError, match=r"model\.ts: exists. Pass --overwrite to replace it"):
         export(find_bundle(bundle_copy), "torchscript")
     assert (bundle_copy / "models" / "model.ts").read_text() == "mine"
     export(find_bundle(bundle_copy), "torchscript", overwrite=True)
@@ -262,7 +262,7 @@ def test_files_are_not_replaced_unasked(bundle_copy: Path) -> None:
 
 def test_nor_are_those_that_come_with_them(bundle_copy: Path, tmp_path: Path) -> None:
     (tmp_path / "net.bin").write_text("mine")
-    with pytest.raises(TomosegError, match=r"net\.bin: is there already; pass --overwrite to replace it"):
+    with pytest.raises(TomosegError, match=r"net\.bin: exists. Pass --overwrite to replace it"):
         export(find_bundle(bundle_copy), "openvino", tmp_path / "net.xml")
     assert {path.name: path.read_text() for path in tmp_path.glob("net*")} == {"net.bin": "mine"}
 
@@ -334,7 +334,7 @@ def test_the_command_line(bundle_copy: Path, real_scan: Path) -> None:
     again = run_inside(*command)
     assert again.returncode == 2
     assert again.stderr.startswith("tomoseg: error: ")
-    assert again.stderr.endswith("model.ts: is there already; pass --overwrite to replace it\n")
+    assert again.stderr.endswith("model.ts: exists. Pass --overwrite to replace it\n")
     plain = run_inside(*command, "--overwrite")
     assert plain.returncode == 0, plain.stderr
     assert "compared with PyTorch in fp32 on 2 random windows:" in plain.stdout

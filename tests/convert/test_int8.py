@@ -210,7 +210,7 @@ def test_a_network_that_was_exported_anew_is_another_run(bundle: Path, real_scan
 
     assert [run().status, run().status] == ["done", "skipped"]
     export(find_bundle(bundle), "openvino-int8", calibration=[real_scan], overwrite=True)
-    assert "is there already, and the bundle, its weights or the options changed since" in run().reason
+    assert "exists, and the bundle, its weights or the options changed since" in run().reason
 
 
 SPY = """

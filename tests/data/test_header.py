@@ -145,5 +145,5 @@ def test_series_are_read_one_by_one_or_all(tmp_path: Path) -> None:
     for uid in uids:
         (header,) = read_headers(tmp_path, uid)
         np.testing.assert_array_equal(header.read_voxels()[0], read_volume(tmp_path, uid).array)
-    with pytest.raises(TomosegError, match=r"no series 1\.2\.3 in there"):
+    with pytest.raises(TomosegError, match=r"contains no series 1\.2\.3"):
         read_headers(tmp_path, "1.2.3")

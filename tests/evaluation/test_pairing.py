@@ -109,8 +109,8 @@ def test_files_are_what_they_are_said_to_be(tmp_path: Path) -> None:
     ("predictions", "references", "message"),
     [
         ([], ["a.nii"], "p: no such file or folder; expected label maps"),
-        (["a.txt"], ["a.nii"], "p: no label map in there; expected NIfTI, NRRD, MetaImage or DICOM-SEG"),
-        (["a.nii"], ["a.txt"], "r: no label map in there"),
+        (["a.txt"], ["a.nii"], "p: contains no label map. Expected NIfTI, NRRD, MetaImage or DICOM-SEG"),
+        (["a.nii"], ["a.txt"], "r: contains no label map"),
         (
             ["a.nii", "b.nii"],
             ["c.nii"],

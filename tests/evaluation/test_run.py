@@ -301,4 +301,4 @@ def test_a_series_is_no_label_map(tmp_path: Path) -> None:
     _, references = write_cases(tmp_path / "other", 1)
     done = run(tmp_path / "predictions", references, "-o", tmp_path / "out")
     assert done.returncode == 2
-    assert "no label map in there" in done.stderr
+    assert "contains no label map" in done.stderr

@@ -236,7 +236,7 @@ def test_equals_monais_evaluator(
     assert_same(ours, stock)
     assert_same_files(tmp_path / "ours", tmp_path / "stock")
     said = [record.getMessage() for record in caplog.records if "run by MONAI's own" in record.getMessage()]
-    expected = f"run by MONAI's own evaluator, for the engine does not know {case.reason}"
+    expected = f"run by MONAI's own evaluator: the engine does not support {case.reason}"
     assert [line[: len(expected)] for line in said] == ([expected] if case.reason else [])
 
 

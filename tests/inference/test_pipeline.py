@@ -120,11 +120,11 @@ VARIANTS = {
     ),
     "an inverse of something else": (
         [OTHER_INVERSE, ARGMAX],
-        "run by MONAI itself, for the engine does not know Invertd of other transforms",
+        "run by MONAI itself: the engine does not support Invertd of other transforms",
     ),
-    "an activation of its own": ([OTHER, LINEAR, ARGMAX], "run by MONAI itself, for the engine does not know Activ"),
-    "an arg-max of a sigmoid": ([SIGMOID, LINEAR, ARGMAX], "run by MONAI itself, for the engine does not know an a"),
-    "a threshold of a soft-max": ([SOFTMAX, LINEAR, THRESHOLD], "run by MONAI itself, for the engine does not know a "),
+    "an activation of its own": ([OTHER, LINEAR, ARGMAX], "run by MONAI itself: the engine does not support Activ"),
+    "an arg-max of a sigmoid": ([SIGMOID, LINEAR, ARGMAX], "run by MONAI itself: the engine does not support an a"),
+    "a threshold of a soft-max": ([SOFTMAX, LINEAR, THRESHOLD], "run by MONAI itself: the engine does not support a "),
 }
 
 
@@ -172,7 +172,7 @@ def test_an_inferer_of_slices_runs_through_monai(zoo_bundle: Path, ct_scans: Pat
     bundle = write_bundle(zoo_bundle, tmp_path / "bundle", [SOFTMAX, LINEAR, ARGMAX], config)
     weights = torch.load(bundle / "models" / "threshold.pt", weights_only=True)["model"]
     torch.save({"model": {**weights, "weight": weights["weight"][..., 0]}}, bundle / "models" / "threshold.pt")
-    note = "run by MONAI itself, for the engine does not know the inferer SliceInferer"
+    note = "run by MONAI itself: the engine does not support the inferer SliceInferer"
     assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, note)
     (limited,) = Segmenter.from_bundle(bundle, max_memory="9GB")(ct_scans / "plain.nii.gz").stats.notes
     assert limited == f"{note}; --max-memory does not hold for it"
@@ -186,7 +186,7 @@ def test_voxels_that_were_cut_off_and_padded_back_are_background(
     config = CONFIG.replace(f"    - {ORIENTATION}", f"    - {crop}\n    - {pad}\n    - {ORIENTATION}")
     assert crop in config
     bundle = write_bundle(zoo_bundle, tmp_path / "bundle", [SOFTMAX, LINEAR, ARGMAX], config)
-    note = "run by MONAI itself, for the engine does not know a crop followed by a pad"
+    note = "run by MONAI itself: the engine does not support a crop followed by a pad"
     assert_equals_monai_bundle_run(bundle, ct_scans, tmp_path, note)
 
 
@@ -216,7 +216,7 @@ def test_what_a_device_cannot_preprocess_the_cpu_does(zoo_bundle: Path, ct_scans
         preprocess = DevicePreprocessing(config.preprocessing, config.image_key, torch.device(where))
         with volume_to_load(read_volume(scan)):
             found.append([preprocess({"image": str(scan)})["image"] for _ in range(2)])
-    assert preprocess.note.startswith("preprocessed on the CPU, for ") == (device == "meta")
+    assert preprocess.note.startswith("preprocessed on the CPU: ") == (device == "meta")
     for image in (*found[0], *found[1]):
         assert image.device.type == "cpu"
         assert torch.equal(image.as_tensor(), found[0][0].as_tensor())

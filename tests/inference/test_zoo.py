@@ -33,7 +33,7 @@ def test_a_bundle_of_the_zoo(name: str, tmp_path: Path, caplog: pytest.LogCaptur
         (path,) = (tmp_path / kind).rglob("*.nii.gz")
         found[kind] = nib.load(path)
     said = [line for line in caplog.messages if "run by MONAI's own" in line]
-    expected = f"run by MONAI's own evaluator, for the engine does not know {BUNDLES[name].reason}"
+    expected = f"run by MONAI's own evaluator: the engine does not support {BUNDLES[name].reason}"
     assert [line[: len(expected)] for line in said] == ([expected] if BUNDLES[name].reason else [])
     np.testing.assert_array_equal(voxels(found["ours"]), voxels(found["stock"]))
     np.testing.assert_allclose(found["ours"].affine, found["stock"].affine, atol=1e-6)

@@ -235,4 +235,4 @@ def test_warns_where_others_can_reach_it(real_scan: Path, tmp_path: Path) -> Non
     require_monailabel()
     (tmp_path / "studies").mkdir()
     with running_server(tmp_path, str(tmp_path / "studies"), "--host", "0.0.0.0", port=free_port()) as running:
-        assert "tomoseg: warning: everybody who reaches 0.0.0.0 can read the studies" in running.log.read_text()
+        assert "tomoseg: warning: anyone who reaches 0.0.0.0 can read the studies" in running.log.read_text()

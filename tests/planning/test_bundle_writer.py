@@ -258,7 +258,7 @@ def test_nothing_is_overwritten_and_weights_never(tmp_path: Path) -> None:
     plan_bundle(dataset, bundle, BUDGET)
     (bundle / "models").mkdir()
     (bundle / "models" / "model.pt").write_text("weights")
-    with pytest.raises(UsageError, match="is there already; choose another folder with -o, or --overwrite"):
+    with pytest.raises(UsageError, match=r"exists\. Choose another folder with -o, or --overwrite"):
         plan_bundle(dataset, bundle, BUDGET)
     plan_bundle(dataset, bundle, BUDGET, overwrite=True)
     assert (bundle / "models" / "model.pt").read_text() == "weights"

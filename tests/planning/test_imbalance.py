@@ -77,7 +77,7 @@ def test_windows_lie_where_was_asked_for(sampling: str, shares: tuple[float, ...
 def test_scans_that_fit_are_not_cut_and_that_is_told() -> None:
     plan = decide(HIPPOCAMPUS, "MR", BUDGET, imbalance=Imbalance(sampling="inverse-volume"))
     assert plan.choices()["sampling"] == "whole scans"
-    assert "none is cut, whatever is asked for" in plan.reasons["sampling"]
+    assert "none is cut and the option has no effect" in plan.reasons["sampling"]
 
 
 @pytest.mark.parametrize(

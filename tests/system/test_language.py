@@ -26,8 +26,8 @@ PHRASES = {
 }
 FORBIDDEN = re.compile(rf"\b(?:{'|'.join(PHRASES)})(?![a-z])", re.IGNORECASE)
 TEXTS = (".md", ".jinja", ".html", ".toml")
-# rooms whose text was revised; the others follow
-REVISED = ("README.md", "CHANGELOG.md", "monai_bundle", "plugin/docs")
+# tests are not yet revised
+REVISED = ("README.md", "CHANGELOG.md", "monai_bundle", "plugin", "scripts")
 
 
 def prose(path: Path, text: str) -> Iterator[tuple[int, str]]:

@@ -131,7 +131,7 @@ def test_a_bundle_that_is_cross_validated_segments(validated: tuple[Path, CrossV
 def test_it_goes_on_where_it_was_stopped_and_overwrites_nothing(validated: tuple[Path, CrossValidation]) -> None:
     folder, result = validated
     bundle, data = find_bundle(folder / "bundle"), check_data(folder / "data")
-    with pytest.raises(UsageError, match="a training is there"):
+    with pytest.raises(UsageError, match="contains an earlier training"):
         cross_validate(bundle, data, OPTIONS, folder / "out", hidden=True)
     again = cross_validate(bundle, data, TrainingOptions(epochs=2, device="cpu", resume=True), folder / "out", True)
     assert again.dice == result.dice
@@ -162,7 +162,7 @@ def test_folds_that_begin_with_weights_go_on_with_these_only(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     done = tomoseg(*command, "--fold", "all", "--resume")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "what --init names was changed since" in done.stderr
+    assert "the file of --init has changed since" in done.stderr
     done = tomoseg(*command, "--fold", "all", "--resume", "--init", weights)
     assert done.returncode == 0, done.stderr
     assert load_state(tmp_path / "out" / "fold_4" / "state.pt").signature["init"] == sha256(weights)

@@ -224,17 +224,17 @@ def test_stopped_after_any_epoch_it_goes_on_as_if_it_had_not_been(
 
 def test_a_training_goes_on_with_the_scans_it_began_with(place: Path, tmp_path: Path) -> None:
     folder = run(place, tmp_path / "out")
-    with pytest.raises(UsageError, match=r"what --unlabelled names was changed since; begin anew"):
+    with pytest.raises(UsageError, match=r"the folder of --unlabelled has changed since\. Start again"):
         run(place, folder, resume=True, unlabelled=())
     scans = check_unlabelled(place / "others", check_data(place / "data")).scans
-    with pytest.raises(UsageError, match=r"what --unlabelled names was changed since; begin anew"):
+    with pytest.raises(UsageError, match=r"the folder of --unlabelled has changed since\. Start again"):
         run(place, folder, resume=True, unlabelled=scans[1:])
 
 
 def test_a_bundle_without_the_config_is_told(place: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(place, tmp_path / "place")
     (copy / "bundle" / "configs" / "semi_supervised.json").unlink()
-    with pytest.raises(BundleError, match=r"expected configs/semi_supervised\.json, got none.*plan it anew"):
+    with pytest.raises(BundleError, match=r"expected configs/semi_supervised\.json, got none.*Plan it again"):
         run(copy, tmp_path / "out")
 
 

@@ -120,7 +120,7 @@ def test_a_label_map_that_was_edited_is_noticed(place: Path, tmp_path: Path) -> 
     path = next((data / "labelsTr").iterdir())
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.array(image.dataobj)[::-1].copy(), image.affine), path)
-    with pytest.raises(UsageError, match=r"the dataset .* was changed since"):
+    with pytest.raises(UsageError, match=r"the dataset.* has changed since"):
         train(bundle, check_data(data), replace(options, resume=True), tmp_path / "out", hidden=True)
 
 
@@ -208,17 +208,19 @@ def test_a_finished_training_is_not_repeated(place: Path, uninterrupted: Path) -
 
 
 def test_nothing_trained_is_overwritten_or_mixed(place: Path, uninterrupted: Path) -> None:
-    with pytest.raises(UsageError, match="a training is there; go on with --resume, or begin anew with --overwrite"):
+    with pytest.raises(
+        UsageError, match=r"contains an earlier training\. Continue it with --resume, or replace it with --overwrite"
+    ):
         run(place, uninterrupted)
-    with pytest.raises(UsageError, match="epochs was changed since: 4 before, 9 now"):
+    with pytest.raises(UsageError, match="epochs has changed since: 4 before, 9 now"):
         run(place, uninterrupted, resume=True, epochs=9)
-    with pytest.raises(UsageError, match="seed was changed since"):
+    with pytest.raises(UsageError, match="seed has changed since"):
         run(place, uninterrupted, resume=True, seed=5)
 
 
 def test_a_damaged_state_is_told(place: Path, tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"nonsense")
-    with pytest.raises(TrainingError, match=r"state\.pt: cannot be read, so the training cannot go on"):
+    with pytest.raises(TrainingError, match=r"state\.pt: cannot be read, so the training cannot continue"):
         run(place, tmp_path, resume=True)
 
 
@@ -264,7 +266,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
     monkeypatch.setattr(session.TrainingSession, "_write", write)
     options = TrainingOptions(epochs=EPOCHS, fold=0, device="cpu")
     train(find_bundle(place / "bundle"), check_data(place / "data"), options, tmp_path)
-    assert capsys.readouterr().err.count("the training goes on, make room") == 2
+    assert capsys.readouterr().err.count("the training continues. Make room") == 2
     assert same(tmp_path / "model.pt", uninterrupted / "model.pt")
 
 
@@ -278,7 +280,7 @@ def test_a_loss_that_is_not_a_number_stops_it_and_keeps_what_was_trained(
         self._loss = torch.tensor(float("nan"))
 
     monkeypatch.setattr(session.TrainingSession, "_step", step)
-    with pytest.raises(TrainingError, match="the loss is nan in epoch 2; what was saved before is kept"):
+    with pytest.raises(TrainingError, match="the loss is nan in epoch 2; the last saved state is kept"):
         run(place, stopped, epochs=3, resume=True)
     assert load_state(stopped / "state.pt").epoch == 1
 
@@ -389,4 +391,4 @@ def test_ctrl_c_tells_how_to_go_on(place: Path, tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     _, reported = process.communicate(timeout=300)
     assert process.returncode == 130, reported
-    assert "go on with --resume" in reported.splitlines()[-1]
+    assert "Continue with --resume" in reported.splitlines()[-1]

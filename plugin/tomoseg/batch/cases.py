@@ -126,7 +126,7 @@ def plan_cases(
             if series not in (None, ALL_SERIES)
             else "NIfTI, NRRD or MetaImage file, and no CT or MR series in DICOM"
         )
-        raise UsageError(f"{', '.join(map(str, folders))}: no {wanted} in there")
+        raise UsageError(f"{', '.join(map(str, folders))}: contains no {wanted}")
     scans = list(dict.fromkeys(scans))
     other_channels = further_files([scan.path for scan in scans], channels)
     scans = [scan for scan in scans if scan.path in other_channels]

@@ -14,7 +14,7 @@ class DelayedInterrupt:
 
     Python raises KeyboardInterrupt between any two of its instructions. Where that is between taking a lock and the
     `try` that gives it back, as in Python's own logging, all other threads wait for that lock for ever. A second Ctrl-C
-    is raised at once, all the same. Nothing changes in other threads, or where somebody else handles the signal.
+    is still raised at once. Other threads, and other handlers of the signal, are not affected.
     """
 
     def __init__(self) -> None:

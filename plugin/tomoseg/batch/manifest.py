@@ -43,18 +43,18 @@ class Manifest:
         write_json(path, asdict(self))
 
     def made(self, path: Path) -> bool:
-        """Tell whether a file is as it was made."""
+        """Return whether an output file is unchanged."""
         return path.is_file() and not path.is_symlink() and self.outputs.get(path.name) == sha256(path)
 
     def proves(self, scan: str, run: str, outputs: Sequence[Path]) -> bool:
-        """Tell whether these outputs were made from this scan by this run, and are all as they were made."""
+        """Return whether this run made these outputs from this scan, and none has changed."""
         return (self.scan, self.run) == (scan, run) and all(map(self.made, outputs))
 
 
 def read_manifest(path: Path) -> Manifest | None:
     """Return what a manifest says; None if there is none, or a value in it is of another type than was written.
 
-    Whoever may write into the folder can write a manifest, too: no path is taken from it.
+    A person who may write into the folder can write a manifest, too: no path comes from it.
 
     Raises:
         SchemaVersionError: a newer version of tomoseg wrote it.

@@ -27,7 +27,7 @@ from tomoseg.report.statistics import LabelMeasure, measure_labels
 
 @dataclass(frozen=True)
 class OutputWriter:
-    """What is written for each scan.
+    """Write the output files of a scan.
 
     Attributes:
         run: SHA-256 of all besides the scan that decides what comes of it.
@@ -66,17 +66,15 @@ class OutputWriter:
         if manifest is not None and manifest.proves(scan, self.run, asked):
             return _skipped(manifest, case)
         for path in filter(Path.exists, outputs):
-            # files that a run made and could not finish with are replaced; those of anybody else are not
+            # files of an interrupted run are replaced; other files are not
             if manifest is None or not manifest.made(path):
-                raise OutputError(f"{path}: is there already; pass --overwrite to replace it")
+                raise OutputError(f"{path}: exists. Pass --overwrite to replace it")
             if self.options.follow and manifest.scan == scan and manifest.run != self.run:
-                note = "made by another bundle, other weights or other options, and left as it is"
+                note = "made by another bundle, other weights or other options; kept"
                 return _skipped(manifest, case, note)
             if (manifest.scan, manifest.run) != (scan, self.run) and not self.options.follow:
                 changed = "the scan" if manifest.scan != scan else "the bundle, its weights or the options"
-                raise OutputError(
-                    f"{path}: is there already, and {changed} changed since; pass --overwrite to replace it"
-                )
+                raise OutputError(f"{path}: exists, and {changed} changed since. Pass --overwrite to replace it")
         return None
 
     def write(self, case: Case, result: Segmentation, scan: str) -> CaseReport:

@@ -11,7 +11,7 @@ Outcomes: TypeAlias = Generator[tuple[int, CaseReport], None, None]
 
 
 class Progress:
-    """Follows a batch in silence; a subclass overrides what it shows.
+    """Follow a batch in silence; a subclass overrides the methods.
 
     Example:
         >>> import tomoseg

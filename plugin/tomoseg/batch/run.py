@@ -35,11 +35,11 @@ class Executor(Protocol):
         """Yield the index of each case and its outcome, in any order."""
 
     def environment(self) -> RunEnvironment:
-        """Return what ran the network in the last `run`, as far as it is known."""
+        """Return backend, precision and hardware of the last `run`, as far as known."""
 
 
 class BatchInterruptedError(KeyboardInterrupt):
-    """Ctrl-C, with the report of what was done until then."""
+    """Ctrl-C, with the report of the finished cases."""
 
     def __init__(self, report: Report) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def run_batch(cases: Sequence[Case], executor: Executor, progress: Progress | No
     Raises:
         MissingPackageError: a package that an output type needs is not installed.
         UsageError: two cases would write the same file.
-        BatchInterruptedError: Ctrl-C; it has the report of what was done until then.
+        BatchInterruptedError: Ctrl-C; it has the report of the finished cases.
     """
     for package in {package for case in cases for package in case.output_type.packages}:
         if find_spec(package) is None:
@@ -79,7 +79,7 @@ def run_batch(cases: Sequence[Case], executor: Executor, progress: Progress | No
 def _make_report(
     started: str, cases: Sequence[Case], done: Mapping[int, CaseReport], executor: Executor, interrupted: bool = False
 ) -> Report:
-    """Return the report of a batch that ends now, from what was asked, what is done and what ran it."""
+    """Return the report of a batch that ends now."""
     bundle, ran = executor.bundle, executor.environment()
     stats = [case.stats for case in done.values() if case.status == "done"]
     hashes = {

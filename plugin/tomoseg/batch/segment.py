@@ -79,7 +79,7 @@ def segment_batch(
         BundleError: the bundle's config or weights cannot be used.
         MissingPackageError: what the output type or the executor needs is not installed.
         ReportsError: the label maps are written, and the reports cannot be.
-        BatchInterruptedError: Ctrl-C; it has the report of what was done, which is written, too.
+        BatchInterruptedError: Ctrl-C; it has the report of the finished cases, which is written, too.
 
     Example:
         >>> import tomoseg

@@ -93,7 +93,7 @@ class Stages:
         """Read and preprocess a scan, unless its manifest proves that it was segmented before."""
         try:
             if case.output_type.of_series and case.input.is_file() and has_suffix(case.input.name, VOLUME_SUFFIXES):
-                raise OutputError(f"{case.input}: expected a DICOM series, for {case.output_type.name} refers to one")
+                raise OutputError(f"{case.input}: expected a DICOM series: {case.output_type.name} refers to one")
             with ThreadPoolExecutor(1, "tomoseg-hash") as pool:  # the scan is hashed while it is read
                 scan = pool.submit(self._hash, case)
                 existing = self._writer.find_existing(case, scan.result)
@@ -105,7 +105,7 @@ class Stages:
             return _failure(case, error)
 
     def _hash(self, case: Case) -> str:
-        """Return the SHA-256 of a scan; empty where no manifest needs it, or where the reader says what is wrong."""
+        """Return the SHA-256 of a scan; empty where no manifest needs it, or where the reader reports an error."""
         with suppress(OSError), read_with(self._segmenter.options.reading):
             return case.source.hash(case.output_type.name) if case.resumable else ""
         return ""

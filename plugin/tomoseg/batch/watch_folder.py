@@ -23,7 +23,7 @@ class _Sight:
 
 
 class WatchFolder:
-    """Tells which scans have arrived and have stopped growing.
+    """Find scans that have arrived and stopped growing.
 
     Each entry of the folder is looked at by itself: a file, or a folder with all that is in it. It is there in full
     when none of its files changed for a while; a transfer has no other sign that all of its senders keep to.
@@ -53,7 +53,7 @@ class WatchFolder:
         self._taken_scans: dict[Scan, Signature] = {}
 
     def poll(self, now: float) -> list[Scan]:
-        """Return the scans that are there in full and were not taken as they are now.
+        """Return the complete scans that are new or have changed since they were returned.
 
         Args:
             now: time in seconds, from any origin.

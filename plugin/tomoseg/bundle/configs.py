@@ -41,7 +41,7 @@ def component(target: str, /, **arguments: Any) -> Json:
 
     Args:
         target: the class or function, as MONAI's `_target_` has it.
-        **arguments: what it is called with.
+        **arguments: arguments of the call.
     """
     return {"_target_": target, **arguments}
 

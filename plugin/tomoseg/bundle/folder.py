@@ -25,7 +25,7 @@ def require_free(target: Path, overwrite: bool) -> str:
     if not SAFE_NAME.fullmatch(name):
         raise UsageError(f"{target}: expected a folder's name of letters, digits, - _ and ., got {name!r}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
-        raise UsageError(f"{target}: is there already; choose another folder with -o, or --overwrite")
+        raise UsageError(f"{target}: exists. Choose another folder with -o, or --overwrite")
     return name
 
 
@@ -61,5 +61,5 @@ def new_bundle(target: Path) -> Iterator[Path]:
             for path in made:
                 (target / path).parent.mkdir(parents=True, exist_ok=True)
                 (staging / path).replace(target / path)
-    if {path.relative_to(target) for path in code_files(target)} <= {*made}:  # none of somebody else's
+    if {path.relative_to(target) for path in code_files(target)} <= {*made}:  # all of them ours
         record(target)

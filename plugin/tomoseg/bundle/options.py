@@ -1,4 +1,4 @@
-"""How a bundle is run: the options of `tomoseg segment` and `watch`, of Python and of Ray's workers."""
+"""Options to run a bundle, for the command line, Python and Ray's workers."""
 
 import re
 from dataclasses import dataclass
@@ -13,33 +13,32 @@ BackendName = Literal["auto", "torch", "openvino"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 CleanerName = Literal["non-finite", "denoise", "denoise-curvature", "bias-field"]
 DEVICES = "auto|cpu|cuda[:N]"
-WHOLE = "whole"  # a region of interest: the scan as it is
+WHOLE = "whole"  # a region of interest: the whole scan
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a bundle is run; the default of each option is what the bundle itself would do.
+    """Options to run a bundle. The defaults are the bundle's own settings.
 
     Attributes:
-        device: where the network runs; auto is the first GPU that CUDA has, else the CPU.
-        backend: what runs the network; auto is OpenVINO on a CPU where it is installed, else torch.
-        precision: what the network computes in; auto is fp16 on a GPU if the bundle's evaluator has `amp`, else fp32;
+        device: device of the network; auto is the first CUDA GPU, else the CPU.
+        backend: backend of the network; auto is OpenVINO on a CPU where it is installed, else torch.
+        precision: precision of the network; auto is fp16 on a GPU if the bundle's evaluator has `amp`, else fp32;
             int8 needs `tomoseg export` first.
-        overlap: overlap of neighbouring windows, a share in [0, 1); by default the bundle's own.
-        tta: average the predictions over the mirrorings that the bundle declares in `mirror_axes`; slower. By default
-            as the bundle says.
-        max_memory: limit for RAM, and for the GPU's memory, in bytes or as in 6GB; by default none.
-        read_timeout: seconds after which a scan that is still being read fails.
-        allow_large: read scans that take more than 80 % of the free memory, or than --max-memory.
+        overlap: overlap of neighbouring windows, a share in [0, 1).
+        tta: average the predictions over mirrorings along the bundle's `mirror_axes`; slower.
+        max_memory: limit of RAM, and of the GPU's memory, in bytes or as in 6GB.
+        read_timeout: time limit for reading a scan, in seconds.
+        allow_large: read scans that need more than 80 % of the free memory, or more than --max-memory.
         uncertainty: write a map of the entropy beside each label map.
-        skip_empty: run windows of one value, such as air, only once; by default as the bundle says.
+        skip_empty: run the network once for all windows of one constant value, such as air.
         checkpoints: weights in place of the bundle's; the logits of several are averaged. A file that ends in .xml is
             the bundle's own network in int8, as `tomoseg export` writes it.
-        compile: let torch compile the network first; pays off for many scans.
-        clean: clean each scan first; several are done in their order.
+        compile: compile the network with torch.compile first; useful for many scans.
+        clean: clean each scan first, in the given order.
         roi: for a bundle that was trained on crops: NAME=X,Y,Z with the centre of a region's box or NAME=X,Y,Z,X,Y,Z
             with two corners, in RAS+ mm of the scan, or "whole" for scans that are such crops. By default tomoseg
-            recognises whole scans by their extent, and looks for the regions.
+            recognises whole scans by their extent, and searches for the regions.
         threads: threads of the process; by default OMP_NUM_THREADS, else the cores that it may use.
 
     Raises:

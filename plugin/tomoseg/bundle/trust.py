@@ -72,7 +72,7 @@ def hash_code(root: Path) -> str:
 
 
 def is_trusted(bundle: Bundle) -> bool:
-    """Tell whether the code of a bundle may run."""
+    """Return whether the code of a bundle may run."""
     if bundle.trusted:
         return True
     code = hash_code(bundle.root)
@@ -93,7 +93,7 @@ def record(root: Path, code: str = "") -> None:
 
     Args:
         root: the bundle's folder.
-        code: what `hash_code` returned for what the user saw; by default what it returns now.
+        code: hash of the code that the user saw, from `hash_code`; by default the current one.
     """
     code = code or hash_code(root)
     _allowed.add(code)
@@ -109,7 +109,7 @@ def changed_by_us(bundle: Bundle) -> Iterator[None]:
     """Keep a bundle trusted whose code tomoseg changes inside the `with`.
 
     Raises:
-        UntrustedBundleError: somebody else changed it before.
+        UntrustedBundleError: another program changed it before.
     """
     require_trusted(bundle)
     yield

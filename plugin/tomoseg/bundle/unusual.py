@@ -1,6 +1,6 @@
 """What a static reading of a bundle finds that MONAI's own bundles rarely need. It informs, and runs nothing.
 
-A bundle is code: "nothing unusual" does not mean that it is harmless, for a list of what is allowed can be got around.
+A bundle is code: "nothing unusual" does not mean that it is harmless, because code can evade a list of allowed parts.
 """
 
 import ast
@@ -117,7 +117,7 @@ def _is_foreign(target: str) -> bool:
 
 
 def _judge_expression(code: str) -> str:
-    """Return what is unusual in an expression of a config, "" where nothing is."""
+    """Return the unusual part of an expression of a config, "" for none."""
     # references are MONAI's own syntax; import statements are allowed in `imports`
     code = re.sub(r"@([\w:#]+)", lambda match: "ref_" + re.sub(r"\W", "_", match[1]), code).strip()
     try:
@@ -134,7 +134,7 @@ def _judge_node(node: ast.AST, nodes: list[ast.AST]) -> str:
         foreign = [one.name for one in node.names if one.name != "os" and _is_unusual_module(one.name)]
         return f"imports {', '.join(foreign)}" if foreign else ""
     if isinstance(node, ast.Constant):
-        return "names what is private to Python" if isinstance(node.value, str) and "__" in node.value else ""
+        return "uses private names of Python" if isinstance(node.value, str) and "__" in node.value else ""
     name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
     if "__" in name:
         return f"reaches for {name}"
@@ -146,6 +146,6 @@ def _is_unusual_module(name: str) -> bool:
 
 
 def _only_lists(name: str, node: ast.AST, nodes: list[ast.AST]) -> bool:
-    """Tell whether a node is the `os` of an `os.path` or `os.listdir`."""
+    """Return whether a node is the `os` of an `os.path` or `os.listdir`."""
     parents = [one.attr for one in nodes if isinstance(one, ast.Attribute) and one.value is node]
     return name == "os" and isinstance(node, ast.Name) and len(parents) == 1 and parents[0] in ("path", "listdir")

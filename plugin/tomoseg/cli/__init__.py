@@ -40,7 +40,7 @@ INTERRUPTED_STATUS = 130  # what typer makes of Ctrl-C
 
 
 def main() -> None:
-    """Run the command line; whatever a user can mend ends in one line on standard error."""
+    """Run the command line; an error that a user can correct is one line on standard error."""
     stop_spinning()
     try:
         status = app(standalone_mode=False)

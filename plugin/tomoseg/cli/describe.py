@@ -1,4 +1,4 @@
-"""`tomoseg info`, `bundles`, `doctor` and `check`: what is there."""
+"""`tomoseg info`, `bundles`, `doctor` and `check`."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from tomoseg.core.reading import ReadOptions, read_with
 
 
 def info(bundle: Annotated[str, typer.Argument(metavar="BUNDLE")] = "", as_json: JsonOption = False) -> None:
-    """Tell what a bundle segments, in what kind of scan, where it lies, and what is unusual in its code; run nothing.
+    """Describe a bundle: its labels, scans and folder, and unusual parts of its code; run nothing of it.
 
     Args:
         bundle: a name or a folder; all bundles if left out.
@@ -47,7 +47,7 @@ def bundles() -> None:
 
 
 def doctor() -> None:
-    """Check that this installation can work, and say what is missing."""
+    """Check the installation, and list missing packages."""
     from tomoseg.cli.doctor import examine_installation
 
     findings = examine_installation()
@@ -64,7 +64,7 @@ def check(
     reading: ReadOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what scans and labelled datasets hold, and what is wrong with them.
+    """Describe scans and labelled datasets, and list their errors.
 
     Args:
         paths: scans, folders with scans, or labelled datasets.

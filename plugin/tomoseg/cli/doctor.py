@@ -77,7 +77,7 @@ def examine_installation() -> list[Finding]:
     """Look at Python, the packages, the devices and registered bundles (trusted ones are loaded).
 
     Returns:
-        What was found, one thing each; `good` is False where something has to be mended.
+        One finding; `good` is False where something must be corrected.
 
     Example:
         >>> import tomoseg

@@ -35,12 +35,12 @@ def evaluate(
     reading: ReadOptions,
     quiet: QuietOption = False,
 ) -> None:
-    """Tell how good label maps are, by references of the same names.
+    """Compare label maps with reference label maps of the same file names.
 
     Args:
-        predictions: a predicted label map, or a folder of them.
-        references: its reference, a folder of them, or a labelled dataset.
-        output: a folder for the results.
+        predictions: predicted label map, or a folder of them.
+        references: reference label map, a folder of them, or a labelled dataset.
+        output: folder of the results.
         bundle: a registered name, its beginning, or a folder written as ./name.
     """
     chosen = find_trusted(bundle, trust) if bundle else None

@@ -24,16 +24,16 @@ def export(
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a bundle's network for another runtime, checked against PyTorch before it is kept.
+    """Export a bundle's network to another runtime, and compare it with PyTorch.
 
     Args:
         bundle: a registered name, its beginning, or a folder.
         format_name: format of the file.
-        output: the file; beside the weights if left out.
-        calibration: real scans, or a folder of them, to calibrate int8 with and to check on.
+        output: file name; by default beside the weights.
+        calibration: scans, or a folder of them, for the calibration of int8 and for the comparison.
         checkpoint: weights in place of the bundle's.
-        max_dice_loss: how far below 1 the mean Dice of int8 with fp32 may be.
-        overwrite: replace files that are there already.
+        max_dice_loss: largest difference between 1 and the mean Dice of int8 with fp32.
+        overwrite: replace existing files.
     """
     chosen = find_trusted(bundle, trust)
     with status("loading the network") as show:

@@ -17,7 +17,7 @@ from typing import Any
 
 @contextmanager
 def deferred(*names: str) -> Iterator[None]:
-    """Defer the modules `names` and all below them for what is imported inside the `with`.
+    """Defer the modules `names`, and all below them, for imports inside the `with`.
 
     Those that are imported already, or are not installed, are left alone. The others are stand-ins that import the real
     module as soon as something of it is called, subclassed, looked into or used in `isinstance`; they cannot stand in
@@ -111,7 +111,7 @@ class _StandIn:
 
 
 def _resolve(module: str, name: str) -> Any:
-    """Return what is really called so; inside a `with deferred(…)`, too."""
+    """Return the real module of a name; inside a `with deferred(…)`, too."""
     finders = [finder for finder in sys.meta_path if isinstance(finder, _Finder)]
     if finders:
         sys.meta_path[:] = [finder for finder in sys.meta_path if finder not in finders]

@@ -28,8 +28,8 @@ def import_engine(bundle: str, trust: bool) -> None:
         raise UsageError(f"expected a bundle with -b; choose one of: {describe_all()}")
     find_trusted(bundle, trust)
     with collector_paused():
-        import torch  # noqa: F401 - what it needs is not deferred
+        import torch  # noqa: F401 - its own imports are not deferred
 
         with deferred(*SELDOM_USED):
             import tomoseg.batch.segment
-            import tomoseg.batch.watch  # noqa: F401 - and so is what it needs
+            import tomoseg.batch.watch  # noqa: F401 - with its own imports

@@ -21,11 +21,11 @@ def plan(
     reading: ReadOptions,
     quiet: QuietOption = False,
 ) -> None:
-    """Make a MONAI bundle that can be trained on a labelled dataset, each choice with its reason.
+    """Make a MONAI bundle for training on a labelled dataset, with a reason for each choice.
 
     Args:
-        dataset: scans and label maps, of the Decathlon, nnU-Net or your own.
-        output: the bundle's folder.
+        dataset: scans and label maps in the layout of the Decathlon, of nnU-Net, or in two folders.
+        output: folder of the new bundle.
     """
     from tomoseg.planning.plan import plan as make_plan
 

@@ -1,4 +1,4 @@
-"""What is shown of a batch: two bars, the batch and the scan at hand, a line for each outcome, and a summary."""
+"""Show a batch: two bars (batch, current scan), a line for each result, and a summary."""
 
 from collections import Counter
 from pathlib import Path

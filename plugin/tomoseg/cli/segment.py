@@ -37,17 +37,17 @@ def segment(
     """Segment CT or MRI scans and write label maps in each scan's own grid.
 
     Args:
-        inputs: scans: files, DICOM folders, folders of them, or globs.
-        output: a file name (.nii.gz) for one scan, else a folder.
+        inputs: scans: files, DICOM folders, folders of them, or patterns.
+        output: file name (.nii.gz) for one scan, else a folder.
         bundle: a registered name, its beginning, or a folder written as ./name.
-        output_type: what the labels are written as; by default what the output's name ends in, and nifti for a folder.
-        series: only DICOM series with this SeriesInstanceUID, or this description, which may be a pattern; all for any
-            scan. By default those of the bundle's modality, if there are any.
-        phase: only images with this value, where a DICOM series has several at each place; e.g. AcquisitionNumber=2.
-        all_files: segment label maps that lie beside their scans, too.
+        output_type: file format of the labels; by default that of the output's suffix, and nifti for a folder.
+        series: SeriesInstanceUID or description (may be a pattern) of the DICOM series to segment; all for every scan.
+            By default those of the bundle's modality, if there are any.
+        phase: value of the images to read, if a DICOM series has several at each place; e.g. AcquisitionNumber=2.
+        all_files: segment also label maps beside their scans.
         statistics: write statistics.csv for a single output file, too.
-        report: where the report goes; OUT/report.json if OUT is a folder.
-        strict: exit with 1 if a result comes with a warning.
+        report: file of the report; OUT/report.json if OUT is a folder.
+        strict: exit with 1 if a result has a warning.
     """
     import_engine(bundle, trust)
 
@@ -91,16 +91,16 @@ def watch(
     quiet: QuietOption = False,
     options: RunOptions,
 ) -> None:
-    """Segment the scans in a folder, and those that arrive there, until Ctrl-C.
+    """Segment the scans of a folder, and new ones as they arrive, until Ctrl-C.
 
     Args:
-        inbox: the folder that scans arrive in.
-        output: a folder for the results.
+        inbox: folder in which scans arrive.
+        output: folder of the results.
         bundle: a registered name, its beginning, or a folder written as ./name.
-        output_type: what the labels are written as; by default what the output's name ends in, and nifti for a folder.
-        series: which DICOM series are taken, as for segment.
-        all_files: segment label maps that lie beside their scans, too.
-        settle: take a scan when it has not changed for so long.
+        output_type: file format of the labels; nifti by default.
+        series: DICOM series to segment, as for segment.
+        all_files: segment also label maps beside their scans.
+        settle: segment a scan when it has not changed for this time, in seconds.
     """
     import_engine(bundle, trust)
 

@@ -1,4 +1,4 @@
-"""What is printed where: results on standard output; notes, warnings, errors and progress on standard error."""
+"""Print results on standard output; notes, warnings, errors and progress on standard error."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ def _printable(text: str) -> str:
 
 @contextmanager
 def status(text: str) -> Iterator[Callable[[object], None]]:
-    """Show what is being done, on standard error where that is a terminal; yields what changes the text."""
+    """Show the current step on standard error if it is a terminal; yield a function that changes the text."""
     from rich.console import Console
     from rich.markup import escape
 

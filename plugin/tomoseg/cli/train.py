@@ -24,13 +24,13 @@ def train(
     options: TrainingOptions,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a bundle on a labelled dataset, and put the weights into it.
+    """Train a bundle on a labelled dataset, and save the weights in it.
 
     Args:
         bundle: a registered name, its beginning, or a folder written as ./name, such as `tomoseg plan` made.
-        data: the labelled dataset.
-        unlabelled: scans like those of the dataset, without label map, to learn from, too.
-        output: for checkpoints; `train` in the bundle if not given.
+        data: labelled dataset.
+        unlabelled: folder of unlabelled scans like those of the dataset, to learn from, too.
+        output: folder for checkpoints; by default `train` in the bundle.
     """
     chosen = find_trusted(bundle, trust)
 
@@ -53,8 +53,8 @@ def train(
         print_error(one_line(error, 2000))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        print_error(f"interrupted; what was trained is in {output or chosen.root / 'train'}, go on with --resume")
-        raise SystemExit(130) from None  # past what is told of scans
+        print_error(f"interrupted; checkpoints are in {output or chosen.root / 'train'}. Continue with --resume")
+        raise SystemExit(130) from None  # past the handler of batches
     if quiet:
         return
     if isinstance(made, CrossValidation):

@@ -27,7 +27,7 @@ def find_trusted(name_or_folder: Bundle | str, trust: bool) -> Bundle:
         code = hash_code(bundle.root)
         _describe(bundle)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise UsageError(f"{bundle.root}: not run, for it is not trusted")
+            raise UsageError(f"{bundle.root}: not run, because it is not trusted")
         record(bundle.root, code)
     require_trusted(bundle)
     return bundle

@@ -1,4 +1,4 @@
-"""The errors that tomoseg raises: each message is one line that says what was expected, what came and what to do."""
+"""Errors of tomoseg: each message is one line with the expected value, the actual one and the remedy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ class DatasetError(TomosegError, ValueError):
 
 
 class TrainingError(TomosegError, RuntimeError):
-    """A training that cannot begin, go on or be continued; what it had saved is kept."""
+    """A training that cannot start or continue; its saved state is kept."""
 
 
 class OutputError(TomosegError, OSError):
@@ -79,7 +79,7 @@ class MissingPackageError(TomosegError, ImportError):
         self.asked = package, extra
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), self.asked  # what it is made again from, in another process
+        return type(self), self.asked  # its arguments in another process
 
 
 def advise(package: str, extra: str = "") -> str:

@@ -114,7 +114,7 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     """Yield a new hidden folder in `parent`, for files that are to take their names at once; it is removed afterwards.
 
     Raises:
-        OutputError: it cannot be made, or what is written in there fails.
+        OutputError: the folder cannot be made, or a write in it fails.
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def remove_stale(parent: Path) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    """Tell whether a process is there and does something; one that was killed stays until its parent asks for it."""
+    """Return whether a process is running; a killed one stays a zombie until its parent waits for it."""
     import psutil  # 25 ms that `tomoseg --help` need not wait for
 
     try:

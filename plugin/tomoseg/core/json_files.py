@@ -34,7 +34,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load_json(path: Path) -> Any:
-    """Return what a JSON file of somebody else holds.
+    """Return the content of a JSON file from another program.
 
     Raises:
         OSError: the file cannot be read.

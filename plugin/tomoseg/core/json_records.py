@@ -1,4 +1,4 @@
-"""Dataclasses made again from JSON that anybody may have written."""
+"""Read dataclasses from untrusted JSON."""
 
 import math
 from collections.abc import Mapping

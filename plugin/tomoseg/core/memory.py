@@ -60,7 +60,7 @@ def megabytes(size: int) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error of Python, torch or a backend says that memory ran out."""
+    """Return whether an error of Python, torch or a backend means that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without its import
         return True
     text = str(error).lower()

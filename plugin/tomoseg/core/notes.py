@@ -28,14 +28,14 @@ def collect_notes() -> Iterator[list[str]]:
 
 
 def take_note(note: str) -> None:
-    """Keep what is worth knowing for whoever collects notes; without a collector it is dropped."""
+    """Add a note for the current collector; without one, drop it."""
     notes = _collected.get()
     if notes is not None and note not in notes:
         notes.append(note)
 
 
 def print_note(message: str) -> None:
-    """Print what is worth knowing."""
+    """Print a note."""
     _print("note", message)
 
 

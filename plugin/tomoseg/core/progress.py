@@ -10,7 +10,7 @@ class ProgressBars:
     """Draws on standard error while it is open, where that is a terminal; otherwise nothing.
 
     Args:
-        columns: what is shown between a bar and its times.
+        columns: columns between a bar and its times.
         hidden: draw nothing at all.
         recent_s: the time left is that of the progress in so many seconds.
     """

@@ -1,4 +1,4 @@
-"""What libraries warn of is kept off the screen: it is dropped, or becomes a note of what a thread is reading."""
+"""Keep warnings of libraries off the screen: drop them, or turn them into notes on the current scan."""
 
 import logging
 import re
@@ -25,14 +25,14 @@ _call_handlers = logging.Logger.callHandlers
 
 @contextmanager
 def suppress_warnings() -> Iterator[None]:
-    """Drop Python's warnings, and what is logged below an error."""
+    """Drop Python's warnings, and log entries below an error."""
     with _heard_by(lambda message: None):
         yield
 
 
 @contextmanager
 def note_warnings() -> Iterator[None]:
-    """Make notes (`take_note`) of Python's warnings, and of what is logged as a warning, in this thread.
+    """Make notes (`take_note`) of Python's warnings and of log entries at the level of a warning, in this thread.
 
     Example:
         >>> import warnings
@@ -48,7 +48,7 @@ def note_warnings() -> Iterator[None]:
 
 
 def hear(message: str) -> bool:
-    """Hand a library's message to whoever listens in this thread; tell whether it must not reach the screen."""
+    """Hand a library's message to the listener of this thread; return whether it must not reach the screen."""
     listener = _listener.get()
     if listener is not None:
         listener(message)
@@ -60,7 +60,7 @@ def _heard_by(listener: Listener) -> Iterator[None]:
     """Give a thread's messages to a listener; those of threads without one are dropped meanwhile.
 
     Warnings and logging have one state for the whole process. So the first thread that comes in saves it, and the last
-    that leaves brings it back, whatever the order.
+    that leaves brings it back, in any order.
     """
     global _inside
     with _lock:

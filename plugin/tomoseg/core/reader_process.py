@@ -27,7 +27,7 @@ from tomoseg.core.notes import collect_notes, take_note
 from tomoseg.core.quiet import note_warnings
 from tomoseg.core.reading import ReadOptions, current_read_options, read_with
 
-# -I: neither the working directory nor the environment says what is imported, but this process
+# -I: imports depend on this process, not on the working directory or the environment
 START = "import sys; sys.path[:] = {!r}; from tomoseg.core.reader_process import serve; serve({})"
 LENGTH = struct.Struct("<Q")  # of a part in bytes
 ALIGNMENT_BYTES = 64  # of each part, so that arrays may lie there
@@ -41,7 +41,7 @@ def read_apart(function: Callable[..., T], name: object, *given: Any) -> T:
     it ends. The options of `tomoseg.core.reading` hold there, too.
 
     Args:
-        function: the function; what it is given and returns is pickled.
+        function: the function; its arguments and its result are pickled.
         name: its first argument: the path of the scan, for errors.
         given: its other arguments.
 
@@ -60,7 +60,7 @@ def read_apart(function: Callable[..., T], name: object, *given: Any) -> T:
 
 
 def stop_reading() -> None:
-    """End the reader process, whatever it is doing: the call that waits for it fails."""
+    """End the reader process at once: the call that waits for it fails."""
     if _Reader.running is not None and _Reader.running.owner == os.getpid():
         _Reader.running.process.kill()
 
@@ -85,7 +85,10 @@ class _Reader:
     def call(self, function: Callable[..., Any], name: object, *given: Any) -> Any:
         options, folder = current_read_options(), Path.cwd()
         try:
-            with suppress(OSError), self.socket.makefile("wb") as questions:  # if it has ended, its answer tells why
+            with (
+                suppress(OSError),
+                self.socket.makefile("wb") as questions,
+            ):  # if it has ended, its answer has the reason
                 pickle.dump((folder, function, (name, *given), options), questions)
             try:
                 raised, answer, notes = _receive(self.socket)
@@ -106,7 +109,7 @@ class _Reader:
 def serve(handle: int) -> None:
     """Answer what the process that started this one asks through a socket, until it ends."""
     _Reader.serving = True
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks decides what Ctrl-C does
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process handles Ctrl-C
     with socket.socket(fileno=handle) as answers, answers.makefile("rb") as questions:
         while questions.peek():
             folder, function, given, options = pickle.load(questions)
@@ -136,7 +139,7 @@ def _answer(function: Callable[..., Any], given: tuple[Any, ...], options: ReadO
 
 
 def _limit_memory(room: int | None) -> None:
-    """Let the process take no more than so many bytes besides what it has, where the system can hold it to that."""
+    """Limit the further memory of the process in bytes, where the system supports it."""
     if sys.platform == "linux":
         most = resource.getrlimit(resource.RLIMIT_DATA)[1]
         limit = most if room is None else psutil.Process().memory_info().data + room
@@ -144,7 +147,7 @@ def _limit_memory(room: int | None) -> None:
 
 
 def _send(to: socket.socket, raised: bool, answer: Any, notes: list[str]) -> None:
-    """Send an answer as a file in memory, in which arrays follow the pickle as they are."""
+    """Send an answer as a file in memory, in which raw arrays follow the pickle."""
     buffers: list[pickle.PickleBuffer] = []
     try:
         content = pickle.dumps((raised, answer, notes), 5, buffer_callback=buffers.append)

@@ -21,7 +21,7 @@ class ReadOptions:
     Attributes:
         read_timeout: seconds after which a scan that is still being read fails.
         allow_large: read scans that take more than 80 % of the free memory, or than --max-memory.
-        max_bytes: limit for RAM in bytes; by default 80 % of what is free.
+        max_bytes: limit of RAM in bytes; by default 80 % of the free RAM.
 
     Raises:
         UsageError: a value is out of range.
@@ -82,7 +82,7 @@ def require_room(name: str, voxels: int, stored_bytes: int = 0) -> None:
     Args:
         name: of the scan, for the error.
         voxels: how many float32 values will be kept, all channels together.
-        stored_bytes: what the voxels take as they are stored.
+        stored_bytes: bytes of the stored voxels.
 
     Raises:
         MemoryLimitError: they take more than the user's limit.
@@ -95,4 +95,4 @@ def require_room(name: str, voxels: int, stored_bytes: int = 0) -> None:
     declared = f"{name}: its header declares voxels that take {megabytes(needed)} MB of memory"
     if options.max_bytes is not None:
         raise MemoryLimitError(f"{declared}, --max-memory allows {megabytes(room)} MB. Allow more.")
-    raise FreeMemoryError(f"{declared}, {megabytes(room)} MB may be taken. Pass --allow-large to read it all the same.")
+    raise FreeMemoryError(f"{declared}, {megabytes(room)} MB are available. Pass --allow-large to read it.")

@@ -17,7 +17,7 @@ class RunStats:
         planned_vram_bytes, peak_vram_bytes: the same on the GPU; 0 without one.
         backend: "torch", "torch.compile" or "openvino"; empty where no network ran.
         precision: "fp32", "bf16", "fp16" or "int8"; empty where no network ran.
-        notes: what was done otherwise than usual.
+        notes: deviations from the usual way.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)

@@ -43,8 +43,8 @@ def further_files(paths: Sequence[Path], channels: int) -> dict[Path, tuple[Path
     """Return the files of the channels after the first, by that of the first; none where not all of them are there.
 
     Args:
-        paths: scans, of which some may be channels of one: these are left out, but the first.
-        channels: how many a scan has.
+        paths: scans; of several channels of one scan only the first stays.
+        channels: number of channels of a scan.
     """
     found: dict[Path, tuple[Path, ...]] = dict.fromkeys(paths, ())
     for path in paths if channels > 1 else ():
@@ -56,10 +56,10 @@ def further_files(paths: Sequence[Path], channels: int) -> dict[Path, tuple[Path
 
 
 def _has_channels(path: Path) -> bool:
-    """Tell whether a file holds several channels itself, so that its number is that of a case."""
+    """Return whether a file holds several channels itself, so that its number is that of a case."""
     try:
         return channels_of(path) is not None
-    except (VolumeError, OSError):  # the reader will tell what is wrong with it
+    except (VolumeError, OSError):  # the reader will report the error
         return False
 
 
@@ -90,7 +90,7 @@ def split_4d(image: nib.spatialimages.SpatialImage, channels: int, name: str) ->
 
 
 def join(parts: Sequence[Volume], name: str) -> Volume:
-    """Return one volume of several channels, each of which was read as a volume of its own.
+    """Return one volume of several channels that were read one by one.
 
     Raises:
         VolumeError: one of them has channels itself, or they do not lie on one grid.

@@ -15,7 +15,7 @@ from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix, strip_suffix
 from tomoseg.data.scan_files import visible_folders
 
 DESCRIPTION = "dataset.json"
-FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))  # of the Decathlon and of nnU-Net; of anybody
+FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))  # of the Decathlon and of nnU-Net; of others
 TEST_FOLDER = "imagesTs"
 PARTS = ("training", "validation")  # lists of pairs in dataset.json; MONAI reads the second, too
 TEST = "test"
@@ -73,7 +73,7 @@ class Dataset:
     Attributes:
         root: its folder.
         pairs: at least one.
-        label_names: by value, background (0) left out; empty where nobody says.
+        label_names: by value, without background (0); empty if unknown.
         modality: "CT", "MR" or what the dataset calls it; None where it does not say, or has several channels.
         channels: their names.
         test: scans that need no label.
@@ -100,7 +100,7 @@ class Dataset:
 
 
 def is_dataset(folder: Path) -> bool:
-    """Tell whether a folder looks like a labelled dataset: by its dataset.json, or by its folders of volumes."""
+    """Return whether a folder looks like a labelled dataset: by its dataset.json, or by its folders of volumes."""
     if (folder / DESCRIPTION).is_file():
         return True
     if any(all(_volumes(folder / name) for name in names) for names in FOLDERS):
@@ -192,7 +192,7 @@ def _read_channels(description: dict[str, Any]) -> tuple[str, ...]:
 
 
 def described_labels(folder: Path) -> dict[int, str]:
-    """Return the names of labels by value that the dataset.json in a folder tells, whatever else it holds.
+    """Return the names of labels by value from the dataset.json in a folder, and ignore its other content.
 
     Raises:
         UsageError: it is missing or damaged.

@@ -29,7 +29,7 @@ class Scan:
     Attributes:
         path: the file or the folder.
         series: SeriesInstanceUID, of a folder.
-        tag: what tells its results from those of the other series in the folder; empty where there is one only.
+        tag: suffix that distinguishes its results from those of other series in the folder; empty for a single one.
     """
 
     path: Path
@@ -76,7 +76,7 @@ def find_scans(
             for one in members
             if one in chosen
         ]
-        if every:  # nothing in there could be read: it is a scan that fails
+        if every:  # no file could be read: it is a scan that fails
             scans += [Scan(place) for place in {file.parent for file in damaged} - places.keys()]
     return sorted(scans, key=lambda scan: (scan.path, scan.series or ""))
 
@@ -98,7 +98,7 @@ def _choose(found: list[SeriesSummary], asked: str | None, modality: str, folder
 
 
 def _tag(one: SeriesSummary, members: list[SeriesSummary]) -> str:
-    """Return the number of a series, and the end of its UID where that does not tell it from others in a folder."""
+    """Return the number of a series, and the end of its UID where the number is not unique in a folder."""
     if len(members) == 1:
         return ""
     numbers = [other.number for other in members]

@@ -10,17 +10,17 @@ SEGMENTATION_SUFFIX = ".seg.nrrd"  # 3D Slicer's; never a scan
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 
 # deflate shrinks by at most 1032:1 (https://zlib.net/zlib_tech.html), so a header that declares more than this
-# is damaged, and must not make anybody reserve the memory it asks for
+# is damaged, and must not reserve the memory that it declares
 DEFLATE_LIMIT = 1032
 
 
 def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
-    """Tell whether a file's name ends in one of these, in any case."""
+    """Return whether a file's name ends in one of these, in any case."""
     return name.lower().endswith(suffixes)
 
 
 def is_nifti(path: Path) -> bool:
-    """Tell by its name whether a file is NIfTI, which MONAI reads without the package itk."""
+    """Return whether a file is NIfTI by its name; MONAI reads it without the package itk."""
     return has_suffix(path.name, NIFTI_SUFFIXES)
 
 
@@ -32,7 +32,7 @@ def missing_reader(path: Path) -> str:
 
 
 def strip_suffix(name: str) -> str:
-    """Return a file's name without what tells its format."""
+    """Return a file's name without the suffix of its format."""
     for suffix in (SEGMENTATION_SUFFIX, *VOLUME_SUFFIXES, ".dcm"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]

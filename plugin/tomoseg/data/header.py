@@ -141,6 +141,6 @@ def _read_series(headers: Sequence[Dataset], path: Path) -> Header:
         return Header(path, "DICOM", "", None, series=series, reason=one_line(error))
     first = next(one for one in headers if one.filename == str(ordered[0].frame.path))
     bits = first.get("BitsAllocated")
-    known = isinstance(bits, int) and "PixelRepresentation" in first  # else reading the pixels will tell
+    known = isinstance(bits, int) and "PixelRepresentation" in first  # else the reader of the pixels decides
     dtype = f"{'' if first.PixelRepresentation else 'u'}int{bits}" if known else ""
     return Header(path, "DICOM", dtype, grid, notes, series, slices=tuple(ordered))

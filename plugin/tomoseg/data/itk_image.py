@@ -58,7 +58,7 @@ META_VALUES = {
 }  # fmt: skip
 MAX_TEXT_LENGTH = 250
 MAX_ELEMENT_LENGTH = 16000
-# of a field of NRRD, which its reader copies into its account of what is wrong, past the end of that; a key with a
+# of a field of NRRD, which its reader copies into its error message, past the end of the buffer; a key with a
 # value of its own may be as long as it likes
 MAX_LINE_LENGTH = 500
 HERE = {"LOCAL", "Local", "local"}  # of a MetaImage: the voxels follow the header
@@ -118,7 +118,7 @@ def open_itk(path: Path, *, voxels: bool = False) -> Iterator[tuple[sitk.ImageFi
 
 @cache
 def _listen_to_itk() -> None:
-    """Hand what ITK prints to whoever listens in the thread that it comes from, for the rest of the process."""
+    """Hand ITK's output to the listener of its thread, for the rest of the process."""
     import SimpleITK as sitk
 
     class Listener(sitk.LoggerBase):  # type: ignore[misc]
@@ -206,7 +206,7 @@ def affine_of(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:
 def _read_fields(path: Path) -> dict[str, str]:
     """Return the fields of the header, their names in lower case, once the file of the voxels is known to be there.
 
-    ITK opens whatever a header names, and would wait for ever at a pipe.
+    ITK opens any file that a header names, and would wait for ever at a pipe.
     """
     fields, _ = _parse(path)
     data, place = _data_file(path, fields), _place(path, fields)
@@ -304,12 +304,12 @@ def _declared(fields: dict[str, str], reader: sitk.ImageFileReader) -> int:
 
     bits = re.search(r"\d+", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
     values: int = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-    sizes = re.findall(r"\d+", fields.get("sizes", ""))  # NRRD's, of which ITK tells the last 32 bits
+    sizes = re.findall(r"\d+", fields.get("sizes", ""))  # NRRD's; ITK reports their last 32 bits only
     return max(values, math.prod(map(int, sizes))) * (int(bits[0]) // 8 if bits else 1)
 
 
 def _check_size(path: Path, fields: dict[str, str], reader: sitk.ImageFileReader) -> None:
-    """Refuse a header that declares more voxels than its file can hold, before anybody reserves memory for them."""
+    """Refuse a header that declares more voxels than its file can hold, before ITK reserves memory for them."""
     data = _data_file(path, fields)
     held = data.stat().st_size - (_parse(path)[1] if data == path else 0)
     packed, declared = fields.get("compresseddatasize", "0"), _declared(fields, reader)

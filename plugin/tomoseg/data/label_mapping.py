@@ -14,11 +14,11 @@ from tomoseg.data.labels import require_distinct, same_name
 
 @dataclass(frozen=True)
 class LabelMapping:
-    """Label values and what they become.
+    """Mapping of label values.
 
     Attributes:
         source: values.
-        target: what they become, in the same order.
+        target: new values, in the same order.
         keep_others: whether other values stay; else they become background.
     """
 
@@ -35,7 +35,7 @@ class LabelMapping:
     def by_name(cls, theirs: Mapping[int, str], ours: Mapping[int, str]) -> LabelMapping:
         """Return how labels get the values of ours that have the same name; empty if they have them already.
 
-        Names are compared as they are, but for case, and for blanks and underscores, which are the same. A label of
+        The comparison of names ignores case, and treats blanks and underscores as equal. A label of
         another name whose value is one of ours moves to a value that neither side uses.
 
         Args:
@@ -68,7 +68,7 @@ class LabelMapping:
         return self.as_dict().get(value, value if self.keep_others else 0)
 
     def apply(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Return label values, each replaced by what it becomes.
+        """Return label values, each replaced by its new value.
 
         Args:
             labels: integers of any shape, 0 or more.

@@ -25,7 +25,7 @@ class Code:
     meaning: str
 
 
-# what a segment is if nobody says: https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_7150.html
+# default kind of a segment: https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_7150.html
 TISSUE = Code("85756007", "SCT", "Tissue")
 
 
@@ -79,12 +79,12 @@ def require_distinct(names: Iterable[str]) -> None:
     for name in names:
         if (same := same_name(name)) in known:
             both = f"{known[same]!r} and {name!r}"
-            raise UsageError(f"labels: {both} are one name, whatever their case and blanks; rename one of them")
+            raise UsageError(f"labels: {both} are one name but for case and blanks. Rename one of them")
         known[same] = name
 
 
 def is_ignored(name: str | None) -> bool:
-    """Tell whether a label of this name is nnU-Net's ignore label."""
+    """Return whether a label of this name is nnU-Net's ignore label."""
     return name is not None and name.lower() == IGNORE
 
 
@@ -105,5 +105,5 @@ def default_colour(value: int) -> tuple[int, int, int]:
 
 
 def unnamed(value: int) -> Label:
-    """Return the label of a value that nobody has named."""
+    """Return the label of a value without a name."""
     return Label(value, f"label {value}", default_colour(value))

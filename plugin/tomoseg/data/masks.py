@@ -26,7 +26,7 @@ MAX_ROUNDING_VOXELS = 0.05  # the coordinates of a header are float32, or decima
 
 
 def without_masks(paths: Sequence[Path], asked: Collection[Path] | None = None) -> list[Path]:
-    """Return volumes without those that are label maps of others; notes name what is left out.
+    """Return volumes without those that are label maps of others; notes name these.
 
     Such a file is called as another of these with `_seg`, `_mask` or the like at the end, or has a manifest of tomoseg.
     It lies on the other's grid, and holds at most 256 whole values of 0 or more: a CT has more, and a phase, too.
@@ -51,7 +51,7 @@ def without_masks(paths: Sequence[Path], asked: Collection[Path] | None = None) 
 
 
 def _is_label_map(path: Path, scan: Path | None) -> bool:
-    """Tell whether a file lies on a scan's grid, if there is one, and holds few whole values."""
+    """Return whether a file lies on a scan's grid, if there is one, and holds few whole values."""
     try:
         with collect_notes(), suppress_warnings():  # the reader of a scan repeats them
             array, grid = _read(path)
@@ -59,7 +59,7 @@ def _is_label_map(path: Path, scan: Path | None) -> bool:
                 other = _read_grid(scan)
                 if not grid.matches(other, MAX_ROUNDING_VOXELS * min(grid.spacing)):
                     return False
-    except (TomosegError, OSError, ValueError, MemoryError):  # whoever segments it will say what is wrong
+    except (TomosegError, OSError, ValueError, MemoryError):  # its segmentation reports the error
         return False
     return _has_few_whole_values(array)
 

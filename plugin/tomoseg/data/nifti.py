@@ -1,4 +1,4 @@
-"""NIfTI files: read with every way of being damaged told apart, and written whole or not at all."""
+"""Read NIfTI files with an error for each kind of damage, and write them completely or not at all."""
 
 import gzip
 import math
@@ -193,7 +193,7 @@ def _check_raw(header: nib.Nifti1Header, size: int) -> None:
         size: of the header in bytes.
     """
     if not header["magic"].item().startswith(b"n"):
-        return  # no NIfTI, which nibabel tells
+        return  # no NIfTI; nibabel raises the error
     begin = float(header["vox_offset"])
     if not begin >= size + 4:
         raise ValueError(f"its voxels begin at byte {begin:g}, which is within the header")
@@ -271,5 +271,5 @@ def write_map(path: Path, values: NDArray[np.float32], grid: Grid, like: nib.Nif
 
 
 def gzip_writer(raw: IO[bytes]) -> igzip.IGzipFile:
-    """Return a file that packs what is written to it, without time and name: one result is one sequence of bytes."""
+    """Return a file that compresses its input, without time and name: one result is one sequence of bytes."""
     return igzip.IGzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0)

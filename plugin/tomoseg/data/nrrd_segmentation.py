@@ -24,7 +24,7 @@ from tomoseg.data.volume import LPS_TO_RAS
 SUFFIXES = (".nrrd",)
 SLICES_AT_ONCE = 16  # slices that are packed at once
 EMPTY_EXTENT = "0 -1 0 -1 0 -1"  # Slicer's extent of an empty segment
-# where Slicer looks up the codes; those that it does not find there it shows as they are
+# where Slicer looks up the codes; it shows unknown ones unchanged
 TERMINOLOGY = "Segmentation category and type - 3D Slicer General Anatomy list"
 ANATOMY = "Anatomic codes - DICOM master list"
 
@@ -37,7 +37,7 @@ def write_nrrd_segmentation(
     Args:
         path: ends in .nrrd; Slicer takes it for a segmentation if it ends in .seg.nrrd.
         labels: (I, J, K), or (label, I, J, K) of 0 and 1 where labels may overlap, numbered from 1; uint8 or uint16.
-            Overlapping labels become layers of one file, each of which holds its label's value.
+            Overlapping labels become layers of one file, each with its label's value.
         grid: the scan's grid.
         table: a label for every value; some may not occur.
         compress: whether the voxels are packed with gzip; some readers in browsers cannot unpack them.

@@ -117,7 +117,7 @@ OUTPUT_TYPES: dict[str, OutputType] = {
 
 
 def names_output_file(output: Path) -> bool:
-    """Tell whether an output names one file of labels, and not a folder for any number of them."""
+    """Return whether an output names one file of labels, and not a folder for any number of them."""
     return any(has_suffix(output.name, kind.suffixes) for kind in OUTPUT_TYPES.values()) and not output.is_dir()
 
 

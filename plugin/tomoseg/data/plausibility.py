@@ -27,8 +27,8 @@ def volume_warnings(
     Args:
         table: what the labels mean.
         volumes_ml: of each label, by its value.
-        cut_off: values of the labels that reach the scan's border, of which a part may lie beyond it.
-        trained_on: what to ask for where nothing was found at all, e.g. "a CT as head_neck was trained on".
+        cut_off: values of the labels that reach the scan's border, and may extend beyond it.
+        trained_on: scan to suggest if no label was found, e.g. "a CT as head_neck was trained on".
     """
     declared = [(label, *label.volume_ml) for label in table if label.volume_ml is not None]
     expected = [label for label, low, _ in declared if low > 0]

@@ -88,7 +88,7 @@ def _read_channels(source: Image, channels: int) -> Volume:
         with errors_as(VolumeError, f"{path}: cannot be read", OSError):
             if channels_of(path) is not None:
                 return read_apart(_read_4d, path, channels)
-    _read_one(source)  # knows what is wrong with it
+    _read_one(source)  # raises its error
     raise VolumeError(f"{_name(source)}: {expectation(channels)}, got one")
 
 

@@ -1,4 +1,4 @@
-"""Files below a folder that may hold scans, told by their names and first bytes; none is read."""
+"""Find files below a folder that may hold scans, by their names and first bytes; none is read."""
 
 import os
 from collections import deque
@@ -16,7 +16,7 @@ INDEX_NAME = "DICOMDIR"  # the index of a medium, itself a DICOM file
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell whether a file says that it is DICOM, by its first bytes or by its name."""
+    """Return whether a file is DICOM by its first bytes or by its name."""
     if has_suffix(path.name, DICOM_SUFFIXES):
         return True
     if path.name.upper() == INDEX_NAME or has_suffix(path.name, VOLUME_SUFFIXES) or not path.is_file():
@@ -40,14 +40,14 @@ def find_volumes(folder: Path, leave_out: Path | None = None) -> list[Path]:
 
 
 def is_volume(path: Path) -> bool:
-    """Tell whether a path is called as a NIfTI, NRRD or MetaImage file, and not as 3D Slicer's segmentations."""
+    """Return whether a path has the suffix of NIfTI, NRRD or MetaImage, and not that of 3D Slicer's segmentations."""
     return has_suffix(path.name, VOLUME_SUFFIXES) and not has_suffix(path.name, (SEGMENTATION_SUFFIX,))
 
 
 def visible_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
     """Return the files below a folder, sorted; hidden ones, and those below `leave_out`, are left out.
 
-    Links are followed, each folder once. Notes name what lies outside of the folder, and what is passed over.
+    Links are followed, each folder once. Notes name links that lead out of the folder, and skipped entries.
     """
     found = [here / name for here, names in visible_folders(folder, leave_out) for name in names if name[0] != "."]
     links = [path for path in found if path.is_symlink()]
@@ -93,7 +93,7 @@ def visible_folders(folder: Path, leave_out: Path | None = None) -> Iterator[tup
 
 
 def _why_passed_over(target: Path, root: Path, searched: Sequence[Path]) -> str:
-    """Return why a link's target is not searched: what is below it would come twice, or never end."""
+    """Return why a link's target is not searched: the files below it would come twice, or without end."""
     if root.is_relative_to(target):
         return "which holds the link itself"
     for known in searched:

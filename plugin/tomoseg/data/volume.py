@@ -1,4 +1,4 @@
-"""One scan in memory, checked, whatever it was read from."""
+"""One scan in memory, checked, from any source."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Intervals for what was computed from a sample of cases.
+"""Bootstrap intervals of statistics of a sample of cases.
 
 Cases are drawn with replacement, as many as there are, `RESAMPLES` times; the interval lies between the 2.5th and the
 97.5th percentile of what the draws give (Efron's percentile bootstrap; Efron and Tibshirani, An Introduction to the

@@ -61,12 +61,12 @@ class CaseScores:
     """The outcome for one case.
 
     Attributes:
-        name: what it is called.
+        name: name of the case.
         prediction, reference: the files; None for one that is missing.
         status: "done", or "failed" if it could not be scored.
         reason: one line that says why it failed.
-        notes: what is worth knowing of the files.
-        labels: by value; a label that was not annotated in this case is left out.
+        notes: notes on the files.
+        labels: by value; without labels that were not annotated in this case.
         absent: what a label scores that neither of the two has; None where the case failed.
         annotated: values of the labels that were drawn; None: all were.
         image: the scan, where it is known.
@@ -88,7 +88,7 @@ class CaseScores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found in two label maps.
+    """Result of the comparison of two label maps.
 
     Attributes:
         scores: by value.
@@ -102,7 +102,7 @@ class Comparison:
 
 
 def score_case(match: CasePair, config: EvaluationConfig) -> CaseScores:
-    """Read both label maps of a case and compare them; what goes wrong is told, not raised."""
+    """Read both label maps of a case and compare them; an error becomes the case's reason."""
     started = time.perf_counter()
     try:
         reference = read_reference(match.reference, config.reference_values, config.names)
@@ -146,8 +146,8 @@ def compare_labels(
         prediction: (I, J, K) label values.
         reference: (I, J, K) label values.
         grid: of both.
-        config: what is scored, and how.
-        annotated: values of the labels that were drawn in the reference; None: all were.
+        config: labels, tolerances and other rules.
+        annotated: values of the labels that the reference annotates; None for all.
     """
     known = np.broadcast_to(np.True_, reference.shape)
     if config.ignore is not None:

@@ -1,4 +1,4 @@
-"""What is told of each label of each case."""
+"""Metrics of each label of each case."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class Metric:
         key: its name in files.
         title: for people.
         unit: "", "mm" or "mL".
-        of: returns it: NaN where it is not defined, infinite for a distance to what is not there.
-        decimals: with which people read it.
+        of: computes it: NaN where it is undefined, infinite for a distance to an absent label.
+        decimals: number of decimals that tables show.
         explanation: one sentence.
     """
 

@@ -1,4 +1,4 @@
-"""What is scored, and how: the options of `tomoseg evaluate` and of Python."""
+"""Options of an evaluation, for the command line and Python."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -26,7 +26,7 @@ def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path) -
     """Write an evaluation as a single HTML file, atomically; it asks the network for nothing.
 
     Args:
-        evaluation: what was found.
+        evaluation: result of the evaluation.
         worst: the cases to show, with their pictures.
         path: of the page.
 

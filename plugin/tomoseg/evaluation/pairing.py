@@ -28,8 +28,8 @@ class CasePair:
     Attributes:
         name: what the case is called.
         prediction, reference: the files of the label maps.
-        image: the scan, where a dataset tells it.
-        annotated: values of the labels that were drawn in the reference; None: all were.
+        image: the scan, if a dataset names it.
+        annotated: values of the labels that the reference annotates; None for all.
     """
 
     name: str
@@ -41,13 +41,13 @@ class CasePair:
 
 @dataclass(frozen=True)
 class Matches:
-    """What was found on both sides.
+    """Pairs and leftovers of predictions and references.
 
     Attributes:
         pairs: by name.
         lonely_predictions, lonely_references: files without their partner, by name.
         label_names: by value, as dataset.json calls them; empty where there is none.
-        notes: what is worth knowing of both sides.
+        notes: notes on both sides.
     """
 
     pairs: tuple[CasePair, ...]
@@ -61,7 +61,7 @@ def match_cases(prediction: Path, reference: Path) -> Matches:
     """Pair predictions with references by their names, `_seg`, `_label` and the like at the end left out.
 
     Folders are searched to their depth. Files of the same name in folders of the same name go together; else files
-    whose name occurs but once on either side. Two files are a pair whatever they are called.
+    whose name occurs but once on either side. Two files given by path are a pair under any names.
 
     Args:
         prediction: a file, or a folder of them.
@@ -88,9 +88,9 @@ def match_cases(prediction: Path, reference: Path) -> Matches:
         return Matches((match(prediction, reference),), (), (), names, notes)
     ours, theirs = _collect(prediction), _collect_references(reference, dataset)
     if not prediction.is_file() and not ours:
-        raise UsageError(f"{prediction}: no label map in there; expected NIfTI, NRRD, MetaImage or DICOM-SEG files")
+        raise UsageError(f"{prediction}: contains no label map. Expected NIfTI, NRRD, MetaImage or DICOM-SEG files")
     if not reference.is_file() and not theirs:
-        raise UsageError(f"{reference}: no label map in there; expected NIfTI, NRRD or MetaImage files")
+        raise UsageError(f"{reference}: contains no label map. Expected NIfTI, NRRD or MetaImage files")
     partners = _join(ours, theirs)
     if not partners:
         raise UsageError(
@@ -99,7 +99,7 @@ def match_cases(prediction: Path, reference: Path) -> Matches:
     pairs = _tell_apart([match(ours[partner], theirs[key]) for key, partner in partners.items()], reference)
     return Matches(
         tuple(sorted(pairs, key=lambda pair: pair.name)),
-        # of one file, nobody asked what else there is
+        # with one file, other files do not matter
         () if reference.is_file() else tuple(ours[key] for key in sorted(ours.keys() - set(partners.values()))),
         () if prediction.is_file() else tuple(theirs[key] for key in sorted(theirs.keys() - partners.keys())),
         names,
@@ -153,8 +153,8 @@ def _by_key(files: Iterable[Path], base: Path) -> dict[Key, Path]:
 def _join(ours: dict[Key, Path], theirs: dict[Key, Path]) -> dict[Key, Key]:
     """Return the key of the prediction by that of the reference; what fits most closely is joined first.
 
-    A name joins only what is the only one of that name on its side: where each patient has a folder with a file of one
-    name, those that are left over are of different patients.
+    A name joins two files only if each is the only one of that name on its side: where each patient has a folder with a
+        file of one name, files that are left over belong to different patients.
     """
     partners: dict[Key, Key] = {}
     closeness: tuple[Callable[[Key], object], ...] = (

@@ -91,7 +91,7 @@ class AgreementPlot:
 
     Attributes:
         across, up: the axes.
-        lines: (kind, what it is, value) of the bias and the limits of agreement.
+        lines: (kind, title, value) of the bias and the limits of agreement.
         points: the cases; x is the mean of both volumes in mL, y their difference, predicted minus reference.
     """
 

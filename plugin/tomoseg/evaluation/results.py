@@ -17,7 +17,7 @@ from tomoseg.evaluation.metrics import METRICS
 from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary
 from tomoseg.report.environment import installed_packages, utc_now
 
-METRIC_PACKAGES = ("edt", "nibabel", "numpy", "scipy", "SimpleITK")  # that decide what is computed
+METRIC_PACKAGES = ("edt", "nibabel", "numpy", "scipy", "SimpleITK")  # those that compute
 CASE_COLUMNS = (
     "case", "label", "name", *(metric.key for metric in METRICS), "predicted_ml", "reference_ml",
     "voxels_both", "voxels_predicted_only", "voxels_reference_only", "prediction", "reference",
@@ -33,7 +33,7 @@ class Evaluation:
     """Predictions, compared with their references.
 
     Attributes:
-        predictions, references: what was given.
+        predictions, references: paths as given.
         config: how they were compared.
         cases: by name; those that failed, too.
         summaries: of each label, then of all labels.
@@ -67,7 +67,7 @@ class Evaluation:
         return list(filter(None, scores_of(case, (one.label for one in self.summaries if one.label))))
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON has it: null for what is not defined, "inf" for an infinite distance."""
+        """Return it for JSON: null for undefined values, "inf" for infinite distances."""
         return {
             "tomoseg": __version__,
             "python": platform.python_version(),

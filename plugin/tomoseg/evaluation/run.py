@@ -1,4 +1,4 @@
-"""All cases, one after the other, and what is written of them."""
+"""Evaluate all cases of two folders, and write the results."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,10 +25,10 @@ from tomoseg.evaluation.summary import summarise
 from tomoseg.evaluation.worst import draw_worst, find_images
 from tomoseg.report.environment import utc_now
 
-# told each case when it is scored, and how many there are
+# called with each finished case and the number of cases
 OnCase = Callable[[CaseScores, int], None]
 MAX_CASES_AT_ONCE = 4  # cases, unless the user sets threads: a pair of whole bodies takes 1 GB
-MAX_LABEL_VALUES = 255  # values, of which label maps rarely have more
+MAX_LABEL_VALUES = 255  # label maps rarely have more
 
 
 def evaluate(
@@ -48,7 +48,7 @@ def evaluate(
     Args:
         predictions: a label map, or a folder of them.
         references: a label map, a folder of them, or a labelled dataset.
-        options: what is scored, and how.
+        options: options of the evaluation.
         bundle: its labels are scored where the options name none.
         output: folder for evaluation.json, metrics.csv, summary.csv and evaluation.html; None to write nothing.
         on_case: called with each case when it is scored, and the number of all cases.
@@ -133,8 +133,8 @@ def save_evaluation(evaluation: Evaluation, folder: Path, *, images: Path | None
     """Write evaluation.json, metrics.csv, summary.csv and evaluation.html.
 
     Args:
-        evaluation: what was found.
-        folder: where they go.
+        evaluation: result of the evaluation.
+        folder: folder of the files.
         images: a folder of scans, for the pictures of the worst cases; those of a dataset are known.
         worst: how many cases to show.
 
@@ -161,7 +161,7 @@ def _score(pairs: Sequence[CasePair], config: EvaluationConfig, threads: int) ->
 
 
 def _unmistakable(planned: Mapping[int, int], names: Mapping[int, str]) -> LabelMapping:
-    """Return what values of references become, where none of them could be one of ours as it is."""
+    """Return the mapping from reference to predicted values, empty if a reference value already is a predicted one."""
     changed = {value: label for label, value in planned.items() if value != label}
     return LabelMapping.of({} if changed.keys() & (names.keys() | planned.keys()) else changed)
 

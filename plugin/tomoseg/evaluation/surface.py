@@ -58,7 +58,7 @@ class SurfaceDistances:
 
 @dataclass(frozen=True)
 class SurfaceScores:
-    """What is told of two surfaces.
+    """Scores of two surfaces.
 
     Attributes:
         hd95_mm: 95 % Hausdorff distance.

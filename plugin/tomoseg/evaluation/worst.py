@@ -74,7 +74,7 @@ def draw_worst(evaluation: Evaluation, count: int, images: dict[str, Path]) -> l
     Args:
         evaluation: the scores.
         count: how many to draw.
-        images: scans by the names of cases; those that a dataset tells come after.
+        images: scans by the names of cases; before those that a dataset names.
     """
     chosen = choose_worst(evaluation, count)
     with TemporaryDirectory(prefix="tomoseg-") as folder:

@@ -13,7 +13,7 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
     """Write a state dict that any bundle's CheckpointLoader reads, atomically.
 
     Raises:
-        OutputError: it cannot be written; what was there is as it was.
+        OutputError: it cannot be written; the earlier file is kept.
     """
     plain: dict[str, torch.Tensor] = {}
     written: dict[tuple[Any, ...], torch.Tensor] = {}  # a tensor that has several names is written once

@@ -31,7 +31,7 @@ _VOLUME: ContextVar[Volume] = ContextVar("volume")  # of each thread its own
 
 @contextmanager
 def volume_to_load(volume: Volume) -> Iterator[None]:
-    """Let the `LoadImaged` of a bundle load this volume in the current thread, under whatever path."""
+    """Let the `LoadImaged` of a bundle load this volume in the current thread, for any path."""
     token = _VOLUME.set(volume)
     try:
         yield
@@ -74,7 +74,7 @@ class InferenceConfig:
 
     Attributes:
         preprocessing, postprocessing: the bundle's transforms.
-        image_key, prediction_key: what they call the image and the prediction.
+        image_key, prediction_key: keys of the image and the prediction.
         inferer: the bundle's inferer.
         checkpoints: its weights; of several networks, the logits are averaged.
         checkpoint_key: what weights are called where a file holds more than them.
@@ -152,8 +152,8 @@ class InferenceConfig:
 
     @property
     def network_definition(self) -> Any:
-        """The entry `network_def` with its references resolved, of which nothing is built."""
-        parser = ConfigParser(copy.deepcopy(self._parser.get()))  # it keeps what it was asked for, built or not
+        """The entry `network_def` with its references resolved, without building it."""
+        parser = ConfigParser(copy.deepcopy(self._parser.get()))  # it caches its entries, built or not
         try:
             return parser.get_parsed_content("network_def", instantiate=False, eval_expr=False).get_config()
         except Exception as error:  # MONAI's parser, on a config that may refer to anything
@@ -240,7 +240,7 @@ def unpickle(path: Path, allowed: Sequence[Any] = ()) -> Any:
 
     Args:
         path: its file.
-        allowed: classes and functions that it may name besides, as torch's `safe_globals` takes them.
+        allowed: further classes and functions that it may name, as for torch's `safe_globals`.
 
     Raises:
         BundleError: it cannot be read, or holds something else.

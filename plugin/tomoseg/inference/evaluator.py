@@ -194,7 +194,7 @@ class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
         return self._networks
 
     def _postprocess(self, data: Any) -> Any:
-        """Run the post-processing, or what is left of it."""
+        """Run the post-processing, or its remaining steps."""
         if self._engine is None:
             return self._steps(data)
         image = data[CommonKeys.IMAGE]
@@ -203,12 +203,12 @@ class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
         return self._engine.fused.rest({**data, CommonKeys.PRED: prediction})
 
     def _leave_to_monai(self, reason: str) -> None:
-        """Say once why MONAI's own class runs the batches; refuse what it cannot do."""
+        """Say once why MONAI's own class runs the batches; reject options that it does not have."""
         if self._mirror_axes:
-            raise UsageError(f"mirror_axes: only the engine averages mirrorings, and it does not know {reason}")
+            raise UsageError(f"mirror_axes: only the engine averages mirrorings, and it does not support {reason}")
         if self._nnunet_windows:
-            raise UsageError(f"nnunet_windows: only the engine has them, and it does not know {reason}")
+            raise UsageError(f"nnunet_windows: only the engine has them, and it does not support {reason}")
         if reason not in self._logged:
             self._logged.add(reason)
             beyond = f"; these options do not hold: {self._not_for_monai}" if self._not_for_monai else ""
-            self.logger.warning("run by MONAI's own evaluator, for the engine does not know %s%s", reason, beyond)
+            self.logger.warning("run by MONAI's own evaluator: the engine does not support %s%s", reason, beyond)

@@ -46,8 +46,8 @@ class Prediction:
     Attributes:
         array: (C, I, J, K), as the bundle's post-processing leaves it; C is 1 for a label map.
         affine: 4×4, voxel indices of `array` to RAS+ mm.
-        stats: what it took.
-        entropy: (I, J, K) float32 in the scan's grid, where it was asked for.
+        stats: times and memory.
+        entropy: (I, J, K) float32 in the scan's grid, if requested.
     """
 
     array: NDArray[Any]
@@ -61,7 +61,7 @@ class DevicePreprocessing:
 
     Args:
         steps: the bundle's transforms; a step is put behind the one that loads.
-        key: what they call the image.
+        key: key of the image.
         device: where they run.
 
     Attributes:
@@ -82,8 +82,8 @@ class DevicePreprocessing:
         if self._move is not None:
             try:
                 return dict(self._steps(data))
-            except Exception as error:  # foreign transforms, some of which know no GPU, and its memory is small
-                self.note = f"preprocessed on the CPU, for {one_line(root_cause(error))}"
+            except Exception as error:  # foreign transforms may not support a GPU, and its memory is small
+                self.note = f"preprocessed on the CPU: {one_line(root_cause(error))}"
             self._steps.transforms = [step for step in self._steps.transforms if step is not self._move]
             self._move = None
         return dict(self._steps(data))
@@ -123,7 +123,7 @@ class Pipeline:
         self._cleaners = [CLEANERS[name]("image") for name in options.clean]
         steps = [*self._cleaners, *config.preprocessing.transforms]
         self.replaces_non_finite = any(isinstance(step, ReplaceNonFinited) for step in steps)
-        # under a limit, what it takes is counted in RAM
+        # under a limit, its memory is counted in RAM
         where = device if options.max_memory is None else torch.device("cpu")
         self._preprocess = DevicePreprocessing(config.preprocessing, config.image_key, where)
         self.networks = load_networks(config, device, options)
@@ -266,7 +266,7 @@ class Pipeline:
             "its windows are not those of nnU-Net": self.config.nnunet_windows,
         }
         beyond = "".join(f"; {what}" for what, missing in without.items() if missing)
-        return f"run by MONAI itself, for the engine does not know {reason}{beyond}"
+        return f"run by MONAI itself: the engine does not support {reason}{beyond}"
 
     def _engine(self, image: MetaTensor) -> Engine:
         """Return what streams an image; NotRecognisedError where the bundle does something else."""
@@ -333,7 +333,7 @@ class Pipeline:
         return (*cleaning_notes(image), *([self._preprocess.note] if self._preprocess.note else []))
 
     def _require_sides(self, image: MetaTensor) -> None:
-        # a bundle that mirrors unless the user says no was trained so, and knows sides by what is around them
+        # a bundle that mirrors by default was trained so, and recognises sides by their surroundings
         asked = () if self.config.tta else self._mirror_axes
         across = [axis for axis in asked if io_orientation(np.asarray(image.affine))[axis, 0] == 0]
         labels = self.bundle.label_table.values() if across else ()

@@ -45,11 +45,11 @@ class Prepared:
     """A scan that is ready for the network, without its own voxels; the other fields are those of `Volume`.
 
     Attributes:
-        data: what the bundle's preprocessing made of it. Empty for a scan of which only crops are segmented.
+        data: output of the bundle's preprocessing. Empty for a scan that is segmented in crops.
         image_key: under which `data` has the network's input.
         located: where the crops are; None for a scan that is segmented whole.
-        stats: what it took so far.
-        warnings: why the scan may be none for the bundle.
+        stats: times and memory so far.
+        warnings: reasons why the scan may not suit the bundle.
     """
 
     data: dict[str, Any]
@@ -64,7 +64,7 @@ class Prepared:
 
     @property
     def image(self) -> MetaTensor:
-        """The network's input, (C, D, H, W), with its affine; KeyError for a scan of which crops are segmented."""
+        """The network's input, (C, D, H, W), with its affine; KeyError for a scan that is segmented in crops."""
         return self.data[self.image_key]
 
 
@@ -79,7 +79,7 @@ class Segmenter:
         bundle, options: as given.
         names: names of the bundle's labels by their value.
         device: where the networks run, e.g. "cpu" or "cuda:0".
-        precision: what they compute in: "fp32", "bf16", "fp16" or "int8".
+        precision: precision of the networks: "fp32", "bf16", "fp16" or "int8".
         checkpoint_sha256: SHA-256 of the files of the weights in use, and of their networks in int8 where these run.
         networks: the networks with their weights, one for each checkpoint, as PyTorch modules on the device.
 
@@ -125,7 +125,7 @@ class Segmenter:
     def __call__(
         self, source: Source | Volume, on_window: OnWindow | None = None, series: str | None = None
     ) -> Segmentation:
-        """Segment one scan; several threads may, of which one at a time runs the network.
+        """Segment one scan; several threads may call it, and one at a time runs the network.
 
         Args:
             source: path of a NIfTI, NRRD or MetaImage file, of a folder with a DICOM series or of a multi-frame DICOM

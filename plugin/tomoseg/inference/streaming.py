@@ -31,7 +31,7 @@ class Engine:
 
     Attributes:
         inferer: window, overlap and blending.
-        fused: what is made of the logits.
+        fused: fused post-processing of the logits.
         networks: the networks.
         device: where they run.
         limits: what a run may take.
@@ -97,7 +97,7 @@ class StreamedLabels:
         array: (1, I, J, K) labels, or (label, I, J, K) zeros and ones where labels may overlap.
         grid: where they lie; None for the grid of the image.
         entropy: (I, J, K) float32 in the scan's grid, where it was asked for.
-        stats: what it took.
+        stats: times and memory.
     """
 
     array: NDArray[np.unsignedinteger[Any]]
@@ -111,7 +111,7 @@ def as_prediction(labels: torch.Tensor, image: MetaTensor, grid: Grid | None) ->
 
     Args:
         labels: (C, I, J, K).
-        image: what they were made of.
+        image: the image of the network.
         grid: where they lie; None for the grid of the image.
     """
     prediction = MetaTensor(labels.float()).copy_meta_from(image)
@@ -134,7 +134,7 @@ class _Outputs:
         self._where = placement if fused.interpolated else identity_placement(network)
 
     def make(self, logits: int) -> list[Output]:
-        """Return what is to be made of so many logits."""
+        """Return the outputs for a number of logits."""
         overlapping = self._fused.threshold is not None
         dtype = np.uint8 if overlapping or logits <= 256 else np.uint16
         self.labels = np.zeros((logits if overlapping else 1, *self._shape), dtype)

@@ -1,4 +1,4 @@
-"""Which weights a run uses: the bundle's or others, as they are or in int8."""
+"""Choose the weights of a run: the bundle's or others, in floating point or in int8."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class CheckpointSet:
 
 
 def asks_for_int8(options: RunOptions) -> bool:
-    """Tell whether networks in int8 are to be run, for a precision or for a checkpoint that is one."""
+    """Return whether int8 networks run, by the precision or by a checkpoint that is one."""
     return options.precision == "int8" or any(Path(path).suffix == INT8_SUFFIX for path in options.checkpoints)
 
 

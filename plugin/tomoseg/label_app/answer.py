@@ -20,7 +20,7 @@ def write_answer(result: Segmentation, extension: str, compress: bool = True) ->
     """Write a result into a new temporary file, which the caller removes.
 
     Args:
-        result: labels as they are served.
+        result: labels with the served numbers.
         extension: ".nii.gz", ".nii", ".nrrd" (a label map that OHIF reads, too), ".seg.nrrd" (3D Slicer's segmentation;
             labels that overlap are layers of it) or ".dcm" (DICOM Segmentation).
         compress: whether .nrrd is compressed; OHIF reads it uncompressed only.
@@ -50,7 +50,7 @@ def write_answer(result: Segmentation, extension: str, compress: bool = True) ->
 
 
 def log_warnings(result: Segmentation, source: str | os.PathLike[str]) -> None:
-    """Log why the labels of a scan may be wrong, for clients show little of what they are told."""
+    """Log why the labels of a scan may be wrong, because clients hardly show it."""
     for warning in result.warnings:
         LOGGER.warning("%s: %s", Path(source).name, warning)
 
@@ -66,11 +66,11 @@ def keep_largest(result: Segmentation) -> Segmentation:
 
 
 def describe_answer(result: Segmentation, labels: ServedLabels, version: int) -> dict[str, Any]:
-    """Return what a client is told beside the file.
+    """Return the JSON that goes beside the file.
 
     Args:
-        result: labels as they are served; its `location`, which tells the sides of a whole scan apart as the network
-            found them, is told as it is in `report.json`.
+        result: labels with the served numbers; its `location`, with the sides of a whole scan, has the form of
+            `report.json`.
         labels: of the bundle.
         version: of the weights, 0 for the bundle's own.
     """

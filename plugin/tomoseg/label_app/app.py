@@ -51,7 +51,7 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         self.models = {bundle.name: ServedModel(bundle, folder) for bundle in bundles}
         super().__init__(
             app_dir, studies, dict(conf), name="tomoseg", description=DESCRIPTION, version=__version__,
-            # clients show these; 3D Slicer places clicks for each of them, and so for what is background, too
+            # clients show these; 3D Slicer places clicks for each of them, so background is one, too
             labels=[*dict.fromkeys(name for model in self.models.values() for name in model.labels.ids), BACKGROUND],
         )  # fmt: skip
 

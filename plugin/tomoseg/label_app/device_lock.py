@@ -9,7 +9,7 @@ from filelock import FileLock
 
 @contextmanager
 def turn(folder: Path, device: str) -> Iterator[None]:
-    """Wait until nobody else computes on a device.
+    """Wait until no other process or thread computes on a device.
 
     MONAI Label runs batches in processes of their own; two networks on one GPU may be more than its memory holds.
 

@@ -1,4 +1,4 @@
-"""One image of a request after the other; a bad one is told, and the others are done."""
+"""Handle the images of a request one by one; a failed image is reported, and the others continue."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def for_each_image(images: Sequence[str], work: Callable[[str], None], done: str
     Args:
         images: their ids.
         work: called with each id.
-        done: what is printed of an image once the work is done.
+        done: text printed after each image.
 
     Returns:
         Why some failed, by id.

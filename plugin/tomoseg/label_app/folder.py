@@ -1,4 +1,4 @@
-"""The folder that MONAI Label starts an app from, and what is kept in it: the weights that were trained."""
+"""Folder of a MONAI Label app, with its trained weights."""
 
 import re
 from collections.abc import Sequence

@@ -27,7 +27,7 @@ class ServedModel:
 
     Attributes:
         name: what MONAI Label calls it.
-        labels: what it finds.
+        labels: the labels that it serves.
         weights: the versions of its weights.
     """
 
@@ -42,7 +42,7 @@ class ServedModel:
 
     @cached_property
     def config(self) -> InferenceConfig:
-        """The bundle's inference config on the CPU, for what it declares and for the shape of its network."""
+        """The bundle's inference config on the CPU, for its entries and the shape of its network."""
         return InferenceConfig(self.bundle)
 
     @property
@@ -50,7 +50,7 @@ class ServedModel:
         """The weights in use, trained here or the bundle's own.
 
         Raises:
-            BundleError: the record of what is used is damaged.
+            BundleError: the record of the version in use is damaged.
         """
         return self.weights.current.checkpoint or self.config.checkpoints[0]
 
@@ -61,7 +61,7 @@ class ServedModel:
 
     @property
     def acquisition_scores(self) -> AcquisitionScores:
-        """What is known of the images under the weights in use."""
+        """Acquisition scores of the images under the weights in use."""
         return AcquisitionScores(self.weights.folder / "scores.json", self.checkpoint_sha256)
 
     def segmenter(self, options: RunOptions, version: Version | None = None) -> Segmenter:

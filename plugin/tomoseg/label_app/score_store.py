@@ -1,4 +1,4 @@
-"""What was found out about each image to choose the next one by, kept beside the weights."""
+"""Store acquisition scores beside the weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class AcquisitionScores:
     weights: str
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Return what is known, by image id."""
+        """Return the scores by image id."""
         try:
             content = read_json(self.path)
             found: dict[str, dict[str, Any]] = content["images"] if content["weights"] == self.weights else {}
@@ -33,7 +33,7 @@ class AcquisitionScores:
         return found
 
     def add(self, image_id: str, values: Mapping[str, Any]) -> None:
-        """Add to what is known of an image.
+        """Add scores of an image.
 
         Raises:
             OutputError: the file cannot be written.

@@ -1,7 +1,7 @@
 """Labels as MONAI Label's clients expect them: numbers 1, 2, … without gaps, and names in lower case.
 
 A bundle that was trained on crops gives whole scans other labels, which say left or right, too. Those are served as the
-bundle's own: clients know one list of labels for each model, and what is corrected and trained on are the bundle's own.
+bundle's own: clients know one list of labels for each model, and corrections and trainings use the bundle's own.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class ServedLabels:
     """The labels of one bundle.
 
     Attributes:
-        table: as they are served, numbered 1, 2, … in the order of the bundle's values.
-        values: what each of them is in a `Segmentation` of the bundle, in the same order.
+        table: served labels, numbered 1, 2, … in the order of the bundle's values.
+        values: their values in a `Segmentation` of the bundle, in the same order.
         overlapping: whether a voxel may have several.
         whole: the labels of a whole scan, each with which of `values` it is; none for a bundle that takes all scans as
             they are.
@@ -68,7 +68,7 @@ class ServedLabels:
         return {label.name: list(label.colour) for label in self.table}
 
     def serve(self, result: Segmentation) -> Segmentation:
-        """Return a result with the labels as they are served; labels without a name in the metadata come last."""
+        """Return a result with the served numbers; labels without a name in the metadata come last."""
         known = dict(zip(self.values, self.table, strict=True))
         if result.location is not None:
             known = {label.value: known[value] for label, value in self.whole if value in known}

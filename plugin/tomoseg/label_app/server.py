@@ -35,7 +35,7 @@ def serve_label_app(
         studies: a folder of scans, or the http(s) URL of a DICOMweb archive.
         app: the app's folder, made if it is not there; None for `label_app` in the studies' folder (for an archive, in
             the user's data folder).
-        bundles: what is served; the app's own, or all that are registered, if there are none.
+        bundles: bundles to serve; if empty, the app's own, or all that are registered.
         host: address to listen at.
         port: TCP port.
         threads: as in `RunOptions`, of the server and of each process that it starts.
@@ -86,7 +86,7 @@ def serve_label_app(
 
 
 def default_app(studies: str) -> Path:
-    """Return where the app of these studies is kept if nobody says: trained weights belong to the studies."""
+    """Return the default folder of the app: beside the studies, to which trained weights belong."""
     if not studies.startswith(("http://", "https://")):
         return Path(studies) / "label_app"
     parts = urlsplit(studies)
@@ -95,14 +95,14 @@ def default_app(studies: str) -> Path:
 
 
 def exposure(host: str) -> str:
-    """Return a warning if other computers can reach the server and nobody has to log in, else an empty text."""
+    """Return a warning if other computers can reach the server without a log-in, else an empty text."""
     guarded = os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").strip().lower() in ("1", "true", "yes", "on")
     with suppress(ValueError):  # a name
         guarded = guarded or host == "localhost" or ip_address(host).is_loopback
     if guarded:
         return ""
     return (
-        f"everybody who reaches {host} can read the studies, change labels and train, for nobody has to log in. Leave "
+        f"anyone who reaches {host} can read the studies, change labels and train, without a log-in. Leave "
         "--host out and use an SSH tunnel, or set MONAI_LABEL_AUTH_ENABLE and MONAI_LABEL_AUTH_REALM_URI (Keycloak)"
     )
 

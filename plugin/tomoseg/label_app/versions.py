@@ -26,7 +26,7 @@ class Version:
     Attributes:
         number: 0 for the bundle's own, else from 1 on.
         checkpoint: the file; None for the bundle's own.
-        facts: what is known of its training: when, from which version, how many cases and epochs.
+        facts: of its training: time, starting version, number of cases and epochs.
     """
 
     number: int
@@ -36,7 +36,7 @@ class Version:
 
 @dataclass(frozen=True)
 class WeightsVersions:
-    """The versions of one bundle: `0001/model.pt`, `0002/model.pt`, … and `current.json`, which says what is used.
+    """The versions of one bundle: `0001/model.pt`, `0002/model.pt`, … and `current.json`, which names the one in use.
 
     Attributes:
         folder: where they are; it is made with the first version.

@@ -1,4 +1,4 @@
-"""MONAI Label's web application with our way of answering /infer/, and with errors that say what was wrong."""
+"""MONAI Label's web application with our answers to /infer/ and errors with reasons."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,8 @@ FIXED = ("image", "model", "session")
 HTTP_STATUSES = {UsageError: 400, VolumeError: 422, MemoryLimitError: 507, BundleError: 500}
 
 
-# a plain function, which FastAPI runs in a thread: MONAI Label's own is a coroutine that runs the network, and so keeps
-# everybody waiting, those too who only ask how the training goes
+# a plain function, which FastAPI runs in a thread: MONAI Label's own is a coroutine that runs the network and blocks
+# all other requests, such as those for the progress of a training
 def run_inference(
     background_tasks: BackgroundTasks,
     model: str,

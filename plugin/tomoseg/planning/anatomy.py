@@ -26,7 +26,7 @@ SIDES: dict[str, tuple[str | None, ...]] = {
     "left": ("left",),
     "right": ("right",),
 }
-# of a name, that tell nothing which the rest does not
+# of a name, without meaning of their own
 FILLER_WORDS = {"gland", "glnd", "bone", "of", "the", "organ", "structure", "whole"}
 
 # name in TG-263; "both" where _L or _R follows it, else the only side that there is, or "none"; code and meaning in
@@ -61,12 +61,12 @@ def recognise(name: str) -> Anatomy | None:
 
 
 def _key(words: tuple[str, ...]) -> str:
-    """Return the telling words of a name, in no order."""
+    """Return the words of a name that carry meaning, sorted."""
     return " ".join(sorted(set(words) - FILLER_WORDS))
 
 
 def _read_organs() -> dict[tuple[str, ...], Anatomy]:
-    """Return what is known by words and side; of two structures with one name, such as A_Carotid, the first."""
+    """Return the known structures by words and side; of two with one name, such as A_Carotid, the first."""
     known: dict[tuple[str, ...], Anatomy] = {}
     rows = files(__package__).joinpath(ORGANS).read_text(encoding="utf-8").splitlines()[1:]
     for tg263, sides, value, meaning, others, category in csv.reader(rows):

@@ -45,7 +45,7 @@ def unlabelled_augmentation(plan: TrainingPlan, image: str, student: str) -> lis
     """Return the augmentation of a scan without label map: turned for both networks, then changed for the student.
 
     Args:
-        plan: what was decided.
+        plan: the decisions.
         image: key of the scan, which the teacher sees.
         student: key of what the student sees, which is made.
     """

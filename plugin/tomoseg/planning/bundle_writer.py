@@ -49,10 +49,10 @@ def plan_bundle(
         output: the bundle's folder, which is made.
         budget: what the training may use.
         modality: "CT" or "MR"; None for what the dataset says, or looks like.
-        imbalance: what is asked for where some labels are rare.
+        imbalance: loss and sampling for rare labels.
         synthetic: share of the training images that is drawn from the label maps; None for scans only.
         overwrite: replace the configs and docs of a bundle that is there; its weights are left alone.
-        on_scan: told the path of each scan before it is read.
+        on_scan: called with the path of each scan before it is read.
 
     Raises:
         UsageError: the folder is no dataset, or the output cannot be.
@@ -112,7 +112,7 @@ def plan_bundle(
 
 
 def _lists_pairs(dataset: Dataset) -> bool:
-    """Tell whether dataset.json lists the files as MONAI reads them; nnU-Net 1 leaves out the channels' numbers."""
+    """Return whether dataset.json lists the files as MONAI reads them; nnU-Net 1 leaves out the channels' numbers."""
     content = read_description(dataset.root / DESCRIPTION)
     cases = [case for part in PARTS for case in content.get(part) or []]
     images = [image for case in cases for image in np.atleast_1d(case.get("image") or case["label"])]
@@ -130,7 +130,7 @@ def _describe(dataset: Dataset) -> tuple[str, str]:
 
 
 def _choose_modality(asked: str | None, dataset: Dataset) -> tuple[str, bool]:
-    """Return "CT" or "MR": what was asked for, what the dataset says, or what the values look like; and if by these."""
+    """Return "CT" or "MR" by the option, the dataset or the values; and whether by the values."""
     if asked is not None:
         if asked.upper() not in ("CT", "MR", "MRI"):
             raise UsageError(f"modality: expected CT or MR, got {asked}")

@@ -31,7 +31,7 @@ def scan(plan: TrainingPlan, key: str) -> list[Json]:
     """Return what reads a scan and brings it to the network's grid and intensities; a label map stays as it was drawn.
 
     Args:
-        plan: what was decided.
+        plan: the decisions.
         key: of the scan.
     """
     return [*load(plan, [key]), *spatial(plan, [key]), intensities(plan, key)]
@@ -54,7 +54,7 @@ def spatial(plan: TrainingPlan, keys: list[str]) -> list[Json]:
 
 
 def intensities(plan: TrainingPlan, key: str) -> Json:
-    """Return what is done to the intensities."""
+    """Return the transforms of the intensities."""
     if plan.drawing is not None:
         return component(
             "ScaleIntensityRangePercentilesd", keys=key, lower=0.5, upper=99.5, b_min=0.0, b_max=1.0, clip=True
@@ -98,7 +98,7 @@ def change(entries: str) -> Json:
 
 
 def label_type(plan: TrainingPlan) -> str:
-    """Return what holds the rows of `possible`, of which there is one for each set of labels that were drawn."""
+    """Return the config entry that holds the rows of `possible`, one for each set of annotated labels."""
     if plan.masked:
         return "$torch.uint8 if len(@possible) < 256 else torch.int16"
     return "$torch.uint8" if plan.network.out_channels < 256 else "$torch.int16"

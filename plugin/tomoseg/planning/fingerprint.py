@@ -25,7 +25,7 @@ MAX_VOLUME_RATIO = 2.0  # the larger volume is at most so many times the smaller
 MAX_INTENSITIES = 10_000  # of a case, evenly spread over the foreground
 INTENSITY_PERCENTILES = (0.5, 99.5)  # nnU-Net's limits of CT intensities
 USUAL_VOLUME_PERCENTILES = (5, 95)  # percentiles of the volumes of a label
-MIN_LABELS_FOR_RANGE = 5  # whole labels, from which a range of volumes is told
+MIN_LABELS_FOR_RANGE = 5  # whole labels, for a range of volumes
 MAX_ABSENT_SHARE = 0.05  # of the cases in which a label would have been drawn; beyond that its absence is nothing odd
 
 
@@ -95,7 +95,7 @@ class Fingerprint:
     Attributes:
         cases: number of training cases.
         validation_cases: number of those that the dataset itself keeps for validation.
-        median_shape, largest_shape: voxels of the scans as they are.
+        median_shape, largest_shape: voxels of the scans in their own grids.
         median_spacing_mm, coarse_spacing_mm, finest_spacing_mm: median, 10th percentile and minimum along each axis.
         median_extent_mm, largest_extent_mm: length of the scans.
         zeros: median share of voxels that are 0; NaN without scans, as are the intensities.
@@ -138,7 +138,7 @@ def take_fingerprint(dataset: Dataset, names: dict[int, str], on_scan: OnScan | 
     Args:
         dataset: one that `require_trainable` found sound.
         names: of the labels, by value; voxels of other values (an ignore label) are left out.
-        on_scan: told the path of each scan before it is read.
+        on_scan: called with the path of each scan before it is read.
     """
     prints: list[CasePrint] = []
     for pair in dataset.pairs:
@@ -179,7 +179,7 @@ def print_case(image: Volume, label: Volume, values: set[int]) -> CasePrint:
     order = np.argsort(io_orientation(image.grid.affine)[:, 0])
     labels = np.rint(label.array).astype(np.int32)
     foreground = image.array[np.isin(labels, sorted(values))]
-    # none of a case without any label, which tells nothing of the foreground
+    # none of a case without any label, which has no foreground
     chosen = np.linspace(0, max(foreground.size - 1, 0), min(MAX_INTENSITIES, foreground.size)).round().astype(np.intp)
     return CasePrint(
         shape=triple(int(image.grid.shape[axis]) for axis in order),

@@ -1,4 +1,4 @@
-"""What is done where some labels are rare or small: the loss, and where windows are cut."""
+"""Loss and sampling of windows for rare or small labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tomoseg.planning.fingerprint import LabelPrint
 
 LossName = Literal["dice-ce", "dice-focal", "tversky"]
-# what each is called, and why somebody would ask for it
+# title of each, and the reason to choose it
 LOSSES: dict[str, tuple[str, str]] = {
     "dice-ce": ("Dice and cross-entropy", "their sum with equal weights is nnU-Net's"),
     "dice-focal": (
@@ -36,7 +36,7 @@ EXPECTED = f"sampling: expected {UNIFORM}, {INVERSE_VOLUME} or NAME=RATIO,NAME=R
 
 @dataclass(frozen=True)
 class Imbalance:
-    """What is asked for where some labels are rare or small.
+    """Options for rare or small labels.
 
     Attributes:
         loss: one of `LOSSES`.
@@ -79,8 +79,8 @@ def choose_loss(asked: Imbalance, masked: bool) -> tuple[str, str]:
     """Return what the loss is called, and why; each goes with labels that are not known everywhere, too.
 
     Args:
-        asked: what was asked for.
-        masked: whether there are voxels whose label is not known.
+        asked: the options.
+        masked: whether the label of some voxels is unknown.
     """
     name, reason = LOSSES[asked.loss]
     if not masked:
@@ -96,7 +96,7 @@ def choose_ratios(asked: Imbalance, labels: Sequence[LabelPrint], cut: bool) -> 
     """Return how often windows lie on each label, in the order of the labels, and why.
 
     Args:
-        asked: what was asked for.
+        asked: the options.
         labels: of the dataset.
         cut: whether windows are cut from larger scans.
 
@@ -125,5 +125,5 @@ def choose_ratios(asked: Imbalance, labels: Sequence[LabelPrint], cut: bool) -> 
     if named and not any(ratios):
         raise UsageError("sampling: expected a ratio above 0 for some label, got 0 for all")
     if not cut:
-        reason = "every scan fits into a window as a whole, so that none is cut, whatever is asked for"
+        reason = "every scan fits into a window, so none is cut and the option has no effect"
     return tuple(ratios), reason

@@ -11,7 +11,7 @@ def inference_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str
     """Return inference.json.
 
     Args:
-        plan: what was decided.
+        plan: the decisions.
         layout: how the dataset's files are named.
         name: of the bundle's folder.
         dataset: name of the dataset's folder.

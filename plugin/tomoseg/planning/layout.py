@@ -34,7 +34,7 @@ class Layout:
 
     @property
     def default_fold(self) -> int | str:
-        """Which cases are kept for validation unless somebody says otherwise."""
+        """Default validation cases."""
         return "validation" if self.has_validation else 0
 
 

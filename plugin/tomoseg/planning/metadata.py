@@ -18,8 +18,8 @@ def make_metadata(plan: TrainingPlan, fingerprint: Fingerprint, layout: Layout, 
     """Return metadata.json of a planned bundle.
 
     Args:
-        plan: what was decided.
-        fingerprint: what the dataset is like.
+        plan: the decisions.
+        fingerprint: fingerprint of the dataset.
         layout: how the dataset's files are named.
         title: what the dataset calls itself.
         source: where it comes from, and under which licence.
@@ -43,7 +43,7 @@ def describe_bundle(
         modality: "CT", "MR" or another of DICOM's.
         inputs: names of the scan's channels.
         table: what labels mean to other systems.
-        title: of what it was trained on.
+        title: of the training data.
     """
     outputs = {0: "background", **labels}
     return render_config(

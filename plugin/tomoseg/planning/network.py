@@ -1,4 +1,4 @@
-"""The network that is planned, and what it takes: parameters, and memory for a training step."""
+"""Plan the network; estimate its parameters and the memory of a training step."""
 
 import math
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ BFLOAT16_BYTES = 2
 FEATURE_COPIES = 13
 SCORE_COPIES = 6
 PARAMETER_COPIES = 5  # weight, gradient, two moments of AdamW, moving average
-BASE_BYTES = 200 * 10**6  # what the libraries allocate whatever the size
+BASE_BYTES = 200 * 10**6  # allocated by the libraries for any size
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Network:
         """Return it as a config has it.
 
         Args:
-            supervised: with the heads for deep supervision, as it is trained.
+            supervised: with the heads for deep supervision, as in training.
         """
         config: dict[str, Any] = component(
             "DynUNet",

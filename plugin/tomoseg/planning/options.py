@@ -15,7 +15,7 @@ GPU_TOOL = "nvidia-smi"  # shows a GPU without torch, which takes seconds to imp
 
 @dataclass(frozen=True)
 class PlanningOptions:
-    """What a training may use, and what is asked for where some labels are rare.
+    """Options to plan a bundle.
 
     Attributes:
         memory: memory that a training may take, on a GPU of its own, in bytes or as in 6GB.
@@ -61,5 +61,5 @@ class PlanningOptions:
 
     @property
     def imbalance(self) -> Imbalance:
-        """What is asked for where some labels are rare."""
+        """Options for rare labels."""
         return Imbalance(self.loss, self.sampling)

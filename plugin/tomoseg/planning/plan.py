@@ -21,7 +21,7 @@ def plan(
         dataset: folder of the Decathlon, of nnU-Net, or with folders `images` and `labels`; label maps alone
             are enough where the options have `synthetic=1`.
         output: the bundle's folder, which is made.
-        options: what the training may use, and what is asked for.
+        options: options of the plan.
         on_scan: called with the path of each scan before it is read.
 
     Returns:

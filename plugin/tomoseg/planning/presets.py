@@ -68,7 +68,7 @@ class Budget:
 
     Attributes:
         memory: bytes, of RAM on a CPU, of the GPU on one.
-        device: what it runs on.
+        device: device of the training.
         preset: one of `PRESETS`.
 
     Raises:

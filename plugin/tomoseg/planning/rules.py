@@ -41,8 +41,8 @@ class TrainingPlan:
         sources: the values of these labels in the dataset.
         ignored: the value of nnU-Net's ignore label in the dataset.
         partial: whether cases say which labels were drawn in them.
-        spacing_mm, patch, crop: the network's grid, its window, and what is cut out to be turned and scaled.
-        cut: whether scans are larger than what windows, moved about the middle, reach: a place to cut has to be drawn.
+        spacing_mm, patch, crop: spacing of the network's grid, its window, and the larger crop that augmentation turns.
+        cut: whether scans are larger than the reach of windows about the middle, so that windows need random places.
         batch: windows in a step.
         network: the network.
         intensities: (low, high, mean, sd) for CT; None for a z-score of each image.
@@ -55,7 +55,7 @@ class TrainingPlan:
         folds: of the cross-validation.
         reasons: why, by choice.
         drawing: how images are drawn from label maps; None where all are scans.
-        guessed: whether nobody says the modality, and it was told by the values.
+        guessed: whether the modality was guessed from the values.
     """
 
     modality: str
@@ -87,7 +87,7 @@ class TrainingPlan:
         return coarse_axes(self.spacing_mm)
 
     def choices(self) -> dict[str, Any]:
-        """Return what was chosen, by the names that `reasons` has."""
+        """Return the choices by their names in `reasons`."""
         return {
             "labels": {str(value): name for value, name in self.labels.items()},
             "spacing_mm": list(self.spacing_mm),
@@ -143,7 +143,7 @@ def decide(
         modality: "CT" or "MR".
         budget: what the training may use.
         ignored: the value of nnU-Net's ignore label.
-        imbalance: what is asked for where some labels are rare.
+        imbalance: loss and sampling for rare labels.
         synthetic: share of the training images that is drawn from label maps; None for none.
 
     Raises:
@@ -347,7 +347,7 @@ def choose_batch(
 def choose_intensities(
     fingerprint: Fingerprint, modality: str
 ) -> tuple[tuple[float, float, float, float] | None, bool, str]:
-    """Return what is done to the intensities: by the fingerprint in CT, by each image in MRI."""
+    """Return the normalisation: by the fingerprint in CT, by each image in MRI."""
     if modality == "CT":
         low, high = fingerprint.intensity_low, fingerprint.intensity_high
         mean, sd = fingerprint.intensity_mean, fingerprint.intensity_sd

@@ -21,7 +21,7 @@ def semi_supervised_config(plan: TrainingPlan) -> Json:
     """Return semi_supervised.json, which goes over train.json.
 
     Args:
-        plan: what was decided.
+        plan: the decisions.
     """
     preprocessing = [
         *data_config.scan(plan, IMAGE),

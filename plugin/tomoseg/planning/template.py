@@ -1,4 +1,4 @@
-"""Render the files of a planned bundle from templates, with places for what was decided."""
+"""Render the files of a planned bundle from templates."""
 
 import json
 from pathlib import Path

@@ -17,7 +17,7 @@ def train_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str) ->
     """Return train.json.
 
     Args:
-        plan: what was decided.
+        plan: the decisions.
         layout: how the dataset's files are named.
         name: of the bundle's folder.
         dataset: name of the dataset's folder.
@@ -46,7 +46,7 @@ def train_config(plan: TrainingPlan, layout: Layout, name: str, dataset: str) ->
 
 
 def _deterministic(plan: TrainingPlan) -> list[Json]:
-    """Return what is done once a case, in training and in validation."""
+    """Return the transforms that run once a case, in training and in validation."""
     if plan.drawing is not None and not plan.drawing.scans:
         return synthesis_config.load_label_map(plan)
     orientation, spacing = data_config.spatial(plan, KEYS)
@@ -65,7 +65,7 @@ def _deterministic(plan: TrainingPlan) -> list[Json]:
 
 
 def _cached(plan: TrainingPlan) -> list[Json]:
-    """Return what is done once a case, in training only."""
+    """Return the transforms that run once a case, in training only."""
     if plan.drawing is not None and plan.drawing.share == 1:
         return [component("SelectItemsd", keys=synthesis_config.TISSUES)]
     scores = plan.network.out_channels

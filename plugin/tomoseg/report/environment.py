@@ -23,7 +23,7 @@ class RunEnvironment:
     Attributes:
         device: where the network ran.
         backend: what ran it.
-        precision: what it computed in.
+        precision: precision of the network.
         hardware: as `describe_hardware` returns it.
         executor: what the report states among its options of how cases were distributed; empty for a local run.
     """
@@ -44,7 +44,7 @@ def describe_hardware(gpus: Sequence[str] = (), threads: int | None = None) -> d
     """Return "cpu" (its model), "cores" (that this process may use), "memory_bytes" (of the machine), and the rest.
 
     Args:
-        gpus: their names, as torch tells them.
+        gpus: names of the GPUs.
         threads: number of threads that compute.
     """
     import psutil  # 25 ms that `tomoseg --help` need not wait for
@@ -65,7 +65,7 @@ def installed_packages(names: Iterable[str] = REPORTED_PACKAGES) -> dict[str, st
 
 
 def _cpu_model() -> str:
-    # platform.processor() tells no more than "x86_64", or nothing, on Linux
+    # on Linux, platform.processor() returns "x86_64" or nothing
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in read_text(information, errors="replace").splitlines():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 # times the median absolute deviation, and sqrt(pi / 2) times the mean one, is the SD of a normal distribution.
 OUTLIER_SDS = 3.5
 MEDIAN_TO_SD, MEAN_TO_SD = 1.4826, 1.2533
-MIN_SCANS_FOR_RANGE = 8  # of fewer scans, nobody can say what is usual
+MIN_SCANS_FOR_RANGE = 8  # too few scans below for a range
 SAME_VOLUME_TOLERANCE = 1e-6  # of the median: one scan stored twice differs by this much where an affine was rounded
 
 
@@ -32,7 +32,7 @@ class ReferenceRange:
 
 
 def find_outliers(volumes_ml: Sequence[float]) -> ReferenceRange | None:
-    """Tell which volumes of one label are unusual among those of many scans.
+    """Find the unusual volumes of one label among those of many scans.
 
     A volume stands out where it is more than 3.5 × 1.4826 × MAD away from the median (MAD: median absolute deviation;
     where that is 0, the mean one takes its place), or where it is 0 and most of the others are not.

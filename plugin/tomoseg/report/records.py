@@ -72,7 +72,7 @@ class Location:
     """Where the structures of a bundle that was trained on crops were found in a whole scan.
 
     Attributes:
-        template: what was laid over the scan.
+        template: name of the template that was registered.
         similarity: share of the scan's variance within the brain that the template's tissues explain, 0 to 1; None for
             a place that was given by hand.
         seen: share of the template's brain that the scan covers; None as for the similarity.
@@ -100,8 +100,8 @@ class CaseReport:
         status: "done" if the label map was written, "failed" if not, "skipped" if it was there already and left alone.
         reason: one line that says why it is not "done".
         series: SeriesInstanceUID of a DICOM scan.
-        stats: what it took, and what ran the network.
-        warnings: why the labels may be wrong.
+        stats: times, memory and backend.
+        warnings: reasons why the labels may be wrong.
         voxels: number of voxels of the scan.
         labels: one entry for each label of the bundle.
         preview: path of the picture, None where there is none.
@@ -172,7 +172,7 @@ class Report:
 
         One object: "schema_version", "tomoseg" and "python" (versions), "packages" (versions of those that are
         installed), "system", then the fields of `Report` by their names; `schemas/report.schema.json` describes it.
-        What is None here is null there.
+        None here is null there.
 
         Raises:
             OutputError: it cannot be written.
@@ -187,7 +187,7 @@ class Report:
 
         The columns are `STATISTICS_COLUMNS`: as in `LabelVolume`, with the box `[first, stop)` axis by axis and "yes"
         or "no" for the border. Structures that were found in a whole scan have a row of their own, without a label,
-        with what `Location` tells. A cell is empty where there is nothing to tell.
+        with the values of `Location`. A cell without a value is empty.
 
         Raises:
             OutputError: it cannot be written.

@@ -21,7 +21,7 @@ def write_accuracy(
     """Put a table of Dice into a card, in place of "Not measured yet." or of an earlier table of this kind.
 
     Args:
-        path: of the card; a missing card, or one whose author wrote the section, stays as it is.
+        path: of the card; a missing card, or one whose author wrote the section, does not change.
         labels: their names.
         dice: the Dice of the labels of each case, NaN where it has none, by fold.
         largest: names of the labels that the bundle cuts down to their largest component; the table is without that.

@@ -1,4 +1,4 @@
-"""All folds: predictions for cases that their network never saw, and what is best made of the networks."""
+"""Cross-validation: predict each case by a network that did not see it, and combine the networks."""
 
 import gc
 import json
@@ -58,7 +58,7 @@ class CrossValidation:
 
     @property
     def lines(self) -> list[str]:
-        """What to tell, one line each."""
+        """Results to print, one line each."""
         named = [f"{name} {value:.4f}" for name, value in zip(self.labels.values(), self.dice, strict=True)]
         reported = [f"{self.folder}: {self.cases} cases, each predicted by a network that had not seen it"]
         reported.append(f"mean Dice: {', '.join(named)}")

@@ -35,7 +35,7 @@ class FineTuningOptions:
 
     Attributes:
         epochs: number of epochs, at least 1.
-        learning_rate_scale: times the bundle's learning rate: a whole one would soon forget what was learnt before.
+        learning_rate_scale: factor of the bundle's learning rate: the full one would soon forget the earlier training.
         device: "cpu", "cuda" or "cuda:N".
 
     Raises:
@@ -81,7 +81,7 @@ def fine_tune(
     """Train a copy of a bundle on cases, and return what its inference network loads.
 
     Args:
-        bundle: the bundle; nothing in it is changed, whatever its config writes.
+        bundle: the bundle; it does not change.
         cases: to train on.
         held_out: to validate on, by the bundle's own key metric; the best weights are returned. If there are none, the
             last ones are.
@@ -91,7 +91,7 @@ def fine_tune(
         on_epoch: called after each epoch.
 
     Raises:
-        BundleError: the bundle has no train config, its config fails, or what it trains does not fit its network.
+        BundleError: the bundle has no train config, its config fails, or the trained weights do not fit its network.
         MemoryLimitError: memory ran out.
         TrainingError: the loss is not finite any more.
     """
@@ -163,7 +163,7 @@ def _override(parser: ConfigParser, validated: bool, recipe: FineTuningOptions, 
 
 
 def _set_source(parser: ConfigParser, key: str, value: Any) -> None:
-    """Set an entry, or what it refers to: schedules refer to the same."""
+    """Set an entry, or the entry that it refers to: schedules refer to the same."""
     current = parser[key]
     if isinstance(current, str) and current.startswith("@") and current[1:].replace("::", "").isidentifier():
         _set_source(parser, current[1:], value)

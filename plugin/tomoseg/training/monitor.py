@@ -14,7 +14,7 @@ class TrainingMonitor(ProgressBars):
     """Draws on standard error while it is open: a bar on a terminal, else a line for each epoch.
 
     Args:
-        title: what is trained.
+        title: text before the bar.
         hidden: draw nothing at all.
     """
 
@@ -27,12 +27,12 @@ class TrainingMonitor(ProgressBars):
         self._first = 0
 
     def begin(self, epoch: int, epochs: int, steps: int) -> None:
-        """Show that `epoch` of `epochs` epochs of so many steps are done."""
+        """Show a training at the end of `epoch` of `epochs` epochs of so many steps."""
         self._start, self._first = time.monotonic(), epoch
         self._bars.update(self._task, total=epochs * steps, completed=epoch * steps)
 
     def step(self, done: int, epoch: int, epochs: int) -> None:
-        """Show that so many steps are done, the last of them in `epoch`."""
+        """Show the number of finished steps, the last of them in `epoch`."""
         self._bars.update(self._task, completed=done, description=f"{self._title}, epoch {epoch} of {epochs}")
 
     def tell(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Weights to begin with: those that fit are taken, the others are told by name."""
+"""Initialise a network from a checkpoint: load the tensors that fit and report the others."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def load_matching(network: torch.nn.Module, checkpoint: Path) -> list[str]:
     """
     weights = read_weights(checkpoint, "model")
     known = network.state_dict()
-    # some networks hold a module under several names; one of them is told
+    # some networks hold a module under several names; one of them is reported
     names = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
     own = {name: tensor for name, tensor in known.items() if name in names}
     fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}

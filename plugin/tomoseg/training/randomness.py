@@ -13,12 +13,12 @@ MAX_SEED = 2**32 - 1
 
 
 def seed_epoch(loaders: Sequence[Any], seed: int, epoch: int) -> None:
-    """Set every source of chance to what belongs to an epoch, so that none of them has to be stored.
+    """Set every random generator to the state of an epoch, so that none has to be stored.
 
     Called before a loader is asked for its first batch: workers that it starts draw their seed from torch's.
 
     Args:
-        loaders: MONAI's or torch's data loaders, each of which gets chance of its own.
+        loaders: MONAI's or torch's data loaders; each gets its own random state.
         seed: of the training.
         epoch: from 1 on.
     """

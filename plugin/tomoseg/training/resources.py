@@ -10,7 +10,7 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import PlannedBundle, TrainEntry
 from tomoseg.core.memory import free_bytes
 
-CACHE_RAM_SHARE = 0.5  # of what is free, for the cache; the rest is for the training itself and for others
+CACHE_RAM_SHARE = 0.5  # of the free memory, for the cache; the rest is for the training itself and for others
 CACHE_GPU_SHARE = 0.3
 # Voxels of a crop from which on a GPU prepares it faster than eight processes beside it do: augmenting takes 65 ns a
 # voxel and process on a CPU, and about 8 ms a crop on a GPU, where small crops wait for kernels to start. Measured with
@@ -59,7 +59,7 @@ def plan_cache(
 
 
 def case_bytes(planned: PlannedBundle | None, crop: Any) -> int | None:
-    """Return the memory of a cached case, None where nobody knows how large the cases are.
+    """Return the memory of a cached case; None if the size of the cases is unknown.
 
     Args:
         planned: the record of the bundle.

@@ -40,7 +40,7 @@ def train(
         output: folder for checkpoints; by default `train` in the bundle.
         quiet: draw no progress on standard error.
         on_step: called with the path of each scan that is checked before the training.
-        on_note: called with what is worth knowing.
+        on_note: called with each note.
         on_warning: called with each unlabelled scan that is left out, and why.
 
     Returns:
@@ -51,7 +51,7 @@ def train(
         BundleError: the bundle cannot be trained.
         UsageError: there is no such dataset, or an earlier training is in the way.
         DatasetError: something in the dataset has to be mended; one line each.
-        TrainingError, MemoryLimitError: the training cannot go on; what was saved is kept.
+        TrainingError, MemoryLimitError: the training cannot continue; its saved state is kept.
         OutputError: checkpoints or weights cannot be written.
 
     Example:

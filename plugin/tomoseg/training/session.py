@@ -61,7 +61,7 @@ class TrainingSession:
             workflow.evaluator.add_event_handler(Events.EPOCH_COMPLETED, self._collect_metrics)
 
     def save(self) -> None:
-        """Write the state as it is.
+        """Write the current state.
 
         Raises:
             OutputError: it cannot be written.
@@ -71,7 +71,7 @@ class TrainingSession:
         self._saved = time.monotonic()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the log."""
         if self._board is not None:
             self._board.close()
 
@@ -87,7 +87,7 @@ class TrainingSession:
         if kept != set(objects):
             raise TrainingError(
                 f"{self._folder / STATE}: expected the states of {', '.join(sorted(objects))}, "
-                f"got those of {', '.join(sorted(kept))}; begin anew with --overwrite"
+                f"got those of {', '.join(sorted(kept))}. Start again with --overwrite"
             )
         for name, item in objects.items():
             item.load_state_dict(self.state.objects[name])
@@ -120,7 +120,7 @@ class TrainingSession:
         mean = math.nan if self._loss is None else float(self._loss) / int(engine.state.epoch_length or 1)
         if not math.isfinite(mean):
             raise TrainingError(
-                f"{self._folder}: the loss is {mean} in epoch {epoch}; what was saved before is kept. Look for cases "
+                f"{self._folder}: the loss is {mean} in epoch {epoch}; the last saved state is kept. Look for cases "
                 f"with wrong values, or {self._advice}"
             )
         rate = float(self._workflow.trainer.optimizer.param_groups[0]["lr"])
@@ -137,8 +137,8 @@ class TrainingSession:
         except OutputError as error:
             if epoch == self._workflow.epochs:
                 raise
-            # what is there is whole; the next epoch tries again
-            self._monitor.tell(f"warning: {one_line(error)}; the training goes on, make room")
+            # the earlier file is complete; the next epoch tries again
+            self._monitor.tell(f"warning: {one_line(error)}; the training continues. Make room")
         self._monitor.finish_epoch(row, self._workflow.epochs)
 
     def _write(self, is_last: bool) -> None:
@@ -148,7 +148,7 @@ class TrainingSession:
             save_weights(self._folder / BEST, self._workflow.weights())
             self.state.best, self.state.best_epoch = value, self.state.epoch
         if is_last or self._metrics or time.monotonic() - self._saved >= SAVE_EVERY_S:
-            save_weights(self._folder / LAST, self._workflow.weights())  # usable, even if nobody goes on
+            save_weights(self._folder / LAST, self._workflow.weights())  # usable, even if the training ends here
             self.save()
             save_table(self._folder / TABLE, self.state.history)
             if self._metrics or is_last:

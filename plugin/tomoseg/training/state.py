@@ -19,8 +19,8 @@ class TrainingState:
 
     Attributes:
         signature: what must be the same for it to go on: config, data, fold, epochs, seed.
-        epoch: epochs that are done.
-        objects: state of the network, the optimiser and whatever else has one, by its name in the config.
+        epoch: number of finished epochs.
+        objects: states of the network, the optimiser and other stateful objects, by their names in the config.
         best: best value of the key metric so far, None before the first validation.
         best_epoch: when that was.
         history: a row for each epoch.
@@ -37,7 +37,7 @@ class TrainingState:
         """Write it, atomically.
 
         Raises:
-            OutputError: it cannot be written; what was there is as it was.
+            OutputError: it cannot be written; the earlier file is kept.
         """
         with atomic_file(path) as temporary:
             save_object({"format": STATE_FORMAT, **vars(self)}, temporary)
@@ -58,7 +58,7 @@ def load_state(path: Path) -> TrainingState:
         return TrainingState(**content)
     except Exception as error:  # torch.load: errors of pickle, zip, torch and the operating system
         raise TrainingError(
-            f"{path}: cannot be read, so the training cannot go on: {one_line(root_cause(error))}; begin anew with "
+            f"{path}: cannot be read, so the training cannot continue: {one_line(root_cause(error))}. Start again with "
             "--overwrite"
         ) from error
 

@@ -32,6 +32,6 @@ class Board:
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left and close the log."""
+        """Write the remaining entries and close the log."""
         if self._writer is not None:
             self._writer.close()

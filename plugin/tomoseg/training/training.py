@@ -105,14 +105,16 @@ def train(
     Raises:
         BundleError: the bundle's config fails.
         UsageError: an earlier run is there, or is to go on with something else than before.
-        TrainingError: it cannot go on; what was saved is kept.
+        TrainingError: it cannot continue; its saved state is kept.
         OutputError: the last state cannot be written.
     """
     use_threads(options.threads)
     saved = folder / STATE
     state = load_state(saved) if options.resume and saved.is_file() else None
     if state is None and saved.is_file() and not options.overwrite:
-        raise UsageError(f"{folder}: a training is there; go on with --resume, or begin anew with --overwrite")
+        raise UsageError(
+            f"{folder}: contains an earlier training. Continue it with --resume, or replace it with --overwrite"
+        )
     if state is not None and options.epochs is None:  # a machine with a GPU has more epochs of its own
         options = replace(options, epochs=int(state.signature["epochs"]))
     with suppress_warnings():
@@ -131,7 +133,7 @@ def train(
                 _clear(folder, keep=state.epoch > 0)
             with closing(TrainingSession(workflow, folder, state, monitor)) as session:
                 if is_first() and not state.epoch:
-                    session.save()  # a disk that is too small, or a folder of somebody else, is told before the work
+                    session.save()  # a full disk, or a folder without permission, fails before the work
                 if state.epoch < workflow.epochs:
                     workflow.run()
         held_out = tuple(workflow.held_out())
@@ -178,22 +180,22 @@ def hash_files(dataset: Dataset, negatives: Sequence[Path] = ()) -> str:
 def _require_unchanged(path: Path, before: dict[str, object], now: dict[str, object]) -> None:
     names = {
         "config": "train.json",
-        "data": "the dataset (or what --negatives names)",
-        "init": "what --init names",
-        "unlabelled": "what --unlabelled names",
+        "data": "the dataset, or the folder of --negatives,",
+        "init": "the file of --init",
+        "unlabelled": "the folder of --unlabelled",
         "processes": "the number of processes",
     }
     for key, value in now.items():
         if before.get(key) != value:
             shown = "" if key in HASHED_INPUTS else f": {before.get(key)} before, {value} now"
             raise UsageError(
-                f"{path}: {names.get(key, key)} was changed since{shown}; "
-                "begin anew with --overwrite, or change it back"
+                f"{path}: {names.get(key, key)} has changed since{shown}. "
+                "Start again with --overwrite, or change it back"
             )
 
 
 def _clear(folder: Path, keep: bool) -> None:
-    """Remove what killed processes left half-written and, where a training begins anew, what an earlier one left."""
+    """Remove half-written files of killed processes and, for a new training, the files of an earlier one."""
     for path in folder.glob(".*.*"):
         pid = path.name.split(".")[1]
         if path.is_file() and pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):

@@ -19,12 +19,12 @@ OWN = "is one of the dataset's own scans"
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """What was found in a folder.
+    """Scans of a folder.
 
     Attributes:
         scans: sound ones, sorted.
         left_out: why each of the others is not used, its path first.
-        own: number of those that are the dataset's own: what is held out of a training must not come back into it.
+        own: number of scans of the dataset itself, left out so that validation cases stay out of the training.
     """
 
     scans: tuple[Path, ...]
@@ -44,17 +44,17 @@ def check_unlabelled(folder: Path, dataset: Dataset, on_scan: OnScan | None = No
     Args:
         folder: searched to its depth for NIfTI, NRRD and MetaImage files.
         dataset: the labelled one.
-        on_scan: told the path of each scan before it is read.
+        on_scan: called with the path of each scan before it is read.
 
     Raises:
-        UsageError: there is no such folder, or no scan that can be used in there.
+        UsageError: there is no such folder, or it has no usable scan.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder of scans, got {'a file' if folder.exists() else 'nothing'}")
     labels = {real_path(pair.label) for pair in dataset.pairs}
     found = [path for path in find_volumes(folder) if real_path(path) not in labels]
     if not found:
-        raise UsageError(f"{folder}: expected NIfTI, NRRD or MetaImage files in there, got none")
+        raise UsageError(f"{folder}: expected NIfTI, NRRD or MetaImage files, got none")
     is_own = _recogniser(dataset)
     inspector = Inspector(True, on_scan)
     scans, left_out, own = [], [], 0
@@ -94,7 +94,7 @@ def _errors(path: Path, inspector: Inspector, channels: int) -> list[str]:
 
 
 def _recogniser(dataset: Dataset) -> Callable[[Path], bool]:
-    """Return what tells whether a file has the bytes of one of the dataset's scans; few files are of one size."""
+    """Return a function that recognises files with the bytes of one of the dataset's scans; few files have one size."""
     own: dict[int, list[Path]] = defaultdict(list)
     for path in (*(file for pair in dataset.pairs for file in (pair.image, *pair.other_channels)), *dataset.test):
         own[path.stat().st_size].append(path)

@@ -33,7 +33,7 @@ class DiceMeter:
         self._ignored = find_ignored(dataset.label_names)
 
     def measure(self, prediction: NDArray[Any], pair: Pair) -> tuple[list[float], list[float]]:
-        """Return the Dice of each label as it is, and of its largest component alone; NaN where it was not drawn.
+        """Return the Dice of each label, and of its largest component alone; NaN where it is not annotated.
 
         Args:
             prediction: (I, J, K) labels of the bundle, in the scan's grid.

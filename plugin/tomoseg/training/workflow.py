@@ -42,7 +42,7 @@ def world_size() -> int:
 
 
 def is_first() -> bool:
-    """Tell whether this is the process that writes."""
+    """Return whether this is the process that writes."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -139,7 +139,7 @@ class TrainingWorkflow:
         for entry in (TrainEntry.LISTED, TrainEntry.LISTED_VALIDATION):  # of a planned bundle: its dataset is not there
             if entry in parser:
                 parser[entry] = []
-        if TrainEntry.STEPS in parser:  # of an epoch of a planned bundle, whatever the number of cases
+        if TrainEntry.STEPS in parser:  # of an epoch of a planned bundle, for any number of cases
             parser[TrainEntry.STEPS] = math.ceil(len(train) / int(parser.get_parsed_content(TrainEntry.BATCH_SIZE)))
         parser["train::dataset::data"] = _datalist(train)
         if held_out:
@@ -231,10 +231,10 @@ class TrainingWorkflow:
 
     @contextmanager
     def _reported(self, what: str) -> Iterator[None]:
-        """Turn whatever a config raises into one line."""
+        """Turn any error of a config into one line."""
         try:
             yield
-        except Exception as error:  # a config calls MONAI, ignite, torch and whatever else it names
+        except Exception as error:  # a config calls MONAI, ignite, torch and other code that it names
             cause = root_cause(error)
             if isinstance(cause, TomosegError):
                 raise cause from None
@@ -272,7 +272,7 @@ def _config_files(bundle: Bundle, with_unlabelled: bool = False) -> list[Path]:
     for name in names:
         path = find_config(bundle.root, name)
         if path is None:
-            hint = "; plan it anew with --overwrite" if name == "semi_supervised" else ""
+            hint = ". Plan it again with --overwrite" if name == "semi_supervised" else ""
             raise BundleError(
                 f"{bundle.root}: expected configs/{name}.json, got none; so it cannot be trained this way{hint}"
             )
@@ -285,7 +285,7 @@ def _datalist(pairs: Sequence[tuple[Path, Path]]) -> list[dict[str, str]]:
 
 
 def _is_handler(entry: Any, names: tuple[str, ...]) -> bool:
-    """Tell whether an entry of a config is a handler of one of these classes."""
+    """Return whether an entry of a config is a handler of one of these classes."""
     return isinstance(entry, dict) and str(entry.get("_target_", "")).endswith(names)
 
 

@@ -36,7 +36,7 @@ class CorrectBiasFieldd(FiniteCleaner):
     divided out at full resolution. It is scaled so that its geometric mean over them is 1: tissue stays about as bright
     as it was. A bias is a factor, so values must count from 0: where some are negative, the lowest is taken from all
     for the correction and added again after it, which is right for an MRI that was shifted and scaled. A constant image
-    stays as it is.
+    does not change.
 
     Args:
         keys: of the images.
@@ -77,7 +77,7 @@ class CorrectBiasFieldd(FiniteCleaner):
 
 
 def _foreground(image: sitk.Image) -> sitk.Image:
-    """Return the mask, 1 or 0, of what is not air."""
+    """Return the mask, 1 or 0, of the voxels that are not air."""
     import SimpleITK as sitk
 
     otsu = sitk.OtsuThresholdImageFilter()

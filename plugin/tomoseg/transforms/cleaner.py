@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tomoseg.core.errors import VolumeError
 
-# where a MetaTensor's meta has what was done to it, a list of one line for each cleaning transform
+# key of a MetaTensor's meta: a list of one line for each cleaning transform
 CLEANING = "cleaning"
 
 
@@ -38,7 +38,7 @@ class Cleaner(MapTransform):  # type: ignore[misc]
 
     Each image is (C, I, J, K): a MetaTensor, whose affine gives the spacing, or a tensor or array, whose spacing is
     taken as 1 mm. What comes out is of the same kind, dtype (float32 where integers cannot hold it) and device, with
-    the same affine, meta and applied operations; what went in stays as it was. A line that says what was done is added
+    the same affine, meta and applied operations; the input does not change. A line with a note is added
     to the meta's list `CLEANING`; `cleaning_notes` reads it.
 
     Args:
@@ -60,7 +60,7 @@ class Cleaner(MapTransform):  # type: ignore[misc]
 
     @abstractmethod
     def clean(self, channel: Channel) -> tuple[NDArray[Any], str]:
-        """Return the cleaned channel, (I, J, K), and what was done to it, in a few words."""
+        """Return the cleaned channel, (I, J, K), and a note of a few words."""
 
     def _clean_image(self, image: Any, key: str) -> Any:
         meta = image.meta if isinstance(image, MetaTensor) else {}
@@ -76,7 +76,7 @@ class Cleaner(MapTransform):  # type: ignore[misc]
         values = np.stack([channel for channel, _ in done])
         result, *_ = convert_to_dst_type(values, image, dtype=image.dtype if array.dtype.kind == "f" else values.dtype)
         if isinstance(result, MetaTensor):
-            # one line for each transform, come what may: MONAI collates only lists of one length into a batch
+            # always one line for each transform: MONAI collates only lists of one length into a batch
             result.meta[CLEANING] = [*meta.get(CLEANING, ()), _in_one_line([note for _, note in done])]
         return result
 
@@ -85,7 +85,7 @@ class FiniteCleaner(Cleaner):
     """Base of the cleaners that need finite values, and have nothing to do where all are one.
 
     Attributes:
-        name: what it does, and with which library.
+        name: its effect, and the library.
 
     Raises:
         VolumeError: an image holds NaN or infinite values.

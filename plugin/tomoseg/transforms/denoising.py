@@ -22,10 +22,10 @@ SHIFTS = (0, 1)
 # an estimate below this fraction of the range is rounding of float32, not noise
 ROUNDING_SHARE = 1e-6
 
-# ITK takes for flat what changes by less than 3e-5 from voxel to voxel, whatever the unit
+# ITK treats changes below 3e-5 from voxel to voxel as flat, in any unit
 FLOW_RANGE = 1000.0
 
-# of the smallest spacing, squared: what is stable in three dimensions, as ITK documents it for its other filter of this
+# of the smallest spacing, squared: stable in three dimensions, as ITK documents it for its other filter of this
 # kind (https://itk.org/Doxygen53/html/classitk_1_1CurvatureAnisotropicDiffusionImageFilter.html)
 STABLE_STEP = 0.5 / 2**3
 
@@ -83,7 +83,7 @@ class DenoiseWaveletd(FiniteCleaner):
 class DenoiseCurvatureFlowd(FiniteCleaner):
     """Let surfaces of equal value shrink by their curvature (Malladi and Sethian 1996), so that small ones vanish.
 
-    Each step is as long as is stable for the spacing, so that twice the spacing takes away what is twice as large.
+    Each step is as long as is stable for the spacing, so that twice the spacing removes structures of twice the size.
     Values keep their unit and stay within the range that they had.
 
     Args:

@@ -1,4 +1,4 @@
-"""NaN and infinite values, of which a single one makes the logits of a whole window NaN."""
+"""Replace NaN and infinite values: a single one makes the logits of a whole window NaN."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class ReplaceNonFinited(Cleaner):
     Args:
         keys: of the images.
         nan: what NaN becomes, in the image's unit; None for the smallest finite value of the channel, which is air in
-            CT and background in MRI: where programs leave NaN is outside of what was scanned or computed.
+            CT and background in MRI: programs leave NaN outside the scanned or computed region.
         allow_missing_keys: leave out those that the data does not have.
 
     Raises:

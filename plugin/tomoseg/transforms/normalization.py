@@ -13,7 +13,7 @@ SMALLEST_SD = 1e-8  # nnunetv2's ZScoreNormalization
 
 
 class NormalizeForegroundd(MapTransform):  # type: ignore[misc]
-    """Normalise the foreground of each channel to mean 0 and standard deviation 1; the rest stays as it is.
+    """Normalise the foreground of each channel to mean 0 and standard deviation 1; the rest does not change.
 
     The foreground is what differs from 0 in any channel, with its holes filled: nnU-Net's `use_mask_for_norm`. MONAI's
     `NormalizeIntensityd(nonzero=True)` leaves out every 0, those of one channel only and those within the body, too.

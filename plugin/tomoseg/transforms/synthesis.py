@@ -31,7 +31,7 @@ DARK_AIR_MEAN = 15.0
 DARK_AIR_SD = 5.0
 
 COARSE = 4  # every fourth voxel of each axis is enough for the centroid of the labels
-FAINT = 1e-3  # of the range: what is left out has no noise, its border has
+FAINT = 1e-3  # of the range: regions that are left out have no noise, their borders have
 TINY = 1e-6
 
 

@@ -226,7 +226,7 @@ def test_bundle_that_is_there_is_kept(model: Path, tmp_path: Path) -> None:
     (tmp_path / "bundle" / "mine").touch()
     done = run_inside("import", model, "-o", tmp_path / "bundle")
     assert done.returncode == 2
-    assert "is there already" in done.stderr
+    assert ": exists. Choose" in done.stderr
 
 
 def test_texts_of_strangers_are_no_expressions(copy: Path, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_phases_that_share_the_uids_of_their_images_are_not_copies(
             edit(path, put("InstanceNumber", k + 1))
             if told_apart_by == "AcquisitionNumber":
                 edit(path, put("AcquisitionNumber", phase))
-    reported = "AcquisitionNumber 1 and 2" if told_apart_by == "AcquisitionNumber" else "nothing in their headers"
+    reported = "AcquisitionNumber 1 and 2" if told_apart_by == "AcquisitionNumber" else "their headers do not"
     assert re.search(
         f"expected one image at each place, got 6 or more at the same places; .*{reported}", failure(tmp_path)
     )
@@ -244,12 +244,12 @@ def test_one_of_several_series_is_chosen_by_its_uid(tmp_path: Path) -> None:
     for number in (1, 2):
         write_series(tmp_path, noise() + number, grid, uid=f"1.2.{number}", names=[f"{number}{k}" for k in range(6)])
     assert failure(tmp_path) == (
-        f"{tmp_path}: 2 series in there; choose one with --series UID: "
+        f"{tmp_path}: contains 2 series. Choose one with --series UID: "
         "1.2.1 (CT, 6 images, phantom); 1.2.2 (CT, 6 images, phantom)"
     )
     for number in (1, 2):
         np.testing.assert_array_equal(read_volume(tmp_path, f"1.2.{number}").array, noise() + number)
-    assert failure(tmp_path, "1.2.7").startswith(f"{tmp_path}: no series 1.2.7 in there, but 1.2.1 (CT, 6 images")
+    assert failure(tmp_path, "1.2.7").startswith(f"{tmp_path}: contains no series 1.2.7, but 1.2.1 (CT, 6 images")
 
 
 def test_many_series_are_not_all_listed(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_many_series_are_not_all_listed(tmp_path: Path) -> None:
         grid = Grid((8, 8, 2), np.eye(4))
         write_series(tmp_path / str(number), noise(grid.shape), grid, uid=f"1.2.{number}", SeriesDescription="T1\nhead")
     message = failure(tmp_path)
-    assert "12 series in there" in message
+    assert "contains 12 series" in message
     assert message.count("T1 head") == 8
     assert message.endswith("; and 4 more")
 

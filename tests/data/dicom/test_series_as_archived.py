@@ -58,7 +58,9 @@ def test_series_spread_over_the_same_folders_are_a_scan_each(tmp_path: Path) -> 
     one, other = plan_cases([tmp_path / "in"], tmp_path / "out")
     np.testing.assert_array_equal(read_volume(one.input, one.series).array, ARRAY)
     np.testing.assert_array_equal(read_volume(other.input, other.series).array, ARRAY + 1)
-    with pytest.raises(TomosegError, match=r"2 series in there; choose one with --series UID: 1\.2\.[34] .*1\.2\.[34]"):
+    with pytest.raises(
+        TomosegError, match=r"contains 2 series\. Choose one with --series UID: 1\.2\.[34] .*1\.2\.[34]"
+    ):
         read_volume(one.input)
 
 

@@ -185,7 +185,7 @@ def test_two_images_at_one_place_that_nothing_tells_apart(tmp_path: Path) -> Non
         dataset.ImagePositionPatient = dcmread(paths[3]).ImagePositionPatient
 
     edit(paths[4], change)
-    assert "got 2 or more at the same places; nothing in their headers tells them apart" in reason(tmp_path)
+    assert "got 2 or more at the same places; their headers do not distinguish them" in reason(tmp_path)
 
 
 @pytest.mark.parametrize(

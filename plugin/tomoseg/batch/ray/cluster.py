@@ -1,4 +1,4 @@
-"""Ray itself: started on this machine or reached at an address, and what it has room for."""
+"""Start Ray on this machine or connect to a cluster, and count its free resources."""
 
 import logging
 import math
@@ -20,7 +20,7 @@ from tomoseg.core.threads import usable_threads
 OBJECT_STORE_BYTES = 100_000_000  # only reports travel; Ray's own choice is a third of the memory
 CONNECT_TIMEOUT_S = 10.0
 # Ray waits for half a minute only, and the agent that it asks may begin late; its server for one client may die as it
-# is forked (https://github.com/ray-project/ray/issues/63202), which is told in one of three ways
+# is forked (https://github.com/ray-project/ray/issues/63202), which shows as one of three errors
 PASSING_ERRORS = (
     "timed out",
     "Starting Ray client server failed",
@@ -47,7 +47,7 @@ class WorkerResources:
 
 @contextmanager
 def connected(address: str | None, device: str) -> Iterator[Any]:
-    """Yield the module `ray`, connected to a cluster; one that runs in this process already is used and left as it is.
+    """Yield the module `ray`, connected to a cluster; one that already runs in this process is used and stays.
 
     Args:
         address: "auto", "HOST:PORT" or "ray://HOST:PORT" of a cluster; None to start Ray on this machine for as long
@@ -80,7 +80,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
         if address == "auto" and isinstance(error, ConnectionError):
             raise UsageError("Ray at auto: none runs on this machine; start it with `ray start --head`") from error
         where = f"Ray at {address}" if address else "Ray on this machine"
-        # Ray sends its token to no address unless told to
+        # Ray sends its token to no address by default
         advice = "; if it wants a token, set RAY_AUTH_MODE=token" if address else ""
         raise UsageError(f"{where}: {_reason(error)}{advice}") from error
     try:
@@ -193,7 +193,7 @@ def _reason(error: Exception) -> str:
 
 
 def _require_reachable(address: str) -> None:
-    """Raise UsageError if nobody listens at an address: Ray would try for more than a minute."""
+    """Raise UsageError if no server listens at an address: Ray would try for more than a minute."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address == "auto":
         return
@@ -202,6 +202,4 @@ def _require_reachable(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"Ray at {address}: nobody answers: {one_line(error)}; start it with `ray start --head`"
-        ) from error
+        raise UsageError(f"Ray at {address}: no answer: {one_line(error)}. Start it with `ray start --head`") from error

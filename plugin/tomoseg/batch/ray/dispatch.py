@@ -90,20 +90,20 @@ class Dispatch:
                 self.ray.kill(slot.actor)
 
     def _next_outcomes(self) -> list[tuple[int, CaseReport]]:
-        """Wait until something happens; return the cases that are done with by it."""
+        """Wait for the next event; return the cases that it finishes."""
         try:
             working = any(slot.machine for slot in self._hands)
             slot, index, future = self._events.get(timeout=None if working else WORKER_START_S)
         except Empty:
             return self._give_up(
-                f"no machine had room for a worker in {WORKER_START_S:.0f} s; `ray status` tells what is free"
+                f"no machine had room for a worker in {WORKER_START_S:.0f} s; `ray status` lists free resources"
             )
         if index is None:
             outcomes = self._start(slot, future)
         else:
             slot.cases.discard(index)
             outcomes = self._come_back(slot, index, future)
-        # at first, only who has got something done can take something; later, anybody may have waited for it
+        # at first, only a worker that has finished a case can take one; later, any may have waited for it
         for other in [slot] if self._queues[0] else list(self._hands):
             self._assign(other)
         return outcomes
@@ -140,7 +140,7 @@ class Dispatch:
         else:
             death = describe_death(error)
             if slot in self._hands:
-                self.progress.on_note(f"worker on {slot.machine}: {death}; what it was at is tried again")
+                self.progress.on_note(f"worker on {slot.machine}: {death}; its scans are tried again")
                 self._remove_slot(slot)  # it may only be out of reach
                 self._add_slot(is_replacement=True, failures=0)
             report = self._failed(
@@ -152,7 +152,7 @@ class Dispatch:
         return []
 
     def _give_up(self, problem: str) -> list[tuple[int, CaseReport]]:
-        """Return the cases that nobody is left for as failed."""
+        """Return the cases without a worker as failed."""
         if not self._worked:
             raise WorkerError(f"Ray: {problem}")
         waiting = [index for queue in self._queues for index in queue]
@@ -200,7 +200,7 @@ class Dispatch:
 def describe_death(error: BaseException) -> str:
     """Return how a worker ended, without the addresses and the advice that Ray puts around it."""
     text = str(error)
-    if "creation task" in text:  # what it could not import stands last
+    if "creation task" in text:  # the failed import stands last
         return shorten(text.strip().splitlines()[-1], 300)
     if "low on memory" in text:
         return "its machine ran low on memory, and Ray killed it"

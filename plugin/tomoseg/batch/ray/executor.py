@@ -72,7 +72,7 @@ class RayExecutor:
             with connected(self.address, self.options.device) as ray:
                 elastic = self.address is not None
                 share = self._share = choose_share(machines_of(ray), self.options.device, self.jobs, elastic)
-                # only machines that share the output folder see what is new in it
+                # only machines that share the output folder see new files in it
                 with staging_folder(Path(os.path.commonpath(parents))) as mark:
                     # what else is in memory would break a limit
                     in_flight = MAX_SCANS_IN_FLIGHT if self.options.max_memory is None else 1

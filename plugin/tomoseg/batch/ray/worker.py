@@ -1,4 +1,4 @@
-"""One segmenter in a process of Ray's, on any machine, and the check that it computes what was asked for."""
+"""Run a segmenter in a Ray worker, and check that its results are those of this machine."""
 
 import os
 import platform
@@ -43,7 +43,7 @@ class Started:
 
 @dataclass(eq=False)
 class Worker:
-    """A Ray actor; only what it is called with and what it returns travels, never a scan or a label map.
+    """A Ray actor; only arguments and reports travel, never a scan or a label map.
 
     Attributes:
         bundle: the bundle, whose folder is at the same path on every machine.
@@ -63,7 +63,7 @@ class Worker:
     _cleared: set[Path] = field(default_factory=set, init=False)
 
     def start(self) -> Started:
-        """Load the bundle; what is wrong is returned, for Ray would wrap an error in a page of its own."""
+        """Load the bundle; return an error as a text, because Ray would wrap it in a page of text."""
         machine = platform.node() or "a machine without a name"
         with suppress(OSError):  # if it is of any use, the check that follows fails
             os.chdir(self.folder)

@@ -20,18 +20,18 @@ from tomoseg.core.quiet import suppress_warnings
 
 @dataclass(frozen=True)
 class Export:
-    """What was written, and how near it comes to PyTorch in fp32.
+    """Exported files, and their agreement with PyTorch in fp32.
 
     Attributes:
         format: one of `FORMATS`.
-        files: what was written, the file to name first.
+        files: written files, the main one first.
         size_bytes: of all of them.
         scans: how many scans the windows are from; 0 for random windows.
         calibration_windows, check_windows: how many windows it was calibrated with, and compared on.
         largest_difference: of a logit, relative to the range of the logits.
         dice: of each label with that of fp32, over all voxels of the windows together.
         mean_dice: the mean over the labels; None if the windows hold none.
-        notes: what was done otherwise than usual.
+        notes: deviations from the usual way.
     """
 
     format: str
@@ -67,17 +67,17 @@ def export(
         checkpoint: weights in place of the bundle's own.
         max_dice_loss: what the mean Dice of int8 labels with those of fp32 may be below 1, in [0, 1].
         overwrite: replace files that are there already.
-        on_step: called with what is being done.
+        on_step: called with a text for each step.
 
     Returns:
         The files that were written (sizes in bytes), and how near they come to PyTorch in fp32.
 
     Raises:
-        UsageError: what is asked for cannot be.
+        UsageError: the options do not fit each other or the bundle.
         MissingPackageError: a package for the format is not installed.
         BundleError, VolumeError: bundle or scans cannot be used.
         BackendError: the network cannot be exported, or comes out different.
-        OutputError: it cannot be written, or is there already.
+        OutputError: it cannot be written, or it exists already.
 
     Example:
         >>> import tomoseg
@@ -99,7 +99,7 @@ def export(
     if target.suffix != export_format.suffix:
         raise UsageError(f"{target}: expected a name that ends in {export_format.suffix}, for {export_format.name}")
     if target.exists() and not overwrite:
-        raise OutputError(f"{target}: is there already; pass --overwrite to replace it")
+        raise OutputError(f"{target}: exists. Pass --overwrite to replace it")
     samples = real_samples(source, scans, export_format.calibrated, on_step) if scans else random_samples(source)
     with staging_folder(target.parent) as folder:
         file = folder / target.name
@@ -109,7 +109,7 @@ def export(
         size_bytes = sum(path.stat().st_size for path in written)
         there = [target.with_name(path.name) for path in written if target.with_name(path.name).exists()]
         if there and not overwrite:
-            raise OutputError(f"{there[0]}: is there already; pass --overwrite to replace it")
+            raise OutputError(f"{there[0]}: exists. Pass --overwrite to replace it")
         with changed_by_us(source.bundle):
             for path in written:
                 path.replace(target.with_name(path.name))

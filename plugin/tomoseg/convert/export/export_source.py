@@ -1,4 +1,4 @@
-"""What is exported."""
+"""Network and weights to export."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -30,9 +30,9 @@ class Format:
     Attributes:
         name: as the user calls it.
         ending: of the file that lies beside the weights, after their own name.
-        write: writes the file; each turn of the iterator is another way to do it, and tells what is special of it.
-        read: loads the file into what runs it.
-        packages: what is needed for it.
+        write: writes the file; each item of the iterator is another way to do it, with a note.
+        read: loads the file into its runtime.
+        packages: required packages.
         extra: the extra of tomoseg that brings them; none where tomoseg itself needs them.
         tolerance: of the logits; None where the labels decide.
         gpu: whether it needs an NVIDIA GPU.

@@ -46,7 +46,7 @@ def write_int8(source: ExportSource, file: Path, samples: Samples) -> Iterator[s
 
 
 def read_openvino(file: Path) -> Runner:
-    """Load a network into OpenVINO; what is in floating point is computed in fp32."""
+    """Load a network into OpenVINO; its floating-point parts run in fp32."""
     core = openvino_core()
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     request = core.compile_model(core.read_model(file), "CPU", hints).create_infer_request()

@@ -45,10 +45,10 @@ class Samples:
 
 
 def random_samples(source: ExportSource) -> Samples:
-    """Return windows of noise, for want of scans."""
+    """Return windows of noise, if there are no scans."""
     generator = torch.Generator().manual_seed(0)
     windows = [torch.randn((1, *source.window), generator=generator) for _ in range(RANDOM_WINDOWS)]
-    windows[1] = 2 * windows[1] + 1  # lest a network that looks at the mean takes one branch only
+    windows[1] = 2 * windows[1] + 1  # so that a network that uses the mean takes more than one branch
     return Samples([], windows, 0, "checked on random windows; give real scans with --calibration")
 
 
@@ -61,7 +61,7 @@ def real_samples(
         source: the network.
         paths: scans, and folders of them.
         calibrated: whether some are for the calibration; every fourth scan is then for the check alone.
-        on_step: called with what is being done.
+        on_step: called with a text for each step.
 
     Raises:
         UsageError: there is no scan, or none with a window that holds more than one value.
@@ -107,7 +107,7 @@ def _find(paths: Sequence[Path]) -> list[Scan]:
     for path in paths:
         found = find_scans(path) if path.is_dir() else [Scan(path)]
         if not found:
-            raise UsageError(f"{path}: no scans in there to calibrate with or to check on")
+            raise UsageError(f"{path}: contains no scans for calibration and comparison")
         scans += found
     return scans
 

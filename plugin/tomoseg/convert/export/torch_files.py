@@ -39,7 +39,7 @@ def write_torchscript(source: ExportSource, file: Path, samples: Samples) -> Ite
         ckpt_export(**arguments)
     except Exception:  # torch.jit.script on the bundle's network; the trace has errors of its own
         ckpt_export(**arguments, use_trace=True, input_shape=[1, *source.window])
-        note = "traced, for TorchScript does not know all of its code"
+        note = "traced, because TorchScript does not support all of its code"
     file.write_bytes(content.getvalue())
     yield note
 

@@ -38,18 +38,18 @@ AXCODES = re.compile(r"(?=.*[RL])(?=.*[AP])(?=.*[SI])[RLAPSI]{3}")
 AS_IN_FILE = "file"
 UNKNOWN = "unknown"
 MR = re.compile(r"\b(mri?|t1|t2|flair|adc|dwi|swi|pd)", re.IGNORECASE)
-ABOVE_0 = 1e-7  # regions are where logits are positive; a sigmoid of 0.5 would label what was cropped away
+ABOVE_0 = 1e-7  # regions are where logits are positive; a sigmoid of 0.5 would label voxels outside the crop
 OVERLAP = 0.5  # nnU-Net's default of its windows
 
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """What was imported.
+    """Result of an import.
 
     Attributes:
         title: name of the dataset that it was trained on.
         network: class of the network in the config.
-        folds: names of the folds, of which there is a checkpoint each.
+        folds: names of the folds, with one checkpoint each.
         labels: names by value.
         notes: what a user should know.
     """
@@ -86,7 +86,7 @@ def import_nnunet(
         on_step: gets a line about each step.
 
     Returns:
-        What was imported.
+        The new bundle.
 
     Raises:
         UsageError: there is no such model, or the bundle cannot be written there.

@@ -82,7 +82,7 @@ class Entry:
         return choices[text]
 
     def error(self, expected: str) -> BundleError:
-        """Return an error that says what was expected."""
+        """Return an error with the expected value."""
         return BundleError(f"{self.where}: expected {expected}, got {shorten(repr(self.value), SHOWN)}")
 
 

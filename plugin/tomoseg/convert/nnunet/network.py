@@ -98,7 +98,7 @@ def convert_weights(plans: Plans, network_def: Json, weights: Weights, source: s
 
 
 def _is_dynunet(architecture: Architecture) -> bool:
-    """Tell whether DynUNet is the same network: two convolutions each, decoder kernels within those a level deeper."""
+    """Return whether DynUNet is the same network: two convolutions, decoder kernels within those a level deeper."""
     kernels = architecture.kernels
     return (
         architecture.name == "PlainConvUNet"

@@ -42,12 +42,12 @@ def load_plain_unet(
     missing = next((name for name in expected if name not in found), None)
     if missing is not None:
         raise BundleError(f"{source}: has no weights for {missing!r}; do its plans belong to it?")
-    # what is left out are the names that say the same
+    # left out: second names of the same tensors
     network.load_state_dict(found, strict=False, assign=True)
 
 
 def turn_kernel(tensor: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
-    """Return a convolution's weights, (out, in, D, H, W), along other axes; those of one dimension as they are.
+    """Return a convolution's weights, (out, in, D, H, W), along other axes; those of one dimension unchanged.
 
     Args:
         tensor: the weights.

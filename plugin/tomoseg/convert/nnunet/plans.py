@@ -149,7 +149,7 @@ def read_plans(plans: Entry, configuration: str) -> Plans:
 
 
 def _inherit(configurations: Entry, name: str, before: tuple[str, ...]) -> Entry:
-    """Return a configuration with what it inherits from others."""
+    """Return a configuration with its inherited entries."""
     if name in before:
         raise BundleError(
             f"{configurations.where}: {name!r} inherits from itself. Give the plans as nnU-Net wrote them"

@@ -104,7 +104,7 @@ def _choose(path: Path, folder: Path, configuration: str | None) -> TrainedModel
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """Unpack what is wanted of a ZIP; nothing of it leaves the folder."""
+    """Unpack the needed files of a ZIP; none leaves the folder."""
     try:
         with zipfile.ZipFile(path) as archive:
             wanted = [info for info in archive.infolist() if WANTED.fullmatch(PurePosixPath(info.filename).name)]

@@ -1,8 +1,8 @@
 """JPEG, JPEG-LS and JPEG 2000 streams, checked before a decoder sees them.
 
 The decoders are C and C++ libraries that trust what a stream says of itself: a damaged one makes them abort the whole
-process, write past their buffers, or work for minutes. What is checked here is what they trust; the compressed values
-themselves may be anything.
+process, write past their buffers, or work for minutes. This module checks the fields that they trust; the compressed
+values themselves may be anything.
 """
 
 import re

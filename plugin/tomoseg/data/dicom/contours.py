@@ -43,7 +43,8 @@ def _join(rings: Sequence[Points], mask: NDArray[np.bool_]) -> Points:
 
     Of the points of a ring that lie half-way between two pixels of one i, that with the least i is joined to the next
     ring in the direction of -i. The channel stays at its j, so that it meets no pixel's centre, and within the mask.
-    What it meets reaches further in that direction than the ring itself; so all are joined to the first in the end.
+    The ring that it meets reaches further in that direction than the ring itself, so all are joined to the first in the
+    end.
     """
     points = [(int(i), int(j)) for i, j in np.concatenate(rings)]
     following: list[int] = []

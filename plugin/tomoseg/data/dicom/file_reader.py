@@ -16,7 +16,7 @@ BLOCK_BYTES = 1 << 20  # inflated at once
 
 
 def read_dataset(path: Path, tags: list[str] | None = None, *, pixels: bool = False) -> FileDataset:
-    """Read the elements of a DICOM file, whatever it starts with; damaged bytes raise errors of any kind.
+    """Read the elements of a DICOM file, with or without its preamble; damaged bytes raise errors of any kind.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""The values of DICOM images, whatever transfer syntax they are stored in."""
+"""Read the values of DICOM images in any supported transfer syntax."""
 
 import os
 from collections import defaultdict
@@ -102,7 +102,7 @@ def _require_declared_size(dataset: Dataset, path: Path) -> None:
 
 
 def _decode(dataset: Dataset) -> NDArray[Any]:
-    """Return the stored values, whatever is in the bits that are not used."""
+    """Return the stored values without the unused bits."""
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:  # bare elements, as of a message: how they are written was found out in reading them
         syntax = ImplicitVRLittleEndian if dataset.is_implicit_VR else ExplicitVRLittleEndian
@@ -128,7 +128,7 @@ def _decode(dataset: Dataset) -> NDArray[Any]:
 
 @contextmanager
 def _what_libjpeg_says() -> Iterator[list[bytes]]:
-    """Yield a list whose one member will be what was written to standard error by C libraries meanwhile."""
+    """Yield a list; its one member becomes the output of C libraries to standard error."""
     said = [b""]
     with TemporaryFile() as file:
         screen = os.dup(STDERR_FD)

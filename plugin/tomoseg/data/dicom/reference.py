@@ -1,7 +1,7 @@
 """What every DICOM result owes the series that it was made from: the patient, the study, and references to its images.
 
-Values of the patient and the study are copied as they stand, whatever the standard says of them: a result with another
-patient's number than its scan would never be found. They stand in no error.
+Values of the patient and the study are copied without a check against the standard: a result with another patient's
+number than its scan would never be found. No error contains them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from tomoseg.data.volume import DicomSeries, by
 # what makes `save_as` write the preamble and all of the file's meta information; pydicom 3 renamed it
 WHOLE_FILE = {"enforce_file_format": True} if int(__version_info__[0]) >= 3 else {"write_like_original": False}
 SUFFIXES = (".dcm",)
-UTF_8 = "ISO_IR 192"  # holds whatever the scan's own character set holds
+UTF_8 = "ISO_IR 192"  # holds all characters of the scan's own character set
 SERIES_OFFSET = 1000
 MAX_INTEGER_STRING = 2**31 - 1  # of an integer string
 # must be there, and may be empty
@@ -113,7 +113,7 @@ def read_source(path: Path, series: DicomSeries, shape: Sequence[int]) -> Source
         shape: of the result's labels, (I, J, K).
 
     Raises:
-        VolumeError: a file of the series is gone, or no longer what it was.
+        VolumeError: a file of the series is gone or has changed.
         OutputError: the result's name does not end in .dcm, or labels of this shape are not the series'.
     """
     files: dict[Path, tuple[Dataset, list[FrameGroups]]] = {}

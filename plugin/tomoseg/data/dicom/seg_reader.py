@@ -20,7 +20,7 @@ POSITION_TOLERANCE_VOXELS = 0.02  # positions are decimals of 16 characters
 
 
 def is_segmentation(path: Path) -> bool:
-    """Tell whether a file is called as DICOM and holds a segmentation."""
+    """Return whether a file has the suffix of DICOM and holds a segmentation."""
     if not has_suffix(path.name, (".dcm",)) or not path.is_file():
         return False
     from tomoseg.data.dicom.file_reader import read_dataset  # pydicom takes 0.2 s, and not everybody has DICOM

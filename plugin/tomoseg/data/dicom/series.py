@@ -25,7 +25,7 @@ MULTI_FRAME = {
     uids.EnhancedCTImageStorage, uids.LegacyConvertedEnhancedCTImageStorage, uids.EnhancedMRImageStorage,
     uids.LegacyConvertedEnhancedMRImageStorage,
 }  # fmt: skip
-# what tells images at one place apart
+# elements that distinguish images at one place
 TRAITS = (
     "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "InversionTime", "FlipAngle",
     "DiffusionBValue", "ConvolutionKernel", "FrameOfReferenceUID", "ImageType", "ContentTime", "InstanceNumber",
@@ -132,7 +132,7 @@ def find_series(paths: Sequence[Path]) -> tuple[dict[SeriesSummary, list[Path]],
 
 
 def read_header(path: Path) -> Dataset:
-    """Return the elements of a DICOM file that tell what it is and where it lies.
+    """Return the elements of a DICOM file for its kind and its place.
 
     Raises:
         VolumeError: it is damaged.
@@ -186,9 +186,9 @@ def _choose(groups: dict[str, list[Dataset]], path: Path, series: str | None) ->
     listed = "; ".join(str(summarise_series(headers)) for headers in list(volumes.values())[:MAX_SERIES_IN_ERROR])
     more = f"; and {len(volumes) - MAX_SERIES_IN_ERROR} more" if len(volumes) > MAX_SERIES_IN_ERROR else ""
     if series is not None:
-        raise VolumeError(f"{path}: no series {series} in there, but {listed}{more}")
+        raise VolumeError(f"{path}: contains no series {series}, but {listed}{more}")
     if len(volumes) > 1:
-        raise VolumeError(f"{path}: {len(volumes)} series in there; choose one with --series UID: {listed}{more}")
+        raise VolumeError(f"{path}: contains {len(volumes)} series. Choose one with --series UID: {listed}{more}")
     return next(iter(volumes.values()))
 
 
@@ -205,7 +205,7 @@ def _frames(header: Dataset) -> int:
 
 
 def summarise_series(headers: Sequence[Dataset]) -> SeriesSummary:
-    """Return what tells a series from others."""
+    """Return a description that distinguishes a series from others."""
     first = headers[0]
     description = shorten(str(first.get("SeriesDescription") or ""), 60)
     images = sum(_frames(alike[0]) for alike in _alike(headers))
@@ -225,7 +225,7 @@ def _modality(header: Dataset) -> str:
 
 
 def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[str]]:
-    """Return each image of a series once, with what was left out."""
+    """Return each image of a series once, with notes on those left out."""
     unique = _without_copies(headers)
     notes = []
     if len(unique) < len(headers):
@@ -253,9 +253,9 @@ def _without_copies(headers: Sequence[Dataset]) -> list[Dataset]:
 
 
 def _alike(headers: Sequence[Dataset]) -> list[list[Dataset]]:
-    """Return headers together that have one SOPInstanceUID, and are equal in all that tells images apart.
+    """Return headers together that have one SOPInstanceUID, and are equal in all elements that distinguish images.
 
-    The UID alone tells little: de-identification often gives the same one to several images.
+    The UID alone is not enough: de-identification often gives the same one to several images.
     """
     found: dict[tuple[str, ...], list[Dataset]] = defaultdict(list)
     counts = Counter(str(one.get("SOPInstanceUID") or "") for one in headers)

@@ -38,7 +38,7 @@ class Slice:
         spacing: mm between neighbouring (rows, columns).
         size: number of (rows, columns).
         slope, intercept: to be applied to the stored values.
-        traits: what tells it from others at the same place, by keyword.
+        traits: elements that distinguish it from others at the same place, by keyword.
     """
 
     frame: DicomFrame
@@ -55,7 +55,7 @@ class Slice:
 def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tuple[str, ...]]:
     """Return the slices in the order of their places, the grid that they make, and notes on it.
 
-    The order is that of the positions along row × column, whatever the files or the instances are called
+    The order is that of the positions along row × column, independent of file names and instance numbers
     (https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.7.6.2.html). With a tilted gantry the grid
     is sheared, and so exact; nothing is resampled.
 
@@ -96,7 +96,7 @@ def arrange(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Grid, tupl
 
 
 def choose_phase(slices: Sequence[Slice], phase: str, name: str) -> list[Slice]:
-    """Return the slices of which a trait has a value.
+    """Return the slices with a value of a trait.
 
     Args:
         slices: of one series.
@@ -160,11 +160,13 @@ def _same_place(ordered: Sequence[Slice], gaps: NDArray[np.float64]) -> str:
     count = int((gaps < SAME_PLACE_MM).sum())
     one, other = ordered[index].traits, ordered[index + 1].traits
     apart = [f"{key} {one.get(key)} and {other.get(key)}" for key in {**one, **other} if one.get(key) != other.get(key)]
-    told = f"expected one image at each place, got {count + 1 if count == 1 else count} or more at the same places; "
-    reported = f"they differ in {', '.join(apart[:3])}" if apart else "nothing in their headers tells them apart"
+    expected = (
+        f"expected one image at each place, got {count + 1 if count == 1 else count} or more at the same places; "
+    )
+    reported = f"they differ in {', '.join(apart[:3])}" if apart else "their headers do not distinguish them"
     keys = [key for key in one if key not in OF_ONE_IMAGE and one[key] != other.get(key)]
     remedy = f"choose one with --phase {keys[0]}={one[keys[0]]}" if keys else "split the series first"
-    return f"{told}{reported}; {remedy}"
+    return f"{expected}{reported}; {remedy}"
 
 
 def _uneven(gaps: NDArray[np.float64], heights: NDArray[np.float64], deviation: float) -> str:

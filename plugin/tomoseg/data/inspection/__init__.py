@@ -1,1 +1,1 @@
-"""Look at scans and labelled datasets before anybody works with them."""
+"""Inspect scans and labelled datasets before they are used."""

@@ -1,4 +1,4 @@
-"""What a labelled dataset looks like, and what is wrong with it."""
+"""Inspect a labelled dataset: its properties and its errors."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,13 +17,13 @@ MAX_NAMES_IN_NOTE = 10  # values, or files, in one line
 
 @dataclass(frozen=True)
 class CaseFindings:
-    """What was found in one case of a dataset.
+    """Findings of one case of a dataset.
 
     Attributes:
         name: of its label map's file, suffix left out, else of its scan's.
         part: "training", "validation" or "test".
         image, label: None where there is none.
-        same_grid: whether both lie on one grid; None where that cannot be told.
+        same_grid: whether both lie on one grid; None if unknown.
         errors, notes: on both together; each has its own, too.
     """
 
@@ -81,7 +81,7 @@ class LabelFindings:
 
 @dataclass(frozen=True)
 class DatasetFindings:
-    """What was found in a labelled dataset.
+    """Findings of a labelled dataset.
 
     Attributes:
         path: its folder.

@@ -19,7 +19,7 @@ from tomoseg.data.inspection.scan import Inspector, OnScan, ScanFindings, compar
 
 @dataclass(frozen=True)
 class InspectionReport:
-    """What was found.
+    """Findings of scans and datasets.
 
     Attributes:
         voxels: whether they were read, or only the headers.
@@ -39,7 +39,7 @@ class InspectionReport:
         return not any(scan.errors for scan in self.scans) and all(dataset.ok for dataset in self.datasets)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON has it; lengths are in mm, volumes in mL, and null is what is not known."""
+        """Return it for JSON; lengths are in mm, volumes in mL, and unknown values null."""
         return {
             "tomoseg": __version__,
             "ok": self.ok,
@@ -61,7 +61,7 @@ def inspect(
         on_scan: called with the path of each scan before it is read.
 
     Returns:
-        What was found; `ok` says whether nothing has to be mended.
+        The findings; `ok` is true without errors.
 
     Raises:
         UsageError: there is no path, or a folder without any scan.
@@ -87,7 +87,7 @@ def inspect(
         notes += reported
         loose = [scan for scan in loose if not any(scan.path.is_relative_to(folder) for folder in datasets)]
         if not loose and not datasets:
-            raise UsageError(f"{path}: no NIfTI, NRRD or MetaImage file, and no CT or MR series in DICOM in there")
+            raise UsageError(f"{path}: contains no NIfTI, NRRD or MetaImage file, and no CT or MR series in DICOM")
         scans.extend(loose)
         folders.extend(datasets)
     if not scans and not folders:

@@ -1,4 +1,4 @@
-"""What one scan looks like, and what is wrong with it."""
+"""Inspect one scan: its properties and its errors."""
 
 import math
 from collections.abc import Callable
@@ -26,13 +26,13 @@ MAX_ROUNDING_VOXELS = 0.05  # the coordinates of a header are float32, or decima
 
 @dataclass(frozen=True)
 class ScanFindings:
-    """What was found in one file, or in one DICOM series.
+    """Findings of one file, or of one DICOM series.
 
     Attributes:
         path: the file, or the folder that was searched for the series.
         role: "image" or "label" of a pair, else "scan".
         readable: whether it is one 3D volume, as far as was looked.
-        format: "NIfTI", "NRRD", "MetaImage" or "DICOM"; "" where it cannot be told.
+        format: "NIfTI", "NRRD", "MetaImage" or "DICOM"; "" if unknown.
         dtype: type of the stored values, e.g. "int16".
         grid: where the voxels lie.
         series: SeriesInstanceUID.
@@ -40,9 +40,9 @@ class ScanFindings:
         description: SeriesDescription.
         images: number of slices of the series.
         channels: how many the file has.
-        voxels: what was counted in them, None where they were not read; of several channels, in the first.
-        errors: what has to be mended, one line each.
-        notes: what is worth knowing, one line each.
+        voxels: statistics of the voxels, of several channels those of the first; None if they were not read.
+        errors: one line each.
+        notes: one line each.
     """
 
     path: Path
@@ -89,7 +89,7 @@ class Inspector:
 
     Attributes:
         voxels: read them, too.
-        on_scan: told what is read next.
+        on_scan: called with the path of each scan before it is read.
     """
 
     voxels: bool = False
@@ -100,7 +100,7 @@ class Inspector:
     def look_at(
         self, path: Path, role: Role = "scan", modality: str | None = None, series: str | None = None, channels: int = 1
     ) -> list[ScanFindings]:
-        """Return what is found in a file, or in each DICOM series below a folder; only in this one if it is given.
+        """Return the findings of a file, or of each DICOM series below a folder; of one series if it is given.
 
         A 4D file is expected to have so many channels; a file of one may be one of them.
         """
@@ -112,7 +112,7 @@ class Inspector:
         return [self._look_at(header, role, modality) for header in headers if role != "scan" or self._is_new(header)]
 
     def _is_new(self, header: Header) -> bool:
-        """Tell whether a series was not found already below a folder above this one."""
+        """Return whether a series was not found before, below a folder above this one."""
         if header.series is None:
             return True
         first = self._series.setdefault(header.series.uid, header.path)
@@ -165,7 +165,7 @@ class Inspector:
 
 
 def compare_grids(image: Grid, label: Grid) -> tuple[str, str]:
-    """Return what is wrong with a label map whose voxels should lie where its scan's do, and notes."""
+    """Return the errors of a label map that should lie on its scan's grid, and notes."""
     if label.matches(image):
         return "", ""
     if label.shape != image.shape:

@@ -1,4 +1,4 @@
-"""What was found, as rows of text for people; whoever prints them chooses colours and widths."""
+"""Format findings as rows of text; the caller chooses colours and widths."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ class Table:
     """Rows under column names.
 
     Attributes:
-        title: what it is about.
+        title: title of the table.
         columns: their names.
         rows: each as long as `columns`.
     """
@@ -107,7 +107,7 @@ def _describe_dataset(dataset: DatasetFindings) -> Iterator[tuple[str, str]]:
         return
     yield "cases", ", ".join(f"{count} {part}" for part, count in counts.items() if count) or "none"
     found = summarise_scans(dataset.images)
-    yield "modality", dataset.modality or "not told"
+    yield "modality", dataset.modality or "unknown"
     for name, key in (("format", "formats"), ("type", "dtypes"), ("axes", "orientations")):
         counted = found[key]
         yield name, ", ".join(counted) if len(counted) == 1 else ", ".join(f"{one} ({n})" for one, n in counted.items())

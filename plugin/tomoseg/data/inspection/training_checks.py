@@ -29,7 +29,7 @@ def require_trainable(
         dataset: what `read_dataset` found.
         voxels: read them, and not only the headers.
         scans: refuse a dataset of label maps only.
-        on_scan: told the path of each scan before it is read.
+        on_scan: called with the path of each scan before it is read.
 
     Raises:
         DatasetError: something has to be mended: a missing partner, grids that differ, labels that are not declared or
@@ -75,7 +75,7 @@ def require_negatives(
         folder: the folder.
         modality: of the scans that they stand beside.
         channels: how many each file has.
-        on_scan: told the path of each scan before it is read.
+        on_scan: called with the path of each scan before it is read.
 
     Raises:
         UsageError: there is no such folder, or no scan in it.

@@ -16,7 +16,7 @@ MIN_ANISOTROPY = 1.01  # an axis whose spacing exceeds the others' by this facto
 
 @dataclass(frozen=True)
 class VoxelSummary:
-    """What was counted in the voxels of a volume.
+    """Statistics of the voxels of a volume.
 
     Attributes:
         minimum, maximum: of the finite values; None if there is none.
@@ -27,7 +27,7 @@ class VoxelSummary:
         whole: False if values were counted and one of them is no integer.
         values: number of voxels by value; None where it was not asked, or where there are too many or broken ones.
         air, soft_tissue: share of the voxels in the ranges of Hounsfield units `AIR_HU` and `SOFT_TISSUE_HU`.
-        sha256: of shape and values, the same whatever the file's format and type.
+        sha256: of shape and values, independent of the file's format and type.
     """
 
     minimum: float | None
@@ -55,7 +55,7 @@ class VoxelSummary:
 
 
 def count_voxels(array: NDArray[np.float32], spacing: tuple[float, float, float], most_values: int = 0) -> VoxelSummary:
-    """Count what is in a volume, slice by slice, so that no copy of it is made.
+    """Compute the statistics of a volume slice by slice, without a copy of it.
 
     Args:
         array: (I, J, K).

@@ -41,9 +41,9 @@ def choose_backend(name: str, device: torch.device, precision: str = "fp32") -> 
     """Return "torch" or "openvino" for a `BackendName`; auto is OpenVINO on a CPU where it is installed.
 
     Args:
-        name: what was asked for.
-        device: where the network runs.
-        precision: what it computes in; only OpenVINO has int8.
+        name: name of the backend option.
+        device: device of the network.
+        precision: precision of the network; only OpenVINO has int8.
 
     Raises:
         UsageError: the backend does not run on the device, or not in this precision.
@@ -67,8 +67,8 @@ def choose_precision(name: str, device: torch.device, amp: bool) -> str:
     """Return "fp32", "bf16", "fp16" or "int8" for a `PrecisionName`; auto is what the bundle's evaluator would use.
 
     Args:
-        name: what was asked for.
-        device: where the network runs.
+        name: name of the precision option.
+        device: device of the network.
         amp: whether the bundle's evaluator runs with automatic mixed precision, which MONAI does on GPUs only.
 
     Raises:
@@ -99,7 +99,7 @@ def make_backend(
         network: with its weights, on its device.
         device: where it runs.
         precision: "fp32", "bf16", "fp16" or "int8".
-        key: hash of the weights; what is compiled is kept on disk under it. Empty to keep nothing.
+        key: hash of the weights, name of the compiled network in the cache. Empty for no cache.
         compiled: whether torch compiles it first.
         int8: the network in int8, which is run in its place; None for other precisions.
     """

@@ -1,4 +1,4 @@
-"""What a network computes, as far as it can be told without running it."""
+"""Fingerprint of a network's computation, without running it."""
 
 import hashlib
 import sys

@@ -1,4 +1,4 @@
-"""Networks that `tomoseg export` quantised to 8 bits, and the proof of what they were made from."""
+"""Networks that `tomoseg export` quantised to 8 bits, with the hash of their origin."""
 
 import hashlib
 from collections.abc import Sequence
@@ -35,12 +35,12 @@ def int8_path(checkpoint: Path) -> Path:
 
 
 def save_model(model: Any, xml: Path, checkpoint: Path, definition: Any, precision: str) -> None:
-    """Write a model with its weights as they are, and with the proof of what it was made from.
+    """Write a model with its weights unchanged, and with the hash of its origin.
 
     Args:
         model: an OpenVINO model.
         xml: its file; the weights go beside it.
-        checkpoint: what it was made from.
+        checkpoint: file of the weights that were quantised.
         definition: the bundle's `network_def`.
         precision: "fp32" or "int8".
     """
@@ -62,7 +62,7 @@ def find_int8(xml: Path, checkpoints_sha256: Sequence[str], definition: Any) -> 
 
     Args:
         xml: its file.
-        checkpoints_sha256: SHA-256 of the files of the weights, of which it may be made from any.
+        checkpoints_sha256: SHA-256 of the possible files of the weights.
         definition: the bundle's `network_def`.
 
     Raises:
@@ -73,7 +73,7 @@ def find_int8(xml: Path, checkpoints_sha256: Sequence[str], definition: Any) -> 
         raise BundleError(f"{xml}: no int8 network there; {AGAIN}")
     weights = xml.with_suffix(".bin")
     if not weights.is_file():
-        raise BundleError(f"{weights}: missing; the int8 network {xml.name} has its weights in there; {AGAIN}")
+        raise BundleError(f"{weights}: missing; the int8 network {xml.name} has its weights in this file; {AGAIN}")
     try:
         model = openvino_core().read_model(xml, weights)
     except RuntimeError as error:

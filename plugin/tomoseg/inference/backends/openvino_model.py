@@ -43,7 +43,7 @@ def openvino_core() -> Any:
     with _MAKING:
         if not _MADE:
             _MADE.append(import_openvino().Core())
-            _MADE[0].get_property("CPU", "FULL_DEVICE_NAME")  # only what is asked is loaded, and moves the stack
+            _MADE[0].get_property("CPU", "FULL_DEVICE_NAME")  # loads only the plugin that is used, and moves the stack
         return _MADE[0]
 
 
@@ -74,7 +74,7 @@ def convert(network: torch.nn.Module, window: torch.Tensor) -> openvino.Model:
     with torch.no_grad():
         traced = torch.jit.trace(network, window, check_trace=False)  # type: ignore[no-untyped-call]
     frontend = FrontEndManager().load_by_framework("pytorch")
-    decoder = TorchScriptPythonDecoder(traced)  # must live as long as it is converted
+    decoder = TorchScriptPythonDecoder(traced)  # must live during the conversion
     model = frontend.convert(frontend.load(decoder))
     model.reshape({model.input(0): list(window.shape)})
     if len(model.outputs) != 1 or len(model.output(0).shape) != window.ndim:

@@ -16,7 +16,7 @@ from tomoseg.inference.backends.openvino_model import convert, import_openvino, 
 # what an int8 network has left in floating point is computed as it was when it was checked
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 DIGEST_BYTES = 32
-CACHE_FORMAT = "labels last"  # of what is kept
+CACHE_FORMAT = "labels last"  # of the cache
 # largest difference of a logit from torch's, relative to their range
 PRECISION_TOLERANCES = {"fp32": 1e-3, "bf16": 0.2}
 
@@ -26,7 +26,7 @@ class OpenvinoNetwork:
 
     Args:
         network: with its weights, on the CPU.
-        precision: "fp32", "bf16" or "int8"; a processor without bf16 computes in fp32 all the same.
+        precision: "fp32", "bf16" or "int8"; a processor without bf16 computes in fp32.
         key: hash of the weights; empty to keep nothing on disk.
         int8: the network as it was exported in int8, which is run in its place; None for other precisions.
     """
@@ -42,7 +42,7 @@ class OpenvinoNetwork:
         self._request: Any = None
 
     def prepare(self, shape: tuple[int, ...]) -> None:
-        """Compile for windows of this shape, or load what was compiled before."""
+        """Compile for windows of this shape, or load the cached network."""
         shape = (1, *shape[1:])
         if shape == self._shape:
             return
@@ -82,7 +82,7 @@ class OpenvinoNetwork:
     def _compile(self, ov: Any, core: Any, shape: tuple[int, ...], hints: dict[str, Any]) -> Any:
         """Return the network compiled, after making sure that it computes what torch computes."""
         window = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        other = 2 * window + 1  # not what it is traced with, lest a branch is frozen
+        other = 2 * window + 1  # another value than in tracing, to detect a frozen branch
         try:
             compiled = core.compile_model(labels_last(ov, convert(self._network, window)), "CPU", hints)
             found = torch.from_numpy(compiled.create_infer_request().infer([other.numpy()])[0]).movedim(-1, 1)
@@ -136,7 +136,7 @@ def _load(core: Any, path: Path, hints: dict[str, Any]) -> Any:
 
 
 def _keep(compiled: Any, path: Path) -> None:
-    """Put a compiled network where the next process finds it; whole or not at all, whoever else does the same."""
+    """Put a compiled network where the next process finds it; completely or not at all, also beside other processes."""
     blob = compiled.export_model().getvalue()
     try:
         with atomic_file(path) as temporary:

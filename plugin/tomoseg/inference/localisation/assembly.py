@@ -16,7 +16,7 @@ from tomoseg.inference.localisation.declaration import Localisation
 from tomoseg.inference.localisation.locator import LocatedRegions, RegionCrop
 from tomoseg.report.records import Location, RegionVolume
 
-MAX_ROUNDS = 3  # of laying the box round what was found
+MAX_ROUNDS = 3  # of centring the box
 SETTLED_VOXELS = 1  # voxel; a box that moves by no more has settled
 MIN_BOX_SEEN = 0.98  # of a box; of the rest the scan has no voxels
 MIN_TEMPLATE_SEEN = 0.5  # of the template in view
@@ -29,14 +29,14 @@ Predict = Callable[[Volume, Grid], tuple[Labels, NDArray[np.float32] | None]]
 
 @dataclass(frozen=True, eq=False)
 class MergedLabels:
-    """What was found in a scan.
+    """Labels found in a scan.
 
     Attributes:
         labels: (I, J, K) in the scan's grid.
         entropy: the same, 0 outside the crops; None if it was not asked for.
         location: where, and how much of it; None for a scan that was segmented whole.
-        places: the crops that were segmented, laid round what is in them; none for a scan that was segmented whole.
-        warnings: why the labels may be wrong.
+        places: segmented crops, centred on their structures; none for a scan that was segmented whole.
+        warnings: reasons why the labels may be wrong.
     """
 
     labels: Labels
@@ -90,10 +90,10 @@ def assemble(
 
 
 def _settle(place: RegionCrop, declared: Localisation, predict: Predict) -> tuple[RegionCrop, bool]:
-    """Lay the box round what is found in it, with the margin of the crops that the network was trained on.
+    """Centre the box on the structure in it, with the margin of the training crops.
 
     Returns:
-        the place, and whether the structure reaches the border of its box all the same.
+        the place, and whether the structure still reaches the border of its box.
     """
     for left in reversed(range(MAX_ROUNDS + 1)):
         crop = place.crop.volume

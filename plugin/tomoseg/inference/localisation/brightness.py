@@ -9,20 +9,20 @@ from scipy import ndimage
 from tomoseg.data.itk_image import affine_of
 from tomoseg.inference.localisation.raster import resampled_to, to_array, to_itk
 
-MAX_BRIGHTNESS = 1.5  # of the median of what is no air; fat is brighter than any brain
+MAX_BRIGHTNESS = 1.5  # of the median of voxels that are not air; fat is brighter than any brain
 OTSU_BINS = 200
 FIELD_MM = 25.0  # SD of the Gaussian
-FAR_SHARE = 0.02  # share of what is bright, within its reach
-SCALP_MM = 4.0  # half of what is thin
+FAR_SHARE = 0.02  # share of bright voxels, within its reach
+SCALP_MM = 4.0  # half the thickness of thin structures
 MIN_BRIGHTNESS = 0.4  # of the mean brightness
 FINEST_MM = 2.0
 
 
 def flattened(levels: Mapping[float, sitk.Image]) -> dict[float, sitk.Image]:
-    """Divide a scan, at several spacings, by its mean brightness thereabouts, which coils and not tissues made.
+    """Divide a scan, at several spacings, by its local mean brightness, which comes from coils and not from tissues.
 
-    The mean is one over a Gaussian and over what is no air, nothing counted as brighter than brain. A bias field could
-    be told from tissues with more care (N4 takes 20 times as long), but the head is only to be found.
+    The mean is weighted by a Gaussian, without air, and no voxel counts as brighter than brain. N4 separates a bias
+    field from tissues more carefully in 20 times the time, but finding the head does not need that.
     """
     rough = levels[max(levels)]
     array = to_array(rough)
@@ -37,7 +37,7 @@ def flattened(levels: Mapping[float, sitk.Image]) -> dict[float, sitk.Image]:
     limited = np.minimum(array - low, MAX_BRIGHTNESS * middle)
     sigma = FIELD_MM / np.array(rough.GetSpacing())
     share = ndimage.gaussian_filter(bright.astype(np.float32), sigma)
-    # far from anything bright the field is what it is everywhere on average
+    # far from bright voxels the field has its overall mean
     field = (ndimage.gaussian_filter(limited * bright, sigma) + FAR_SHARE * middle) / (share + FAR_SHARE)
     smooth = to_itk(field.astype(np.float32), affine_of(rough))
     flat = {}
@@ -48,7 +48,7 @@ def flattened(levels: Mapping[float, sitk.Image]) -> dict[float, sitk.Image]:
 
 
 def stripped(levels: Mapping[float, sitk.Image]) -> dict[float, sitk.Image]:
-    """Return the levels without what is bright but thin, such as the scalp."""
+    """Return the levels without bright, thin structures such as the scalp."""
     fine = levels[FINEST_MM]
     radius = [max(1, round(SCALP_MM / spacing)) for spacing in fine.GetSpacing()]
     thick = sitk.BinaryErode(fine > MIN_BRIGHTNESS, radius)

@@ -1,4 +1,4 @@
-"""Boxes cut out of a scan along the axes of the head, whatever the scan's own are, and mirrored where need be.
+"""Cut boxes out of a scan along the axes of the head, not of the scan, and mirror them where declared.
 
 A frame is a 4×4 matrix from the scan's mm to those of the head: turned so that its axes are those of the template,
 with the scan's own lengths, and mirrored left for right or not. Everything between a voxel of the scan and one of the
@@ -79,7 +79,7 @@ class Crop:
         return Grid([side.stop - side.start for side in box], affine)
 
     def covers(self, box: Box) -> NDArray[np.bool_]:
-        """Tell which of the scan's voxels in a box have their centre in the crop, (I, J, K)."""
+        """Return which of the scan's voxels in a box have their centre in the crop, (I, J, K)."""
         part = self.scan_part(box)
         return within(part.shape, part.index_to(self.volume.grid), self.volume.grid.shape)
 
@@ -124,7 +124,7 @@ def cut_out(scan: Volume, frame: Matrix, first_mm: Triple, last_mm: Triple, spac
 
 
 def within(shape: tuple[int, ...], matrix: Matrix, other: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Tell which voxel centres of one array lie in the voxels of another, (I, J, K).
+    """Return which voxel centres of one array lie in the voxels of another, (I, J, K).
 
     Args:
         shape: of the one.

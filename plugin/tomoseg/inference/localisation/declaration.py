@@ -58,7 +58,7 @@ class Localisation:
     label_table: tuple[Label, ...]
 
     def is_crop(self, grid: Grid) -> bool:
-        """Tell whether a scan is a crop already, by its extent along its own axes."""
+        """Return whether a scan is a crop already, by its extent along its own axes."""
         return all(size * spacing <= self.crop_mm for size, spacing in zip(grid.shape, grid.spacing, strict=True))
 
 

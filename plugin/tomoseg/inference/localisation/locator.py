@@ -27,7 +27,7 @@ class RegionCrop:
 
     Attributes:
         region: what the bundle declares of it.
-        surroundings: the box and what is round it.
+        surroundings: the box with a margin.
         box: first and one past the last voxel (I, J, K) of the box in `surroundings`.
     """
 
@@ -95,7 +95,7 @@ class Locator:
         self._boxes = parse_rois(rois, self.localisation, bundle.name) if rois else {}
 
     def locate(self, scan: Volume) -> LocatedRegions | None:
-        """Return where the structures are; None for a scan that the bundle takes as it is.
+        """Return where the structures are; None for a scan that is a crop already.
 
         Raises:
             UsageError, MissingPackageError: the template does not exist, or is not installed.

@@ -1,6 +1,6 @@
 """Voxels between NumPy and SimpleITK, in RAS+ mm throughout.
 
-ITK's own coordinates are LPS; nothing here is read or written by it, so the space is called what it is elsewhere.
+ITK's own coordinates are LPS; nothing here is read or written by it, so the space has the same name as elsewhere.
 """
 
 from typing import Any
@@ -44,7 +44,7 @@ def canonical(array: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], Matrix]:
 
 
 def shrunk(image: sitk.Image, spacing_mm: float) -> sitk.Image:
-    """Return the means over boxes of voxels, about as large as the spacing; what is coarser already stays."""
+    """Return the means over boxes of voxels, about as large as the spacing; coarser axes stay."""
     sizes = zip(image.GetSize(), image.GetSpacing(), strict=True)
     factors = [min(count, max(1, round(spacing_mm / spacing))) for count, spacing in sizes]
     return sitk.BinShrink(image, factors)

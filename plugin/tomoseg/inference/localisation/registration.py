@@ -1,9 +1,9 @@
-"""A head brought onto the template: from rough places to an affine map, by mutual information.
+"""Register a head with the template: from rough places to an affine map, by mutual information.
 
-Rigid with one size first, then affine, coarse to fine, from several starts. Mutual information, which is what is
-climbed, has a summit, too, where a large template has its dark rim in the air round the head; so it is not asked which
-summit is the right one, but how much of the scan's variance within the brain the tissues explain. Each start runs on
-one thread and looks at every voxel of the template, so the result is the same on any number of cores.
+Rigid with one size first, then affine, coarse to fine, from several starts. Mutual information, the objective, has a
+maximum, too, where a large template has its dark rim in the air around the head. So the choice between maxima depends
+on the share of the scan's variance within the brain that the tissues explain. Each start runs on one thread and looks
+at every voxel of the template, so the result is the same on any number of cores.
 """
 
 import threading
@@ -82,7 +82,7 @@ def register(template: Template, array: NDArray[np.float32], grid: Grid) -> Regi
     """Find the template in a scan.
 
     Args:
-        template: what is looked for.
+        template: the template.
         array: (I, J, K), finite.
         grid: its grid.
     """
@@ -141,7 +141,7 @@ def _refine(
 
 
 def _limited(template: Template, image: sitk.Image, matrix: Matrix) -> sitk.Image:
-    """Return the scan with nothing brighter than the brain's core, lest the histogram's bins go to the scalp."""
+    """Return the scan limited to the brightness of the brain's core, to keep the histogram's bins for the brain."""
     array = _in_template(template, image, matrix)
     inside = array[template.core & np.isfinite(array)]
     if inside.size < 30:

@@ -14,7 +14,7 @@ Corners = tuple[NDArray[np.float64], NDArray[np.float64]]  # first and last corn
 
 
 def parse_rois(texts: Sequence[str], localisation: Localisation | None, bundle: str) -> dict[str, Corners] | None:
-    """Return the box of each region that was given by hand, by its name; None for the scan as it is.
+    """Return the box of each region that was given by hand, by its name; None for the whole scan.
 
     Args:
         texts: "whole", or for each region "NAME=X,Y,Z" with the centre of its box, or "NAME=X,Y,Z,X,Y,Z" with two

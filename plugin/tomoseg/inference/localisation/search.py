@@ -1,7 +1,7 @@
 """Where a head is in a scan, roughly: every place, many rotations and sizes, all at once by Fourier transforms.
 
 For each rotation and size, the template's tissues are laid over the scan at every voxel, and the correlation ratio
-(doi:10.1007/BFb0056301) tells what share of the scan's variance the tissues explain there. No contrast is presumed: a
+(doi:10.1007/BFb0056301) is the share of the scan's variance that the tissues explain there. No contrast is presumed: a
 tissue may be of any brightness. The sums over a tissue at all places are one correlation, and so a product in the
 Fourier domain.
 """
@@ -28,7 +28,7 @@ def find_starts(template: Template, scan: NDArray[np.float32], affine: Matrix, m
     """Return the best place of each of the best rotations, for each size as many: 4×4, the template's mm to the scan's.
 
     Args:
-        template: what is looked for.
+        template: the template.
         scan: (I, J, K) at about 8 mm, brightness limited to that of brain.
         affine: 4×4, its indices to mm.
         most: how many for each size.
@@ -69,7 +69,7 @@ def _similarities(
     Args:
         kernels: the tissues around the centre.
         moments: transforms of the scan's voxels to the powers 0, 1 and 2.
-        shape: of what was transformed.
+        shape: of the transformed array.
         half: voxels from the kernels' first to their centre.
     """
     explained = np.zeros(shape, np.float32)

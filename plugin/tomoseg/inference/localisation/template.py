@@ -20,7 +20,7 @@ from tomoseg.inference.localisation.raster import resampled_to, shrunk, to_array
 MNI152 = "MNI152"
 # ICBM 2009a, symmetric, 1 mm, without skull: left and right are mirror images (doi:10.1016/j.neuroimage.2010.07.033)
 FILES = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
-MIN_BRAIN_INTENSITY = 10  # of 255; what is darker is no brain
+MIN_BRAIN_INTENSITY = 10  # of 255; darker voxels are not brain
 CENTRE_MM = (0.0, -18.0, 8.0)  # of the brain's box
 # Around the brain lie CSF and bone, dark with the skull as without; the scalp, which only some heads have, lies beyond.
 RIM_MM = 6.0

@@ -1,4 +1,4 @@
-"""What is made of the logits: one label a voxel, a yes or no for each label, or a number that is interpolated."""
+"""Turn logits into one label a voxel, into 0 or 1 for each label, or interpolate them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Discretizer(ABC):
         """Return the value (D, H, W) at each voxel of the network's grid for logits (labels, D, H, W)."""
 
     def activate(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the logits (points, labels) as they are to be interpolated."""
+        """Return the logits (points, labels) after the activation, for interpolation."""
         return logits if self.activation is None else self.activation(logits)
 
     def at_points(self, logits: torch.Tensor) -> torch.Tensor:

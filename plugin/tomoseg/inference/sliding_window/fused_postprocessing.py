@@ -39,7 +39,7 @@ class FusedPostprocessing:
         return self.activation is None and (self.threshold is None or self.threshold > NO_PROBABILITY)
 
     def decide(self, labels: int) -> Discretizer:
-        """Return what is made of `labels` logits, or of each of them where labels may overlap."""
+        """Return the discretizer of `labels` logits, or of each of them where labels may overlap."""
         if self.threshold is None:
             return ArgMax(labels, self.activation)
         return Threshold(self.threshold, self.activation)
@@ -63,8 +63,8 @@ def recognise_postprocessing(
 ) -> FusedPostprocessing:
     """Recognise how a post-processing makes labels of logits: an optional Activationsd, then Invertd and AsDiscreted.
 
-    Invertd may come before AsDiscreted (linear, or nearest, which may as well come after), or anywhere behind it.
-    AsDiscreted may make one-hot channels of the labels, and of other items what it likes: it does so in what is left.
+    Invertd may come before AsDiscreted (linear; or nearest, where the order does not matter), or anywhere behind it.
+    AsDiscreted may make one-hot channels of the labels, and may change other items: the remaining steps do that.
 
     Args:
         postprocessing: the steps.
@@ -111,7 +111,7 @@ def _activation(step: Activationsd, key: str) -> tuple[bool, Activation]:
 
 
 def _decision(step: AsDiscreted, key: str) -> tuple[float | None, list[AsDiscreted]]:
-    """Return the threshold of AsDiscreted, None for an arg-max, and what the step does besides, if anything."""
+    """Return the threshold of AsDiscreted, None for an arg-max, and the rest of the step, if any."""
     keys = list(step.keys)
     if keys.count(key) == 1 and not step.converter.kwargs:
         at = keys.index(key)

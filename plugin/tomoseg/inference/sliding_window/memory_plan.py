@@ -48,7 +48,7 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What is known of a volume once its first window has run.
+    """Measurements of a volume after its first window.
 
     Attributes:
         windows: where the windows lie.
@@ -56,8 +56,8 @@ class MemoryEstimate:
         batch_size: windows at once, as the bundle asks for.
         resident: bytes of the process before the first window.
         network: bytes that the network takes for one window, its logits included.
-        result: bytes of what is made in the scan's grid.
-        network_device: where the network runs.
+        result: bytes of the output in the scan's grid.
+        network_device: device of the network.
         on_gpu: bytes that are taken on the GPU before the first window.
         kept: bytes of logits that are kept for windows that hold one value only.
     """
@@ -95,8 +95,8 @@ def make_plan(needs: MemoryEstimate, limit: int | None, name: str) -> MemoryPlan
 
     Args:
         needs: what the volume needs.
-        limit: bytes that the process may take, and on a GPU, too; None for what is free, which is never refused.
-        name: what errors call the scan.
+        limit: bytes for the process, and on a GPU, too; None for the free memory, which never rejects a scan.
+        name: name of the scan in errors.
 
     Raises:
         MemoryLimitError: nothing fits into the limit that was asked for.
@@ -126,7 +126,7 @@ def make_plan(needs: MemoryEstimate, limit: int | None, name: str) -> MemoryPlan
 
 
 def _free_on_gpu(device: torch.device) -> int:
-    """Return the bytes that torch holds on a GPU and those that nobody does."""
+    """Return the bytes on a GPU that are free or held by torch."""
     return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
 
 

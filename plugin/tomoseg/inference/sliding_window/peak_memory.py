@@ -14,7 +14,7 @@ SAMPLE_EVERY_S: Final = 0.005
 
 
 class PeakMemory:
-    """Measures what is taken while it is open: the system's own mark cannot be set back for each scan.
+    """Measure the peak memory while it is open: the system's own mark cannot be reset for each scan.
 
     Args:
         device: the GPU to watch, too; any other device for none.

@@ -113,7 +113,7 @@ def place(image: Any, scan: Grid) -> Placement:
         NotRecognisedError: something else was done.
     """
     if not isinstance(image, MetaTensor):
-        raise NotRecognisedError("a preprocessing that does not track what it does")
+        raise NotRecognisedError("a preprocessing that does not track its operations")
     affine = network_affine = np.asarray(image.affine, dtype=np.float64)
     box = _Box(np.zeros(3, dtype=int), np.array(image.shape[1:]))
     scored = box
@@ -155,7 +155,7 @@ def place(image: Any, scan: Grid) -> Placement:
 
 
 def _require_unpadded_crops(operations: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse what is neither crop nor pad nor a change of orientation, and voxels that were cut off and padded back.
+    """Reject operations other than crop, pad and orientation, and voxels that were cut off and padded back.
 
     `inside` is one box, the extent in the end; voxels in it that were cut off before must not get labels.
     """

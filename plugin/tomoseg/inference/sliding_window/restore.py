@@ -84,7 +84,7 @@ class Restorer:
         values: (I, J, K), filled in place.
         placement: where the scan's voxels lie in the network's grid.
         slab_axis: the axis of the network's grid along which the slabs come.
-        discretizer: what is made of the logits.
+        discretizer: turns logits into values.
     """
 
     def __init__(self, values: NDArray[Any], placement: Placement, slab_axis: int, discretizer: Discretizer) -> None:
@@ -128,7 +128,7 @@ class Restorer:
         self._received = frame.stop
 
     def finish(self) -> None:
-        """Make background of what was cropped away before the network's grid was made."""
+        """Set voxels outside the crop of the network's grid to background."""
         for axis, (first, stop) in enumerate(zip(*self._inside, strict=True)):
             along = np.moveaxis(self._values, axis, 0)
             along[:first] = 0
@@ -221,7 +221,7 @@ class Restorer:
         cells = frame.cells[first : int(rows.max()) + 1]
         for axis in (2, 1):
             cells = cells.index_select(axis, lines[axis].lower)
-        found = cells.index_select(0, rows - first)  # a copy, and what is decided stays where the logits are
+        found = cells.index_select(0, rows - first)  # a copy; decided values stay on the device of the logits
         where = torch.nonzero(found == self._decision.mixed).unbind(1)
         if where[0].numel():
             points = [line[index] for line, index in zip(lines, where, strict=True)]

@@ -47,7 +47,7 @@ class Output:
     Attributes:
         values: filled in place.
         placement: where the voxels of `values` lie in the network's grid.
-        discretizer: what is made of the logits.
+        discretizer: turns logits into values.
         logits: picks its logits (some, D, H, W) out of all of them (labels, D, H, W).
     """
 
@@ -72,8 +72,8 @@ def segment_streamed(
         image: (C, D, H, W), on the device of the network.
         inferer: window, overlap and blending.
         predict: the network.
-        make_outputs: gets the number of logits and returns what is to be made of them.
-        limits: what the run may take.
+        make_outputs: returns the outputs for a number of logits.
+        limits: limits of the run.
         name: what errors call the scan.
         on_window: called after each batch of windows.
 
@@ -108,7 +108,7 @@ class _Run:
     name: str
 
     def __post_init__(self) -> None:
-        self.plan = MemoryPlan(1, torch.float32, self.image.device)  # until the first window has shown what it takes
+        self.plan = MemoryPlan(1, torch.float32, self.image.device)  # until the first window is measured
         self.skipped = 0
         self.notes: list[str] = []
         self.network_s = self.restoring_s = 0.0
@@ -118,7 +118,7 @@ class _Run:
         self._constant: tuple[float, torch.Tensor] | None = None  # logits of a window that holds one value only
 
     def windows_done(self) -> Iterator[int]:
-        """Run window after window; yield how many are done."""
+        """Run window after window; yield the number of finished ones."""
         done = 0
         groups = self.windows.groups
         for index, (start, corners) in enumerate(groups):
@@ -145,7 +145,7 @@ class _Run:
             restorer.finish()
 
     def _first_logits(self, pending: Corners) -> Sequence[torch.Tensor]:
-        """Run the first window, and plan the rest by what it took and gave."""
+        """Run the first window, and plan the rest by its memory and its output."""
         if self.limits.memory_bytes is not None:
             release_unused()
         with PeakMemory(self.image.device) as peak:
@@ -164,9 +164,9 @@ class _Run:
         )  # fmt: skip
         self.plan = make_plan(needs, self.limits.memory_bytes, self.name)
         if self.plan.dtype != torch.float32:
-            self.notes.append("the logits were kept in half precision, for want of memory")
+            self.notes.append("logits kept in half precision to fit the memory")
         if self.plan.device != self.image.device:
-            self.notes.append("the logits were kept in RAM, for want of memory on the GPU")
+            self.notes.append("logits kept in RAM to fit the memory of the GPU")
         weights = importance_map(self.windows, self.inferer, self.image.device)
         try:
             self._blend = Blend(self.windows, weights, logits[0], self.plan.dtype, self.plan.device)

@@ -60,7 +60,7 @@ def place_windows(shape: Sequence[int], inferer: SlidingWindowInferer) -> Window
 
 
 def has_nnunet_windows(inferer: SlidingWindowInferer) -> bool:
-    """Tell whether the bundle's config declares nnU-Net's windows, see `InferenceConfig.nnunet_windows`."""
+    """Return whether the bundle's config declares nnU-Net's windows, see `InferenceConfig.nnunet_windows`."""
     return bool(getattr(inferer, "nnunet_windows", False))
 
 

@@ -1,4 +1,4 @@
-"""What is found out about one image before anybody labels it, for the strategies to choose by."""
+"""Acquisition scores of unlabelled images, for the strategies."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -81,8 +81,8 @@ KINDS: dict[str, Callable[[ServedModel, Sequence[Volume], str], Any]] = {
 def mean_entropy(result: Segmentation) -> float:
     """Return the entropy summed over all voxels, divided by the number of voxels that have a label.
 
-    So an object is as uncertain as its border is wide, however large the image around it is. Nothing found is taken as
-    one voxel: it is worth a look.
+    So an object is as uncertain as its border is wide, however large the image around it is. No object counts as
+        one voxel: the image deserves a look.
 
     Args:
         result: with its entropy.

@@ -1,4 +1,4 @@
-"""MONAI Label's tasks that look at images before anybody labels them, for the strategies to choose by."""
+"""MONAI Label's scoring tasks for unlabelled images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from tomoseg.label_app.request import chosen
 
 
 class ImageScoring(ScoringMethod):  # type: ignore[misc]
-    """Scores images that lack it, one after the other; a bad one is told, and the others are done.
+    """Compute missing acquisition scores, image by image; a failed image is reported, and the others continue.
 
     Args:
         description: for clients.

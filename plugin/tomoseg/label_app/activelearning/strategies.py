@@ -25,7 +25,7 @@ class NextImage(Strategy):  # type: ignore[misc]
     Args:
         description: for clients.
         choose: gets the model, the request, images without and with a label; returns one of the former and what clients
-            are told beside it, or None if it cannot tell yet.
+            go with it, or None if no choice is possible yet.
         models: the bundles by name.
     """
 
@@ -82,6 +82,6 @@ def _uncertain(model: ServedModel, request: Json, candidates: list[str], labelle
 
 
 def _is_reserved(info: Mapping[str, Any]) -> bool:
-    """Tell whether an image was handed out lately: somebody may be at it."""
+    """Return whether an image was handed out recently: a person may be annotating it."""
     given = info.get("strategy") or {}
     return any(time.time() - float(entry.get("ts", 0)) < RESERVED_S for entry in given.values())

@@ -12,7 +12,7 @@ FOREGROUND = "foreground"
 
 
 def parse_clicks(request: Mapping[str, Any], labels: ServedLabels) -> list[Click]:
-    """Return the clicks of a request, with the numbers of the labels as they are served.
+    """Return the clicks of a request, with the served numbers of the labels.
 
     Clients of "deepedit" models send a list of voxels for each label by its name, and one for `background`; those of
     "deepgrow" models `foreground` and `background`, and the name of the label in `label`.

@@ -24,7 +24,7 @@ Voxel = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Click:
-    """A point at which a person says what is there.
+    """A point with the label that a person gave it.
 
     Attributes:
         voxel: index (I, J, K) in the image.
@@ -46,10 +46,10 @@ def correct(
 
     A click adds to the log-probabilities of its label just so much that it wins at the click; less and less around
     it, measured along ways that shun steps in the image (minimal geodesic paths, as in Criminisi et al., "GeoS", ECCV
-    2008, https://doi.org/10.1007/978-3-540-88682-2_9). Voxels that it does not win stay as they are.
+    2008, https://doi.org/10.1007/978-3-540-88682-2_9). Voxels that it does not win do not change.
 
     Args:
-        labels: (I, J, K); left as they are.
+        labels: (I, J, K); not changed.
         image: (I, J, K), the scan.
         grid: of both.
         clicks: in the order in which they were made; the last one at a voxel counts.

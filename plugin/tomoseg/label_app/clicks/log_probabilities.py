@@ -22,7 +22,7 @@ class LocalProbabilities:
     Args:
         segmenter: runs the network.
         prepared: the scan, or a crop of it.
-        grid: of the scan, in the mm of what was prepared.
+        grid: of the scan, in the mm of the prepared volume.
     """
 
     def __init__(self, segmenter: Segmenter, prepared: Prepared, grid: Grid) -> None:

@@ -19,7 +19,7 @@ class Scene:
 
     Attributes:
         volume: the image.
-        result: with the labels as they are served.
+        result: labels with the served numbers.
         log_probabilities: the network's around any place of the image.
     """
 

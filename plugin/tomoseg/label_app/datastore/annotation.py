@@ -1,4 +1,4 @@
-"""A label that a person drew, brought into its image's grid and told by name, whatever a client sent."""
+"""Bring a label map from a client into its image's grid, with the names of its values."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ def read_annotation(path: Path, image: Volume, label_info: Sequence[Mapping[str,
 
     Args:
         path: NIfTI, NRRD (also 3D Slicer's .seg.nrrd, which holds only the box around its segments) or OHIF's .bin.
-        image: what was annotated.
+        image: the annotated image.
         label_info: the client's list of `name` and value (`idx` or `id`); None if it sent none.
 
     Raises:
@@ -69,10 +69,10 @@ def read_annotation(path: Path, image: Volume, label_info: Sequence[Mapping[str,
 def annotation_file(
     image_id: str, image: Volume, label_filename: str, label_info: dict[str, Any]
 ) -> Iterator[tuple[Path, Annotation, dict[str, Any]]]:
-    """Read what a client sent, and yield it as NIfTI on its image's grid, for as long as it is copied.
+    """Read a client's file, and yield it as NIfTI on its image's grid, while it is copied.
 
     Yields:
-        A temporary file, what it holds, and the client's description with the names and values that it really has.
+        A temporary file, its label map, and the client's description with the actual names and values.
 
     Raises:
         VolumeError, UsageError: as for `read_annotation`.

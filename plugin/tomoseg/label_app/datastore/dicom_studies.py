@@ -23,14 +23,14 @@ from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 from tomoseg.label_app.datastore.annotation import Annotation, annotation_file
 
-LISTING_FRESH_S = 5.0  # so long a list of the archive's series is taken for what is there now
+LISTING_FRESH_S = 5.0  # lifetime of the list of the archive's series
 
 
 class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
     """Series in a DICOMweb archive; final labels go back to it as DICOM Segmentations.
 
     MONAI Label's own keeps a list of the series for two hours, so that a new one is not seen and a labelled one comes
-    again; takes for whole what is left of a download that broke off; and names labels only as a client does.
+    again; accepts the rest of an interrupted download as complete; and names labels only as a client does.
 
     Args:
         client: of the archive.

@@ -47,7 +47,7 @@ class LocalStudies(LocalDatastore):  # type: ignore[misc]
         return self._follow_links or not Path(folder, name).is_symlink()
 
     def source(self, image_id: str) -> Path | None:
-        """Return what is to be segmented for an image, None if there is no such image."""
+        """Return the scan of an image; None if there is no such image."""
         uri = self.get_image_uri(image_id)
         return Path(uri) if uri else None
 

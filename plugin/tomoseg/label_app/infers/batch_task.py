@@ -1,4 +1,4 @@
-"""MONAI Label's task that segments many images of the studies, whatever becomes of one of them."""
+"""MONAI Label's task that segments many images, past those that fail."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from tomoseg.label_app.each_image import for_each_image, limit_images
 
 
 class IsolatedBatch(BatchInferTask):  # type: ignore[misc]
-    """Segments one image after the other; a bad one is told, and the others are done.
+    """Segment one image after the other; a failed image is reported, and the others continue.
 
     MONAI Label's own starts four threads on one GPU, and ends with the first bad image where it does not.
     """

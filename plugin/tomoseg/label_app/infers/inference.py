@@ -52,7 +52,7 @@ class SegmentationTask(InferTask):  # type: ignore[misc]
         """Segment `request["image"]`; others wait for the device.
 
         Returns:
-            The path of a temporary file, and what the client is told beside it.
+            The path of a temporary file, and the JSON beside it.
 
         Raises:
             TomosegError: the request is wrong, or the image cannot be segmented.

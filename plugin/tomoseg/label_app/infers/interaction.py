@@ -28,7 +28,7 @@ SUFFIX = "_clicks"
 class ClickTask(InferTask):  # type: ignore[misc]
     """Segments an image, and corrects the result where a person clicked.
 
-    Clients send all clicks of an image each time, so the server keeps nothing but what is quick to make anew.
+    Clients send all clicks of an image each time, so the server keeps only data that it can quickly compute again.
 
     Args:
         model: the bundle; its labels must not overlap.
@@ -41,7 +41,7 @@ class ClickTask(InferTask):  # type: ignore[misc]
             type=InferType.DEEPEDIT,
             labels=model.labels.ids | {BACKGROUND: len(model.labels.ids) + 1},
             dimension=3,
-            description=f"Correct {model.name} by clicks: on a label, or on what is background",
+            description=f"Correct {model.name} by clicks on a label or on background",
             config={"device": device_list()} | ({"roi": ""} if model.labels.whole else {}),
         )
         self._model = model
@@ -56,7 +56,7 @@ class ClickTask(InferTask):  # type: ignore[misc]
         return True
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Return the path of a temporary file with the corrected labels, and what the client is told beside it.
+        """Return the path of a temporary file with the corrected labels, and the JSON beside it.
 
         Raises:
             TomosegError: the request is wrong, or the image cannot be segmented.

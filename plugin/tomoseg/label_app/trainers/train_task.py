@@ -1,4 +1,4 @@
-"""MONAI Label's task that trains a bundle on what was annotated."""
+"""MONAI Label's task that trains a bundle on annotated images."""
 
 import json
 import os

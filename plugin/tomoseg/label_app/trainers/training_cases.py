@@ -48,7 +48,7 @@ class Annotated:
     Attributes:
         image_id: what the studies call it.
         image, label: files.
-        label_info: names of the label's values; None if nobody gave them, and they are the served numbers.
+        label_info: names of the label's values; None for the served numbers.
     """
 
     image_id: str
@@ -60,7 +60,7 @@ class Annotated:
 def prepare_cases(
     annotated: Iterable[Annotated], labels: ServedLabels, locator: Locator, folder: Path
 ) -> tuple[list[TrainingCase], list[str]]:
-    """Write pairs for training into a folder; an unreadable pair is left out and told.
+    """Write pairs for training into a folder; an unreadable pair is left out and reported.
 
     Args:
         annotated: what there is.
@@ -127,7 +127,7 @@ def cut_crops(labels: Labels, located: LocatedRegions, declared: Localisation) -
         declared: what the bundle declares.
 
     Raises:
-        VolumeError: the head was not found, so that nobody knows how it is turned.
+        VolumeError: the head was not found, so its orientation is unknown.
         UsageError: a label lies where its structure cannot be.
     """
     if located.similarity is not None and located.similarity < declared.least_score:

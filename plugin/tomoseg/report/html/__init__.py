@@ -1,1 +1,1 @@
-"""A run as one page for the browser: what failed, and what somebody should look at."""
+"""A run as one page for the browser: failures, and results to look at."""

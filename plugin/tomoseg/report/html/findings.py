@@ -1,4 +1,4 @@
-"""What is to be known of each scan of a run."""
+"""Findings of each scan of a run, for its page."""
 
 import math
 import os
@@ -14,8 +14,8 @@ from tomoseg.report.outliers import ReferenceRange, find_outliers
 from tomoseg.report.records import CaseReport, Report
 
 STATUSES = {"failed": "failed", "pending": "not run", "skipped": "skipped", "done": "done"}  # the gravest first
-KINDS = ("reason", "warning", "outlier", "edge", "note")  # of what is to be known of a scan, the gravest first
-MAX_NAMED = 6  # outliers and labels at the edge that are told one by one
+KINDS = ("reason", "warning", "outlier", "edge", "note")  # of findings, the gravest first
+MAX_NAMED = 6  # outliers and labels at the edge that are listed one by one
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Column:
 
     Attributes:
         volumes_ml: by the index of the case, without those that have no labels.
-        usual: what they are like; None for a few scans.
+        usual: range of usual volumes; None for a few scans.
         outliers: the indices of the cases that stand out.
         decimals: with which they are shown.
     """
@@ -65,7 +65,7 @@ class Row:
 
     Attributes:
         place: where it lies below the folder of all.
-        look: (kind, text) of what is to be known of it.
+        look: (kind, text) of its findings.
         cells: a volume a column.
         case: None for a scan that has not run.
         picture: its preview as a `data:` URI; "" for none.
@@ -105,7 +105,7 @@ def make_columns(cases: Sequence[CaseReport]) -> list[Column]:
         usual = find_outliers(list(found.values()))
         outliers = [] if usual is None else np.array(list(found))[usual.outliers].tolist()
         middle = float(np.median([volume for volume in found.values() if volume] or [1.0]))
-        decimals = min(max(2 - math.floor(math.log10(middle)), 0), 6)  # three digits of what is usual
+        decimals = min(max(2 - math.floor(math.log10(middle)), 0), 6)  # three digits of a usual volume
         columns.append(Column(label, name, found, usual, frozenset(outliers), decimals))
     return columns
 
@@ -145,7 +145,7 @@ def common_folder(inputs: Sequence[str]) -> Path | None:
 
 
 def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[tuple[str, str]]:
-    """Yield what is to be known of a case, as (kind, text), the gravest first."""
+    """Yield the findings of a case as (kind, text), the gravest first."""
     if case.status == "failed":
         yield "reason", case.reason.removeprefix(f"{case.input}: ")
         return

@@ -42,6 +42,6 @@ def _encode(path: str, across: int) -> str:
         factor = -(-image.width // across)
         buffer = BytesIO()
         (image.reduce(factor) if factor > 1 else image).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    except Exception:  # whatever Pillow raises for a damaged file, the page is good without it
+    except Exception:  # Pillow raises many kinds for a damaged file; the page is good without it
         return ""
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
