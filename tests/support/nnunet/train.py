@@ -50,7 +50,8 @@ def _run_nnunet(plans: Path) -> None:
         plan_experiments,
         preprocess,
     )
-    from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
+    from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     extract_fingerprints([4], num_processes=1)
     plan_experiments([4])
@@ -63,12 +64,14 @@ def _run_nnunet(plans: Path) -> None:
     preprocess([4], configurations=("3d_fullres",), num_processes=(1,))
     dataset = json.loads((plans.parent / "dataset.json").read_text())
     # nnU-Net's command adds the first key; the checkpoint holds these plans
-    trainer = nnUNetTrainerAdam(
+    trainer = nnUNetTrainer(
         planned | {"continue_training": False}, "3d_fullres", 0, dataset, device=torch.device("cpu")
     )
-    trainer.initial_lr = LEARNING_RATE
     trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = EPOCHS, ITERATIONS, 2
     os.environ |= {"nnUNet_n_proc_DA": "0"}  # the planner refuses 0, the trainer then augments in this process
+    trainer.initialize()
+    trainer.optimizer = torch.optim.AdamW(trainer.network.parameters(), lr=LEARNING_RATE)
+    trainer.lr_scheduler = PolyLRScheduler(trainer.optimizer, LEARNING_RATE, EPOCHS)
     trainer.run_training()
 
 
