@@ -12,6 +12,7 @@ from tomoseg.cli.arguments import JsonOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.errors import BundleError, one_line
 from tomoseg.core.json_files import SCHEMA_VERSION, format_json
+from tomoseg.core.notes import print_json, print_line
 from tomoseg.core.reading import ReadOptions, read_with
 
 
@@ -25,12 +26,12 @@ def info(bundle: Annotated[str, typer.Argument(metavar="BUNDLE")] = "", as_json:
     described = [{**one.describe(), "unusual": find_unusual(one.root)} for one in chosen]
     if as_json:
         versioned = [{"schema_version": SCHEMA_VERSION, **entry} for entry in described]
-        print(json.dumps(versioned[0] if bundle else versioned, indent=2, ensure_ascii=False))
+        print_json(json.dumps(versioned[0] if bundle else versioned, indent=2, ensure_ascii=False))
         return
     for entry in described:
         shown = {key: ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
                  for key, value in entry.items()}  # fmt: skip
-        shown["unusual"] = "\n".join(entry["unusual"]) or "nothing unusual"
+        shown["unusual"] = "; ".join(entry["unusual"]) or "nothing unusual"
         print_table(entry["name"], ("", ""), shown.items())
 
 
@@ -76,13 +77,13 @@ def check(
     with status("looking for scans") as show, read_with(reading):
         report = inspect(paths, voxels=voxels, on_scan=show)
     if as_json:
-        print(format_json(report.as_json()), end="")
+        print_json(format_json(report.as_json()))
     else:
         for content in tabulate(report):
             print_table(content.title, content.columns, content.rows)
         for note in list_notes(report):
-            print(f"note: {note}")
+            print_line(f"note: {note}")
         for problem in list_errors(report):
-            print(f"problem: {problem}")
+            print_line(f"problem: {problem}")
     if not report.ok:
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ import typer
 from tomoseg.cli.arguments import BundleOption, QuietOption, TrustOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.cli.trust import find_trusted
-from tomoseg.core.notes import print_error, print_note
+from tomoseg.core.notes import print_error, print_line, print_note
 from tomoseg.core.reading import ReadOptions, read_with
 from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.report.text import show_number
@@ -65,7 +65,7 @@ def evaluate(
         print_note(note)
     if not quiet:
         _print_summary(found)
-        print(f"{len(found.done)} of {len(found.cases)} cases; see {output / 'evaluation.html'}", flush=True)
+        print_line(f"{len(found.done)} of {len(found.cases)} cases; see {output / 'evaluation.html'}")
     if found.failed:
         raise typer.Exit(1)
 
@@ -82,7 +82,9 @@ def _print_summary(found: Evaluation) -> None:
         rows.append((name, *cells, _show_estimate(summary.presence.f1, 3)))
     print_table("", ("label", *(f"{one.title} {one.unit}".strip() for one in shown), "present F1"), rows)
     if found.summaries:
-        print("mean [95 % bootstrap interval]; infinite and undefined values are left out and counted in summary.csv")
+        print_line(
+            "mean [95 % bootstrap interval]; infinite and undefined values are left out and counted in summary.csv"
+        )
 
 
 def _show_estimate(estimate: Estimate, decimals: int) -> str:

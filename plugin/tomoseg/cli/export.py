@@ -11,6 +11,7 @@ from tomoseg.cli.terminal import status
 from tomoseg.cli.trust import find_trusted
 from tomoseg.convert.export.options import MAX_DICE_LOSS, FormatName
 from tomoseg.core.json_files import format_json
+from tomoseg.core.notes import print_json, print_line
 
 
 def export(
@@ -44,14 +45,14 @@ def export(
             max_dice_loss=max_dice_loss, overwrite=overwrite, on_step=show,
         )  # fmt: skip
     if as_json:
-        print(format_json(asdict(made)), end="")
+        print_json(format_json(asdict(made)))
         return
-    print(f"{chosen.name} -> {', '.join(made.files)}: {made.size_bytes / 1e6:.1f} MB")
+    print_line(f"{chosen.name} -> {', '.join(made.files)}: {made.size_bytes / 1e6:.1f} MB")
     where = f"windows of {made.scans} scans" if made.scans else "random windows"
-    print(f"compared with PyTorch in fp32 on {made.check_windows} {where}:")
-    print(f"  scores differ by at most {made.largest_difference:.2g} of their range")
+    print_line(f"compared with PyTorch in fp32 on {made.check_windows} {where}:")
+    print_line(f"  scores differ by at most {made.largest_difference:.2g} of their range")
     if made.mean_dice is not None:
         each = ", ".join(f"{name} {dice:.5f}" for name, dice in made.dice.items())
-        print(f"  mean Dice of the labels {made.mean_dice:.5f}, a loss of {1 - made.mean_dice:.5f} ({each})")
+        print_line(f"  mean Dice of the labels {made.mean_dice:.5f}, a loss of {1 - made.mean_dice:.5f} ({each})")
     for note in made.notes:
-        print(f"note: {note}")
+        print_line(f"note: {note}")

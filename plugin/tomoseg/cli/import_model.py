@@ -9,7 +9,7 @@ from tomoseg.bundle.registry import as_folder, find_bundle
 from tomoseg.cli.arguments import QuietOption
 from tomoseg.cli.terminal import status
 from tomoseg.core.errors import UsageError
-from tomoseg.core.notes import print_note
+from tomoseg.core.notes import print_line, print_note
 
 
 def import_model(
@@ -53,9 +53,9 @@ def import_model(
         return
     for one in made:
         several = f"{len(one.folds)} folds" if len(one.folds) > 1 else f"fold {one.folds[0]}"
-        print(f"{one.title} ({several}, {one.network.rpartition('.')[2]}) -> {output}")
+        print_line(f"{one.title} ({several}, {one.network.rpartition('.')[2]}) -> {output}")
     labels = find_bundle(output).labels
-    print(f"labels: {', '.join(f'{value} {name}' for value, name in labels.items())}")
+    print_line(f"labels: {', '.join(f'{value} {name}' for value, name in labels.items())}")
     for note in dict.fromkeys(note for one in made for note in one.notes):
         print_note(note)
-    print(f"next: tomoseg segment SCAN -o OUT -b {as_folder(output)}")
+    print_line(f"next: tomoseg segment SCAN -o OUT -b {as_folder(output)}")

@@ -9,7 +9,7 @@ from tomoseg.bundle.registry import find_bundle
 from tomoseg.cli.arguments import TrustOption
 from tomoseg.cli.trust import find_trusted
 from tomoseg.core.errors import UsageError
-from tomoseg.core.notes import print_warning
+from tomoseg.core.notes import print_line, print_warning
 
 BundlesOption = Annotated[list[str] | None, typer.Option("-b", "--bundle", metavar="BUNDLE")]
 
@@ -37,8 +37,8 @@ def label_app(
         raise UsageError("--to: is for --rollback")
     if not versions and not rollback:
         served = app.write(bundle or ())
-        print(f"{folder}: serves {', '.join(one.name for one in served)}; start it with: tomoseg label-server --app "
-              f"{folder} --studies STUDIES")  # fmt: skip
+        start = f"tomoseg label-server --app {folder} --studies STUDIES"
+        print_line(f"{folder}: serves {', '.join(one.name for one in served)}; start it with: {start}")
         return
     chosen = [find_bundle(name) for name in bundle] if bundle else list(app.bundles)
     if rollback and len(chosen) > 1:
@@ -46,12 +46,12 @@ def label_app(
     for one in chosen:
         weights = app.weights(one)
         if rollback:
-            print(f"{one.name}: uses {_describe(weights.roll_back(to).number)} now")
+            print_line(f"{one.name}: uses {_describe(weights.roll_back(to).number)} now")
             continue
         current = weights.current.number
         for number in weights.numbers:
             facts = "".join(f", {key} {value}" for key, value in weights.version(number).facts.items())
-            print(f"{one.name}: {_describe(number)}{', in use' if number == current else ''}{facts}")
+            print_line(f"{one.name}: {_describe(number)}{', in use' if number == current else ''}{facts}")
 
 
 def label_server(

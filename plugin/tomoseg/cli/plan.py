@@ -9,7 +9,7 @@ from tomoseg.bundle.registry import as_folder
 from tomoseg.cli.arguments import QuietOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.errors import DatasetError
-from tomoseg.core.notes import print_error
+from tomoseg.core.notes import print_error, print_line
 from tomoseg.core.reading import ReadOptions, read_with
 from tomoseg.planning.options import PlanningOptions
 
@@ -44,5 +44,5 @@ def plan(
         rows.append((choice.replace("_", " "), shown, made.reasons[choice]))
     print_table(f"{output} ({made.modality}, {options.budget.device})", ("choice", "", "why"), rows)
     if made.guessed:
-        print(f"taken for {made.modality} by the values of its first scan; if it is not, plan it with --modality")
-    print(f"next: tomoseg train {as_folder(output)} --data {dataset}")
+        print_line(f"taken for {made.modality} by the values of its first scan; if it is not, plan it with --modality")
+    print_line(f"next: tomoseg train {as_folder(output)} --data {dataset}")

@@ -8,7 +8,8 @@ from rich.progress import MofNCompleteColumn, TextColumn
 
 from tomoseg.batch.progress import Progress
 from tomoseg.cli.terminal import print_table
-from tomoseg.core.notes import print_error, print_note, print_warning
+from tomoseg.core.errors import printable
+from tomoseg.core.notes import print_error, print_line, print_note, print_warning
 from tomoseg.core.progress import ProgressBars
 from tomoseg.report.records import CaseReport, Report
 
@@ -42,7 +43,7 @@ class BatchProgress(ProgressBars, Progress):
         """Show the windows of the scan that the network is at."""
         if path != self._input:
             self._input = path
-            self._bars.reset(self._scan, total=total, description=escape(path.name), visible=True)
+            self._bars.reset(self._scan, total=total, description=escape(printable(path.name)), visible=True)
         self._bars.update(self._scan, completed=done, visible=done < total)
 
     def on_case(self, report: CaseReport) -> None:
@@ -69,7 +70,7 @@ def print_case(case: CaseReport, quiet: bool, place: str = "") -> None:
         print_warning(f"{case.input}: {warning}")
     if case.status == "skipped":
         if not quiet:
-            print(f"{place}{case.input} -> {case.output}: done by an earlier run", flush=True)
+            print_line(f"{place}{case.input} -> {case.output}: done by an earlier run")
         return
     stats = case.stats
     for note in stats.notes:
@@ -77,7 +78,7 @@ def print_case(case: CaseReport, quiet: bool, place: str = "") -> None:
     if not quiet:
         volumes = ", ".join(f"{row.name} {row.volume_ml:.2f} mL" for row in case.labels)
         skipped = f", {stats.skipped_windows} of {stats.windows} windows skipped" if stats.skipped_windows else ""
-        print(f"{place}{case.input} -> {case.output}: {volumes} ({stats.total_seconds:.1f} s{skipped})", flush=True)
+        print_line(f"{place}{case.input} -> {case.output}: {volumes} ({stats.total_seconds:.1f} s{skipped})")
 
 
 def print_summary(report: Report, page: Path | None) -> None:
@@ -87,4 +88,4 @@ def print_summary(report: Report, page: Path | None) -> None:
         rows = [(case.input, case.reason.removeprefix(f"{case.input}: ")) for case in report.failed]
         print_table("", ("failed", "why"), rows)
     reported = ", ".join(f"{counts[status]} {name}" for status, name in STATUSES.items() if counts[status])
-    print(f"{reported} of {len(report.cases)}{f'; see {page}' if page else ''}", flush=True)
+    print_line(f"{reported} of {len(report.cases)}{f'; see {page}' if page else ''}")

@@ -12,7 +12,7 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.cli.arguments import AllFilesOption, BundleOption, OutputTypeOption, QuietOption, SeriesOption, TrustOption
 from tomoseg.cli.loading import import_engine
 from tomoseg.core.errors import OutputError, one_line
-from tomoseg.core.notes import print_error
+from tomoseg.core.notes import print_error, print_line
 from tomoseg.data.output_types import names_output_file
 
 
@@ -114,6 +114,6 @@ def watch(
             stable_for_s=settle, options=written, run_options=options, progress=progress, on_error=print_error,
         )  # fmt: skip
         if not quiet:
-            print(f"{inbox}: waiting for scans; results go to {output}; Ctrl-C ends it", flush=True)
+            print_line(f"{inbox}: waiting for scans; results go to {output}; Ctrl-C ends it")
         for _ in rounds:
             pass

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from tomoseg.core.errors import printable
+
 # rich is imported where something is printed: it takes a tenth of a second
 UNWRAPPED_COLUMNS = 1000  # columns
 COLOURS = {"ok": "green", "bad": "red"}
@@ -18,17 +20,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(_printable(title)) if title else None, title_justify="left", show_header=any(columns))
+    table = Table(title=Text(printable(title)) if title else None, title_justify="left", show_header=any(columns))
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_printable(cell), COLOURS.get(cell, "")) for cell in row))
+        table.add_row(*(Text(printable(cell), COLOURS.get(cell, "")) for cell in row))
     Console(width=None if sys.stdout.isatty() else UNWRAPPED_COLUMNS).print(table)
-
-
-def _printable(text: str) -> str:
-    """Return a text without what steers a terminal; it may come from a bundle or a scan."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 @contextmanager
@@ -38,4 +35,4 @@ def status(text: str) -> Iterator[Callable[[object], None]]:
     from rich.markup import escape
 
     with Console(stderr=True).status(text) as shown:
-        yield lambda step: shown.update(escape(str(step)))
+        yield lambda step: shown.update(escape(printable(str(step))))

@@ -10,7 +10,7 @@ from tomoseg.cli.arguments import QuietOption, TrustOption
 from tomoseg.cli.terminal import status
 from tomoseg.cli.trust import find_trusted
 from tomoseg.core.errors import DatasetError, MemoryLimitError, OutputError, TrainingError, one_line
-from tomoseg.core.notes import print_error, print_note, print_warning
+from tomoseg.core.notes import print_error, print_line, print_note, print_warning
 from tomoseg.training.options import TrainingOptions
 
 
@@ -58,12 +58,13 @@ def train(
     if quiet:
         return
     if isinstance(made, CrossValidation):
-        print("\n".join(made.lines))
+        for line in made.lines:
+            print_line(line)
         return
     metrics = [f"{name.removeprefix('val_').replace('_', ' ')} {value:.4f}" for name, value in made.metrics.items()]
-    print(", ".join([f"{made.weights}: {made.epochs} epochs", *metrics]))
+    print_line(", ".join([f"{made.weights}: {made.epochs} epochs", *metrics]))
     if made.installed:
-        print(f"next: tomoseg segment SCAN -o OUT -b {as_folder(chosen.root)}")
+        print_line(f"next: tomoseg segment SCAN -o OUT -b {as_folder(chosen.root)}")
     else:
         kept = chosen.root / "models" / "model.pt"
-        print(f"{kept}: kept as it was; replace it with --overwrite, or use --checkpoint")
+        print_line(f"{kept}: kept as it was; replace it with --overwrite, or use --checkpoint")

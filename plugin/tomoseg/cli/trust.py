@@ -6,7 +6,7 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import as_folder, find_bundle
 from tomoseg.bundle.trust import hash_code, is_trusted, record, require_trusted
 from tomoseg.bundle.unusual import find_unusual
-from tomoseg.core.errors import UsageError
+from tomoseg.core.errors import UsageError, printable
 
 MAX_FINDINGS = 20
 
@@ -42,4 +42,5 @@ def _describe(bundle: Bundle) -> None:
     ]
     if len(found) > MAX_FINDINGS:
         lines.append(f"  and {len(found) - MAX_FINDINGS} more; see tomoseg info {as_folder(bundle.root)}")
-    print("\n".join([*lines, "Run it, and remember that it is trusted? [y/N] "]), end="", file=sys.stderr, flush=True)
+    lines.append("Run it, and remember that it is trusted? [y/N] ")
+    print("\n".join(map(printable, lines)), end="", file=sys.stderr, flush=True)

@@ -128,9 +128,21 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return shorten(str(error), limit) or type(error).__name__
 
 
+def printable(text: str) -> str:
+    r"""Return a text as it may be shown: what steers a terminal, or turns the direction of writing, as an escape.
+
+    Example:
+        >>> from tomoseg.core.errors import printable
+        >>> printable("scan\x1b[2J\u202e.nii")
+        'scan\\x1b[2J\\u202e.nii'
+    """
+    escapes = (one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+    return text if text.isprintable() else "".join(escapes)
+
+
 def shorten(text: str, limit: int) -> str:
-    """Return a text as a single line of at most `limit` characters, without those that steer a terminal."""
-    line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    """Return a text as a single line of at most `limit` characters, as it may be shown."""
+    line = printable(" ".join(text.split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

@@ -1,9 +1,12 @@
 """Messages to the user, one line each: notes, warnings and errors, printed on standard error or collected first."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+from tomoseg.core.errors import printable
 
 _collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
 
@@ -34,6 +37,17 @@ def take_note(note: str) -> None:
         notes.append(note)
 
 
+def print_line(message: str) -> None:
+    """Print a result on standard output, in one line."""
+    print(printable(message), flush=True)
+
+
+def print_json(text: str) -> None:
+    """Print JSON on standard output; its texts may hold anything, which the escapes of JSON show."""
+    shown = (one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
+    print("".join(shown).rstrip("\n"), flush=True)
+
+
 def print_note(message: str) -> None:
     """Print a note."""
     _print("note", message)
@@ -50,4 +64,4 @@ def print_error(message: str) -> None:
 
 
 def _print(level: str, message: str) -> None:
-    print(f"tomoseg: {level}: {message}", file=sys.stderr, flush=True)
+    print(f"tomoseg: {level}: {printable(message)}", file=sys.stderr, flush=True)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from tomoseg.core.files import UNENCODABLE, atomic_file
 
+# Excel takes the wide forms of East Asia for the others
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table, atomically.
@@ -20,5 +23,15 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
     """
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors=UNENCODABLE) as file:
         writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerow(map(_cell, columns))
+        writer.writerows(map(_cell, row) for row in rows)
+
+
+def _cell(value: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula: a text that begins as one gets a quote before it."""
+    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
+        try:
+            float(value)
+        except ValueError:
+            return f"'{value}"
+    return value

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tomoseg.core.errors import one_line
+from tomoseg.core.notes import print_line
 from tomoseg.label_app.request import number
 
 
@@ -29,5 +30,5 @@ def for_each_image(images: Sequence[str], work: Callable[[str], None], done: str
             work(image)
         except Exception as error:  # of MONAI Label's datastore, of MONAI, torch or a bundle's own code: this image's
             failed[image] = one_line(error)
-        print(f"{count}/{len(images)} {image}: {f'failed: {failed[image]}' if image in failed else done}", flush=True)
+        print_line(f"{count}/{len(images)} {image}: {f'failed: {failed[image]}' if image in failed else done}")
     return failed

@@ -13,6 +13,7 @@ from platformdirs import user_data_path
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.trust import require_trusted
 from tomoseg.core.errors import UsageError, errors_as, import_package
+from tomoseg.core.notes import print_line
 from tomoseg.core.threads import choose_threads
 from tomoseg.label_app.folder import FOLLOW_LINKS, LabelApp
 
@@ -71,7 +72,7 @@ def serve_label_app(
     if on_warning is not None and (warning := exposure(host)):
         on_warning(warning)
     names = ", ".join(one.name for one in served)
-    print(f"MONAI Label at http://{host}:{port} with {names}; stop with Ctrl-C", flush=True)
+    print_line(f"MONAI Label at http://{host}:{port} with {names}; stop with Ctrl-C")
 
     import logging
 

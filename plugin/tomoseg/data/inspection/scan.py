@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from tomoseg.core.errors import TomosegError, one_line
+from tomoseg.core.errors import TomosegError, one_line, shorten
 from tomoseg.core.notes import collect_notes
 from tomoseg.core.quiet import note_warnings
 from tomoseg.data.geometry import Grid
@@ -216,4 +216,4 @@ def _guarded(path: Path, action: Callable[[], Result]) -> Result | str:
 
 
 def _without_path(reason: str, path: Path) -> str:
-    return reason.removeprefix(f"{path}: ")
+    return reason.removeprefix(f"{shorten(str(path), len(reason))}: ")

@@ -8,6 +8,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 from tomoseg.core.errors import UsageError, VolumeError
+from tomoseg.core.notes import print_line
 from tomoseg.label_app.each_image import for_each_image, limit_images
 
 
@@ -49,5 +50,5 @@ class IsolatedBatch(BatchInferTask):  # type: ignore[misc]
             results[image] = {"label": answer["label"], "tag": tag, "warnings": answer["params"]["warnings"]}
 
         failed = for_each_image(images, segment, "done")
-        print(f"{len(results)} of {len(images)} images segmented, {len(failed)} failed", flush=True)
+        print_line(f"{len(results)} of {len(images)} images segmented, {len(failed)} failed")
         return {image: results.get(image) or {"error": failed[image]} for image in images}

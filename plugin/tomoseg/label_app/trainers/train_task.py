@@ -17,6 +17,7 @@ from monailabel.utils.others.generic import device_list, name_to_device
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import atomic_file, remove_stale, staging_folder
 from tomoseg.core.json_files import SCHEMA_VERSION, read_json
+from tomoseg.core.notes import print_line
 from tomoseg.inference.localisation.locator import Locator
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import chosen, flag, number
@@ -88,13 +89,13 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
             locator = Locator(self._model.bundle)
             cases, errors = prepare_cases(find_annotated(datastore), self._model.labels, locator, staging)
             for problem in errors:
-                print(problem, flush=True)
+                print_line(problem)
             train, held_out = _split(cases, share)
-            print(f"training {self._model.name} on {len(train)} cases, {len(held_out)} held out", flush=True)
+            print_line(f"training {self._model.name} on {len(train)} cases, {len(held_out)} held out")
 
             def tell(progress: Progress) -> None:
                 metric = "" if progress.best_metric is None else f", best metric {progress.best_metric:.4f}"
-                print(f"epoch {progress.epoch}/{progress.epochs}: loss {progress.loss:.4f}{metric}", flush=True)
+                print_line(f"epoch {progress.epoch}/{progress.epochs}: loss {progress.loss:.4f}{metric}")
                 self._save_stats(progress, begin, ended=False)
                 self._last = progress
 
@@ -104,7 +105,7 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
             best = {"best_metric": self._last.best_metric} if held_out else {}
             version = self._model.weights.publish(state, **facts, **best)
         self._save_stats(self._last, begin, ended=True)
-        print(f"version {version.number} of the weights is in use", flush=True)
+        print_line(f"version {version.number} of the weights is in use")
         return {"version": version.number, "left_out": errors}
 
     def _save_stats(self, progress: Progress, begin: float, ended: bool) -> None:
