@@ -63,8 +63,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path` in one step, on any failure it is removed.
 
     The temporary name starts with a dot, so that no search for volumes finds it, and keeps the suffixes, so that
-    writers which choose a format by suffix work. Nobody can guess it, and nobody else can read the file before it is
-    complete. Parent folders are made.
+    writers which choose a format by suffix work. Its name cannot be guessed, and no other user can read the file
+    before it is complete. Parent folders are made.
 
     Raises:
         OutputError: the folder cannot be made or written to, or the disk is full.
@@ -86,7 +86,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def private_cache(kind: str) -> Path:
-    """Return the user's folder for what is kept of one kind; nobody else may read it, or put something into it."""
+    """Return the user's folder for files of one kind; no other user may read it or write to it."""
     import platformdirs  # 10 ms that `tomoseg --help` need not wait for
 
     folder = Path(platformdirs.user_cache_dir("tomoseg", appauthor=False)) / kind

@@ -90,7 +90,7 @@ class SetPipeline:
         return Prediction(merged, scan.affine, ran)
 
     def probabilities(self, data: dict[str, Any], grid: Grid) -> NDArray[np.float32]:
-        """Raise BundleError: a set has no one output."""
+        """Raise BundleError: a set has several outputs."""
         raise BundleError(f"{self.bundle.root}: a set of bundles has no probabilities. Ask one of its members")
 
 

@@ -62,7 +62,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    places = ExitStack()  # nobody else may read Ray's logs; its sockets want a short path
+    places = ExitStack()  # no other user may read Ray's logs; its sockets want a short path
     try:
         with suppress_warnings():
             if address is None:
