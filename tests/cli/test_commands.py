@@ -216,7 +216,7 @@ def test_a_bundle_without_weights_is_wrong_usage(bundle_copy: Path, real_scan: P
     (bundle_copy / "models" / "model.pt").unlink()
     done = run_inside("segment", real_scan, "-o", tmp_path / "seg.nii.gz", "-b", bundle_copy)
     assert done.returncode == 2
-    assert "model.pt: no such checkpoint; train the bundle, or put its weights there" in complaint(done)
+    assert "model.pt: no such checkpoint. Train the bundle: tomoseg train " in complaint(done)
     assert not (tmp_path / "seg.nii.gz").exists()
 
 

@@ -73,5 +73,5 @@ def test_a_network_in_int8_is_known_by_what_it_was_made_from(ensemble: Path, tmp
 def test_what_is_missing_is_told(bundle_copy: Path) -> None:
     config = InferenceConfig(find_bundle(bundle_copy), CPU, None)
     (bundle_copy / "models" / "model.pt").unlink()
-    with pytest.raises(TomosegError, match=r"model\.pt: no such checkpoint; train the bundle"):
+    with pytest.raises(TomosegError, match=r"model\.pt: no such checkpoint\. Train the bundle: tomoseg train "):
         weights_in_use(config, RunOptions())

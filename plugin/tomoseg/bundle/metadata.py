@@ -140,7 +140,7 @@ class Bundle:
 
     @property
     def input_channels(self) -> int:
-        """Number of channels of the network's input; 1 where the metadata does not say.
+        """Number of channels of a scan; 1 where the metadata does not say.
 
         Raises:
             BundleError: it is no number of channels.
@@ -149,7 +149,7 @@ class Bundle:
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MAX_CHANNELS:
             path = self.root / "configs" / "metadata.json"
             raise BundleError(f"{path}: num_channels: expected 1 to {MAX_CHANNELS}, got {number!r}")
-        return number
+        return self._without_clicks(number)
 
     @property
     def input_names(self) -> dict[str, Any]:
@@ -210,6 +210,17 @@ class Bundle:
                 f"{path}: label_table: expected for each label a color [R, G, B], a volume_ml [LOW, HIGH] and codes "
                 f"(category, type, modifier, laterality) with value, scheme and meaning: {one_line(error)}"
             ) from error
+
+    def _without_clicks(self, channels: int) -> int:
+        """Return how many of a network's channels are the scan's; those of DeepEdit take clicks, too."""
+        path = find_config(self.root, "inference")
+        if channels == 1 or path is None or path.suffix != ".json":
+            return channels
+        try:
+            images = load_json(path).get("number_intensity_ch", channels)
+        except (OSError, ValueError, AttributeError):  # whoever runs the config says why
+            return channels
+        return images if isinstance(images, int) and 1 <= images <= channels else channels
 
     def _tensor(self, side: str, name: str) -> dict[str, Any]:
         node: Any = self.metadata

@@ -5,9 +5,12 @@ that was read and checked already, and `SaveImaged` is left out.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +18,32 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import ImageReader
-from monai.transforms import Compose, LoadImaged, MeanEnsembled, SaveImage, SaveImaged
+from monai.transforms import AsDiscreted, Compose, Invertd, LoadImaged, MeanEnsembled, SaveImage, SaveImaged
+from monai.utils.enums import CommonKeys
 from numpy.typing import NDArray
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.trust import require_trusted
 from tomoseg.core.errors import BundleError, one_line, root_cause
-from tomoseg.core.files import require_regular
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.volume import Volume
+from tomoseg.inference.checkpoints import fit_names, numpy_values, read_weights
 from tomoseg.inference.device import CPU
+from tomoseg.inference.parser import Scripts, make_parser
 
-_VOLUME: ContextVar[Volume] = ContextVar("volume")  # of each thread its own
+_VOLUME: ContextVar[Iterator[Volume]] = ContextVar("volume")  # of each thread its own
 
 
 @contextmanager
-def volume_to_load(volume: Volume) -> Iterator[None]:
-    """Let the `LoadImaged` of a bundle load this volume in the current thread, for any path."""
-    token = _VOLUME.set(volume)
+def volume_to_load(volume: Volume, images: int = 1) -> Iterator[None]:
+    """Let the `LoadImaged` of a bundle load this volume in the current thread, for any path.
+
+    Args:
+        volume: the volume.
+        images: how many images it loads; of several, each is one channel.
+    """
+    channels = (replace(volume, array=one, other_channels=()) for one in volume.channels)
+    token = _VOLUME.set(cycle([volume] if images == 1 else channels))
     try:
         yield
     finally:
@@ -48,7 +59,7 @@ class VolumeReader(ImageReader):  # type: ignore[misc]
 
     def read(self, data: Any, **kwargs: Any) -> Volume:
         """Return the volume of the current call."""
-        return _VOLUME.get()
+        return next(_VOLUME.get())
 
     def get_data(self, img: Any) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Return the array, (I, J, K) or (I, J, K, channel), and MONAI's metadata."""
@@ -74,9 +85,12 @@ class InferenceConfig:
 
     Attributes:
         preprocessing, postprocessing: the bundle's transforms.
-        image_key, prediction_key: keys of the image and the prediction.
+        image_keys: what the preprocessing calls what it loads: one image, or one for each channel.
+        image_key, prediction_key: what the network's input and the prediction are called.
         inferer: the bundle's inferer.
         checkpoints: its weights; of several networks, the logits are averaged.
+        scripts: the bundle's own Python modules.
+        notes: what had to be changed in the config.
         checkpoint_key: what weights are called where a file holds more than them.
 
     Raises:
@@ -89,20 +103,21 @@ class InferenceConfig:
         self._path = bundle.inference_config
         self._root = bundle.root
         self._device = device
-        self._parser = ConfigParser()
-        try:
-            self._parser.read_config(str(require_regular(self._path)))
-        except Exception as error:  # of json, of yaml or of MONAI
-            raise BundleError(f"{self._path}: cannot be read: {one_line(error)}") from error
+        self.scripts = Scripts(bundle.root)
+        self._parser, self.notes = make_parser(bundle, device)
         self._parser["bundle_root"] = literal(str(bundle.root))
         self._parser["device"] = f"$torch.device('{device}')"
         if overlap is not None:
             self._require("inferer::overlap", "it has none, so --overlap cannot change it")
             self._parser["inferer::overlap"] = overlap
-        self.checkpoints, self.checkpoint_key = self._find_checkpoints()
+        self._keys = self._find_checkpoints()
+        self.checkpoints, self.checkpoint_key = list(self._keys), next(iter(self._keys.values()))
         self.preprocessing = self._build_transforms("preprocessing")
         self.postprocessing = self._build_transforms("postprocessing")
-        self.image_key, self.prediction_key = self._connect()
+        self.image_keys = self._connect_loader(bundle.input_channels)
+        self.image_key = self.image_keys[0] if len(self.image_keys) == 1 else str(CommonKeys.IMAGE)
+        self.prediction_key = self._drop_writers()
+        self._keep_labels_whole()
         self.inferer = self._build("inferer")
         if self.nnunet_windows:  # MONAI's inferer has no argument for it
             self.inferer.nnunet_windows = True
@@ -165,9 +180,10 @@ class InferenceConfig:
         Raises:
             BundleError: the checkpoint cannot be read, or does not fit the network.
         """
-        weights = read_weights(checkpoint, self.checkpoint_key)
+        key = self._keys.get(checkpoint, self.checkpoint_key)
         network = self.build_network()
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        weights = fit_names(read_weights(checkpoint, key), list(expected))
         got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         if expected != got:
             raise BundleError(f"{checkpoint}: {_difference(expected, got)}; is it the checkpoint of this bundle?")
@@ -184,7 +200,7 @@ class InferenceConfig:
             return default
         self._require(key, "tomoseg runs it")
         try:
-            with suppress_warnings():
+            with suppress_warnings(), self.scripts.importable(), torch.serialization.safe_globals(numpy_values()):
                 return self._parser.get_parsed_content(key)
         except Exception as error:  # the config may call any foreign code
             raise BundleError(f"{self._path}: {key!r} cannot be built: {one_line(root_cause(error))}") from error
@@ -195,79 +211,75 @@ class InferenceConfig:
             raise BundleError(f"{self._path}: {key!r}: expected a Compose, got {type(transforms).__name__}")
         return transforms
 
-    def _connect(self) -> tuple[str, str]:
-        """Put our reader behind LoadImaged, drop SaveImaged; return the keys of the image and of the prediction."""
-        loaders = [step for step in self.preprocessing.transforms if isinstance(step, LoadImaged)]
-        if not loaders:
+    def _connect_loader(self, channels: int) -> tuple[str, ...]:
+        """Put our reader behind LoadImaged, and return the keys of what it loads."""
+        steps = self.preprocessing.transforms
+        loader = next((step for step in steps if isinstance(step, LoadImaged)), None)
+        if loader is None:
             raise BundleError(f"{self._path}: 'preprocessing': expected a LoadImaged, got none")
-        keys = loaders[0].keys
-        if len(keys) != 1:
-            raise BundleError(f"{self._path}: 'preprocessing': expected LoadImaged with one image, got {list(keys)}")
-        loaders[0].register(VolumeReader())
+        keys = tuple(map(str, loader.keys))
+        if len(keys) > 1:  # what no other step takes is no input, such as the label of evaluation
+            taken = {str(key) for step in steps if step is not loader for key in getattr(step, "keys", ())}
+            if left_out := [key for key in keys if key not in taken]:
+                keys = loader.keys = tuple(key for key in keys if key in taken)
+                self.notes += (f"'preprocessing' loads no {', '.join(left_out)}, for a scan has none",)
+            if len(keys) not in (1, channels):
+                raise BundleError(
+                    f"{self._path}: 'preprocessing': expected LoadImaged with one image or with one for each of "
+                    f"{channels} channels, got {list(keys)}"
+                )
+        loader.register(VolumeReader())
+        return keys
+
+    def _drop_writers(self) -> str:
+        """Drop SaveImaged, and return the key of the prediction."""
         steps = self.postprocessing.transforms
         # nor are logits averaged by the config: the caller does it, window by window
         ours = SaveImaged | SaveImage | MeanEnsembled
         self.postprocessing.transforms = [step for step in steps if not isinstance(step, ours)]
-        prediction = next((str(step.keys[0]) for step in steps if isinstance(step, SaveImaged)), "pred")
-        return str(keys[0]), prediction
+        return next((str(step.keys[0]) for step in steps if isinstance(step, SaveImaged)), "pred")
 
-    def _find_checkpoints(self) -> tuple[list[Path], str]:
-        """Return the checkpoints' files and the name of the weights in them, as the config's CheckpointLoaders say."""
-        found: list[tuple[Path, str]] = []
+    def _keep_labels_whole(self) -> None:
+        """Restore labels by nearest neighbour: linearly, label 1 would lie between 0 and 2."""
+        key, decided = self.prediction_key, False
+        steps = self.postprocessing.transforms
+        last = max((index for index, step in enumerate(steps) if isinstance(step, AsDiscreted)), default=-1)
+        for index, step in enumerate(steps):
+            if isinstance(step, AsDiscreted) and key in step.keys:
+                decided = True
+            if not decided or index < last or not isinstance(step, Invertd) or key not in step.keys:
+                continue
+            nearest = [nearest or name == key for name, nearest in zip(step.keys, step.nearest_interp, strict=True)]
+            if nearest != list(step.nearest_interp):
+                step.nearest_interp = tuple(nearest)
+                self.notes += ("'postprocessing' interpolates labels; they are restored with nearest_interp: true",)
+
+    def _find_checkpoints(self) -> dict[Path, str]:
+        """Return the checkpoints' files, each with the name of its weights, as the config's CheckpointLoaders say."""
+        found: dict[Path, str] = {}
         for key, entry in self._parser.get().items():
             members = {f"{key}::{index}": item for index, item in enumerate(entry)} if isinstance(entry, list) else {}
             for where, item in {key: entry, **members}.items():
                 if isinstance(item, dict) and str(item.get("_target_", "")).endswith("CheckpointLoader"):
-                    path = Path(str(self._build(f"{where}::load_path")))
-                    found.append((path, next(iter(item.get("load_dict", {})), "model")))
-        found = found or [(self._root / "models" / "model.pt", "model")]
-        return [path for path, _ in found], found[0][1]
+                    found[Path(str(self._build(f"{where}::load_path")))] = self._weights_of(where, item)
+        return found or {self._root / "models" / "model.pt": ""}
+
+    def _weights_of(self, where: str, loader: dict[str, Any]) -> str:
+        """Return what the weights of the network are called in the checkpoint of a CheckpointLoader."""
+        loaded = loader.get("load_dict", {})
+        if not isinstance(loaded, dict) or len(loaded) < 2:
+            return next(iter(loaded), "") if isinstance(loaded, dict) else ""
+        names = [name for name, what in loaded.items() if re.match(r"\$?@network", str(what))]
+        if len(names) != 1:
+            raise BundleError(
+                f"{self._path}: '{where}::load_dict': expected one entry for the network, got {', '.join(loaded)}"
+            )
+        return str(names[0])
 
 
 def literal(text: str) -> str:
     """Return a config expression for `text`: in a plain string MONAI would give #, @, % and $ a meaning."""
     return "$'" + "".join(c if c.isalnum() or c in "/._-" else f"\\U{ord(c):08x}" for c in text) + "'"
-
-
-def require_checkpoint(path: Path) -> None:
-    """Raise BundleError if there is no file of weights."""
-    if not path.is_file():
-        raise BundleError(f"{path}: no such checkpoint; train the bundle, or put its weights there")
-
-
-def unpickle(path: Path, allowed: Sequence[Any] = ()) -> Any:
-    """Return what a checkpoint holds: tensors and plain values, for a pickle of unknown origin must not run code.
-
-    Args:
-        path: its file.
-        allowed: further classes and functions that it may name, as for torch's `safe_globals`.
-
-    Raises:
-        BundleError: it cannot be read, or holds something else.
-    """
-    try:
-        with torch.serialization.safe_globals(list(allowed)):
-            return torch.load(require_regular(path), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises what pickle, zip and the operating system do
-        raise BundleError(f"{path}: cannot be read as a checkpoint: {one_line(root_cause(error))}") from error
-
-
-def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
-    """Return the weights in a checkpoint, without unpickling code.
-
-    Args:
-        path: its file.
-        key: where they may lie in it.
-
-    Raises:
-        BundleError: it is missing, or holds something else.
-    """
-    require_checkpoint(path)
-    content = unpickle(path)
-    weights = content.get(key, content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise BundleError(f"{path}: expected a state dict, or one under {key!r}, got something else")
-    return weights
 
 
 def _difference(expected: dict[str, tuple[int, ...]], got: dict[str, tuple[int, ...]]) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,19 +61,19 @@ class DevicePreprocessing:
 
     Args:
         steps: the bundle's transforms; a step is put behind the one that loads.
-        key: key of the image.
+        keys: what they call the images.
         device: where they run.
 
     Attributes:
         note: why they run on the CPU, which they do from then on; empty otherwise.
     """
 
-    def __init__(self, steps: Compose, key: str, device: torch.device) -> None:
+    def __init__(self, steps: Compose, keys: Sequence[str], device: torch.device) -> None:
         self._steps = steps
         self._move: EnsureTyped | None = None
         self.note = ""
         if device.type != "cpu":
-            self._move = EnsureTyped(key, device=device)
+            self._move = EnsureTyped(keys, device=device)
             loader = next(index for index, step in enumerate(steps.transforms) if isinstance(step, LoadImaged))
             steps.transforms = [*steps.transforms[: loader + 1], self._move, *steps.transforms[loader + 1 :]]
 
@@ -125,7 +125,7 @@ class Pipeline:
         self.replaces_non_finite = any(isinstance(step, ReplaceNonFinited) for step in steps)
         # under a limit, its memory is counted in RAM
         where = device if options.max_memory is None else torch.device("cpu")
-        self._preprocess = DevicePreprocessing(config.preprocessing, config.image_key, where)
+        self._preprocess = DevicePreprocessing(config.preprocessing, config.image_keys, where)
         self.networks = load_networks(config, device, options)
         # a bundle's transforms may keep state: Invertd switches off what the preprocessing records
         self._transforms_lock = threading.Lock()
@@ -159,12 +159,12 @@ class Pipeline:
         key = self.config.image_key
         with (
             self._transforms_lock,
-            volume_to_load(volume),
+            volume_to_load(volume, len(self.config.image_keys)),
             torch.no_grad(),
             suppress_warnings(),
             self._stage("preprocessing", {}),
         ):
-            data = self._preprocess({key: volume.source})
+            data = self._preprocess(dict.fromkeys(self.config.image_keys, volume.source))
         if self.replaces_non_finite and not data[key].isfinite().all():
             raise BundleError(f"bundle {self.bundle.name}: preprocessing leaves NaN or infinity in {volume.source}")
         return data
@@ -305,20 +305,21 @@ class Pipeline:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
         image_affine = image.affine.cpu().numpy()
-        array, affine, after = self._postprocess(self.config.postprocessing, data, logits[0], image_affine)
+        found = logits[0] if isinstance(logits, torch.Tensor) else [one[0] for one in logits]
+        array, affine, after = self._postprocess(self.config.postprocessing, data, found, image_affine)
         notes = (*self._notes(image), note)
         ran = RunStats(seconds | after, backend=backends[0].name, precision=backends[0].precision, notes=notes)
         return Prediction(array, affine, ran)
 
     def _postprocess(
-        self, steps: Any, data: dict[str, Any], prediction: torch.Tensor, affine: NDArray[np.float64]
+        self, steps: Any, data: dict[str, Any], prediction: Any, affine: NDArray[np.float64]
     ) -> tuple[NDArray[Any], NDArray[np.float64], dict[str, float]]:
         """Run a bundle's transforms on a prediction; return its array, its 4×4 affine, and the time that it took.
 
         Args:
             steps: the transforms.
             data: what `prepare` returned.
-            prediction: (C, D, H, W).
+            prediction: (C, D, H, W), or several of them where the network returns several.
             affine: that of a result that carries none.
         """
         key, seconds = self.config.prediction_key, dict[str, float]()
@@ -330,7 +331,7 @@ class Pipeline:
         return array, affine, seconds
 
     def _notes(self, image: MetaTensor) -> tuple[str, ...]:
-        return (*cleaning_notes(image), *([self._preprocess.note] if self._preprocess.note else []))
+        return (*self.config.notes, *cleaning_notes(image), *([self._preprocess.note] if self._preprocess.note else []))
 
     def _require_sides(self, image: MetaTensor) -> None:
         # a bundle that mirrors by default was trained so, and recognises sides by their surroundings
@@ -348,7 +349,8 @@ class Pipeline:
     def _stage(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
         start = time.perf_counter()
         try:
-            yield
+            with self.config.scripts.importable():
+                yield
         except (TomosegError, NotRecognisedError):
             raise
         except Exception as error:  # the bundle's transforms, inferer and network are foreign code

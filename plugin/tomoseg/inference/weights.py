@@ -8,7 +8,8 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.core.files import sha256
 from tomoseg.inference.backends.int8_network import Int8Network, find_int8, int8_path
-from tomoseg.inference.config import InferenceConfig, require_checkpoint
+from tomoseg.inference.checkpoints import require_checkpoint
+from tomoseg.inference.config import InferenceConfig
 
 INT8_SUFFIX = ".xml"
 

@@ -11,8 +11,7 @@ from tomoseg.bundle.configs import Json, write_config
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError, one_line
 from tomoseg.core.files import read_text
-from tomoseg.inference.checkpoints import save_weights
-from tomoseg.inference.config import read_weights
+from tomoseg.inference.checkpoints import read_weights, save_weights
 
 
 def average_weights(checkpoints: Sequence[Path], target: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from monai.networks import copy_model_state
 
 from tomoseg.core.errors import TrainingError
-from tomoseg.inference.config import read_weights
+from tomoseg.inference.checkpoints import fit_names, read_weights
 
 
 def load_matching(network: torch.nn.Module, checkpoint: Path) -> list[str]:
@@ -20,8 +20,8 @@ def load_matching(network: torch.nn.Module, checkpoint: Path) -> list[str]:
         BundleError: the checkpoint cannot be read.
         TrainingError: no weight fits.
     """
-    weights = read_weights(checkpoint, "model")
     known = network.state_dict()
+    weights = fit_names(read_weights(checkpoint, "model"), list(known))
     # some networks hold a module under several names; one of them is reported
     names = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
     own = {name: tensor for name, tensor in known.items() if name in names}

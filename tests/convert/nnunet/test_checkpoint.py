@@ -41,7 +41,7 @@ def test_checkpoint_with_numpy_scalars(tmp_path: Path) -> None:
         ({"network_weights": None}, "expected a checkpoint of nnU-Net 2"),
         ({"inference_allowed_mirroring_axes": (0, "$1")}, "expected some of"),
         ({"inference_allowed_mirroring_axes": ([0], 1)}, "expected some of"),
-        ({"logging": RunsACommand()}, "cannot be read as a checkpoint"),
+        ({"logging": RunsACommand()}, "not opened, for it names posix.mkdir"),
     ],
 )
 def test_bad_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: dict[str, Any], message: str) -> None:

@@ -102,7 +102,7 @@ class Runs:
         (rewrite(CHECKPOINT, b""), "checkpoint_final.pth: cannot be read"),
         (rewrite("plans.json", b"[" * 100_000), "plans.json: cannot be read as JSON"),
         (rewrite("plans.json", b"[1, 2]"), "expected an object"),
-        (weights(lambda content: content.update(network_weights=Runs())), "cannot be read as a checkpoint"),
+        (weights(lambda content: content.update(network_weights=Runs())), "not opened, for it names eval"),
         (weights(lambda content: content.pop("network_weights")), "network_weights"),
         (weights(lambda content: content["network_weights"].pop("decoder.seg_layers.2.weight")), "has no weights for"),
         (weights(lambda content: content["network_weights"].update(extra=torch.ones(1))), "extra"),

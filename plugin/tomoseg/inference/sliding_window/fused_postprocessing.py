@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from monai.inferers import SlidingWindowInferer
+from monai.inferers import SlidingWindowInferer, SlidingWindowInfererAdapt
 from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd
 
 from tomoseg.inference.sliding_window.discretizer import Activation, ArgMax, Discretizer, Threshold, softmax
@@ -51,7 +51,8 @@ def recognise_inferer(inferer: Any) -> SlidingWindowInferer:
     Raises:
         NotRecognisedError: it is another one, or uses an option that is not streamed.
     """
-    if type(inferer) is not SlidingWindowInferer:
+    # the other one only moves to the CPU where a GPU's memory is short
+    if type(inferer) not in (SlidingWindowInferer, SlidingWindowInfererAdapt):
         raise NotRecognisedError(f"the inferer {type(inferer).__name__}")
     if inferer.with_coord:
         raise NotRecognisedError("SlidingWindowInferer with with_coord")
