@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,10 +29,14 @@ def info(bundle: Annotated[str, typer.Argument(metavar="BUNDLE")] = "", as_json:
         print_json(json.dumps(versioned[0] if bundle else versioned, indent=2, ensure_ascii=False))
         return
     for entry in described:
-        shown = {key: ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-                 for key, value in entry.items()}  # fmt: skip
+        shown = {key: ", ".join(f"{k} {_shown(v)}" for k, v in value.items() if v) if isinstance(value, dict)
+                 else str(value) for key, value in entry.items()}  # fmt: skip
         shown["unusual"] = "; ".join(entry["unusual"]) or "nothing unusual"
         print_table(entry["name"], ("", ""), shown.items())
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | dict) else str(value)
 
 
 def bundles() -> None:
