@@ -307,6 +307,55 @@ def test_names_that_fall_together_are_refused(names: dict[str, int], told: str, 
     assert not (tmp_path / "bundle").exists()
 
 
+def interpreted(content: Any, place: str = "") -> dict[str, str]:
+    """Return all texts that MONAI interprets, by where they stand."""
+    if isinstance(content, dict | list):
+        entries = content.items() if isinstance(content, dict) else enumerate(content)
+        return {key: text for name, entry in entries for key, text in interpreted(entry, f"{place}/{name}").items()}
+    return {place: content} if isinstance(content, str) and content.lstrip().startswith(("$", "@", "%")) else {}
+
+
+def test_no_text_of_a_dataset_means_anything_in_the_bundle(tmp_path: Path) -> None:
+    benign = ("name", "description", "reference", "licence")
+    hostile = ("$__import__('os').system('touch pwned')", "%/etc/passwd", " @bundle_root", "<script>alert(1)</script>")
+    found = []
+    for number, texts in enumerate((benign, hostile)):
+        dataset = write_dataset(tmp_path / str(number) / "data")
+        content = json.loads((dataset / "dataset.json").read_text())
+        content |= dict(zip(("name", "description", "reference", "licence"), texts, strict=True))
+        content["name"] += " ![x](http://example.org/x.png)\n# Accuracy | <img src=http://example.org/y>"
+        content["modality"] = {"0": texts[0]}
+        (dataset / "dataset.json").write_text(json.dumps(content))
+        bundle = tmp_path / str(number) / "bundle"
+        plan_bundle(dataset, bundle, BUDGET, modality="MR")
+        found.append({path.name: interpreted(json.loads(path.read_text())) for path in bundle.rglob("*.json")})
+        card = (bundle / "docs" / "README.md").read_text()
+        assert not re.search(r"(?<!\\)(<script|<img|!\[|\]\()", card)
+        assert card.count("\n# ") == 0
+    assert found[0] == found[1]
+    assert found[0]["metadata.json"] == found[0]["plan.json"] == {}
+
+
+def test_what_is_trained_on_is_what_was_checked(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", layout="nnunet")
+    description = json.loads((dataset / "dataset.json").read_text())
+    first, *others = sorted((dataset / "labelsTr").iterdir())
+    ending = first.name[first.name.index(".") :]
+    listed = {
+        path.name.removesuffix(ending): {
+            "images": [f"imagesTr/{path.name.removesuffix(ending)}_0000{ending}"], "label": f"labelsTr/{path.name}",
+        }
+        for path in others
+    }  # fmt: skip
+    (dataset / "dataset.json").write_text(json.dumps({**description, "dataset": listed}))
+    with pytest.raises(DatasetError, match=r"is not listed in dataset\.json"):
+        plan_bundle(dataset, tmp_path / "bundle", BUDGET)
+    lists = {"dataset": listed, "training": [{"image": f"imagesTr/{first.name}", "label": f"labelsTr/{first.name}"}]}
+    (dataset / "dataset.json").write_text(json.dumps({**description, **lists}))
+    with pytest.raises(UsageError, match="training and dataset: two lists of cases that differ"):
+        plan_bundle(dataset, tmp_path / "bundle", BUDGET)
+
+
 def test_command_line(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     done = tomoseg("plan", "data", "-o", "bundle", "--preset", "small", folder=tmp_path)

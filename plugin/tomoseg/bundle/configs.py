@@ -7,6 +7,8 @@ from typing import Any
 from tomoseg.core.files import atomic_file
 
 Json = dict[str, Any]
+INTERPRETED_STARTS = ("$", "@", "%")
+WIDE_FORMS = {ord(sign): ord(sign) + 0xFEE0 for sign in INTERPRETED_STARTS}
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 
 
@@ -34,6 +36,20 @@ def write_config(path: Path, config: Json) -> None:
 def as_text(config: Json) -> str:
     """Return the text of a config's file."""
     return json.dumps(config, indent=4) + "\n"
+
+
+def as_plain(value: Any) -> Any:
+    """Return JSON whose texts mean nothing to MONAI: a sign that it interprets gets its wide form where a text begins.
+
+    MONAI runs what follows `$`, and reads other entries and files at `@` and `%`.
+    """
+    if isinstance(value, dict):
+        return {as_plain(key): as_plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(entry) for entry in value]
+    if isinstance(value, str) and value.lstrip().startswith(INTERPRETED_STARTS):
+        return value.lstrip().translate(WIDE_FORMS)
+    return value
 
 
 def component(target: str, /, **arguments: Any) -> Json:

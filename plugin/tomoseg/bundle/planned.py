@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 
-from tomoseg.bundle.configs import Json, as_text
+from tomoseg.bundle.configs import Json, as_plain, as_text
 from tomoseg.core.json_files import SCHEMA_VERSION, read_json
 from tomoseg.core.version import __version__
 
@@ -71,7 +71,7 @@ class PlannedBundle:
 
     def as_text(self) -> str:
         """Return the text of the file."""
-        return as_text({"schema_version": SCHEMA_VERSION, **asdict(self)})
+        return as_text(as_plain({"schema_version": SCHEMA_VERSION, **asdict(self)}))
 
     @property
     def case_shape(self) -> tuple[float, ...] | None:

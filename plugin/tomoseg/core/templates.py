@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tomoseg.core.errors import shorten
+
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+MARKDOWN = re.compile(r"([\\`*<>\[\]|!#&])")
+MAX_TEXT_LENGTH = 2000
 
 
 def make_environment(*folders: Path) -> Environment:
@@ -16,13 +22,14 @@ def make_environment(*folders: Path) -> Environment:
         folders: of the templates; the first one that has a name provides it.
 
     Returns:
-        It escapes every value for HTML, except in `*.jinja`: JSON and Markdown, whose templates quote for themselves.
+        It escapes every value for HTML, except in `*.jinja`: JSON and Markdown, whose templates quote for themselves,
+        Markdown with the filter `markdown`.
         A name without a value is an error.
     """
     # 40 ms, which only those pay who render something
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(folders),
         autoescape=select_autoescape((), ("jinja",), default_for_string=True, default=True),
         undefined=StrictUndefined,
@@ -30,3 +37,10 @@ def make_environment(*folders: Path) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["markdown"] = escape_markdown
+    return environment
+
+
+def escape_markdown(text: object) -> str:
+    """Return Markdown that shows a text in one line as it is: it makes no HTML, link, picture, heading or cell."""
+    return MARKDOWN.sub(r"\\\1", shorten(str(text), MAX_TEXT_LENGTH))

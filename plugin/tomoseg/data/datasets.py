@@ -231,14 +231,24 @@ def _read_lists(description: dict[str, Any]) -> dict[str, list[Any]] | None:
     lists = {key: description.get(key) or [] for key in (*PARTS, TEST)}
     cases = description.get("dataset")
     if isinstance(cases, dict):  # nnU-Net 2's
-        lists["training"] = [
-            {"image": case.get("images"), "label": case.get("label")} if isinstance(case, dict) else case
-            for case in cases.values()
-        ]
+        listed, lists["training"] = (
+            lists["training"],
+            [
+                {"image": case.get("images"), "label": case.get("label")} if isinstance(case, dict) else case
+                for case in cases.values()
+            ],
+        )
+        if listed and _labels(listed) != _labels(lists["training"]):  # MONAI trains on the one, nnU-Net on the other
+            raise _DescriptionError("training and dataset: two lists of cases that differ. Keep one of them.")
     for key, entries in lists.items():
         if not isinstance(entries, list):
             raise _DescriptionError(f"{key}: expected a list of cases, got {type(entries).__name__}")
     return lists if any(lists[part] for part in PARTS) else None
+
+
+def _labels(cases: list[Any]) -> set[str]:
+    """Return the label maps that a list of cases names."""
+    return {str(PurePosixPath(str(case.get("label")))) for case in cases if isinstance(case, dict)}
 
 
 def _listed(root: Path, lists: dict[str, list[Any]], names: set[str]) -> Dataset:

@@ -10,7 +10,7 @@ from tomoseg.bundle.card import EMPTY_ACCURACY
 from tomoseg.bundle.configs import as_text
 from tomoseg.bundle.folder import SAFE_NAME, new_bundle, require_free, require_safe_names
 from tomoseg.bundle.planned import PLAN, PlannedBundle
-from tomoseg.core.errors import UsageError
+from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset, read_description
 from tomoseg.data.inspection.scan import OnScan
 from tomoseg.data.inspection.training_checks import require_trainable, trainable_labels
@@ -65,6 +65,9 @@ def plan_bundle(
     if synthetic is not None:
         require_drawable(dataset, synthetic)
     layout = find_layout(dataset, _lists_pairs(dataset))
+    if dataset.unlisted and not layout.listed:  # the config would find them by their names
+        first = dataset.unlisted[0].relative_to(dataset.root)
+        raise DatasetError(f"{dataset.root}: {first} is not listed in {DESCRIPTION}. List it, or move it away.")
     names = trainable_labels(dataset)
     require_safe_names(names.values(), str(dataset.root))
     fingerprint = take_fingerprint(dataset, names, on_scan)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 
-from tomoseg.bundle.configs import Json
+from tomoseg.bundle.configs import Json, as_plain
 from tomoseg.data.datasets import UNNAMED_CHANNELS
 from tomoseg.planning.fingerprint import Fingerprint
 from tomoseg.planning.label_table import label_table
@@ -29,7 +29,7 @@ def make_metadata(plan: TrainingPlan, fingerprint: Fingerprint, layout: Layout, 
     if layout.itk:
         packages = metadata["required_packages_version"]
         packages["itk"] = _version(packages_distributions()["itk"][0])  # it comes in parts, as itk-io
-    return metadata | {"data_source": source}
+    return metadata | {"data_source": as_plain(source)}
 
 
 def describe_bundle(
@@ -46,21 +46,24 @@ def describe_bundle(
         title: of the training data.
     """
     outputs = {0: "background", **labels}
-    return render_config(
-        "metadata",
-        labels=labels,
-        patch=list(patch),
-        modality=modality,
-        title=title,
-        kind="MRI" if modality == "MR" else modality,
-        inputs=dict(enumerate(inputs)),
-        channels=f"{len(inputs)} channels ({', '.join(inputs)})" if len(inputs) > 1 else "one channel",
-        outputs=outputs,
-        listed=", ".join(f"{value}: {name}" for value, name in outputs.items()),
-        table=table,
-        packages={name: _version(name) for name in REQUIRED_PACKAGES},
-        version=_version,
+    metadata: Json = as_plain(
+        render_config(
+            "metadata",
+            labels=labels,
+            patch=list(patch),
+            modality=modality,
+            title=title,
+            kind="MRI" if modality == "MR" else modality,
+            inputs=dict(enumerate(inputs)),
+            channels=f"{len(inputs)} channels ({', '.join(inputs)})" if len(inputs) > 1 else "one channel",
+            outputs=outputs,
+            listed=", ".join(f"{value}: {name}" for value, name in outputs.items()),
+            table=table,
+            packages={name: _version(name) for name in REQUIRED_PACKAGES},
+            version=_version,
+        )
     )
+    return metadata
 
 
 def _version(package: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tomoseg.bundle.card import MEASURED, replace_accuracy
 from tomoseg.core.files import atomic_file, read_text
+from tomoseg.core.templates import escape_markdown
 from tomoseg.evaluation.bootstrap import interval, resample
 
 
@@ -65,13 +66,14 @@ def _section(
         low, high = interval(draws[:, index])
         folds = [_mean([case[index] for case in cases]) for cases in dice.values()]
         cells = [
-            label,
+            escape_markdown(label),
             str(int(known[:, index].sum())),
             f"{_mean(every[:, index].tolist())} ({low:.4f} to {high:.4f})",
             *folds,
         ]
         lines.append(f"| {' | '.join(cells)} |")
     if largest:
+        largest = list(map(escape_markdown, largest))
         lines += [
             "",
             f"The bundle keeps only the largest component of these, which raised their mean: {', '.join(largest)}.",

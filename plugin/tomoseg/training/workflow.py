@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -109,10 +110,12 @@ class TrainingWorkflow:
             own = str(raw[TrainEntry.NUM_WORKERS]).removeprefix("$")
             overrides[TrainEntry.NUM_WORKERS] = f"$min({own}, {options.threads or usable_threads()})"
         overrides |= plan_cache(bundle, raw, cases, self.device, len(options.unlabelled))
-        with self._reported("cannot be built"):
+        with self._reported("cannot be built"), TemporaryDirectory(prefix="tomoseg-") as folder:
+            nothing = Path(folder) / "metadata.json"  # a training has no use for it, and its texts may be expressions
+            nothing.write_text("{}", encoding="utf-8")
             self._workflow = ConfigWorkflow(
                 config_file=[str(path) for path in self._files],
-                meta_file=str(bundle.root / "configs" / "metadata.json"),
+                meta_file=str(nothing),
                 logging_file=False,
                 workflow_type="train",
                 **overrides,

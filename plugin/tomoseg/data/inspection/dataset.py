@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tomoseg.core.files import real_path
 from tomoseg.data.datasets import DESCRIPTION, PARTS, TEST, Dataset, Pair
 from tomoseg.data.formats import strip_suffix
 from tomoseg.data.inspection.scan import Inspector, ScanFindings, compare_grids
@@ -168,6 +169,12 @@ def inspect_dataset(dataset: Dataset, inspector: Inspector) -> DatasetFindings:
     notes = []
     if not dataset.has_scans:
         notes.append("no scans, label maps only: `tomoseg plan --synthetic 1` draws the images of a training from them")
+    root = real_path(dataset.root)
+    outside = [path for pair in dataset.pairs for path in (pair.image, *pair.other_channels, pair.label)]
+    outside = [path for path in outside if not real_path(path).is_relative_to(root)]
+    if outside:
+        others = f", and {len(outside) - 1} more" if len(outside) > 1 else ""
+        notes.append(f"{outside[0]}: a link that leads out of the dataset, to {real_path(outside[0])}{others}")
     if dataset.unlisted:
         names = [str(path.relative_to(dataset.root)) for path in dataset.unlisted]
         notes.append(f"{len(names)} files are not listed in {DESCRIPTION}: {some(names)}")
