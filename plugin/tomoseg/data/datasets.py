@@ -5,7 +5,7 @@ import os
 import re
 from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from tomoseg.core.errors import UsageError, one_line, shorten
