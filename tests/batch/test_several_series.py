@@ -12,7 +12,7 @@ from pydicom import dcmread
 from support.bundles import BUNDLE_NAME
 from support.dicoms import write_enhanced, write_series
 from support.trainings import tomoseg
-from tomoseg import Grid, OutputOptions, Segmenter, TomosegError, read_volume, segment_batch, watch
+from tomoseg import Grid, OutputOptions, Progress, Segmenter, TomosegError, read_volume, segment_batch, watch
 from tomoseg.batch.cases import plan_cases
 from tomoseg.core.notes import collect_notes
 
@@ -160,3 +160,22 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["doe_1_seg.nii.gz"]
     assert "passed over, for they are no MR: 1.2.2 (CT" in done.stderr
+
+
+def test_an_image_without_a_uid_is_an_error_before_the_network_runs(tmp_path: Path) -> None:
+    add(tmp_path / "doe", "1.2.1", 1)
+    path = next((tmp_path / "doe").iterdir())
+    dataset = dcmread(path)
+    del dataset.SOPInstanceUID
+    dataset.save_as(path)
+    windows: list[int] = []
+
+    class Watched(Progress):
+        def on_window(self, path: Path, done: int, total: int) -> None:
+            windows.append(done)
+
+    segmenter = Segmenter.from_bundle(BUNDLE_NAME, device="cpu", backend="torch")
+    report = segment_batch(segmenter, [tmp_path / "doe"], tmp_path / "o", output_type="rtstruct", progress=Watched())
+    assert report.cases[0].reason == f"{path}: has no SOPInstanceUID, to which a DICOM result refers; write NIfTI"
+    assert windows == []
+    assert segment_batch(segmenter, [tmp_path / "doe"], tmp_path / "nifti").failed == []

@@ -100,7 +100,12 @@ class Stages:
                 if existing is not None:
                     return existing
                 with self._one_is_prepared:
-                    return PreparedCase(case, self._segmenter.prepare(case.source), scan.result())
+                    prepared = self._segmenter.prepare(case.source)
+                if case.output_type.of_series and prepared.series is not None:  # rather now than after the network
+                    from tomoseg.data.dicom.reference import read_source  # pydicom takes 0.2 s
+
+                    read_source(case.output, prepared.series, prepared.grid.shape)
+                return PreparedCase(case, prepared, scan.result())
         except Exception as error:  # the bundle's transforms, and the libraries that read files
             return _failure(case, error)
 

@@ -11,7 +11,7 @@ from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.notes import collect_notes
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
 from tomoseg.training.options import EVERY_FOLD, TrainingOptions
-from tomoseg.training.training import Trained, check_data, check_negatives, install
+from tomoseg.training.training import Trained, check_data, check_negatives, install, require_same_labels
 from tomoseg.training.training import train as train_fold
 from tomoseg.training.unlabelled import check_unlabelled
 from tomoseg.training.workflow import default_fold, is_first
@@ -68,6 +68,8 @@ def train(
     on_scan = None if on_step is None else lambda path: on_step(str(path))
     planned = PlannedBundle.read(chosen.root)
     dataset = check_data(Path(data), on_scan, scans=planned is None or not planned.without_scans)
+    if planned is not None:
+        require_same_labels(dataset, planned)
     negatives = () if options.negatives is None else check_negatives(Path(options.negatives), chosen, on_scan)
     if unlabelled is not None:
         with collect_notes() as notes:

@@ -11,12 +11,14 @@ from pathlib import Path
 import psutil
 
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.core.errors import UsageError
+from tomoseg.bundle.planned import PlannedBundle
+from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.core.files import copy_file, sha256
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.datasets import Dataset, read_dataset
 from tomoseg.data.inspection.scan import OnScan
-from tomoseg.data.inspection.training_checks import require_negatives, require_trainable
+from tomoseg.data.inspection.training_checks import require_negatives, require_trainable, trainable_labels
+from tomoseg.data.labels import same_name
 from tomoseg.inference.threads import use_threads
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.options import TrainingOptions
@@ -72,6 +74,31 @@ def check_data(data: Path, on_scan: OnScan | None = None, *, scans: bool = True)
         DatasetError: something in it has to be mended; one line each.
     """
     return require_trainable(read_dataset(data), scans=scans, on_scan=on_scan)
+
+
+def require_same_labels(dataset: Dataset, planned: PlannedBundle) -> None:
+    """Refuse a dataset whose labels have other names or values than those that the bundle was planned for.
+
+    Raises:
+        DatasetError: with both tables; by value, one structure would be learnt under the name of another.
+    """
+    theirs = trainable_labels(dataset)
+    try:
+        ours = {int(value): str(entry["dataset"]) for value, entry in planned.dataset_labels.items()}
+    except (AttributeError, KeyError, TypeError, ValueError):  # a damaged record
+        return
+    unnamed = all(name == f"label_{value}" for value, name in theirs.items())  # nothing names them
+    same = theirs.keys() == ours.keys() and (
+        unnamed or all(same_name(theirs[value]) == same_name(name) for value, name in ours.items())
+    )
+    if ours and not same:
+        got, expected = (
+            ", ".join(f"{value}={name}" for value, name in sorted(side.items())) for side in (theirs, ours)
+        )
+        raise DatasetError(
+            f"{dataset.root}: expected the labels that the bundle was planned for ({expected}), got {got}. "
+            "Renumber the label maps, or plan a bundle for this dataset"
+        )
 
 
 def check_negatives(folder: Path, bundle: Bundle, on_scan: OnScan | None = None) -> tuple[Path, ...]:

@@ -124,6 +124,8 @@ def read_source(path: Path, series: DicomSeries, shape: Sequence[int]) -> Source
             if frame.path not in files:
                 header = _read_header(frame.path)
                 files[frame.path] = header, read_functional_groups(header)
+            if not files[frame.path][0].get("SOPInstanceUID"):
+                raise VolumeError(f"{frame.path}: has no SOPInstanceUID, to which a DICOM result refers; write NIfTI")
             planes.append(_plane(*files[frame.path], frame.number))
     references, positions, orientations, spacings, thicknesses = zip(*planes, strict=True)
     normal = np.cross(orientations[0][:3], orientations[0][3:])
