@@ -102,7 +102,9 @@ def documented_members() -> list[tuple[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "member"), documented_members(), ids=str)
+@pytest.mark.parametrize(
+    ("name", "member"), documented_members(), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_a_public_method_says_what_it_takes(name: str, member: Any) -> None:
     function = inspect.unwrap(getattr(member, "__func__", member))
     text = inspect.getdoc(function) or ""

@@ -22,6 +22,7 @@ from tomoseg.convert.nnunet.entry import Entry
 from tomoseg.convert.nnunet.labels import read_labels
 from tomoseg.convert.nnunet.licences import restricted_task
 from tomoseg.convert.nnunet.plans import Plans, read_plans
+from tomoseg.inference.config import InferenceConfig
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -302,3 +303,52 @@ def test_set_is_its_members_merged(model: Path, tmp_path: Path) -> None:
     assert (
         json.loads((tmp_path / "out" / "report.json").read_text())["cases"][0]["labels"][2]["name"] == bundle.labels[3]
     )
+
+
+@pytest.mark.parametrize(
+    ("norm", "name", "counts"),
+    [
+        ("BatchNorm3d", "PlainConvUNet", [2, 2, 2]),
+        ("InstanceNorm3d", "PlainConvUNet", [2, 3, 1]),
+        ("BatchNorm3d", "ResidualEncoderUNet", [1, 2, 1]),
+    ],
+)
+def test_networks_that_monai_lacks_compute_the_same(norm: str, name: str, counts: list[int], tmp_path: Path) -> None:
+    unet = pytest.importorskip("dynamic_network_architectures.architectures.unet")
+    folder = write_model(KINDS["transposed"], tmp_path / "Dataset903_transposed")
+    blocks = "n_conv_per_stage" if name == "PlainConvUNet" else "n_blocks_per_stage"
+    arguments: dict[str, Any] = {
+        "n_stages": 3,
+        "features_per_stage": [8, 12, 16],
+        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+        blocks: counts,
+        "n_conv_per_stage_decoder": [2, 1],
+        "conv_bias": True,
+        "norm_op_kwargs": {"eps": 1e-4, "affine": True},
+        "nonlin_kwargs": {"inplace": True, "negative_slope": 0.2},
+    }
+    torch.manual_seed(0)
+    classes = {"conv_op": torch.nn.Conv3d, "norm_op": getattr(torch.nn, norm), "nonlin": torch.nn.LeakyReLU}
+    theirs = getattr(unet, name)(2, num_classes=6, deep_supervision=True, **arguments, **classes)
+    theirs(torch.randn(2, 2, 8, 16, 16))  # batch norms learn means
+    theirs.eval()
+    theirs.decoder.deep_supervision = False
+    # a trainer's class may put batch norms where the plans say instance norms
+    named = {"conv_op": "torch.nn.Conv3d", "norm_op": "torch.nn.InstanceNorm3d", "nonlin": "torch.nn.LeakyReLU"}
+    both = {"network_class_name": f"a.b.{name}", "arch_kwargs": arguments | named}
+    configuration(
+        lambda entry: entry.update(
+            architecture=both, normalization_schemes=["ZScoreNormalization"] * 2, use_mask_for_norm=[False] * 2
+        )
+    )(folder)
+    dataset(lambda content: content.update(channel_names={"0": "T1", "1": "T2"}))(folder)
+    weights(lambda content: content.update(network_weights=theirs.state_dict()))(folder)
+    made = import_nnunet(folder, tmp_path / "bundle")
+    assert made.network.endswith(f".{name}")
+    config = InferenceConfig(find_bundle(tmp_path / "bundle"))
+    ours = config.load_network(config.checkpoints[0])
+    scan = torch.randn(1, 2, 8, 16, 16)  # along nnU-Net's axes, whose transpose is (1, 0, 2)
+    turned = scan.permute(0, 1, 4, 2, 3)  # file axis i is nnU-Net's last, j its first
+    with torch.no_grad():
+        torch.testing.assert_close(ours(turned), theirs(scan).permute(0, 1, 4, 2, 3), rtol=1e-4, atol=1e-5)
