@@ -1,16 +1,15 @@
 """The folder of a bundle that is written: its name, the names in it, and all of it at once."""
 
-import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tomoseg.bundle.registry import SAFE_NAME
 from tomoseg.bundle.trust import code_files, record
 from tomoseg.core.errors import DatasetError, UsageError, errors_as
 from tomoseg.core.files import staging_folder
 from tomoseg.data.labels import require_distinct
 
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a folder that a config names
 INTERPRETED = set("#@%$")  # what MONAI gives a meaning in a config
 
 

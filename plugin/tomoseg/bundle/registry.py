@@ -7,8 +7,11 @@ register theirs under the entry-point group `tomoseg.bundles`, each value a fold
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from platformdirs import user_data_path
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.trust import record
@@ -19,20 +22,36 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "tomoseg.bundles"
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a bundle, and of a folder that a config names
 
 
 def registered_names() -> list[str]:
     """Return the names of all registered bundles, sorted; nothing of another package is imported for it.
 
     Returns:
-        Those that come with tomoseg, and those that other packages declare as entry points "tomoseg.bundles".
+        Those that come with tomoseg, that the user added, and that other packages declare as entry points
+        "tomoseg.bundles".
 
     Example:
         >>> import tomoseg
         >>> tomoseg.registered_names()
         ['head_neck_ct_segmentation', 'hippocampus_mr_segmentation']
     """
-    return sorted({*_own_folders(), *_entry_points()})
+    return sorted({*_own_folders(), *_entry_points(), *added_folders()})
+
+
+def store_folder() -> Path:
+    """Return the folder of the bundles that the user added."""
+    return user_data_path("tomoseg") / "bundles"
+
+
+def added_folders() -> dict[str, Path]:
+    """Return the folders of the bundles that the user added, by name."""
+    try:
+        folders = sorted(store_folder().iterdir())
+    except OSError:
+        return {}
+    return {one.name: one for one in folders if SAFE_NAME.fullmatch(one.name) and (one / "configs").is_dir()}
 
 
 def find_bundle(name_or_folder: Bundle | str | os.PathLike[str], *, trust: bool = False) -> Bundle:
@@ -112,7 +131,10 @@ def _load(name: str) -> Bundle:
     own = _own_folders()
     if name in own:
         return Bundle(name=name, root=own[name], trusted=True)
-    entry = _entry_points()[name]
+    entries = _entry_points()
+    if name not in entries:
+        return Bundle(name=name, root=added_folders()[name])
+    entry = entries[name]
     try:
         value = entry.load()
         folder = Path(value() if callable(value) else value)

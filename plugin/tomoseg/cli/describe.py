@@ -7,10 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from tomoseg.bundle.registry import find_bundle, registered_names
+from tomoseg.bundle.store import add_bundle, remove_bundle
+from tomoseg.bundle.trust import is_trusted
 from tomoseg.bundle.unusual import find_unusual
 from tomoseg.cli.arguments import JsonOption
 from tomoseg.cli.terminal import print_table, status
-from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.errors import BundleError, UsageError, one_line
 from tomoseg.core.json_files import SCHEMA_VERSION, format_json
 from tomoseg.core.notes import print_json, print_line
 from tomoseg.core.reading import ReadOptions, read_with
@@ -39,16 +41,55 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | dict) else str(value)
 
 
-def bundles() -> None:
-    """List the bundles that are installed."""
-    rows = []
-    for name in registered_names():
-        try:
-            bundle = find_bundle(name)
-            rows.append((name, bundle.version, bundle.modality, ", ".join(bundle.labels.values())))
-        except BundleError as error:
-            rows.append((name, "—", "—", f"unusable: {one_line(error)}"))
-    print_table("", ("name", "version", "modality", "labels"), rows)
+def bundles(
+    add: Annotated[str, typer.Option("--add", metavar="SOURCE")] = "",
+    name: Annotated[str, typer.Option("--name", metavar="NAME")] = "",
+    remove: Annotated[str, typer.Option("--remove", metavar="NAME")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List the bundles that are installed or were added, or add or remove one; nothing of them runs.
+
+    Args:
+        add: copy a bundle into your data folder: a folder, a ZIP, or zoo:NAME or zoo:NAME@VERSION of MONAI's model zoo.
+        name: with --add: call it so.
+        remove: remove a bundle that was added.
+    """
+    if (add and remove) or (name and not add):
+        raise UsageError("--add, --name, --remove: expected --add SOURCE with or without --name, or --remove NAME")
+    if remove:
+        remove_bundle(remove)
+        print(f"{remove}: removed")
+        return
+    if add:
+        with status(f"adding {add}"):
+            made = add_bundle(add, name, fetch=_fetch)
+        print(f"{made.name}: added; see it with: tomoseg info {made.name}")
+        return
+    described = [_summarise(one) for one in registered_names()]
+    if as_json:
+        print(format_json({"bundles": described}), end="")
+        return
+    rows = [(entry["name"], "—", "—", f"unusable: {entry['error']}", "—", "—", "—") if "error" in entry else (
+        entry["name"], entry["version"], entry["modality"], ", ".join(entry["labels"].values()),
+        f"{entry['size_bytes'] / 1e6:.0f} MB", entry["licence"] or "—", "yes" if entry["trusted"] else "no",
+    ) for entry in described]  # fmt: skip
+    print_table("", ("name", "version", "modality", "labels", "size", "licence", "trusted"), rows)
+
+
+def _fetch(name: str, version: str | None, folder: Path) -> Path:
+    from tomoseg.convert.zoo import fetch_from_zoo  # imports MONAI
+
+    return fetch_from_zoo(name, version, folder)
+
+
+def _summarise(name: str) -> dict[str, Any]:
+    """Return what the list of bundles says of one."""
+    try:
+        bundle = find_bundle(name)
+        size = sum(path.stat().st_size for path in bundle.root.rglob("*") if path.is_file())
+        return {**bundle.describe(), "size_bytes": size, "trusted": is_trusted(bundle)}
+    except (BundleError, OSError) as error:
+        return {"name": name, "error": one_line(error)}
 
 
 def doctor() -> None:

@@ -1,0 +1,163 @@
+"""Bundles that the user added: copies in the user's data folder, each with a record of where it came from."""
+
+import os
+import re
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.registry import SAFE_NAME, added_folders, registered_names, store_folder
+from tomoseg.core.errors import BundleError, OutputError, UsageError, errors_as
+from tomoseg.core.files import sha256, staging_folder
+from tomoseg.core.json_files import write_json
+
+ZOO = re.compile(r"zoo:(?P<name>[A-Za-z0-9][A-Za-z0-9_-]*)(@(?P<version>[0-9][0-9A-Za-z.]*))?")
+LEFT_OUT = (".git", "__pycache__")
+MAX_BYTES = 50_000_000_000  # of a bundle
+MAX_FILES = 100_000
+MAX_DEPTH = 3  # folders in a ZIP above the bundle
+# fetches a bundle of MONAI's model zoo: its name, its version or None, and the folder that is to hold it
+Fetch = Callable[[str, str | None, Path], Path]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a bundle came from.
+
+    Args:
+        source: the folder, the ZIP, or the name in MONAI's model zoo.
+        date: when it was added, UTC.
+        licence: as its metadata says.
+        files: SHA-256 of each file, by its path in the bundle.
+    """
+
+    source: str
+    date: str
+    licence: str
+    files: dict[str, str]
+
+
+def add_bundle(source: str, name: str = "", *, fetch: Fetch) -> Bundle:
+    """Copy a bundle into the user's data folder, whole or not at all; nothing of it runs.
+
+    Args:
+        source: a folder, a ZIP, or "zoo:NAME" or "zoo:NAME@VERSION" for MONAI's model zoo.
+        name: what it is called; by default as its folder, its ZIP or in the zoo.
+        fetch: brings a bundle of the zoo.
+
+    Returns:
+        The bundle, which is not trusted yet.
+
+    Raises:
+        UsageError: the name is taken or none, or there is no such source.
+        BundleError: the source is no bundle, or one that would write outside of its folder.
+        OutputError: it cannot be written.
+    """
+    zoo, path = ZOO.fullmatch(source), Path(source)
+    if zoo is None and (source.startswith("zoo:") or not path.exists()):
+        raise UsageError(f"--add: {source}: no such folder or ZIP. Give one, or zoo:NAME or zoo:NAME@VERSION")
+    wanted = name or (zoo["name"] if zoo else path.resolve().name.removesuffix(".zip"))
+    if not SAFE_NAME.fullmatch(wanted):
+        raise UsageError(f"--name: expected letters, digits, - _ and ., got {wanted!r}. Choose another with --name")
+    if wanted in registered_names():
+        raise UsageError(f"--name: {wanted} is there already. Choose another with --name, or --remove it first")
+    with staging_folder(store_folder()) as staging:
+        if zoo:
+            (staging / "fetched").mkdir()
+            root = fetch(zoo["name"], zoo["version"], staging / "fetched")
+        else:
+            root = path if path.is_dir() else _find_bundle(_unpack(path, staging / "unpacked"))
+        copy = staging / wanted
+        _copy(root, copy)
+        licence = Bundle(wanted, copy).describe()["licence"]
+        files = {str(one.relative_to(copy)): sha256(one) for one in sorted(copy.rglob("*")) if one.is_file()}
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        origin = Origin(source if zoo else str(path.absolute()), date, licence, files)
+        target = store_folder() / wanted
+        write_json(_record_of(wanted), asdict(origin))
+        try:
+            copy.replace(target)
+        except OSError as error:
+            _record_of(wanted).unlink(missing_ok=True)
+            raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+    return Bundle(wanted, target)
+
+
+def remove_bundle(name: str) -> None:
+    """Remove a bundle that the user added.
+
+    Raises:
+        UsageError: none is called so.
+        OutputError: it cannot be removed.
+    """
+    if name not in (added := added_folders()):
+        others = f"those are {', '.join(added)}" if added else "there is none"
+        raise UsageError(f"--remove: {name}: no bundle that was added; {others}")
+    with errors_as(OutputError, f"{added[name]}: cannot be removed", OSError):
+        shutil.rmtree(added[name])
+        _record_of(name).unlink(missing_ok=True)
+
+
+def _record_of(name: str) -> Path:
+    return store_folder() / f"{name}.json"
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a bundle's regular files."""
+    if not (source / "configs").is_dir():
+        raise BundleError(f"{source}: not a MONAI bundle: expected a folder 'configs'. Give the folder that has it")
+    count = size = 0
+    for place, folders, names in os.walk(source):
+        folders[:] = [name for name in folders if name not in LEFT_OUT]
+        for path in (Path(place, name) for name in (*folders, *names)):
+            if (path.is_symlink() and path.is_dir()) or not (path.is_dir() or path.is_file()):
+                raise BundleError(f"{path}: expected a file or a folder, got a link to a folder or a device. Remove it")
+        count, size = count + len(names), size + sum(Path(place, name).stat().st_size for name in names)
+        if count > MAX_FILES or size > MAX_BYTES:
+            raise BundleError(f"{source}: more than {MAX_FILES} files or {MAX_BYTES // 10**9} GB. Give one bundle")
+        made = target / Path(place).relative_to(source)
+        made.mkdir()
+        for name in names:
+            with errors_as(OutputError, f"{made / name}: cannot be copied", OSError):
+                shutil.copyfile(Path(place, name), made / name)
+
+
+def _unpack(path: Path, target: Path) -> Path:
+    """Unpack a ZIP, of which no file may lie elsewhere; return where."""
+    damage = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+    with errors_as(BundleError, f"{path}: cannot be unpacked", *damage), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len(members) > MAX_FILES or sum(member.file_size for member in members) > MAX_BYTES:
+            raise BundleError(f"{path}: more than {MAX_FILES} files or {MAX_BYTES // 10**9} GB. Unpack it yourself")
+        for member in members:
+            parts = Path(member.filename.replace("\\", "/")).parts
+            outside = not parts or ".." in parts or Path(parts[0]).is_absolute() or ":" in parts[0]
+            if outside or stat.S_ISLNK(member.external_attr >> 16):
+                raise BundleError(
+                    f"{path}: holds a link or a file outside of itself, {member.filename!r}. Do not use it"
+                )
+            place = target.joinpath(*parts)
+            if member.is_dir():
+                place.mkdir(parents=True, exist_ok=True)
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as packed, place.open("xb") as file:
+                shutil.copyfileobj(packed, file)  # ZipFile reads no more than the size that was added up
+    return target
+
+
+def _find_bundle(folder: Path) -> Path:
+    """Return the one bundle in an unpacked ZIP."""
+    for depth in range(MAX_DEPTH + 1):
+        found = [one.parent for one in folder.glob("*/" * depth + "configs") if one.is_dir()]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            break
+    raise BundleError("expected one folder 'configs' in the ZIP, as a MONAI bundle has it. Unpack it yourself")
