@@ -263,8 +263,8 @@ def test_wrong_usage_is_one_line_and_status_2(
     ("arguments", "message"),
     [
         (["--executor", "spark"], "executor: expected local, ray, got 'spark'"),
-        (["--jobs", "2"], "jobs: is for Ray; add --executor ray"),
-        (["--ray-address", "auto"], "ray-address: is for Ray; add --executor ray"),
+        (["--jobs", "2"], "jobs: is for Ray. Add --executor ray"),
+        (["--ray-address", "auto"], "ray-address: is for Ray. Add --executor ray"),
     ],
 )
 def test_what_is_for_ray_needs_ray(arguments: list[str], message: str, real_scan: Path, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_folder_of_another_modality_only_is_not_passed_over(tmp_path: Path) ->
 
 
 def test_one_file_for_several_series_is_an_error(study: Path, tmp_path: Path) -> None:
-    with pytest.raises(TomosegError, match=r"5 scans cannot go into one file; .*--series: 1\.2\.840"):
+    with pytest.raises(TomosegError, match=r"5 scans cannot go into one file. .*--series: 1\.2\.840"):
         plan_cases([study], tmp_path / "x.nii.gz")
     (case,) = plan_cases([study], tmp_path / "x.nii.gz", series="T1*")
     assert case.output == tmp_path / "x.nii.gz"

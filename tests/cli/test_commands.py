@@ -88,9 +88,9 @@ def test_one_of_several_series_is_chosen(dicom_scan: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["scan.nii", "-o", "out"], "expected a bundle with -b; choose one of: head_neck_ct_segmentation (CT: "),
+        (["scan.nii", "-o", "out"], "expected a bundle with -b. Choose one of: head_neck_ct_segmentation (CT: "),
         (["scan.nii", "-o", "out"], f"; {NAME} (MR: anterior, posterior)"),
-        (["scan.nii", "-o", "out", "-b", "liver"], "bundle 'liver': no such name or folder; choose one of"),
+        (["scan.nii", "-o", "out", "-b", "liver"], "bundle 'liver': no such name or folder. Choose one of"),
         (["scan.nii", "-o", "out", "-b", "."], "not a MONAI bundle: expected a folder 'configs'"),
         (["scan.nii", "-o", "out", "-b", NAME, "--device", "tpu"], "expected auto, cpu, cuda or cuda:N, got 'tpu'"),
         (["scan.nii", "-o", "out", "-b", NAME, "--overlap", "1.5"], "overlap: expected a share from 0 to below 1"),

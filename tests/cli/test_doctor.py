@@ -38,8 +38,8 @@ def test_a_sound_installation_has_no_fault() -> None:
 @pytest.mark.parametrize(
     ("package", "version", "advice"),
     [
-        ("torch", "2.9.1", 'expected >=2.10, got 2.9.1; install it with: pip install "torch>=2.10"'),
-        ("pydicom", "3.0.1", "got 3.0.1; install it with: pip install"),
+        ("torch", "2.9.1", 'expected >=2.10, got 2.9.1. Install it with: pip install "torch>=2.10"'),
+        ("pydicom", "3.0.1", "got 3.0.1. Install it with: pip install"),
         ("numpy", "3.1", "got 3.1"),
     ],
 )
@@ -53,7 +53,7 @@ def test_a_version_that_does_not_fit_is_bad(site: Path, package: str, version: s
 def test_the_versions_of_an_extra_count_where_it_is_installed(site: Path) -> None:
     """Those of MONAI Label, which needs NumPy 1, are no fault of an installation without it."""
     install(site, "ray", "2.40.0")
-    assert faults() == {"ray": 'expected >=2.59, got 2.40.0; install it with: pip install "ray>=2.59"'}
+    assert faults() == {"ray": 'expected >=2.59, got 2.40.0. Install it with: pip install "ray>=2.59"'}
 
 
 def test_a_part_that_raises_as_it_is_imported_is_bad(site: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_part_that_kills_python_is_bad(site: Path) -> None:
 def test_a_part_that_is_absent_comes_with_its_command() -> None:
     found = examine_part(Part("--executor ray", "no-such-ray", "ray", "ray"))
     assert found == Finding(
-        "--executor ray", 'no-such-ray is not installed; install it with: pip install "tomoseg[ray]"'
+        "--executor ray", 'no-such-ray is not installed. Install it with: pip install "tomoseg[ray]"'
     )
 
 
@@ -80,7 +80,7 @@ def test_python_3_14_is_told_about_jpeg_ls(monkeypatch: pytest.MonkeyPatch) -> N
     (found,) = (examine_part(part) for part in PARTS if part.package == "pyjpegls")
     assert found.good
     assert found.found == (
-        "pyjpegls is not installed; install it with: pip install pyjpegls "
+        "pyjpegls is not installed. Install it with: pip install pyjpegls "
         "(Python 3.14 has no wheel of pyjpegls, so that pip needs a C++ compiler)"
     )
 

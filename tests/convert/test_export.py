@@ -91,7 +91,7 @@ def test_torchscript_tells_what_it_was_made_from(bundle_copy: Path) -> None:
     _, metadata, extra = load_net_with_metadata(made.files[0], more_extra_files=["inference.json"])
     assert metadata["name"] == "Hippocampus MR segmentation"
     assert json.loads(extra["inference.json"]) == json.loads((bundle_copy / "configs" / "inference.json").read_text())
-    assert made.notes == ("checked on random windows; give real scans with --calibration",)
+    assert made.notes == ("checked on random windows. Give real scans with --calibration",)
     assert made.scans == 0
 
 
@@ -234,7 +234,7 @@ def test_dice_is_that_of_the_masks(real_scan: Path) -> None:
     [
         ({"format_name": "caffe"}, "format: expected onnx, torchscript, .*, got 'caffe'"),
         ({"format_name": "onnx", "output": Path("net.pt")}, r"net\.pt: expected a name that ends in \.onnx, for onnx"),
-        ({"format_name": "openvino-int8"}, "openvino-int8 needs real scans; give some with --calibration FOLDER"),
+        ({"format_name": "openvino-int8"}, "openvino-int8 needs real scans. Give some with --calibration FOLDER"),
         ({"format_name": "onnx", "checkpoint": Path("no.pt")}, r"no\.pt: no such checkpoint"),
         ({"format_name": "onnx", "max_dice_loss": 2.0}, "max_dice_loss: expected a share from 0 to 1, got 2"),
         ({"format_name": "onnx", "calibration": [Path("empty")]}, "empty: contains no scans"),
@@ -289,7 +289,7 @@ def test_missing_packages_are_told(format_name: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     if kind.packages:
         advice = {"tensorrt": r'"tomoseg\[tensorrt\]"', "openvino": "openvino"}.get(format_name, r'"tomoseg\[export\]"')
-        with pytest.raises(TomosegError, match=rf"{kind.packages[0]} is not installed; .*pip install {advice}$"):
+        with pytest.raises(TomosegError, match=rf"{kind.packages[0]} is not installed. .*pip install {advice}$"):
             export(find_bundle("hippocampus"), format_name, tmp_path / f"net{kind.suffix}")
     else:
         kind.require()

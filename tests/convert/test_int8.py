@@ -134,7 +134,7 @@ def put_another(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (change_weights, r"was made from other weights than those in use: expected SHA-256 \w+…, got \w+…; make it"),
+        (change_weights, r"was made from other weights than those in use: expected SHA-256 \w+…, got \w+…\. Make it"),
         (change_definition, "was made from another network_def than the bundle's"),
         (damage_bin, r"was made with other weights than those in model_int8\.bin"),
         (put_another, "expected a network in int8 that tomoseg made, got another one"),
@@ -169,14 +169,14 @@ def test_it_is_for_windows_of_one_size(bundle: Path, real_scan: Path) -> None:
 
 
 def test_what_does_not_go_with_int8_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TomosegError, match="backend: torch does not run int8; use --backend openvino"):
+    with pytest.raises(TomosegError, match=r"backend: torch does not run int8\. Use --backend openvino"):
         Segmenter.from_bundle(bundle, precision="int8", backend="torch")
     with pytest.raises(TomosegError, match="compile: is for the torch backend"):
         Segmenter.from_bundle(bundle, precision="int8", compile=True)
     from tomoseg.inference import backends
 
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    with pytest.raises(TomosegError, match=r"openvino is not installed; .*pip install openvino$"):
+    with pytest.raises(TomosegError, match=r"openvino is not installed. .*pip install openvino$"):
         Segmenter.from_bundle(bundle, precision="int8")
 
 
@@ -239,4 +239,4 @@ def test_nothing_is_sent_home(bundle: Path, real_scan: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     reported = json.loads(done.stdout)
-    assert reported["notes"][0] == "calibrated and checked on the same scan; give several with --calibration"
+    assert reported["notes"][0] == "calibrated and checked on the same scan. Give several with --calibration"

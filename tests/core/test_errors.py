@@ -38,6 +38,6 @@ def test_errors_become_ours(
 
 def test_a_package_that_is_missing_is_named_with_its_extra() -> None:
     assert import_package("json.decoder", "json").JSONDecoder
-    with pytest.raises(MissingPackageError, match=r'^none is not installed; .*"tomoseg\[clean\]"$') as caught:
+    with pytest.raises(MissingPackageError, match=r'^none is not installed. .*"tomoseg\[clean\]"$') as caught:
         import_package("tomoseg_has_no_such_module", "none", "clean")
     assert isinstance(caught.value, TomosegError)

@@ -73,7 +73,7 @@ def test_errors_come_back_as_they_were_raised() -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_apart(os.listdir, "nowhere")
     with pytest.raises(
-        MissingPackageError, match=r'not_there is not installed; install it with: pip install "tomoseg\[x\]"'
+        MissingPackageError, match=r'not_there is not installed\. Install it with: pip install "tomoseg\[x\]"'
     ):
         read_apart(import_package, "not_there", "not_there", "x")
     with pytest.raises(RuntimeError, match="pickle"):

@@ -174,7 +174,7 @@ def test_workers_of_ray_share_the_cores(
 ) -> None:
     command = ["segment", "scan.nii", "-o", str(tmp_path / "out"), "-b", NAME, "--executor", "ray"]
     reported = refused(command, "2", monkeypatch, capsys)
-    assert reported == "--threads: is not for Ray, whose workers share the cores; choose their number with --jobs"
+    assert reported == "--threads: is not for Ray, whose workers share the cores. Choose their number with --jobs"
 
 
 def test_processes_of_the_label_server_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

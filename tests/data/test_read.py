@@ -114,7 +114,7 @@ def test_lengths_that_are_not_in_mm_are_refused(tmp_path: Path, unit: str) -> No
     image = nib.Nifti1Image(ramp(), np.eye(4))
     image.header.set_xyzt_units(unit)
     nib.save(image, tmp_path / "scan.nii")
-    with pytest.raises(TomosegError, match=rf"scan\.nii: expected lengths in mm, its header says {unit}; convert it"):
+    with pytest.raises(TomosegError, match=rf"scan\.nii: expected lengths in mm, its header says {unit}\. Convert it"):
         read_volume(tmp_path / "scan.nii")
 
 

@@ -120,7 +120,7 @@ SOME = np.pad(np.ones((2, 2, 2), np.uint8), 2)
 @pytest.mark.parametrize(
     ("arrays", "affines", "message"),
     [
-        ((SOME[1:], SOME), {}, "expected the 6×6×6 voxels of its reference, got 5×6×6; resample it"),
+        ((SOME[1:], SOME), {}, "expected the 6×6×6 voxels of its reference, got 5×6×6. Resample it"),
         (
             (SOME, SOME),
             {"prediction": np.diag([-1.0, 1, 1, 1])},

@@ -74,8 +74,8 @@ def test_tolerances_of_all_and_of_single_labels(tmp_path: Path) -> None:
         (["far"], "tolerance: expected a length in mm such as 1mm, or NAME=2mm, got 'far'"),
         (["1cm"], "tolerance: expected a length in mm"),
         (["-1mm"], "tolerance: expected a length in mm"),
-        (["liver=1mm"], r"tolerance: no label 'liver'; choose from: Anterior \(1\), posterior \(2\)"),
-        (["3=1mm"], "tolerance: no label '3'; choose from"),
+        (["liver=1mm"], r"tolerance: no label 'liver'\. Choose from: Anterior \(1\), posterior \(2\)"),
+        (["3=1mm"], "tolerance: no label '3'. Choose from"),
     ],
 )
 def test_wrong_tolerances_are_told(tolerances: list[str], message: str) -> None:

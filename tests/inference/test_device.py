@@ -25,7 +25,7 @@ def test_a_name_that_is_none_is_refused_wherever_it_is_given(name: str) -> None:
 def test_a_gpu_that_is_not_there_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert RunOptions(device=name).device == name  # another machine may have it
-    with pytest.raises(TomosegError, match=f"^device: {name} asked for, but there are 0 CUDA devices; use --device"):
+    with pytest.raises(TomosegError, match=f"^device: {name} asked for, but there are 0 CUDA devices. Use --device"):
         choose_device(name)
 
 

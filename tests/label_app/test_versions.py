@@ -88,7 +88,7 @@ def test_an_app_folder_keeps_its_weights_and_refuses_others(tmp_path: Path, bund
     assert app.weights(app.bundles[0]).current.number == 1
     compile((app.root / "main.py").read_text(), "main.py", "exec")
 
-    with pytest.raises(UsageError, match=r"tomoseg\.json: missing; make the app with"):
+    with pytest.raises(UsageError, match=r"tomoseg\.json: missing\. Make the app with"):
         _ = LabelApp(tmp_path).bundles
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "main.py").write_text("class MyApp(MONAILabelApp): ...\n")

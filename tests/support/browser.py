@@ -27,7 +27,7 @@ def find_browser() -> str:
             subprocess.run(["apt-get", "-q", *arguments], check=True, capture_output=True)
         if command := shutil.which("chromium"):
             return command
-    pytest.skip("there is no Chromium; install it with: apt-get install chromium")
+    pytest.skip("there is no Chromium. Install it with: apt-get install chromium")
 
 
 class Browser:

@@ -66,7 +66,7 @@ def running_orthanc(folder: Path) -> Iterator[Orthanc]:
     """Start an empty archive in a folder; skip the test where Orthanc is not installed."""
     command = shutil.which("Orthanc") or shutil.which("orthanc", path=f"/usr/sbin{os.pathsep}{os.environ['PATH']}")
     if command is None or not PLUGIN.is_file():
-        pytest.skip("there is no Orthanc with DICOMweb; install it with: apt-get install orthanc orthanc-dicomweb")
+        pytest.skip("there is no Orthanc with DICOMweb. Install it with: apt-get install orthanc orthanc-dicomweb")
     port = free_port()
     configuration = {
         "HttpPort": port, "DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,

@@ -344,6 +344,6 @@ def test_options_out_of_range_are_refused(cleaner: Any, option: str, value: Any)
 @pytest.mark.parametrize(("module", "package"), [("skimage", "scikit-image"), ("pywt", "PyWavelets")])
 def test_without_the_extra_the_error_names_it(module: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as import sees a package that is not installed
-    with pytest.raises(MissingPackageError, match=rf"^{package} is not installed; .*\"tomoseg\[clean\]\"$") as caught:
+    with pytest.raises(MissingPackageError, match=rf"^{package} is not installed. .*\"tomoseg\[clean\]\"$") as caught:
         DenoiseWaveletd("image")({"image": np.random.default_rng(0).random((1, 8, 8, 8))})
     assert isinstance(caught.value, TomosegError)

@@ -115,7 +115,7 @@ def plan_cases(
             scans.append(Scan(given, uid))
             continue
         if real_path(given) == real_path(target):
-            raise UsageError(f"{target}: the output folder is the input folder; choose another with -o")
+            raise UsageError(f"{target}: the output folder is the input folder. Choose another with -o")
         found = find_scans(given, series, target, modality, all_files=all_files)
         empty += not found
         # a folder without any is kept beside others: it fails, and is not passed over in silence
@@ -135,7 +135,7 @@ def plan_cases(
             together = len({scan.path for scan in scans}) == 1
             remedy = f"or choose one with --series: {', '.join(str(scan.series) for scan in scans)}" if together else ""
             raise UsageError(
-                f"{target}: {len(scans)} scans cannot go into one file; give a folder with -o{', ' * together}{remedy}"
+                f"{target}: {len(scans)} scans cannot go into one file. Give a folder with -o{', ' * together}{remedy}"
             )
         cases = [Case(scans[0].path, target, chosen, scans[0].series)]
     else:
@@ -163,13 +163,13 @@ def _require_scans(files: Sequence[Path], series: str | None) -> None:
     dicom = [file for file in files if is_dicom(file)]
     for file in files:
         if file.name.upper() == INDEX_NAME:
-            raise UsageError(f"{file}: the index of a medium; give the folder that it lies in")
+            raise UsageError(f"{file}: the index of a medium. Give the folder that it lies in")
         if series not in (None, ALL_SERIES) and file not in dicom:
-            raise UsageError(f"{file}: no DICOM, so it has no series {series}; leave out --series")
+            raise UsageError(f"{file}: no DICOM, so it has no series {series}. Leave out --series")
     beside = [file.parent for file in dicom]
     for folder in set(beside):
         if beside.count(folder) > 1 and len(find_scans(folder)) == 1:
-            raise UsageError(f"{folder}: {beside.count(folder)} files of one DICOM series; give the folder")
+            raise UsageError(f"{folder}: {beside.count(folder)} files of one DICOM series. Give the folder")
 
 
 def _common_parent(scans: Sequence[Scan]) -> Path:
@@ -202,10 +202,10 @@ def _require_distinct_outputs(cases: Sequence[Case]) -> None:
         place = real_path(case.output)
         if place in writers:
             raise UsageError(
-                f"{case.output}: both {writers[place]} and {case.input} would be written there; rename one"
+                f"{case.output}: both {writers[place]} and {case.input} would be written there. Rename one"
             )
         if place in sources:
-            raise UsageError(f"{case.output}: is an input, too; choose another place with -o")
+            raise UsageError(f"{case.output}: is an input, too. Choose another place with -o")
         writers[place] = case.input
 
 
@@ -214,4 +214,4 @@ def require_distinct_entropy_maps(cases: Sequence[Case]) -> None:
     taken = {real_path(path) for case in cases for path in (case.input, *case.other_channels, case.output)}
     for case in cases:
         if real_path(case.entropy) in taken:
-            raise UsageError(f"{case.entropy}: the entropy would be written over it; choose another place with -o")
+            raise UsageError(f"{case.entropy}: the entropy would be written over it. Choose another place with -o")

@@ -55,4 +55,4 @@ class ExecutorOptions:
         require_choices(self)
         for name, value in (("jobs", self.jobs), ("ray-address", self.ray_address)):
             if value is not None and self.executor != "ray":
-                raise UsageError(f"{name}: is for Ray; add --executor ray")
+                raise UsageError(f"{name}: is for Ray. Add --executor ray")

@@ -84,7 +84,7 @@ def watch(
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder that scans arrive in")
     if real_path(results) in (real_path(folder), *real_path(folder).parents):
-        raise UsageError(f"{results}: results would arrive among the scans of {folder}; choose another folder with -o")
+        raise UsageError(f"{results}: results would arrive among the scans of {folder}. Choose another folder with -o")
     if isinstance(segmenter, str | os.PathLike):
         segmenter = Segmenter(find_bundle(segmenter), run_options)
     executor = LocalExecutor(segmenter, replace(options or OutputOptions(), follow=True))
@@ -152,5 +152,5 @@ def _save(report: Report, folder: Path, on_error: Callable[[str], None] | None) 
 
 
 def _clash(case: Case, other: Path) -> CaseReport:
-    reason = f"{case.input}: would be written to {case.output}, as {other} is; rename one"
+    reason = f"{case.input}: would be written to {case.output}, as {other} is. Rename one"
     return CaseReport.failure(case.input, reason, case.series)

@@ -37,7 +37,7 @@ def require_safe_names(names: Collection[str], source: str) -> None:
     """
     unsafe = [name for name in names if set(name) & INTERPRETED or not name.strip() or not name.isprintable()]
     if unsafe:
-        raise DatasetError(f"{source}: expected label names without # @ % $, got {unsafe[0]!r}; rename it")
+        raise DatasetError(f"{source}: expected label names without # @ % $, got {unsafe[0]!r}. Rename it")
     with errors_as(DatasetError, source, UsageError):
         require_distinct(("background", *names))
 

@@ -218,7 +218,7 @@ class Bundle:
             return channels
         try:
             images = load_json(path).get("number_intensity_ch", channels)
-        except (OSError, ValueError, AttributeError):  # whoever runs the config says why
+        except (OSError, ValueError, AttributeError):  # a run of the config reports the error
             return channels
         return images if isinstance(images, int) and 1 <= images <= channels else channels
 

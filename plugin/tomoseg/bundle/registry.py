@@ -106,7 +106,7 @@ def _complete(wanted: str, hint: str) -> str:
         raise BundleError(
             f"bundle {wanted!r}: expected one name, got the beginning of several: {', '.join(candidates)}{hint}"
         )
-    raise BundleError(f"bundle {wanted!r}: no such name or folder{hint}; choose one of: {describe_all()}")
+    raise BundleError(f"bundle {wanted!r}: no such name or folder{hint}. Choose one of: {describe_all()}")
 
 
 def as_folder(root: Path) -> str:

@@ -110,7 +110,7 @@ def examine_packages() -> list[Finding]:
         found = [Requirement(text) for text in requires("tomoseg") or []]
         extras = metadata("tomoseg").get_all("Provides-Extra") or []
     except PackageNotFoundError:
-        return [Finding("installation", "tomoseg is on the path but not installed; use pip install", good=False)]
+        return [Finding("installation", "tomoseg is on the path but not installed. Use pip install", good=False)]
     core = [requirement for requirement in found if _applies(requirement, "")]
     findings = [_package(requirement) for requirement in core]
     for extra in extras:
@@ -124,7 +124,7 @@ def examine_part(part: Part) -> Finding:
     """Import a package in a process of its own, so that none disturbs another."""
     installed = installed_packages([part.package]).get(part.package)
     if not installed:
-        found = f"{part.package} is not installed; install it with: {advise(part.package, part.extra)}"
+        found = f"{part.package} is not installed. Install it with: {advise(part.package, part.extra)}"
         if part.package in WITHOUT_WHEEL and PYTHON >= (3, 14):
             found += " (Python 3.14 has no wheel of pyjpegls, so that pip needs a C++ compiler)"
         return Finding(part.use, found)
@@ -149,9 +149,9 @@ def _package(requirement: Requirement) -> Finding:
     installed = installed_packages([requirement.name]).get(requirement.name)
     command = advise(f"{requirement.name}{requirement.specifier}")
     if not installed:
-        return Finding(requirement.name, f"not installed; install it with: {command}", good=False)
+        return Finding(requirement.name, f"not installed. Install it with: {command}", good=False)
     if not requirement.specifier.contains(installed, prereleases=True):
-        wanted = f"expected {requirement.specifier}, got {installed}; install it with: {command}"
+        wanted = f"expected {requirement.specifier}, got {installed}. Install it with: {command}"
         return Finding(requirement.name, wanted, good=False)
     return Finding(requirement.name, installed)
 

@@ -38,7 +38,7 @@ def label_app(
     if not versions and not rollback:
         served = app.write(bundle or ())
         start = f"tomoseg label-server --app {folder} --studies STUDIES"
-        print_line(f"{folder}: serves {', '.join(one.name for one in served)}; start it with: {start}")
+        print_line(f"{folder}: serves {', '.join(one.name for one in served)}. Start it with: {start}")
         return
     chosen = [find_bundle(name) for name in bundle] if bundle else list(app.bundles)
     if rollback and len(chosen) > 1:

@@ -25,7 +25,7 @@ def import_engine(bundle: str, trust: bool) -> None:
         BundleError: there is no such bundle.
     """
     if not bundle:
-        raise UsageError(f"expected a bundle with -b; choose one of: {describe_all()}")
+        raise UsageError(f"expected a bundle with -b. Choose one of: {describe_all()}")
     find_trusted(bundle, trust)
     with collector_paused():
         import torch  # noqa: F401 - its own imports are not deferred

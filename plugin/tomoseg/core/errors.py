@@ -75,7 +75,7 @@ class MissingPackageError(TomosegError, ImportError):
     """
 
     def __init__(self, package: str, extra: str = "") -> None:
-        super().__init__(f"{package} is not installed; install it with: {advise(package, extra)}")
+        super().__init__(f"{package} is not installed. Install it with: {advise(package, extra)}")
         self.asked = package, extra
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:

@@ -42,5 +42,5 @@ def make_environment(*folders: Path) -> Environment:
 
 
 def escape_markdown(text: object) -> str:
-    """Return Markdown that shows a text in one line as it is: it makes no HTML, link, picture, heading or cell."""
+    """Return Markdown that shows a text literally in one line: no HTML, link, picture, heading or cell."""
     return MARKDOWN.sub(r"\\\1", shorten(str(text), MAX_TEXT_LENGTH))

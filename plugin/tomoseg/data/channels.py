@@ -102,7 +102,7 @@ def join(parts: Sequence[Volume], name: str) -> Volume:
         if not part.grid.matches(first.grid):
             raise VolumeError(
                 f"{part.source}: expected the grid of {first.source}, {by(first.grid.shape)}, for both are channels of "
-                f"one scan; got {by(part.grid.shape)} elsewhere; resample it first"
+                f"one scan; got {by(part.grid.shape)} elsewhere. Resample it first"
             )
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     return replace(first, other_channels=tuple(part.array for part in parts[1:]), source=name, notes=notes)

@@ -385,7 +385,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     for path in _volumes(folder):
         other = found.setdefault(strip_suffix(path.name), path)
         if other != path:
-            raise UsageError(f"{path}: {other.name} in the same folder has the same name; remove one of them")
+            raise UsageError(f"{path}: {other.name} in the same folder has the same name. Remove one of them")
     return found
 
 

@@ -28,7 +28,7 @@ def missing_reader(path: Path) -> str:
     """Return why MONAI cannot read a volume on this computer; nothing where it can."""
     if is_nifti(path) or find_spec("itk") is not None:
         return ""
-    return "MONAI needs the package itk-io to read it; install itk-io, or convert it to NIfTI"
+    return "MONAI needs the package itk-io to read it. Install itk-io, or convert it to NIfTI"
 
 
 def strip_suffix(name: str) -> str:

@@ -190,7 +190,7 @@ def from_itk(image: sitk.Image, name: str) -> Volume:
             f"{name}: expected a 3D volume with one value a voxel, got {by(image.GetSize())} with {components} values"
         )
     if "complex" in image.GetPixelIDTypeAsString():
-        raise VolumeError(f"{name}: expected one real value a voxel, got complex ones; convert it to grey values first")
+        raise VolumeError(f"{name}: expected one real value a voxel, got complex ones. Convert it to grey values first")
     # SimpleITK's arrays are (K, J, I)
     return make_volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), LPS_TO_RAS @ affine_of(image), name)
 
@@ -217,7 +217,7 @@ def _read_fields(path: Path) -> dict[str, str]:
         raise VolumeError(f"{path}: expected its voxels in a file beside it, there is no file {place!r}")
     units = {*re.findall(r'"(.*?)"', fields.get("space units", "")), fields.get("distanceunits", "")} - {"mm", "", "?"}
     if units:
-        raise VolumeError(f"{path}: expected lengths in mm, its header says {units.pop()}; convert it first")
+        raise VolumeError(f"{path}: expected lengths in mm, its header says {units.pop()}. Convert it first")
     if fields.get("dimension") == "3" and "none" in fields.get("space directions", ""):
         raise VolumeError(f"{path}: expected three space directions, got {fields['space directions']}")
     return fields

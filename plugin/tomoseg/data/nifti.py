@@ -65,13 +65,13 @@ def place_voxels(
     while len(shape) > 3 and shape[-1] == 1:  # (I, J, K, 1) is one volume, too
         shape = shape[:-1]
     if len(shape) > 3:
-        raise VolumeError(f"{name}: expected one 3D volume, got {len(shape)}D {by(shape)}; split it into volumes first")
+        raise VolumeError(f"{name}: expected one 3D volume, got {len(shape)}D {by(shape)}. Split it into volumes first")
     if len(shape) < 3 or min(shape) < 2:
         raise VolumeError(f"{name}: expected a 3D volume, got a 2D image or a single line of voxels, {by(image.shape)}")
     dtype = image.get_data_dtype()
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
         raise VolumeError(
-            f"{name}: expected one real value a voxel, got the type {dtype}; convert it to grey values first"
+            f"{name}: expected one real value a voxel, got the type {dtype}. Convert it to grey values first"
         )
     if not isinstance(image.header, nib.Nifti1Header):
         return shape, image.affine, ()
@@ -88,7 +88,7 @@ def _choose_affine(header: nib.Nifti1Header, affine: NDArray[Any], name: str) ->
     code = int(header["xyzt_units"]) & 7
     unit = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}.get(code, f"unit {code}, which there is not")
     if unit not in ("unknown", "mm"):
-        raise VolumeError(f"{name}: expected lengths in mm, its header says {unit}; convert it first")
+        raise VolumeError(f"{name}: expected lengths in mm, its header says {unit}. Convert it first")
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     if sform_code <= 0 and qform_code <= 0:
         return affine, ("neither its sform nor its qform is set: which side is left is a guess, nibabel's",)

@@ -97,7 +97,7 @@ def _write_rtstruct(path: Path, found: LabelMap) -> None:
 def _series(path: Path, found: LabelMap, name: str) -> DicomSeries:
     if found.series is None:
         raise OutputError(
-            f"{path}: expected a scan read from DICOM, for {name} refers to its series; use nifti or nrrd"
+            f"{path}: expected a scan read from DICOM, for {name} refers to its series. Use nifti or nrrd"
         )
     return found.series
 
@@ -132,7 +132,7 @@ def choose_output_type(name: str | None, output: Path) -> OutputType:
     kinds = [kind for kind in OUTPUT_TYPES.values() if name in (None, kind.name)]
     if not names_output_file(output):
         if has_suffix(output.name, VOLUME_SUFFIXES) and not output.is_dir():
-            raise UsageError(f"{output}: labels cannot be written as that; use {' or '.join(NIFTI_SUFFIXES)}")
+            raise UsageError(f"{output}: labels cannot be written as that. Use {' or '.join(NIFTI_SUFFIXES)}")
         return kinds[0]
     for kind in kinds:
         if has_suffix(output.name, kind.suffixes):

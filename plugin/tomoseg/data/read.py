@@ -126,7 +126,7 @@ def _read_path(path: Path, series: str | None, phase: str | None) -> Volume:
                 raise VolumeError(f"{path}: the file is empty; expected {EXPECTED}")
             if not is_dicom(path):
                 if phase is not None:
-                    raise VolumeError(f"{path}: no DICOM, so it has no phases; leave out --phase")
+                    raise VolumeError(f"{path}: no DICOM, so it has no phases. Leave out --phase")
                 return read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else read_nifti(path)
         from tomoseg.data.dicom.series import read_dicom  # pydicom takes 0.2 s, and many have no DICOM
 

@@ -147,5 +147,5 @@ def _value_of(name: str, names: Mapping[int, str], what: str) -> int:
         return values[0]
     if name.isdecimal() and int(name) > 0 and (int(name) in names or not names):
         return int(name)
-    known = ", ".join(f"{name} ({value})" for value, name in names.items()) or "none is named; give values"
-    raise UsageError(f"{what}: no label {shorten(name, 80)!r}; choose from: {known}")
+    known = ", ".join(f"{name} ({value})" for value, name in names.items()) or "none is named. Give values"
+    raise UsageError(f"{what}: no label {shorten(name, 80)!r}. Choose from: {known}")

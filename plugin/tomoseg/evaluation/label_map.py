@@ -50,7 +50,7 @@ def read_reference(path: Path, values: LabelMapping | None = None, names: Mappin
         VolumeError: it is no 3D volume, or holds values that are no labels.
     """
     if is_segmentation(path):
-        raise VolumeError(f"{path}: a reference has to be a volume with a grid of its own; convert it to NIfTI")
+        raise VolumeError(f"{path}: a reference has to be a volume with a grid of its own. Convert it to NIfTI")
     volume = read_volume(path)
     lowest, highest = float(volume.array.min()), float(volume.array.max())
     if lowest < 0 or highest > MAX_LABEL:

@@ -145,7 +145,7 @@ def _by_key(files: Iterable[Path], base: Path) -> dict[Key, Path]:
             continue
         plain = [one for one in (other, path) if strip_suffix(one.name) == key[1]]
         if len(plain) != 1:
-            raise UsageError(f"{path}: {other.name} in the same folder is called as the same case; remove one of them")
+            raise UsageError(f"{path}: {other.name} in the same folder is called as the same case. Remove one of them")
         found[key] = path if plain[0] == other else other
     return found
 

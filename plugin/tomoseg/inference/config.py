@@ -85,8 +85,8 @@ class InferenceConfig:
 
     Attributes:
         preprocessing, postprocessing: the bundle's transforms.
-        image_keys: what the preprocessing calls what it loads: one image, or one for each channel.
-        image_key, prediction_key: what the network's input and the prediction are called.
+        image_keys: keys of the loaded images: one, or one for each channel.
+        image_key, prediction_key: keys of the network's input and of the prediction.
         inferer: the bundle's inferer.
         checkpoints: its weights; of several networks, the logits are averaged.
         scripts: the bundle's own Python modules.
@@ -212,7 +212,7 @@ class InferenceConfig:
         return transforms
 
     def _connect_loader(self, channels: int) -> tuple[str, ...]:
-        """Put our reader behind LoadImaged, and return the keys of what it loads."""
+        """Put our reader behind LoadImaged, and return the keys of the loaded images."""
         steps = self.preprocessing.transforms
         loader = next((step for step in steps if isinstance(step, LoadImaged)), None)
         if loader is None:

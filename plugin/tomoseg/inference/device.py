@@ -25,5 +25,5 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise UsageError(f"device: {name} asked for, but there are {count} CUDA devices; use --device cpu")
+        raise UsageError(f"device: {name} asked for, but there are {count} CUDA devices. Use --device cpu")
     return device

@@ -97,9 +97,9 @@ class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
         if nnunet_windows:  # MONAI's inferer has no argument for it
             self.inferer.nnunet_windows = True
         if precision == "int8":
-            raise UsageError("precision: int8 needs the checkpoint's file, as `tomoseg segment` has it; use another")
+            raise UsageError("precision: int8 needs the checkpoint's file, as `tomoseg segment` has it. Use another")
         if self.compile and backend == "openvino":
-            raise UsageError("compile: is for the torch backend; use another backend")
+            raise UsageError("compile: is for the torch backend. Use another backend")
         options = RunOptions(max_memory=max_memory, backend=backend, precision=precision)
         names = ("max_memory", "backend", "precision")
         self._not_for_monai = ", ".join(name for name in names if getattr(options, name) != getattr(RunOptions, name))

@@ -93,7 +93,7 @@ def load_networks(config: InferenceConfig, device: torch.device, options: RunOpt
     precision = choose_precision("int8" if int8 else options.precision, device, config.amp)
     name = choose_backend(options.backend, device, precision)
     if options.compile and (options.backend == "openvino" or int8):
-        raise UsageError("compile: is for the torch backend; use --backend torch")
+        raise UsageError("compile: is for the torch backend. Use --backend torch")
     name = "torch" if options.compile else name
     weights = weights_in_use(config, options)
     modules = [config.load_network(one.checkpoint) for one in weights]

@@ -51,7 +51,7 @@ class Scripts:
             before = dict(sys.modules)
             hidden = {name: sys.modules.pop(name) for name in before if name.partition(".")[0] == "scripts"}
             prefix = sys.pycache_prefix
-            sys.pycache_prefix = os.devnull  # bytecode in there is not what the user looked at
+            sys.pycache_prefix = os.devnull  # the user did not look at bytecode in the folder
             sys.path.insert(0, self._root)
             sys.modules.update(self._modules)
             importlib.invalidate_caches()
@@ -124,7 +124,7 @@ def _include(entry: Any, root: Path, folder: Path, depth: int = 0) -> Any:
 
 
 def _adapt(parser: ConfigParser, device: torch.device) -> Iterator[str]:
-    """Change what cannot work here, as little as can be; yield what was changed."""
+    """Change entries that cannot work here, as little as possible; yield a note for each change."""
     network = parser.get().get("network_def")
     target = str(network.get("_target_", "")).rpartition(".")[2] if isinstance(network, dict) else ""
     dropped = target == "SwinUNETR" and "img_size" not in inspect.signature(nets.SwinUNETR).parameters

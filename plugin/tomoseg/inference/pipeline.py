@@ -61,7 +61,7 @@ class DevicePreprocessing:
 
     Args:
         steps: the bundle's transforms; a step is put behind the one that loads.
-        keys: what they call the images.
+        keys: keys of the images.
         device: where they run.
 
     Attributes:

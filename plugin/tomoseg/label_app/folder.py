@@ -57,7 +57,7 @@ class LabelApp:
         """
         main = self.root / "main.py"
         if main.is_file() and "tomoseg" not in read_text(main, errors="replace"):
-            raise UsageError(f"{main}: belongs to another MONAI Label app; choose another folder")
+            raise UsageError(f"{main}: belongs to another MONAI Label app. Choose another folder")
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"{self.root}: expected a folder, got a file")
         found = load_bundles(bundles or registered_names())
@@ -78,8 +78,8 @@ class LabelApp:
         """
         path = self.root / SETTINGS
         if not path.exists():
-            raise UsageError(f"{path}: missing; make the app with: tomoseg label-app {self.root}")
-        damage, remedy = (OSError, ValueError, KeyError, TypeError), "; make the app again"
+            raise UsageError(f"{path}: missing. Make the app with: tomoseg label-app {self.root}")
+        damage, remedy = (OSError, ValueError, KeyError, TypeError), ". Make the app again"
         with errors_as(UsageError, f"{path}: cannot be read", *damage, remedy=remedy):
             names = [str(name) for name in read_json(path)["bundles"]]
         return load_bundles(names)
@@ -102,7 +102,7 @@ def load_bundles(names: Sequence[str]) -> tuple[Bundle, ...]:
     for bundle in found:
         where = f"bundle {bundle.name}"
         if MISLEADING.search(bundle.name):
-            raise UsageError(f"{where}: MONAI Label takes the name for another kind of model; rename the folder")
+            raise UsageError(f"{where}: MONAI Label takes the name for another kind of model. Rename the folder")
         if bundle.input_channels > 1:
             raise UsageError(f"{where}: takes {bundle.input_channels} channels; MONAI Label's clients send one")
         _ = bundle.inference_config, bundle.label_table

@@ -113,6 +113,6 @@ def _check_port(host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        what, remedy = f"{host}:{port}: cannot listen there", "; choose another --port"
+        what, remedy = f"{host}:{port}: cannot listen there", ". Choose another --port"
         with errors_as(UsageError, what, OSError, OverflowError, remedy=remedy):
             probe.bind((host, port))

@@ -52,7 +52,7 @@ class WeightsVersions:
             BundleError: `current.json` is damaged, or names a version that is not there.
         """
         path = self.folder / CURRENT
-        remedy = "; remove it to use the shipped weights"
+        remedy = ". Remove it to use the shipped weights"
         with errors_as(BundleError, f"{path}: cannot be read", OSError, ValueError, KeyError, TypeError, remedy=remedy):
             number = int(read_json(path)["version"]) if path.exists() else SHIPPED_VERSION
         return self.version(number)

@@ -72,7 +72,7 @@ def _needs_itk(dataset: Dataset) -> bool:
         shape = load_nifti(path).shape if is_nifti(path) else ()
         if len(shape) > 4:
             got = "×".join(map(str, shape))
-            raise DatasetError(f"{path}: expected a 3D or 4D file, which MONAI can read, got {got} voxels; convert it")
+            raise DatasetError(f"{path}: expected a 3D or 4D file, which MONAI can read, got {got} voxels. Convert it")
     return not all(map(is_nifti, paths))
 
 

@@ -100,7 +100,7 @@ def cross_validate(
         raise UsageError(f"--fold {EVERY_FOLD}: runs in one process; with torchrun train one fold after the other")
     if not dataset.has_scans:
         raise UsageError(
-            f"--fold {EVERY_FOLD}: scores scans, and {dataset.root} has none; train one fold after the other"
+            f"--fold {EVERY_FOLD}: scores scans, and {dataset.root} has none. Train one fold after the other"
         )
     if find_spec("skimage") is None:
         raise MissingPackageError("scikit-image", "train")
@@ -111,7 +111,7 @@ def cross_validate(
         folds.append(train(bundle, dataset, one, folder / f"fold_{one.fold}", hidden, negatives))
         gc.collect()  # the cached cases of one fold need not wait for the next one
     if folds[0].folds < 2:
-        raise BundleError(f"{bundle.root}: train.json has no folds; choose one training with --fold none")
+        raise BundleError(f"{bundle.root}: train.json has no folds. Choose one training with --fold none")
     meter = DiceMeter(bundle, dataset)
     target = folder / "cross_validation"
     weights = [fold.weights for fold in folds]

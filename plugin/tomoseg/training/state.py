@@ -50,7 +50,7 @@ def load_state(path: Path) -> TrainingState:
         TrainingError: it is missing, damaged, or of another version.
     """
     if not path.is_file():
-        raise TrainingError(f"{path}: there is no training to go on with; leave out --resume")
+        raise TrainingError(f"{path}: there is no training to go on with. Leave out --resume")
     try:
         content = torch.load(require_regular(path), map_location="cpu", weights_only=True)
         if content.pop("format") != STATE_FORMAT:

@@ -177,7 +177,7 @@ class TrainingWorkflow:
         if ids:
             twice = sorted({name for name in ids if ids.count(name) > 1})
             if twice:
-                raise DatasetError(f"{self._data}: several cases are called {twice[0]!r}; rename them")
+                raise DatasetError(f"{self._data}: several cases are called {twice[0]!r}. Rename them")
             unknown = sorted({name for fold in folds or [] for name in fold} - set(ids))
             if unknown:
                 raise DatasetError(

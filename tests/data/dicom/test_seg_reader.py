@@ -77,5 +77,5 @@ def test_other_files_are_no_segmentations(tmp_path: Path) -> None:
 
 def test_a_missing_highdicom_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(TomosegError, match=r"highdicom is not installed; .*pip install highdicom$"):
+    with pytest.raises(TomosegError, match=r"highdicom is not installed. .*pip install highdicom$"):
         seg_reader._read_segmentation(tmp_path / "x.dcm", Grid(SHAPE, np.eye(4)), {})

@@ -336,7 +336,7 @@ def test_what_cannot_be_written_is_told_in_one_line(
     with full_disk(3000), pytest.raises(TomosegError, match=r"cannot be written: .*too large"):
         write(tmp_path / "a.dcm", labels, series)
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(TomosegError, match=r"highdicom is not installed; .*pip install highdicom$"):
+    with pytest.raises(TomosegError, match=r"highdicom is not installed. .*pip install highdicom$"):
         write(tmp_path / "a.dcm", labels, series)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

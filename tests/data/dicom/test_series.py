@@ -336,7 +336,7 @@ def test_what_is_wrong_with_an_enhanced_file(
 
 def test_what_is_no_series(tmp_path: Path, study: Path) -> None:
     paths = write_series(tmp_path / "series", noise(), oriented_grid(SHAPE, "axial"))
-    assert failure(paths[0]) == f"{paths[0]}: a single slice of a DICOM series; give the folder that holds all of it"
+    assert failure(paths[0]) == f"{paths[0]}: a single slice of a DICOM series. Give the folder that holds all of it"
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(paths[0], alone)

@@ -183,10 +183,15 @@ def test_what_is_given_wrongly_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "t1.nii").touch()
     for inputs, output, series, message in [
-        (paths, "out", None, "ct: 12 files of one DICOM series; give the folder"),
-        ([tmp_path / "DICOMDIR"], "out", None, "DICOMDIR: the index of a medium; give the folder that it lies in"),
+        (paths, "out", None, "ct: 12 files of one DICOM series. Give the folder"),
+        ([tmp_path / "DICOMDIR"], "out", None, "DICOMDIR: the index of a medium. Give the folder that it lies in"),
         ([tmp_path / "t1.nii"], "out", "1.2.3", r"t1\.nii: no DICOM, so it has no series 1\.2\.3"),
-        ([tmp_path / "t1.nii"], "seg.mha", None, r"seg\.mha: labels cannot be written as that; use \.nii\.gz or \.nii"),
+        (
+            [tmp_path / "t1.nii"],
+            "seg.mha",
+            None,
+            r"seg\.mha: labels cannot be written as that\. Use \.nii\.gz or \.nii",
+        ),
     ]:
         with pytest.raises(TomosegError, match=message):
             plan_cases(inputs, tmp_path / output, series=series)

@@ -142,7 +142,7 @@ def test_missing_slices_are_counted_and_placed(tmp_path: Path, gone: list[int], 
 def test_slices_of_two_spacings(tmp_path: Path) -> None:
     for k, path in enumerate(write_series(tmp_path, ramp(), axial())):
         move(path, (0, 0, 0.4 * k * k))
-    assert reason(tmp_path) == "its slices are 1.65 to 6.45 mm apart, expected one spacing; resample it first"
+    assert reason(tmp_path) == "its slices are 1.65 to 6.45 mm apart, expected one spacing. Resample it first"
 
 
 def test_slices_that_lie_on_no_line(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_two_images_at_one_place_that_nothing_tells_apart(tmp_path: Path) -> Non
     ("keyword", "value", "reported"),
     [
         ("PixelSpacing", [0.9, 0.7], "got pixels of 0.9×0.8 mm and of 0.9×0.7 mm"),
-        ("ImageOrientationPatient", [0, 1, 0, 0, 0, -1], "got images of several directions; leave out the localizers"),
+        ("ImageOrientationPatient", [0, 1, 0, 0, 0, -1], "got images of several directions. Leave out the localizers"),
         ("Rows", 6, "got images of 5×6 and of 6×6 pixels"),
     ],
 )

@@ -216,9 +216,9 @@ def test_what_does_not_go_together_is_told() -> None:
         choose_backend("openvino", cuda)
     with pytest.raises(TomosegError, match="backend: expected auto, torch, openvino, got 'onnx'"):
         Segmenter.from_bundle("hippocampus", backend="onnx")
-    with pytest.raises(TomosegError, match="precision: fp16 needs a GPU; use --precision bf16 on a CPU"):
+    with pytest.raises(TomosegError, match=r"precision: fp16 needs a GPU\. Use --precision bf16 on a CPU"):
         Segmenter.from_bundle("hippocampus", precision="fp16", device="cpu")
-    with pytest.raises(TomosegError, match="precision: int8 runs on the CPU, the device is cuda; use --device cpu"):
+    with pytest.raises(TomosegError, match=r"precision: int8 runs on the CPU, the device is cuda\. Use --device cpu"):
         choose_precision("int8", cuda, amp=True)
     with pytest.raises(TomosegError, match="precision: expected auto, fp32, bf16, fp16, int8, got 'int4'"):
         Segmenter.from_bundle("hippocampus", precision="int4")
@@ -231,7 +231,7 @@ def test_openvino_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     assert choose_backend("auto", CPU) == "torch"
-    with pytest.raises(TomosegError, match=r"openvino is not installed; install it with: pip install openvino$"):
+    with pytest.raises(TomosegError, match=r"openvino is not installed\. Install it with: pip install openvino$"):
         choose_backend("openvino", CPU)
 
 

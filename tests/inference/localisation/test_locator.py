@@ -156,7 +156,7 @@ def test_only_what_the_last_box_cuts_off_is_called_cut_off(length_mm: int, cut_o
 
 def test_without_the_template_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_module, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match=r"nilearn is not installed; .*pip install nilearn$"):
+    with pytest.raises(MissingPackageError, match=r"nilearn is not installed. .*pip install nilearn$"):
         template_module.template_files()
 
 

@@ -78,7 +78,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
         raise
     except Exception as error:  # Ray, which raises errors of its own and built-in ones
         if address == "auto" and isinstance(error, ConnectionError):
-            raise UsageError("Ray at auto: none runs on this machine; start it with `ray start --head`") from error
+            raise UsageError("Ray at auto: none runs on this machine. Start it with `ray start --head`") from error
         where = f"Ray at {address}" if address else "Ray on this machine"
         # Ray sends its token to no address by default
         advice = "; if it wants a token, set RAY_AUTH_MODE=token" if address else ""
@@ -98,7 +98,7 @@ def require_resources(options: RunOptions, jobs: int | None) -> None:
             f"device: expected auto, cpu or cuda with Ray, which chooses the GPU itself, got {options.device!r}"
         )
     if options.threads is not None:
-        raise UsageError("--threads: is not for Ray, whose workers share the cores; choose their number with --jobs")
+        raise UsageError("--threads: is not for Ray, whose workers share the cores. Choose their number with --jobs")
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs: expected a number of workers, at least 1, got {jobs}")
 
@@ -119,7 +119,7 @@ def choose_share(
     """
     gpus = [machine for machine in machines if machine.get("GPU", 0) >= 1]
     if device == "cuda" and not gpus and not elastic:
-        raise UsageError("device: cuda asked for, but Ray finds no GPU; use --device cpu")
+        raise UsageError("device: cuda asked for, but Ray finds no GPU. Use --device cpu")
     if device == "cuda" or (device == "auto" and gpus):
         there = int(sum(machine["GPU"] for machine in gpus))
         if jobs is not None and jobs > there and not elastic:
@@ -128,7 +128,7 @@ def choose_share(
         return WorkerResources(jobs or max(there, 1), max(cpus, 1), 1)
     cores = [int(machine["CPU"]) for machine in machines if machine.get("CPU", 0) >= 1]
     if not cores:
-        raise UsageError("Ray: no machine of the cluster offers a CPU; start it with --num-cpus")
+        raise UsageError("Ray: no machine of the cluster offers a CPU. Start it with --num-cpus")
     workers = jobs or len(cores)
     cpus = min(cores) // math.ceil(workers / len(cores))
     if cpus < 1 and not elastic:

@@ -73,7 +73,7 @@ class Worker:
         try:
             if hash_code(self.bundle.root) != self.code:
                 return Started(
-                    machine, f"the bundle's code at {self.bundle.root} is another than here; make it the same"
+                    machine, f"the bundle's code at {self.bundle.root} is another than here. Make it the same"
                 )
             segmenter = Segmenter(replace(self.bundle, trusted=True), self.options)
             self._stages = Stages(segmenter, self.output)
@@ -108,10 +108,10 @@ def check_worker(started: Started, bundle: Bundle, options: RunOptions, checkpoi
     for name in sorted({*started.versions, *here}):
         theirs, ours = (found.get(name, "missing") for found in (started.versions, here))
         if theirs != ours:
-            raise WorkerError(f"{where}: {name} is {theirs} there and {ours} here; use one environment everywhere")
+            raise WorkerError(f"{where}: {name} is {theirs} there and {ours} here. Use one environment everywhere")
     if started.run != hash_run(bundle, checkpoints, options, started.environment.precision):
         raise WorkerError(
-            f"{where}: the bundle or its weights at {bundle.root} are others than here; make them the same"
+            f"{where}: the bundle or its weights at {bundle.root} are others than here. Make them the same"
         )
 
 

@@ -92,7 +92,7 @@ def export(
     export_format = FORMATS[format_name]
     export_format.require()
     if export_format.calibrated and not calibration:
-        raise UsageError(f"format: {export_format.name} needs real scans; give some with --calibration FOLDER")
+        raise UsageError(f"format: {export_format.name} needs real scans. Give some with --calibration FOLDER")
     scans = [Path(path) for path in calibration]
     source = load_origin(find_bundle(bundle), None if checkpoint is None else Path(checkpoint))
     target = Path(output) if output else source.checkpoint.with_name(f"{source.checkpoint.stem}{export_format.ending}")

@@ -52,7 +52,7 @@ def load_origin(bundle: Bundle, checkpoint: Path | None = None) -> ExportSource:
     path = checkpoint or config.checkpoints[0]
     if checkpoint is None and len(config.checkpoints) > 1:
         raise UsageError(
-            f"bundle {bundle.name}: takes the mean of {len(config.checkpoints)} networks; choose one with --checkpoint"
+            f"bundle {bundle.name}: takes the mean of {len(config.checkpoints)} networks. Choose one with --checkpoint"
         )
     try:
         fused = recognise_postprocessing(

@@ -76,7 +76,7 @@ class Format:
             off = parity.largest_difference
             return "" if off <= self.tolerance else f"its logits are off by {off:.2g} of their range"
         if parity.mean_dice is None:
-            return "there is no label in the windows that it was checked on; give other scans with --calibration"
+            return "there is no label in the windows that it was checked on. Give other scans with --calibration"
         if 1 - parity.mean_dice <= max_dice_loss:
             return ""
         return f"its labels have a mean Dice of {parity.mean_dice:.4f} with those of fp32; --max-dice-loss allows more"

@@ -49,7 +49,7 @@ def random_samples(source: ExportSource) -> Samples:
     generator = torch.Generator().manual_seed(0)
     windows = [torch.randn((1, *source.window), generator=generator) for _ in range(RANDOM_WINDOWS)]
     windows[1] = 2 * windows[1] + 1  # so that a network that uses the mean takes more than one branch
-    return Samples([], windows, 0, "checked on random windows; give real scans with --calibration")
+    return Samples([], windows, 0, "checked on random windows. Give real scans with --calibration")
 
 
 def real_samples(
@@ -89,7 +89,7 @@ def real_samples(
     calibration = list(chain(*(found for index, found in enumerate(windows) if index not in kept_apart)))
     note = ""
     if not check or not calibration:
-        note = "calibrated and checked on the same scan; give several with --calibration"
+        note = "calibrated and checked on the same scan. Give several with --calibration"
         everything = calibration + check
         calibration, check = everything[::2], everything[1::2] or everything
     return Samples(spread(calibration, CALIBRATION_WINDOWS), spread(check, CHECK_WINDOWS), len(scans), note)

@@ -63,9 +63,9 @@ def write_dicom_seg(
     """
     highdicom = import_package("highdicom", "highdicom")
     if labelmap and labels.ndim == 4:
-        raise OutputError(f"{path}: a label map segmentation cannot hold labels that overlap; write a binary one")
+        raise OutputError(f"{path}: a label map segmentation cannot hold labels that overlap. Write a binary one")
     if labelmap and not hasattr(highdicom.seg.SegmentationTypeValues, "LABELMAP"):
-        raise OutputError(f"{path}: expected a newer highdicom than {highdicom.__version__}; write a binary one")
+        raise OutputError(f"{path}: expected a newer highdicom than {highdicom.__version__}. Write a binary one")
     with disable_value_validation():  # the patient's data are copied as they stand
         source = read_source(path, series, labels.shape[-3:])
         segments = find_segments(path, labels, source.shape, table)

@@ -108,7 +108,7 @@ def arrange_series(
         slices = choose_phase(slices, phase, str(path))
     if len(slices) < 2:
         single = "expected a series of at least two slices, got a single image"
-        part = "a single slice of a DICOM series; give the folder that holds all of it"
+        part = "a single slice of a DICOM series. Give the folder that holds all of it"
         raise VolumeError(f"{path}: {single if path.is_dir() else part}")
     ordered, grid, reported = arrange(slices, str(path))
     return ordered, grid, (*notes, *reported)
@@ -274,7 +274,7 @@ class _MissingError(Exception):
 def _slices_of(header: Dataset) -> Iterator[Slice]:
     path = Path(str(header.filename))
     if "MOSAIC" in (header.get("ImageType") or ()):
-        raise _MissingError("a mosaic, which shows many slices in one image; convert it to a multi-frame image first")
+        raise _MissingError("a mosaic, which shows many slices in one image. Convert it to a multi-frame image first")
     if int(header.get("SamplesPerPixel") or 1) != 1:
         raise _MissingError(f"expected one value a pixel, got {header.SamplesPerPixel}; it is a colour image")
     if "ModalityLUTSequence" in header:

@@ -115,7 +115,7 @@ def choose_phase(slices: Sequence[Slice], phase: str, name: str) -> list[Slice]:
             f"{key} is {', '.join(known)}" if known else f"its images differ in {', '.join(sorted(keys)) or 'nothing'}"
         )
         raise VolumeError(
-            f"{name}: expected images with {phase}, got none: {listed}; choose one with --phase KEYWORD=VALUE"
+            f"{name}: expected images with {phase}, got none: {listed}. Choose one with --phase KEYWORD=VALUE"
         )
     return chosen
 
@@ -135,7 +135,7 @@ def _require_equal(one: Slice, other: Slice, name: str) -> None:
         sizes = " and of ".join(f"{rows:g}×{columns:g} mm" for rows, columns in (one.spacing, other.spacing))
         raise VolumeError(f"{name}: {expected}, got pixels of {sizes}")
     if max(np.abs(one.row - other.row).max(), np.abs(one.column - other.column).max()) > COSINE_TOLERANCE:
-        raise VolumeError(f"{name}: {expected}, got images of several directions; leave out the localizers")
+        raise VolumeError(f"{name}: {expected}, got images of several directions. Leave out the localizers")
 
 
 def _require_one_image(slices: Sequence[Slice], name: str) -> None:
@@ -179,5 +179,5 @@ def _uneven(gaps: NDArray[np.float64], heights: NDArray[np.float64], deviation: 
         reported = "slice is" if missing == 1 else "slices are"
         return f"{missing} {reported} missing, between {places} along the slices' normal; fetch the series again"
     if np.abs(times - 1).max() <= MAX_DEVIATION:
-        return f"its slices do not lie on a straight line, but up to {deviation:.2f} mm off one; resample it first"
-    return f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart, expected one spacing; resample it first"
+        return f"its slices do not lie on a straight line, but up to {deviation:.2f} mm off one. Resample it first"
+    return f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart, expected one spacing. Resample it first"

@@ -43,7 +43,7 @@ def require_trainable(
     training = [pair for pair in dataset.pairs if pair.part == "training"]
     if len(training) < MIN_CASES:
         raise DatasetError(
-            f"{dataset.root}: expected at least {MIN_CASES} cases with a label map, got {len(training)}; add cases"
+            f"{dataset.root}: expected at least {MIN_CASES} cases with a label map, got {len(training)}. Add cases"
         )
     if voxels and not dataset.label_names:  # the files name them
         found = inspect_dataset(dataset, Inspector(voxels=True)).labels

@@ -51,13 +51,13 @@ def choose_backend(name: str, device: torch.device, precision: str = "fp32") -> 
     """
     if precision == "int8":
         if name == "torch":
-            raise UsageError("backend: torch does not run int8; use --backend openvino")
+            raise UsageError("backend: torch does not run int8. Use --backend openvino")
         name = "openvino"
     if name == "auto":
         return "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
     if name == "openvino":
         if device.type != "cpu":
-            raise UsageError(f"backend: openvino runs on the CPU, the device is {device}; use --backend torch")
+            raise UsageError(f"backend: openvino runs on the CPU, the device is {device}. Use --backend torch")
         if not find_spec("openvino"):
             raise MissingPackageError("openvino")
     return name
@@ -77,9 +77,9 @@ def choose_precision(name: str, device: torch.device, amp: bool) -> str:
     if name == "auto":
         return "fp16" if amp and device.type == "cuda" else "fp32"
     if name == "fp16" and device.type == "cpu":
-        raise UsageError("precision: fp16 needs a GPU; use --precision bf16 on a CPU")
+        raise UsageError("precision: fp16 needs a GPU. Use --precision bf16 on a CPU")
     if name == "int8" and device.type != "cpu":
-        raise UsageError(f"precision: int8 runs on the CPU, the device is {device}; use --device cpu")
+        raise UsageError(f"precision: int8 runs on the CPU, the device is {device}. Use --device cpu")
     return name
 
 

@@ -117,7 +117,7 @@ def _compile_int8(ov: Any, core: Any, xml: Path, shape: tuple[int, ...], hints: 
         if is_out_of_memory(error):
             raise MemoryError(one_line(error)) from error
         raise BackendError(f"{xml}: OpenVINO cannot compile it: {one_line(error)}") from error
-    raise BackendError(f"{xml}: expected a network for windows {shape}, got one for {made_for}; export it again")
+    raise BackendError(f"{xml}: expected a network for windows {shape}, got one for {made_for}. Export it again")
 
 
 def _load(core: Any, path: Path, hints: dict[str, Any]) -> Any:

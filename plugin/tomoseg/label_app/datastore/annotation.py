@@ -104,7 +104,7 @@ def _on_grid(volume: Volume, grid: Grid, path: Path) -> NDArray[np.uint16]:
     if off > TOLERANCE_VOXELS or (shift < 0).any() or (end > grid.shape).any():
         raise VolumeError(
             f"{path.name}: expected labels on the image's grid {grid.shape} {grid.orientation}, got "
-            f"{volume.grid.shape} {volume.grid.orientation} elsewhere; export them on the image's geometry"
+            f"{volume.grid.shape} {volume.grid.orientation} elsewhere. Export them on the image's geometry"
         )
     labels = np.zeros(grid.shape, np.uint16)
     labels[tuple(slice(a, b) for a, b in zip(shift, end, strict=True))] = values.astype(np.uint16)
