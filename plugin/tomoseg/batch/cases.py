@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import real_path
+from tomoseg.core.pseudonyms import pseudonym
+from tomoseg.core.tables import write_csv
 from tomoseg.data.channels import further_files
 from tomoseg.data.discovery import ALL_SERIES, Scan, find_scans
 from tomoseg.data.formats import strip_suffix
@@ -16,6 +18,7 @@ from tomoseg.data.masks import without_masks
 from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
 from tomoseg.data.scan_files import INDEX_NAME, is_dicom, is_volume
 from tomoseg.data.source import ScanSource
+from tomoseg.report.records import CaseReport
 
 UID = re.compile(r"[0-9.]+")
 NOT_IN_NAMES = re.compile(r"[^\w.-]+")  # of files
@@ -34,6 +37,7 @@ class Case:
         folder: the folder of all results, which no link below it may lead out of; None for a file that was named.
         resumable: whether a manifest proves that it is done; not for a single file that was named.
         other_channels: the files of the channels after the first.
+        number: what stands for the scan in all that is written and shown; empty where its path may be told.
     """
 
     input: Path
@@ -44,6 +48,32 @@ class Case:
     other_channels: tuple[Path, ...] = ()
     phase: str | None = None
     folder: Path | None = None
+    number: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What reports call the scan."""
+        return self.number or str(self.input)
+
+    def hide(self, report: CaseReport) -> CaseReport:
+        """Return a report without paths and UIDs of the scan, where it has a number."""
+        if not self.number:
+            return report
+        stats = replace(report.stats, notes=tuple(map(self._without_names, report.stats.notes)))
+        return replace(
+            report, input=self.number, series=None, stats=stats, reason=self._without_names(report.reason),
+            warnings=tuple(map(self._without_names, report.warnings)),
+        )  # fmt: skip
+
+    def _without_names(self, text: str) -> str:
+        files = (self.input, *self.other_channels)
+        paths = {str(path) for file in files for path in (file, file.absolute(), real_path(file), file.parent)} - {"."}
+        names = {name for file in files for name in (file.name, strip_suffix(file.name))} | {self.series or ""} - {""}
+        for path in sorted(paths, key=len, reverse=True):  # with what follows it: a file of the series
+            text = re.sub(rf"(?<![\w/]){re.escape(path)}(?:/[^\s:;,]*)?", self.number, text)
+        for name in sorted(names, key=len, reverse=True):
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", self.number, text)
+        return UID.sub(lambda found: self.number if found[0].count(".") > 3 else found[0], text)
 
     @property
     def source(self) -> ScanSource:
@@ -53,7 +83,7 @@ class Case:
     @property
     def name(self) -> str:
         """What people call the scan: the name of its file or folder."""
-        return _name(self.input)
+        return self.number or _name(self.input)
 
     @property
     def manifest(self) -> Path:
@@ -81,6 +111,7 @@ def plan_cases(
     modality: str = "",
     phase: str | None = None,
     all_files: bool = False,
+    key: bytes | None = None,
 ) -> list[Case]:
     """Decide which file is written for which scan.
 
@@ -94,6 +125,7 @@ def plan_cases(
         modality: that the bundle takes.
         phase: "KEYWORD=VALUE" of the images, where a DICOM series has several at each place.
         all_files: label maps beside their scans are scans, too.
+        key: of the numbers that stand for the scans; None where their paths may be told.
 
     Raises:
         UsageError: there is no scan, two scans would be written to one file, or the output is an input.
@@ -137,10 +169,11 @@ def plan_cases(
             raise UsageError(
                 f"{target}: {len(scans)} scans cannot go into one file. Give a folder with -o{', ' * together}{remedy}"
             )
-        cases = [Case(scans[0].path, target, chosen, scans[0].series)]
+        named = plan_case(scans[0], scans[0].path.parent, target, chosen, phase, key)
+        cases = [replace(named, output=target, resumable=False, folder=None)]
     else:
         base = folders[0] if folders == expanded and len(folders) == 1 else _common_parent(scans)
-        cases = [plan_case(scan, base, target, chosen, phase) for scan in scans]
+        cases = [plan_case(scan, base, target, chosen, phase, key) for scan in scans]
     cases = [replace(case, other_channels=other_channels[case.input], phase=phase) for case in cases]
     _require_distinct_outputs(cases)
     return cases
@@ -184,15 +217,49 @@ def _name(scan: Path) -> str:
     return Path(os.path.abspath(scan)).name  # noqa: PTH100 - `resolve` follows links
 
 
-def plan_case(scan: Scan, base: Path, target: Path, output_type: OutputType, phase: str | None = None) -> Case:
-    """Return the case of a scan whose place below `base` its labels have below the folder `target`."""
+def plan_case(
+    scan: Scan,
+    base: Path,
+    target: Path,
+    output_type: OutputType,
+    phase: str | None = None,
+    key: bytes | None = None,
+) -> Case:
+    """Return the case of a scan whose place below `base` its labels have below the folder `target`.
+
+    Args:
+        scan: the scan.
+        base: the folder of all scans.
+        target: the folder of all results.
+        output_type: of the labels.
+        phase: as in `Case`.
+        key: makes the scan's number, which is the name of its files then; None to keep its own.
+
+    Raises:
+        UsageError: the output type tells who the patient is, and a number should stand for the scan.
+    """
     try:
         tree = scan.path.absolute().parent.relative_to(base.absolute())
     except ValueError:  # the base itself is the scan
         tree = Path()
     parts = (strip_suffix(_name(scan.path)), scan.tag, NOT_IN_NAMES.sub("_", phase or ""))
-    output = target / tree / f"{'_'.join(filter(None, parts))}{output_type.ending}"
-    return Case(scan.path, output, output_type, scan.series, True, folder=target)
+    place, number = tree / "_".join(filter(None, parts)), ""
+    if key is not None:
+        if output_type.of_series:
+            raise UsageError(f"--anonymous: {output_type.name} tells who the patient is. Choose nifti or nrrd.")
+        place = Path(number := pseudonym(key, place.as_posix()))
+    output = target / place.with_name(f"{place.name}{output_type.ending}")
+    return Case(scan.path, output, output_type, scan.series, True, folder=target, number=number)
+
+
+def write_key_table(path: Path, cases: Sequence[Case]) -> None:
+    """Write which scan stands behind each number, for the user's eyes only.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    rows = ((case.number, case.input.absolute(), case.series or "") for case in cases)
+    write_csv(path, ("number", "input", "series"), rows, private=True)
 
 
 def _require_distinct_outputs(cases: Sequence[Case]) -> None:

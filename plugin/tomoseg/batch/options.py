@@ -14,6 +14,8 @@ class OutputOptions:
     Attributes:
         overwrite: replace files that are there already.
         preview: write a picture (PNG) beside each label map.
+        anonymous: write numbers in place of paths and UIDs, into names of files, reports, pictures and messages.
+        key_table: a CSV with the path and the series behind each number, which only you may read.
         measure: measure intensity and position of each label, too, and not only its volume.
         follow: replace results of an earlier state of a scan; keep those of another bundle or of other options.
 
@@ -25,8 +27,14 @@ class OutputOptions:
 
     overwrite: bool = False
     preview: bool = False
+    anonymous: bool = False
+    key_table: Annotated[str | None, Option("CSV")] = None
     measure: Annotated[bool, Option(hidden=True)] = True
     follow: Annotated[bool, Option(hidden=True)] = False
+
+    def __post_init__(self) -> None:
+        if self.key_table is not None and not self.anonymous:
+            raise UsageError("key table: lists numbers; add --anonymous")
 
 
 @dataclass(frozen=True)

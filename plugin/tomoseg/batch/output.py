@@ -119,6 +119,7 @@ class OutputWriter:
                 stats=stats, warnings=result.warnings, location=result.location, preview=preview,
                 voxels=math.prod(result.grid.shape), labels=_measure(result, image, self.options.measure),
             )  # fmt: skip
+            report = case.hide(report)
             if case.resumable:
                 made = {name: future.result() for name, future in hashes.items()}
                 Manifest(scan, self.run, made, report).save(case.manifest)

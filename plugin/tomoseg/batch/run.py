@@ -69,8 +69,8 @@ def run_batch(cases: Sequence[Case], executor: Executor, progress: Progress | No
     try:
         with closing(executor.run(cases, progress)) as outcomes:
             for index, report in outcomes:
-                done[index] = report
-                progress.on_case(report)
+                done[index] = cases[index].hide(report)
+                progress.on_case(done[index])
     except KeyboardInterrupt as error:
         raise BatchInterruptedError(_make_report(started, cases, done, executor, interrupted=True)) from error
     return _make_report(started, cases, done, executor)
@@ -95,6 +95,6 @@ def _make_report(
         precision=", ".join(dict.fromkeys(one.precision for one in stats)) or ran.precision,
         options={**asdict(executor.options), "output_type": output_types, **written, **ran.executor},
         hardware=ran.hardware, started=started, finished=utc_now(), interrupted=interrupted,
-        pending=tuple(str(case.input) for index, case in enumerate(cases) if index not in done),
+        pending=tuple(case.shown for index, case in enumerate(cases) if index not in done),
         cases=tuple(done[index] for index in sorted(done)),
     )  # fmt: skip

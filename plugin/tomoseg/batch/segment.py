@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tomoseg.batch.cases import plan_cases
+from tomoseg.batch.cases import plan_cases, write_key_table
 from tomoseg.batch.local import LocalExecutor
 from tomoseg.batch.options import ExecutorOptions, OutputOptions
 from tomoseg.batch.progress import Progress
@@ -15,6 +15,7 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import OutputError, UsageError, one_line
 from tomoseg.core.notes import collect_notes
+from tomoseg.core.pseudonyms import load_key
 from tomoseg.data.output_types import names_output_file
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.report.records import Report
@@ -97,10 +98,12 @@ def segment_batch(
     with collect_notes() as notes:
         cases = plan_cases(
             inputs, output, output_type, series, bundle.input_channels,
-            modality=bundle.modality, phase=phase, all_files=all_files,
+            modality=bundle.modality, phase=phase, all_files=all_files, key=load_key() if options.anonymous else None,
         )  # fmt: skip
-    for note in notes:
+    for note in [] if options.anonymous else notes:  # they name files
         progress.on_note(note)
+    if options.key_table is not None:
+        write_key_table(Path(options.key_table), cases)
     options = replace(options, measure=options.measure or statistics or json_file is not None or not is_file)
     run_options = run_options or (loaded.options if loaded else RunOptions())
     runs: Executor

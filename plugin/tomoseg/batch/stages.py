@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from threading import Lock
 from typing import TypeAlias
 
@@ -120,7 +121,7 @@ class Stages:
         if not isinstance(case, PreparedCase):
             return case
         try:
-            result = self._segmenter.predict(case.prepared, partial(progress.on_window, case.case.input))
+            result = self._segmenter.predict(case.prepared, partial(progress.on_window, Path(case.case.shown)))
             return SegmentedCase(case.case, result, case.scan)
         except Exception as error:  # the bundle's network, inferer and post-processing, and what runs them
             return _failure(case.case, error)

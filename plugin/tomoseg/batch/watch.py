@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tomoseg.batch.cases import Case, plan_case
+from tomoseg.batch.cases import Case, plan_case, write_key_table
 from tomoseg.batch.local import LocalExecutor
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Progress
@@ -19,6 +19,7 @@ from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import OutputError, UsageError, one_line
 from tomoseg.core.files import real_path
 from tomoseg.core.notes import collect_notes
+from tomoseg.core.pseudonyms import load_key
 from tomoseg.data.discovery import Scan
 from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
 from tomoseg.inference.segmenter import Segmenter
@@ -102,6 +103,8 @@ def _segment_arrivals(
 ) -> Iterator[Report]:
     waiting = deque[Scan]()
     owners: dict[Path, Case] = {}
+    known: list[Case] = []
+    key = load_key() if executor.output.anonymous else None
     noted: set[str] = set()
     done: dict[tuple[str, str | None], CaseReport] = {}
     started = None
@@ -110,16 +113,19 @@ def _segment_arrivals(
         with collect_notes() as notes:
             waiting.extend(arrivals.poll(look))
         for note in notes:
-            if note not in noted:
+            if note not in noted and key is None:  # notes name files
                 progress.on_note(note)
                 noted.add(note)
         if not waiting:
             time.sleep(max(LOOK_EVERY_S, 5 * (time.monotonic() - look)))
             continue
         scans = [waiting.popleft() for _ in range(min(SCANS_PER_ROUND, len(waiting)))]
-        cases = [plan_case(scan, arrivals.folder, output, output_type) for scan in scans]
+        cases = [plan_case(scan, arrivals.folder, output, output_type, key=key) for scan in scans]
         clashing = [case for case in cases if owners.setdefault(case.output, case) != case]
-        clashes = [_clash(case, owners[case.output].input) for case in clashing]
+        clashes = [case.hide(_clash(case, owners[case.output])) for case in clashing]
+        known += cases
+        if executor.output.key_table is not None:
+            write_key_table(Path(executor.output.key_table), list(dict.fromkeys(known)))
         progress.on_start(len(clashes))
         interruption = None
         try:
@@ -151,6 +157,6 @@ def _save(report: Report, folder: Path, on_error: Callable[[str], None] | None) 
             on_error(one_line(error))
 
 
-def _clash(case: Case, other: Path) -> CaseReport:
-    reason = f"{case.input}: would be written to {case.output}, as {other} is. Rename one"
+def _clash(case: Case, other: Case) -> CaseReport:
+    reason = f"{case.input}: would be written to {case.output}, as {other.shown} is. Rename one"
     return CaseReport.failure(case.input, reason, case.series)

@@ -59,12 +59,12 @@ def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> st
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path` in one step, on any failure it is removed.
 
     The temporary name starts with a dot, so that no search for volumes finds it, and keeps the suffixes, so that
     writers which choose a format by suffix work. Its name cannot be guessed, and no other user can read the file
-    before it is complete. Parent folders are made.
+    before it is complete, nor afterwards if it is `private`. Parent folders are made.
 
     Raises:
         OutputError: the folder cannot be made or written to, or the disk is full.
@@ -76,7 +76,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:  # the rename must not reach the disk before the contents
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~UMASK)
+        temporary.chmod(0o600 if private else 0o666 & ~UMASK)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {one_line(error)}") from error

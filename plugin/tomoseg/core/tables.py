@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tomoseg.core.files import UNENCODABLE, atomic_file
 
@@ -10,18 +11,20 @@ from tomoseg.core.files import UNENCODABLE, atomic_file
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], *, private: bool = False) -> None:
     """Write a table, atomically.
 
     Args:
         path: the file.
         columns: their names, the first row.
         rows: a cell for each column.
+        private: only the user may read it.
 
     Raises:
         OutputError: it cannot be written.
     """
-    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors=UNENCODABLE) as file:
+    opening: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": UNENCODABLE}
+    with atomic_file(path, private=private) as temporary, temporary.open("w", **opening) as file:
         writer = csv.writer(file)
         writer.writerow(map(_cell, columns))
         writer.writerows(map(_cell, row) for row in rows)

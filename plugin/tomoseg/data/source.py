@@ -5,7 +5,6 @@ from pathlib import Path
 
 from tomoseg.core.files import sha256
 from tomoseg.core.json_files import hash_json
-from tomoseg.core.reader_process import read_apart
 from tomoseg.data.discovery import files_of
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
@@ -40,7 +39,7 @@ class ScanSource:
             OSError: a file cannot be read.
         """
         # the files of one channel have no order, those of several do
-        files = (read_apart(_hash_files, path, self.series) for path in self.paths)
+        files = (sorted(map(sha256, files_of(path, self.series))) for path in self.paths)
         return hash_json([*files, [output_type, self.series, self.phase]])
 
     def read(self, channels: int = 1, *, allow_non_finite: bool = False) -> Volume:
@@ -55,7 +54,3 @@ class ScanSource:
         """
         source = list(self.paths) if len(self.paths) > 1 else self.paths[0]
         return read_volume(source, self.series, channels=channels, allow_non_finite=allow_non_finite, phase=self.phase)
-
-
-def _hash_files(path: Path, series: str | None) -> list[str]:
-    return sorted(map(sha256, files_of(path, series)))
