@@ -24,7 +24,7 @@ EXTRA = {"epoch": 3, "dice": np.float64(0.5), "curve": np.zeros(3), "seen": np.i
 
 
 def loader(*names: str, file: str = "model.pt") -> Json:
-    load_dict = {name: "@optimizer" if name == "optimizer" else "@network" for name in names}
+    load_dict = {name: "@optimizer" if name == "optimizer" else "@network_def" for name in names}
     path = f"$@bundle_root + '/models/{file}'"
     return {"handlers": [{"_target_": "CheckpointLoader", "load_path": path, "load_dict": load_dict}]}
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from support.bundles import random_window
 from tomoseg import Segmenter, TomosegError, find_bundle
+from tomoseg.bundle.ensemble import ensemble_config
 from tomoseg.bundle.options import PrecisionName, RunOptions
 from tomoseg.core.files import sha256
 from tomoseg.inference.backends.int8_network import save_model
@@ -35,10 +37,7 @@ def ensemble(bundle_copy: Path) -> Path:
     weights = torch.load(models / "model.pt", weights_only=True)
     torch.save({name: 1.01 * weight for name, weight in weights.items()}, models / "second.pt")
     path = bundle_copy / "configs" / "inference.json"
-    config = json.loads(path.read_text())
-    (loader,) = config["handlers"]
-    config["handlers"].append({**loader, "load_path": "$@bundle_root + '/models/second.pt'"})
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(ensemble_config(json.loads(path.read_text()), ["model.pt", "second.pt"])))
     return bundle_copy
 
 
@@ -68,6 +67,97 @@ def test_a_network_in_int8_is_known_by_what_it_was_made_from(ensemble: Path, tmp
     shutil.copy(ensemble / "models" / "second.pt", other)
     with pytest.raises(TomosegError, match=r"other_int8\.xml: no int8 network there"):
         weights_in_use(config, RunOptions(precision="int8", checkpoints=(str(other),)))
+
+
+def scaled(bundle: Path, name: str, factor: float, without: str = "") -> Path:
+    """Write the bundle's weights times a factor; those with this in their names are left out."""
+    weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    kept = {key: factor * value for key, value in weights.items() if not (without and without in key)}
+    torch.save(kept, bundle / "models" / name)
+    return bundle / "models" / name
+
+
+LOADER: dict[str, Any] = {"_target_": "CheckpointLoader", "load_dict": {"model": "@network_def"}, "strict": True}
+TWICE = {**LOADER, "load_path": "$@bundle_root + '/models/twice.pt'"}
+THRICE = {**LOADER, "load_path": "models/thrice.pt"}
+LOAD = "$@network_def.load_state_dict(torch.load(@bundle_root + '/models/twice.pt', weights_only=True))"
+SEED = "$monai.utils.set_determinism(seed=0)"
+CONFIGS: dict[str, tuple[dict[str, Any], float]] = {
+    "in the evaluator": ({"handlers": [], "evaluator::val_handlers": [TWICE]}, 2),
+    "an expression": ({"handlers": [], "initialize": [SEED, LOAD]}, 2),
+    "an expression, then a loader": ({"handlers": [THRICE], "initialize": [LOAD]}, 3),
+    "disabled beside another": ({"handlers": [TWICE, {**THRICE, "_disabled_": True}]}, 2),
+    "disabled by an expression": ({"handlers": [TWICE, {**THRICE, "_disabled_": "$1 + 1 == 2"}]}, 2),
+    "two, of which the last counts": ({"handlers": [TWICE, THRICE]}, 3),
+    "two places": ({"handlers": [TWICE], "evaluator::val_handlers": ["@handlers", THRICE]}, 3),
+    "a path relative to the bundle": ({"handlers": [THRICE]}, 3),
+    "of another object": ({"handlers": [TWICE, {**THRICE, "load_dict": {"model": "$torch.nn.Linear(1, 1)"}}]}, 2),
+}
+
+
+def put(bundle: Path, entries: dict[str, Any]) -> Path:
+    path = bundle / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    for key, value in entries.items():
+        *above, last = key.split("::")
+        place = config
+        for part in above:
+            place = place[part]
+        place[last] = value
+    path.write_text(json.dumps(config))
+    return bundle
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_the_weights_are_those_that_a_run_of_monai_has(case: str, bundle_copy: Path) -> None:
+    entries, factor = CONFIGS[case]
+    own = torch.load(bundle_copy / "models" / "model.pt", weights_only=True)
+    for name, times in (("twice.pt", 2.0), ("thrice.pt", 3.0)):
+        scaled(bundle_copy, name, times)
+    # what a run would need besides: it is not built
+    put(bundle_copy, {**entries, "dataset": {"_target_": "no.such.Dataset"}})
+    (found,) = InferenceConfig(find_bundle(bundle_copy), CPU, None).networks
+    for name, tensor in found.module.state_dict().items():
+        torch.testing.assert_close(tensor, factor * own[name], rtol=0, atol=0)
+    assert len(found.sha256) == 64
+
+
+def test_weights_that_fit_in_part_are_loaded_where_the_config_says_so(bundle_copy: Path) -> None:
+    own = torch.load(bundle_copy / "models" / "model.pt", weights_only=True)
+    part = "output_block"
+    path = scaled(bundle_copy, "part.pt", 2, without=part)
+    loader = {**LOADER, "load_path": "models/part.pt"}
+    put(bundle_copy, {"handlers": [loader]})
+    with pytest.raises(TomosegError, match=r"part\.pt: expected the weights '.*', got \d+ others without it"):
+        _ = InferenceConfig(find_bundle(bundle_copy), CPU, None).networks
+    put(bundle_copy, {"handlers": [{**loader, "strict": False}]})
+    (found,) = InferenceConfig(find_bundle(bundle_copy), CPU, None).networks
+    loaded = {name for name, tensor in found.module.state_dict().items() if torch.equal(tensor, 2 * own[name])}
+    assert loaded == {name for name in own if part not in name}
+    assert (found.checkpoint, found.sha256) == (path, sha256(path))
+
+
+def test_a_disabled_loader_loads_nothing(bundle_copy: Path, real_scan: Path) -> None:
+    put(bundle_copy, {"handlers": [{**TWICE, "_disabled_": True}]})
+    (found,) = InferenceConfig(find_bundle(bundle_copy), CPU, None).networks
+    own = torch.load(bundle_copy / "models" / "model.pt", weights_only=True)
+    assert found.checkpoint is None
+    assert any(not torch.equal(tensor, own[name]) for name, tensor in found.module.state_dict().items())
+    result = Segmenter.from_bundle(bundle_copy, device="cpu")(real_scan)
+    assert "nothing in the config loads weights: the network runs with its initial ones" in result.stats.notes
+
+
+def test_torchscript_in_place_of_the_network(bundle_copy: Path, real_scan: Path) -> None:
+    expected = Segmenter.from_bundle(bundle_copy, device="cpu", backend="torch", precision="fp32")(real_scan)
+    (found,) = InferenceConfig(find_bundle(bundle_copy), CPU, None).networks
+    module = found.module.eval()
+    torch.jit.trace(module, random_window(bundle_copy)).save(str(bundle_copy / "models" / "model.ts"))  # type: ignore[no-untyped-call]
+    (bundle_copy / "models" / "model.pt").unlink()
+    put(bundle_copy, {"handlers": [], "network_def": "$torch.jit.load(@bundle_root + '/models/model.ts')"})
+    for backend in ("torch", "auto"):
+        segmenter = Segmenter.from_bundle(bundle_copy, device="cpu", backend=backend, precision="fp32")
+        assert (segmenter(real_scan).labels != expected.labels).mean() < 1e-3
+        assert len(segmenter.checkpoint_sha256[0]) == 64
 
 
 def test_what_is_missing_is_told(bundle_copy: Path) -> None:

@@ -26,7 +26,11 @@ CONFIG: Json = {
     "inferer": {"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16]},
     "postprocessing": {"_target_": "Compose", "transforms": [{**INVERT, "nearest_interp": False}, ARGMAX]},
     "handlers": [
-        {"_target_": "CheckpointLoader", "load_path": "$@bundle_root + '/models/model.pt'", "load_dict": {"model": 1}}
+        {
+            "_target_": "CheckpointLoader",
+            "load_path": "$@bundle_root + '/models/model.pt'",
+            "load_dict": {"model": "@network_def"},
+        }
     ],
 }
 

@@ -5,11 +5,11 @@ that was read and checked already, and `SaveImaged` is left out.
 """
 
 import copy
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import cached_property, partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.volume import Volume
 from tomoseg.inference.checkpoints import fit_names, numpy_values, read_weights
 from tomoseg.inference.device import CPU
+from tomoseg.inference.loaded_weights import LoadedNetwork, difference, find_key, load_weights
 from tomoseg.inference.parser import Scripts, make_parser
 
 _VOLUME: ContextVar[Iterator[Volume]] = ContextVar("volume")  # of each thread its own
@@ -88,10 +89,9 @@ class InferenceConfig:
         image_keys: keys of the loaded images: one, or one for each channel.
         image_key, prediction_key: keys of the network's input and of the prediction.
         inferer: the bundle's inferer.
-        checkpoints: its weights; of several networks, the logits are averaged.
         scripts: the bundle's own Python modules.
         notes: what had to be changed in the config.
-        checkpoint_key: what weights are called where a file holds more than them.
+        checkpoint_key: name of the network's weights in a file that holds more than them.
 
     Raises:
         UntrustedBundleError: the bundle's code may not run.
@@ -110,8 +110,7 @@ class InferenceConfig:
         if overlap is not None:
             self._require("inferer::overlap", "it has none, so --overlap cannot change it")
             self._parser["inferer::overlap"] = overlap
-        self._keys = self._find_checkpoints()
-        self.checkpoints, self.checkpoint_key = list(self._keys), next(iter(self._keys.values()))
+        self.checkpoint_key = find_key(self._parser.get())
         self.preprocessing = self._build_transforms("preprocessing")
         self.postprocessing = self._build_transforms("postprocessing")
         self.image_keys = self._connect_loader(bundle.input_channels)
@@ -121,6 +120,28 @@ class InferenceConfig:
         self.inferer = self._build("inferer")
         if self.nnunet_windows:  # MONAI's inferer has no argument for it
             self.inferer.nnunet_windows = True
+
+    @cached_property
+    def networks(self) -> list[LoadedNetwork]:
+        """The networks with the weights that MONAI gives them; of several, the logits are averaged.
+
+        Raises:
+            BundleError: one cannot be built, or its checkpoint is missing, damaged, or does not fit.
+        """
+        parser = ConfigParser(copy.deepcopy(self._parser.get()))  # whose networks no other parser has
+        return load_weights(parser, partial(self._build, parser=parser), self._path, self._root)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The file of the weights of each network.
+
+        Raises:
+            BundleError: as for `networks`; or the weights of one do not come from a single file.
+        """
+        files = [one.checkpoint for one in self.networks]
+        if None in files:
+            raise BundleError(f"{self._path}: its weights come from no single file. Give one with --checkpoint.")
+        return [file for file in files if file is not None]
 
     @property
     def amp(self) -> bool:
@@ -180,28 +201,32 @@ class InferenceConfig:
         Raises:
             BundleError: the checkpoint cannot be read, or does not fit the network.
         """
-        key = self._keys.get(checkpoint, self.checkpoint_key)
         network = self.build_network()
-        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        weights = fit_names(read_weights(checkpoint, key), list(expected))
-        got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        if expected != got:
-            raise BundleError(f"{checkpoint}: {_difference(expected, got)}; is it the checkpoint of this bundle?")
+        own = network.state_dict()
+        weights = fit_names(read_weights(checkpoint, self.checkpoint_key), list(own))
+        if reason := difference(own, weights):
+            raise BundleError(f"{checkpoint}: {reason}; is it the checkpoint of this bundle?")
         network.load_state_dict(weights)
-        return network.to(self._device).eval().requires_grad_(False)
+        return self.ready(network)
+
+    def ready(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Return a network on the device, as inference needs it."""
+        for parameter in network.parameters():  # TorchScript has them, and no `requires_grad_` of its own
+            parameter.requires_grad_(False)
+        return network.to(self._device).eval()
 
     def _require(self, key: str, why: str) -> None:
         if key not in self._parser:
             raise BundleError(f"{self._path}: expected the entry {key!r}: {why}")
 
-    def _build(self, key: str, default: Any = None) -> Any:
+    def _build(self, key: str, default: Any = None, parser: ConfigParser | None = None) -> Any:
         """Return what an entry makes; the default where there is no such entry, which is an error without one."""
         if key not in self._parser and default is not None:
             return default
         self._require(key, "tomoseg runs it")
         try:
             with suppress_warnings(), self.scripts.importable(), torch.serialization.safe_globals(numpy_values()):
-                return self._parser.get_parsed_content(key)
+                return (parser or self._parser).get_parsed_content(key)
         except Exception as error:  # the config may call any foreign code
             raise BundleError(f"{self._path}: {key!r} cannot be built: {one_line(root_cause(error))}") from error
 
@@ -254,38 +279,7 @@ class InferenceConfig:
                 step.nearest_interp = tuple(nearest)
                 self.notes += ("'postprocessing' interpolates labels; they are restored with nearest_interp: true",)
 
-    def _find_checkpoints(self) -> dict[Path, str]:
-        """Return the checkpoints' files, each with the name of its weights, as the config's CheckpointLoaders say."""
-        found: dict[Path, str] = {}
-        for key, entry in self._parser.get().items():
-            members = {f"{key}::{index}": item for index, item in enumerate(entry)} if isinstance(entry, list) else {}
-            for where, item in {key: entry, **members}.items():
-                if isinstance(item, dict) and str(item.get("_target_", "")).endswith("CheckpointLoader"):
-                    found[Path(str(self._build(f"{where}::load_path")))] = self._weights_of(where, item)
-        return found or {self._root / "models" / "model.pt": ""}
-
-    def _weights_of(self, where: str, loader: dict[str, Any]) -> str:
-        """Return what the weights of the network are called in the checkpoint of a CheckpointLoader."""
-        loaded = loader.get("load_dict", {})
-        if not isinstance(loaded, dict) or len(loaded) < 2:
-            return next(iter(loaded), "") if isinstance(loaded, dict) else ""
-        names = [name for name, what in loaded.items() if re.match(r"\$?@network", str(what))]
-        if len(names) != 1:
-            raise BundleError(
-                f"{self._path}: '{where}::load_dict': expected one entry for the network, got {', '.join(loaded)}"
-            )
-        return str(names[0])
-
 
 def literal(text: str) -> str:
     """Return a config expression for `text`: in a plain string MONAI would give #, @, % and $ a meaning."""
     return "$'" + "".join(c if c.isalnum() or c in "/._-" else f"\\U{ord(c):08x}" for c in text) + "'"
-
-
-def _difference(expected: dict[str, tuple[int, ...]], got: dict[str, tuple[int, ...]]) -> str:
-    for name, shape in expected.items():
-        if name not in got:
-            return f"expected the weights {name!r}, got {len(got)} others without it"
-        if got[name] != shape:
-            return f"expected the weights {name!r} of shape {shape}, got {got[name]}"
-    return f"got the weights {next(name for name in got if name not in expected)!r}, which the network does not have"

@@ -35,6 +35,7 @@ class Networks:
         backends: Sequence[Backend],
         may_fall_back: bool,
         checkpoint_sha256: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         self.modules = list(modules)
         self.checkpoint_sha256 = list(checkpoint_sha256)
@@ -42,7 +43,7 @@ class Networks:
         self._device = device
         self._backends = list(backends)
         self._may_fall_back = may_fall_back
-        self._note = ""
+        self._notes = list(notes)
 
     @property
     def backend(self) -> str:
@@ -66,9 +67,9 @@ class Networks:
         except BackendError as reason:
             if not self._may_fall_back:
                 raise
-            self._note = f"run by torch, for {one_line(reason)}"
+            self._notes.append(f"run by torch, for {one_line(reason)}")
             self._backends = self.on_torch()
-        return self._backends, (self._note,) if self._note else ()
+        return self._backends, tuple(self._notes)
 
     def on_torch(self) -> list[Backend]:
         """Return the networks as PyTorch runs them, for inputs of any shape."""
@@ -96,10 +97,13 @@ def load_networks(config: InferenceConfig, device: torch.device, options: RunOpt
         raise UsageError("compile: is for the torch backend. Use --backend torch")
     name = "torch" if options.compile else name
     weights = weights_in_use(config, options)
-    modules = [config.load_network(one.checkpoint) for one in weights]
+    own = [] if options.checkpoints else [config.ready(one.module) for one in config.networks]
+    modules = own or [config.load_network(one.checkpoint) for one in weights if one.checkpoint is not None]
     backends = [
         make_backend(name, module, device, precision, one.sha256, options.compile, one.int8)
         for module, one in zip(modules, weights, strict=True)
     ]
     may_fall_back = options.backend == "auto" and not options.compile and not int8
-    return Networks(modules, device, backends, may_fall_back, hash_weights(weights))
+    initial = not options.checkpoints and not all(one.loaded for one in config.networks)
+    notes = ["nothing in the config loads weights: the network runs with its initial ones"] * initial
+    return Networks(modules, device, backends, may_fall_back, hash_weights(weights), notes)

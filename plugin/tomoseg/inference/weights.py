@@ -19,12 +19,12 @@ class CheckpointSet:
     """The weights of one network.
 
     Attributes:
-        checkpoint: their file.
-        sha256: of the file.
+        checkpoint: their file; None if they come from no single one.
+        sha256: of the file, or of the state dict if there is no such file.
         int8: the network in int8 that was made from them, where it is run in their place.
     """
 
-    checkpoint: Path
+    checkpoint: Path | None
     sha256: str
     int8: Int8Network | None = None
 
@@ -41,6 +41,8 @@ def weights_in_use(config: InferenceConfig, options: RunOptions) -> list[Checkpo
         BundleError: a file is missing, or a network in int8 was not made from the weights that it stands for.
         MissingPackageError: there is int8, and OpenVINO is not installed.
     """
+    if not options.checkpoints and not asks_for_int8(options):
+        return [CheckpointSet(one.checkpoint, one.sha256) for one in config.networks]
     paths = [Path(path) for path in options.checkpoints] or config.checkpoints
     return [_find(config, path, asks_for_int8(options)) for path in paths]
 
