@@ -32,6 +32,7 @@ class ZooBundle:
         images: names of the images of one case; of a bundle with one image of several channels, their number.
         overrides: what it needs besides to run on this machine at all.
         reason: why the engine leaves it to MONAI; empty where it does not.
+        judge: what MONAI needs besides, and `tomoseg segment` sees to by itself, with a note that has `note` in it.
     """
 
     window: tuple[int, int, int] | None = (32, 32, 32)
@@ -39,6 +40,8 @@ class ZooBundle:
     images: tuple[str, ...] | int = ("image",)
     overrides: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
+    judge: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 BUNDLES = {
@@ -52,13 +55,29 @@ BUNDLES = {
         }
     ),
     "pediatric_abdominal_ct_segmentation": ZooBundle((64, 64, 32), overrides={"inferer::overlap": 0.25}),
-    "prostate_mri_anatomy": ZooBundle(),
+    "prostate_mri_anatomy": ZooBundle(
+        judge={"postprocessing::transforms::2::nearest_interp": True}, note="nearest_interp: true"
+    ),
     "renalStructures_UNEST_segmentation": ZooBundle((96, 96, 96)),
     "segmentation_template": ZooBundle(None, reason="the inferer SimpleInferer"),
     "spleen_ct_segmentation": ZooBundle(),
-    "swin_unetr_btcv_segmentation": ZooBundle(without="img_size", overrides={"network_def::feature_size": 12}),
+    "swin_unetr_btcv_segmentation": ZooBundle(
+        (64, 64, 64), without="img_size", overrides={"network_def::feature_size": 12}
+    ),
     "ventricular_short_axis_3label": ZooBundle(None, reason="the inferer SliceInferer"),
     "wholeBody_ct_segmentation": ZooBundle(overrides={"network_def::init_filters": 8}),
+}
+# those that MONAI's own commands do not run as they are
+SEGMENTED = BUNDLES | {
+    "renalStructures_CECT_segmentation": ZooBundle(
+        images=("artery", "vein", "excret"),
+        judge={
+            "preprocessing::transforms::0::keys": ["artery", "vein", "excret"],
+            "postprocessing::transforms::5::_disabled_": True,
+        },
+        note="loads no label",
+    ),
+    "spleen_deepedit_annotation": ZooBundle(None, overrides={"spatial_size": [32, 32, 32]}),
 }
 
 
@@ -68,7 +87,7 @@ def write_case(name: str, folder: Path) -> dict[str, Any]:
     plain, _ = blobs()
     # of no voxel size of theirs: where grid points meet, MONAI's rounding gives labels to what was cropped away
     scan = nib.Nifti1Image(np.asanyarray(plain.dataobj)[:, :32, :24], np.diag([0.9, 0.9, 0.9, 1]))
-    count = BUNDLES[name].images
+    count = SEGMENTED[name].images
     if isinstance(count, int):
         paths = []
         for index in range(count):
@@ -89,7 +108,7 @@ def zoo_parser(name: str, folder: Path, data: list[dict[str, Any]]) -> Iterator[
         folder: for the copy; made on the first call.
         data: what `dataset` lists.
     """
-    bundle = BUNDLES[name]
+    bundle = SEGMENTED[name]
     if not folder.is_dir():
         shutil.copytree(ZOO / name, folder)
     (path,) = (folder / "configs").glob("inference.[jy]*")
