@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from support.progress import Calls
-from tomoseg import OutputOptions, Segmenter, segment_batch
+from tomoseg import EvaluationOptions, OutputOptions, Segmenter, evaluate, segment_batch
 from tomoseg.batch.cases import plan_cases
 from tomoseg.core.errors import OutputError, UsageError
 from tomoseg.core.pseudonyms import load_key, pseudonym
@@ -77,3 +79,23 @@ def test_one_scan_has_one_number(tmp_path: Path) -> None:
         plan_cases([tmp_path / "scans"], tmp_path / "out", "dicom-seg", key=KEY)
     with pytest.raises(UsageError, match="add --anonymous"):
         OutputOptions(key_table="table.csv")
+
+
+def test_nothing_of_an_evaluation_names_a_case(tmp_path: Path) -> None:
+    predictions, references = tmp_path / "Mueller", tmp_path / "Schmidt"
+    labels = nib.Nifti1Image(np.eye(8, dtype=np.uint8)[None].repeat(8, 0), np.eye(4))
+    for folder, names in ((predictions, ("Huber_seg", "Mueller_seg")), (references, ("Huber", "Mueller", "Schmidt"))):
+        folder.mkdir()
+        for name in names:
+            nib.save(labels, folder / f"{name}.nii.gz")
+    (predictions / "Mueller_seg.nii.gz").write_bytes(b"damaged")
+    told: list[object] = []
+    options = EvaluationOptions(anonymous=True)
+    out = tmp_path / "out"
+    found = evaluate(predictions, references, options, output=out, on_case=lambda *given: told.append(given))
+    assert sorted(case.status for case in found.cases) == ["done", "failed", "failed"]
+    assert {case.name for case in found.done} == {pseudonym(load_key(), "Huber")}
+    texts = [path.read_text() for path in out.iterdir()]
+    assert len(texts) == 4
+    shown = "".join([repr(found), repr(told), *texts])
+    assert [secret for secret in SECRET if secret in shown] == []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import real_path
-from tomoseg.core.pseudonyms import pseudonym
+from tomoseg.core.pseudonyms import hide_names, pseudonym
 from tomoseg.core.tables import write_csv
 from tomoseg.data.channels import further_files
 from tomoseg.data.discovery import ALL_SERIES, Scan, find_scans
@@ -66,14 +66,7 @@ class Case:
         )  # fmt: skip
 
     def _without_names(self, text: str) -> str:
-        files = (self.input, *self.other_channels)
-        paths = {str(path) for file in files for path in (file, file.absolute(), real_path(file), file.parent)} - {"."}
-        names = {name for file in files for name in (file.name, strip_suffix(file.name))} | {self.series or ""} - {""}
-        for path in sorted(paths, key=len, reverse=True):  # with what follows it: a file of the series
-            text = re.sub(rf"(?<![\w/]){re.escape(path)}(?:/[^\s:;,]*)?", self.number, text)
-        for name in sorted(names, key=len, reverse=True):
-            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", self.number, text)
-        return UID.sub(lambda found: self.number if found[0].count(".") > 3 else found[0], text)
+        return hide_names(text, self.number, (self.input, *self.other_channels), [self.series or ""])
 
     @property
     def source(self) -> ScanSource:

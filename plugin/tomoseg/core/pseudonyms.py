@@ -2,16 +2,20 @@
 
 import hmac
 import os
+import re
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 import platformdirs
 
 from tomoseg.core.errors import OutputError, one_line
-from tomoseg.core.files import open_regular
+from tomoseg.core.files import open_regular, real_path
 
 KEY_BYTES = 32
 DIGITS = 12
+UID = re.compile(r"\d+(?:\.\d+){4,}")  # of DICOM
+SUFFIX = re.compile(r"(?:_seg)?(?:\.seg)?\.\w+(?:\.gz)?$")
 
 
 def load_key() -> bytes:
@@ -40,3 +44,22 @@ def pseudonym(key: bytes, name: str) -> str:
     """Return the number of a name: digits that are always as many."""
     digest = hmac.digest(key, name.encode("utf-8", "surrogateescape"), "sha256")
     return f"{int.from_bytes(digest, 'big') % 10**DIGITS:0{DIGITS}}"
+
+
+def hide_names(text: str, number: str, files: Iterable[Path], names: Iterable[str] = ()) -> str:
+    """Return a text with a number in place of files, by path and by name, of other names, and of UIDs.
+
+    Args:
+        text: e.g. a message.
+        number: what stands for them.
+        files: what lies in their folders is hidden, too.
+        names: other names.
+    """
+    files = list(files)
+    paths = {str(path) for file in files for path in (file, file.absolute(), real_path(file), file.parent)} - {"."}
+    for path in sorted(paths, key=len, reverse=True):  # with what follows it: a file of a series
+        text = re.sub(rf"(?<![\w/]){re.escape(path)}(?:/[^\s:;,]*)?", number, text)
+    known = {name for file in files for name in (file.name, SUFFIX.sub("", file.name))} | set(names)
+    for name in sorted(known - {""}, key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", number, text)
+    return UID.sub(number, text)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tomoseg.core.errors import TomosegError, one_line
+from tomoseg.core.pseudonyms import hide_names, pseudonym
 from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.overlap import Overlap, count_overlap
 from tomoseg.evaluation.config import EvaluationConfig
@@ -99,6 +100,20 @@ class Comparison:
     scores: tuple[LabelScores, ...]
     voxels: int
     unnamed: tuple[int, ...] = ()
+
+
+def hide_case(case: CaseScores, key: bytes | None) -> CaseScores:
+    """Return a case without its names and paths, if there is a key: with the number that `segment` gives its scan."""
+    if key is None:
+        return case
+    number = pseudonym(key, case.name)
+    files = list(filter(None, (case.prediction, case.reference, case.image)))
+    return replace(
+        case, name=number, prediction=None if case.prediction is None else Path(number), image=None,
+        reference=None if case.reference is None else Path(number),
+        reason=hide_names(case.reason, number, files, [case.name]),
+        notes=tuple(hide_names(note, number, files, [case.name]) for note in case.notes),
+    )  # fmt: skip
 
 
 def score_case(match: CasePair, config: EvaluationConfig) -> CaseScores:

@@ -26,6 +26,7 @@ class EvaluationOptions:
         only_predicted: leave out references that have no prediction; without it, each of them is a failed case.
         images: folder of the scans, for pictures of the worst cases; a dataset's own are found.
         worst: show so many of the worst cases.
+        anonymous: write numbers in place of paths and names of cases, into reports, pictures and messages.
         threads: compare so many cases at once; by default as many as OMP_NUM_THREADS or the cores allow, at most 4.
 
     Raises:
@@ -45,6 +46,7 @@ class EvaluationOptions:
     only_predicted: bool = False
     images: Annotated[str | None, Option("FOLDER")] = None
     worst: Annotated[int, Option("N")] = 6
+    anonymous: bool = False
     threads: Annotated[int | None, Option("N")] = None
 
     def __post_init__(self) -> None:

@@ -11,11 +11,12 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import UsageError
 from tomoseg.core.notes import collect_notes
+from tomoseg.core.pseudonyms import load_key
 from tomoseg.core.reading import current_read_options, set_read_options
 from tomoseg.core.threads import choose_threads
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import find_ignored, is_ignored
-from tomoseg.evaluation.case import CaseScores, score_case
+from tomoseg.evaluation.case import CaseScores, hide_case, score_case
 from tomoseg.evaluation.config import EvaluationConfig, make_protocol, parse_labels
 from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.evaluation.page import write_page
@@ -80,10 +81,23 @@ def evaluate(
         options = replace(options, names=names, planned=own.dataset_values)
     if options.threads is None:
         threads = min(threads, MAX_CASES_AT_ONCE)
-    found = _compare(Path(predictions), Path(references), options, threads, on_case)
+    key = load_key() if options.anonymous else None
+    shown = None if on_case is None else lambda case, total: on_case(hide_case(case, key), total)
+    found = _compare(Path(predictions), Path(references), options, threads, shown)
     if folder is not None:
-        save_evaluation(found, folder, images=images, worst=options.worst)
-    return found
+        save_evaluation(found, folder, images=images, worst=options.worst, key=key)
+    return _hide(found, key)
+
+
+def _hide(found: Evaluation, key: bytes | None) -> Evaluation:
+    """Return an evaluation without names and paths, if there is a key."""
+    if key is None:
+        return found
+    cases = sorted((hide_case(case, key) for case in found.cases), key=lambda case: case.name)
+    notes = tuple(note for note in found.notes if "/" not in note)
+    return replace(
+        found, predictions=Path("predictions"), references=Path("references"), cases=tuple(cases), notes=notes
+    )
 
 
 def _compare(ours: Path, theirs: Path, options: EvaluationOptions, threads: int, on_case: OnCase | None) -> Evaluation:
@@ -103,12 +117,12 @@ def _compare(ours: Path, theirs: Path, options: EvaluationOptions, threads: int,
         pair if pair.annotated is None else replace(pair, annotated=frozenset(map(values.value, pair.annotated)))
         for pair in found.pairs
     ]
-    lonely = []
+    lonely, places = [], ("the predictions", "the references") if options.anonymous else (ours, theirs)
     for path in () if options.only_predicted else found.lonely_references:
-        reason = f"{path}: expected a prediction in {ours}, got none; --only-predicted leaves such cases out"
+        reason = f"{path}: expected a prediction in {places[0]}, got none; --only-predicted leaves such cases out"
         lonely.append(CaseScores(case_name(path), None, path, "failed", reason))
     for path in found.lonely_predictions:
-        reason = f"{path}: expected a reference in {theirs}, got none"
+        reason = f"{path}: expected a reference in {places[1]}, got none"
         lonely.append(CaseScores(case_name(path), path, None, "failed", reason))
     total = len(pairs) + len(lonely)
     cases = []
@@ -129,7 +143,9 @@ def _compare(ours: Path, theirs: Path, options: EvaluationOptions, threads: int,
     )
 
 
-def save_evaluation(evaluation: Evaluation, folder: Path, *, images: Path | None = None, worst: int) -> None:
+def save_evaluation(
+    evaluation: Evaluation, folder: Path, *, images: Path | None = None, worst: int, key: bytes | None = None
+) -> None:
     """Write evaluation.json, metrics.csv, summary.csv and evaluation.html.
 
     Args:
@@ -137,16 +153,18 @@ def save_evaluation(evaluation: Evaluation, folder: Path, *, images: Path | None
         folder: folder of the files.
         images: a folder of scans, for the pictures of the worst cases; those of a dataset are known.
         worst: how many cases to show.
+        key: of the numbers that stand for the cases; None where their names may be told.
 
     Raises:
         OutputError: one of them cannot be written.
         UsageError: there is no scan among the images.
     """
     scans = {} if images is None else find_images(images)
+    shown = [replace(one, case=hide_case(one.case, key)) for one in draw_worst(evaluation, worst, scans)]
+    evaluation = _hide(evaluation, key)
     evaluation.save(folder / "evaluation.json")
     evaluation.save_cases(folder / "metrics.csv")
     evaluation.save_summary(folder / "summary.csv")
-    shown = draw_worst(evaluation, worst, scans)
     write_page(evaluation, shown, folder / "evaluation.html")
 
 
