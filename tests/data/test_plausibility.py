@@ -127,7 +127,7 @@ def test_a_scan_of_another_modality_is_a_warning(
         assert warnings[0].startswith(
             {
                 "CT": "a CT series, expected MR",
-                "MR": "a MR series, expected CT",
+                "MR": "an MR series, expected CT",
                 "CT file": "its values are Hounsfield units, with air near -1000",
                 "MR file": "values from 0 to 1200: no Hounsfield units?",
             }[given]

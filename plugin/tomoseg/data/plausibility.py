@@ -15,7 +15,7 @@ from tomoseg.data.volume import Volume
 AIR_HU = (-1100, -900)
 SOFT_TISSUE_HU = (-200, 200)
 MIN_TISSUE_SHARE = 0.001  # of the voxels, of each of the two
-MODALITIES = ("CT", "MR")
+ARTICLES = {"CT": "a CT", "MR": "an MR"}
 MAX_SAMPLED_VOXELS = 2 * 10**6  # the shares are counted among these
 
 
@@ -99,8 +99,8 @@ def scan_warnings(volume: Volume, modality: str, hounsfield: bool) -> list[str]:
             lines.append(line)
         elif taken == "MR" and not given and ct_warnings(channel) is None:
             lines.append("its values are Hounsfield units, with air near -1000: a CT? expected an MR scan")
-    if taken in MODALITIES and given in MODALITIES and taken != given:
-        lines.insert(0, f"a {given} series, expected {taken}: labels found in it mean nothing")
+    if taken in ARTICLES and given in ARTICLES and taken != given:
+        lines.insert(0, f"{ARTICLES[given]} series, expected {taken}: labels found in it mean nothing")
     return list(dict.fromkeys(lines))
 
 
