@@ -54,7 +54,7 @@ def imported(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Import
 
 def import_model(model: Path, bundle: Path) -> Segmenter:
     import_nnunet(model, bundle)
-    return Segmenter.from_bundle(bundle, trust=True, device="cpu", backend="torch")
+    return Segmenter.from_bundle(bundle, trust=True, device="cpu")
 
 
 def assert_same(segmenter: Segmenter, scan: Path, reference: Path) -> None:

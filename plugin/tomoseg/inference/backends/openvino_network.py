@@ -11,12 +11,18 @@ from tomoseg.core.files import atomic_file, open_regular, private_cache
 from tomoseg.core.memory import is_out_of_memory
 from tomoseg.inference.backends.fingerprint import describe_network
 from tomoseg.inference.backends.int8_network import Int8Network
-from tomoseg.inference.backends.openvino_model import convert, import_openvino, labels_last, openvino_core
+from tomoseg.inference.backends.openvino_model import (
+    convert,
+    exact_norms,
+    import_openvino,
+    labels_last,
+    openvino_core,
+)
 
 # what an int8 network has left in floating point is computed as it was when it was checked
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 DIGEST_BYTES = 32
-CACHE_FORMAT = "labels last"  # of the cache
+CACHE_FORMAT = "labels last, exact norms"  # of the cache
 # largest difference of a logit from torch's, relative to their range
 PRECISION_TOLERANCES = {"fp32": 1e-3, "bf16": 0.2}
 
@@ -84,7 +90,10 @@ class OpenvinoNetwork:
         window = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         other = 2 * window + 1  # another value than in tracing, to detect a frozen branch
         try:
-            compiled = core.compile_model(labels_last(ov, convert(self._network, window)), "CPU", hints)
+            model = convert(self._network, window)
+            if self.precision == "fp32":
+                exact_norms(model)
+            compiled = core.compile_model(labels_last(ov, model), "CPU", hints)
             found = torch.from_numpy(compiled.create_infer_request().infer([other.numpy()])[0]).movedim(-1, 1)
             with torch.no_grad():
                 wanted = self._network(other)
