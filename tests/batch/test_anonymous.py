@@ -75,7 +75,7 @@ def test_one_scan_has_one_number(tmp_path: Path) -> None:
     (again,) = plan_cases([tmp_path / "scans" / "a"], tmp_path / "seg.nii.gz", key=KEY)
     assert again.output == tmp_path / "seg.nii.gz"
     assert again.shown == again.number != ""
-    with pytest.raises(UsageError, match="tells who the patient is"):
+    with pytest.raises(UsageError, match="names the patient"):
         plan_cases([tmp_path / "scans"], tmp_path / "out", "dicom-seg", key=KEY)
     with pytest.raises(UsageError, match="add --anonymous"):
         OutputOptions(key_table="table.csv")

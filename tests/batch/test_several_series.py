@@ -79,7 +79,7 @@ def test_each_series_is_a_scan_with_a_name_that_does_not_depend_on_the_choice(
     with collect_notes() as notes:
         assert sorted(names(study, **asked)) == sorted(found)
     passed_over = asked == {"modality": asked.get("modality")} and bool(asked)
-    assert ["--series all takes them" in note for note in notes] == [True] * passed_over
+    assert ["--series all includes them" in note for note in notes] == [True] * passed_over
 
 
 def test_a_folder_of_another_modality_only_is_not_passed_over(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     done = tomoseg("segment", "doe", "-o", "out", "-b", BUNDLE_NAME, "--device", "cpu", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["doe_1_seg.nii.gz"]
-    assert "passed over, for they are no MR: 1.2.2 (CT" in done.stderr
+    assert "skipped, because they are no MR: 1.2.2 (CT" in done.stderr
 
 
 def test_an_image_without_a_uid_is_an_error_before_the_network_runs(tmp_path: Path) -> None:

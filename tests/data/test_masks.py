@@ -38,7 +38,7 @@ def test_a_mask_beside_its_scan_is_passed_over(name: str, tmp_path: Path) -> Non
     for inputs in ([tmp_path], [scan, mask], [f"{tmp_path}/*.nii.gz"]):
         with collect_notes() as notes:
             assert [case.input for case in plan_cases(inputs, tmp_path / "out")] == [scan]
-        assert notes == [f"{mask}: passed over, for it is the label map of a.nii.gz; --all-files takes it"]
+        assert notes == [f"{mask}: skipped, because it is the label map of a.nii.gz. --all-files includes it"]
         assert len(plan_cases(inputs, tmp_path / "out", all_files=True)) == 2
     assert [case.input for case in plan_cases([mask], tmp_path / "out")] == [mask]  # it was asked for
 
@@ -97,4 +97,4 @@ def test_our_own_results_are_known_by_their_manifest(tmp_path: Path) -> None:
     again = tomoseg("segment", "in", "-o", "out", "-b", BUNDLE_NAME, "--device", "cpu", folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert [path.name for path in (tmp_path / "out").rglob("*.nii.gz")] == ["a_seg.nii.gz"]
-    assert "a_seg.nii.gz: passed over, for it is a result of tomoseg" in again.stderr
+    assert "a_seg.nii.gz: skipped, because it is a result of tomoseg" in again.stderr

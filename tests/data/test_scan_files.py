@@ -1,4 +1,4 @@
-"""Files below a folder: links are followed once, and what is passed over has a name."""
+"""Files below a folder: links are followed once, and notes name what is skipped."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ def files(root: Path) -> None:
 @pytest.mark.parametrize(
     ("link", "found", "told"),
     [
-        (in_a_circle, [], ["a/up: passed over: a link to ROOT, which holds the link itself"]),
-        (to_a_folder_above, [], ["up: passed over: a link to ABOVE, which holds the link itself"]),
-        (to_itself, ["self"], ["self: passed over: a link that leads nowhere"]),
-        (to_a_folder_beside, [], ["again: passed over: a link to ROOT/a, which is searched already"]),
+        (in_a_circle, [], ["a/up: skipped: a link to ROOT, which holds the link itself"]),
+        (to_a_folder_above, [], ["up: skipped: a link to ABOVE, which holds the link itself"]),
+        (to_itself, ["self"], ["self: skipped: a link that leads nowhere"]),
+        (to_a_folder_beside, [], ["again: skipped: a link to ROOT/a, which is searched already"]),
         (
             to_each_other,
             ["out/out.nii.gz"],
             [
                 "out: a link that leads out of ROOT, to ABOVE/outside",
-                "out/back: passed over: a link to ROOT, which holds the link itself",
+                "out/back: skipped: a link to ROOT, which holds the link itself",
             ],
         ),
         (
@@ -95,7 +95,7 @@ def files(root: Path) -> None:
             files,
             ["gone", "one.nii.gz", "two.nii.gz"],
             [
-                "gone: passed over: a link that leads nowhere",
+                "gone: skipped: a link that leads nowhere",
                 "one.nii.gz: a link that leads out of ROOT, to ABOVE/outside/out.nii.gz, and 1 more",
             ],
         ),

@@ -23,6 +23,7 @@ PHRASES = {
     r"are done with|is done with|are done(?=[,;.])": "are finished, succeed",
     r"what (?:is|was|are|were|it|they)": "a noun",
     r"may as well|besides(?=[,;.])": "can, too",
+    r"passed over|mend(?:ed)?": "skipped, correct",
 }
 FORBIDDEN = re.compile(rf"\b(?:{'|'.join(PHRASES)})(?![a-z])", re.IGNORECASE)
 TEXTS = (".md", ".jinja", ".html", ".toml")

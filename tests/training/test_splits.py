@@ -68,7 +68,7 @@ def test_folds_that_name_no_case_train_nothing(tmp_path: Path) -> None:
     done = tomoseg("train", bundle, "--data", dataset, "--epochs", "1", "--device", "cpu", "-o", tmp_path / "out")
     assert done.returncode == 1
     assert "the folds name 'patient_0_0000' (6 such), and no case is called so" in done.stderr
-    assert "mend splits.json" in done.stderr
+    assert "correct splits.json" in done.stderr
     assert not list(tmp_path.rglob("model.pt"))
     (dataset / "splits.json").write_text(json.dumps([{"train": [], "val": names}] * 2))
     options = TrainingOptions(epochs=1, fold=0, device="cpu")

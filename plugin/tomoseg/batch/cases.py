@@ -37,7 +37,7 @@ class Case:
         folder: the folder of all results, which no link below it may lead out of; None for a file that was named.
         resumable: whether a manifest proves that it is done; not for a single file that was named.
         other_channels: the files of the channels after the first.
-        number: what stands for the scan in all that is written and shown; empty where its path may be told.
+        number: pseudonym of the scan in all outputs; empty where its path may be shown.
     """
 
     input: Path
@@ -118,7 +118,7 @@ def plan_cases(
         modality: that the bundle takes.
         phase: "KEYWORD=VALUE" of the images, where a DICOM series has several at each place.
         all_files: label maps beside their scans are scans, too.
-        key: of the numbers that stand for the scans; None where their paths may be told.
+        key: of the pseudonyms of the scans; None where their paths may be shown.
 
     Raises:
         UsageError: there is no scan, two scans would be written to one file, or the output is an input.
@@ -143,7 +143,7 @@ def plan_cases(
             raise UsageError(f"{target}: the output folder is the input folder. Choose another with -o")
         found = find_scans(given, series, target, modality, all_files=all_files)
         empty += not found
-        # a folder without any is kept beside others: it fails, and is not passed over in silence
+        # a folder without any is kept beside others: it fails, and is not skipped in silence
         scans.extend(found or [Scan(given, uid)])
     if empty == len(expanded):
         wanted = (
@@ -229,7 +229,7 @@ def plan_case(
         key: makes the scan's number, which is the name of its files then; None to keep its own.
 
     Raises:
-        UsageError: the output type tells who the patient is, and a number should stand for the scan.
+        UsageError: the output type names the patient, and the scan should be anonymous.
     """
     try:
         tree = scan.path.absolute().parent.relative_to(base.absolute())
@@ -239,7 +239,7 @@ def plan_case(
     place, number = tree / "_".join(filter(None, parts)), ""
     if key is not None:
         if output_type.of_series:
-            raise UsageError(f"--anonymous: {output_type.name} tells who the patient is. Choose nifti or nrrd.")
+            raise UsageError(f"--anonymous: {output_type.name} names the patient. Choose nifti or nrrd.")
         place = Path(number := pseudonym(key, place.as_posix()))
     output = target / place.with_name(f"{place.name}{output_type.ending}")
     return Case(scan.path, output, output_type, scan.series, True, folder=target, number=number)

@@ -48,7 +48,7 @@ def add_bundle(source: str, name: str = "", *, fetch: Fetch) -> Bundle:
 
     Args:
         source: a folder, a ZIP, or "zoo:NAME" or "zoo:NAME@VERSION" for MONAI's model zoo.
-        name: what it is called; by default as its folder, its ZIP or in the zoo.
+        name: its name; by default that of its folder, of its ZIP or in the zoo.
         fetch: brings a bundle of the zoo.
 
     Returns:
@@ -129,7 +129,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _unpack(path: Path, target: Path) -> Path:
-    """Unpack a ZIP, of which no file may lie elsewhere; return where."""
+    """Unpack a ZIP, with no file outside the folder; return the folder."""
     damage = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
     with errors_as(BundleError, f"{path}: cannot be unpacked", *damage), zipfile.ZipFile(path) as archive:
         members = archive.infolist()

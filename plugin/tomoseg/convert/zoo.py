@@ -43,5 +43,5 @@ def fetch_from_zoo(name: str, version: str | None, folder: Path) -> Path:
     except (Exception, SystemExit) as error:  # MONAI's downloader: errors of urllib, of its hashes and of ZIPs
         raise BundleError(f"{where}: cannot be fetched: {one_line(root_cause(error))}") from error
     if not root.is_dir():
-        raise BundleError(f"{where}: expected a folder {name} in what was fetched, got none")
+        raise BundleError(f"{where}: expected a folder {name} in the download, got none")
     return root

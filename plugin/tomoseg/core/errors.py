@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 class TomosegError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of every error that a user can correct."""
 
 
 class UsageError(TomosegError, ValueError):

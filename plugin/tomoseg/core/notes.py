@@ -18,9 +18,9 @@ def collect_notes() -> Iterator[list[str]]:
     Example:
         >>> from tomoseg.core.notes import collect_notes, take_note
         >>> with collect_notes() as notes:
-        ...     take_note("scans/link: passed over")
+        ...     take_note("scans/link: skipped")
         >>> notes
-        ['scans/link: passed over']
+        ['scans/link: skipped']
     """
     notes: list[str] = []
     outer = _collected.set(notes)

@@ -1,4 +1,4 @@
-"""Numbers in place of the names of scans: one number for one name, which nobody finds out without the user's key."""
+"""Numbers in place of the names of scans: one number for one name, secret without the user's key."""
 
 import hmac
 import os

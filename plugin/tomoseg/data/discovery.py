@@ -55,7 +55,7 @@ def find_scans(
         series: only DICOM series of this UID or description, which may be a pattern; "all" for scans of any kind and
             modality.
         leave_out: a folder that is not searched.
-        modality: that is wanted. Series of another one are passed over with a note, if there are any of this.
+        modality: that is wanted. Series of another one are skipped with a note, if there are any of this.
         all_files: label maps beside their scans are scans, too.
     """
     every = series in (None, ALL_SERIES)
@@ -92,7 +92,7 @@ def _choose(found: list[SeriesSummary], asked: str | None, modality: str, folder
     if not others or len(others) == len(found):
         return found
     take_note(
-        f"{folder}: passed over, for they are no {modality}: {'; '.join(map(str, others))}; --series all takes them"
+        f"{folder}: skipped, because they are no {modality}: {'; '.join(map(str, others))}. --series all includes them"
     )
     return [one for one in found if one not in others]
 

@@ -44,7 +44,7 @@ def without_masks(paths: Sequence[Path], asked: Collection[Path] | None = None) 
         result = path.with_name(MANIFEST.format(path.name)).is_file()
         if (scan or result) and _is_label_map(path, scan):
             of = f"the label map of {scan.name}" if scan else "a result of tomoseg"
-            take_note(f"{path}: passed over, for it is {of}; --all-files takes it")
+            take_note(f"{path}: skipped, because it is {of}. --all-files includes it")
         else:
             left.append(path)
     return left

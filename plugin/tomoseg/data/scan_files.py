@@ -53,7 +53,7 @@ def visible_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
     links = [path for path in found if path.is_symlink()]
     for path in links:
         if not path.exists():
-            take_note(f"{path}: passed over: a link that leads nowhere")
+            take_note(f"{path}: skipped: a link that leads nowhere")
     root = real_path(folder)
     outside = [path for path in links if path.exists() and not real_path(path).is_relative_to(root)]
     if outside:
@@ -77,7 +77,7 @@ def visible_folders(folder: Path, leave_out: Path | None = None) -> Iterator[tup
         if skipped is not None and target.is_relative_to(skipped):
             continue
         if start != folder and (why := _why_passed_over(target, root, searched)):
-            take_note(f"{start}: passed over: a link to {target}, {why}")
+            take_note(f"{start}: skipped: a link to {target}, {why}")
             continue
         if start != folder and not target.is_relative_to(root):
             take_note(f"{start}: a link that leads out of {folder}, to {target}")
@@ -103,4 +103,4 @@ def _why_passed_over(target: Path, root: Path, searched: Sequence[Path]) -> str:
 
 
 def _note_unreadable(error: OSError) -> None:
-    take_note(f"{error.filename}: passed over: {error.strerror}")
+    take_note(f"{error.filename}: skipped: {error.strerror}")

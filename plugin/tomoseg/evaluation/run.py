@@ -153,7 +153,7 @@ def save_evaluation(
         folder: folder of the files.
         images: a folder of scans, for the pictures of the worst cases; those of a dataset are known.
         worst: how many cases to show.
-        key: of the numbers that stand for the cases; None where their names may be told.
+        key: of the pseudonyms of the cases; None where their names may be shown.
 
     Raises:
         OutputError: one of them cannot be written.

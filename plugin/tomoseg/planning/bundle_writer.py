@@ -57,7 +57,7 @@ def plan_bundle(
 
     Raises:
         UsageError: the folder is no dataset, or the output cannot be.
-        DatasetError: the dataset has to be mended first.
+        DatasetError: the dataset has errors.
         OutputError: the bundle cannot be written.
     """
     target = Path(output)

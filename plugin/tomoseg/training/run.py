@@ -50,7 +50,7 @@ def train(
     Raises:
         BundleError: the bundle cannot be trained.
         UsageError: there is no such dataset, or an earlier training is in the way.
-        DatasetError: something in the dataset has to be mended; one line each.
+        DatasetError: the dataset has errors; one line each.
         TrainingError, MemoryLimitError: the training cannot continue; its saved state is kept.
         OutputError: checkpoints or weights cannot be written.
 

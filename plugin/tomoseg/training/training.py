@@ -62,7 +62,7 @@ class Trained:
 
 
 def check_data(data: Path, on_scan: OnScan | None = None, *, scans: bool = True) -> Dataset:
-    """Return the dataset, once all its scans were read and nothing has to be mended.
+    """Return the dataset after reading all its scans, if it has no errors.
 
     Args:
         data: its folder.
@@ -71,7 +71,7 @@ def check_data(data: Path, on_scan: OnScan | None = None, *, scans: bool = True)
 
     Raises:
         UsageError: it is no dataset.
-        DatasetError: something in it has to be mended; one line each.
+        DatasetError: it has errors; one line each.
     """
     return require_trainable(read_dataset(data), scans=scans, on_scan=on_scan)
 
@@ -102,11 +102,11 @@ def require_same_labels(dataset: Dataset, planned: PlannedBundle) -> None:
 
 
 def check_negatives(folder: Path, bundle: Bundle, on_scan: OnScan | None = None) -> tuple[Path, ...]:
-    """Return the scans without any label in a folder, once all were read and nothing has to be mended.
+    """Return the scans without any label in a folder after reading all of them, if they have no errors.
 
     Raises:
         UsageError: there is none.
-        DatasetError: something in them has to be mended; one line each.
+        DatasetError: they have errors; one line each.
     """
     return require_negatives(folder, bundle.modality, bundle.input_channels, on_scan=on_scan)
 

@@ -182,7 +182,7 @@ class TrainingWorkflow:
             if unknown:
                 raise DatasetError(
                     f"{self._data}: the folds name {unknown[0]!r} ({len(unknown)} such), and no case is called so; "
-                    f"cases are called {ids[0]!r} and the like: mend splits.json, or take it away"
+                    f"cases are called {ids[0]!r} and the like: correct splits.json, or remove it"
                 )
         if not self._entry(TrainEntry.TRAIN_CASES, True):
             raise DatasetError(f"{self._data}: no case is left to train on with --fold {self.fold}; hold fewer out")

@@ -35,7 +35,7 @@ class InspectionReport:
 
     @property
     def ok(self) -> bool:
-        """Nothing has to be mended."""
+        """Whether there is no error."""
         return not any(scan.errors for scan in self.scans) and all(dataset.ok for dataset in self.datasets)
 
     def as_json(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def trainable_labels(dataset: Dataset) -> dict[int, str]:
 def require_trainable(
     dataset: Dataset, *, voxels: bool = True, scans: bool = True, on_scan: OnScan | None = None
 ) -> Dataset:
-    """Return the dataset with a name for each label, once nothing in it has to be mended before a training.
+    """Return the dataset with a name for each label, if it has no errors for a training.
 
     Args:
         dataset: what `read_dataset` found.
@@ -32,7 +32,7 @@ def require_trainable(
         on_scan: called with the path of each scan before it is read.
 
     Raises:
-        DatasetError: something has to be mended: a missing partner, grids that differ, labels that are not declared or
+        DatasetError: the dataset has errors: a missing partner, grids that differ, labels that are not declared or
             that no case has, NaN, too few cases. One line each.
     """
     if scans and not dataset.has_scans:
@@ -67,7 +67,7 @@ def require_trainable(
 def require_negatives(
     folder: Path, modality: str | None, channels: int = 1, *, on_scan: OnScan | None = None
 ) -> tuple[Path, ...]:
-    """Return the NIfTI scans of a folder that are to be learnt as holding no label, once nothing has to be mended.
+    """Return the NIfTI scans of a folder without any of the labels, if they have no errors for a training.
 
     Label maps, by their names, and folders in it are left out.
 
