@@ -91,7 +91,7 @@ def zipped(name: str, text: str = "", mode: int = 0) -> Callable[[Path], object]
         with zipfile.ZipFile("source", "a") as archive:
             info = zipfile.ZipInfo(name)
             info.external_attr = mode << 16
-            archive.writestr(info, text)
+            archive.writestr(info, text, zipfile.ZIP_DEFLATED)
 
     return write_zip
 
@@ -112,6 +112,7 @@ REJECTED: dict[str, tuple[Callable[[Path], object], str]] = {
     "drive": (zipped("C:/outside"), "a link or a file outside of itself"),
     "link": (zipped("liver/link", "/etc", stat.S_IFLNK | 0o777), "a link or a file outside of itself"),
     "twice": (zipped("liver/configs/metadata.json"), "cannot be unpacked"),
+    "bomb": (zipped("liver/big", "0" * 150_000_000), "inflates to more than 50 times"),
     "two bundles": (zipped("other/configs/"), "expected one folder 'configs'"),
     "no ZIP": (lambda root: Path("source").write_text("x"), "cannot be unpacked"),
     "folder link": (changed(lambda root: (root / "more").symlink_to("/")), "a link to a folder"),

@@ -21,6 +21,8 @@ ZOO = re.compile(r"zoo:(?P<name>[A-Za-z0-9][A-Za-z0-9_-]*)(@(?P<version>[0-9][0-
 LEFT_OUT = (".git", "__pycache__")
 MAX_BYTES = 50_000_000_000  # of a bundle
 MAX_FILES = 100_000
+MAX_INFLATION = 50  # of a ZIP; weights hardly shrink
+SMALL_BYTES = 100_000_000
 MAX_DEPTH = 3  # folders in a ZIP above the bundle
 # fetches a bundle of MONAI's model zoo: its name, its version or None, and the folder that is to hold it
 Fetch = Callable[[str, str | None, Path], Path]
@@ -133,6 +135,8 @@ def _unpack(path: Path, target: Path) -> Path:
     damage = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
     with errors_as(BundleError, f"{path}: cannot be unpacked", *damage), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+        if sum(member.file_size for member in members) > MAX_INFLATION * path.stat().st_size + SMALL_BYTES:
+            raise BundleError(f"{path}: inflates to more than {MAX_INFLATION} times its size. Unpack it yourself")
         if len(members) > MAX_FILES or sum(member.file_size for member in members) > MAX_BYTES:
             raise BundleError(f"{path}: more than {MAX_FILES} files or {MAX_BYTES // 10**9} GB. Unpack it yourself")
         for member in members:

@@ -30,6 +30,7 @@ from tomoseg.core.memory import is_out_of_memory
 from tomoseg.core.threads import usable_threads
 from tomoseg.inference.config import literal
 from tomoseg.inference.device import choose_device
+from tomoseg.inference.parser import Scripts
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.resources import plan_cache
 from tomoseg.training.unlabelled import hash_scans
@@ -71,6 +72,7 @@ class TrainingWorkflow:
     def __init__(self, bundle: Bundle, data: Path, options: TrainingOptions, cases: int) -> None:
         require_trusted(bundle)
         self._bundle, self._data = bundle, data
+        self._scripts = Scripts(bundle.root)
         self._files = _config_files(bundle, bool(options.unlabelled))
         self._unlabelled = options.unlabelled
         self._init = None if options.init is None else Path(options.init)
@@ -236,7 +238,8 @@ class TrainingWorkflow:
     def _reported(self, what: str) -> Iterator[None]:
         """Turn any error of a config into one line."""
         try:
-            yield
+            with self._scripts.importable():
+                yield
         except Exception as error:  # a config calls MONAI, ignite, torch and other code that it names
             cause = root_cause(error)
             if isinstance(cause, TomosegError):
