@@ -101,7 +101,7 @@ def test_existing_results_are_kept_or_replaced(make_executor: MakeExecutor, scan
     cases[0].output.write_bytes(b"somebody's")
     report = run_batch(cases, make_executor(OutputOptions()))
     assert [case.status for case in report.cases] == ["failed"]
-    assert "pass --overwrite" in str(report.cases[0].reason)
+    assert "Pass --overwrite" in str(report.cases[0].reason)
     assert cases[0].output.read_bytes() == b"somebody's"
     report = run_batch(cases, make_executor(OutputOptions(overwrite=True)))
     assert [case.status for case in report.cases] == ["done"]

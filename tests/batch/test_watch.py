@@ -138,7 +138,7 @@ def test_a_dicom_export_is_one_scan(inbox: Path, dicom_scan: Path, real_scan: Pa
     assert nib.load(output / "study_seg.nii.gz").shape == nib.load(dicom_scan.with_name("mni.nii.gz")).shape
     failed = [case for case in cases(output).values() if case["status"] == "failed"]
     assert len(failed) == 1
-    assert "rename one" in failed[0]["reason"]
+    assert "Rename one" in failed[0]["reason"]
 
 
 @pytest.mark.parametrize(
