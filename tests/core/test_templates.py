@@ -12,7 +12,7 @@ from jinja2 import UndefinedError
 
 from tomoseg.core.templates import make_environment
 
-MARKUP = re.compile(r"</?[a-z][a-z0-9]*(\s[^>]*)?/?>|<!doctype|&(#\d+|[a-z]+);", re.IGNORECASE)
+MARKUP = re.compile(r"(?<!\?P)</?[a-z][a-z0-9]*(\s[^>]*)?/?>|<!doctype|&(#\d+|[a-z]+);", re.IGNORECASE)
 # what a template or a script could let through unescaped
 BYPASSES = re.compile(r"\|\s*safe\b|autoescape|innerHTML|outerHTML|insertAdjacentHTML|document\.write")
 # what makes markup, or an environment that escapes nothing

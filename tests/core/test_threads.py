@@ -40,8 +40,8 @@ from tomoseg.cli import main
 module = sys.modules["tomoseg.cli.segment"]
 load = module.import_engine
 
-def load_and_keep(bundle):
-    load(bundle)
+def load_and_keep(bundle, trust):
+    load(bundle, trust)
     import tomoseg.batch.segment as home
     made = home.Segmenter
     home.Segmenter = lambda *given: kept.append(made(*given)) or kept[0]

@@ -58,16 +58,16 @@ def bundles(
         raise UsageError("--add, --name, --remove: expected --add SOURCE with or without --name, or --remove NAME")
     if remove:
         remove_bundle(remove)
-        print(f"{remove}: removed")
+        print_line(f"{remove}: removed")
         return
     if add:
         with status(f"adding {add}"):
             made = add_bundle(add, name, fetch=_fetch)
-        print(f"{made.name}: added; see it with: tomoseg info {made.name}")
+        print_line(f"{made.name}: added; see it with: tomoseg info {made.name}")
         return
     described = [_summarise(one) for one in registered_names()]
     if as_json:
-        print(format_json({"bundles": described}), end="")
+        print_json(format_json({"bundles": described}))
         return
     rows = [(entry["name"], "—", "—", f"unusable: {entry['error']}", "—", "—", "—") if "error" in entry else (
         entry["name"], entry["version"], entry["modality"], ", ".join(entry["labels"].values()),

@@ -15,7 +15,7 @@ MAX_SHARE = 0.0005  # of the foreground, for other versions of torch and other p
 def test_each_kind_has_labels() -> None:
     assert {path.name for path in STORED.iterdir()} == {stored(kind, scan).name for kind, scan in PAIRS}
     for kind, scan in PAIRS:
-        assert np.sum(voxels(nib.load(stored(kind, scan))) > 0) > 900
+        assert np.sum(voxels(nib.load(stored(kind, scan))) > 0) > 800
 
 
 @pytest.mark.exhaustive
