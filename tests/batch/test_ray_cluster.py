@@ -20,6 +20,7 @@ import pytest
 from support.label_server import free_port
 from support.tiers import rest_exhaustive
 from tomoseg import Segmenter, segment_batch
+from tomoseg.bundle import trust
 
 NAME = "hippocampus_mr_segmentation"
 START_S = 120
@@ -143,6 +144,7 @@ def test_a_machine_that_does_not_share_what_it_must_is_told_in_one_line(
         "output": (f"mount -t tmpfs tmpfs '{out}'", ": not there; expected a folder that all machines share"),
         "weights": (f"mount --bind '{tmp_path}/other.pt' '{weights}'", "the bundle or its weights at"),
     }[what]
+    trust.record(bundle_copy)
     with cluster.head(cpus=0), cluster.machine(mounts):
         done = cluster.segment(scans, out, f"127.0.0.1:{cluster.port}", "-b", str(bundle_copy))
     assert done.returncode == 2

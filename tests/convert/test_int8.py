@@ -142,7 +142,7 @@ def put_another(bundle: Path) -> None:
         (lambda bundle: (bundle / "models" / BIN).unlink(), r"model_int8\.bin: missing"),
         (
             lambda bundle: (bundle / "models" / "model_int8.xml").unlink(),
-            "no int8 network there; make it with: tomoseg",
+            r"no int8 network there\. Make it with: tomoseg",
         ),
     ],
     ids=["weights", "definition", "damage", "another", "garbage", "no weights", "none"],

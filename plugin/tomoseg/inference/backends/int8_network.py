@@ -11,7 +11,7 @@ from tomoseg.core.files import sha256
 from tomoseg.inference.backends.openvino_model import import_openvino, openvino_core
 
 RECORD_SECTION = "tomoseg"  # the section of the model's own information where the proof stands
-AGAIN = "make it with: tomoseg export BUNDLE --format openvino-int8 --calibration SCANS"
+AGAIN = "Make it with: tomoseg export BUNDLE --format openvino-int8 --calibration SCANS"
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,16 @@ def find_int8(xml: Path, checkpoints_sha256: Sequence[str], definition: Any) -> 
         BundleError: it is missing, damaged, none of ours, or was made from others.
     """
     if not xml.is_file():
-        raise BundleError(f"{xml}: no int8 network there; {AGAIN}")
+        raise BundleError(f"{xml}: no int8 network there. {AGAIN}")
     weights = xml.with_suffix(".bin")
     if not weights.is_file():
-        raise BundleError(f"{weights}: missing; the int8 network {xml.name} has its weights in this file; {AGAIN}")
+        raise BundleError(f"{weights}: missing; the int8 network {xml.name} has its weights in this file. {AGAIN}")
     try:
         model = openvino_core().read_model(xml, weights)
     except RuntimeError as error:
-        raise BundleError(f"{xml}: cannot be read as a network of OpenVINO: {one_line(error)}; {AGAIN}") from error
+        raise BundleError(f"{xml}: cannot be read as a network of OpenVINO: {one_line(error)}. {AGAIN}") from error
     if _entry(model, "precision") != "int8":
-        raise BundleError(f"{xml}: expected a network in int8 that tomoseg made, got another one; {AGAIN}")
+        raise BundleError(f"{xml}: expected a network in int8 that tomoseg made, got another one. {AGAIN}")
     for key, values, what in (
         ("checkpoint_sha256", checkpoints_sha256, "from other weights than those in use"),
         ("network_sha256", [_hash(definition)], "from another network_def than the bundle's"),
@@ -88,7 +88,7 @@ def find_int8(xml: Path, checkpoints_sha256: Sequence[str], definition: Any) -> 
         if (found := _entry(model, key)) not in values:
             expected = " or ".join(f"{value[:12]}…" for value in values)
             raise BundleError(
-                f"{xml}: was made {what}: expected SHA-256 {expected}, got {found[:12]}…; {AGAIN} --overwrite"
+                f"{xml}: was made {what}: expected SHA-256 {expected}, got {found[:12]}…. {AGAIN} --overwrite"
             )
     return Int8Network(xml, sha256(xml), _entry(model, "checkpoint_sha256"))
 
