@@ -72,7 +72,7 @@ def test_one_of_several_series_is_chosen(dicom_scan: Path, tmp_path: Path) -> No
     uid = str(pydicom.dcmread(next(dicom_scan.iterdir())).SeriesInstanceUID)
     done = run_inside("segment", study, "-o", tmp_path / "out", "-b", NAME)
     assert done.returncode == 0, done.stderr
-    assert "passed over, for they are no MR: 1.2.3 (CT, 4 images, phantom)" in done.stderr
+    assert "skipped, because they are no MR: 1.2.3 (CT, 4 images, phantom)" in done.stderr
     report = (tmp_path / "out" / "report.json").read_text()
     assert [case["series"] for case in json.loads(report)["cases"]] == [uid]
     assert "Doe" not in done.stderr + report

@@ -50,6 +50,9 @@ def opens(call: ast.Call, tree: ast.Module) -> bool:
     owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
     given = [*call.args, *(keyword.value for keyword in call.keywords)]
     writes = any(isinstance(one, ast.Constant) and one.value in ("w", "wb", "x", "xb", "ab", "rb+") for one in given)
+    # a member of an archive that is open, and a file that is made
+    if owner == "archive" or "os.O_CREAT" in ast.unparse(call):
+        return False
     if name not in OPENERS or (name == "load" and owner not in LOADERS) or owner.startswith("files(") or writes:
         return False
     if name in ("read_text", "read_file") and not owner:  # `core.files.read_text`

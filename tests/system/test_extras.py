@@ -18,16 +18,17 @@ from tomoseg.cli.doctor import PARTS
 from tomoseg.convert.export.formats import FORMATS
 
 TORCH = "torch==2.13.0"  # that of scripts/environment.py
-EXTRAS = {"all", "clean", "export", "label", "ray", "tensorrt", "train"}
+EXTRAS = {"all", "clean", "export", "label", "nnunet", "ray", "tensorrt", "train"}
 # packages that each extra brings beyond those of tomoseg itself
 BROUGHT = {
     "train": {"tensorboard", "scikit-image"},
     "clean": {"pywavelets", "scikit-image"},
     "ray": {"ray"},
     "export": {"jsonschema", "nncf", "onnx", "onnxruntime", "onnxscript"},
+    "nnunet": {"dynamic-network-architectures"},
     "label": {"monailabel", "pywavelets", "scikit-image"},
 }
-BROUGHT["all"] = BROUGHT["train"] | BROUGHT["clean"] | BROUGHT["ray"] | BROUGHT["export"]
+BROUGHT["all"] = BROUGHT["train"] | BROUGHT["clean"] | BROUGHT["ray"] | BROUGHT["export"] | BROUGHT["nnunet"]
 CORE = {"contourpy", "edt", "highdicom", "itk-io", "matplotlib", "nilearn", "openvino", "pyjpegls", "torch"}
 
 

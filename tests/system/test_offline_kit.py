@@ -27,7 +27,7 @@ def test_a_folder_that_is_not_empty_is_refused_in_one_line(checkout: Path, tmp_p
 def test_an_extra_that_is_unknown_is_refused_in_one_line(checkout: Path, tmp_path: Path) -> None:
     done = make_kit(checkout, str(tmp_path / "kit"), "--extras", "ray,label")
     assert done.returncode == 1
-    assert done.stderr == "error: --extras: expected some of all, clean, export, ray, train, got label\n"
+    assert done.stderr == "error: --extras: expected some of all, clean, export, nnunet, ray, train, got label\n"
 
 
 def test_a_kit_that_fails_leaves_nothing(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,11 +190,11 @@ def test_the_card_has_what_was_measured(validated: tuple[Path, CrossValidation],
     text = card.read_text()
     assert "Not measured yet" not in text
     assert "## References" in text
-    (row,) = (line for line in text.splitlines() if line.startswith("| front | 6 |"))
+    (row,) = (line for line in text.splitlines() if line.startswith("| Front | 6 |"))
     assert f"{result.dice[0]:.4f} (" in row
     summary = json.loads((result.folder / "summary.json").read_text())
     assert row.count("|") == 4 + len(summary["folds"])
-    assert f"{summary['folds'][3]['mean_dice']['front']:.4f}" in row
+    assert f"{summary['folds'][3]['mean_dice']['Front']:.4f}" in row
     # once more it is replaced; what somebody wrote is not
     scores: dict[int | str | None, list[list[float]]] = {0: [[0.5, math.nan], [0.7, 0.9]]}
     copy = Path(shutil.copy(card, tmp_path))

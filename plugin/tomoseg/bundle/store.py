@@ -14,7 +14,7 @@ from pathlib import Path
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import SAFE_NAME, added_folders, registered_names, store_folder
 from tomoseg.core.errors import BundleError, OutputError, UsageError, errors_as
-from tomoseg.core.files import sha256, staging_folder
+from tomoseg.core.files import require_regular, sha256, staging_folder
 from tomoseg.core.json_files import write_json
 
 ZOO = re.compile(r"zoo:(?P<name>[A-Za-z0-9][A-Za-z0-9_-]*)(@(?P<version>[0-9][0-9A-Za-z.]*))?")
@@ -133,7 +133,10 @@ def _copy(source: Path, target: Path) -> None:
 def _unpack(path: Path, target: Path) -> Path:
     """Unpack a ZIP, with no file outside the folder; return the folder."""
     damage = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
-    with errors_as(BundleError, f"{path}: cannot be unpacked", *damage), zipfile.ZipFile(path) as archive:
+    with (
+        errors_as(BundleError, f"{path}: cannot be unpacked", *damage),
+        zipfile.ZipFile(require_regular(path)) as archive,
+    ):
         members = archive.infolist()
         if sum(member.file_size for member in members) > MAX_INFLATION * path.stat().st_size + SMALL_BYTES:
             raise BundleError(f"{path}: inflates to more than {MAX_INFLATION} times its size. Unpack it yourself")

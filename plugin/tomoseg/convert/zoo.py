@@ -6,6 +6,7 @@ from pathlib import Path
 from monai.bundle import ConfigParser, download, download_large_files
 
 from tomoseg.core.errors import BundleError, one_line, root_cause
+from tomoseg.core.files import require_regular
 from tomoseg.core.quiet import suppress_warnings
 
 LARGE_FILES = (".yml", ".yaml", ".json")
@@ -33,7 +34,11 @@ def fetch_from_zoo(name: str, version: str | None, folder: Path) -> Path:
             download(name=name, version=version, bundle_dir=str(folder), progress=False, **more)
         root = folder / name
         listed = [path for suffix in LARGE_FILES for path in root.glob(f"large_files*{suffix}")]
-        for entry in ConfigParser.load_config_files(list(map(str, listed))).get("large_files", []) if listed else []:
+        for entry in (
+            ConfigParser.load_config_files([str(require_regular(path)) for path in listed]).get("large_files", [])
+            if listed
+            else []
+        ):
             if not str(entry.get("url", "")).startswith(("https://", "http://")):
                 raise BundleError(f"{where}: {listed[0].name}: expected URLs of the web, got {entry.get('url')!r}")
         if listed:

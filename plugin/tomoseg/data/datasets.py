@@ -238,7 +238,9 @@ def _read_lists(description: dict[str, Any]) -> dict[str, list[Any]] | None:
                 for case in cases.values()
             ],
         )
-        if listed and _labels(listed) != _labels(lists["training"]):  # MONAI trains on the one, nnU-Net on the other
+        if (
+            listed and isinstance(listed, list) and _labels(listed) != _labels(lists["training"])
+        ):  # MONAI trains on the one, nnU-Net on the other
             raise _DescriptionError("training and dataset: two lists of cases that differ. Keep one of them.")
     for key, entries in lists.items():
         if not isinstance(entries, list):

@@ -85,15 +85,15 @@ def read_prediction(path: Path, grid: Grid, names: Mapping[int, str]) -> LabelMa
     found = read_reference(path, names=names)
     if found.grid.shape != grid.shape:
         raise VolumeError(
-            f"{path}: expected the {by(grid.shape)} voxels of its reference, got {by(found.grid.shape)}; "
-            "resample it to the reference's grid first"
+            f"{path}: expected the {by(grid.shape)} voxels of its reference, got {by(found.grid.shape)}. "
+            "Resample it to the reference's grid first"
         )
     apart = found.grid.distance_mm(grid)
     if apart > MAX_ROUNDING_VOXELS * min(grid.spacing):
         orientations = {found.grid.orientation, grid.orientation}
         turned = f" ({found.grid.orientation} and {grid.orientation})" if len(orientations) > 1 else ""
         raise VolumeError(
-            f"{path}: expected the grid of its reference, got one{turned} whose voxels lie up to {apart:.3g} mm off; "
-            "resample it to the reference's grid first"
+            f"{path}: expected the grid of its reference, got one{turned} whose voxels lie up to {apart:.3g} mm off. "
+            "Resample it to the reference's grid first"
         )
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tomoseg.core.errors import BundleError, one_line, shorten
+from tomoseg.core.files import read_text
 
 SHOWN = 60  # characters of a value that is wrong
 MAX_BYTES = 100 * 10**6  # plans of nnU-Net have some 10 kB
@@ -95,7 +96,7 @@ def read_entry(path: Path) -> Entry:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BundleError(f"{path}: is larger than {MAX_BYTES // 10**6} MB. Give the file as nnU-Net wrote it")
-        return Entry(json.loads(path.read_text("utf-8")), str(path))
+        return Entry(json.loads(read_text(path)), str(path))
     except FileNotFoundError as error:
         raise BundleError(f"{path}: is missing. Give a results folder of nnU-Net that was trained") from error
     except (OSError, ValueError, RecursionError) as error:

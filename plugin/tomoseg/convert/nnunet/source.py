@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from zlib import error as ZlibError  # noqa: N812
 
 from tomoseg.core.errors import BundleError, UsageError, one_line
+from tomoseg.core.files import require_regular
 
 PLANS, DATASET, POSTPROCESSING = "plans.json", "dataset.json", "postprocessing.json"
 FOLD = re.compile(r"fold_(\d+|all)")
@@ -106,7 +107,7 @@ def _choose(path: Path, folder: Path, configuration: str | None) -> TrainedModel
 def _unpack(path: Path, folder: Path) -> None:
     """Unpack the needed files of a ZIP; none leaves the folder."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(require_regular(path)) as archive:
             wanted = [info for info in archive.infolist() if WANTED.fullmatch(PurePosixPath(info.filename).name)]
             if sum(info.file_size for info in wanted) > MAX_UNPACKED:
                 raise BundleError(f"{path}: would unpack to more than {MAX_UNPACKED // 10**9} GB. Unpack it yourself")

@@ -123,6 +123,8 @@ def read_source(path: Path, series: DicomSeries, shape: Sequence[int]) -> Source
         with errors_as(VolumeError, what, Exception):  # pydicom's parsers, on a file that has changed
             if frame.path not in files:
                 header = _read_header(frame.path)
+                if not header.get("SeriesInstanceUID"):
+                    raise ValueError("no DICOM image")
                 files[frame.path] = header, read_functional_groups(header)
             if not files[frame.path][0].get("SOPInstanceUID"):
                 raise VolumeError(f"{frame.path}: has no SOPInstanceUID, to which a DICOM result refers; write NIfTI")
