@@ -1,4 +1,4 @@
-"""Hostile bundles: whatever they try, nothing of them runs before the yes, and weights never run."""
+"""Hostile bundles: nothing in them runs before the yes, and weights never run."""
 
 from __future__ import annotations
 

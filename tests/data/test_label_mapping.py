@@ -65,7 +65,7 @@ def test_names_that_fall_together_are_an_error(ours: tuple[int, ...], theirs: tu
     spelt = {1: "right parotid", 2: "Right_parotid"}
     with pytest.raises(UsageError, match="are one name"):
         LabelMapping.by_name({value: spelt[value] for value in theirs}, {value: spelt[value] for value in ours})
-    other = {1: "spleen", 2: "spleen"}  # which nobody asks for
+    other = {1: "spleen", 2: "spleen"}  # labels that ours do not have
     assert LabelMapping.by_name(other, {1: "liver"}) == LabelMapping()
 
 

@@ -1,4 +1,4 @@
-"""A bundle's config as MONAI reads it, wherever the bundle lies, whatever scripts it has, on this machine."""
+"""A bundle's config as MONAI reads it on this machine, from any folder and with scripts of its own."""
 
 from __future__ import annotations
 

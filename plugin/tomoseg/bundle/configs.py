@@ -1,6 +1,7 @@
 """The config files of a bundle, and the entries that they are made of."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tomoseg.core.files import atomic_file
 Json = dict[str, Any]
 INTERPRETED_STARTS = ("$", "@", "%")
 WIDE_FORMS = {ord(sign): ord(sign) + 0xFEE0 for sign in INTERPRETED_STARTS}
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a bundle, and of a folder that a config names
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 
 

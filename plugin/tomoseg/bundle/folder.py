@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tomoseg.bundle.registry import SAFE_NAME
+from tomoseg.bundle.configs import SAFE_NAME
 from tomoseg.bundle.trust import code_files, record
 from tomoseg.core.errors import DatasetError, UsageError, errors_as
 from tomoseg.core.files import staging_folder

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tomoseg.bundle.configs import find_config
+from tomoseg.bundle.configs import SAFE_NAME, find_config
 from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.core.errors import BundleError, one_line, shorten
 from tomoseg.core.json_files import load_json
@@ -107,7 +107,9 @@ class Bundle:
         path = self.root / "configs" / "metadata.json"
         members = self.metadata.get("members", [])
         try:
-            folders = [self.root / "members" / require_plain_name(entry["folder"]) for entry in members]
+            if unsafe := [entry["folder"] for entry in members if not SAFE_NAME.fullmatch(entry["folder"])]:
+                raise ValueError(f"{unsafe[0]!r} is no name of a folder")
+            folders = [self.root / "members" / entry["folder"] for entry in members]
             values = [{int(value): int(own) for value, own in entry["labels"].items()} for entry in members]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{path}: members: cannot be read: {one_line(error)}. Import the set again") from error
@@ -257,10 +259,3 @@ def read_label(value: int, name: str, entry: dict[str, Any]) -> Label:
         None if entry.get("roi_name") is None else str(entry["roi_name"]),
         None if volume_ml is None else (float(volume_ml[0]), float(volume_ml[1])),
     )
-
-
-def require_plain_name(name: str) -> str:
-    """Return a file name; ValueError for one that would lead to another folder."""
-    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:\0"):
-        raise ValueError(f"{name!r} is no name of a folder")
-    return name

@@ -7,12 +7,12 @@ register theirs under the entry-point group `tomoseg.bundles`, each value a fold
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from platformdirs import user_data_path
 
+from tomoseg.bundle.configs import SAFE_NAME
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.trust import record
 from tomoseg.core.errors import BundleError, one_line
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "tomoseg.bundles"
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a bundle, and of a folder that a config names
 
 
 def registered_names() -> list[str]:

@@ -3,26 +3,21 @@
 import os
 import re
 import shutil
-import stat
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tomoseg.bundle.configs import SAFE_NAME
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.registry import SAFE_NAME, added_folders, registered_names, store_folder
+from tomoseg.bundle.registry import added_folders, registered_names, store_folder
+from tomoseg.core.archives import MAX_BYTES, MAX_FILES, unpack
 from tomoseg.core.errors import BundleError, OutputError, UsageError, errors_as
-from tomoseg.core.files import require_regular, sha256, staging_folder
+from tomoseg.core.files import sha256, staging_folder
 from tomoseg.core.json_files import write_json
 
 ZOO = re.compile(r"zoo:(?P<name>[A-Za-z0-9][A-Za-z0-9_-]*)(@(?P<version>[0-9][0-9A-Za-z.]*))?")
 LEFT_OUT = (".git", "__pycache__")
-MAX_BYTES = 50_000_000_000  # of a bundle
-MAX_FILES = 100_000
-MAX_INFLATION = 50  # of a ZIP; weights hardly shrink
-SMALL_BYTES = 100_000_000
 MAX_DEPTH = 3  # folders in a ZIP above the bundle
 # fetches a bundle of MONAI's model zoo: its name, its version or None, and the folder that is to hold it
 Fetch = Callable[[str, str | None, Path], Path]
@@ -74,7 +69,7 @@ def add_bundle(source: str, name: str = "", *, fetch: Fetch) -> Bundle:
             (staging / "fetched").mkdir()
             root = fetch(zoo["name"], zoo["version"], staging / "fetched")
         else:
-            root = path if path.is_dir() else _find_bundle(_unpack(path, staging / "unpacked"))
+            root = path if path.is_dir() else _find_bundle(unpack(path, staging / "unpacked"))
         copy = staging / wanted
         _copy(root, copy)
         licence = Bundle(wanted, copy).describe()["licence"]
@@ -128,35 +123,6 @@ def _copy(source: Path, target: Path) -> None:
         for name in names:
             with errors_as(OutputError, f"{made / name}: cannot be copied", OSError):
                 shutil.copyfile(Path(place, name), made / name)
-
-
-def _unpack(path: Path, target: Path) -> Path:
-    """Unpack a ZIP, with no file outside the folder; return the folder."""
-    damage = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
-    with (
-        errors_as(BundleError, f"{path}: cannot be unpacked", *damage),
-        zipfile.ZipFile(require_regular(path)) as archive,
-    ):
-        members = archive.infolist()
-        if sum(member.file_size for member in members) > MAX_INFLATION * path.stat().st_size + SMALL_BYTES:
-            raise BundleError(f"{path}: inflates to more than {MAX_INFLATION} times its size. Unpack it yourself")
-        if len(members) > MAX_FILES or sum(member.file_size for member in members) > MAX_BYTES:
-            raise BundleError(f"{path}: more than {MAX_FILES} files or {MAX_BYTES // 10**9} GB. Unpack it yourself")
-        for member in members:
-            parts = Path(member.filename.replace("\\", "/")).parts
-            outside = not parts or ".." in parts or Path(parts[0]).is_absolute() or ":" in parts[0]
-            if outside or stat.S_ISLNK(member.external_attr >> 16):
-                raise BundleError(
-                    f"{path}: holds a link or a file outside of itself, {member.filename!r}. Do not use it"
-                )
-            place = target.joinpath(*parts)
-            if member.is_dir():
-                place.mkdir(parents=True, exist_ok=True)
-                continue
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as packed, place.open("xb") as file:
-                shutil.copyfileobj(packed, file)  # ZipFile reads no more than the size that was added up
-    return target
 
 
 def _find_bundle(folder: Path) -> Path:

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from tomoseg.bundle.card import EMPTY_ACCURACY
-from tomoseg.bundle.configs import as_text
+from tomoseg.bundle.configs import SAFE_NAME, as_text
 from tomoseg.bundle.folder import new_bundle, require_free, require_safe_names
 from tomoseg.bundle.planned import PLAN, PlannedBundle
-from tomoseg.bundle.registry import SAFE_NAME
 from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset, read_description
 from tomoseg.data.inspection.scan import OnScan

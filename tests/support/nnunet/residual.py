@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import pad
 
 Weights = dict[str, torch.Tensor]
-IMAGE_CHANNELS = 2  # the stem passes the image and its negative, of which LeakyReLU spoils one half each
+IMAGE_CHANNELS = 2  # the stem passes the image and its negative; LeakyReLU spoils one half of each
 BLOCKS = 2  # in each stage but the first
 SLOPE = 0.01  # of LeakyReLU below 0
 SMALL = 0.05  # share of what has no place in a PlainConvUNet, and which labels survive

@@ -127,9 +127,8 @@ def import_nnunet(
             metadata = _metadata(plans, labels, channels, facts)
             _write_texts(staging, config, metadata, facts, plans, labels, name, network["_target_"])
             say("loading the bundle")
-            loaded = InferenceConfig(Bundle(name, staging, trusted=True))  # nothing in it is the model's own text
-            for path in loaded.checkpoints:
-                loaded.load_network(path)
+            # nothing in it is the model's own text; its weights must fit its network
+            _ = InferenceConfig(Bundle(name, staging, trusted=True)).networks
     notes = _notes(facts, axes, axcodes, plans)
     return ImportedModel(facts["dataset"], network["_target_"], tuple(facts["folds"]), labels.names, notes)
 

@@ -1,23 +1,19 @@
 """Where a trained nnU-Net lies: a results folder, the folder of its dataset, or a ZIP of one."""
 
 import re
-import shutil
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
-from zlib import error as ZlibError  # noqa: N812
 
-from tomoseg.core.errors import BundleError, UsageError, one_line
-from tomoseg.core.files import require_regular
+from tomoseg.core.archives import unpack
+from tomoseg.core.errors import BundleError, UsageError
 
 PLANS, DATASET, POSTPROCESSING = "plans.json", "dataset.json", "postprocessing.json"
 FOLD = re.compile(r"fold_(\d+|all)")
-# of a ZIP, nothing else is unpacked; and never more than these bytes
+# of a ZIP, nothing else is unpacked
 WANTED = re.compile(r"(plans|dataset|postprocessing)\.json|checkpoint_\w+\.pth")
-MAX_UNPACKED = 50 * 10**9
 MAX_DEPTH = 3  # folders in a ZIP above the results folder
 
 
@@ -77,7 +73,7 @@ def open_model(path: Path, configuration: str | None) -> Iterator[TrainedModel]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file or folder. Give a results folder of nnU-Net, or a ZIP of one")
     with TemporaryDirectory(prefix="tomoseg-") as folder:
-        _unpack(path, Path(folder))
+        unpack(path, Path(folder), lambda name: bool(WANTED.fullmatch(name)))
         yield _choose(path, Path(folder), configuration)
 
 
@@ -102,23 +98,3 @@ def _choose(path: Path, folder: Path, configuration: str | None) -> TrainedModel
         names = ", ".join(one.name for one in chosen)
         raise UsageError(f"{path}: has several models: {names}. Choose one with --configuration, or give its folder")
     return TrainedModel(chosen[0], str(path) if chosen[0] == folder.resolve() else f"{path}: {chosen[0].name}")
-
-
-def _unpack(path: Path, folder: Path) -> None:
-    """Unpack the needed files of a ZIP; none leaves the folder."""
-    try:
-        with zipfile.ZipFile(require_regular(path)) as archive:
-            wanted = [info for info in archive.infolist() if WANTED.fullmatch(PurePosixPath(info.filename).name)]
-            if sum(info.file_size for info in wanted) > MAX_UNPACKED:
-                raise BundleError(f"{path}: would unpack to more than {MAX_UNPACKED // 10**9} GB. Unpack it yourself")
-            for info in wanted:
-                if PurePosixPath(info.filename).is_absolute() or ".." in PurePosixPath(info.filename).parts:
-                    raise BundleError(f"{path}: names a file outside of itself, {info.filename!r}. Do not trust it")
-                target = folder / info.filename
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(info) as packed, target.open("xb") as file:
-                    shutil.copyfileobj(packed, file)
-    except (zipfile.BadZipFile, ZlibError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise BundleError(f"{path}: cannot be read as a ZIP: {one_line(error)}. Fetch it again") from error
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be unpacked: {one_line(error)}. Unpack it yourself") from error
