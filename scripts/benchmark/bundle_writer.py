@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from network import CLASSES, HU_RANGE, SPACING, WINDOW, network_def, write_weights
+from tomoseg.bundle.trust import record
 
 
 def write_bundle(folder: Path, classes: int = CLASSES, amp: bool = False) -> Path:
-    """Write `configs/inference.json`, `configs/metadata.json` and `models/model.pt`; return the folder.
+    """Write `configs/inference.json`, `configs/metadata.json` and `models/model.pt`; return the folder, whose code may run.
 
     Args:
         folder: the bundle's.
@@ -26,6 +27,7 @@ def write_bundle(folder: Path, classes: int = CLASSES, amp: bool = False) -> Pat
     for name, config in (("inference", inference_config(classes, amp)), ("metadata", metadata(classes))):
         (configs / f"{name}.json").write_text(json.dumps(config, indent=4) + "\n")
     write_weights(folder / "models", classes)
+    record(folder)
     return folder
 
 

@@ -16,6 +16,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from phantom import phantom
 from tomoseg import find_bundle
+from tomoseg.bundle.trust import record
 
 LABELLED = 0.001  # of the voxels of the phantom, for each organ
 
@@ -26,6 +27,7 @@ def write_biased_bundle(folder: Path) -> Path:
     All that it does takes the time that it takes in a patient, contours included.
     """
     shutil.copytree(find_bundle("head_neck_ct_segmentation").root, folder, dirs_exist_ok=True)
+    record(folder)
     parser = ConfigParser()
     parser.read_config(folder / "configs" / "inference.json")
     parser["bundle_root"] = str(folder)

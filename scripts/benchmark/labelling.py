@@ -194,7 +194,7 @@ def small_bundle(folder: Path) -> Bundle:
         else:
             config["patch_size"] = WINDOW
         path.write_text(json.dumps(config))
-    return Bundle(folder.name, folder)
+    return Bundle(folder.name, folder, trusted=True)
 
 
 if __name__ == "__main__":
