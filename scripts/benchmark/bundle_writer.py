@@ -15,7 +15,7 @@ from tomoseg.bundle.trust import record
 
 
 def write_bundle(folder: Path, classes: int = CLASSES, amp: bool = False) -> Path:
-    """Write `configs/inference.json`, `configs/metadata.json` and `models/model.pt`; return the folder, whose code may run.
+    """Write `configs/inference.json`, `configs/metadata.json` and `models/model.pt`; return the folder, which is trusted.
 
     Args:
         folder: the bundle's.
