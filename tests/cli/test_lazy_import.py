@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from support.bundles import CHECKOUT
+from tomoseg.bundle import trust
 from tomoseg.cli.lazy_import import collector_paused, deferred
 
 USER = """
@@ -135,6 +136,7 @@ def test_a_bundle_that_needs_a_deferred_package_works(tmp_path: Path) -> None:
         {"_target_": "Lambdad", "keys": "pred", "func": "@fill"},
     ]
     path.write_text(json.dumps(config))
+    trust.record(bundle)
     scan = tmp_path / "scan.nii.gz"
     voxels = np.random.default_rng(0).normal(size=(36, 50, 36)).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), scan)

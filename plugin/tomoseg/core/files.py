@@ -52,10 +52,9 @@ def real_path(path: Path) -> Path:
 def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
     """Return the text in a regular file of at most `MAX_TEXT_BYTES`; otherwise as `open_regular`."""
     with open_regular(path) as file:
-        content = file.read(MAX_TEXT_BYTES + 1)
-    if len(content) > MAX_TEXT_BYTES:
-        raise OSError(f"expected a text of at most {MAX_TEXT_BYTES >> 20} MiB")
-    return content.decode(encoding, errors)
+        if os.fstat(file.fileno()).st_size > MAX_TEXT_BYTES:
+            raise OSError(f"expected a text of at most {MAX_TEXT_BYTES >> 20} MiB")
+        return file.read().decode(encoding, errors)  # a number of bytes would be taken from memory before it is read
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The memory of this process, and errors that say that it ran out."""
 
 import ctypes
+import errno
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -63,5 +64,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error of Python, torch or a backend means that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without its import
         return True
+    if isinstance(error, OSError):  # a map of memory, or a process that cannot start
+        return error.errno == errno.ENOMEM
     text = str(error).lower()
     return isinstance(error, OUT_OF_MEMORY_ERRORS) and any(words in text for words in OUT_OF_MEMORY)

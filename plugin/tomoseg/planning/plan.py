@@ -36,7 +36,7 @@ def plan(
         >>> import tomoseg
         >>> made = tomoseg.plan("dataset", "my_bundle", tomoseg.PlanningOptions(device="cpu", preset="small"))
         >>> made.modality, made.labels
-        ('MR', {1: 'front', 2: 'back_part'})
+        ('MR', {1: 'Front', 2: 'Back part'})
     """
     asked = options or PlanningOptions()
     return plan_bundle(

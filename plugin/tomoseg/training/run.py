@@ -57,7 +57,7 @@ def train(
     Example:
         >>> import tomoseg
         >>> options = tomoseg.TrainingOptions(fold="none", epochs=1, device="cpu")
-        >>> trained = tomoseg.train("my_bundle", "dataset", options)
+        >>> trained = tomoseg.train("./my_bundle", "dataset", options)
         >>> trained.epochs, trained.installed
         (1, True)
     """
