@@ -189,3 +189,33 @@ def test_each_phase_is_a_channel_and_labels_are_not_loaded(tmp_path: Path, scan:
     first = np.asanyarray(image.dataobj)
     np.testing.assert_array_equal(result.labels, first[::-1] > first)
     assert "'preprocessing' loads no label, for a scan has none" in result.stats.notes
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_one_of_several_configs_is_chosen_by_its_path(tmp_path: Path, scan: Path, whole: bool) -> None:
+    """As MONAI does with several --config_file, a part of a config changes entries of the usual one."""
+    root = write(tmp_path / "bundle", {}, {})
+    other, usual = root / "configs" / "inference_other.yaml", root / "configs" / "inference.json"
+    last = {"_target_": "AsDiscreted", "keys": "pred", "threshold": 99}
+    part = {"postprocessing#transforms#1": last}
+    other.write_text(json.dumps({**CONFIG, "postprocessing": {"_target_": "Compose", "transforms": [INVERT, last]}}))
+    if not whole:
+        other.write_text(json.dumps(part))
+    assert segment(root, scan).labels.any()
+    assert not segment(other, scan).labels.any()
+    usual.unlink()
+    with pytest.raises(TomosegError, match=r"Give the config that segments: -b .*NAME\.json"):
+        segment(root, scan)
+    if whole:
+        assert not segment(other, scan).labels.any()
+        return
+    with pytest.raises(TomosegError, match="expected the entry 'preprocessing'"):
+        segment(other, scan)
+
+
+def test_a_bundle_named_relative_to_the_working_directory(
+    tmp_path: Path, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "bundle", {})
+    monkeypatch.chdir(tmp_path)
+    assert segment(Path("bundle"), scan).labels.any()

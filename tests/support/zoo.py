@@ -31,6 +31,7 @@ class ZooBundle:
         without: an entry of the network that MONAI of today does not know.
         images: names of the images of one case; of a bundle with one image of several channels, their number.
         overrides: what it needs besides to run on this machine at all.
+        config: which of its inference configs.
         reason: why the engine leaves it to MONAI; empty where it does not.
         judge: what MONAI needs besides, and `tomoseg segment` sees to by itself, with a note that has `note` in it.
     """
@@ -39,6 +40,7 @@ class ZooBundle:
     without: str = ""
     images: tuple[str, ...] | int = ("image",)
     overrides: dict[str, Any] = field(default_factory=dict)
+    config: str = "inference"
     reason: str = ""
     judge: dict[str, Any] = field(default_factory=dict)
     note: str = ""
@@ -78,6 +80,12 @@ SEGMENTED = BUNDLES | {
         note="loads no label",
     ),
     "spleen_deepedit_annotation": ZooBundle(None, overrides={"spatial_size": [32, 32, 32]}),
+    "pediatric_abdominal_ct_segmentation:inference_swinunetr": ZooBundle(
+        (64, 64, 64),
+        without="img_size",
+        overrides={"network_def::feature_size": 12, "inferer::overlap": 0.25},
+        config="inference_swinunetr",
+    ),
 }
 
 
@@ -110,8 +118,8 @@ def zoo_parser(name: str, folder: Path, data: list[dict[str, Any]]) -> Iterator[
     """
     bundle = SEGMENTED[name]
     if not folder.is_dir():
-        shutil.copytree(ZOO / name, folder)
-    (path,) = (folder / "configs").glob("inference.[jy]*")
+        shutil.copytree(ZOO / name.partition(":")[0], folder)
+    (path,) = (folder / "configs").glob(f"{bundle.config}.[jy]*")
     parser = ConfigParser()
     parser.read_config(str(path))
     if bundle.without:

@@ -23,6 +23,7 @@ class Bundle:
         name: the name it is registered under, or the folder's.
         root: the folder.
         trusted: whether tomoseg or an installed package brought it, so that its code may run.
+        config: name of the inference config's file, such as "inference_swinunetr.yaml"; empty for the usual one.
 
     Raises:
         BundleError: the folder is missing or is not a bundle.
@@ -37,6 +38,7 @@ class Bundle:
     name: str
     root: Path
     trusted: bool = field(default=False, compare=False, kw_only=True)
+    config: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.root.is_dir():
@@ -83,18 +85,26 @@ class Bundle:
         return content
 
     @property
+    def place(self) -> Path:
+        """What `find_bundle` finds it by: its folder, or the chosen config in it."""
+        return self.root / "configs" / self.config if self.config else self.root
+
+    @property
     def inference_config(self) -> Path:
         """The inference config's file.
 
         Raises:
             BundleError: there is none.
         """
+        if self.config:
+            return self.place
         if path := find_config(self.root, "inference"):
             return path
         if self.members:
             raise BundleError(f"{self.root}: is a set of bundles. Give one of those in its folder members")
         raise BundleError(
-            f"{self.root}: expected configs/inference.json, got none; without it nothing can be segmented"
+            f"{self.root}: expected configs/inference.json, got none. Give the config that segments: "
+            f"-b {self.root}/configs/NAME.json"
         )
 
     @cached_property
@@ -118,12 +128,15 @@ class Bundle:
 
     @property
     def inference_configs(self) -> tuple[Path, ...]:
-        """The files of its inference config, or of those of a set's members.
+        """The files of its inference config, with the usual one that it may change, or of those of a set's members.
 
         Raises:
             BundleError: one is missing.
         """
-        return tuple(one.inference_config for one, _ in self.members) or (self.inference_config,)
+        if self.members:
+            return tuple(one.inference_config for one, _ in self.members)
+        usual = find_config(self.root, "inference") if self.config else None
+        return (usual, self.inference_config) if usual else (self.inference_config,)
 
     @property
     def version(self) -> str:

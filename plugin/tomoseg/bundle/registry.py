@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from platformdirs import user_data_path
 
-from tomoseg.bundle.configs import SAFE_NAME
+from tomoseg.bundle.configs import CONFIG_SUFFIXES, SAFE_NAME
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.trust import record
 from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.files import real_path
 from tomoseg.core.notes import print_note
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def find_bundle(name_or_folder: Bundle | str | os.PathLike[str], *, trust: bool 
 
     Args:
         name_or_folder: a name, any unambiguous beginning of one (those of tomoseg come first), or the folder of a
-            bundle: a `Path`, or text with a separator, such as "./name"; a bundle is returned unchanged.
+            bundle: a `Path`, or text with a separator, such as "./name"; or one of several inference configs in it,
+            such as "./name/configs/inference_swinunetr.yaml"; a bundle is returned unchanged.
         trust: let the bundle's code run, now and later, until it changes. Bundles of tomoseg, of installed packages and
             those that tomoseg made on this computer need no such leave.
 
@@ -83,8 +85,11 @@ def _find(name_or_folder: str | os.PathLike[str]) -> Bundle:
     wanted = os.fspath(name_or_folder)
     # a bundle is code: a folder that happens to lie here must not run in place of a registered one
     if not isinstance(name_or_folder, str) or "/" in wanted or os.sep in wanted or wanted in (".", ".."):
-        folder = Path(wanted).resolve()
-        return Bundle(name=folder.name, root=Path(wanted), trusted=folder in map(Path.resolve, _own_folders().values()))
+        root, config = Path(wanted), ""
+        if root.suffix in CONFIG_SUFFIXES and root.parent.name == "configs" and root.is_file():
+            root, config = root.parent.parent, root.name
+        folder = real_path(root)
+        return Bundle(folder.name, root, config=config, trusted=folder in map(real_path, _own_folders().values()))
     folder_here = bool(wanted) and Path(wanted, "configs").is_dir()
     name = _complete(wanted, f"; for the folder write ./{wanted}" if folder_here else "")
     if folder_here:

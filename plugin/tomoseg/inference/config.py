@@ -105,7 +105,7 @@ class InferenceConfig:
         self._device = device
         self.scripts = Scripts(bundle.root)
         self._parser, self.notes = make_parser(bundle, device)
-        self._parser["bundle_root"] = literal(str(bundle.root))
+        self._parser["bundle_root"] = literal(str(bundle.root.absolute()))  # relative paths begin in it
         self._parser["device"] = f"$torch.device('{device}')"
         if overlap is not None:
             self._require("inferer::overlap", "it has none, so --overlap cannot change it")

@@ -86,6 +86,8 @@ def make_parser(bundle: Bundle, device: torch.device) -> tuple[ConfigParser, tup
     parser = ConfigParser()
     try:
         config = ConfigParser.load_config_file(str(require_regular(path)))
+        if "preprocessing" not in config and len(bundle.inference_configs) > 1:  # it changes entries of the usual one
+            config = ConfigParser.load_config_files([str(require_regular(one)) for one in bundle.inference_configs])
         parser.set(_include(config, bundle.root, path.parent))
         meta = bundle.root / "configs" / "metadata.json"
         if meta.is_file():

@@ -62,7 +62,7 @@ class LabelApp:
             raise UsageError(f"{self.root}: expected a folder, got a file")
         found = load_bundles(bundles or registered_names())
         # a folder is found again from wherever the server is started
-        names = [one.name if one.name in registered_names() else str(one.root.resolve()) for one in found]
+        names = [one.name if one.name in registered_names() else str(one.place.resolve()) for one in found]
         write_json(self.root / SETTINGS, {"bundles": names})
         with atomic_file(main) as temporary:
             temporary.write_text(MAIN, encoding="utf-8")
