@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from tomoseg.inference.segmenter import Segmenter as Segmenter
     from tomoseg.label_app.folder import LabelApp as LabelApp
     from tomoseg.label_app.server import serve_label_app as serve_label_app
+    from tomoseg.planning.bundle_writer import plan as plan
     from tomoseg.planning.options import PlanningOptions as PlanningOptions
-    from tomoseg.planning.plan import plan as plan
     from tomoseg.report.records import Report as Report
     from tomoseg.training.options import TrainingOptions as TrainingOptions
     from tomoseg.training.run import train as train
@@ -79,7 +79,7 @@ _HOME = {
     "export": "convert.export.export",
     "find_bundle": "bundle.registry",
     "inspect": "data.inspection.inspection_report",
-    "plan": "planning.plan",
+    "plan": "planning.bundle_writer",
     "read_volume": "data.read",
     "read_with": "core.reading",
     "registered_names": "bundle.registry",

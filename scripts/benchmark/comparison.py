@@ -20,8 +20,9 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.inference.segmenter import Segmenter
-from tomoseg.planning.bundle_writer import plan_bundle
-from tomoseg.planning.presets import Budget, PresetName
+from tomoseg.planning.bundle_writer import plan
+from tomoseg.planning.options import PlanningOptions
+from tomoseg.planning.presets import PresetName
 from tomoseg.training.options import VALIDATION_FOLD, TrainingOptions
 from tomoseg.training.session import STATE
 from tomoseg.training.training import check_data, train
@@ -171,7 +172,7 @@ def train_and_score(way: Way, training: Training, seed: int, folder: Path) -> ND
         UsageError: it was another training.
     """
     shutil.rmtree(folder / "bundle", ignore_errors=True)
-    plan_bundle(way.dataset, folder / "bundle", Budget(training.memory, preset=training.preset))
+    plan(way.dataset, folder / "bundle", PlanningOptions(training.memory, "cpu", training.preset))
     if training.quick:
         _shrink(folder / "bundle")
     bundle, dataset = find_bundle(folder / "bundle"), check_data(way.dataset)

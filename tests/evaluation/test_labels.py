@@ -19,8 +19,8 @@ from tomoseg.data.labels import Label
 from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
 from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.evaluation.run import evaluate
-from tomoseg.planning.bundle_writer import plan_bundle
-from tomoseg.planning.presets import Budget
+from tomoseg.planning.bundle_writer import plan
+from tomoseg.planning.options import PlanningOptions
 
 
 def test_segments_have_the_labels_of_their_names(dicom_scan: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_planned_bundle_is_scored_by_name_on_a_dataset_that_numbers_otherwise(
     """By value, the back part would be compared with what is in front."""
     names = {"Front": 2, "Back part": 7}
     data = write_dataset(tmp_path / "data", 2, layout="nnunet", names=names, ignore=True)
-    plan_bundle(data, tmp_path / "bundle", Budget(4 * 10**9, preset="small"))
+    plan(data, tmp_path / "bundle", PlanningOptions(4 * 10**9, "cpu", "small"))
     (tmp_path / "predictions").mkdir()
     for path in (data / "labelsTr").iterdir():
         image = nib.load(path)
@@ -130,7 +130,7 @@ def test_a_planned_bundle_is_scored_by_name_on_a_dataset_that_numbers_otherwise(
 def test_masks_of_255_are_scored_by_the_bundle_that_was_planned_for_them(tmp_path: Path) -> None:
     """Nobody names their labels, and a bundle's own values for them are 1 and 2."""
     data = write_dataset(tmp_path / "data", 2, layout="plain", names={"Front": 128, "Back": 255})
-    plan_bundle(data, tmp_path / "bundle", Budget(4 * 10**9, preset="small"))
+    plan(data, tmp_path / "bundle", PlanningOptions(4 * 10**9, "cpu", "small"))
     (tmp_path / "predictions").mkdir()
     for path in (data / "labels").iterdir():
         image = nib.load(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ from support.trainings import tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
 from tomoseg.bundle.planned import TrainEntry
 from tomoseg.core.errors import DatasetError, UsageError
-from tomoseg.planning.bundle_writer import plan_bundle
-from tomoseg.planning.presets import Budget
+from tomoseg.planning.bundle_writer import plan
+from tomoseg.planning.options import PlanningOptions
 
 KINDS: dict[str, dict[str, Any]] = {
     "decathlon": {},
@@ -40,7 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {"layout": "plain"},
     "partly annotated ct": {"partial": True, "modality": "CT", "validation": 2},
 }
-BUDGET = Budget(4 * 10**9, preset="small")
+BUDGET = PlanningOptions(4 * 10**9, "cpu", "small")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -71,8 +72,8 @@ def test_nothing_in_a_bundle_names_a_case_or_a_place(planned: tuple[Path, Path])
 
 def test_the_same_data_give_the_same_bundle(planned: tuple[Path, Path], tmp_path: Path) -> None:
     moved = shutil.copytree(planned[0], tmp_path / "elsewhere" / "data")
-    plan_bundle(planned[0], tmp_path / "one" / "bundle", BUDGET)
-    plan_bundle(moved, tmp_path / "two" / "bundle", BUDGET)
+    plan(planned[0], tmp_path / "one" / "bundle", BUDGET)
+    plan(moved, tmp_path / "two" / "bundle", BUDGET)
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / x).rglob("*.*")} for x in ("one", "two"))
     assert one == two
     assert {"train.json", "plan.json", "README.md", "metadata.json"} <= set(one)
@@ -249,18 +250,18 @@ def test_files_that_are_not_named_alike_are_told(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "data", layout="plain")
     (dataset / "labels" / "case_00_seg.nii.gz").rename(dataset / "labels" / "case_00.nii.gz")
     with pytest.raises(DatasetError, match="expected files named alike"):
-        plan_bundle(dataset, tmp_path / "bundle", BUDGET)
+        plan(dataset, tmp_path / "bundle", BUDGET)
 
 
 def test_nothing_is_overwritten_and_weights_never(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "data")
     bundle = tmp_path / "bundle"
-    plan_bundle(dataset, bundle, BUDGET)
+    plan(dataset, bundle, BUDGET)
     (bundle / "models").mkdir()
     (bundle / "models" / "model.pt").write_text("weights")
     with pytest.raises(UsageError, match=r"exists\. Choose another folder with -o, or --overwrite"):
-        plan_bundle(dataset, bundle, BUDGET)
-    plan_bundle(dataset, bundle, BUDGET, overwrite=True)
+        plan(dataset, bundle, BUDGET)
+    plan(dataset, bundle, replace(BUDGET, overwrite=True))
     assert (bundle / "models" / "model.pt").read_text() == "weights"
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -276,7 +277,7 @@ def test_shipped_bundles_are_what_the_planner_makes_of_their_data(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     shipped, planned = CHECKOUT / "monai_bundle" / name, tmp_path / name
-    plan_bundle(request.getfixturevalue(DATA[name]), planned, Budget(8 * 10**9, device="cpu"))
+    plan(request.getfixturevalue(DATA[name]), planned, PlanningOptions(8 * 10**9, device="cpu"))
     for path in (planned / "configs").glob("*.json"):
         if path.stem != "metadata":  # which also says what was trained and measured
             assert lower(read_config(shipped, path.stem)) == lower(read_config(planned, path.stem)), path.name
@@ -288,7 +289,7 @@ def test_shipped_bundles_are_what_the_planner_makes_of_their_data(
 
 @pytest.mark.parametrize("names", [{"GTV+": 1, "GTV-": 2}, {"海马前部": 1, "Tumour (necrotic)": 2}])
 def test_names_of_labels_are_kept_as_the_dataset_has_them(names: dict[str, int], tmp_path: Path) -> None:
-    plan_bundle(write_dataset(tmp_path / "data", names=names), tmp_path / "bundle", BUDGET)
+    plan(write_dataset(tmp_path / "data", names=names), tmp_path / "bundle", BUDGET)
     assert find_bundle(f"{tmp_path}/bundle").labels == {value: name for name, value in names.items()}
 
 
@@ -303,7 +304,7 @@ def test_names_of_labels_are_kept_as_the_dataset_has_them(names: dict[str, int],
 )
 def test_names_that_fall_together_are_refused(names: dict[str, int], told: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=re.escape(told)):
-        plan_bundle(write_dataset(tmp_path / "data", names=names), tmp_path / "bundle", BUDGET)
+        plan(write_dataset(tmp_path / "data", names=names), tmp_path / "bundle", BUDGET)
     assert not (tmp_path / "bundle").exists()
 
 
@@ -327,7 +328,7 @@ def test_no_text_of_a_dataset_means_anything_in_the_bundle(tmp_path: Path) -> No
         content["modality"] = {"0": texts[0]}
         (dataset / "dataset.json").write_text(json.dumps(content))
         bundle = tmp_path / str(number) / "bundle"
-        plan_bundle(dataset, bundle, BUDGET, modality="MR")
+        plan(dataset, bundle, replace(BUDGET, modality="MR"))
         found.append({path.name: interpreted(json.loads(path.read_text())) for path in bundle.rglob("*.json")})
         card = (bundle / "docs" / "README.md").read_text()
         assert not re.search(r"(?<!\\)(<script|<img|!\[|\]\()", card)
@@ -349,11 +350,11 @@ def test_what_is_trained_on_is_what_was_checked(tmp_path: Path) -> None:
     }  # fmt: skip
     (dataset / "dataset.json").write_text(json.dumps({**description, "dataset": listed}))
     with pytest.raises(DatasetError, match=r"is not listed in dataset\.json"):
-        plan_bundle(dataset, tmp_path / "bundle", BUDGET)
+        plan(dataset, tmp_path / "bundle", BUDGET)
     lists = {"dataset": listed, "training": [{"image": f"imagesTr/{first.name}", "label": f"labelsTr/{first.name}"}]}
     (dataset / "dataset.json").write_text(json.dumps({**description, **lists}))
     with pytest.raises(UsageError, match="training and dataset: two lists of cases that differ"):
-        plan_bundle(dataset, tmp_path / "bundle", BUDGET)
+        plan(dataset, tmp_path / "bundle", BUDGET)
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from support.trainings import tiny_bundle, write_dataset
 from tomoseg import find_bundle
 from tomoseg.core.errors import DatasetError
 from tomoseg.data import formats
-from tomoseg.planning.bundle_writer import plan_bundle
-from tomoseg.planning.presets import Budget
+from tomoseg.planning.bundle_writer import plan
+from tomoseg.planning.options import PlanningOptions
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.training import check_data, train
 
-BUDGET = Budget(4 * 10**9, preset="small")
+BUDGET = PlanningOptions(4 * 10**9, "cpu", "small")
 
 
 def convert(folder: Path, suffix: str) -> None:
@@ -45,7 +45,7 @@ def test_what_monai_cannot_read_is_told_before_the_training(tmp_path: Path, monk
     convert(dataset, ".nrrd")
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     with pytest.raises(DatasetError, match=r"case_00\.nrrd: MONAI needs the package itk"):
-        plan_bundle(dataset, tmp_path / "bundle", BUDGET)
+        plan(dataset, tmp_path / "bundle", BUDGET)
     assert not (tmp_path / "bundle").exists()
 
 
@@ -58,7 +58,7 @@ def test_vectors_as_itk_writes_them_are_told_before_the_training(tmp_path: Path)
         pair = np.stack([np.asarray(image.dataobj)] * 2, axis=-1)[:, :, :, None]
         nib.save(nib.Nifti1Image(pair, image.affine), path)
     with pytest.raises(DatasetError, match=r"case_00\.nii\.gz: expected a 3D or 4D file.* got \d+×\d+×\d+×1×2 voxels"):
-        plan_bundle(dataset, tmp_path / "bundle", BUDGET)
+        plan(dataset, tmp_path / "bundle", BUDGET)
 
 
 def test_lists_of_nnunet_1_without_the_numbers_of_channels_are_found(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_lists_of_nnunet_1_without_the_numbers_of_channels_are_found(tmp_path: P
         "test": [],
     }
     (dataset / "dataset.json").write_text(json.dumps(content))
-    plan_bundle(dataset, tmp_path / "bundle", BUDGET)
+    plan(dataset, tmp_path / "bundle", BUDGET)
     train_config = parse_config(tmp_path / "bundle", "train", dataset_dir=str(dataset), fold="none")
     cases = train_config.get_parsed_content("train_cases")
     assert sorted(Path(case["image"]).name for case in cases) == [f"case_{case:02}_0000.nii.gz" for case in range(6)]

@@ -18,10 +18,10 @@ from support.trainings import tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
 from tomoseg.core.errors import UsageError
 from tomoseg.planning.augmentation import labelled_augmentation
-from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.bundle_writer import plan
 from tomoseg.planning.fingerprint import LabelPrint
-from tomoseg.planning.imbalance import LOSSES, MAX_SAMPLING_RATIO, Imbalance, LossName, choose_ratios
-from tomoseg.planning.presets import Budget
+from tomoseg.planning.imbalance import LOSSES, MAX_SAMPLING_RATIO, LossName, choose_ratios
+from tomoseg.planning.options import PlanningOptions
 from tomoseg.planning.rules import TrainingPlan, decide
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.training import check_data, train
@@ -39,13 +39,13 @@ def planned(sampling: str, labels: tuple[LabelPrint, ...] = LABELS, size: int = 
         median_extent_mm=(float(size),) * 3,
         largest_extent_mm=(float(size),) * 3,
     )
-    return decide(fingerprint, "MR", BUDGET, imbalance=Imbalance(sampling=sampling))
+    return decide(fingerprint, "MR", replace(BUDGET, sampling=sampling))
 
 
 @given(volumes=st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=12))
 def test_smaller_labels_come_more_often_and_none_takes_all(volumes: list[float]) -> None:
     labels = [LabelPrint(value, f"organ {value}", 9, 9, ml) for value, ml in enumerate(volumes, start=1)]
-    ratios, _ = choose_ratios(Imbalance(sampling="inverse-volume"), labels, cut=True)
+    ratios, _ = choose_ratios("inverse-volume", labels, cut=True)
     assert all(1 / MAX_SAMPLING_RATIO <= ratio <= MAX_SAMPLING_RATIO for ratio in ratios)
     for ml, ratio in zip(volumes, ratios, strict=True):
         assert all(ratio >= other for more, other in zip(volumes, ratios, strict=True) if more > ml)
@@ -75,7 +75,7 @@ def test_windows_lie_where_was_asked_for(sampling: str, shares: tuple[float, ...
 
 
 def test_scans_that_fit_are_not_cut_and_that_is_told() -> None:
-    plan = decide(HIPPOCAMPUS, "MR", BUDGET, imbalance=Imbalance(sampling="inverse-volume"))
+    plan = decide(HIPPOCAMPUS, "MR", replace(BUDGET, sampling="inverse-volume"))
     assert plan.choices()["sampling"] == "whole scans"
     assert "none is cut and the option has no effect" in plan.reasons["sampling"]
 
@@ -92,7 +92,7 @@ def test_scans_that_fit_are_not_cut_and_that_is_told() -> None:
 )
 def test_what_cannot_be_is_told(arguments: dict[str, Any], reported: str) -> None:
     with pytest.raises(UsageError, match=reported):
-        Imbalance(**arguments)
+        PlanningOptions(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_network_learns_with_each_loss(tmp_path: Path, loss: LossName, partial
     torch.set_num_threads(1)
     dataset = write_dataset(tmp_path / "data", partial=partial)
     folder = tiny_bundle(dataset, tmp_path / "bundle", steps=10)
-    plan_bundle(dataset, tmp_path / "other", Budget(4 * 10**9, preset="small"), imbalance=Imbalance(loss))
+    plan(dataset, tmp_path / "other", PlanningOptions(4 * 10**9, "cpu", "small", loss=loss))
     config: dict[str, Any] = json.loads((tmp_path / "other" / "configs" / "train.json").read_text())
     quick = json.loads((folder / "configs" / "train.json").read_text())
     for key in ("network_def", "steps", "num_workers", "val_interval"):

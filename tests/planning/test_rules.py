@@ -14,7 +14,8 @@ from support.fingerprints import BUDGET, HIPPOCAMPUS, with_spacing
 from tomoseg.core.errors import UsageError
 from tomoseg.planning.fingerprint import LabelPlace, LabelPrint, find_opposite
 from tomoseg.planning.network import Network, shape_levels
-from tomoseg.planning.presets import PRESETS, Budget
+from tomoseg.planning.options import PlanningOptions
+from tomoseg.planning.presets import PRESETS
 from tomoseg.planning.rules import decide
 
 
@@ -23,20 +24,20 @@ def test_hippocampus_gets_the_window_that_nnunet_published() -> None:
     assert plan.patch == (40, 56, 40)
     assert plan.spacing_mm == (1, 1, 1)
     assert plan.network.filters == (24, 48, 96, 192)
-    assert decide(HIPPOCAMPUS, "MR", Budget(24 * 10**9, "cuda")).network.filters == (32, 64, 128, 256)
+    assert decide(HIPPOCAMPUS, "MR", PlanningOptions(24 * 10**9, "cuda")).network.filters == (32, 64, 128, 256)
     assert plan.intensities is None
     assert plan.mirror_axes == (0,)
     assert not plan.cut
 
 
 def test_a_coarse_axis_gets_the_tenth_percentile_beyond_3_to_1() -> None:
-    budget = Budget(24 * 10**9, "cuda")
+    budget = PlanningOptions(24 * 10**9, "cuda")
     assert decide(with_spacing(1.0, 1.0, 5.0), "MR", budget).spacing_mm == (1.0, 1.0, 4.0)
     assert decide(with_spacing(1.0, 1.0, 2.9), "MR", budget).spacing_mm == (1.0, 1.0, 2.9)
 
 
 def test_a_coarse_axis_is_halved_later_and_convolved_later() -> None:
-    network = decide(with_spacing(1.0, 1.0, 5.0), "MR", Budget(24 * 10**9, "cuda")).network
+    network = decide(with_spacing(1.0, 1.0, 5.0), "MR", PlanningOptions(24 * 10**9, "cuda")).network
     assert network.kernels[0] == (3, 3, 1)
     assert network.strides[1] == (2, 2, 1)
     assert network.kernels[-1] == (3, 3, 3)
@@ -64,14 +65,14 @@ def test_scans_beyond_the_reach_of_moved_windows_are_cut() -> None:
 
 
 def test_a_deep_network_on_a_gpu_has_fewer_features_at_its_coarse_levels_not_at_its_fine_ones() -> None:
-    network = decide(with_spacing(1.25, 1.25, 1.37, (320, 320, 110)), "MR", Budget(24 * 10**9, "cuda")).network
+    network = decide(with_spacing(1.25, 1.25, 1.37, (320, 320, 110)), "MR", PlanningOptions(24 * 10**9, "cuda")).network
     assert len(network.filters) == 6
     assert network.filters[0] == 16
     assert network.filters[-1] < 256
 
 
 def test_a_small_network_stays_below_3_mb_and_is_trained_for_longer() -> None:
-    plan = decide(HIPPOCAMPUS, "MR", Budget(8 * 10**9, preset="small"))
+    plan = decide(HIPPOCAMPUS, "MR", PlanningOptions(8 * 10**9, "cpu", "small"))
     assert plan.network.filters == (12, 24, 48, 80)
     assert plan.network.parameters * 4 < 3e6
     assert plan.epochs["cpu"] > decide(HIPPOCAMPUS, "MR", BUDGET).epochs["cpu"]
@@ -98,13 +99,13 @@ def test_every_plan_can_be_built_and_fits(
     spacing: tuple[float, float, float], shape: tuple[int, int, int], labels: int, device: Any, preset: Any, memory: int
 ) -> None:
     named = tuple(LabelPrint(value, f"organ {value}", 9, 9, 1.0) for value in range(1, labels + 1))
-    budget = Budget(memory * 10**9, device, preset)
+    budget = PlanningOptions(memory * 10**9, device, preset)
     plan = decide(replace(with_spacing(*spacing, shape=shape), labels=named), "MR", budget)
     network = plan.network
     assert all(size % by == 0 for size, by in zip(plan.patch, network.divisor, strict=True))
     assert len(network.kernels) == len(network.strides) == len(network.filters) >= 3
     assert max(size // by for size, by in zip(plan.patch, network.divisor, strict=True)) >= 2  # DynUNet's own demand
-    assert network.training_bytes(plan.patch, plan.batch) <= budget.memory
+    assert network.training_bytes(plan.patch, plan.batch) <= budget.memory_bytes
     assert network.parameters <= PRESETS[preset].parameters * 1e6
     # an even difference: a crop is turned about the middle of the window
     for crop, size, coarse in zip(plan.crop, plan.patch, plan.coarse, strict=True):
@@ -127,13 +128,13 @@ def test_parameters_are_those_that_monai_builds(spacing: tuple[float, float, flo
 
 def test_too_little_memory_is_told() -> None:
     with pytest.raises(UsageError, match=r"memory: expected at least .* GB for 3 labels, got 0\.1 GB"):
-        decide(HIPPOCAMPUS, "MR", Budget(10**8))
+        decide(HIPPOCAMPUS, "MR", PlanningOptions(10**8, "cpu"))
 
 
 @pytest.mark.parametrize(("arguments", "reported"), [((1, "tpu"), "device"), ((1, "cpu", "huge"), "preset")])
 def test_unknown_hardware_and_presets_are_told(arguments: tuple[Any, ...], reported: str) -> None:
     with pytest.raises(UsageError, match=f"{reported}: expected "):
-        Budget(*arguments)
+        PlanningOptions(*arguments)
 
 
 def test_ct_is_scaled_by_the_fingerprint_and_mri_by_itself() -> None:

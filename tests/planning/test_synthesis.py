@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,12 @@ from support.trainings import remove_scans, tiny_bundle, tomoseg, write_dataset
 from tomoseg import PlanningOptions, Segmenter, find_bundle, train
 from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.data.datasets import read_dataset
-from tomoseg.planning.bundle_writer import plan_bundle
+from tomoseg.planning.bundle_writer import plan
 from tomoseg.planning.fingerprint import LabelPrint, take_fingerprint
-from tomoseg.planning.presets import Budget
 from tomoseg.planning.synthesis import choose_drawing, find_pairs
 from tomoseg.training.options import TrainingOptions
 
-BUDGET = Budget(4 * 10**9, preset="small")
+BUDGET = PlanningOptions(4 * 10**9, "cpu", "small")
 LAYOUTS: dict[str, dict[str, Any]] = {
     "decathlon": {"validation": 1},
     "nnunet with an ignore label": {"layout": "nnunet", "names": {"Front": 2, "Back part": 7}, "ignore": True},
@@ -138,12 +138,12 @@ def test_sides_are_paired_by_name(tmp_path: Path, names: list[str], pairs: Any, 
 def test_label_maps_alone_need_the_option(label_maps: Path, tmp_path: Path) -> None:
     message = "expected scans, got label maps only. Plan a bundle with `tomoseg plan --synthetic 1`"
     with pytest.raises(DatasetError, match=message):
-        plan_bundle(label_maps, tmp_path / "bundle", BUDGET)
+        plan(label_maps, tmp_path / "bundle", BUDGET)
     with_scans = tiny_bundle(write_dataset(tmp_path / "scans"), tmp_path / "bundle")
     with pytest.raises(DatasetError, match=message):
         train(with_scans, label_maps)
     with pytest.raises(UsageError, match=r"has label maps only. Give 1, so that all images are drawn"):
-        plan_bundle(label_maps, tmp_path / "other", BUDGET, synthetic=0.5)
+        plan(label_maps, tmp_path / "other", replace(BUDGET, synthetic=0.5))
     done = tomoseg("plan", label_maps, "-o", tmp_path / "third")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "--synthetic 1" in done.stderr
@@ -161,13 +161,13 @@ def test_what_cannot_be_drawn_from_is_refused(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"modality": {"0": "T1", "1": "T2"}}))
     with pytest.raises(UsageError, match=r"has 2 channels. Drawn images have one"):
-        plan_bundle(data, tmp_path / "bundle", BUDGET, synthetic=1)
+        plan(data, tmp_path / "bundle", replace(BUDGET, synthetic=1))
     path.write_text(json.dumps(content | {"labels": {"1": "one", "99999": "two"}}))
     for label in (data / "labelsTr").iterdir():
         image = nib.load(label)
         nib.save(nib.Nifti1Image(np.where(np.asarray(image.dataobj) == 2, 99999, 1).astype("i4"), image.affine), label)
     with pytest.raises(UsageError, match=r"has the label 99999. Number the labels so that none is above 32767"):
-        plan_bundle(data, tmp_path / "bundle", BUDGET, synthetic=1)
+        plan(data, tmp_path / "bundle", replace(BUDGET, synthetic=1))
 
 
 def test_check_knows_label_maps_alone(label_maps: Path) -> None:

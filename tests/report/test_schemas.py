@@ -25,8 +25,8 @@ from tomoseg.core.json_files import SCHEMA_VERSION
 from tomoseg.label_app.folder import LabelApp
 from tomoseg.label_app.score_store import AcquisitionScores
 from tomoseg.label_app.versions import WeightsVersions
-from tomoseg.planning.bundle_writer import plan_bundle
-from tomoseg.planning.presets import Budget
+from tomoseg.planning.bundle_writer import plan
+from tomoseg.planning.options import PlanningOptions
 from tomoseg.training.cross_validation import CrossValidation, _Row, _write_summary
 from tomoseg.training.training import Trained
 
@@ -65,7 +65,7 @@ def write_cross_validation(folder: Path, scan: Path) -> Path:
 
 
 def write_plan(folder: Path, scan: Path) -> Path:
-    plan_bundle(write_dataset(folder / "data"), folder / "bundle", Budget(4 * 10**9, preset="small"))
+    plan(write_dataset(folder / "data"), folder / "bundle", PlanningOptions(4 * 10**9, "cpu", "small"))
     return folder / "bundle" / "configs" / "plan.json"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tomoseg.planning.fingerprint import Fingerprint, LabelPrint
-from tomoseg.planning.presets import Budget
+from tomoseg.planning.options import PlanningOptions
 
 # of 208 hippocampi of the Decathlon
 HIPPOCAMPUS = Fingerprint(
@@ -27,7 +27,7 @@ HIPPOCAMPUS = Fingerprint(
     partial=False,
     opposite=(),
 )
-BUDGET = Budget(8 * 10**9)
+BUDGET = PlanningOptions(8 * 10**9, "cpu")
 
 
 def with_spacing(x: float, y: float, z: float, shape: tuple[int, int, int] = (256, 256, 60)) -> Fingerprint:

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from support.command_line import run_inside, run_process
-from tomoseg.planning.bundle_writer import plan_bundle
-from tomoseg.planning.presets import Budget
+from tomoseg.planning.bundle_writer import plan
+from tomoseg.planning.options import PlanningOptions
 
 SHAPE = (22, 24, 18)
 NAMES = {"Front": 1, "Back part": 2}
@@ -105,7 +105,7 @@ def remove_scans(root: Path) -> Path:
 
 def tiny_bundle(dataset: Path, folder: Path, steps: int = 3, synthetic: float | None = None) -> Path:
     """Plan a bundle, then take a network of a few features, and epochs of a few steps."""
-    plan_bundle(dataset, folder, Budget(4 * 10**9, preset="small"), synthetic=synthetic)
+    plan(dataset, folder, PlanningOptions(4 * 10**9, "cpu", "small", synthetic=synthetic))
     for name in ("train", "evaluate", "inference"):
         path = folder / "configs" / f"{name}.json"
         config = json.loads(path.read_text())

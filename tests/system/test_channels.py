@@ -25,8 +25,8 @@ from tomoseg.data.geometry import Grid
 from tomoseg.data.inspection.training_checks import require_trainable
 from tomoseg.data.read import read_volume
 from tomoseg.label_app.folder import load_bundles
-from tomoseg.planning.bundle_writer import plan_bundle
-from tomoseg.planning.presets import Budget
+from tomoseg.planning.bundle_writer import plan
+from tomoseg.planning.options import PlanningOptions
 from tomoseg.training.cross_validation import cross_validate
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.training import check_data, train
@@ -271,5 +271,5 @@ def test_several_channels_of_ct_are_refused(tmp_path: Path) -> None:
     content = json.loads((root / "dataset.json").read_text())
     (root / "dataset.json").write_text(json.dumps({**content, "channel_names": {"0": "CT", "1": "PET"}}))
     with pytest.raises(UsageError, match=r"expected one channel in CT, got 2 \(CT, PET\)"):
-        plan_bundle(root, tmp_path / "bundle", Budget(4 * 10**9))
+        plan(root, tmp_path / "bundle", PlanningOptions(4 * 10**9, "cpu"))
     assert not (tmp_path / "bundle").exists()

@@ -16,10 +16,10 @@ from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceFocalLoss, DiceLos
 from support.bundles import parse_config
 from support.fingerprints import BUDGET, HIPPOCAMPUS
 from support.trainings import write_dataset
-from tomoseg.planning.bundle_writer import plan_bundle
-from tomoseg.planning.imbalance import LOSSES, Imbalance, LossName
+from tomoseg.planning.bundle_writer import plan
+from tomoseg.planning.imbalance import LOSSES, LossName
 from tomoseg.planning.loss_config import loss_entries
-from tomoseg.planning.presets import Budget
+from tomoseg.planning.options import PlanningOptions
 from tomoseg.planning.rules import decide
 
 SCORES = 3
@@ -31,7 +31,7 @@ SEEDS, ANY = st.integers(0, 10**6), st.sampled_from(list(LOSSES))
 
 def losses(kind: str, cut: bool = False, loss: Any = "dice-ce") -> Any:
     """Return the parsed entries of a plan whose dataset is annotated so far."""
-    plan = replace(decide(HIPPOCAMPUS, "MR", BUDGET, imbalance=Imbalance(loss)), cut=cut, **KINDS[kind])
+    plan = replace(decide(HIPPOCAMPUS, "MR", replace(BUDGET, loss=loss)), cut=cut, **KINDS[kind])
     parser = ConfigParser({"imports": ["$import itertools", "$import monai", "$import torch"], "drawn": DRAWN})
     parser.update(loss_entries(plan))
     return parser
@@ -174,7 +174,7 @@ def test_of_a_real_batch_only_what_is_known_is_learnt(loss: LossName, tmp_path: 
     """From files to gradients at the finest level, with an ignore label and labels that were not drawn, at once."""
     dataset = write_dataset(tmp_path / "data", partial=True, ignore=True)
     bundle = tmp_path / "bundle"
-    plan_bundle(dataset, bundle, Budget(4 * 10**9, preset="small"), imbalance=Imbalance(loss))
+    plan(dataset, bundle, PlanningOptions(4 * 10**9, "cpu", "small", loss=loss))
     parser = parse_config(bundle, "train", dataset_dir=str(dataset), fold="none", num_workers=0)
     of, possible = level(parser), parser.get_parsed_content("possible")
     seen: set[str] = set()

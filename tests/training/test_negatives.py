@@ -13,8 +13,8 @@ from support.bundles import Place, parse_config
 from support.trainings import SHAPE, same, tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
 from tomoseg.core.errors import DatasetError, UsageError
-from tomoseg.planning.bundle_writer import plan_bundle
-from tomoseg.planning.presets import Budget
+from tomoseg.planning.bundle_writer import plan
+from tomoseg.planning.options import PlanningOptions
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.training import check_data, check_negatives, train
 
@@ -79,7 +79,7 @@ def test_their_windows_hold_nothing_and_are_as_many_as_was_said(place: Path, cut
             widths = [(0, size - edge) for size, edge in zip((150, 150, 150), SHAPE, strict=True)]
             save(path, np.pad(array, widths, mode="minimum"))
         bundle = tmp_path / "bundle"
-        assert plan_bundle(data, bundle, Budget(4 * 10**9, preset="small")).cut
+        assert plan(data, bundle, PlanningOptions(4 * 10**9, "cpu", "small")).cut
     options = {"dataset_dir": str(bundle.parent / "data"), "negatives_dir": str(place / "without"), "steps": 400}
     parser = parse_config(bundle, "train", **options)
     dataset, possible = (parser.get_parsed_content(name) for name in ("train::dataset", "possible"))

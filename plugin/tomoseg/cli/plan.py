@@ -27,7 +27,7 @@ def plan(
         dataset: scans and label maps in the layout of the Decathlon, of nnU-Net, or in two folders.
         output: folder of the new bundle.
     """
-    from tomoseg.planning.plan import plan as make_plan
+    from tomoseg.planning.bundle_writer import plan as make_plan
 
     try:
         with status("looking at the dataset") as show, read_with(reading):
@@ -42,7 +42,7 @@ def plan(
     for choice, value in made.choices().items():
         shown = ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, dict) else str(value)
         rows.append((choice.replace("_", " "), shown, made.reasons[choice]))
-    print_table(f"{output} ({made.modality}, {options.budget.device})", ("choice", "", "why"), rows)
+    print_table(f"{output} ({made.modality}, {options.trained_on})", ("choice", "", "why"), rows)
     if made.guessed:
         print_line(f"taken for {made.modality} by the values of its first scan; if it is not, plan it with --modality")
     print_line(f"next: tomoseg train {as_folder(output)} --data {dataset}")

@@ -1,4 +1,4 @@
-"""From a labelled dataset to a MONAI bundle that can be trained on it."""
+"""From a labelled dataset to a MONAI bundle that can be trained on it: the function behind `tomoseg plan`."""
 
 import os
 from dataclasses import replace
@@ -17,11 +17,10 @@ from tomoseg.data.inspection.training_checks import require_trainable, trainable
 from tomoseg.data.labels import find_ignored
 from tomoseg.data.read import read_volume
 from tomoseg.planning.fingerprint import Fingerprint, take_fingerprint
-from tomoseg.planning.imbalance import DEFAULT_IMBALANCE, Imbalance
 from tomoseg.planning.inference_config import evaluate_config, inference_config
 from tomoseg.planning.layout import find_layout
 from tomoseg.planning.metadata import make_metadata
-from tomoseg.planning.presets import Budget
+from tomoseg.planning.options import PlanningOptions
 from tomoseg.planning.rules import TrainingPlan, decide
 from tomoseg.planning.semi_supervised_config import semi_supervised_config
 from tomoseg.planning.synthesis import require_drawable
@@ -31,74 +30,76 @@ from tomoseg.planning.train_config import train_config
 MAX_AIR_HU = -500  # an image whose voxels go below that, in Hounsfield units
 
 
-def plan_bundle(
-    folder: str | os.PathLike[str],
+def plan(
+    dataset: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    budget: Budget,
-    modality: str | None = None,
+    options: PlanningOptions | None = None,
     *,
-    imbalance: Imbalance = DEFAULT_IMBALANCE,
-    synthetic: float | None = None,
-    overwrite: bool = False,
     on_scan: OnScan | None = None,
 ) -> TrainingPlan:
-    """Check a labelled dataset, decide how to train on it, and write the bundle; the same data give the same bundle.
+    """Make a MONAI bundle that can be trained on a labelled dataset, each choice with its reason.
 
     Args:
-        folder: the dataset: of the Decathlon, of nnU-Net, or folders `images` and `labels`.
+        dataset: folder of the Decathlon, of nnU-Net, or with folders `images` and `labels`; label maps alone
+            are enough where the options have `synthetic=1`.
         output: the bundle's folder, which is made.
-        budget: what the training may use.
-        modality: "CT" or "MR"; None for what the dataset says, or looks like.
-        imbalance: loss and sampling for rare labels.
-        synthetic: share of the training images that is drawn from the label maps; None for scans only.
-        overwrite: replace the configs and docs of a bundle that is there; its weights are left alone.
+        options: options of the plan.
         on_scan: called with the path of each scan before it is read.
+
+    Returns:
+        The choices and their reasons, as configs/plan.json holds them.
 
     Raises:
         UsageError: the folder is no dataset, or the output cannot be.
         DatasetError: the dataset has errors.
         OutputError: the bundle cannot be written.
+
+    Example:
+        >>> import tomoseg
+        >>> made = tomoseg.plan("dataset", "my_bundle", tomoseg.PlanningOptions(device="cpu", preset="small"))
+        >>> made.modality, made.labels
+        ('MR', {1: 'Front', 2: 'Back part'})
     """
+    options = options or PlanningOptions()
     target = Path(output)
-    name = require_free(target, overwrite)
-    dataset = require_trainable(read_dataset(folder), scans=synthetic is None, on_scan=on_scan)
-    if synthetic is not None:
-        require_drawable(dataset, synthetic)
-    layout = find_layout(dataset, _lists_pairs(dataset))
-    if dataset.unlisted and not layout.listed:  # the config would find them by their names
-        first = dataset.unlisted[0].relative_to(dataset.root)
-        raise DatasetError(f"{dataset.root}: {first} is not listed in {DESCRIPTION}. List it, or move it away.")
-    names = trainable_labels(dataset)
-    require_safe_names(names.values(), str(dataset.root))
-    fingerprint = take_fingerprint(dataset, names, on_scan)
-    kind, guessed = _choose_modality(modality, dataset)
-    if kind == "CT" and len(dataset.channels) > 1:
+    name = require_free(target, options.overwrite)
+    data = require_trainable(read_dataset(dataset), scans=options.synthetic is None, on_scan=on_scan)
+    if options.synthetic is not None:
+        require_drawable(data, options.synthetic)
+    layout = find_layout(data, _lists_pairs(data))
+    if data.unlisted and not layout.listed:  # the config would find them by their names
+        first = data.unlisted[0].relative_to(data.root)
+        raise DatasetError(f"{data.root}: {first} is not listed in {DESCRIPTION}. List it, or move it away.")
+    names = trainable_labels(data)
+    require_safe_names(names.values(), str(data.root))
+    fingerprint = take_fingerprint(data, names, on_scan)
+    kind, guessed = _choose_modality(options.modality, data)
+    if kind == "CT" and len(data.channels) > 1:
         raise UsageError(
-            f"{dataset.root}: expected one channel in CT, got {len(dataset.channels)} "
-            f"({', '.join(dataset.channels)}); several are planned for MRI only"
+            f"{data.root}: expected one channel in CT, got {len(data.channels)} "
+            f"({', '.join(data.channels)}); several are planned for MRI only"
         )
-    plan = decide(fingerprint, kind, budget, find_ignored(dataset.label_names), imbalance, synthetic)
-    plan = replace(plan, labels=dict(enumerate(names.values(), start=1)), guessed=guessed)
-    title, source = _describe(dataset)
-    dataset_name = dataset.root.resolve().name if SAFE_NAME.fullmatch(dataset.root.resolve().name) else "dataset"
-    arguments = (plan, layout, name, dataset_name)
+    made = replace(decide(fingerprint, kind, options, find_ignored(data.label_names)), guessed=guessed)
+    title, source = _describe(data)
+    dataset_name = data.root.resolve().name if SAFE_NAME.fullmatch(data.root.resolve().name) else "dataset"
+    arguments = (made, layout, name, dataset_name)
     configs = {
-        "metadata": make_metadata(plan, fingerprint, layout, title, source),
+        "metadata": make_metadata(made, fingerprint, layout, title, source),
         "inference": inference_config(*arguments),
         "evaluate": evaluate_config(*arguments),
         "multi_gpu_evaluate": render_config("multi_gpu_evaluate"),
         "train": train_config(*arguments),
-        "semi_supervised": semi_supervised_config(plan),
+        "semi_supervised": semi_supervised_config(made),
         "multi_gpu_train": render_config("multi_gpu_train"),
     }
     files = {f"configs/{stem}.json": as_text(content) for stem, content in configs.items()}
-    files[PLAN] = _record(plan, fingerprint, budget).as_text()
+    files[PLAN] = _record(made, fingerprint, options).as_text()
     files["configs/logging.conf"] = render("logging.conf")
     files["docs/README.md"] = render(
         "card.md.jinja",
-        plan=plan,
+        plan=made,
         fingerprint=fingerprint,
-        budget=budget,
+        options=options,
         layout=layout,
         name=name,
         title=title,
@@ -111,7 +112,7 @@ def plan_bundle(
         for path, text in files.items():
             (staging / path).parent.mkdir(parents=True, exist_ok=True)
             (staging / path).write_text(text, encoding="utf-8")
-    return plan
+    return made
 
 
 def _lists_pairs(dataset: Dataset) -> bool:
@@ -147,10 +148,10 @@ def _choose_modality(asked: str | None, dataset: Dataset) -> tuple[str, bool]:
     return "CT" if read_volume(dataset.pairs[0].image).array.min() < MAX_AIR_HU else "MR", True
 
 
-def _record(plan: TrainingPlan, fingerprint: Fingerprint, budget: Budget) -> PlannedBundle:
+def _record(plan: TrainingPlan, fingerprint: Fingerprint, options: PlanningOptions) -> PlannedBundle:
     names = {label.value: label.name for label in fingerprint.labels}
     return PlannedBundle(
-        budget={"memory_bytes": budget.memory, "device": budget.device, "preset": budget.preset},
+        budget={"memory_bytes": options.memory_bytes, "device": options.trained_on, "preset": options.preset},
         modality=plan.modality,
         choices={name: {"value": value, "reason": plan.reasons[name]} for name, value in plan.choices().items()},
         dataset_labels={str(value): {"dataset": names[value], "bundle": names[value]} for value in names},

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tomoseg.core.errors import UsageError
-from tomoseg.core.options import require_choices
 
 if TYPE_CHECKING:
     from tomoseg.planning.fingerprint import LabelPrint
@@ -34,55 +32,35 @@ MAX_SAMPLING_RATIO = 10.0  # times as often as the middle label, or as rarely: n
 EXPECTED = f"sampling: expected {UNIFORM}, {INVERSE_VOLUME} or NAME=RATIO,NAME=RATIO"
 
 
-@dataclass(frozen=True)
-class Imbalance:
-    """Options for rare or small labels.
-
-    Attributes:
-        loss: one of `LOSSES`.
-        sampling: how often the windows of a training lie on each label: "uniform" (each as often as the others),
-            "inverse-volume" (smaller labels more often), or "NAME=RATIO,NAME=RATIO" (1 for labels left out).
+def named_ratios(sampling: str) -> dict[str, float]:
+    """Return the ratios of an option that gives them by name; none for the other options.
 
     Raises:
-        UsageError: one of them is unknown.
+        UsageError: the option is unknown.
     """
-
-    loss: LossName = "dice-ce"
-    sampling: str = UNIFORM
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        _ = self.named_ratios
-
-    @property
-    def named_ratios(self) -> dict[str, float]:
-        """The ratios that are given by name."""
-        if self.sampling in (UNIFORM, INVERSE_VOLUME):
-            return {}
-        ratios = {}
-        for part in self.sampling.split(","):
-            name, _, text = (piece.strip() for piece in part.rpartition("="))
-            try:
-                ratio = float(text)
-            except ValueError:
-                ratio = -1.0
-            if not name or not math.isfinite(ratio) or ratio < 0:
-                raise UsageError(f"{EXPECTED} with numbers from 0 on, got {self.sampling}")
-            ratios[name] = ratio
-        return ratios
+    if sampling in (UNIFORM, INVERSE_VOLUME):
+        return {}
+    ratios = {}
+    for part in sampling.split(","):
+        name, _, text = (piece.strip() for piece in part.rpartition("="))
+        try:
+            ratio = float(text)
+        except ValueError:
+            ratio = -1.0
+        if not name or not math.isfinite(ratio) or ratio < 0:
+            raise UsageError(f"{EXPECTED} with numbers from 0 on, got {sampling}")
+        ratios[name] = ratio
+    return ratios
 
 
-DEFAULT_IMBALANCE = Imbalance()  # nothing is asked for
-
-
-def choose_loss(asked: Imbalance, masked: bool) -> tuple[str, str]:
+def choose_loss(loss: str, masked: bool) -> tuple[str, str]:
     """Return what the loss is called, and why; each goes with labels that are not known everywhere, too.
 
     Args:
-        asked: the options.
+        loss: one of `LOSSES`.
         masked: whether the label of some voxels is unknown.
     """
-    name, reason = LOSSES[asked.loss]
+    name, reason = LOSSES[loss]
     if not masked:
         return name, f"every voxel is annotated; {reason}"
     return (
@@ -92,11 +70,11 @@ def choose_loss(asked: Imbalance, masked: bool) -> tuple[str, str]:
     )
 
 
-def choose_ratios(asked: Imbalance, labels: Sequence[LabelPrint], cut: bool) -> tuple[tuple[float, ...], str]:
+def choose_ratios(sampling: str, labels: Sequence[LabelPrint], cut: bool) -> tuple[tuple[float, ...], str]:
     """Return how often windows lie on each label, in the order of the labels, and why.
 
     Args:
-        asked: the options.
+        sampling: as in `PlanningOptions`.
         labels: of the dataset.
         cut: whether windows are cut from larger scans.
 
@@ -104,12 +82,12 @@ def choose_ratios(asked: Imbalance, labels: Sequence[LabelPrint], cut: bool) -> 
         UsageError: it names a label that is none, or leaves no label.
     """
     third = "a third of the windows lies on a label"
-    named = asked.named_ratios
+    named = named_ratios(sampling)
     ratios = [named.get(label.name, 1.0) for label in labels]
     reason = f"as asked for: {third}, on each as often as its ratio says"
-    if asked.sampling == UNIFORM:
+    if sampling == UNIFORM:
         reason = f"{third}, on each as often as on the others (nnU-Net)"
-    elif asked.sampling == INVERSE_VOLUME:
+    elif sampling == INVERSE_VOLUME:
         middle = statistics.median(label.median_ml for label in labels)
         ratios = [middle / max(label.median_ml, middle / MAX_SAMPLING_RATIO) if middle else 1.0 for label in labels]
         ratios = [float(f"{max(ratio, 1 / MAX_SAMPLING_RATIO):.3g}") for ratio in ratios]

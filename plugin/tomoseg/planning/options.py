@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from tomoseg.bundle.options import parse_size
 from tomoseg.core.errors import UsageError
 from tomoseg.core.options import Option, require_choices
-from tomoseg.planning.imbalance import INVERSE_VOLUME, UNIFORM, Imbalance, LossName
-from tomoseg.planning.presets import Budget, PresetName
+from tomoseg.planning.imbalance import INVERSE_VOLUME, UNIFORM, LossName, named_ratios
+from tomoseg.planning.presets import PresetName
 
 GPU_TOOL = "nvidia-smi"  # shows a GPU without torch, which takes seconds to import
 
@@ -34,7 +34,7 @@ class PlanningOptions:
 
     Example:
         >>> import tomoseg
-        >>> tomoseg.PlanningOptions(memory="16GB", device="cuda").budget.memory
+        >>> tomoseg.PlanningOptions(memory="16GB", device="cuda").memory_bytes
         16000000000
     """
 
@@ -51,15 +51,16 @@ class PlanningOptions:
         require_choices(self)
         if self.synthetic is not None and not 0 < self.synthetic <= 1:
             raise UsageError(f"synthetic: expected a share above 0 and at most 1, got {self.synthetic}")
-        _ = self.budget, self.imbalance
+        _ = self.memory_bytes, named_ratios(self.sampling)
 
     @property
-    def budget(self) -> Budget:
-        """What the training may use."""
-        device = ("cuda" if which(GPU_TOOL) else "cpu") if self.device == "auto" else self.device
-        return Budget(parse_size(self.memory, "memory"), device, self.preset)
+    def memory_bytes(self) -> int:
+        """Memory that a training may take, of RAM on a CPU, of the GPU on one."""
+        return parse_size(self.memory, "memory")
 
     @property
-    def imbalance(self) -> Imbalance:
-        """Options for rare labels."""
-        return Imbalance(self.loss, self.sampling)
+    def trained_on(self) -> Literal["cpu", "cuda"]:
+        """The kind of device that the bundle will be trained on."""
+        if self.device == "auto":
+            return "cuda" if which(GPU_TOOL) else "cpu"
+        return self.device

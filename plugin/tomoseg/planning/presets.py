@@ -1,9 +1,7 @@
-"""How large a network may get, how long it is trained, and what that may take."""
+"""How large a network may get, and how long it is trained."""
 
 from dataclasses import dataclass
 from typing import Literal
-
-from tomoseg.core.options import require_choices
 
 PresetName = Literal["small", "medium", "large"]
 BATCHES = {"cpu": 2, "cuda": 8}
@@ -60,24 +58,3 @@ PRESETS: dict[str, Preset] = {
         residual=True,
     ),
 }
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a training may use.
-
-    Attributes:
-        memory: bytes, of RAM on a CPU, of the GPU on one.
-        device: device of the training.
-        preset: one of `PRESETS`.
-
-    Raises:
-        UsageError: device or preset is unknown.
-    """
-
-    memory: int
-    device: Literal["cpu", "cuda"] = "cpu"
-    preset: PresetName = "medium"
-
-    def __post_init__(self) -> None:
-        require_choices(self)

@@ -11,9 +11,10 @@ from typing import Any
 from tomoseg.core.errors import UsageError
 from tomoseg.data.labels import split_side
 from tomoseg.planning.fingerprint import Fingerprint
-from tomoseg.planning.imbalance import DEFAULT_IMBALANCE, Imbalance, LossName, choose_loss, choose_ratios
+from tomoseg.planning.imbalance import LossName, choose_loss, choose_ratios
 from tomoseg.planning.network import Network, Triple, shape_levels, triple
-from tomoseg.planning.presets import BATCHES, PRESETS, Budget
+from tomoseg.planning.options import PlanningOptions
+from tomoseg.planning.presets import BATCHES, PRESETS
 from tomoseg.planning.synthesis import INTENSITIES_REASON, Drawing, choose_drawing
 
 Spacing = tuple[float, float, float]
@@ -103,7 +104,7 @@ class TrainingPlan:
                 "parameters": self.network.parameters,
             },
             "mirror_axes": list(self.mirror_axes),
-            "loss": choose_loss(Imbalance(self.loss), self.masked)[0],
+            "loss": choose_loss(self.loss, self.masked)[0],
             "sampling": self._describe_sampling(),
             "steps": self.steps,
             "folds": self.folds,
@@ -129,22 +130,15 @@ class TrainingPlan:
 
 
 def decide(
-    fingerprint: Fingerprint,
-    modality: str,
-    budget: Budget,
-    ignored: int | None = None,
-    imbalance: Imbalance = DEFAULT_IMBALANCE,
-    synthetic: float | None = None,
+    fingerprint: Fingerprint, modality: str, options: PlanningOptions, ignored: int | None = None
 ) -> TrainingPlan:
     """Return the plan for a dataset.
 
     Args:
         fingerprint: of the dataset.
         modality: "CT" or "MR".
-        budget: what the training may use.
+        options: what the user asked for; the modality of them is not read.
         ignored: the value of nnU-Net's ignore label.
-        imbalance: loss and sampling for rare labels.
-        synthetic: share of the training images that is drawn from label maps; None for none.
 
     Raises:
         UsageError: nothing fits into the memory, or a label is asked for that is none.
@@ -157,20 +151,20 @@ def decide(
         if sources == tuple(labels)
         else f"the dataset's values {', '.join(map(str, sources))}, numbered from 1 on without gaps"
     )
-    preset = PRESETS[budget.preset]
-    spacing, reasons["spacing_mm"] = choose_spacing(fingerprint, preset.voxels[budget.device])
+    preset = PRESETS[options.preset]
+    spacing, reasons["spacing_mm"] = choose_spacing(fingerprint, preset.voxels[options.trained_on])
     shape = _shape(fingerprint, spacing)
-    patch, network, reasons["patch"], reasons["network"] = choose_network(shape, spacing, len(labels) + 1, budget)
+    patch, network, reasons["patch"], reasons["network"] = choose_network(shape, spacing, len(labels) + 1, options)
     network = replace(network, channels=len(fingerprint.channels))
-    batch, reasons["batch"] = choose_batch(network, patch, shape, fingerprint, budget)
+    batch, reasons["batch"] = choose_batch(network, patch, shape, fingerprint, options)
     drawing = None
-    if synthetic is None:
+    if options.synthetic is None:
         intensities, nonzero, reasons["intensities"] = choose_intensities(fingerprint, modality)
     else:
         intensities, nonzero, reasons["intensities"] = None, False, INTENSITIES_REASON
         moved_mm = [voxels * mm for voxels, mm in zip(moved_by(patch, spacing), spacing, strict=True)]
         window_mm = [voxels * mm for voxels, mm in zip(patch, spacing, strict=True)]
-        drawing, reasons["images"] = choose_drawing(fingerprint, synthetic, window_mm, moved_mm)
+        drawing, reasons["images"] = choose_drawing(fingerprint, options.synthetic, window_mm, moved_mm)
     mirror_axes, reasons["mirror_axes"] = choose_mirroring(fingerprint)
     crop = triple(
         size if coarse else math.ceil(size * CROP_PER_WINDOW / 2 - size / 2) * 2 + size
@@ -179,9 +173,9 @@ def decide(
     largest = [math.ceil(mm / by) for mm, by in zip(fingerprint.largest_extent_mm, spacing, strict=True)]
     reached = [size + 2 * moved for size, moved in zip(patch, moved_by(patch, spacing), strict=True)]
     cut = any(size > reach for size, reach in zip(largest, reached, strict=True))
-    _, reasons["loss"] = choose_loss(imbalance, fingerprint.partial or ignored is not None)
-    ratios, reasons["sampling"] = choose_ratios(imbalance, fingerprint.labels, cut)
-    if synthetic == 1:
+    _, reasons["loss"] = choose_loss(options.loss, fingerprint.partial or ignored is not None)
+    ratios, reasons["sampling"] = choose_ratios(options.sampling, fingerprint.labels, cut)
+    if options.synthetic == 1:
         reasons["sampling"] = "all windows are drawn, and placed as the choice of images says"
     reasons["steps"] = (
         f"an epoch is {EPOCH_STEPS} steps for any number of cases; {preset.epochs['cpu']} epochs on a CPU, where "
@@ -204,7 +198,7 @@ def decide(
         intensities=intensities,
         nonzero=nonzero,
         mirror_axes=mirror_axes,
-        loss=imbalance.loss,
+        loss=options.loss,
         ratios=ratios,
         steps=EPOCH_STEPS,
         epochs=preset.epochs,
@@ -254,39 +248,41 @@ def _coarsen(spacing: list[float], factor: float) -> list[float]:
     return [max(length, high) for length in spacing]
 
 
-def choose_network(shape: Triple, spacing: Spacing, scores: int, budget: Budget) -> tuple[Triple, Network, str, str]:
+def choose_network(
+    shape: Triple, spacing: Spacing, scores: int, options: PlanningOptions
+) -> tuple[Triple, Network, str, str]:
     """Return the window and the network: as much of the median scan as memory and time allow.
 
     Args:
         shape: of the median scan, in the network's grid.
         spacing: of that grid.
         scores: number of labels, background included.
-        budget: what may be used.
+        options: what may be used.
     """
-    preset = PRESETS[budget.preset]
-    voxels = float(preset.voxels[budget.device])
+    preset = PRESETS[options.preset]
+    voxels = float(preset.voxels[options.trained_on])
     while True:
         box = _box(shape, spacing, voxels)
-        patch, network = _fit(box, shape, spacing, scores, budget)
-        if network.training_bytes(patch, min(BATCHES["cpu"], BATCHES[budget.device])) <= budget.memory:
+        patch, network = _fit(box, shape, spacing, scores, options)
+        if network.training_bytes(patch, min(BATCHES["cpu"], BATCHES[options.trained_on])) <= options.memory_bytes:
             break
         voxels *= 0.9
         if voxels < MIN_PATCH_VOXELS**3:
             raise UsageError(
                 f"memory: expected at least {network.training_bytes(patch, 2) / 1e9:.1f} GB for {scores} labels, got "
-                f"{budget.memory / 1e9:.1f} GB; allow more with --memory, or choose --preset small"
+                f"{options.memory_bytes / 1e9:.1f} GB; allow more with --memory, or choose --preset small"
             )
     whole = all(edge >= size for edge, size in zip(patch, shape, strict=True))
     holds = "the whole median scan" if whole else f"1/{math.prod(shape) / math.prod(patch):.1f} of the median scan"
     why_patch = (
         f"holds {holds} ({'×'.join(map(str, shape))} voxels); multiples of {'×'.join(map(str, network.divisor))}, "
         f"which {len(network.strides)} levels ask for; needs about {network.training_bytes(patch, 2) / 1e9:.1f} GB "
-        f"with a batch of 2, of {budget.memory / 1e9:.1f} GB"
+        f"with a batch of 2, of {options.memory_bytes / 1e9:.1f} GB"
     )
     why_network = (
         f"axes are halved down to {MIN_VOXELS} voxels, the fine ones first; {network.filters[0]} features double up to "
-        f"{network.filters[-1]}: {budget.preset} starts with at most {preset.features[budget.device]} on a "
-        f"{'CPU' if budget.device == 'cpu' else 'GPU'} and keeps within {preset.parameters:g} million weights "
+        f"{network.filters[-1]}: {options.preset} starts with at most {preset.features[options.trained_on]} on a "
+        f"{'CPU' if options.trained_on == 'cpu' else 'GPU'} and keeps within {preset.parameters:g} million weights "
         f"({network.parameters / 1e6:.2f})"
     )
     return patch, network, why_patch, why_network
@@ -307,13 +303,13 @@ def _box(shape: Triple, spacing: Spacing, voxels: float) -> Triple:
     )
 
 
-def _fit(box: Triple, shape: Triple, spacing: Spacing, scores: int, budget: Budget) -> tuple[Triple, Network]:
+def _fit(box: Triple, shape: Triple, spacing: Spacing, scores: int, options: PlanningOptions) -> tuple[Triple, Network]:
     """Return the network for a window, and the window as its strides ask for; rounded up where it holds the scan."""
     kernels, strides = shape_levels(box, spacing, MIN_VOXELS)
-    preset = PRESETS[budget.preset]
+    preset = PRESETS[options.preset]
     network = Network(scores, tuple(kernels), tuple(strides), (), preset.residual)
     # a network of many levels has too many weights even with the fewest features at first: then fewer at the coarsest
-    most, fewest = preset.features[budget.device], preset.fewest_features[budget.device]
+    most, fewest = preset.features[options.trained_on], preset.fewest_features[options.trained_on]
     ceilings, firsts = range(preset.most_features, 31, -8), range(most, fewest - 1, -4)
     for ceiling, features in itertools.product(ceilings, firsts):
         filters = tuple(min(features * 2**level, ceiling) for level in range(len(strides)))
@@ -327,17 +323,17 @@ def _fit(box: Triple, shape: Triple, spacing: Spacing, scores: int, budget: Budg
 
 
 def choose_batch(
-    network: Network, patch: Triple, shape: Triple, fingerprint: Fingerprint, budget: Budget
+    network: Network, patch: Triple, shape: Triple, fingerprint: Fingerprint, options: PlanningOptions
 ) -> tuple[int, str]:
     """Return the windows of a step: 2 on a CPU, more on a GPU while memory and the dataset allow it."""
-    most = BATCHES[budget.device]
-    if budget.device == "cpu":
+    most = BATCHES[options.trained_on]
+    if options.trained_on == "cpu":
         return most, "on a CPU more steps are worth more than larger ones"
     dataset = math.prod(shape) * fingerprint.cases
     batch = 2
     while (
         batch < most
-        and network.training_bytes(patch, batch + 1) <= budget.memory
+        and network.training_bytes(patch, batch + 1) <= options.memory_bytes
         and math.prod(patch) * (batch + 1) <= MAX_BATCH_SHARE * dataset
     ):
         batch += 1

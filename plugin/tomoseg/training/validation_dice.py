@@ -54,7 +54,7 @@ class DiceMeter:
         return plain, largest
 
 
-def mean_of_labels(dice: Sequence[Sequence[float]]) -> list[float]:
+def mean_of_labels(dice: Sequence[Sequence[float]] | NDArray[np.float64]) -> list[float]:
     """Return the mean of each label over the cases (case, label), NaN left out; NaN where nothing is left."""
     columns = np.array(dice, dtype=np.float64).T
     return [float(np.mean(column[~np.isnan(column)])) if (~np.isnan(column)).any() else math.nan for column in columns]
