@@ -219,3 +219,22 @@ def test_a_bundle_named_relative_to_the_working_directory(
     write(tmp_path / "bundle", {})
     monkeypatch.chdir(tmp_path)
     assert segment(Path("bundle"), scan).labels.any()
+
+
+def test_an_evaluator_of_its_own_runs_as_it_is(tmp_path: Path, scan: Path, plain: Segmentation) -> None:
+    script = """
+from monai.engines import SupervisedEvaluator
+
+class Mirrored(SupervisedEvaluator):
+    def _iteration(self, engine, batch):
+        self.inferer, inner = (lambda x, network: inner(x, network)[:, [2, 1, 0]]), self.inferer
+        return super()._iteration(engine, batch)
+"""
+    evaluator = {
+        "_target_": "scripts.own.Mirrored", "device": "@device", "val_data_loader": "@no such entry",
+        "network": "@network_def", "inferer": "@inferer", "postprocessing": "@postprocessing",
+    }  # fmt: skip
+    files = {"scripts/own.py": script}
+    result = segment(write(tmp_path / "bundle", {"evaluator": evaluator}, files), scan)
+    np.testing.assert_array_equal(result.labels, 2 - plain.labels)
+    assert any("the evaluator's scripts.own.Mirrored" in note for note in result.stats.notes)

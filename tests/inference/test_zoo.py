@@ -18,6 +18,7 @@ from tomoseg import RunOptions, Segmenter, find_bundle
 DENSE = (
     "renalStructures_CECT_segmentation",
     "spleen_deepedit_annotation",
+    "vista3d",
 )
 
 

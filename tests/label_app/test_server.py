@@ -17,7 +17,7 @@ import pytest
 
 from support.command_line import run_inside
 from support.label_server import Server, free_port, require_monailabel, running_server
-from tomoseg import Segmenter, read_volume
+from tomoseg import LabelApp, Segmenter, read_volume
 
 pytestmark = pytest.mark.slow
 NAME = "hippocampus_mr_segmentation"
@@ -229,6 +229,50 @@ def test_wrong_usage_is_told_in_one_line(server: Server, tmp_path: Path) -> None
         assert done.returncode == 2, done.stdout + done.stderr
         assert message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+FOREIGN = {"main.py": "from tomoseg import x", "ignite.py": "", "lib/__init__.py": "", "numpy.so": "", "x/y.PYC": ""}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_code_in_the_app_that_tomoseg_did_not_write_never_runs(name: str, tmp_path: Path) -> None:
+    """MONAI Label runs main.py, which finds modules beside it first; by default the app lies in the studies' folder."""
+    require_monailabel()
+    app = tmp_path / "studies" / "label_app"
+    LabelApp(app).write([NAME])
+    path = app / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\n{FOREIGN[name]}")
+    (app / "__pycache__").mkdir()
+    done = run_inside("label-server", "--studies", app.parent, "--port", free_port())
+    assert done.returncode == 2
+    assert f"{path}: MONAI Label would run it, and tomoseg did not write it" in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["studies"]
+    assert not (app / "__pycache__").exists()
+
+
+def test_a_bundle_that_changes_while_it_is_served_runs_no_more(
+    bundle_folder: Path, real_scan: Path, tmp_path: Path
+) -> None:
+    require_monailabel()
+    root, studies = tmp_path / OTHER, tmp_path / "studies"
+    shutil.copytree(bundle_folder, root, ignore=shutil.ignore_patterns("train", "eval"))
+    studies.mkdir()
+    shutil.copy(real_scan, studies / "one.nii.gz")
+    with running_server(tmp_path, str(studies), "-b", str(root)) as running:
+        assert running.ask_form(f"/infer/{OTHER}", {}, image="one")[0] == 200
+        config = root / "configs" / "inference.json"
+        changed = json.loads(config.read_text())
+        changed["preprocessing"] = f"$open({str(tmp_path / 'marker')!r}, 'w')"
+        config.write_text(json.dumps(changed))
+        for options in ({}, {"overlap": 0.3}):
+            status, answer = running.ask_form(f"/infer/{OTHER}", options, image="one")
+            assert (status, b"this one is not trusted" in answer) == (500, True)
+        assert running.ask("POST", f"/train/{OTHER}", {"max_epochs": 1})[0] < 500
+        assert running.wait_for("train")["status"] == "ERROR"
+        running.ask("POST", "/scoring/entropy", {})
+        assert running.wait_for("scoring")["status"] in ("ERROR", "DONE")
+    assert not (tmp_path / "marker").exists()
 
 
 def test_warns_where_others_can_reach_it(real_scan: Path, tmp_path: Path) -> None:

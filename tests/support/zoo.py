@@ -80,6 +80,9 @@ SEGMENTED = BUNDLES | {
         note="loads no label",
     ),
     "spleen_deepedit_annotation": ZooBundle(None, overrides={"spatial_size": [32, 32, 32]}),
+    "vista3d": ZooBundle(
+        overrides={"network_def": "$monai.networks.nets.vista3d132(encoder_embed_dim=8, in_channels=@input_channels)"}
+    ),
     "pediatric_abdominal_ct_segmentation:inference_swinunetr": ZooBundle(
         (64, 64, 64),
         without="img_size",

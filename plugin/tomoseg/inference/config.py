@@ -5,6 +5,7 @@ that was read and checked already, and `SaveImaged` is left out.
 """
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.data import ImageReader
+from monai.data import DataLoader, Dataset, ImageReader
 from monai.transforms import AsDiscreted, Compose, Invertd, LoadImaged, MeanEnsembled, SaveImage, SaveImaged
 from monai.utils.enums import CommonKeys
 from numpy.typing import NDArray
@@ -32,6 +33,10 @@ from tomoseg.inference.device import CPU
 from tomoseg.inference.loaded_weights import LoadedNetwork, difference, find_key, load_weights
 from tomoseg.inference.parser import Scripts, make_parser
 
+# classes whose iteration is the inferer on the network, and entries of theirs that make it another
+PLAIN_EVALUATOR = re.compile(r"(monai\.[\w.]+\.|tomoseg\.)?(Supervised|Ensemble|Streaming)Evaluator")
+SCORING = ("key_val_metric", "additional_metrics")
+OTHER_ITERATION = ("iteration_update", "prepare_batch")
 _VOLUME: ContextVar[Iterator[Volume]] = ContextVar("volume")  # of each thread its own
 
 
@@ -142,6 +147,35 @@ class InferenceConfig:
         if None in files:
             raise BundleError(f"{self._path}: its weights come from no single file. Give one with --checkpoint.")
         return [file for file in files if file is not None]
+
+    @property
+    def own_iteration(self) -> str:
+        """What makes the evaluator do more than to run the inferer on the network; empty where nothing does."""
+        entry = self._parser.get().get("evaluator")
+        if not isinstance(entry, dict):
+            return ""
+        target = str(entry.get("_target_", "SupervisedEvaluator"))
+        own = "" if PLAIN_EVALUATOR.fullmatch(target) else target
+        return own or next((key for key in OTHER_ITERATION if key in entry), "")
+
+    def run_evaluator(self, data: dict[str, Any], network: torch.nn.Module) -> dict[str, Any]:
+        """Return what an iteration of the bundle's evaluator gives its post-processing.
+
+        Args:
+            data: what the preprocessing made of one scan.
+            network: with its weights, on the device.
+
+        Raises:
+            BundleError: the evaluator cannot be built.
+        """
+        found: dict[str, Any] = {}
+        parser = ConfigParser(copy.deepcopy(self._parser.get()))
+        parser["evaluator"] = {key: entry for key, entry in parser["evaluator"].items() if key not in SCORING} | {
+            "val_data_loader": DataLoader(Dataset([data]), batch_size=1, num_workers=0),
+            "network": network, "postprocessing": lambda output: found.update(output) or output, "val_handlers": [],
+        }  # fmt: skip
+        self._build("evaluator", parser=parser).run()
+        return found
 
     @property
     def amp(self) -> bool:

@@ -255,6 +255,7 @@ class Pipeline:
         asked_for = {
             "uncertainty": self._options.uncertainty,
             "tta": self._options.tta,
+            "checkpoint several times": bool(self.config.own_iteration) and len(self.networks.modules) > 1,
             "precision int8": self.networks.precision == "int8",  # it was checked on windows that the engine cuts
         }
         for option, asked in asked_for.items():
@@ -271,6 +272,8 @@ class Pipeline:
     def _engine(self, image: MetaTensor) -> Engine:
         """Return what streams an image; NotRecognisedError where the bundle does something else."""
         config = self.config
+        if config.own_iteration:
+            raise NotRecognisedError(f"the evaluator's {config.own_iteration}")
         fused = recognise_postprocessing(
             config.postprocessing, config.preprocessing, config.image_key, config.prediction_key
         )
@@ -296,12 +299,17 @@ class Pipeline:
         return Prediction(array, affine, ran, found.entropy)
 
     def _run_dense(self, data: dict[str, Any], note: str) -> Prediction:
-        """Run the bundle's own inferer and post-processing on the whole volume."""
+        """Run the bundle's own inferer, or its evaluator, and its post-processing on the whole volume."""
         image = data[self.config.image_key]
         seconds: dict[str, float] = {}
         backends = self.networks.on_torch()
         with self._stage("network", seconds):
-            logits = self.config.inferer(image[None].to(self.device), averaged(backends))
+            if self.config.own_iteration:
+                (network,) = self.networks.modules
+                data = self.config.run_evaluator(data, network)
+                logits = data[self.config.prediction_key][None]
+            else:
+                logits = self.config.inferer(image[None].to(self.device), averaged(backends))
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
         image_affine = image.affine.cpu().numpy()

@@ -1,12 +1,14 @@
 """Folder of a MONAI Label app, with its trained weights."""
 
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle, registered_names
+from tomoseg.bundle.trust import CODE_SUFFIXES, code_files
 from tomoseg.core.errors import BundleError, UsageError, errors_as
 from tomoseg.core.files import atomic_file, read_text
 from tomoseg.core.json_files import read_json, write_json
@@ -67,6 +69,23 @@ class LabelApp:
         with atomic_file(main) as temporary:
             temporary.write_text(MAIN, encoding="utf-8")
         return found
+
+    def require_own_code(self) -> None:
+        """Refuse Python code in the folder that `write` did not write, for MONAI Label would run it unasked.
+
+        Raises:
+            UsageError: there is such code.
+        """
+        main = self.root / "main.py"
+        shutil.rmtree(self.root / "__pycache__", ignore_errors=True)  # Python would believe it
+        with errors_as(UsageError, f"{self.root}: cannot be read", OSError):
+            found = [path for path in code_files(self.root) if path.suffix.lower() in CODE_SUFFIXES]
+            strange = [path for path in found if path != main or read_text(path, errors="replace") != MAIN]
+        if strange:
+            raise UsageError(
+                f"{strange[0]}: MONAI Label would run it, and tomoseg did not write it. Look at it, remove it, and make "
+                f"the app again with: tomoseg label-app {self.root}"
+            )
 
     @property
     def bundles(self) -> tuple[Bundle, ...]:

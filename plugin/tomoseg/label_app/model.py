@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
+from tomoseg.bundle.trust import require_trusted
 from tomoseg.core.files import sha256
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.segmenter import Segmenter
@@ -72,8 +73,9 @@ class ServedModel:
             version: of the weights; None for those in use now.
 
         Raises:
-            UsageError, BundleError: as for `Segmenter`.
+            UsageError, BundleError: as for `Segmenter`; also where the bundle's code changed since it was loaded.
         """
+        require_trusted(self.bundle)
         trained = (version or self.weights.current).checkpoint
         wanted = replace(options, checkpoints=(str(trained),) if trained else options.checkpoints)
         return self._loaded.get(wanted, lambda: Segmenter(self.bundle, wanted))

@@ -49,7 +49,8 @@ def serve_label_app(
 
     Raises:
         MissingPackageError: MONAI Label is not installed.
-        UsageError: the studies are not there, the port is taken, or `threads` is below 1.
+        UsageError: the studies are not there, the app has code that is not tomoseg's, the port is taken, or `threads` is
+            below 1.
         BundleError: a bundle is unknown, unusable, or not trusted.
 
     Example:
@@ -65,6 +66,7 @@ def serve_label_app(
     folder = LabelApp((app or default_app(studies)).resolve())
     # an app that is there keeps its bundles, unless others are named
     served = folder.write(bundles) if bundles or not (folder.root / "main.py").is_file() else folder.bundles
+    folder.require_own_code()
     for one in served:
         gate(one)
     _check_port(host, port)
