@@ -83,8 +83,8 @@ class LabelApp:
             strange = [path for path in found if path != main or read_text(path, errors="replace") != MAIN]
         if strange:
             raise UsageError(
-                f"{strange[0]}: MONAI Label would run it, and tomoseg did not write it. Look at it, remove it, and make "
-                f"the app again with: tomoseg label-app {self.root}"
+                f"{strange[0]}: MONAI Label would run it, and tomoseg did not write it. Look at it, remove it, and "
+                f"make the app again with: tomoseg label-app {self.root}"
             )
 
     @property

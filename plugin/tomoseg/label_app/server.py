@@ -49,8 +49,8 @@ def serve_label_app(
 
     Raises:
         MissingPackageError: MONAI Label is not installed.
-        UsageError: the studies are not there, the app has code that is not tomoseg's, the port is taken, or `threads` is
-            below 1.
+        UsageError: the studies are not there, the app has code that is not tomoseg's, the port is taken, or `threads`
+            is below 1.
         BundleError: a bundle is unknown, unusable, or not trusted.
 
     Example:
