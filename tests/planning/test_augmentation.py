@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from monai.bundle import ConfigParser
 
 from support.fingerprints import BUDGET, with_spacing
-from tomoseg.planning.augmentation import labelled_augmentation, turned, valued
-from tomoseg.planning.data_config import KEYS, outside
-from tomoseg.planning.rules import decide
+from tomoseg.planning.configs import make_configs
+from tomoseg.planning.layout import Layout
+from tomoseg.planning.rules import TrainingPlan, decide
+
+
+def steps_of(plan: TrainingPlan) -> dict[str, Any]:
+    """Return the random transforms of train.json by their classes."""
+    steps = make_configs(plan, Layout(True), "bundle", "data")["train"]["train"]["random_transforms"]
+    return {step["_target_"]: step for step in steps}
 
 
 @pytest.mark.parametrize(
@@ -20,7 +27,7 @@ from tomoseg.planning.rules import decide
 def test_fine_scans_are_seen_as_coarse_ones_are(spacing: float, shrunk: float, blurs: float) -> None:
     """As those of slices of 3.6 mm; along all axes, and by the blur of each axis for itself, along one."""
     fingerprint = with_spacing(spacing, spacing, spacing, (40, 40, 40))
-    steps = {step["_target_"]: step for step in valued(decide(fingerprint, "MR", BUDGET), "image")}
+    steps = steps_of(decide(fingerprint, "MR", BUDGET))
     assert steps["RandSimulateLowResolutiond"]["zoom_range"][0] == shrunk
     assert {steps["RandGaussianSmoothd"][f"sigma_{axis}"][1] for axis in "xyz"} == {blurs}
 
@@ -31,7 +38,7 @@ def test_slices_of_scans_with_a_coarse_axis_are_turned_and_scaled_within_themsel
     i, j, k = (20 if axis == coarse else 128 for axis in range(3))
     plan = decide(replace(with_spacing(x, y, z, (i, j, k)), coarse_spacing_mm=(x, y, z)), "MR", BUDGET)
     keys = {"image_key": "image", "label_key": "label", "cache_device": "cpu", "patch_size": list(plan.patch)}
-    step = ConfigParser({**keys, "step": turned(plan, KEYS)[0]}).get_parsed_content("step")
+    step = ConfigParser({**keys, "step": steps_of(plan)["RandAffined"]}).get_parsed_content("step")
     step.set_random_state(0)
     numbers = torch.arange(1.0, plan.crop[coarse] + 1).reshape([-1 if axis == coarse else 1 for axis in range(3)])
     scan = numbers.expand(plan.crop)[None].contiguous()
@@ -46,13 +53,13 @@ def test_slices_of_scans_with_a_coarse_axis_are_turned_and_scaled_within_themsel
         corners.append(float((slices == 0).float().mean()))
     assert max(corners) > 0, "they are turned and scaled"
     assert max(corners) < 0.1
-    smooth = {step["_target_"]: step for step in valued(plan, "image")}["RandGaussianSmoothd"]
+    smooth = steps_of(plan)["RandGaussianSmoothd"]
     assert [smooth[f"sigma_{axis}"][1] > 1 for axis in "xyz"] == [axis != coarse for axis in range(3)]
 
 
 def test_short_scans_of_the_body_are_seen_as_a_window_pads_them() -> None:
     plan = decide(replace(with_spacing(2, 2, 2), intensity_low=-100.0, intensity_high=900.0), "CT", BUDGET)
-    (choice,) = (step for step in labelled_augmentation(plan) if step["_target_"] == "OneOf")
+    choice = steps_of(plan)["OneOf"]
     shape = (24, 20, 64)
     content = {"image_key": "image", "label_key": "label", "crop_size": shape, "step": choice["transforms"][1]}
     shorten = ConfigParser(content).get_parsed_content("step")
@@ -63,7 +70,7 @@ def test_short_scans_of_the_body_are_seen_as_a_window_pads_them() -> None:
         kept = done["label"] == 1
         assert kept.shape == (1, *shape)
         assert torch.equal(done["image"] == 0.5, kept)
-        assert done["image"][~kept].eq(outside(plan)).all()
+        assert done["image"][~kept].eq(plan.outside).all()
         slices = kept.any(dim=(0, 1, 2))
         assert kept[..., slices].all(), "all of a slice, or nothing"
         lengths.add(int(slices.sum()))

@@ -17,10 +17,11 @@ from support.fingerprints import BUDGET, HIPPOCAMPUS
 from support.trainings import tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
 from tomoseg.core.errors import UsageError
-from tomoseg.planning.augmentation import labelled_augmentation
 from tomoseg.planning.bundle_writer import plan
+from tomoseg.planning.configs import make_configs
 from tomoseg.planning.fingerprint import LabelPrint
 from tomoseg.planning.imbalance import LOSSES, MAX_SAMPLING_RATIO, LossName, choose_ratios
+from tomoseg.planning.layout import Layout
 from tomoseg.planning.options import PlanningOptions
 from tomoseg.planning.rules import TrainingPlan, decide
 from tomoseg.training.options import TrainingOptions
@@ -62,7 +63,7 @@ def test_smaller_labels_come_more_often_and_none_takes_all(volumes: list[float])
 )
 def test_windows_lie_where_was_asked_for(sampling: str, shares: tuple[float, ...]) -> None:
     """By MONAI's own transform, built from the config: what lies in the middle of 400 windows."""
-    (crop, *_) = labelled_augmentation(planned(sampling))
+    (crop, *_) = make_configs(planned(sampling), Layout(True), "bundle", "data")["train"]["train"]["random_transforms"]
     assert crop["_target_"] == "RandCropByLabelClassesd"
     changed = {"label_key": "label", "indices_key": None, "spatial_size": [1, 1, 1], "keys": ["label"]}
     transform = ConfigParser({"crop": {**crop, **changed, "num_samples": 400}}).get_parsed_content("crop")

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from support.fingerprints import BUDGET, HIPPOCAMPUS
+from tomoseg.planning.configs import make_configs
 from tomoseg.planning.fingerprint import LabelPrint
-from tomoseg.planning.inference_config import inference_config
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.metadata import make_metadata
 from tomoseg.planning.rules import decide
@@ -67,7 +67,7 @@ def threshold_bundle(
         network.weight.copy_(slopes.reshape(-1, 1, 1, 1, 1).expand_as(network.weight))
         assert network.bias is not None
         network.bias.copy_(-torch.tensor([0.0, *accumulate(cuts)]))
-    config = inference_config(plan, layout, folder.name, "data")
+    config = make_configs(plan, layout, folder.name, "data")["inference"]
     config["network_def"] = {
         "_target_": "torch.nn.Conv3d",
         "in_channels": 1,

@@ -17,8 +17,8 @@ from support.bundles import parse_config
 from support.fingerprints import BUDGET, HIPPOCAMPUS
 from support.trainings import write_dataset
 from tomoseg.planning.bundle_writer import plan
+from tomoseg.planning.configs import loss_entries
 from tomoseg.planning.imbalance import LOSSES, LossName
-from tomoseg.planning.loss_config import loss_entries
 from tomoseg.planning.options import PlanningOptions
 from tomoseg.planning.rules import decide
 

@@ -16,16 +16,14 @@ from tomoseg.data.inspection.scan import OnScan
 from tomoseg.data.inspection.training_checks import require_trainable, trainable_labels
 from tomoseg.data.labels import find_ignored
 from tomoseg.data.read import read_volume
+from tomoseg.planning.configs import make_configs
 from tomoseg.planning.fingerprint import Fingerprint, take_fingerprint
-from tomoseg.planning.inference_config import evaluate_config, inference_config
 from tomoseg.planning.layout import find_layout
 from tomoseg.planning.metadata import make_metadata
 from tomoseg.planning.options import PlanningOptions
 from tomoseg.planning.rules import TrainingPlan, decide
-from tomoseg.planning.semi_supervised_config import semi_supervised_config
 from tomoseg.planning.synthesis import require_drawable
-from tomoseg.planning.template import render, render_config
-from tomoseg.planning.train_config import train_config
+from tomoseg.planning.template import render
 
 MAX_AIR_HU = -500  # an image whose voxels go below that, in Hounsfield units
 
@@ -82,16 +80,8 @@ def plan(
     made = replace(decide(fingerprint, kind, options, find_ignored(data.label_names)), guessed=guessed)
     title, source = _describe(data)
     dataset_name = data.root.resolve().name if SAFE_NAME.fullmatch(data.root.resolve().name) else "dataset"
-    arguments = (made, layout, name, dataset_name)
-    configs = {
-        "metadata": make_metadata(made, fingerprint, layout, title, source),
-        "inference": inference_config(*arguments),
-        "evaluate": evaluate_config(*arguments),
-        "multi_gpu_evaluate": render_config("multi_gpu_evaluate"),
-        "train": train_config(*arguments),
-        "semi_supervised": semi_supervised_config(made),
-        "multi_gpu_train": render_config("multi_gpu_train"),
-    }
+    metadata = make_metadata(made, fingerprint, layout, title, source)
+    configs = {"metadata": metadata, **make_configs(made, layout, name, dataset_name)}
     files = {f"configs/{stem}.json": as_text(content) for stem, content in configs.items()}
     files[PLAN] = _record(made, fingerprint, options).as_text()
     files["configs/logging.conf"] = render("logging.conf")

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from tomoseg.core.errors import DatasetError
+from tomoseg.data.channels import FIRST_CHANNEL
 from tomoseg.data.datasets import DESCRIPTION, FOLDERS, Dataset, Pair
 from tomoseg.data.formats import is_nifti, missing_reader, strip_suffix
 from tomoseg.data.nifti import load_nifti
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,18 @@ class Layout:
     def default_fold(self) -> int | str:
         """Default validation cases."""
         return "validation" if self.has_validation else 0
+
+    @property
+    def datalist(self) -> str:
+        """Expression for the list of scans in `dataset_dir`."""
+        found = f"for f in sorted(os.listdir(@dataset_dir)) if f.endswith({NIFTI_SUFFIXES}) and not f.startswith('.')"
+        if self.files == 1:
+            return f"$[{{'image': os.path.join(@dataset_dir, f)}} {found}]"
+        firsts = tuple(FIRST_CHANNEL + suffix for suffix in NIFTI_SUFFIXES)
+        part = "os.path.join(@dataset_dir, '_{:04}'.format(c).join(f.rsplit('_0000', 1)))"
+        return (
+            f"$[{{'image': [{part} for c in range({self.files})]}} {found.replace(str(NIFTI_SUFFIXES), str(firsts))}]"
+        )
 
 
 def find_layout(dataset: Dataset, listed: bool) -> Layout:

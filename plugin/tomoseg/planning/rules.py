@@ -87,6 +87,27 @@ class TrainingPlan:
         """Along which axes the voxels are so much longer that a scan turned voxel by voxel would be sheared."""
         return coarse_axes(self.spacing_mm)
 
+    @property
+    def classes(self) -> dict[int, int]:
+        """The network's value of each of the dataset's; of the ignore label, the first value beyond its labels."""
+        values = dict(zip(self.sources, self.labels, strict=True))
+        return values if self.ignored is None else values | {self.ignored: self.network.out_channels}
+
+    @property
+    def outside(self) -> float:
+        """The value of what lies beyond a scan: in CT the lowest, which is air, else the mean of the image."""
+        if self.intensities is None:
+            return 0.0
+        low, _, mean, sd = self.intensities
+        return round((low - mean) / sd, 6)
+
+    @property
+    def normalization(self) -> dict[str, bool]:
+        """Options of the z-score."""
+        return ({"nonzero": True} if self.nonzero else {}) | (
+            {"channel_wise": True} if self.network.channels > 1 else {}
+        )
+
     def choices(self) -> dict[str, Any]:
         """Return the choices by their names in `reasons`."""
         return {

@@ -32,6 +32,11 @@ class Drawing:
     mirror_prob: float
     translation_mm: tuple[float, float, float]
 
+    @property
+    def translations_mm(self) -> list[list[float]]:
+        """Least and largest translation along each axis."""
+        return [[-mm for mm in self.translation_mm], list(self.translation_mm)]
+
 
 def require_drawable(dataset: Dataset, share: float) -> None:
     """Raise UsageError where images cannot be drawn from the label maps of a dataset, or not with this share."""

@@ -1,14 +1,21 @@
 """Render the files of a planned bundle from templates."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from tomoseg.bundle.configs import Json
+from tomoseg.bundle.configs import Json, component
 from tomoseg.core.templates import make_environment
 
 ENVIRONMENT = make_environment(Path(__file__).parent / "templates")
-ENVIRONMENT.filters |= {"json": json.dumps, "inner": lambda value: json.dumps(value)[1:-1]}
+ENVIRONMENT.filters |= {
+    "json": json.dumps,
+    "inner": lambda value: json.dumps(value)[1:-1],
+    "one_or_all": lambda values: values if len(values) > 1 else values[0],
+}
+ENVIRONMENT.globals["step"] = lambda target, **arguments: json.dumps(component(target, **arguments))
+TEXT_OR_LAST_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[]}])')
 
 
 def render(name: str, /, **values: Any) -> str:
@@ -26,8 +33,9 @@ def render_config(name: str, /, **values: Any) -> Json:
 
     Args:
         name: of the config; its template is `templates/NAME.json.jinja`.
-        values: by their names in the template, where the filter `json` writes a value as JSON, and `inner` the same
-            without its brackets.
+        values: by their names in the template, where `step` writes the entry of a transform, the filter `json` a value
+            as JSON, and `inner` the same without its brackets. A comma after a last entry counts for nothing.
     """
-    config: Json = json.loads(render(f"{name}.json.jinja", **values))
+    text = TEXT_OR_LAST_COMMA.sub(lambda found: found[1] or "", render(f"{name}.json.jinja", **values))
+    config: Json = json.loads(text)
     return config

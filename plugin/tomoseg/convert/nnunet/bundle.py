@@ -26,7 +26,6 @@ from tomoseg.core.files import sha256
 from tomoseg.core.templates import make_environment
 from tomoseg.inference.checkpoints import save_weights
 from tomoseg.inference.config import InferenceConfig
-from tomoseg.planning import data_config
 from tomoseg.planning.fingerprint import LabelPrint
 from tomoseg.planning.label_table import label_table
 from tomoseg.planning.layout import Layout
@@ -158,7 +157,7 @@ def _inference_config(
         decide=[*decide, *steps],
         name=name,
         dataset="scans",
-        datalist=data_config.scans_to_segment(Layout(False, files=len(plans.channels))),
+        datalist=Layout(False, files=len(plans.channels)).datalist,
         preprocessing=[
             component("LoadImaged", keys="image", ensure_channel_first=True),
             *turn,
