@@ -17,6 +17,7 @@ from hypothesis import settings
 from support.browser import Browser, running_browser
 from support.bundles import BUNDLE_NAME, BUNDLES, CASES, CHECKOUT, DATA, SHARED, Place
 from support.dicoms import write_series
+from support.one_layer import NETWORK, save_layer
 from support.pages import draw_picture
 from support.scheduling import pytest_xdist_make_scheduler  # noqa: F401
 from support.tiers import rest_exhaustive
@@ -121,6 +122,17 @@ def bundle_copy(bundle_folder: Path, tmp_path: Path) -> Path:
     target = tmp_path / "a #copy @of % the bundle"
     shutil.copytree(bundle_folder, target, ignore=shutil.ignore_patterns("train", "eval"))
     return target
+
+
+@pytest.fixture
+def small_bundle(bundle_copy: Path) -> Path:
+    """Such a copy whose network is one convolution of random weights, for tests that need no trained one."""
+    for path in (bundle_copy / "configs").glob("*.json"):
+        config = json.loads(path.read_text())
+        if "network_def" in config:
+            path.write_text(json.dumps({**config, "network_def": NETWORK}))
+    save_layer(bundle_copy / "models" / "model.pt")
+    return bundle_copy
 
 
 @pytest.fixture(scope="module", params=BUNDLES, ids=lambda path: path.name)

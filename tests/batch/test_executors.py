@@ -31,7 +31,7 @@ TIMED = ("started", "finished", "seconds", "hardware", *MEMORY)
 MakeExecutor = Callable[[OutputOptions], Executor]
 
 
-@pytest.fixture(scope="module", params=["local", "ray"])
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.slow)])
 def make_executor(request: pytest.FixtureRequest) -> Iterator[MakeExecutor]:
     if request.param == "local":
         segmenter = Segmenter.from_bundle(NAME, device="cpu", backend="torch")

@@ -87,8 +87,10 @@ def test_a_read_only_folder_is_told_for_each_scan(scans: Path, tmp_path: Path) -
     assert not list((tmp_path / "kept").iterdir())
 
 
-def test_an_output_folder_that_vanishes_is_made_again(scans: Path, wanted: dict[str, bytes], tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_an_output_folder_that_vanishes_is_made_again(scans: Path, tmp_path: Path) -> None:
+    out, four = tmp_path / "out", sorted(scans.iterdir())[:4]
+    segmenter = Segmenter.from_bundle(NAME)
+    assert not segment_batch(segmenter, four, tmp_path / "whole").failed
     vanished: list[object] = []
 
     def vanish(case: object) -> None:
@@ -97,13 +99,12 @@ def test_an_output_folder_that_vanishes_is_made_again(scans: Path, wanted: dict[
             while out.exists():  # a scan may be written into it meanwhile
                 shutil.rmtree(out, ignore_errors=True)
 
-    segmenter = Segmenter.from_bundle(NAME)
-    report = segment_batch(segmenter, [scans], out, progress=Calls(vanish))
+    report = segment_batch(segmenter, four, out, progress=Calls(vanish))
     assert [case.status for case in report.cases].count("failed") <= 2  # those that were written meanwhile
     assert all("cannot be written" in case.reason for case in report.failed)
-    assert len(label_maps(out)) >= 5
-    assert not segment_batch(segmenter, [scans], out).failed
-    assert label_maps(out) == wanted
+    assert label_maps(out)
+    assert not segment_batch(segmenter, four, out).failed
+    assert label_maps(out) == label_maps(tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from support.command_line import run_inside
 from support.waiting import wait_until
 
 BUNDLE = "hippocampus_mr_segmentation"
@@ -153,8 +154,7 @@ def test_a_dicom_export_is_one_scan(inbox: Path, dicom_scan: Path, real_scan: Pa
 )
 def test_what_cannot_be_watched_is_told(arguments: list[str], complaint: str, tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
-    command = [sys.executable, "-m", "tomoseg", "watch", *arguments, "-b", BUNDLE]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    done = run_inside("watch", *arguments, "-b", BUNDLE, cwd=tmp_path)
     assert done.returncode == 2
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr

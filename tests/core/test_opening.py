@@ -22,11 +22,12 @@ OPENERS = {
 LOADERS = {"nib", "np", "torch", "torch.jit", "onnx", "itk"}  # whose `load` takes a path
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_nothing_opens_a_path_that_was_not_checked(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    unchecked = [f"line {call.lineno}: {ast.unparse(call)}" for call in calls(tree) if opens(call, tree)]
-    assert unchecked == [] or path == PACKAGE / "core" / "files.py"
+def test_nothing_opens_a_path_that_was_not_checked() -> None:
+    unchecked: list[str] = []
+    for path in sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "core" / "files.py"}):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        unchecked += [f"{path}:{call.lineno}: {ast.unparse(call)}" for call in calls(tree) if opens(call, tree)]
+    assert unchecked == []
 
 
 @pytest.mark.parametrize("opening", [

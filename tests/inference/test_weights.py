@@ -31,14 +31,14 @@ def put_in_int8(bundle: Path, checkpoint: Path, xml: Path) -> None:
 
 
 @pytest.fixture
-def ensemble(bundle_copy: Path) -> Path:
+def ensemble(small_bundle: Path) -> Path:
     """A bundle that averages two networks."""
-    models = bundle_copy / "models"
+    models = small_bundle / "models"
     weights = torch.load(models / "model.pt", weights_only=True)
     torch.save({name: 1.01 * weight for name, weight in weights.items()}, models / "second.pt")
-    path = bundle_copy / "configs" / "inference.json"
+    path = small_bundle / "configs" / "inference.json"
     path.write_text(json.dumps(ensemble_config(json.loads(path.read_text()), ["model.pt", "second.pt"])))
-    return bundle_copy
+    return small_bundle
 
 
 def test_they_are_told_as_the_segmenter_tells_them(ensemble: Path) -> None:
@@ -109,59 +109,59 @@ def put(bundle: Path, entries: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("case", CONFIGS)
-def test_the_weights_are_those_that_a_run_of_monai_has(case: str, bundle_copy: Path) -> None:
+def test_the_weights_are_those_that_a_run_of_monai_has(case: str, small_bundle: Path) -> None:
     entries, factor = CONFIGS[case]
-    own = torch.load(bundle_copy / "models" / "model.pt", weights_only=True)
+    own = torch.load(small_bundle / "models" / "model.pt", weights_only=True)
     for name, times in (("twice.pt", 2.0), ("thrice.pt", 3.0)):
-        scaled(bundle_copy, name, times)
+        scaled(small_bundle, name, times)
     # what a run would need besides: it is not built
-    put(bundle_copy, {**entries, "dataset": {"_target_": "no.such.Dataset"}})
-    (found,) = InferenceConfig(find_bundle(bundle_copy), CPU, None).networks
+    put(small_bundle, {**entries, "dataset": {"_target_": "no.such.Dataset"}})
+    (found,) = InferenceConfig(find_bundle(small_bundle), CPU, None).networks
     for name, tensor in found.module.state_dict().items():
         torch.testing.assert_close(tensor, factor * own[name], rtol=0, atol=0)
     assert len(found.sha256) == 64
 
 
-def test_weights_that_fit_in_part_are_loaded_where_the_config_says_so(bundle_copy: Path) -> None:
-    own = torch.load(bundle_copy / "models" / "model.pt", weights_only=True)
-    part = "output_block"
-    path = scaled(bundle_copy, "part.pt", 2, without=part)
+def test_weights_that_fit_in_part_are_loaded_where_the_config_says_so(small_bundle: Path) -> None:
+    own = torch.load(small_bundle / "models" / "model.pt", weights_only=True)
+    part = "bias"
+    path = scaled(small_bundle, "part.pt", 2, without=part)
     loader = {**LOADER, "load_path": "models/part.pt"}
-    put(bundle_copy, {"handlers": [loader]})
+    put(small_bundle, {"handlers": [loader]})
     with pytest.raises(TomosegError, match=r"part\.pt: expected the weights '.*', got \d+ others without it"):
-        _ = InferenceConfig(find_bundle(bundle_copy), CPU, None).networks
-    put(bundle_copy, {"handlers": [{**loader, "strict": False}]})
-    (found,) = InferenceConfig(find_bundle(bundle_copy), CPU, None).networks
+        _ = InferenceConfig(find_bundle(small_bundle), CPU, None).networks
+    put(small_bundle, {"handlers": [{**loader, "strict": False}]})
+    (found,) = InferenceConfig(find_bundle(small_bundle), CPU, None).networks
     loaded = {name for name, tensor in found.module.state_dict().items() if torch.equal(tensor, 2 * own[name])}
     assert loaded == {name for name in own if part not in name}
     assert (found.checkpoint, found.sha256) == (path, sha256(path))
 
 
-def test_a_disabled_loader_loads_nothing(bundle_copy: Path, real_scan: Path) -> None:
-    put(bundle_copy, {"handlers": [{**TWICE, "_disabled_": True}]})
-    (found,) = InferenceConfig(find_bundle(bundle_copy), CPU, None).networks
-    own = torch.load(bundle_copy / "models" / "model.pt", weights_only=True)
+def test_a_disabled_loader_loads_nothing(small_bundle: Path, real_scan: Path) -> None:
+    put(small_bundle, {"handlers": [{**TWICE, "_disabled_": True}]})
+    (found,) = InferenceConfig(find_bundle(small_bundle), CPU, None).networks
+    own = torch.load(small_bundle / "models" / "model.pt", weights_only=True)
     assert found.checkpoint is None
     assert any(not torch.equal(tensor, own[name]) for name, tensor in found.module.state_dict().items())
-    result = Segmenter.from_bundle(bundle_copy, device="cpu")(real_scan)
+    result = Segmenter.from_bundle(small_bundle, device="cpu")(real_scan)
     assert "nothing in the config loads weights: the network runs with its initial ones" in result.stats.notes
 
 
-def test_torchscript_in_place_of_the_network(bundle_copy: Path, real_scan: Path) -> None:
-    expected = Segmenter.from_bundle(bundle_copy, device="cpu", backend="torch", precision="fp32")(real_scan)
-    (found,) = InferenceConfig(find_bundle(bundle_copy), CPU, None).networks
+def test_torchscript_in_place_of_the_network(small_bundle: Path, real_scan: Path) -> None:
+    expected = Segmenter.from_bundle(small_bundle, device="cpu", backend="torch", precision="fp32")(real_scan)
+    (found,) = InferenceConfig(find_bundle(small_bundle), CPU, None).networks
     module = found.module.eval()
-    torch.jit.trace(module, random_window(bundle_copy)).save(str(bundle_copy / "models" / "model.ts"))  # type: ignore[no-untyped-call]
-    (bundle_copy / "models" / "model.pt").unlink()
-    put(bundle_copy, {"handlers": [], "network_def": "$torch.jit.load(@bundle_root + '/models/model.ts')"})
+    torch.jit.trace(module, random_window(small_bundle)).save(str(small_bundle / "models" / "model.ts"))  # type: ignore[no-untyped-call]
+    (small_bundle / "models" / "model.pt").unlink()
+    put(small_bundle, {"handlers": [], "network_def": "$torch.jit.load(@bundle_root + '/models/model.ts')"})
     for backend in ("torch", "auto"):
-        segmenter = Segmenter.from_bundle(bundle_copy, device="cpu", backend=backend, precision="fp32")
+        segmenter = Segmenter.from_bundle(small_bundle, device="cpu", backend=backend, precision="fp32")
         assert (segmenter(real_scan).labels != expected.labels).mean() < 1e-3
         assert len(segmenter.checkpoint_sha256[0]) == 64
 
 
-def test_what_is_missing_is_told(bundle_copy: Path) -> None:
-    config = InferenceConfig(find_bundle(bundle_copy), CPU, None)
-    (bundle_copy / "models" / "model.pt").unlink()
+def test_what_is_missing_is_told(small_bundle: Path) -> None:
+    config = InferenceConfig(find_bundle(small_bundle), CPU, None)
+    (small_bundle / "models" / "model.pt").unlink()
     with pytest.raises(TomosegError, match=r"model\.pt: no such checkpoint\. Train the bundle: tomoseg train "):
         weights_in_use(config, RunOptions())

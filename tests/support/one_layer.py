@@ -46,10 +46,14 @@ def write(root: Path, config: Json, files: dict[str, str] | None = None, metadat
         path = root / "configs" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
-    torch.manual_seed(1)
-    layer = torch.nn.Conv3d(1, 3, 3, padding=1)
-    nested = "scripts/__init__.py" in files
     (root / "models").mkdir()
-    torch.save({f"layer.{key}" if nested else key: value for key, value in layer.state_dict().items()},
-               root / "models" / "model.pt")  # fmt: skip
+    save_layer(root / "models" / "model.pt", "layer." if "scripts/__init__.py" in files else "")
     return root
+
+
+def save_layer(path: Path, prefix: str = "") -> None:
+    """Write weights of `NETWORK`, the same each time, under names that begin with a prefix."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        weights = torch.nn.Conv3d(1, 3, 3, padding=1).state_dict()
+    torch.save({prefix + key: value for key, value in weights.items()}, path)

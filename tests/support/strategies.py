@@ -14,6 +14,8 @@ from tomoseg import Grid
 ORIENTATIONS = sorted(
     "".join(letters) for axes in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*axes)
 )
+# each order of the axes, mirrored differently
+AXIS_ORDERS = ("RAS", "LSP", "AIR", "PLS", "SRA", "IPL")
 
 
 def orientations() -> st.SearchStrategy[str]:

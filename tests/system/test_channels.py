@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from support.bundles import Place, dice, read_config, voxels
+from support.bundles import Place, dice, parse_config, read_config, voxels
 from support.stored import GRID, SHAPE, noise, save
 from support.trainings import NAMES, phantom, tiny_bundle, tomoseg
 from tomoseg import Segmenter, find_bundle
@@ -77,19 +77,31 @@ def split(folder: Path, name: str, image: NDArray[Any], layout: str) -> list[str
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same data in each layout, a bundle for each, and weights that tell the labels from each other."""
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same data in each layout, and a bundle for each."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("channels")
     for layout in LAYOUTS:
         tiny_bundle(write(folder / f"data_{layout}", layout), folder / f"bundle_{layout}", steps=30)
-    bundle = find_bundle(folder / "bundle_files")
-    options = TrainingOptions(fold=0, epochs=12, device="cpu")
-    trained = train(bundle, check_data(folder / "data_files"), options, folder / "out", hidden=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data, and bundles whose network tells the labels from each other without a training."""
+    folder = tmp_path_factory.mktemp("linear")
+    network = torch.nn.Conv3d(2, 3, 1)
+    with torch.no_grad():  # a label is where the first channel is bright; the second says which
+        network.weight.copy_(torch.tensor([[0, 0], [4, 1], [4, -1]]).reshape(3, 2, 1, 1, 1))
+        network.bias.copy_(torch.tensor([0, -8, -8]))  # type: ignore[union-attr]
     for layout in LAYOUTS:
-        models = folder / f"bundle_{layout}" / "models"
-        models.mkdir(exist_ok=True)
-        shutil.copy(trained.weights, models / "model.pt")
+        bundle = shutil.copytree(planned / f"bundle_{layout}", folder / f"bundle_{layout}")
+        (folder / f"data_{layout}").symlink_to(planned / f"data_{layout}")
+        target = {"_target_": "torch.nn.Conv3d", "in_channels": 2, "out_channels": 3, "kernel_size": 1}
+        config = read_config(bundle, "inference") | {"network_def": target}
+        (bundle / "configs" / "inference.json").write_text(json.dumps(config))
+        (bundle / "models").mkdir(exist_ok=True)
+        torch.save(network.state_dict(), bundle / "models" / "model.pt")
     return folder
 
 
@@ -147,15 +159,15 @@ def test_files_of_one_scan_are_one_case(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_bundle_is_planned_for_them(place: Path, layout: str) -> None:
-    bundle = place / f"bundle_{layout}"
+def test_a_bundle_is_planned_for_them(planned: Path, layout: str) -> None:
+    bundle = planned / f"bundle_{layout}"
     image = read_config(bundle, "metadata")["network_data_format"]["inputs"]["image"]
     assert (image["num_channels"], image["channel_def"]) == (2, {"0": "T2", "1": "ADC"})
     for name in ("train", "evaluate", "inference"):
         assert read_config(bundle, name)["network_def"]["in_channels"] == 2
     described = tomoseg("info", bundle, "--json")
     assert json.loads(described.stdout)["channels"] == {"0": "T2", "1": "ADC"}
-    one = read_config(place / "bundle_4d", "plan")
+    one = read_config(planned / "bundle_4d", "plan")
     assert read_config(bundle, "plan") == one
     assert one["fingerprint"]["channels"] == ["T2", "ADC"]
 
@@ -173,7 +185,7 @@ def test_segment_gives_what_stock_monai_does(place: Path, layout: str, tmp_path:
         assert dice(voxels(ours), two_channels(99)[1], label) > 0.6
     stock = Place(place / f"bundle_{layout}", place)
     options = ("--dataset_dir", str(scans), "--output_dir", str(tmp_path / "stock"))
-    stock.run("run", "--config_file", stock.configs("inference"), *options, scratch=tmp_path)
+    stock.call("run", "--config_file", stock.configs("inference"), *options)
     np.testing.assert_array_equal(voxels(nib.load(tmp_path / "stock" / name)), voxels(ours))
     report = json.loads((tmp_path / "ours" / "report.json").read_text())
     assert not report["cases"][0]["stats"]["notes"]  # a preview was drawn
@@ -187,9 +199,12 @@ def test_segment_gives_what_stock_monai_does(place: Path, layout: str, tmp_path:
 
 
 @pytest.mark.exhaustive
-def test_stock_monai_trains_and_evaluates_each_layout(place: Path, tmp_path: Path) -> None:
+def test_stock_monai_trains_and_evaluates_each_layout(planned: Path, tmp_path: Path) -> None:
+    network = parse_config(planned / "bundle_4d", "inference", dataset_dir=".").get_parsed_content("network_def")
     for layout in LAYOUTS:
-        stock = Place(place / f"bundle_{layout}", place)
+        stock = Place(planned / f"bundle_{layout}", planned)
+        (stock.bundle / "models").mkdir(exist_ok=True)
+        torch.save(network.state_dict(), stock.bundle / "models" / "model.pt")
         for config, options in (("train", ("--epochs", "1", "--steps", "2")), ("evaluate", ())):
             where = (
                 ("--dataset_dir", f"data_{layout}", "--ckpt_dir", str(tmp_path / layout))
@@ -204,11 +219,21 @@ def test_stock_monai_trains_and_evaluates_each_layout(place: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_folds_are_compared_and_the_bundle_gets_weights(place: Path, tmp_path: Path) -> None:
-    bundle = shutil.copytree(place / "bundle_files", tmp_path / "bundle", ignore=shutil.ignore_patterns("models"))
+def test_a_network_learns_from_both_channels(planned: Path, tmp_path: Path) -> None:
+    bundle = find_bundle(shutil.copytree(planned / "bundle_files", tmp_path / "bundle"))
+    options = TrainingOptions(fold=0, epochs=12, device="cpu")
+    trained = train(bundle, check_data(planned / "data_files"), options, tmp_path / "out", hidden=True)
+    segmenter = Segmenter(bundle, RunOptions(device="cpu", checkpoints=(str(trained.weights),)))
+    found = segmenter(planned / "data_4d" / "imagesTs" / "other.nii.gz")
+    assert min(dice(found.labels, two_channels(99)[1], label) for label in NAMES.values()) > 0.6
+
+
+@pytest.mark.slow
+def test_folds_are_compared_and_the_bundle_gets_weights(planned: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(planned / "bundle_files", tmp_path / "bundle")
     options = TrainingOptions(epochs=1, device="cpu")
     result = cross_validate(
-        find_bundle(bundle), check_data(place / "data_files"), options, tmp_path / "out", hidden=True
+        find_bundle(bundle), check_data(planned / "data_files"), options, tmp_path / "out", hidden=True
     )
     assert result.cases == 6
 

@@ -32,6 +32,7 @@ def expert(data: Path, case: str) -> NDArray[Any]:
     return voxels(nib.load(data / "labelsTr" / f"{case}.nii.gz"))
 
 
+@pytest.mark.slow
 def test_it_finds_what_was_contoured_on_scans_that_it_has_not_seen(segmenter: Segmenter, head_neck_data: Path) -> None:
     scores = []
     for case in HELD_OUT:
@@ -71,6 +72,7 @@ def test_a_scan_as_fine_as_in_use_has_the_same_organs_with_smooth_borders(
         assert dice(voxels(back), straight, value) > 0.9
 
 
+@pytest.mark.slow
 def test_an_abdomen_has_next_to_nothing_and_a_warning(ct_abdomen: Path, tmp_path: Path) -> None:
     done = tomoseg("segment", ct_abdomen, "-o", tmp_path / "out", "-b", NAME, "--device", "cpu", "--strict")
     assert done.returncode == 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from support.bundles import CHECKOUT
+from support.trainings import tiny_bundle, write_dataset
 from tomoseg import Segmenter, find_bundle
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
@@ -84,7 +84,7 @@ def test_the_weights_that_were_best_on_the_cases_held_out_come_back(
 
 def test_an_epoch_is_each_case_once(cases: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch of `tomoseg train` is a hundred steps, which would be hours beside a reader who waits."""
-    planned = find_bundle(str(CHECKOUT / "monai_bundle" / "head_neck_ct_segmentation"))
+    planned = find_bundle(tiny_bundle(write_dataset(tmp_path / "data"), tmp_path / "planned", steps=100))
     lengths: list[int] = []
     step = TrainingSession._step
 

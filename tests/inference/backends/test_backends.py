@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from support import one_layer
 from support.bundles import load_network, random_window
 from tomoseg import Segmenter, TomosegError
 from tomoseg.core.errors import BackendError
@@ -23,12 +26,40 @@ BACKENDS = [("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
 
 
-@pytest.fixture(autouse=True)
+CACHE_VARIABLES = ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of this module's own, so that nothing is as an earlier version compiled it."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in CACHE_VARIABLES:
+            patch.setenv(variable, folder)
+        yield
+
+
+@pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache for each test, for this process and those it starts."""
-    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"):
+    """An empty cache for one test and the processes that it starts."""
+    for variable in CACHE_VARIABLES:
         monkeypatch.setenv(variable, str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A bundle whose network compiles in a moment."""
+    return one_layer.write(tmp_path / "small", {"inferer": {"_target_": "SlidingWindowInferer", "roi_size": [32] * 3}})
+
+
+@pytest.fixture(scope="module")
+def uneven(real_scan: Path) -> tuple[nib.Nifti1Image, NDArray[Any]]:
+    """A real scan, finer than the network's grid along two axes and coarser along one, and its labels by torch."""
+    from nibabel.processing import resample_to_output
+
+    scan = resample_to_output(nib.load(real_scan), (0.6, 0.9, 1.5), order=1)
+    return scan, Segmenter.from_bundle("hippocampus", backend="torch", precision="fp32")(scan).labels
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +99,11 @@ def test_scores_where_most_is_air(network: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize(("backend", "precision"), BACKENDS)
-def test_labels_are_those_of_torch(real_scan: Path, backend: str, precision: str) -> None:
-    """On a real volume, finer and coarser than the network's grid, too."""
-    from nibabel.processing import resample_to_output
-
-    scan = nib.load(real_scan)
-    scans = [scan, resample_to_output(scan, (0.6, 0.6, 1.2), order=1), resample_to_output(scan, (1.3, 0.9, 2), order=1)]
-    reference = Segmenter.from_bundle("hippocampus", backend="torch", precision="fp32")
-    other = Segmenter.from_bundle("hippocampus", backend=backend, precision=precision)
+def test_labels_are_those_of_torch(uneven: tuple[nib.Nifti1Image, NDArray[Any]], backend: str, precision: str) -> None:
+    scan, wanted = uneven
+    found = Segmenter.from_bundle("hippocampus", backend=backend, precision=precision)(scan).labels
     for label in (1, 2):
-        one = np.concatenate([(reference(scan).labels == label).ravel() for scan in scans])
-        two = np.concatenate([(other(scan).labels == label).ravel() for scan in scans])
+        one, two = wanted == label, found == label
         # the mean over forty scans is above 0.999, see below; here a label is a thousand voxels
         assert 2 * (one & two).sum() / (one.sum() + two.sum()) >= (0.9999 if precision == "fp32" else 0.998)
 
@@ -119,31 +144,33 @@ def test_processes_that_start_at_once_share_the_cache(cache: Path, real_scan: Pa
     assert [path.name for path in blobs(cache)[0].parent.iterdir()] == [blobs(cache)[0].name]
 
 
-def test_what_was_compiled_is_used_again(cache: Path, real_scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_compiled_is_used_again(
+    cache: Path, small: Path, real_scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tomoseg.inference.backends import openvino_network
 
-    labels = Segmenter.from_bundle("hippocampus", backend="openvino")(real_scan).labels
+    labels = Segmenter.from_bundle(small, backend="openvino")(real_scan).labels
     (blob,) = blobs(cache)
 
     def convert(*_: Any) -> None:
         raise RuntimeError("converted once more")
 
     monkeypatch.setattr(openvino_network, "convert", convert)
-    np.testing.assert_array_equal(Segmenter.from_bundle("hippocampus", backend="openvino")(real_scan).labels, labels)
+    np.testing.assert_array_equal(Segmenter.from_bundle(small, backend="openvino")(real_scan).labels, labels)
     with pytest.raises(TomosegError, match="OpenVINO cannot compile the network: converted once more"):
-        Segmenter.from_bundle("hippocampus", backend="openvino", precision="bf16")(real_scan)
+        Segmenter.from_bundle(small, backend="openvino", precision="bf16")(real_scan)
     blob.write_bytes(blob.read_bytes()[:-100] + bytes(100))
     with pytest.raises(TomosegError, match="converted once more"):
-        Segmenter.from_bundle("hippocampus", backend="openvino")(real_scan)
+        Segmenter.from_bundle(small, backend="openvino")(real_scan)
     monkeypatch.undo()
 
 
-def test_other_weights_are_compiled_anew(cache: Path, bundle_copy: Path, real_scan: Path) -> None:
-    Segmenter.from_bundle(bundle_copy, backend="openvino")(real_scan)
-    checkpoint = bundle_copy / "models" / "model.pt"
+def test_other_weights_are_compiled_anew(cache: Path, small: Path, real_scan: Path) -> None:
+    Segmenter.from_bundle(small, backend="openvino")(real_scan)
+    checkpoint = small / "models" / "model.pt"
     weights = torch.load(checkpoint, weights_only=True)
     torch.save({name: torch.zeros_like(weight) for name, weight in weights.items()}, checkpoint)
-    assert not Segmenter.from_bundle(bundle_copy, backend="openvino")(real_scan).labels.any()
+    assert not Segmenter.from_bundle(small, backend="openvino")(real_scan).labels.any()
     assert len(blobs(cache)) == 2
 
 
@@ -181,27 +208,27 @@ def test_a_branch_that_would_be_frozen_is_noticed(cache: Path) -> None:
     assert blobs(cache) == []
 
 
-def test_a_home_that_cannot_be_written_does_no_harm(cache: Path, real_scan: Path) -> None:
+def test_a_home_that_cannot_be_written_does_no_harm(cache: Path, small: Path, real_scan: Path) -> None:
     (cache / "tomoseg").touch()  # a file where the folder should be
     (cache / ".cache").touch()
-    assert Segmenter.from_bundle("hippocampus", backend="openvino")(real_scan).labels.any()
+    assert Segmenter.from_bundle(small, backend="openvino")(real_scan).labels.any()
     assert blobs(cache) == []
 
 
-def test_a_network_that_openvino_does_not_know_runs_on_torch(real_scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_openvino_does_not_know_runs_on_torch(
+    cache: Path, small: Path, real_scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tomoseg.inference.backends import openvino_network
 
     def convert(*_: Any) -> None:
         raise RuntimeError("no such operation")
 
     monkeypatch.setattr(openvino_network, "convert", convert)
-    segmenter = Segmenter.from_bundle("hippocampus")
+    segmenter = Segmenter.from_bundle(small)
     result = segmenter(real_scan)
     assert result.stats.notes == ("run by torch, for OpenVINO cannot compile the network: no such operation",)
     assert segmenter.backend == result.stats.backend == "torch"
-    np.testing.assert_array_equal(
-        result.labels, Segmenter.from_bundle("hippocampus", backend="torch")(real_scan).labels
-    )
+    np.testing.assert_array_equal(result.labels, Segmenter.from_bundle(small, backend="torch")(real_scan).labels)
 
 
 @pytest.mark.exhaustive
