@@ -19,7 +19,7 @@ import pytest
 from support.waiting import wait_until
 from tomoseg import ReadOptions, TomosegError, read_with
 from tomoseg.core.errors import MemoryLimitError, MissingPackageError, UsageError, VolumeError, import_package
-from tomoseg.core.reader_process import _Reader, read_apart, stop_reading
+from tomoseg.core.reader_process import _Reader, read_apart, start_reading, stop_reading
 
 
 def process() -> int:
@@ -40,6 +40,13 @@ def test_arrays_come_back_as_they_are(array: Any) -> None:
     assert found.dtype == array.dtype
     assert found.strides == np.array(array, order="K").strides
     found += 1  # may be written to
+
+
+def test_it_starts_while_others_are_imported() -> None:
+    stop_reading()
+    wait_until(lambda: _Reader.running is None or _Reader.running.process.poll() is not None, "its end")
+    start_reading("this")
+    wait_until(lambda: read_apart(eval, "'this' in __import__('sys').modules"), "the import")
 
 
 ENDS = {

@@ -4,6 +4,7 @@ from tomoseg.bundle.registry import describe_all
 from tomoseg.cli.lazy_import import collector_paused, deferred
 from tomoseg.cli.trust import find_trusted
 from tomoseg.core.errors import UsageError
+from tomoseg.core.reader_process import start_reading
 
 # what few bundles use: MONAI imports it at once, and our search for heads SimpleITK;
 # torch.distributed.optim is ignite's wish, and brings sympy
@@ -27,6 +28,7 @@ def import_engine(bundle: str, trust: bool) -> None:
     if not bundle:
         raise UsageError(f"expected a bundle with -b. Choose one of: {describe_all()}")
     find_trusted(bundle, trust)
+    start_reading("tomoseg.data.read")
     with collector_paused():
         import torch  # noqa: F401 - its own imports are not deferred
 

@@ -59,6 +59,16 @@ def read_apart(function: Callable[..., T], name: object, *given: Any) -> T:
         return reader.call(function, name, *given)  # type: ignore[no-any-return]
 
 
+def start_reading(module: str) -> None:
+    """Start the reader process in the background and let it import a module, while this process imports others."""
+
+    def start() -> None:
+        with suppress(Exception):  # the first scan reports it
+            read_apart(exec, f"import {module}")
+
+    threading.Thread(target=start, daemon=True).start()
+
+
 def stop_reading() -> None:
     """End the reader process at once: the call that waits for it fails."""
     if _Reader.running is not None and _Reader.running.owner == os.getpid():
