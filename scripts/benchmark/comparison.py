@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
+from tomoseg.data.datasets import read_dataset
+from tomoseg.data.inspection.training_checks import require_trainable
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.planning.bundle_writer import plan
 from tomoseg.planning.options import PlanningOptions
 from tomoseg.planning.presets import PresetName
 from tomoseg.training.options import VALIDATION_FOLD, TrainingOptions
 from tomoseg.training.session import STATE
-from tomoseg.training.training import check_data, train
+from tomoseg.training.training import train
 from tomoseg.training.unlabelled import check_unlabelled
 from tomoseg.training.validation_dice import DiceMeter
 
@@ -175,7 +177,7 @@ def train_and_score(way: Way, training: Training, seed: int, folder: Path) -> ND
     plan(way.dataset, folder / "bundle", PlanningOptions(training.memory, "cpu", training.preset))
     if training.quick:
         _shrink(folder / "bundle")
-    bundle, dataset = find_bundle(folder / "bundle"), check_data(way.dataset)
+    bundle, dataset = find_bundle(folder / "bundle"), require_trainable(read_dataset(way.dataset))
     scans = () if way.unlabelled is None else check_unlabelled(way.unlabelled, dataset).scans
     options = TrainingOptions(
         fold=VALIDATION_FOLD,
@@ -191,7 +193,7 @@ def train_and_score(way: Way, training: Training, seed: int, folder: Path) -> ND
 
 def score(bundle: Bundle, weights: Path, data: Path) -> NDArray[np.float64]:
     """Return the Dice of a network on the validation cases of a dataset, in their own grids, (cases, labels)."""
-    dataset = check_data(data)
+    dataset = require_trainable(read_dataset(data))
     meter = DiceMeter(bundle, dataset)
     segmenter = Segmenter(bundle, RunOptions(device="cpu", backend="torch", checkpoints=(str(weights),)))
     pairs = [pair for pair in dataset.pairs if pair.part == "validation"]

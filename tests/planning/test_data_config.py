@@ -11,14 +11,14 @@ import pytest
 import SimpleITK as sitk
 
 from support.bundles import parse_config
-from support.trainings import tiny_bundle, write_dataset
+from support.trainings import check_data, tiny_bundle, write_dataset
 from tomoseg import find_bundle
 from tomoseg.core.errors import DatasetError
 from tomoseg.data import formats
 from tomoseg.planning.bundle_writer import plan
 from tomoseg.planning.options import PlanningOptions
 from tomoseg.training.options import TrainingOptions
-from tomoseg.training.training import check_data, train
+from tomoseg.training.training import train
 
 BUDGET = PlanningOptions(4 * 10**9, "cpu", "small")
 

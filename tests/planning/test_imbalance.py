@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 
 from support.fingerprints import BUDGET, HIPPOCAMPUS
-from support.trainings import tiny_bundle, tomoseg, write_dataset
+from support.trainings import check_data, tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
 from tomoseg.core.errors import UsageError
 from tomoseg.planning.bundle_writer import plan
@@ -25,7 +25,7 @@ from tomoseg.planning.layout import Layout
 from tomoseg.planning.options import PlanningOptions
 from tomoseg.planning.rules import TrainingPlan, decide
 from tomoseg.training.options import TrainingOptions
-from tomoseg.training.training import check_data, train
+from tomoseg.training.training import train
 
 LABELS = (LabelPrint(1, "nerve", 9, 9, 0.5), LabelPrint(2, "eye", 9, 9, 8.0), LabelPrint(3, "brain", 9, 9, 1400.0))
 

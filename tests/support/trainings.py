@@ -15,6 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from support.command_line import run_inside, run_process
+from tomoseg.bundle.metadata import Bundle
+from tomoseg.data.datasets import Dataset, read_dataset
+from tomoseg.data.inspection.training_checks import require_negatives, require_trainable
 from tomoseg.planning.bundle_writer import plan
 from tomoseg.planning.options import PlanningOptions
 
@@ -114,6 +117,16 @@ def tiny_bundle(dataset: Path, folder: Path, steps: int = 3, synthetic: float | 
             config |= {"steps": steps, "val_interval": 2, "num_workers": 0}
         path.write_text(json.dumps(config, indent=4))
     return folder
+
+
+def check_data(folder: Path) -> Dataset:
+    """Return a dataset that a training can use."""
+    return require_trainable(read_dataset(folder))
+
+
+def check_negatives(folder: Path, bundle: Bundle) -> tuple[Path, ...]:
+    """Return scans without any label that a training of a bundle can use."""
+    return require_negatives(folder, bundle.modality, bundle.input_channels)
 
 
 def tomoseg(*arguments: str | Path, folder: Path | None = None, **environment: Any) -> subprocess.CompletedProcess[str]:

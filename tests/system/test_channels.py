@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from support.bundles import Place, dice, parse_config, read_config, voxels
 from support.stored import GRID, SHAPE, noise, save
-from support.trainings import NAMES, phantom, tiny_bundle, tomoseg
+from support.trainings import NAMES, check_data, phantom, tiny_bundle, tomoseg
 from tomoseg import Segmenter, find_bundle
 from tomoseg.batch.cases import plan_cases
 from tomoseg.bundle.options import RunOptions
@@ -29,7 +29,7 @@ from tomoseg.planning.bundle_writer import plan
 from tomoseg.planning.options import PlanningOptions
 from tomoseg.training.cross_validation import cross_validate
 from tomoseg.training.options import TrainingOptions
-from tomoseg.training.training import check_data, train
+from tomoseg.training.training import train
 
 CHANNELS = {"channel_names": {"0": "T2", "1": "ADC"}}
 LAYOUTS = ("4d", "files", "listed")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from support.bundles import Place, read_config, voxels
 from support.config_names import check_names
-from support.trainings import load, tiny_bundle, tomoseg, write_dataset
+from support.trainings import check_data, load, tiny_bundle, tomoseg, write_dataset
 from tomoseg import Segmenter, find_bundle
 from tomoseg.bundle.ensemble import KEEP_LARGEST, ensemble_config, keep_components, single_config
 from tomoseg.bundle.metadata import Bundle
@@ -33,7 +33,7 @@ from tomoseg.training.cross_validation import CrossValidation, cross_validate
 from tomoseg.training.ensemble import average_weights
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.state import load_state
-from tomoseg.training.training import check_data, train
+from tomoseg.training.training import train
 from tomoseg.training.validation_dice import mean_of_labels
 
 OPTIONS = TrainingOptions(epochs=2, device="cpu")

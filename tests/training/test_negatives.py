@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from support.bundles import Place, parse_config
-from support.trainings import SHAPE, same, tiny_bundle, tomoseg, write_dataset
+from support.trainings import SHAPE, check_data, check_negatives, same, tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
 from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.planning.bundle_writer import plan
 from tomoseg.planning.options import PlanningOptions
 from tomoseg.training.options import TrainingOptions
-from tomoseg.training.training import check_data, check_negatives, train
+from tomoseg.training.training import train
 
 LARGE = (90, 80, 70)
 

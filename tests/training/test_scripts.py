@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from support.trainings import tiny_bundle, write_dataset
+from support.trainings import check_data, tiny_bundle, write_dataset
 from tomoseg import TrainingOptions, find_bundle
-from tomoseg.training.training import check_data, train
+from tomoseg.training.training import train
 
 
 def test_scripts_of_a_bundle_are_importable_while_it_trains(tmp_path: Path) -> None:

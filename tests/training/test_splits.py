@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from support.bundles import parse_config
-from support.trainings import tiny_bundle, tomoseg, write_dataset
+from support.trainings import check_data, tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
 from tomoseg.core.errors import DatasetError
 from tomoseg.training.options import TrainingOptions
-from tomoseg.training.training import check_data, train
+from tomoseg.training.training import train
 
 
 def write(folder: Path, layout: str, stem: str = "1.2.840.{}") -> tuple[Path, list[str]]:

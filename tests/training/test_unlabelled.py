@@ -17,13 +17,13 @@ import torch
 from monai.bundle import ConfigParser
 
 from support.bundles import Place
-from support.trainings import phantom, same, tiny_bundle, tomoseg, write_dataset
+from support.trainings import check_data, phantom, same, tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
 from tomoseg.core.errors import BundleError, UsageError
 from tomoseg.training import session
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.state import load_state
-from tomoseg.training.training import check_data, train
+from tomoseg.training.training import train
 from tomoseg.training.unlabelled import check_unlabelled
 
 EPOCHS = 3

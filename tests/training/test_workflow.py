@@ -22,7 +22,7 @@ from monai.engines import SupervisedEvaluator
 
 from support.bundles import ENVIRONMENT
 from support.disk import full_disk
-from support.trainings import load, same, tiny_bundle, tomoseg, write_dataset
+from support.trainings import check_data, load, same, tiny_bundle, tomoseg, write_dataset
 from support.trust import trust_named
 from support.waiting import wait_until
 from tomoseg import StreamingEvaluator, find_bundle
@@ -30,7 +30,7 @@ from tomoseg.core.errors import BundleError, OutputError, TrainingError, UsageEr
 from tomoseg.inference.checkpoints import save_weights
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.state import TrainingState, load_state
-from tomoseg.training.training import check_data, install, train
+from tomoseg.training.training import install, train
 from tomoseg.training.workflow import TrainingWorkflow
 
 EPOCHS = 4

@@ -48,6 +48,11 @@ class Bundle:
                 f"{self.root}: not a MONAI bundle: expected a folder 'configs' with metadata.json and inference.json"
             )
 
+    @property
+    def metadata_file(self) -> Path:
+        """The file `configs/metadata.json`."""
+        return self.root / "configs" / "metadata.json"
+
     def describe(self) -> dict[str, Any]:
         """Return what `tomoseg info` shows, as JSON has it.
 
@@ -73,15 +78,14 @@ class Bundle:
         Raises:
             BundleError: it is missing or is not a JSON object.
         """
-        path = self.root / "configs" / "metadata.json"
         try:
-            content = load_json(path)
+            content = load_json(self.metadata_file)
         except FileNotFoundError as error:
-            raise BundleError(f"{path}: missing; every MONAI bundle has one") from error
+            raise BundleError(f"{self.metadata_file}: missing; every MONAI bundle has one") from error
         except (OSError, ValueError) as error:
-            raise BundleError(f"{path}: cannot be read as JSON: {one_line(error)}") from error
+            raise BundleError(f"{self.metadata_file}: cannot be read as JSON: {one_line(error)}") from error
         if not isinstance(content, dict):
-            raise BundleError(f"{path}: expected a JSON object, got {type(content).__name__}")
+            raise BundleError(f"{self.metadata_file}: expected a JSON object, got {type(content).__name__}")
         return content
 
     @property
@@ -114,7 +118,6 @@ class Bundle:
         Raises:
             BundleError: the metadata names them in another form.
         """
-        path = self.root / "configs" / "metadata.json"
         members = self.metadata.get("members", [])
         try:
             if unsafe := [entry["folder"] for entry in members if not SAFE_NAME.fullmatch(entry["folder"])]:
@@ -122,7 +125,9 @@ class Bundle:
             folders = [self.root / "members" / entry["folder"] for entry in members]
             values = [{int(value): int(own) for value, own in entry["labels"].items()} for entry in members]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"{path}: members: cannot be read: {one_line(error)}. Import the set again") from error
+            raise BundleError(
+                f"{self.metadata_file}: members: cannot be read: {one_line(error)}. Import the set again"
+            ) from error
         bundles = (Bundle(folder.name, folder, trusted=self.trusted) for folder in folders)
         return tuple(zip(bundles, values, strict=True))
 
@@ -162,8 +167,7 @@ class Bundle:
         """
         number = self._tensor("inputs", "image").get("num_channels", 1)
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MAX_CHANNELS:
-            path = self.root / "configs" / "metadata.json"
-            raise BundleError(f"{path}: num_channels: expected 1 to {MAX_CHANNELS}, got {number!r}")
+            raise BundleError(f"{self.metadata_file}: num_channels: expected 1 to {MAX_CHANNELS}, got {number!r}")
         return self._without_clicks(number)
 
     @property
@@ -188,8 +192,9 @@ class Bundle:
             # names go to terminals and into files
             return {int(value): shorten(str(name), MAX_TEXT) for value, name in channels.items()}
         except ValueError as error:
-            path = self.root / "configs" / "metadata.json"
-            raise BundleError(f"{path}: channel_def: expected integer label values: {one_line(error)}") from error
+            raise BundleError(
+                f"{self.metadata_file}: channel_def: expected integer label values: {one_line(error)}"
+            ) from error
 
     @property
     def labels(self) -> dict[int, str]:
@@ -220,10 +225,10 @@ class Bundle:
         try:
             return {value: read_label(value, name, table.get(str(value), {})) for value, name in self.channels.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            path = self.root / "configs" / "metadata.json"
             raise BundleError(
-                f"{path}: label_table: expected for each label a color [R, G, B], a volume_ml [LOW, HIGH] and codes "
-                f"(category, type, modifier, laterality) with value, scheme and meaning: {one_line(error)}"
+                f"{self.metadata_file}: label_table: expected for each label a color [R, G, B], a volume_ml "
+                "[LOW, HIGH] and codes (category, type, modifier, laterality) with value, scheme and meaning: "
+                f"{one_line(error)}"
             ) from error
 
     def _without_clicks(self, channels: int) -> int:

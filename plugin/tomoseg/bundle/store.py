@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,23 +20,6 @@ LEFT_OUT = (".git", "__pycache__")
 MAX_DEPTH = 3  # folders in a ZIP above the bundle
 # fetches a bundle of MONAI's model zoo: its name, its version or None, and the folder that is to hold it
 Fetch = Callable[[str, str | None, Path], Path]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a bundle came from.
-
-    Args:
-        source: the folder, the ZIP, or the name in MONAI's model zoo.
-        date: when it was added, UTC.
-        licence: as its metadata says.
-        files: SHA-256 of each file, by its path in the bundle.
-    """
-
-    source: str
-    date: str
-    licence: str
-    files: dict[str, str]
 
 
 def add_bundle(source: str, name: str = "", *, fetch: Fetch) -> Bundle:
@@ -75,9 +57,9 @@ def add_bundle(source: str, name: str = "", *, fetch: Fetch) -> Bundle:
         licence = Bundle(wanted, copy).describe()["licence"]
         files = {str(one.relative_to(copy)): sha256(one) for one in sorted(copy.rglob("*")) if one.is_file()}
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        origin = Origin(source if zoo else str(path.absolute()), date, licence, files)
+        origin = {"source": source if zoo else str(path.absolute()), "date": date, "licence": licence, "files": files}
         target = store_folder() / wanted
-        write_json(_record_of(wanted), asdict(origin))
+        write_json(_record_of(wanted), origin)
         try:
             copy.replace(target)
         except OSError as error:

@@ -96,6 +96,10 @@ class InferenceConfig:
         inferer: the bundle's inferer.
         scripts: the bundle's own Python modules.
         notes: what had to be changed in the config.
+        amp: whether the bundle's evaluator runs with automatic mixed precision.
+        skip_empty: whether the bundle declares that windows of one value need to run only once.
+        tta: whether it declares that predictions are averaged over the mirrorings unless the user says no.
+        nnunet_windows: whether it declares that windows lie, and weigh, as nnU-Net's; MONAI's evaluator ignores it.
         checkpoint_key: name of the network's weights in a file that holds more than them.
 
     Raises:
@@ -123,6 +127,8 @@ class InferenceConfig:
         self.prediction_key = self._drop_writers()
         self._keep_labels_whole()
         self.inferer = self._build("inferer")
+        self.amp, self.skip_empty = (bool(self._build(key, False)) for key in ("evaluator::amp", "skip_empty"))
+        self.tta, self.nnunet_windows = (self._build(key, False) is True for key in ("tta", "nnunet_windows"))
         if self.nnunet_windows:  # MONAI's inferer has no argument for it
             self.inferer.nnunet_windows = True
 
@@ -176,26 +182,6 @@ class InferenceConfig:
         }  # fmt: skip
         self._build("evaluator", parser=parser).run()
         return found
-
-    @property
-    def amp(self) -> bool:
-        """Whether the bundle's evaluator runs with automatic mixed precision."""
-        return bool(self._build("evaluator::amp", False))
-
-    @property
-    def skip_empty(self) -> bool:
-        """Whether the bundle declares that windows of one value need to run only once."""
-        return bool(self._build("skip_empty", False))
-
-    @property
-    def nnunet_windows(self) -> bool:
-        """Whether the bundle declares that windows lie, and weigh, as nnU-Net's; MONAI's own evaluator ignores it."""
-        return self._build("nnunet_windows", False) is True
-
-    @property
-    def tta(self) -> bool:
-        """Whether the bundle declares that predictions are averaged over the mirrorings unless the user says no."""
-        return self._build("tta", False) is True
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:

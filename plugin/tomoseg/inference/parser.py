@@ -89,9 +89,8 @@ def make_parser(bundle: Bundle, device: torch.device) -> tuple[ConfigParser, tup
         if "preprocessing" not in config and len(bundle.inference_configs) > 1:  # it changes entries of the usual one
             config = ConfigParser.load_config_files([str(require_regular(one)) for one in bundle.inference_configs])
         parser.set(_include(config, bundle.root, path.parent))
-        meta = bundle.root / "configs" / "metadata.json"
-        if meta.is_file():
-            parser.read_meta(str(require_regular(meta)))
+        if bundle.metadata_file.is_file():
+            parser.read_meta(str(require_regular(bundle.metadata_file)))
     except BundleError:
         raise
     except Exception as error:  # of json, of yaml or of MONAI

@@ -219,10 +219,9 @@ def _install(bundle: Bundle, config: dict[str, Any], folds: Sequence[Trained], a
 
 def _require(bundle: Bundle, package: str) -> None:
     """Name a package among those that the bundle needs."""
-    path = bundle.root / "configs" / "metadata.json"
-    content = json.loads(read_text(path))
+    content = json.loads(read_text(bundle.metadata_file))
     content.setdefault("required_packages_version", {})[package] = version(package)
-    write_config(path, content)
+    write_config(bundle.metadata_file, content)
 
 
 def _write_dice(path: Path, rows: Sequence[_Row], labels: Sequence[str]) -> None:

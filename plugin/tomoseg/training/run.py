@@ -9,9 +9,11 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.notes import collect_notes
+from tomoseg.data.datasets import read_dataset
+from tomoseg.data.inspection.training_checks import require_negatives, require_trainable
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
 from tomoseg.training.options import EVERY_FOLD, TrainingOptions
-from tomoseg.training.training import Trained, check_data, check_negatives, install, require_same_labels
+from tomoseg.training.training import Trained, install, require_same_labels
 from tomoseg.training.training import train as train_fold
 from tomoseg.training.unlabelled import check_unlabelled
 from tomoseg.training.workflow import default_fold, is_first
@@ -67,10 +69,13 @@ def train(
     options = replace(options, fold=None if fold == EVERY_FOLD else fold)
     on_scan = None if on_step is None else lambda path: on_step(str(path))
     planned = PlannedBundle.read(chosen.root)
-    dataset = check_data(Path(data), on_scan, scans=planned is None or not planned.without_scans)
+    with_scans = planned is None or not planned.without_scans
+    dataset = require_trainable(read_dataset(data), scans=with_scans, on_scan=on_scan)
     if planned is not None:
         require_same_labels(dataset, planned)
-    negatives = () if options.negatives is None else check_negatives(Path(options.negatives), chosen, on_scan)
+    negatives: tuple[Path, ...] = ()
+    if options.negatives is not None:
+        negatives = require_negatives(Path(options.negatives), chosen.modality, chosen.input_channels, on_scan=on_scan)
     if unlabelled is not None:
         with collect_notes() as notes:
             found = check_unlabelled(Path(unlabelled), dataset, on_scan)

@@ -15,9 +15,8 @@ from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.core.files import copy_file, sha256
 from tomoseg.core.quiet import suppress_warnings
-from tomoseg.data.datasets import Dataset, read_dataset
-from tomoseg.data.inspection.scan import OnScan
-from tomoseg.data.inspection.training_checks import require_negatives, require_trainable, trainable_labels
+from tomoseg.data.datasets import Dataset
+from tomoseg.data.inspection.training_checks import trainable_labels
 from tomoseg.data.labels import same_name
 from tomoseg.inference.threads import use_threads
 from tomoseg.training.monitor import TrainingMonitor
@@ -61,21 +60,6 @@ class Trained:
         return self.folder / LAST
 
 
-def check_data(data: Path, on_scan: OnScan | None = None, *, scans: bool = True) -> Dataset:
-    """Return the dataset after reading all its scans, if it has no errors.
-
-    Args:
-        data: its folder.
-        on_scan: called with the path of each scan before it is read.
-        scans: refuse a dataset of label maps only.
-
-    Raises:
-        UsageError: it is no dataset.
-        DatasetError: it has errors; one line each.
-    """
-    return require_trainable(read_dataset(data), scans=scans, on_scan=on_scan)
-
-
 def require_same_labels(dataset: Dataset, planned: PlannedBundle) -> None:
     """Refuse a dataset whose labels have other names or values than those that the bundle was planned for.
 
@@ -101,16 +85,6 @@ def require_same_labels(dataset: Dataset, planned: PlannedBundle) -> None:
         )
 
 
-def check_negatives(folder: Path, bundle: Bundle, on_scan: OnScan | None = None) -> tuple[Path, ...]:
-    """Return the scans without any label in a folder after reading all of them, if they have no errors.
-
-    Raises:
-        UsageError: there is none.
-        DatasetError: they have errors; one line each.
-    """
-    return require_negatives(folder, bundle.modality, bundle.input_channels, on_scan=on_scan)
-
-
 def train(
     bundle: Bundle,
     dataset: Dataset,
@@ -123,11 +97,11 @@ def train(
 
     Args:
         bundle: the bundle.
-        dataset: a sound one, see `check_data`.
+        dataset: a sound one, see `require_trainable`.
         options: how.
         folder: for `model.pt`, `model_best.pt`, `state.pt`, `history.csv`, `curve.png` and `tensorboard/`.
         hidden: show nothing.
-        negatives: the scans in the folder that the options name, see `check_negatives`.
+        negatives: the scans in the folder that the options name, see `require_negatives`.
 
     Raises:
         BundleError: the bundle's config fails.

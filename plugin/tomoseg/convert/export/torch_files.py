@@ -24,7 +24,7 @@ def monai_arguments(source: ExportSource, target: Path | BytesIO) -> dict[str, o
         "net_id": "network_def",
         "filepath": target if isinstance(target, BytesIO) else str(target),
         "ckpt_file": str(source.checkpoint),
-        "meta_file": str(source.bundle.root / "configs" / "metadata.json"),
+        "meta_file": str(source.bundle.metadata_file),
         "config_file": str(source.bundle.inference_config),
         "key_in_ckpt": source.config.checkpoint_key,
         "bundle_root": literal(str(source.bundle.root)),

@@ -11,6 +11,7 @@ from tomoseg.bundle.configs import Json, component
 from tomoseg.convert.nnunet.plain_unet import load_plain_unet, turn_kernel
 from tomoseg.convert.nnunet.plans import Architecture, Plans, Triple
 from tomoseg.core.errors import BundleError, import_package
+from tomoseg.inference.loaded_weights import difference
 
 ARCHITECTURES = "dynamic_network_architectures.architectures.unet"
 Weights = Mapping[str, torch.Tensor]
@@ -85,15 +86,9 @@ def convert_weights(plans: Plans, network_def: Json, weights: Weights, source: s
         load_plain_unet(network, weights, len(plans.architecture.features), plans.axes, source)
         return dict(network.state_dict())
     expected = network.state_dict()
-    if missing := next((name for name in expected if name not in weights), None):
-        raise BundleError(f"{source}: has no weights for {missing!r}; do its plans belong to it?")
-    if spare := next((name for name in weights if name not in expected), None):
-        raise BundleError(f"{source}: got the weights {spare!r}, which the network of these plans does not have")
     turned = {name: turn_kernel(tensor, plans.axes) for name, tensor in weights.items()}
-    for name, tensor in turned.items():
-        if tensor.shape != expected[name].shape:
-            shapes = f"expected the shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
-            raise BundleError(f"{source}: the weights {name!r}: {shapes}; do its plans belong to it?")
+    if reason := difference(expected, turned):
+        raise BundleError(f"{source}: {reason}; do its plans belong to it?")
     return {name: turned[name] for name in expected}
 
 

@@ -74,9 +74,8 @@ def read_localisation(bundle: Bundle) -> Localisation | None:
     try:
         return _parse(declared, bundle.label_table)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        path = bundle.root / "configs" / "metadata.json"
         raise BundleError(
-            f"{path}: localisation: expected template, crop_mm, spacing_mm, margin_mm, least_score, "
+            f"{bundle.metadata_file}: localisation: expected template, crop_mm, spacing_mm, margin_mm, least_score, "
             "largest_spacing_mm, regions (name, box_mm, mirrored, labels, volume_ml) and labels (name, of, "
             "laterality): "
             f"{type(error).__name__}: {one_line(error)}"
