@@ -22,7 +22,7 @@ from tomoseg.inference.sliding_window.discretizer import ArgMax
 from tomoseg.inference.sliding_window.memory_plan import MemoryEstimate, make_plan
 from tomoseg.inference.sliding_window.peak_memory import PeakMemory
 from tomoseg.inference.sliding_window.placement import identity_placement
-from tomoseg.inference.sliding_window.stream import Limits, Output, segment_streamed
+from tomoseg.inference.sliding_window.stream import Limits, Output, StreamedRun
 from tomoseg.inference.sliding_window.windows import place_windows
 
 CPU = torch.device("cpu")
@@ -132,7 +132,7 @@ def segment(network: Network) -> tuple[np.ndarray, RunStats]:
         return [Output(labels, identity_placement(shape), ArgMax(scores), lambda s: s)]
 
     with torch.no_grad():
-        return labels, segment_streamed(image, inferer, network, outputs, Limits(), "scan")
+        return labels, StreamedRun(image, inferer, network, outputs, Limits(), "scan").run()
 
 
 def test_running_out_of_memory_steps_down_and_goes_on_from_there() -> None:
@@ -159,7 +159,7 @@ def test_half_precision_scores_give_nearly_the_same_labels() -> None:
         labels = np.zeros(shape, "uint8")
         outputs = [Output(labels, identity_placement(shape), ArgMax(200), lambda scores: scores)]
         with torch.no_grad():
-            return labels, segment_streamed(image, inferer, network, lambda _: outputs, Limits(limit), "scan")
+            return labels, StreamedRun(image, inferer, network, lambda _: outputs, Limits(limit), "scan").run()
 
     ample = 10**15  # a limit, too: only under one is freed memory given back before the first window
     run(ample)  # what is reserved once does not count
@@ -188,9 +188,8 @@ def test_a_backend_may_ask_for_smaller_batches() -> None:
     inferer = SlidingWindowInferer(roi_size=(8, 8, 8), sw_batch_size=4, overlap=0.5)
     with torch.no_grad():
         for batch_size in (2, 9):
-            segment_streamed(
-                torch.randn(1, 20, 20, 20), inferer, predict, lambda _: outputs, Limits(batch_size=batch_size), "scan"
-            )
+            limits = Limits(batch_size=batch_size)
+            StreamedRun(torch.randn(1, 20, 20, 20), inferer, predict, lambda _: outputs, limits, "scan").run()
             assert max(sizes) == min(batch_size, 4)
             sizes.clear()
 

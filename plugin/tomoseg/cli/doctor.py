@@ -1,5 +1,6 @@
 """Checks of an installation: packages and their versions, devices, bundles."""
 
+import csv
 import os
 import platform
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires
+from importlib.resources import files
 from typing import Final
 
 import torch
@@ -53,24 +55,8 @@ class Part:
     extra: str = ""
 
 
-PARTS: Final = (
-    Part("networks at full speed on a CPU", "openvino", "openvino"),
-    Part("DICOM-SEG", "highdicom", "highdicom"),
-    Part("DICOM with JPEG-LS", "pyjpegls", "jpeg_ls"),
-    Part("MONAI's reader of NRRD and MetaImage", "itk-io", "itk"),
-    Part("--clean denoise: images", "scikit-image", "skimage", "clean"),
-    Part("--clean denoise: wavelets", "PyWavelets", "pywt", "clean"),
-    Part("TensorBoard's log of a training", "tensorboard", "tensorboard", "train"),
-    Part("train --fold all: largest component", "scikit-image", "skimage", "train"),
-    Part("--executor ray", "ray", "ray", "ray"),
-    Part("label-server", "monailabel", "monailabel", "label"),
-    Part("export to ONNX: the format", "onnx", "onnx", "export"),
-    Part("export to ONNX: the converter", "onnxscript", "onnxscript", "export"),
-    Part("export to ONNX: the runtime", "onnxruntime", "onnxruntime", "export"),
-    Part("export to int8", "nncf", "nncf", "export"),
-    Part("monai.bundle verify_metadata", "jsonschema", "jsonschema", "export"),
-    Part("export to TensorRT", "torch-tensorrt", "torch_tensorrt", "tensorrt"),
-)
+ROWS: Final = csv.DictReader(files(__package__).joinpath("parts.csv").read_text(encoding="utf-8").splitlines())
+PARTS: Final = [Part(**row) for row in ROWS]
 
 
 def examine_installation() -> list[Finding]:

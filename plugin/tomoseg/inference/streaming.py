@@ -20,7 +20,7 @@ from tomoseg.inference.sliding_window.ensemble import averaged
 from tomoseg.inference.sliding_window.fused_postprocessing import FusedPostprocessing
 from tomoseg.inference.sliding_window.placement import Placement, identity_placement, place
 from tomoseg.inference.sliding_window.probabilities import sigmoid_entropy, softmax_entropy
-from tomoseg.inference.sliding_window.stream import Limits, OnWindow, Output, segment_streamed
+from tomoseg.inference.sliding_window.stream import Limits, OnWindow, Output, StreamedRun
 
 Shape = tuple[int, int, int]
 
@@ -85,7 +85,7 @@ class Engine:
         )  # fmt: skip
         limits = replace(self.limits, batch_size=backends[0].batch_size)
         predict = averaged(backends, self.mirror_axes)
-        ran += segment_streamed(voxels, self.inferer, predict, outputs.make, limits, name, on_window)
+        ran += StreamedRun(voxels, self.inferer, predict, outputs.make, limits, name).run(on_window)
         return StreamedLabels(outputs.labels, grid, outputs.entropy, ran)
 
 

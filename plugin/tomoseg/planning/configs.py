@@ -28,7 +28,7 @@ def make_configs(plan: TrainingPlan, layout: Layout, name: str, dataset: str) ->
         name: of the bundle.
         dataset: name of the dataset's folder.
     """
-    values = {
+    values: dict[str, Any] = {
         "plan": plan,
         "layout": layout,
         "name": name,

@@ -45,19 +45,14 @@ def describe_bundle(
         table: what labels mean to other systems.
         title: of the training data.
     """
-    outputs = {0: "background", **labels}
     metadata: Json = as_plain(
         render_config(
             "metadata",
-            labels=labels,
+            outputs={0: "background", **labels},
             patch=list(patch),
             modality=modality,
             title=title,
-            kind="MRI" if modality == "MR" else modality,
             inputs=dict(enumerate(inputs)),
-            channels=f"{len(inputs)} channels ({', '.join(inputs)})" if len(inputs) > 1 else "one channel",
-            outputs=outputs,
-            listed=", ".join(f"{value}: {name}" for value, name in outputs.items()),
             table=table,
             packages={name: _version(name) for name in REQUIRED_PACKAGES},
             version=_version,

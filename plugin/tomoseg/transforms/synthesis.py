@@ -5,7 +5,8 @@ Analysis 86:102789, 2023, doi:10.1016/j.media.2023.102789). Ranges without a not
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ class DrawnParameters:
     seed: int
 
 
+@dataclass(eq=False)
 class RandImageFromLabelsd(Randomizable, MapTransform):  # type: ignore[misc]
     """Draw an image of random contrast from a label map, and the label map of the training classes with it.
 
@@ -129,60 +131,44 @@ class RandImageFromLabelsd(Randomizable, MapTransform):  # type: ignore[misc]
         VolumeError: a label map is not (1, I, J, K), or has negative values.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        classes: Mapping[Any, int],
-        image_key: KeysCollection = "image",
-        pairs: Sequence[Sequence[int]] = (),
-        mirror_prob: float = 0.5,
-        spatial_size: Sequence[int] | None = None,
-        pixdim: Sequence[float] | None = None,
-        rotation: Range = (-20, 20),
-        scale: Range = (0.8, 1.2),
-        shear: Range = (-0.015, 0.015),
-        translation: Range | Sequence[Range] = (-30, 30),
-        elastic_sd: Range = (0, 2.2),
-        elastic_spacing: float = 30.0,
-        means: Range = (0, 255),
-        sds: Range = (0, 35),
-        contrasts: Sequence[Mapping[Any, float]] = (),
-        contrast_prob: float = 0.0,
-        contrast_sd: float = 10.0,
-        removals: Sequence[Sequence[int]] = (),
-        removal_prob: float = 0.5,
-        bias_sd: Range = (0, 0.33),
-        bias_spacing: float = 50.0,
-        gamma_sd: float = 0.4,
-        isotropic: Range = (1, 4),
-        anisotropic: Range = (1, 9),
-        noise_sd: Range = (0, 0.03),
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.image_keys = (image_key,) if isinstance(image_key, str) else tuple(image_key)
+    keys: KeysCollection
+    classes: Mapping[Any, int]
+    image_key: KeysCollection = "image"
+    pairs: Sequence[Sequence[int]] = ()
+    mirror_prob: float = 0.5
+    spatial_size: Sequence[int] | None = None
+    pixdim: Sequence[float] | None = None
+    rotation: Range = (-20, 20)
+    scale: Range = (0.8, 1.2)
+    shear: Range = (-0.015, 0.015)
+    translation: Range | Sequence[Range] = (-30, 30)
+    elastic_sd: Range = (0, 2.2)
+    elastic_spacing: float = 30.0
+    means: Range = (0, 255)
+    sds: Range = (0, 35)
+    contrasts: Sequence[Mapping[Any, float]] = ()
+    contrast_prob: float = 0.0
+    contrast_sd: float = 10.0
+    removals: Sequence[Sequence[int]] = ()
+    removal_prob: float = 0.5
+    bias_sd: Range = (0, 0.33)
+    bias_spacing: float = 50.0
+    gamma_sd: float = 0.4
+    isotropic: Range = (1, 4)
+    anisotropic: Range = (1, 9)
+    noise_sd: Range = (0, 0.03)
+    allow_missing_keys: bool = False
+    drawn: DrawnParameters | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.keys, self.allow_missing_keys)
+        self.image_keys = (self.image_key,) if isinstance(self.image_key, str) else tuple(self.image_key)
         if len(self.image_keys) != len(self.keys):
             raise UsageError(f"image_key: {len(self.image_keys)} for {len(self.keys)} keys. Give one for each key.")
-        self.classes = {int(value): int(name) for value, name in classes.items()}
-        self.pairs = np.array(pairs, int).reshape(-1, 2)
-        self.mirror_prob = mirror_prob
-        self.spatial_size, self.pixdim = spatial_size, pixdim
-        self.rotation, self.scale, self.shear, self.translation = rotation, scale, shear, translation
-        self.elastic_sd, self.elastic_spacing = elastic_sd, elastic_spacing
-        self.means, self.sds = means, sds
-        self.contrasts = [{int(value): mean for value, mean in contrast.items()} for contrast in contrasts]
-        self.contrast_prob, self.contrast_sd = contrast_prob, contrast_sd
-        self.removals, self.removal_prob = [tuple(removal) for removal in removals], removal_prob
-        self.bias_sd, self.bias_spacing, self.gamma_sd = bias_sd, bias_spacing, gamma_sd
-        self.isotropic, self.anisotropic, self.noise_sd = isotropic, anisotropic, noise_sd
-        named = [
-            *self.classes,
-            *self.pairs.flat,
-            *(v for c in self.contrasts for v in c),
-            *(v for r in self.removals for v in r),
-        ]
-        self.highest = max(named, default=0)
-        self.drawn: DrawnParameters | None = None
+        self.classes = {int(value): int(name) for value, name in self.classes.items()}
+        self.contrasts = [{int(value): mean for value, mean in contrast.items()} for contrast in self.contrasts]
+        self._pairs = np.array(self.pairs, int).reshape(-1, 2)
+        self.highest = max(chain(self.classes, self._pairs.flat, *self.contrasts, *self.removals), default=0)
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Draw an image for each label map, and return both in a copy of the dictionary."""
@@ -218,7 +204,7 @@ class RandImageFromLabelsd(Randomizable, MapTransform):  # type: ignore[misc]
         means, sds = drawn.means.copy(), drawn.sds.copy()
         names = self._classes(size)
         if drawn.mirrored:
-            left, right = self.pairs.T
+            left, right = self._pairs.T
             names[left], names[right] = names[right], names[left]
         for table in (means, sds, names):
             table[list(drawn.removed)] = table[0]
@@ -260,9 +246,9 @@ class RandImageFromLabelsd(Randomizable, MapTransform):  # type: ignore[misc]
                 means[value] = random.normal(mean, self.contrast_sd)
         removed: tuple[int, ...] = ()
         if self.removals and random.uniform() < self.removal_prob:
-            removed = self.removals[random.randint(len(self.removals))]
+            removed = tuple(self.removals[random.randint(len(self.removals))])
             means[0] = sds[0] = 0
-        left, right = self.pairs.T
+        left, right = self._pairs.T
         means[right], sds[right] = means[left], sds[left]
 
         slices = np.full(3, random.uniform(*self.isotropic))

@@ -22,7 +22,7 @@ from tomoseg.inference.sliding_window.blend import Predictor, Slab
 from tomoseg.inference.sliding_window.discretizer import ArgMax, Discretizer, Interpolated, Threshold
 from tomoseg.inference.sliding_window.placement import Placement, Triple, identity_placement, place
 from tomoseg.inference.sliding_window.restore import Restorer
-from tomoseg.inference.sliding_window.stream import Limits, Output, segment_streamed
+from tomoseg.inference.sliding_window.stream import Limits, Output, StreamedRun
 from tomoseg.inference.sliding_window.windows import place_windows
 
 
@@ -43,7 +43,7 @@ def streamed(
     def outputs(labels: int) -> list[Output]:
         return [Output(np.zeros(image.shape[1:], "uint8"), whole, ArgMax(labels), collect)]
 
-    stats = segment_streamed(image, inferer, predict, outputs, Limits(**limits), "scan")
+    stats = StreamedRun(image, inferer, predict, outputs, Limits(**limits), "scan").run()
     axis = place_windows(image.shape[1:], inferer).slab_axis
     return torch.cat(parts, dim=1).movedim(1, axis + 1), axis, stats
 

@@ -16,14 +16,13 @@ from tomoseg.convert.nnunet.checkpoint import Checkpoint, read_checkpoint
 from tomoseg.convert.nnunet.entry import Entry, read_entry
 from tomoseg.convert.nnunet.labels import ModelLabels, read_channels, read_labels
 from tomoseg.convert.nnunet.licences import restricted_task
-from tomoseg.convert.nnunet.network import convert_weights, network_config
+from tomoseg.convert.nnunet.network import TEMPLATES, convert_weights, network_config
 from tomoseg.convert.nnunet.plans import Plans, read_plans
 from tomoseg.convert.nnunet.postprocessing import postprocessing_steps
 from tomoseg.convert.nnunet.preprocessing import preprocessing_steps
 from tomoseg.convert.nnunet.source import DATASET, PLANS, TrainedModel, open_model
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import sha256
-from tomoseg.core.templates import make_environment
 from tomoseg.inference.checkpoints import save_weights
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.planning.fingerprint import LabelPrint
@@ -32,7 +31,6 @@ from tomoseg.planning.layout import Layout
 from tomoseg.planning.metadata import describe_bundle
 from tomoseg.planning.template import render, render_config
 
-TEMPLATES = Path(__file__).parent / "templates"
 AXCODES = re.compile(r"(?=.*[RL])(?=.*[AP])(?=.*[SI])[RLAPSI]{3}")
 AS_IN_FILE = "file"
 UNKNOWN = "unknown"
@@ -124,7 +122,8 @@ def import_nnunet(
             config = config if len(files) == 1 else ensemble_config(config, list(files.values()))
             facts = _facts(trained, written, dataset, first, files, axes)
             metadata = _metadata(plans, labels, channels, facts)
-            _write_texts(staging, config, metadata, facts, plans, labels, name, network["_target_"])
+            described = {"facts": facts, "plans": plans, "labels": labels, "name": name, "network": network["_target_"]}
+            _write_texts(staging, config, metadata, **described)
             say("loading the bundle")
             # nothing in it is the model's own text; its weights must fit its network
             _ = InferenceConfig(Bundle(name, staging, trusted=True)).networks
@@ -220,25 +219,14 @@ def _metadata(plans: Plans, labels: ModelLabels, channels: list[str], facts: dic
     }
 
 
-def _write_texts(
-    staging: Path,
-    config: Json,
-    metadata: Json,
-    facts: dict[str, Any],
-    plans: Plans,
-    labels: ModelLabels,
-    name: str,
-    network: str,
-) -> None:
+def _write_texts(staging: Path, config: Json, metadata: Json, **values: Any) -> None:
     """Write configs, card and licence."""
-    values = {"facts": facts, "plans": plans, "labels": labels, "name": name, "network": network, "metadata": metadata}
-    environment = make_environment(TEMPLATES)
     texts = {
         "configs/inference.json": as_text(config),
         "configs/metadata.json": as_text(metadata),
         "configs/logging.conf": render("logging.conf"),
-        "docs/README.md": environment.get_template("card.md.jinja").render(values),
-        "LICENSE": environment.get_template("licence.txt.jinja").render(values),
+        "docs/README.md": render("card.md.jinja", TEMPLATES, metadata=metadata, **values),
+        "LICENSE": render("licence.txt.jinja", TEMPLATES, metadata=metadata, **values),
     }
     for path, text in texts.items():
         (staging / path).parent.mkdir(exist_ok=True)

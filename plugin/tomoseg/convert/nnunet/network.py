@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import DynUNet
 
-from tomoseg.bundle.configs import Json, component
+from tomoseg.bundle.configs import Json
 from tomoseg.convert.nnunet.plain_unet import load_plain_unet, turn_kernel
 from tomoseg.convert.nnunet.plans import Architecture, Plans, Triple
 from tomoseg.core.errors import BundleError, import_package
 from tomoseg.inference.loaded_weights import difference
+from tomoseg.planning.template import render_config
 
 ARCHITECTURES = "dynamic_network_architectures.architectures.unet"
+TEMPLATES = Path(__file__).parent / "templates"
 Weights = Mapping[str, torch.Tensor]
 
 
@@ -25,41 +28,18 @@ def network_config(plans: Plans, heads: int, weights: Weights) -> Json:
         heads: number of the network's outputs.
         weights: by nnU-Net's names; trainers may have put batch norms in the place of instance norms.
     """
-    architecture = plans.architecture
-    kernels = [plans.along_file(kernel) for kernel in architecture.kernels]
-    strides = [plans.along_file(stride) for stride in architecture.strides]
     batch_norm = any(name.endswith("running_mean") for name in weights)
-    if _is_dynunet(architecture) and not batch_norm:
-        return component(
-            "DynUNet",
-            spatial_dims=3,
-            in_channels=len(plans.channels),
-            out_channels=heads,
-            kernel_size=kernels,
-            strides=strides,
-            upsample_kernel_size=strides[1:],
-            filters=list(architecture.features),
-            norm_name=["INSTANCE", {"affine": True, "eps": architecture.epsilon}],
-            act_name=["leakyrelu", {"inplace": True, "negative_slope": architecture.slope}],
-            trans_bias=True,
-        )
-    blocks = "n_conv_per_stage" if architecture.name == "PlainConvUNet" else "n_blocks_per_stage"
-    return component(
-        f"{ARCHITECTURES}.{architecture.name}",
-        input_channels=len(plans.channels),
-        n_stages=len(architecture.features),
-        features_per_stage=list(architecture.features),
-        conv_op="$torch.nn.Conv3d",
-        kernel_sizes=kernels,
-        strides=strides,
-        **{blocks: list(architecture.encoder)},
-        num_classes=heads,
-        n_conv_per_stage_decoder=list(architecture.decoder),
-        conv_bias=architecture.bias,
-        norm_op=f"$torch.nn.{'BatchNorm3d' if batch_norm else 'InstanceNorm3d'}",
-        norm_op_kwargs={"affine": True, "eps": architecture.epsilon},
-        nonlin="$torch.nn.LeakyReLU",
-        nonlin_kwargs={"inplace": True, "negative_slope": architecture.slope},
+    return render_config(
+        "network",
+        TEMPLATES,
+        is_dynunet=_is_dynunet(plans.architecture) and not batch_norm,
+        package=ARCHITECTURES,
+        architecture=plans.architecture,
+        channels=len(plans.channels),
+        heads=heads,
+        batch_norm=batch_norm,
+        kernels=[plans.along_file(kernel) for kernel in plans.architecture.kernels],
+        strides=[plans.along_file(stride) for stride in plans.architecture.strides],
     )
 
 

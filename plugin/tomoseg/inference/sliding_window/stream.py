@@ -18,7 +18,7 @@ from tomoseg.inference.sliding_window.memory_plan import MemoryEstimate, MemoryP
 from tomoseg.inference.sliding_window.peak_memory import CPU, PeakMemory
 from tomoseg.inference.sliding_window.placement import NotRecognisedError, Placement
 from tomoseg.inference.sliding_window.restore import Restorer
-from tomoseg.inference.sliding_window.windows import Corner, Windows, importance_map, pad_volume, place_windows
+from tomoseg.inference.sliding_window.windows import Corner, importance_map, pad_volume, place_windows
 
 # called with the number of windows that are done and of all of them
 OnWindow = Callable[[int, int], None]
@@ -57,50 +57,20 @@ class Output:
     logits: Callable[[torch.Tensor], torch.Tensor]
 
 
-def segment_streamed(
-    image: torch.Tensor,
-    inferer: SlidingWindowInferer,
-    predict: Predictor,
-    make_outputs: Callable[[int], Sequence[Output]],
-    limits: Limits,
-    name: str,
-    on_window: OnWindow | None = None,
-) -> RunStats:
-    """Run all windows of a volume, fill the outputs, and return what that took.
+@dataclass
+class StreamedRun:
+    """One volume on its way from windows to the outputs in the scan's grid.
 
-    Args:
+    Attributes:
         image: (C, D, H, W), on the device of the network.
         inferer: window, overlap and blending.
         predict: the network.
         make_outputs: returns the outputs for a number of logits.
         limits: limits of the run.
         name: what errors call the scan.
-        on_window: called after each batch of windows.
-
-    Raises:
-        NotRecognisedError: the network does not give one map of logits of the window's size.
-        MemoryLimitError: the limits cannot be kept.
     """
-    begin = time.perf_counter()
-    windows = place_windows(image.shape[1:], inferer)
-    run = _Run(pad_volume(image, windows, inferer), windows, inferer, predict, make_outputs, limits, name)
-    for done in run.windows_done():
-        if on_window is not None:
-            on_window(done, windows.count)
-    blending_s = time.perf_counter() - begin - run.network_s - run.restoring_s
-    seconds = {"network": run.network_s, "blending": blending_s, "restoring": run.restoring_s}
-    return RunStats(
-        seconds, windows.count, run.skipped, notes=tuple(run.notes),
-        planned_bytes=run.plan.ram_bytes, planned_vram_bytes=run.plan.vram_bytes,
-    )  # fmt: skip
-
-
-@dataclass
-class _Run:
-    """The state of one volume on its way; `image` is padded."""
 
     image: torch.Tensor
-    windows: Windows
     inferer: SlidingWindowInferer
     predict: Predictor
     make_outputs: Callable[[int], Sequence[Output]]
@@ -108,6 +78,8 @@ class _Run:
     name: str
 
     def __post_init__(self) -> None:
+        self.windows = place_windows(self.image.shape[1:], self.inferer)
+        self.image = pad_volume(self.image, self.windows, self.inferer)
         self.plan = MemoryPlan(1, torch.float32, self.image.device)  # until the first window is measured
         self.skipped = 0
         self.notes: list[str] = []
@@ -116,6 +88,27 @@ class _Run:
         self._blend: Blend | None = None
         self._restorers: list[Restorer] = []
         self._constant: tuple[float, torch.Tensor] | None = None  # logits of a window that holds one value only
+
+    def run(self, on_window: OnWindow | None = None) -> RunStats:
+        """Run all windows of a volume, fill the outputs, and return what that took.
+
+        Args:
+            on_window: called after each batch of windows.
+
+        Raises:
+            NotRecognisedError: the network does not give one map of logits of the window's size.
+            MemoryLimitError: the limits cannot be kept.
+        """
+        begin = time.perf_counter()
+        for done in self.windows_done():
+            if on_window is not None:
+                on_window(done, self.windows.count)
+        blending_s = time.perf_counter() - begin - self.network_s - self.restoring_s
+        seconds = {"network": self.network_s, "blending": blending_s, "restoring": self.restoring_s}
+        return RunStats(
+            seconds, self.windows.count, self.skipped, notes=tuple(self.notes),
+            planned_bytes=self.plan.ram_bytes, planned_vram_bytes=self.plan.vram_bytes,
+        )  # fmt: skip
 
     def windows_done(self) -> Iterator[int]:
         """Run window after window; yield the number of finished ones."""
