@@ -34,11 +34,8 @@ def fetch_from_zoo(name: str, version: str | None, folder: Path) -> Path:
             download(name=name, version=version, bundle_dir=str(folder), progress=False, **more)
         root = folder / name
         listed = [path for suffix in LARGE_FILES for path in root.glob(f"large_files*{suffix}")]
-        for entry in (
-            ConfigParser.load_config_files([str(require_regular(path)) for path in listed]).get("large_files", [])
-            if listed
-            else []
-        ):
+        config = ConfigParser.load_config_files([str(require_regular(path)) for path in listed])
+        for entry in config.get("large_files", []):
             if not str(entry.get("url", "")).startswith(("https://", "http://")):
                 raise BundleError(f"{where}: {listed[0].name}: expected URLs of the web, got {entry.get('url')!r}")
         if listed:

@@ -41,7 +41,6 @@ def make_configs(plan: TrainingPlan, layout: Layout, name: str, dataset: str) ->
         "loss_entries": loss_entries(plan),
         "network": plan.network.config(supervised=False),
         "mirror_axes": plan.mirror_axes,
-        "decide": [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}],
         "datalist": layout.datalist,
     }
     templates = {"inference": "planned_inference"} | {

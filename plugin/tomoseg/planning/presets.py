@@ -1,6 +1,8 @@
 """How large a network may get, and how long it is trained."""
 
+import json
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Literal
 
 PresetName = Literal["small", "medium", "large"]
@@ -16,8 +18,8 @@ class Preset:
         fewest_features: of its first level, the fewest, by device; rather than less, coarse levels get fewer.
         most_features: of any level.
         parameters: of all, in millions, the most.
-        voxels: of the window, by device.
-        epochs: of its training, by device.
+        edge: of a cubic window, in voxels, by device.
+        epochs: of its training, by device; a small network goes on learning, and its steps are cheap.
         residual: whether its encoder is residual.
     """
 
@@ -25,36 +27,12 @@ class Preset:
     fewest_features: dict[str, int]
     most_features: int
     parameters: float
-    voxels: dict[str, int]
+    edge: dict[str, int]
     epochs: dict[str, int]
-    residual: bool = False
+    residual: bool
 
 
 PRESETS: dict[str, Preset] = {
-    "small": Preset(
-        features={"cpu": 16, "cuda": 16},
-        fewest_features={"cpu": 8, "cuda": 8},
-        most_features=80,
-        parameters=0.74,
-        voxels={"cpu": 64**3, "cuda": 96**3},
-        # a step is cheap, and a small network goes on learning
-        epochs={"cpu": 150, "cuda": 250},
-    ),
-    "medium": Preset(
-        features={"cpu": 24, "cuda": 32},
-        fewest_features={"cpu": 8, "cuda": 16},
-        most_features=320,
-        parameters=6.2,
-        voxels={"cpu": 74**3, "cuda": 128**3},
-        epochs={"cpu": 100, "cuda": 250},
-    ),
-    "large": Preset(
-        features={"cpu": 32, "cuda": 32},
-        fewest_features={"cpu": 8, "cuda": 16},
-        most_features=320,
-        parameters=60,
-        voxels={"cpu": 96**3, "cuda": 160**3},
-        epochs={"cpu": 100, "cuda": 250},
-        residual=True,
-    ),
+    name: Preset(**entry)
+    for name, entry in json.loads(files(__package__).joinpath("presets.json").read_text(encoding="utf-8")).items()
 }

@@ -173,7 +173,7 @@ def decide(
         else f"the dataset's values {', '.join(map(str, sources))}, numbered from 1 on without gaps"
     )
     preset = PRESETS[options.preset]
-    spacing, reasons["spacing_mm"] = choose_spacing(fingerprint, preset.voxels[options.trained_on])
+    spacing, reasons["spacing_mm"] = choose_spacing(fingerprint, preset.edge[options.trained_on] ** 3)
     shape = _shape(fingerprint, spacing)
     patch, network, reasons["patch"], reasons["network"] = choose_network(shape, spacing, len(labels) + 1, options)
     network = replace(network, channels=len(fingerprint.channels))
@@ -281,7 +281,7 @@ def choose_network(
         options: what may be used.
     """
     preset = PRESETS[options.preset]
-    voxels = float(preset.voxels[options.trained_on])
+    voxels = float(preset.edge[options.trained_on] ** 3)
     while True:
         box = _box(shape, spacing, voxels)
         patch, network = _fit(box, shape, spacing, scores, options)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tomoseg.bundle.configs import Json, as_text, component
+from tomoseg.bundle.configs import Json, as_text
 from tomoseg.bundle.ensemble import ensemble_config
 from tomoseg.bundle.folder import new_bundle, require_free, require_safe_names
 from tomoseg.bundle.metadata import Bundle
@@ -35,8 +35,6 @@ AXCODES = re.compile(r"(?=.*[RL])(?=.*[AP])(?=.*[SI])[RLAPSI]{3}")
 AS_IN_FILE = "file"
 UNKNOWN = "unknown"
 MR = re.compile(r"\b(mri?|t1|t2|flair|adc|dwi|swi|pd)", re.IGNORECASE)
-ABOVE_0 = 1e-7  # regions are where logits are positive; a sigmoid of 0.5 would label voxels outside the crop
-OVERLAP = 0.5  # nnU-Net's default of its windows
 
 
 @dataclass(frozen=True)
@@ -140,35 +138,20 @@ def _inference_config(
     axcodes: str | None,
     steps: list[Json],
 ) -> Json:
-    turn = [] if axcodes is None else [component("Orientationd", keys="image", axcodes=axcodes, labels=None)]
     mirror = [axis for axis, theirs in enumerate(plans.axes) if theirs in checkpoint.mirror_axes]
-    if labels.region_values is None:
-        decide = [component("AsDiscreted", keys="pred", argmax=True)]
-    else:
-        decide = [
-            component("AsDiscreted", keys="pred", threshold=ABOVE_0),
-            component("tomoseg.transforms.MergeRegionsd", keys="pred", labels=list(labels.region_values)),
-        ]
     config = render_config(
-        "inference",
+        "nnunet_inference",
+        TEMPLATES,
         network=network,
         mirror_axes=mirror,
-        decide=[*decide, *steps],
+        region_values=labels.region_values,
+        steps=steps,
         name=name,
         dataset="scans",
         datalist=Layout(False, files=len(plans.channels)).datalist,
-        preprocessing=[
-            component("LoadImaged", keys="image", ensure_channel_first=True),
-            *turn,
-            *preprocessing_steps("image", plans.along_file(plans.spacing), plans.channels, plans.resampling),
-        ],
-        inferer=component(
-            "SlidingWindowInferer",
-            roi_size=plans.along_file(plans.patch),
-            sw_batch_size=1,
-            overlap=OVERLAP,
-            mode="gaussian",
-        ),
+        axcodes=axcodes,
+        preprocessing=preprocessing_steps("image", plans.along_file(plans.spacing), plans.channels, plans.resampling),
+        window=plans.along_file(plans.patch),
     )
     return config | {"nnunet_windows": True} | ({"tta": True} if mirror else {})
 
