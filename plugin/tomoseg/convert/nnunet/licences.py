@@ -6,10 +6,10 @@ from importlib.resources import files
 
 # TotalSegmentator's tasks whose weights need a licence, with a pattern of the name of the dataset that a model was
 # trained on; from its public tables `map_tasks_config.py` and `map_to_binary.py`, as of November 2026
-RESTRICTED = files(__package__).joinpath("restricted_models.csv")
+RESTRICTED = files(__package__).joinpath("restricted_models.csv").read_text(encoding="utf-8")
 
 
 def restricted_task(dataset: str) -> str | None:
     """Return the task of TotalSegmentator that a dataset's name stands for and that needs a licence, if any."""
-    rows = csv.DictReader(RESTRICTED.read_text(encoding="utf-8").splitlines())
+    rows = csv.DictReader(RESTRICTED.splitlines())
     return next((row["task"] for row in rows if re.search(row["dataset"], dataset, re.IGNORECASE)), None)
