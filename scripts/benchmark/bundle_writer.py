@@ -15,7 +15,7 @@ from tomoseg.bundle.trust import record
 
 
 def write_bundle(folder: Path, classes: int = CLASSES, amp: bool = False) -> Path:
-    """Write `configs/inference.json`, `configs/metadata.json` and `models/model.pt`; return the trusted folder.
+    """Write `configs/inference.json`, `configs/metadata.json` and `models/model.pt`; return the folder, now trusted.
 
     Args:
         folder: the bundle's.

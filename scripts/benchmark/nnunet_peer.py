@@ -10,64 +10,14 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
+from nnunet_plans import CONFIGURATION, FILE_ENDING, dataset, plans
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from network import HU_RANGE, LAST, SPACING, WINDOW, make_network
-
-CONFIGURATION = "3d_fullres"
-FILE_ENDING = ".nii.gz"
-
-
-def plans(torch_resampling: bool = False) -> dict[str, Any]:
-    """What nnU-Net's planning writes for a CT dataset, as far as prediction reads it; axes are in the order z, y, x."""
-    low, high = HU_RANGE
-    resampling: dict[str, Any] = {}
-    for what, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
-        seg = what == "seg"
-        if torch_resampling:
-            resampling[f"resampling_fn_{what}"] = "resample_torch_fornnunet"
-            resampling[f"resampling_fn_{what}_kwargs"] = {"is_seg": seg, "force_separate_z": False}
-        else:
-            resampling[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
-            resampling[f"resampling_fn_{what}_kwargs"] = {
-                "is_seg": seg,
-                "order": order,
-                "order_z": 0,
-                "force_separate_z": None,
-            }
-    return {
-        "dataset_name": "Dataset001_Benchmark",
-        "plans_name": "nnUNetPlans",
-        # reads the scan as Orientationd to RAS does
-        "image_reader_writer": "SimpleITKIOWithReorient",
-        "label_manager": "LabelManager",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        # its normalisation clips to the percentiles, subtracts the mean and divides by the deviation
-        "foreground_intensity_properties_per_channel": {
-            "0": {"mean": low, "std": high - low, "percentile_00_5": low, "percentile_99_5": high}
-        },
-        "configurations": {
-            CONFIGURATION: {
-                "data_identifier": "nnUNetPlans_3d_fullres",
-                "preprocessor_name": "DefaultPreprocessor",
-                "batch_size": 2,
-                "patch_size": list(reversed(WINDOW)),
-                "spacing": list(reversed(SPACING)),
-                "normalization_schemes": ["CTNormalization"],
-                "use_mask_for_norm": [False],
-                "batch_dice": False,
-                # nothing is built from it, but plans without it count as an old version
-                "architecture": {"network_class_name": "UNet", "arch_kwargs": {}, "_kw_requires_import": []},
-                **resampling,
-            }
-        },
-    }
+from network import LAST, SPACING, WINDOW, make_network
 
 
 def make_predictor(weights: Path, device: str, torch_resampling: bool = False) -> nnUNetPredictor:
@@ -77,9 +27,7 @@ def make_predictor(weights: Path, device: str, torch_resampling: bool = False) -
     turned = {
         name: tensor.transpose(2, 4).contiguous() if tensor.ndim == 5 else tensor for name, tensor in state.items()
     }
-    manager = PlansManager(plans(torch_resampling))
-    labels = {"background": 0} | {f"organ {label}": label for label in range(1, classes)}
-    dataset = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": FILE_ENDING}
+    manager = PlansManager(plans(SPACING, WINDOW, torch_resampling=torch_resampling))
     predictor = nnUNetPredictor(
         tile_step_size=0.5,
         use_gaussian=True,
@@ -90,7 +38,7 @@ def make_predictor(weights: Path, device: str, torch_resampling: bool = False) -
     )
     configuration = manager.get_configuration(CONFIGURATION)
     network = make_network(classes)
-    predictor.manual_initialization(network, manager, configuration, [turned], dataset, "nnUNetTrainer", None)
+    predictor.manual_initialization(network, manager, configuration, [turned], dataset(classes), "nnUNetTrainer", None)
     return predictor
 
 
