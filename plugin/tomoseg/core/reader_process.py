@@ -90,7 +90,14 @@ class _Reader:
             command = [sys.executable, "-I", "-c", START.format(folders, theirs.fileno())]
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # it needs no others
             self.process = Popen(command, stdin=DEVNULL, stdout=DEVNULL, env=environment, pass_fds=(theirs.fileno(),))
-        atexit.register(stop_reading)
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        """Leave no process and no open socket behind."""
+        if self.owner == os.getpid():
+            self.process.kill()
+            self.process.wait()
+            self.socket.close()
 
     def call(self, function: Callable[..., Any], name: object, *given: Any) -> Any:
         options, folder = current_read_options(), Path.cwd()
