@@ -1,4 +1,4 @@
-"""With --anonymous, nothing that is written or printed tells which patient a scan is of."""
+"""With --anonymous, nothing that is written or printed names the patient of a scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C comes at a moment at which nothing is half done, once; a second one at once; nobody else's is touched."""
+"""Ctrl-C comes once, when nothing is half done; a second one comes at once; other handlers stay."""
 
 from __future__ import annotations
 

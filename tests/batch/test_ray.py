@@ -1,4 +1,4 @@
-"""A batch on a real Ray of two workers: the files of a local run, whatever happens to the workers or to the driver."""
+"""A batch on a real Ray of two workers: the files of a local run, also where workers or the driver end."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def run(
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Return what was written, reports and manifests aside, and nothing may be left of what was not finished."""
+    """Return the files written, without reports and manifests; nothing unfinished may be left."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     assert not [name for name in found if ".tomoseg-" in name]
     return {
@@ -96,7 +96,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def outcome(case: CaseReport) -> CaseReport:
-    """Return what is told of a case, without what differs each time."""
+    """Return the report of a case, without the parts that differ each time."""
     return replace(
         case, output=None, preview=None, stats=replace(case.stats, seconds={}, peak_bytes=0, planned_bytes=0)
     )

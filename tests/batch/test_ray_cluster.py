@@ -1,4 +1,4 @@
-"""A batch on a Ray cluster that is there already, and machines of it that do not share what they must."""
+"""A batch on a running Ray cluster, and machines of it that lack files that all must share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = [
 
 
 class Cluster:
-    """A head, and machines that see what they are given to see; all of them this computer."""
+    """A head, and machines that see only their own folders; all of them are this computer."""
 
     def __init__(self, temporary: Path) -> None:
         self.port, self.client_port = free_port(), free_port()

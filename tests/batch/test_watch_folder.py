@@ -120,7 +120,7 @@ def test_a_folder_that_is_gone_for_a_while_brings_its_scans_once(inbox: WatchFol
 def test_every_state_that_lasts_is_taken_once(
     events: list[tuple[int, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever changes when: a file is taken at the first look at which it has been as it is for ten seconds."""
+    """A file is taken at the first look that finds it unchanged for ten seconds, at any order of changes."""
     folder = tmp_path_factory.mktemp("in")
     inbox, second = WatchFolder(folder, folder / "out", stable_for_s=10), 0
     changed: dict[str, int] = {}

@@ -12,7 +12,7 @@ NAME = "hippocampus_mr_segmentation"
 
 
 def install(site: Path, bundle: Path, value: str = "BUNDLE", name: str = "liver_ct_segmentation") -> None:
-    """Lay out a package of somebody else as pip would, with an entry point in our group."""
+    """Lay out a foreign package as pip would, with an entry point in our group."""
     (site / "their_package.py").write_text(
         f"from pathlib import Path\nBUNDLE = Path({str(bundle)!r})\ndef locate():\n    return str(BUNDLE)\n"
     )

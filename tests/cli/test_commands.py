@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, their exit status, and what they print."""
+"""The command line as a user meets it: real processes, their exit status, and their output."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_terminal_shows_the_windows(real_scan: Path, tmp_path: Path, quiet: bo
         while part := os.read(ours, 1024):
             shown += part
     assert process.wait() == 0
-    if quiet:  # two copies of a hippocampus beside each other may be told as implausible
+    if quiet:  # two copies of a hippocampus beside each other may be reported as implausible
         assert all(line.startswith(b"tomoseg: warning: ") for line in shown.splitlines())
     else:
         assert b"large.nii" in shown

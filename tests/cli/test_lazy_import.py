@@ -148,7 +148,7 @@ def test_a_bundle_that_needs_a_deferred_package_works(tmp_path: Path) -> None:
 
 
 def _segment(scan: Path, output: Path, bundle: Path) -> list[str]:
-    """Segment in a new process; return what it prints: whether scipy.ndimage was imported in the end."""
+    """Segment in a new process; return its output: whether scipy.ndimage was imported in the end."""
     arguments = ["tomoseg", "segment", str(scan), "-o", str(output), "-b", str(bundle), "--device", "cpu", "-q"]
     code = f"""
 import atexit, sys

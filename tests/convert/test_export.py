@@ -107,7 +107,7 @@ def test_other_weights_are_exported_beside_them(bundle_folder: Path, tmp_path: P
 
 
 class Branching(torch.nn.Module):
-    """What it computes depends on the brightness of a window; a trace follows one way for good."""
+    """Its computation depends on the brightness of a window; a trace follows one way for ever."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ def test_scores_that_are_not_finite_are_not_near(small_bundle: Path, real_scan: 
         logits[0, 0, 0, 0, 0] = torch.nan
         return logits
 
-    for order in ((broken, source.network), (source.network, broken)):  # in whatever window it is
+    for order in ((broken, source.network), (source.network, broken)):  # in any window
         turns: Iterator[Runner] = iter(order)
         found = compare(source, lambda window, turns=turns: next(turns)(window), [*windows, *windows])  # type: ignore[misc]
         assert FORMATS["onnx"].reason(found, 0.01) == "its logits are off by nan of their range"

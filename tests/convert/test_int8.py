@@ -46,7 +46,7 @@ def scans(real_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(bundle_folder: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Export]:
-    """A copy of the bundle with its network in int8 beside the weights, and what was told of it."""
+    """A copy of the bundle with its network in int8 beside the weights, and the notes on it."""
     bundle = tmp_path_factory.mktemp("bundle") / "copy"
     shutil.copytree(bundle_folder, bundle, ignore=shutil.ignore_patterns("train", "eval"))
     return bundle, export(find_bundle(bundle), "openvino-int8", calibration=[scans])
@@ -79,7 +79,7 @@ def test_the_segmenter_runs_it_when_asked(made: tuple[Path, Export], scans: Path
     bundle, _ = made
     segmenters = {name: Segmenter.from_bundle(bundle, precision=name) for name in ("auto", "int8")}
     assert (segmenters["int8"].backend, segmenters["int8"].precision) == ("openvino", "int8")
-    assert segmenters["auto"].precision == "fp32"  # never behind anybody's back
+    assert segmenters["auto"].precision == "fp32"  # only where the user asks for it
     assert segmenters["auto"].checkpoint_sha256 == segmenters["int8"].checkpoint_sha256[:1]
     for scan in sorted(scans.iterdir())[::3]:
         plain, quantised = (segmenters[name](scan).labels for name in ("auto", "int8"))
@@ -89,7 +89,7 @@ def test_the_segmenter_runs_it_when_asked(made: tuple[Path, Export], scans: Path
 
 
 def test_it_may_lie_elsewhere(bundle: Path, bundle_folder: Path, real_scan: Path, tmp_path: Path) -> None:
-    """Beside weights that are given, or given itself for the bundle's own; a bundle may be where nobody may write."""
+    """Beside weights that are given, or given itself for the bundle's own; a bundle may be in a read-only folder."""
     beside = Segmenter.from_bundle(bundle, precision="int8")(real_scan).labels
     xml = tmp_path / "elsewhere" / "mine.xml"
     xml.parent.mkdir()
@@ -151,7 +151,7 @@ def test_it_is_refused_where_it_does_not_belong(change: Callable[[Path], object]
     change(bundle)
     with pytest.raises(TomosegError, match=message):
         Segmenter.from_bundle(bundle, precision="int8")
-    Segmenter.from_bundle(bundle)  # of no interest to whoever did not ask for it
+    Segmenter.from_bundle(bundle)  # of no interest unless asked for
 
 
 def test_it_is_for_windows_of_one_size(bundle: Path, real_scan: Path) -> None:
@@ -182,7 +182,7 @@ def test_what_does_not_go_with_int8_is_told(bundle: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_what_loses_too_much_is_not_kept(bundle: Path, real_scan: Path) -> None:
-    """Each way of leaving layers in floating point is tried first; what was there stays."""
+    """Each way of leaving layers in floating point is tried first; the old file stays."""
     before = {path: path.read_bytes() for path in (bundle / "models").iterdir()}
     steps: list[str] = []
     with pytest.raises(TomosegError, match=r"not kept, for its labels have a mean Dice of 0\.9\d+ with those of fp32"):
@@ -200,7 +200,7 @@ def test_what_loses_too_much_is_not_kept(bundle: Path, real_scan: Path) -> None:
 
 @pytest.mark.slow
 def test_a_network_that_was_exported_anew_is_another_run(bundle: Path, real_scan: Path, tmp_path: Path) -> None:
-    """What is done by one int8 network is not passed for done by another."""
+    """A result of one int8 network does not count as one of another."""
     (tmp_path / "in").mkdir()
     shutil.copy(real_scan, tmp_path / "in" / "scan.nii.gz")
 
@@ -231,7 +231,7 @@ assert wanted == [], wanted
 
 @pytest.mark.slow
 def test_nothing_is_sent_home(bundle: Path, real_scan: Path) -> None:
-    """A process in which each attempt to reach anybody is noticed; OpenVINO's and nncf's telemetry is not imported."""
+    """A process in which each attempt to reach the network is noticed; OpenVINO's and nncf's telemetry is not imported."""
     arguments = ["export", bundle, "--format", "openvino-int8", "--calibration", real_scan, "--overwrite", "--json"]
     trust_named((bundle,), None)
     done = subprocess.run(

@@ -94,7 +94,7 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
 def test_what_processes_that_ended_left_is_removed(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
     assert ended.stdout is not None
-    ended.stdout.read()  # it is over, and nobody has asked for its status yet
+    ended.stdout.read()  # it has ended, and its status is not yet read
     for pid in (ended.pid, os.getpid()):
         (tmp_path / f"{STAGING}{pid}-abc").mkdir()
 

@@ -1,4 +1,4 @@
-"""What is shown steers no terminal and no spreadsheet."""
+"""Shown texts steer no terminal and no spreadsheet."""
 
 from __future__ import annotations
 

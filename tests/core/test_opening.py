@@ -45,7 +45,7 @@ def calls(tree: ast.AST) -> list[ast.Call]:
 
 
 def opens(call: ast.Call, tree: ast.Module) -> bool:
-    """Tell whether a call reads a path that did not go through `core.files`."""
+    """Return whether a call reads a path that did not go through `core.files`."""
     function = call.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
@@ -64,7 +64,7 @@ def opens(call: ast.Call, tree: ast.Module) -> bool:
 
 
 def is_checked(argument: ast.expr, tree: ast.Module) -> bool:
-    """Tell whether an argument is a checked path or an open file: a call, or a name that was bound to one."""
+    """Return whether an argument is a checked path or an open file: a call, or a name that was bound to one."""
     inner = [one for one in ast.walk(argument) if isinstance(one, ast.Call)]
     if any(isinstance(one.func, ast.Name) and one.func.id in CHECKED for one in inner):
         return True

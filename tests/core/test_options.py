@@ -1,4 +1,4 @@
-"""Options classes: their types, their texts, and what they refuse."""
+"""Options classes: their types, their texts, and the values that they refuse."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tomoseg.core.options import Option, field_texts, field_types, require_choic
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is asked for.
+    """Some options.
 
     Attributes:
         output_type: one of a few,
-            told on two lines.
+            explained on two lines.
         steps: some of a few.
         size: any number or text.
         names: any texts.
@@ -46,7 +46,7 @@ def test_types_are_taken_apart() -> None:
 
 def test_texts_are_those_of_the_docstring() -> None:
     assert field_texts(Chosen) == {
-        "output_type": "one of a few, told on two lines.",
+        "output_type": "one of a few, explained on two lines.",
         "steps": "some of a few.",
         "size": "any number or text.",
         "names": "any texts.",

@@ -25,7 +25,7 @@ NAME = "hippocampus_mr_segmentation"
 ITK = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
 CORES = 16
 POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-# what the command line computes with, told after a run
+# threads of the command line, as shown after a run
 RUN = """
 import json, os, sys
 

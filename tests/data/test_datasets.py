@@ -1,4 +1,4 @@
-"""Labelled datasets: one set of pairs whatever the layout, and one kind line for what is no dataset."""
+"""Labelled datasets: one set of pairs for every layout, and one kind line for a folder that is no dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers alone: they say what the reader says, and refuse what it refuses."""
+"""Headers alone: they agree with the reader, also in their refusals."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_damaged_header_is_refused_as_the_reader_refuses_it(tmp_path: Path, da
 
 
 def odd_files(folder: Path) -> list[Path]:
-    """Return files that are no plain 3D volume, some of which can be read all the same."""
+    """Return files that are no plain 3D volume, some still readable."""
     for name, image in {
         "flat.mha": sitk.Image((5, 6), sitk.sitkUInt8),
         "vector.nrrd": sitk.Image((5, 6, 7), sitk.sitkVectorFloat32, 3),

@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files: what was written is read; what is truncated, damaged or elsewhere is told in one line."""
+"""NRRD and MetaImage files: written files are read; one line reports truncated, damaged and misplaced ones."""
 
 from __future__ import annotations
 
@@ -311,7 +311,7 @@ def test_what_is_wrong_with_a_metaimage(tmp_path: Path, reported: str) -> None:
 def test_the_file_of_the_voxels_lies_beside_the_header(tmp_path: Path, suffix: str, place: str) -> None:
     folder = tmp_path / "scans"
     (folder / "folder").mkdir(parents=True)
-    os.mkfifo(folder / "pipe")  # nobody writes to it: whoever opens it waits for ever
+    os.mkfifo(folder / "pipe")  # no process writes to it: opening it waits for ever
     (tmp_path / "outside.raw").write_bytes(RAW)
     for name in ("folder/inside.raw", "-", "%d%n%n%n.raw", "%s.raw", "LIST", "LIST 2D", "list"):
         (folder / name).write_bytes(RAW)  # ITK would read something else for each of them

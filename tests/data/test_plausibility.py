@@ -1,4 +1,4 @@
-"""Labels that are missing or of an odd size are told, and scans that are no CT; what nobody declared is not."""
+"""Missing labels, odd sizes and scans that are no CT are reported, where the bundle declares limits."""
 
 from __future__ import annotations
 

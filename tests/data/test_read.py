@@ -1,4 +1,4 @@
-"""Reading scans: what is good is read exactly, what is bad ends in one line that names the file."""
+"""Reading scans: good ones are read exactly, bad ones end in one line that names the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files below a folder: links are followed once, and notes name what is skipped."""
+"""Files below a folder: links are followed once, and notes name the skipped ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One case, label by label: what is left out, what is refused, and that nothing stops the others."""
+"""One case, label by label: omissions and refusals, which do not stop other cases."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_ignored_voxels_are_counted_nowhere() -> None:
 
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "SRA", "ILP"])
 def test_a_label_may_be_scored_between_its_first_and_last_slice(codes: str) -> None:
-    """From the feet to the head, whichever axis of the array that is."""
+    """From the feet to the head, along any axis of the array."""
     prediction, reference = np.zeros((2, 6, 6, 20), np.uint8)
     reference[2:4, 2:4, 5:12] = 1
     prediction[2:4, 2:4, 3:15] = 1

@@ -1,4 +1,4 @@
-"""Labels, tolerances and what is left out, as people write them."""
+"""Labels, tolerances and omissions, as people write them."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from tomoseg.planning.options import PlanningOptions
 
 
 def test_segments_have_the_labels_of_their_names(dicom_scan: Path, tmp_path: Path) -> None:
-    """Numbered otherwise, spelt otherwise, and with one that nobody asked for."""
+    """Other numbers, other spellings, and one label more."""
     result = Segmenter.from_bundle(BUNDLE_NAME, device="cpu", backend="torch")(dicom_scan)
     nib.save(nib.Nifti1Image(result.labels, result.grid.affine), tmp_path / "reference.nii.gz")
     shifted = np.where(result.labels > 0, result.labels + 1, 0).astype(np.uint8)
@@ -106,7 +106,7 @@ def test_values_that_no_label_has_are_told(tmp_path: Path) -> None:
 
 
 def test_a_planned_bundle_is_scored_by_name_on_a_dataset_that_numbers_otherwise(tmp_path: Path) -> None:
-    """By value, the back part would be compared with what is in front."""
+    """By value, the back part would be compared with the front part."""
     names = {"Front": 2, "Back part": 7}
     data = write_dataset(tmp_path / "data", 2, layout="nnunet", names=names, ignore=True)
     plan(data, tmp_path / "bundle", PlanningOptions(4 * 10**9, "cpu", "small"))
@@ -128,7 +128,7 @@ def test_a_planned_bundle_is_scored_by_name_on_a_dataset_that_numbers_otherwise(
 
 
 def test_masks_of_255_are_scored_by_the_bundle_that_was_planned_for_them(tmp_path: Path) -> None:
-    """Nobody names their labels, and a bundle's own values for them are 1 and 2."""
+    """Label maps without names, and a bundle whose own values are 1 and 2."""
     data = write_dataset(tmp_path / "data", 2, layout="plain", names={"Front": 128, "Back": 255})
     plan(data, tmp_path / "bundle", PlanningOptions(4 * 10**9, "cpu", "small"))
     (tmp_path / "predictions").mkdir()

@@ -142,7 +142,7 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("place", ["", "labelsTr", "labelsTr/b.nii"])
 def test_a_dataset_tells_names_scans_and_annotations(place: str, dataset: Path, tmp_path: Path) -> None:
-    """Be it given, or its folder of labels, or a file in there."""
+    """Given directly, as its folder of labels, or as a file in that folder."""
     ours = touch(tmp_path / "p", "a_seg.nii", "b_seg.nii")
     matches = match_cases(ours / "b_seg.nii" if place.endswith(".nii") else ours, dataset / place)
     assert matches.label_names == {1: "stem", 5: "cord"}

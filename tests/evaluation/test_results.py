@@ -74,7 +74,7 @@ def test_infinite_and_undefined_numbers_can_be_read(saved: tuple[Evaluation, Pat
 
 
 def test_the_summary_is_that_of_the_rows(saved: tuple[Evaluation, Path]) -> None:
-    """Means can be had again from metrics.csv, by anybody."""
+    """Means can be computed again from metrics.csv."""
     rows, summary = read_csv(saved[1] / "metrics.csv"), read_csv(saved[1] / "summary.csv")
     assert list(summary[0]) == list(SUMMARY_COLUMNS)
     assert {row["name"] for row in summary} == {"liver", "spleen", "all labels"}

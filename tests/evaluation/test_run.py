@@ -168,7 +168,7 @@ def test_labels_without_names_have_a_row_in_every_case(tmp_path: Path) -> None:
     found = evaluate(predictions, references, EvaluationOptions(ignore=1))
     save_evaluation(found, tmp_path / "out", worst=0)
     rows = read_csv(tmp_path / "out" / "metrics.csv")
-    assert [one.label for one in found.summaries] == [2, 7, 0]  # what is ignored is no label
+    assert [one.label for one in found.summaries] == [2, 7, 0]  # the ignored value is no label
     for summary in found.summaries[:2]:
         errors = [float(row["volume_error_ml"]) for row in rows if int(row["label"]) == summary.label]
         assert len(errors) == len(found.done) == summary.metrics["volume_error_ml"].cases
@@ -191,7 +191,7 @@ def test_a_reference_has_a_grid_of_its_own(segmenter: Segmenter, dicom_scan: Pat
 
 
 def test_partly_annotated_references_are_scored_where_they_are_annotated(tmp_path: Path) -> None:
-    """A dataset of the Decathlon's layout, given as it is."""
+    """A dataset of the Decathlon's layout."""
     predictions, references = write_cases(tmp_path, 3)
     root = tmp_path / "dataset"
     shutil.copytree(references, root / "labelsTr")
@@ -207,7 +207,7 @@ def test_partly_annotated_references_are_scored_where_they_are_annotated(tmp_pat
     assert {case.name: [one.label for one in case.labels] for case in found.done} == {
         "case_0": [1, 2], "invented": [1, 2], "missed": [2],
     }  # fmt: skip
-    assert found.summaries[0].presence.reference_only == 0  # what is missing there was never drawn
+    assert found.summaries[0].presence.reference_only == 0  # labels missing there were never drawn
     assert all(case.image is not None for case in found.done)
 
 

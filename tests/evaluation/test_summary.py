@@ -1,4 +1,4 @@
-"""Means, intervals and presence: against SciPy's bootstrap, and against what is counted by hand."""
+"""Means, intervals and presence: against SciPy's bootstrap, and against counts by hand."""
 
 from __future__ import annotations
 

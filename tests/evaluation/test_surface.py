@@ -1,4 +1,4 @@
-"""Surface distances equal MONAI's, whichever way they are found, and do not depend on how a volume is stored."""
+"""Surface distances equal MONAI's in each algorithm, and do not depend on how a volume is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights of a checkpoint count, how they may be written, and what is refused."""
+"""Which weights of a checkpoint count, how they may be written, and which are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`StreamingEvaluator` in place of MONAI's own evaluators: the same labels, files and metrics, whatever the config."""
+"""`StreamingEvaluator` in place of MONAI's own evaluators: the same labels, files and metrics with every config."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def nearest(preprocessing: Compose) -> Invertd:
 
 @dataclass(frozen=True)
 class Case:
-    """What is evaluated, and why MONAI's own evaluator does it; empty where the engine does."""
+    """A config, and why MONAI's own evaluator runs it; empty where the engine does."""
 
     steps: Callable[[Compose], list[Any]] = lambda p: [softmax(), linear(p), argmax()]
     reason: str = ""

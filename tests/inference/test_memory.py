@@ -1,4 +1,4 @@
-"""Memory is planned, measured, kept below the limit, and stepped down when it runs out all the same."""
+"""Memory is planned, measured, kept below the limit, and stepped down when it still runs out."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_peak_is_measured() -> None:
 
 
 class Network:
-    """Runs out of memory where it is told to."""
+    """Runs out of memory at a chosen place."""
 
     def __init__(self, fails_at: set[int], above: int) -> None:
         torch.manual_seed(0)
@@ -145,7 +145,7 @@ def test_running_out_of_memory_steps_down_and_goes_on_from_there() -> None:
         "memory ran out: went on with 2 windows at once",
         "memory ran out: went on with 1 windows at once",
     )
-    assert network.calls < 2 * stats.windows  # what was done was not done again
+    assert network.calls < 2 * stats.windows  # finished work was not repeated
 
 
 def test_half_precision_scores_give_nearly_the_same_labels() -> None:
@@ -162,7 +162,7 @@ def test_half_precision_scores_give_nearly_the_same_labels() -> None:
             return labels, StreamedRun(image, inferer, network, lambda _: outputs, Limits(limit), "scan").run()
 
     ample = 10**15  # a limit, too: only under one is freed memory given back before the first window
-    run(ample)  # what is reserved once does not count
+    run(ample)  # memory reserved once does not count
     wanted, full = run(ample)
     labels, half = run(full.planned_bytes - 33 * 64 * 64 * 200)  # the slab would be 4 bytes a score
     assert full.notes == ()
@@ -232,7 +232,7 @@ print(memory.planned_bytes, memory.peak_bytes, int(peak) * 1024)
 @pytest.mark.skipif(sys.platform != "linux", reason="counts resident memory as Linux does")
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_what_is_planned_is_what_is_taken(real_scan: Path, tmp_path: Path, backend: str) -> None:
-    """And what is measured is what the system says."""
+    """The measured number is the system's."""
     scan = nib.load(real_scan)
     large = np.tile(scan.get_fdata(dtype="float32"), (3, 2, 3))
     nib.save(nib.Nifti1Image(large, scan.affine), tmp_path / "large.nii.gz")

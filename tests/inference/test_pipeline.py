@@ -1,4 +1,4 @@
-"""A bundle that somebody else wrote, in the model zoo's own style, gives what `monai.bundle run` gives."""
+"""A foreign bundle, in the model zoo's own style, gives the labels of `monai.bundle run`."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def zoo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "configs" / "metadata.json").write_text('{"version": "0.0.1"}')
     weights = {
         "weight": torch.tensor([0.0, 40.0, 80.0]).reshape(3, 1, 1, 1, 1),
-        "bias": torch.tensor([0.0, -12.013, -40.017]),  # crossing between whole HU, lest two scores are equal
+        "bias": torch.tensor([0.0, -12.013, -40.017]),  # crossing between whole HU, so that no two scores are equal
     }
     torch.save({"model": weights}, root / "models" / "threshold.pt")
     return root

@@ -44,7 +44,7 @@ def resampled(image: nib.Nifti1Image, spacing: tuple[float, float, float]) -> ni
 
 @pytest.fixture(scope="module")
 def variants(real_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The real scan as it is, in another orientation, anisotropic, and oblique."""
+    """The real scan unchanged, in another orientation, anisotropic, and oblique."""
     folder = tmp_path_factory.mktemp("variants")
     scan = nib.load(real_scan)
     angle = np.deg2rad(10)

@@ -1,4 +1,4 @@
-"""Which weights a run uses is told by their files, before anything is loaded."""
+"""The files show which weights a run uses, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ensemble(small_bundle: Path) -> Path:
 
 
 def test_they_are_told_as_the_segmenter_tells_them(ensemble: Path) -> None:
-    """Whoever hands scans to other machines knows by the same hashes what they run."""
+    """The same hashes show which weights other machines run."""
     models = ensemble / "models"
     checkpoints = [models / "model.pt", models / "second.pt"]
     for checkpoint in checkpoints:

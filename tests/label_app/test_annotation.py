@@ -1,4 +1,4 @@
-"""Labels that clients send, brought onto their image's grid and told by name."""
+"""Labels that clients send, brought onto their image's grid and matched by name."""
 
 from __future__ import annotations
 

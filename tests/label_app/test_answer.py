@@ -1,4 +1,4 @@
-"""What is done to a result before a client gets it."""
+"""Changes to a result before a client gets it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work on many images: one after the other, a bad one is told; what was used last is kept."""
+"""Work on many images: one after the other, a bad one is reported; the last used ones are kept."""
 
 from __future__ import annotations
 

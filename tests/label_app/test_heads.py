@@ -117,7 +117,7 @@ def crops(model: ServedModel, head: Path) -> list[Volume]:
 def test_what_is_scored_is_what_is_segmented(model: ServedModel, found: Segmentation, crops: list[Volume]) -> None:
     for crop, place in zip(crops, found.places, strict=True):
         np.testing.assert_array_equal(crop.array, place.crop.volume.array)
-        assert find_crops(model, crop, "cpu") == [crop]  # a crop is taken as it is
+        assert find_crops(model, crop, "cpu") == [crop]  # a crop is used unchanged
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ from tomoseg.label_app.datastore.local_studies import LocalStudies
 
 @pytest.mark.parametrize("earlier", [None, False, True])
 def test_links_are_served_only_if_asked_for(earlier: bool | None, real_scan: Path, tmp_path: Path) -> None:
-    """Whatever an earlier start has kept in MONAI Label's own list of the images."""
+    """Also where an earlier start has kept names in MONAI Label's own list of the images."""
     folder = tmp_path / "studies"
     folder.mkdir()
     shutil.copy(real_scan, folder / "own.nii.gz")

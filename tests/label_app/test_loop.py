@@ -95,12 +95,12 @@ def test_the_most_uncertain_image_comes_first(server: Server, studies: Path) -> 
     assert first["id"] == order[0]
     assert first["entropy"] == pytest.approx(found[order[0]]["entropy"])
     assert Path(first["path"]) == studies / f"{order[0]}.nii.gz"
-    # somebody is at that one
+    # another client works on that one
     assert server.client.next_sample("uncertain", {})["id"] == order[1]
 
 
 def test_accept_save_next(server: Server, expected: Any) -> None:
-    """What clients do all day: take an image, segment it, save what they think of it, take the next."""
+    """A client's day: take an image, segment it, save a corrected label map, take the next."""
     labelled: list[str] = []
     for _ in range(2):
         sample = server.client.next_sample("diverse", {})

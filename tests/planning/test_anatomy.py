@@ -1,4 +1,4 @@
-"""Labels that a planner recognises mean the same to other systems; those that it does not stay as they are."""
+"""Labels that a planner recognises mean the same to other systems; the others stay unchanged."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_every_code_is_in_the_dictionary_of_pydicom() -> None:
 
 
 def has_check_digit(value: str) -> bool:
-    """Tell whether a code of SNOMED CT ends in its check digit (Verhoeff's, in the dihedral group of order 10)."""
+    """Return whether a code of SNOMED CT ends in its check digit (Verhoeff's, in the dihedral group of order 10)."""
     product_, digits = 0, [int(digit) for digit in reversed(value)]
     for place, digit in enumerate(digits):
         for _ in range(place % 8):

@@ -1,4 +1,4 @@
-"""A planned bundle is one that stock MONAI verifies, trains, evaluates, runs and exports, whatever the layout."""
+"""Stock MONAI verifies, trains, evaluates, runs and exports a planned bundle, from each layout of a dataset."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_what_was_not_drawn_is_not_scored(tmp_path: Path) -> None:
     path = dataset / "labelsTr" / "case_01.nii.gz"  # only the first label was drawn there
     image = nib.load(path)
     array = voxels(image).copy()
-    array[0, 0, 0] = 2  # a slip of somebody who says not to have drawn it
+    array[0, 0, 0] = 2  # a slip: it counts as not drawn
     nib.save(nib.Nifti1Image(array, image.affine), path)
     bundle = tiny_bundle(dataset, tmp_path / "bundle")
     parser = parse_config(bundle, "evaluate", dataset_dir=str(dataset), fold="none")
@@ -279,7 +279,7 @@ def test_shipped_bundles_are_what_the_planner_makes_of_their_data(
     shipped, planned = CHECKOUT / "monai_bundle" / name, tmp_path / name
     plan(request.getfixturevalue(DATA[name]), planned, PlanningOptions(8 * 10**9, device="cpu"))
     for path in (planned / "configs").glob("*.json"):
-        if path.stem != "metadata":  # which also says what was trained and measured
+        if path.stem != "metadata":  # which also describes the training and its scores
             assert lower(read_config(shipped, path.stem)) == lower(read_config(planned, path.stem)), path.name
     mine, theirs = (lower(read_config(folder, "metadata")) for folder in (planned, shipped))
     assert mine["network_data_format"] == theirs["network_data_format"]

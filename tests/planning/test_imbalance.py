@@ -1,4 +1,4 @@
-"""Options for rare and small labels: what they end in, and where windows then lie."""
+"""Options for rare and small labels: their results, and where windows then lie."""
 
 from __future__ import annotations
 

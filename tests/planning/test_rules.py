@@ -177,4 +177,4 @@ def test_labels_beside_each_other_are_opposite_only_if_always_in_one_order() -> 
     assert find_opposite([case(20.0), case(-20.0)] * 2) == ()
     assert find_opposite([case(20.0, y=15.0)] * 4) == ()
     assert find_opposite([case(20.0, volume=5.0)] * 4) == ()
-    assert find_opposite([case(20.0)] * 2) == ()  # too few to tell
+    assert find_opposite([case(20.0)] * 2) == ()  # too few to decide

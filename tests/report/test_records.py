@@ -1,4 +1,4 @@
-"""report.json and statistics.csv: what is in them, under which names, whatever the files are called."""
+"""report.json and statistics.csv: their fields and names, for all names of files."""
 
 from __future__ import annotations
 

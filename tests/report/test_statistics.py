@@ -130,7 +130,7 @@ def test_outliers_are_those_of_the_formula(volumes: list[float], factor: float) 
     if np.median(deviations) > 1e-3:  # else the spread is another
         wanted = deviations > 3.5 * 1.4826 * np.median(deviations)
         assert flags(volumes) == wanted.tolist()
-        # whichever the unit; but for those just at the limit
+        # in each unit, except just at the limit
         clear = np.abs(deviations / (3.5 * 1.4826 * np.median(deviations)) - 1) > 1e-6
         assert (np.array(flags(array * factor)) == wanted)[clear].all()
 

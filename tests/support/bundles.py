@@ -49,7 +49,7 @@ class Place:
         return paths[0] if len(paths) == 1 else str(paths).replace(" ", "")
 
     def run(self, *arguments: str, scratch: Path, processes: int = 1) -> str:
-        """Run `python -m monai.bundle` with these arguments; return what it printed."""
+        """Run `python -m monai.bundle` with these arguments; return its output."""
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc_per_node={processes}"]
         done = subprocess.run(
             [sys.executable, *(launcher if processes > 1 else []), "-m", "monai.bundle", *arguments],

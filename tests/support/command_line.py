@@ -15,7 +15,7 @@ from tomoseg.cli import main
 
 
 def run_inside(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line in this process, from another folder; return its exit status and what it printed."""
+    """Run the command line in this process, from another folder; return its exit status and output."""
     words = ["tomoseg", *map(str, arguments)]
     printed, errors = io.StringIO(), io.StringIO()
     status: object = 0

@@ -1,4 +1,4 @@
-"""CTs of head and neck for tests, with what surrounds a patient and what is in his teeth."""
+"""CTs of head and neck for tests, with a table around the patient and metal in the teeth."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def make_series(
         shape: (I, J, K).
         kind: one of `DIRECTIONS`.
         storage: "classic"; "enhanced", one multi-frame file with the orientation in every frame; or "two files", of
-            that kind, the first of which holds the slices with odd indices.
+            that kind, the first with the slices of odd indices.
         elements: of every file of a classic series, by keyword.
     """
     grid = oriented_grid(shape, kind)

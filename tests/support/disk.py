@@ -27,10 +27,10 @@ def full_disk(size: int) -> Iterator[None]:
 
 
 def run_on_small_disk(script: str, disk: Path, kept: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell script with a small file system mounted on `disk`; what is there in the end is copied to `kept`.
+    """Run a shell script with a small file system mounted on `disk`; its files are copied to `kept` in the end.
 
-    The script may use `$disk`, `size BYTES` and `read_only`; the arguments are `"$@"`. Skipped where the system lets
-    nobody mount.
+    The script may use `$disk`, `size BYTES` and `read_only`; the arguments are `"$@"`. Skipped where this user
+    may not mount.
     """
     prepared = f"""
         disk={disk}
@@ -47,5 +47,5 @@ def run_on_small_disk(script: str, disk: Path, kept: Path, *arguments: str) -> s
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", prepared, "sh", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 77 or "unshare failed" in done.stderr:
-        pytest.skip(f"nobody may mount a file system here: {done.stderr.strip()}")
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
     return done

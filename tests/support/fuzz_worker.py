@@ -1,4 +1,4 @@
-"""Reads the scans that it is told, line by line, and answers how each ended; a process of its own, for it may crash."""
+"""Reads the scans named on its input, and answers how each ended; a process of its own, because it may crash."""
 
 from __future__ import annotations
 

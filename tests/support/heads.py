@@ -1,4 +1,4 @@
-"""Whole heads for tests: as they are, turned, and cropped."""
+"""Whole heads for tests: unchanged, turned, and cropped."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ from urllib.request import Request, urlopen
 import pytest
 
 ELSEWHERE = "MONAI Label needs an environment of its own: scripts/test --label"
-# one thread each: others share the cores; no GPU: what is tested is the same everywhere
+# one thread each: others share the cores; no GPU: the test is the same everywhere
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-# every connection to another computer fails at once, whatever the machine could reach
+# every connection to another computer fails at once
 NO_INTERNET = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9") | {
     "no_proxy": "127.0.0.1,localhost"
 }
@@ -44,7 +44,7 @@ class Server:
         app: its app's folder.
         studies: the folder, or the archive's URL.
         process: the server.
-        log: what it printed.
+        log: its output.
     """
 
     url: str

@@ -61,7 +61,7 @@ class Order(Progress):
 def main() -> None:
     out, *scans = sys.argv[1:]
     segmenter = HungrySegmenter(find_bundle("hippocampus"), RunOptions(backend="torch", device="cpu"))
-    segmenter(scans[0])  # all libraries have what they need now
+    segmenter(scans[0])  # all libraries have their memory now
     segmenter.largest = scans[-1]
     limit = psutil.Process().memory_info().vms + ALLOWED
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -1,4 +1,4 @@
-"""Reports of runs that nobody made, and their pages in a browser."""
+"""Invented reports of runs, and their pages in a browser."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def make_report(*cases: CaseReport, **others: Any) -> Report:
 
 
 def mixed_report(picture: Path | None = None) -> Report:
-    """Good and bad scans, of which b10 is too large and b11 lacks its second organ."""
+    """Good and bad scans: b10 is too large, and b11 lacks its second organ."""
     preview = None if picture is None else str(picture)
     usual = [
         done_case(f"sub/b{index}.nii.gz", 10 + index % 4, 5 + index % 3 / 10, preview=preview, stats=stats)

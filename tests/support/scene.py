@@ -115,7 +115,7 @@ def scan_grid(
 
 
 def turned(grid: Grid, orientation: str) -> Grid:
-    """Return the same voxels with other array axes; "RAS" leaves them as they are."""
+    """Return the same voxels with other array axes; "RAS" changes nothing."""
     ornt = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(orientation))
     shape = apply_orientation(np.empty(grid.shape, bool), ornt).shape
     return Grid(shape, grid.affine @ inv_ornt_aff(ornt, grid.shape))
@@ -218,7 +218,7 @@ SHEARED = {"NIfTI with an sform", "NRRD in LPS", "NRRD in RAS", "DICOM series", 
 
 
 def write_bundle(root: Path, preprocessing: Sequence[str]) -> Path:
-    """Write a bundle whose network tells the bodies by their values; return its folder.
+    """Write a bundle whose network recognises the bodies by their values; return its folder.
 
     Args:
         root: made if it is not there.

@@ -9,7 +9,7 @@ import pytest
 
 
 def rest_exhaustive(values: Iterable[Any], kept: int = 1) -> list[Any]:
-    """Return parameters of which the first ones run in a test's own tier, and the others with `scripts/test --all`."""
+    """Return parameters: the first ones run in a test's own tier, the others with `scripts/test --all`."""
     return [
         value if index < kept else pytest.param(value, marks=pytest.mark.exhaustive)
         for index, value in enumerate(values)

@@ -51,7 +51,7 @@ def write_dataset(
     ignore: bool = False,
     validation: int = 0,
 ) -> Path:
-    """Write a dataset as the Decathlon ("msd"), nnU-Net ("nnunet") or anybody ("plain") lays it out.
+    """Write a dataset as the Decathlon ("msd"), nnU-Net ("nnunet") lays it out, or as plain folders ("plain").
 
     With `partial`, every second case has the first label only; with `ignore`, a corner of each label map is ignored.
     """
@@ -142,6 +142,6 @@ def load(path: Path) -> dict[str, torch.Tensor]:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Tell whether two checkpoints hold the same weights, bit for bit."""
+    """Return whether two checkpoints hold the same weights, bit for bit."""
     first, second = load(one), load(other)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

@@ -14,7 +14,7 @@ def wait_until(condition: Callable[[], object], what: str, limit_s: float = LIMI
 
     Args:
         condition: looked at again and again.
-        what: what is waited for, for the message.
+        what: a name of the condition, for the message.
         limit_s: after that long it is a failure.
     """
     end = time.monotonic() + limit_s

@@ -30,10 +30,10 @@ class ZooBundle:
         window: of the sliding window, in place of its own; None for the inferer's own way.
         without: an entry of the network that MONAI of today does not know.
         images: names of the images of one case; of a bundle with one image of several channels, their number.
-        overrides: what it needs besides to run on this machine at all.
+        overrides: changes that it needs to run on this machine at all.
         config: which of its inference configs.
         reason: why the engine leaves it to MONAI; empty where it does not.
-        judge: what MONAI needs besides, and `tomoseg segment` sees to by itself, with a note that has `note` in it.
+        judge: changes that MONAI needs, too, and that `tomoseg segment` makes by itself, with `note` in a note.
     """
 
     window: tuple[int, int, int] | None = (32, 32, 32)
@@ -69,7 +69,7 @@ BUNDLES = {
     "ventricular_short_axis_3label": ZooBundle(None, reason="the inferer SliceInferer"),
     "wholeBody_ct_segmentation": ZooBundle(overrides={"network_def::init_filters": 8}),
 }
-# those that MONAI's own commands do not run as they are
+# those that MONAI's own commands do not run unchanged
 SEGMENTED = BUNDLES | {
     "renalStructures_CECT_segmentation": ZooBundle(
         images=("artery", "vein", "excret"),
@@ -96,7 +96,7 @@ def write_case(name: str, folder: Path) -> dict[str, Any]:
     """Write the images of one case for a bundle of the zoo, and return its entry in a list of data."""
     folder.mkdir()
     plain, _ = blobs()
-    # of no voxel size of theirs: where grid points meet, MONAI's rounding gives labels to what was cropped away
+    # of no voxel size of theirs: where grid points meet, MONAI's rounding gives labels to cropped voxels
     scan = nib.Nifti1Image(np.asanyarray(plain.dataobj)[:, :32, :24], np.diag([0.9, 0.9, 0.9, 1]))
     count = SEGMENTED[name].images
     if isinstance(count, int):

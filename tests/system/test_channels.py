@@ -36,7 +36,7 @@ LAYOUTS = ("4d", "files", "listed")
 
 
 def two_channels(seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return a scan (I, J, K, 2) and its label map: the first channel shows both labels alike, the second tells them.
+    """Return a scan (I, J, K, 2) and its label map: the labels differ in the second channel only.
 
     The second has another scale, and shows something where no label is.
     """
@@ -264,7 +264,7 @@ def test_a_scan_of_other_channels_and_what_takes_only_one_are_refused(place: Pat
 
 
 def errors(dataset: Path) -> list[str]:
-    """Return what has to be mended before a training, without the files."""
+    """Return the faults to correct before a training, without the files."""
     with pytest.raises(DatasetError) as raised:
         require_trainable(read_dataset(dataset))
     return [line.partition(": ")[2] for line in raised.value.errors]

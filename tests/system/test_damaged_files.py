@@ -74,9 +74,9 @@ class Seed:
     """A good scan.
 
     Attributes:
-        source: what is read, a file or a folder.
+        source: a file or a folder to read.
         file: whose bytes are damaged.
-        zipped: whether what is damaged is what gzip holds.
+        zipped: whether the damage is inside of the gzip stream.
     """
 
     source: Path
@@ -237,7 +237,7 @@ def worker() -> Iterator[Worker]:
 
 
 def check(worker: Worker, seed: Seed, content: bytes, kept: Path) -> str:
-    """Read a scan of which one file has another content; return how that ended."""
+    """Read a scan with a changed file; return how that ended."""
     __tracebackhide__ = True
     good = Content(seed.file.read_bytes())
     try:

@@ -84,7 +84,7 @@ def test_each_extra_resolves(extra: str, checkout: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_the_package_of_tensorrt_exists(checkout: Path, tmp_path: Path) -> None:
-    """What it needs in turn comes from NVIDIA's own index."""
+    """Its own requirements come from NVIDIA's own index."""
     (wanted,) = project(checkout)["optional-dependencies"]["tensorrt"]
     assert set(resolve(tmp_path, "--no-deps", wanted)) == {"torch-tensorrt"}
 

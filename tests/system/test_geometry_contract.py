@@ -1,7 +1,7 @@
-"""The geometry contract: whatever a scan is stored in and however it lies, its labels lie where the patient has them.
+"""The geometry contract: in each format and orientation of a scan, its labels lie where the patient has them.
 
 Scans of a scene that is known at every point go through the whole pipeline, from the file to the label map's own file,
-which is compared with the scene in world coordinates. Mutants show what this would not let through.
+which is compared with the scene in world coordinates. Mutants show which errors this would find.
 """
 
 from __future__ import annotations
@@ -332,7 +332,7 @@ def test_no_turn_and_no_mirror_leaves_the_scene_as_it_is() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_readers_find_the_scene_in_the_scans(kind: str, tmp_path: Path) -> None:
-    """Lest writer and reader of these tests err alike."""
+    """So that writer and reader of these tests cannot share an error."""
     array, affine = read_elsewhere(write_scan(tmp_path, OBLIQUE, kind))
     assert sorted(array.shape) == sorted(OBLIQUE.shape)
     np.testing.assert_allclose(array, values_at(voxel_centres(array.shape, affine)), atol=0.02)

@@ -33,7 +33,7 @@ def fine(head_neck_data: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def straight(segmenter: Segmenter, fine: Any) -> NDArray[Any]:
-    """What is found in it as it is."""
+    """The labels of the unchanged scan."""
     return segmenter(fine).labels
 
 

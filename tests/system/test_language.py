@@ -26,18 +26,24 @@ PHRASES = {
     r"passed over|mend(?:ed)?": "skipped, correct",
 }
 FORBIDDEN = re.compile(rf"\b(?:{'|'.join(PHRASES)})(?![a-z])", re.IGNORECASE)
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 TEXTS = (".md", ".jinja", ".html", ".toml")
-# tests are not yet revised
-REVISED = ("README.md", "CHANGELOG.md", "monai_bundle", "plugin", "scripts")
+REVISED = ("README.md", "CHANGELOG.md", "monai_bundle", "plugin", "scripts", "tests")
 
 
 def prose(path: Path, text: str) -> Iterator[tuple[int, str]]:
-    """Yield the text for readers with its first line: all of a document, and of code comments and strings."""
+    """Yield the text for readers with its first line: all of a document, and of code comments and strings.
+
+    Of tests, only comments and docstrings: their other strings are data, and these phrases among them.
+    """
+    in_tests = path.parts[0] == "tests"
     if path.suffix in TEXTS:
         yield 1, re.sub(r"^```.*?^```", lambda block: "\n" * block.group().count("\n"), text, flags=re.M | re.S)
     elif path.suffix == ".py":
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if isinstance(node, DOCUMENTED) and in_tests and (docstring := ast.get_docstring(node)):
+                yield getattr(node, "lineno", 0) + 1, docstring
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and not in_tests:
                 yield node.lineno, node.value
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.COMMENT:

@@ -51,7 +51,7 @@ class Segmented:
 
 @pytest.fixture(scope="module")
 def scans(data: Path, cases: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first cases as they are, the first one with other axes, and the second one oblique and anisotropic."""
+    """The first cases unchanged, the first one with other axes, and the second one oblique and anisotropic."""
     folder = tmp_path_factory.mktemp("scans")
     for case in cases:
         shutil.copy(data / "imagesTr" / f"{case}.nii.gz", folder)

@@ -1,4 +1,4 @@
-"""What `pip install` puts on somebody's machine works without the checkout."""
+"""An installed package works without the checkout."""
 
 from __future__ import annotations
 

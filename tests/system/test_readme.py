@@ -23,7 +23,7 @@ from tomoseg import Grid
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # a block under this comment is not run: `<!-- not run: why -->`
 NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\n+```[^\n]*\n.*?^```", re.MULTILINE | re.DOTALL)
-# languages of blocks that nobody can run here (a cluster), pictures, and directives of Sphinx
+# languages of blocks that cannot run here (a cluster), pictures, and directives of Sphinx
 SHOWN = {"", "sh", "slurm", "text", "{include}", "{toctree}"}
 FIRST = ("tasks/segment.md",)  # other pages use its results
 # these are run, each in a place of its own, by test_scripts.py, test_offline_kit.py and test_extras.py
@@ -144,7 +144,7 @@ def test_the_command_that_never_ends(checkout: Path, workplace: Path) -> None:
 
 @pytest.mark.exhaustive
 def test_training_commands(checkout: Path, workplace: Path, hippocampus_data: Path) -> None:
-    """On six cases and one epoch; the shipped weights must stay as they are."""
+    """On six cases and one epoch; the shipped weights must stay unchanged."""
     target = workplace / "data" / "Task04_Hippocampus"
     listed = json.loads((hippocampus_data / "dataset.json").read_text())
     listed["training"], others = listed["training"][:6], listed["training"][6:10]

@@ -106,7 +106,7 @@ def test_a_part_of_a_scan_has_the_labels_of_the_whole(segmenter: Segmenter, whol
 def test_the_border_is_smoother_than_that_of_voxels_four_times_as_large(
     segmenter: Segmenter, whole: Segmentation
 ) -> None:
-    """Against the labels in the network's own grid, each of which fills the voxels nearest to it."""
+    """Against the labels in the network's own grid, each in the voxels nearest to it."""
     from monai.data import MetaTensor
     from monai.transforms import Spacing
 

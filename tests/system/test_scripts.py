@@ -1,4 +1,4 @@
-"""The two commands, as somebody runs them who has just cloned the project and has only Python."""
+"""The two commands, on a fresh clone with Python alone."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_demo_works_on_a_fresh_clone_and_at_once_again(clone: Path) -> None:
 
 
 def check_demo(printed: str, folder: Path) -> None:
-    """Check that what the demo printed is what it wrote, and that this is a pair of hippocampi."""
+    """Check that the demo's output agrees with its files, and that these show a pair of hippocampi."""
     (seconds,) = re.findall(r"The whole head took ([0-9.]+) s", printed)
     crowd = os.getloadavg()[0] / (os.cpu_count() or 1)  # others at work on this machine take their share
     assert float(seconds) < 60 * max(1.0, crowd)
@@ -97,7 +97,7 @@ def test_the_benchmark_runs_and_all_give_the_same_labels(checkout: Path, tmp_pat
     assert large["tomoseg, OpenVINO bf16"]["mean_dice"] > 0.98
     for name in ("ct", "body", "start", "mris", "cts", "metrics", "rtstruct", "threads"):
         for title, row in found[name]["rows"].items():
-            apart = title == "monai.bundle run"  # what is inside of it was timed in a process of its own
+            apart = title == "monai.bundle run"  # its parts were timed in a process of their own
             assert row["wall_s"] > (0.1 if apart else row.get("inner_s", 0.1)) > 0
             assert row["peak_bytes"] > 1e8
     assert max(found["metrics"]["largest_difference"].values()) < 1e-3
@@ -112,7 +112,7 @@ def test_the_benchmark_runs_and_all_give_the_same_labels(checkout: Path, tmp_pat
 
 
 def test_python_is_looked_for_and_its_absence_told(checkout: Path, tmp_path: Path) -> None:
-    """A Python of another version, and names on the PATH that do not start, are passed over."""
+    """A Python of another version, and names on the PATH that do not start, are skipped."""
     code = "import sys; sys.path.insert(0, sys.argv[1]); import environment\nenvironment._find_python((3, 0))\n"
     broken = tmp_path / "python3.11"
     broken.write_text("#!/bin/sh\nexit 127\n")

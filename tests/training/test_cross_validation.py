@@ -195,7 +195,7 @@ def test_the_card_has_what_was_measured(validated: tuple[Path, CrossValidation],
     summary = json.loads((result.folder / "summary.json").read_text())
     assert row.count("|") == 4 + len(summary["folds"])
     assert f"{summary['folds'][3]['mean_dice']['Front']:.4f}" in row
-    # once more it is replaced; what somebody wrote is not
+    # a second run replaces it, but not a user's own text
     scores: dict[int | str | None, list[list[float]]] = {0: [[0.5, math.nan], [0.7, 0.9]]}
     copy = Path(shutil.copy(card, tmp_path))
     assert write_accuracy(copy, ["front", "back"], scores, ["back"], averaged=True)

@@ -1,4 +1,4 @@
-"""A training learns each label under its own name, whatever number a dataset gives it."""
+"""A training learns each label under its own name, with any number in a dataset."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def plain(loss: str, batch: bool = False) -> Any:
 
 
 def marginal(loss: str, possible: torch.Tensor, batch: bool) -> Any:
-    """MONAI's own over what is known, and the cross-entropy of what is possible, voxel by voxel."""
+    """MONAI's own over known voxels, and the cross-entropy over possible labels, voxel by voxel."""
     options: dict[str, Any] = {"include_background": False, "smooth_nr": 1e-5, "smooth_dr": 1e-5, "batch": batch}
     overlap = TverskyLoss(**options, alpha=0.3, beta=0.7) if loss == "tversky" else DiceLoss(**options)
     focal = FocalLoss(include_background=False, gamma=2.0, reduction="none")

@@ -154,7 +154,7 @@ def test_what_is_wrong_with_them_is_told_in_one_line(place: Path, tmp_path: Path
 
 
 def test_a_partly_annotated_bundle_is_fine_tuned_without_its_dataset(place: Path, tmp_path: Path) -> None:
-    """As MONAI Label does it: every label was drawn in what somebody submits."""
+    """As in MONAI Label: every label of a submitted map was drawn."""
     from tomoseg.training.fine_tuning import FineTuningOptions, fine_tune
 
     folders = (place / "data" / name for name in ("imagesTr", "labelsTr"))

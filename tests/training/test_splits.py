@@ -1,4 +1,4 @@
-"""Cases that are held out are those that were named, whatever the files are called; what cannot be is told."""
+"""The named cases are held out, with all names of files; impossible splits are reported."""
 
 from __future__ import annotations
 

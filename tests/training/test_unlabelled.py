@@ -70,7 +70,7 @@ def parse(place: Path, *names: str, **options: Any) -> ConfigParser:
 
 @pytest.fixture(scope="module")
 def plain(place: Path) -> Path:
-    """The other scans under names that a config can hold as they are."""
+    """The other scans under names that a config can hold unchanged."""
     for number, path in enumerate(sorted((place / "others").rglob("*.nii.gz"))):
         (place / "plain").mkdir(exist_ok=True)
         shutil.copy(path, place / "plain" / f"{number}.nii.gz")

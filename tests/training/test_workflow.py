@@ -1,4 +1,4 @@
-"""A training that was interrupted gives the weights of one that was not; what it saved is whole, whatever happens."""
+"""A training that was interrupted gives the weights of one that was not; saved files are always whole."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_validation_is_streamed_and_has_monais_numbers(place: Path, tmp_path
 
 def test_a_label_map_that_was_edited_is_noticed(place: Path, tmp_path: Path) -> None:
     data = shutil.copytree(place / "data", tmp_path / "data")
-    for path in (data / "labelsTr").iterdir():  # uncompressed, they are of one size whatever they hold
+    for path in (data / "labelsTr").iterdir():  # uncompressed, they are of one size with any content
         nib.save(nib.load(path), path.with_suffix(""))
         path.unlink()
     content = (data / "dataset.json").read_text()
@@ -166,7 +166,7 @@ def _stop_after(place: Path, folder: Path, epoch: int, monkeypatch: pytest.Monke
 
 
 def _kill(place: Path, folder: Path, when: float) -> bool:
-    """Start or resume a training, and kill it so many seconds after it has begun; tell whether it was still running."""
+    """Start or resume a training, and kill it so many seconds after it has begun; return whether it was still running."""
     process = subprocess.Popen(
         command(place, folder, "--resume", "-q"), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

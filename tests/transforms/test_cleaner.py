@@ -132,7 +132,7 @@ def test_a_shifted_mri_is_corrected_as_it_was_before(
 
 
 def test_a_bias_is_found_in_real_tissue(real_scan: Path) -> None:
-    """The average head has something of a bias itself, so what is asked for is the difference that a bias makes."""
+    """The average head has some bias itself, so the test looks at the difference that a bias makes."""
     scan = np.asarray(voxels(nib.load(real_scan)), np.float32) * 1000
     x, y, _ = grid(scan.shape)
     bias = np.exp(0.2 * x - 0.15 * y).astype(np.float32)
@@ -282,7 +282,7 @@ def test_each_channel_has_its_own_range() -> None:
     )
 
 
-# whatever the cleaner
+# with each cleaner
 
 
 @pytest.mark.parametrize("name", CLEANERS)

@@ -1,4 +1,4 @@
-"""What is not 0 normalised to mean 0 and standard deviation 1, as nnU-Net does within its mask."""
+"""Values that are not 0 get mean 0 and standard deviation 1, as in nnU-Net's mask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nnU-Net models that carry the shipped weights: what comes back is what was carried."""
+"""nnU-Net models that carry the shipped weights: an import gives the same weights back."""
 
 from pathlib import Path
 

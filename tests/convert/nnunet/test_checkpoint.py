@@ -1,4 +1,4 @@
-"""Checkpoints of nnU-Net are opened without running what they hold."""
+"""Checkpoints of nnU-Net are opened, and nothing in them runs."""
 
 import os
 from pathlib import Path

@@ -74,7 +74,7 @@ def test_each_channel_is_normalised_as_in_nnunet(channels: list[Channel]) -> Non
 
 @pytest.mark.parametrize("channels", [[Z], [CT, MASKED]])
 def test_the_engine_knows_where_the_image_lies(channels: list[Channel]) -> None:
-    """Also where channels were taken apart: what was cropped and resampled is recorded on the whole."""
+    """Also where channels were separated: the whole image records the crop and the resampling."""
     image = scan(len(channels))
     found = steps(channels, Resampling(order=1, max_anisotropy=1.1))({"image": image})["image"]
     assert found.shape == (len(channels), 10, 6, 9)

@@ -1,4 +1,4 @@
-"""DICOM's values: what is stored, however it is stored; and no damaged stream reaches a decoder that would crash."""
+"""DICOM's values are right in every encoding, and no damaged stream reaches a decoder that would crash."""
 
 from __future__ import annotations
 

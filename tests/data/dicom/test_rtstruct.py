@@ -92,7 +92,7 @@ def test_a_ring_in_a_ring_is_two_contours_without_needless_points() -> None:
     mask[7:13, 7:13] = True
     outer, island = sorted(trace_contours(mask), key=len, reverse=True)
     assert len(island) == 8  # a square with its corners cut
-    assert len(outer) == 8 + 8 + 2  # the hole's, too, and the channel's ends, one of which lies on an edge of the hole
+    assert len(outer) == 8 + 8 + 2  # the hole's, too, and the channel's ends, one on an edge of the hole
 
 
 def test_a_sieve_of_forty_thousand_holes_is_one_contour() -> None:

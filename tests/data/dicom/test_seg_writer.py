@@ -54,7 +54,7 @@ def write(path: Path, labels: NDArray[Any], series: DicomSeries, labelmap: bool 
 
 
 def read_by_dcmqi(path: Path, folder: Path, series: DicomSeries) -> tuple[list[NDArray[np.int64]], list[Any]]:
-    """Return what dcmqi makes of a file on the grid of the series, and what it knows of the segments."""
+    """Return the voxels that dcmqi reads from a file on the grid of the series, and its table of segments."""
     folder.mkdir()
     tool = Path(sys.executable).with_name("segimage2itkimage")
     command = [str(tool), "--inputDICOM", str(path), "--outputDirectory", str(folder), "-t", "nrrd", "--mergeSegments"]

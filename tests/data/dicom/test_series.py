@@ -1,4 +1,4 @@
-"""DICOM series: chosen, ordered and placed as ITK's own readers do it; what is no volume is told in one line."""
+"""DICOM series: chosen, ordered and placed as ITK's own readers do it; one line says why a series is no volume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `tomoseg check` tells: voxels are counted right, and problems are told where they are."""
+"""The report of `tomoseg check`: voxels are counted right, and each problem has its place."""
 
 from __future__ import annotations
 

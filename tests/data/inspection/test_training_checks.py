@@ -1,4 +1,4 @@
-"""What has to be mended before anybody trains: one line each, and nothing is written."""
+"""Faults to correct before a training: one line each, and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each backend gives what torch in full precision gives; what is compiled is kept, and shared safely."""
+"""Each backend gives what torch in full precision gives; compiled networks are kept, and shared safely."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_other_weights_are_compiled_anew(cache: Path, small: Path, real_scan: Pa
 
 
 class Scaled(torch.nn.Module):
-    """What it computes is told by its attributes, not by its weights."""
+    """Its attributes define its computation, not its weights."""
 
     def __init__(self, scale: float, normalised: bool = False) -> None:
         super().__init__()

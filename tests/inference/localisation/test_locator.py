@@ -137,7 +137,7 @@ def test_places_given_by_hand() -> None:
 
 @pytest.mark.parametrize(("length_mm", "cut_off"), [(10, False), (30, False), (40, True)])
 def test_only_what_the_last_box_cuts_off_is_called_cut_off(length_mm: int, cut_off: bool) -> None:
-    """A box of ±20 mm grows with what is in it, up to ±32 mm; at 30 mm its last growth is the one that holds all."""
+    """A box of ±20 mm grows with its content, up to ±32 mm; at 30 mm its last growth is the one that holds all."""
     array = np.zeros((60, 120, 120), np.float32)
     array[28:33, 55:66, 60 : 60 + length_mm] = 1
     scan = Volume(array, Grid(array.shape, np.eye(4)), "bar")

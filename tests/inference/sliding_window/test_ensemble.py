@@ -1,4 +1,4 @@
-"""What is asked for besides: mirrored predictions, several checkpoints, the entropy, and windows that need not run."""
+"""Options: mirrored predictions, several checkpoints, the entropy, and windows that need not run."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_entropy_of_certain_and_of_undecided_scores() -> None:
 
 
 def test_a_threshold_next_to_0_is_one_of_logits(bundle_copy: Path, real_scan: Path) -> None:
-    """Their sigmoid is what is shown, and what the entropy is of; the labels are where it is above a half."""
+    """Their sigmoid is shown, and gives the entropy; labels are where it is above a half."""
     path = bundle_copy / "configs" / "inference.json"
     steps = json.loads(path.read_text())["postprocessing"]
     change = {"_target_": "AsDiscreted", "keys": "pred", "threshold": 1e-7}

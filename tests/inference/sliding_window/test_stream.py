@@ -29,7 +29,7 @@ from tomoseg.inference.sliding_window.windows import place_windows
 def streamed(
     image: torch.Tensor, inferer: SlidingWindowInferer, predict: Predictor, **limits: Any
 ) -> tuple[torch.Tensor, int, RunStats]:
-    """Return the blended logits, each slice as it was handed out first, the slab axis, and what was done."""
+    """Return the blended logits, each slice as it was handed out first, the slab axis, and the statistics."""
     d, h, w = image.shape[1:]
     whole = identity_placement((d, h, w))
     parts: list[torch.Tensor] = []
@@ -178,7 +178,7 @@ CHAINS = [
     [CROP, spacing(1.3, 1.1, 1.2), CENTRE, ORIENT, PAD],
     [ORIENT, CROP, nnunet(1.3, 1.2, 0.8, max_anisotropy=None)],
     [CROP, nnunet(1.1, 0.9, 1.7, max_anisotropy=0)],  # the nearest slice along the last axis
-    [nnunet(0.35, 1.0, 1.4), ORIENT, PAD],  # along the last axis at the resampling, whichever it is behind it
+    [nnunet(0.35, 1.0, 1.4), ORIENT, PAD],  # along the last axis at the resampling, any axis behind it
     [ORIENT, nnunet(1.2, 1.3, 1.1, max_anisotropy=1.6), CENTRE, DIVISIBLE],
 ]
 

@@ -40,7 +40,7 @@ def test_nothing_is_asked_of_any_network(browser: Browser, picture: Path, tmp_pa
     assert len(asked) > 1
     assert {address.partition(":")[0] for address in asked[1:]} == {"data"}
     assert browser.complaints() == []
-    # and the page would not be let, whatever came to stand in it
+    # and the page may not, with any content
     browser.evaluate(
         "document.body.insertAdjacentHTML('beforeend', '<img src=\"https://example.org/x.png\">"
         '<img src=x onerror="window.hacked = 1"><link rel=stylesheet href="https://example.org/x.css">\')'
