@@ -231,7 +231,7 @@ assert wanted == [], wanted
 
 @pytest.mark.slow
 def test_nothing_is_sent_home(bundle: Path, real_scan: Path) -> None:
-    """A process in which each attempt to reach the network is noticed; OpenVINO's and nncf's telemetry is not imported."""
+    """A process that notices each attempt to reach the network; OpenVINO's and nncf's telemetry is not imported."""
     arguments = ["export", bundle, "--format", "openvino-int8", "--calibration", real_scan, "--overwrite", "--json"]
     trust_named((bundle,), None)
     done = subprocess.run(

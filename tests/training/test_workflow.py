@@ -166,7 +166,7 @@ def _stop_after(place: Path, folder: Path, epoch: int, monkeypatch: pytest.Monke
 
 
 def _kill(place: Path, folder: Path, when: float) -> bool:
-    """Start or resume a training, and kill it so many seconds after it has begun; return whether it was still running."""
+    """Start or resume a training, and kill it so many seconds after its begin; return whether it still ran."""
     process = subprocess.Popen(
         command(place, folder, "--resume", "-q"), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
