@@ -88,7 +88,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def place(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data, and bundles whose network tells the labels from each other without a training."""
+    """The data, and bundles whose network separates the labels without a training."""
     folder = tmp_path_factory.mktemp("linear")
     network = torch.nn.Conv3d(2, 3, 1)
     with torch.no_grad():  # a label is where the first channel is bright; the second says which

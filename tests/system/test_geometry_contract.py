@@ -297,7 +297,7 @@ MUTATIONS: dict[str, tuple[Mutation, Sequence[str]]] = {
 
 @pytest.fixture(scope="module")
 def unmutated(segmenter: Segmenter) -> Callable[[str, Grid], float]:
-    """What tells how well the labels agree without a mutation."""
+    """How well the labels agree without a mutation."""
     found: dict[tuple[str, int], float] = {}
 
     def agree(kind: str, grid: Grid) -> float:
