@@ -15,10 +15,10 @@ LABELS = np.array([0, 1, 2, 7], np.uint8)
     ("mapping", "mapped", "kind"),
     [
         (LabelMapping(), [0, 1, 2, 7], np.uint8),
-        (LabelMapping((1, 2), (2, 1)), [0, 2, 1, 7], np.uint8),
-        (LabelMapping((7, 9), (1, 2)), [0, 1, 2, 1], np.uint8),  # a value that does not occur
-        (LabelMapping((7,), (300,)), [0, 1, 2, 300], np.uint16),
-        (LabelMapping((2,), (1,), keep_others=False), [0, 0, 1, 0], np.uint8),
+        (LabelMapping({1: 2, 2: 1}), [0, 2, 1, 7], np.uint8),
+        (LabelMapping({7: 1, 9: 2}), [0, 1, 2, 1], np.uint8),  # a value that does not occur
+        (LabelMapping({7: 300}), [0, 1, 2, 300], np.uint16),
+        (LabelMapping({2: 1}, keep_others=False), [0, 0, 1, 0], np.uint8),
         (LabelMapping(keep_others=False), [0, 0, 0, 0], np.uint8),
     ],
 )
@@ -30,7 +30,7 @@ def test_values_are_mapped(mapping: LabelMapping, mapped: list[int], kind: type)
 
 
 def test_nothing_is_mapped_in_an_empty_array() -> None:
-    assert LabelMapping((1,), (2,)).apply(np.zeros((0, 3), np.uint8)).shape == (0, 3)
+    assert LabelMapping({1: 2}).apply(np.zeros((0, 3), np.uint8)).shape == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_nothing_is_mapped_in_an_empty_array() -> None:
 def test_names_are_compared_as_they_are(theirs: str, mapped: int | None) -> None:
     ours = {5: "right parotid", 6: "GTV+", 7: "GTV-", 8: "海马前部", 9: "海马后部", 10: "jambe coup\u00e9e"}
     expected = {} if mapped is None else {1: mapped}
-    assert LabelMapping.by_name({1: theirs}, ours).as_dict() == expected
+    assert LabelMapping.by_name({1: theirs}, ours).values == expected
 
 
 def test_the_same_table_on_both_sides_changes_nothing() -> None:
@@ -71,4 +71,4 @@ def test_names_that_fall_together_are_an_error(ours: tuple[int, ...], theirs: tu
 
 def test_an_empty_mapping_is_false() -> None:
     assert not LabelMapping.by_name({1: "Liver"}, {1: "liver"})
-    assert LabelMapping.by_name({2: "Liver"}, {1: "liver"}).as_dict() == {2: 1}
+    assert LabelMapping.by_name({2: "Liver"}, {1: "liver"}).values == {2: 1}

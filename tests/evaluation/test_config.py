@@ -112,4 +112,4 @@ def test_nnunets_ignore_label_is_known() -> None:
 def test_labels_are_matched_by_name_where_a_dataset_has_them(
     theirs: dict[int, str], ours: dict[int, str], values: dict[int, int]
 ) -> None:
-    assert LabelMapping.by_name(theirs, ours).as_dict() == values
+    assert LabelMapping.by_name(theirs, ours).values == values

@@ -10,6 +10,7 @@ import numpy as np
 from pydicom import dcmread
 
 from support.bundles import BUNDLE_NAME
+from support.dicom_results import label_map
 from support.evaluations import read_csv, run, write, write_cases
 from support.trainings import write_dataset
 from tomoseg import Segmenter
@@ -32,7 +33,7 @@ def test_segments_have_the_labels_of_their_names(dicom_scan: Path, tmp_path: Pat
     table = [Label(1, "lesion", (9, 9, 9)), Label(2, "Anterior", (1, 1, 1)), Label(3, "POSTERIOR", (2, 2, 2))]
     write_nrrd_segmentation(tmp_path / "x.seg.nrrd", shifted, result.grid, table)
     assert result.series is not None
-    write_dicom_seg(tmp_path / "x.dcm", shifted, result.series, table, "by hand", "1", False)
+    write_dicom_seg(tmp_path / "x.dcm", label_map(shifted, result.series, table, "by hand", "1"), False)
     for path in (tmp_path / "x.seg.nrrd", tmp_path / "x.dcm"):
         (case,) = evaluate(path, tmp_path / "reference.nii.gz", EvaluationOptions({1: "anterior", 2: "posterior"})).done
         assert [one.overlap.dice for one in case.labels] == [1, 1], path
@@ -49,8 +50,8 @@ def test_names_in_other_writing_systems_survive_every_format(dicom_scan: Path, t
     for one, other in (("GTV+", "GTV-"), ("海马前部", "海马后部")):
         table = [Label(1, other, (1, 1, 1)), Label(2, one, (2, 2, 2))]
         write_nrrd_segmentation(tmp_path / "x.seg.nrrd", swapped, result.grid, table)
-        write_dicom_seg(tmp_path / "x.dcm", swapped, result.series, table, "by hand", "1", False)
-        write_rtstruct(tmp_path / "rt.dcm", swapped, result.grid, result.series, table, "by hand", "1")
+        write_dicom_seg(tmp_path / "x.dcm", label_map(swapped, result.series, table, "by hand", "1"), False)
+        write_rtstruct(tmp_path / "rt.dcm", label_map(swapped, result.series, table, "by hand", "1", result.grid))
         for path in (tmp_path / "x.seg.nrrd", tmp_path / "x.dcm"):
             (case,) = evaluate(path, tmp_path / "reference.nii.gz", EvaluationOptions({1: one, 2: other})).done
             assert [score.overlap.dice for score in case.labels] == [1, 1], path
@@ -149,6 +150,6 @@ def test_values_that_both_sides_may_have_are_never_exchanged_unasked(tmp_path: P
     """Planned for labels 2 and 7: a 2 in a reference may be the dataset's, or the bundle's own."""
     predictions, references = write_cases(tmp_path)
     options = EvaluationOptions({1: "front", 2: "back"}, planned={1: 2, 2: 7})
-    assert evaluate(predictions, references, options).config.reference_values.as_dict() == {}
+    assert evaluate(predictions, references, options).config.reference_values.values == {}
     options = EvaluationOptions({1: "front", 2: "back"}, planned={1: 1, 2: 7})
-    assert evaluate(predictions, references, options).config.reference_values.as_dict() == {7: 2}
+    assert evaluate(predictions, references, options).config.reference_values.values == {7: 2}

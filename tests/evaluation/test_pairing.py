@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tomoseg import TomosegError
+from tomoseg.core.notes import collect_notes
 from tomoseg.evaluation.pairing import match_cases
 
 
@@ -156,9 +157,10 @@ def test_a_dataset_that_cannot_be_read_does_not_stop_its_labels_from_being_used(
     content = {"channel_names": {"0": 3}, "labels": {"tumour": 1}}
     (dataset / "dataset.json").write_text(json.dumps(content))
     ours = touch(tmp_path / "p", "a_seg.nii")
-    matches = match_cases(ours, dataset / "labelsTr")
+    with collect_notes() as notes:
+        matches = match_cases(ours, dataset / "labelsTr")
     assert [pair.name for pair in matches.pairs] == ["a"]
-    assert matches.notes[0].endswith("; scans and annotations were not taken from it")
+    assert notes[0].endswith("; scans and annotations were not taken from it")
     assert matches.label_names == {1: "tumour"}
     with pytest.raises(TomosegError, match="channel_names"):
         match_cases(ours, dataset)

@@ -17,8 +17,7 @@ from support.bundles import dice
 from tomoseg import Grid, Segmenter, read_volume
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import UsageError
-from tomoseg.label_app.clicks.clicks import parse_clicks
-from tomoseg.label_app.clicks.correction import REACH_WIDTHS, WIDTH_MM, Click, correct
+from tomoseg.label_app.clicks.correction import REACH_WIDTHS, WIDTH_MM, Click, correct, parse_clicks
 from tomoseg.label_app.clicks.log_probabilities import LocalProbabilities
 from tomoseg.label_app.served_labels import ServedLabels
 
@@ -108,15 +107,15 @@ def click_on_largest_error(labels: NDArray[Any], truth: NDArray[Any]) -> Click:
 
 def test_clicks_as_clients_send_them() -> None:
     labels = ServedLabels.of(find_bundle("hippocampus"))
-    assert parse_clicks({"posterior": [[1, 2, 3], [4.0, 5, "6"]], "background": [[7, 8, 9]]}, labels) == [
+    assert parse_clicks({"posterior": [[1, 2, 3], [4.0, 5, "6"]], "background": [[7, 8, 9]]}, labels.ids) == [
         Click((1, 2, 3), 2),
         Click((4, 5, 6), 2),
         Click((7, 8, 9), 0),
     ]
-    assert parse_clicks({"label": "Anterior", "foreground": [[1, 2, 3]]}, labels) == [Click((1, 2, 3), 1)]
-    assert parse_clicks({"anterior": [], "label": "anterior"}, labels) == []
+    assert parse_clicks({"label": "Anterior", "foreground": [[1, 2, 3]]}, labels.ids) == [Click((1, 2, 3), 1)]
+    assert parse_clicks({"anterior": [], "label": "anterior"}, labels.ids) == []
     for wrong in ({"anterior": 5}, {"anterior": [[1, 2]]}, {"background": ["abc"]}, {"foreground": [[1, 2, 3]]}):
         with pytest.raises(UsageError):
-            parse_clicks(wrong, labels)
+            parse_clicks(wrong, labels.ids)
     with pytest.raises(UsageError, match="expected a voxel of an image of 20×24×16"):
         correct(LABELS, IMAGE, GRID, [Click((0, 24, 0), 1)], log_probabilities_in)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.sr._concepts_dict import concepts
 
-from support.dicom_results import read_back, read_labels
+from support.dicom_results import label_map, read_back, read_labels
 from support.dicoms import make_series
 from support.trainings import tiny_bundle, write_dataset
 from tomoseg import find_bundle
@@ -196,7 +196,7 @@ def test_a_planned_bundle_carries_them_into_both_dicom_forms(bundle: Path, tmp_p
     assert [label.name for label in table.values()] == ["Parotid_R", "Parotid_L"]
     series, grid = make_series(tmp_path / "scan", (13, 11, 5))
     labels = np.random.default_rng(0).choice(np.array([0, 1, 2], np.uint8), (13, 11, 5))
-    write_rtstruct(tmp_path / "rt.dcm", labels, grid, series, list(table.values()), "bundle", "1")
+    write_rtstruct(tmp_path / "rt.dcm", label_map(labels, series, list(table.values()), "bundle", "1", grid))
     structures = dcmread(tmp_path / "rt.dcm")
     np.testing.assert_array_equal(read_back(structures, series), labels)
     assert [roi.ROIName for roi in structures.StructureSetROISequence] == ["Parotid_R", "Parotid_L"]
@@ -207,7 +207,7 @@ def test_a_planned_bundle_carries_them_into_both_dicom_forms(bundle: Path, tmp_p
         assert seen.RTROIInterpretedType == "ORGAN"
     colours = [tuple(roi.ROIDisplayColor) for roi in structures.ROIContourSequence]
     assert colours == [label.colour for label in table.values()] != [default_colour(1), default_colour(2)]
-    write_dicom_seg(tmp_path / "seg.dcm", labels, series, list(table.values()), "bundle", "1")
+    write_dicom_seg(tmp_path / "seg.dcm", label_map(labels, series, list(table.values()), "bundle", "1"))
     segmentation = dcmread(tmp_path / "seg.dcm")
     np.testing.assert_array_equal(read_labels(segmentation, series), labels)
     for segment, (name, side) in zip(

@@ -33,7 +33,7 @@ def draw(path: Path, codes: str) -> np.ndarray:
         part.as_reoriented(ornt_transform(io_orientation(part.affine), axcodes2ornt(tuple(codes)))) for part in scene()
     )
     grid = Grid(image.shape, image.affine)
-    save_preview(path, np.asanyarray(image.dataobj), np.asanyarray(labels.dataobj), grid, LABELS, "scene")
+    save_preview(path, np.asanyarray(image.dataobj), {"": np.asanyarray(labels.dataobj)}, grid, LABELS, title="scene")
     return np.asarray(imread(path))
 
 
@@ -55,5 +55,5 @@ def test_the_patients_right_is_at_the_right_and_the_front_at_the_top(tmp_path: P
 
 def test_a_scan_without_anything_still_has_a_picture(tmp_path: Path) -> None:
     empty = np.zeros((5, 6, 7), "uint8")
-    save_preview(tmp_path / "empty.png", empty.astype("float32"), empty, Grid(empty.shape, np.eye(4)), LABELS)
+    save_preview(tmp_path / "empty.png", empty.astype("float32"), {"": empty}, Grid(empty.shape, np.eye(4)), LABELS)
     assert imread(tmp_path / "empty.png").shape[2] == 4

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,25 @@ from pydicom import Dataset
 from skimage.draw import polygon2mask
 
 from support.slices import read_slices
+from tomoseg.data.geometry import Grid
+from tomoseg.data.labels import Label
+from tomoseg.data.output_types import LabelMap
 from tomoseg.data.volume import DicomSeries
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+
+
+def label_map(
+    labels: NDArray[Any],
+    series: DicomSeries | None,
+    table: Sequence[Label],
+    algorithm: str,
+    version: str,
+    grid: Grid | None = None,
+) -> LabelMap:
+    """Return labels of a series as the writers take them."""
+    grid = grid or Grid(labels.shape[-3:], np.eye(4))
+    return LabelMap(labels, grid, tuple(table), algorithm, version, series=series)
 
 
 def read_by_hand(dataset: Dataset, series: DicomSeries) -> dict[int, NDArray[np.uint8]]:

@@ -29,7 +29,7 @@ BROUGHT = {
     "label": {"monailabel", "pywavelets", "scikit-image"},
 }
 BROUGHT["all"] = BROUGHT["train"] | BROUGHT["clean"] | BROUGHT["ray"] | BROUGHT["export"] | BROUGHT["nnunet"]
-CORE = {"contourpy", "edt", "highdicom", "itk-io", "matplotlib", "nilearn", "openvino", "pyjpegls", "torch"}
+CORE = {"contourpy", "highdicom", "itk-io", "matplotlib", "nilearn", "openvino", "pyjpegls", "torch"}
 
 
 def project(checkout: Path) -> dict[str, dict[str, list[str]]]:

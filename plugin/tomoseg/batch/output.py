@@ -93,7 +93,7 @@ class OutputWriter:
         """
         start = time.perf_counter()
         _require_inside(case)
-        # beside the writing: the scan is read again where the report measures it, and finished files are hashed
+        # beside the writing, the scan is read again where the report measures it
         with staging_folder(case.output.parent) as folder, ThreadPoolExecutor(1, "tomoseg-read-again") as pool:
             again = pool.submit(copy_context().run, self._read_again, case)  # with the limits that hold here
             staged = [folder / path.name for path in self.outputs(case)]
@@ -101,7 +101,6 @@ class OutputWriter:
             if self.uncertainty:
                 result.save_entropy(staged[1])
             stats = result.stats
-            hashes = {path.name: pool.submit(sha256, path) for path in staged if case.resumable}
             image, why = again.result()
             preview = None
             if self.options.preview:
@@ -112,7 +111,6 @@ class OutputWriter:
                     stats += RunStats(notes=(f"no preview: {why}",))
                 else:
                     staged.append(picture)
-                    hashes[picture.name] = pool.submit(sha256, picture)
                     preview = str(case.picture)
             report = CaseReport(
                 str(case.input), str(case.output), "done", series=result.series.uid if result.series else None,
@@ -121,8 +119,7 @@ class OutputWriter:
             )  # fmt: skip
             report = case.hide(report)
             if case.resumable:
-                made = {name: future.result() for name, future in hashes.items()}
-                Manifest(scan, self.run, made, report).save(case.manifest)
+                Manifest(scan, self.run, {path.name: sha256(path) for path in staged}, report).save(case.manifest)
             for path in staged:
                 path.replace(case.output.with_name(path.name))
         return replace(report, stats=stats + RunStats({"writing": time.perf_counter() - start}))
@@ -168,20 +165,19 @@ def _count_again(case: Case, rows: Sequence[LabelVolume]) -> tuple[LabelVolume, 
     volume = read_volume(case.output, channels=channels_of(case.output) or 1)
     labels = [np.rint(channel).astype(np.uint16) for channel in volume.channels]
     found = measure_labels(np.stack(labels) if len(labels) > 1 else labels[0], [row.label for row in rows])
-    return tuple(
-        replace(
-            row, voxels=one.voxels, volume_ml=one.voxels * volume.grid.voxel_volume_ml, first=one.first, stop=one.stop,
-            touches_border=one.touches_border, mean=row.mean if one.voxels == row.voxels else None,
-            sd=row.sd if one.voxels == row.voxels else None,
-        )
-        for row, one in ((row, found[row.label]) for row in rows)
-    )  # fmt: skip
+    again = []
+    for row in rows:
+        counted = {**asdict(found[row.label]), "volume_ml": found[row.label].voxels * volume.grid.voxel_volume_ml}
+        unchanged = {"mean": row.mean, "sd": row.sd} if counted["voxels"] == row.voxels else {}
+        again.append(replace(row, **counted | unchanged))
+    return tuple(again)
 
 
 def _draw(path: Path, case: Case, result: Segmentation, image: NDArray[np.float32]) -> str:
     """Draw the preview; return why there is none."""
     try:
-        save_preview(path, np.nan_to_num(image), result.as_one_map().labels, result.grid, result.label_table, case.name)
+        rows = {"": result.as_one_map().labels}
+        save_preview(path, np.nan_to_num(image), rows, result.grid, result.label_table, title=case.name)
     except Exception as error:  # matplotlib; the labels are good without the picture
         return one_line(error)
     return ""

@@ -9,7 +9,6 @@ from tomoseg.batch.cases import plan_cases, write_key_table
 from tomoseg.batch.local import LocalExecutor
 from tomoseg.batch.options import ExecutorOptions, OutputOptions
 from tomoseg.batch.progress import Progress
-from tomoseg.batch.reports import save_reports
 from tomoseg.batch.run import BatchInterruptedError, Executor, run_batch
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
@@ -18,6 +17,7 @@ from tomoseg.core.notes import collect_notes
 from tomoseg.core.pseudonyms import load_key
 from tomoseg.data.output_types import names_output_file
 from tomoseg.inference.segmenter import Segmenter
+from tomoseg.report.html.document import save_reports
 from tomoseg.report.records import Report
 
 

@@ -13,8 +13,8 @@ from tomoseg.batch.manifest import hash_run
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.output import OutputWriter
 from tomoseg.batch.progress import Progress
-from tomoseg.core.errors import MemoryLimitError, OutputError, TomosegError, one_line, root_cause
-from tomoseg.core.memory import is_out_of_memory
+from tomoseg.core.errors import MemoryLimitError, OutputError, root_cause
+from tomoseg.core.memory import explain_failure, is_out_of_memory
 from tomoseg.core.reading import read_with
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix
 from tomoseg.inference.segmentation import Segmentation
@@ -141,11 +141,5 @@ def _failure(case: Case, error: Exception) -> Outcome:
     """Return the outcome of a case that failed; the other cases go on."""
     # a limit that the user set holds with nothing else in memory, too
     short = not isinstance(error, MemoryLimitError) and is_out_of_memory(root_cause(error))
-    if isinstance(error, TomosegError):
-        reason = one_line(error)
-    elif short:
-        reason = f"{case.input}: not enough memory for this scan: {one_line(error)}"
-    else:
-        reason = f"{case.input}: unexpected {type(error).__name__}: {one_line(error)}"
-    report = CaseReport.failure(case.input, reason, case.series)
+    report = CaseReport.failure(case.input, explain_failure(error, case.input, "for this scan"), case.series)
     return ShortOfMemory(report) if short else report

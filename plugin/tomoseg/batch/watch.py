@@ -11,7 +11,6 @@ from tomoseg.batch.cases import Case, plan_case, write_key_table
 from tomoseg.batch.local import LocalExecutor
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Progress
-from tomoseg.batch.reports import save_reports
 from tomoseg.batch.run import BatchInterruptedError, run_batch
 from tomoseg.batch.watch_folder import WatchFolder
 from tomoseg.bundle.options import RunOptions
@@ -23,6 +22,7 @@ from tomoseg.core.pseudonyms import load_key
 from tomoseg.data.discovery import Scan
 from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
 from tomoseg.inference.segmenter import Segmenter
+from tomoseg.report.html.document import save_reports
 from tomoseg.report.records import CaseReport, Report
 
 SETTLE_S = 10.0

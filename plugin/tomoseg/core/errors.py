@@ -1,6 +1,6 @@
 """Errors of tomoseg: each message is one line with the expected value, the actual one and the remedy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
@@ -144,6 +144,12 @@ def shorten(text: str, limit: int) -> str:
     """Return a text as a single line of at most `limit` characters, as it may be shown."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def some(names: Sequence[object], most: int = 10, separator: str = ", ") -> str:
+    """Return the first names of many, and how many there are more."""
+    shown = separator.join(map(str, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -1,12 +1,29 @@
-"""Read dataclasses from untrusted JSON."""
+"""Dataclasses as JSON, and back from untrusted JSON."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 MAX_INTEGER = 2**63 - 1
+
+
+def to_json(value: Any) -> Any:
+    """Return a value as JSON has it: a path as text, null for NaN, "inf" for an infinite number.
+
+    A dataclass becomes an object of its fields, or what its method `as_json` returns.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): to_json(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | frozenset):
+        return list(map(to_json, sorted(value) if isinstance(value, frozenset) else value))
+    if is_dataclass(value):
+        return value.as_json() if hasattr(value, "as_json") else to_json(vars(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "inf"
+    return str(value) if isinstance(value, Path) else value
 
 
 def from_json(kind: Any, value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Final
 import psutil
 
 from tomoseg.core.control_groups import read_groups
+from tomoseg.core.errors import TomosegError, one_line, root_cause
 
 # how torch, CUDA's libraries and OpenVINO say it
 OUT_OF_MEMORY: Final = (
@@ -68,3 +69,18 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     text = str(error).lower()
     return isinstance(error, OUT_OF_MEMORY_ERRORS) and any(words in text for words in OUT_OF_MEMORY)
+
+
+def explain_failure(error: BaseException, what: object, purpose: str) -> str:
+    """Return one line that says why a scan failed, whatever its libraries raised: the other scans still matter.
+
+    Args:
+        error: the error.
+        what: the scan, which stands first in our own errors.
+        purpose: of the memory, where that ran out.
+    """
+    if isinstance(error, TomosegError):
+        return one_line(error)
+    if is_out_of_memory(root_cause(error)):
+        return f"{what}: not enough memory {purpose}: {one_line(error)}"
+    return f"{what}: unexpected {type(error).__name__}: {one_line(error)}"

@@ -5,7 +5,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,15 +23,12 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 _call_handlers = logging.Logger.callHandlers
 
 
-@contextmanager
-def suppress_warnings() -> Iterator[None]:
+def suppress_warnings() -> AbstractContextManager[None]:
     """Drop Python's warnings, and log entries below an error."""
-    with _heard_by(lambda message: None):
-        yield
+    return _heard_by(lambda message: None)
 
 
-@contextmanager
-def note_warnings() -> Iterator[None]:
+def note_warnings() -> AbstractContextManager[None]:
     """Make notes (`take_note`) of Python's warnings and of log entries at the level of a warning, in this thread.
 
     Example:
@@ -43,8 +40,7 @@ def note_warnings() -> Iterator[None]:
         >>> notes
         ['odd spacing']
     """
-    with _heard_by(lambda message: take_note(QUOTED.sub("…", shorten(message, MAX_NOTE_LENGTH)))):
-        yield
+    return _heard_by(lambda message: take_note(QUOTED.sub("…", shorten(message, MAX_NOTE_LENGTH))))
 
 
 def hear(message: str) -> bool:

@@ -9,7 +9,6 @@ import pickle
 import resource
 import signal
 import socket
-import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -29,8 +28,7 @@ from tomoseg.core.reading import ReadOptions, current_read_options, read_with
 
 # -I: imports depend on this process, not on the working directory or the environment
 START = "import sys; sys.path[:] = {!r}; from tomoseg.core.reader_process import serve; serve({})"
-LENGTH = struct.Struct("<Q")  # of a part in bytes
-ALIGNMENT_BYTES = 64  # of each part, so that arrays may lie there
+ALIGNMENT_BYTES = 64  # of each array
 T = TypeVar("T")
 
 
@@ -171,13 +169,12 @@ def _send(to: socket.socket, raised: bool, answer: Any, notes: list[str]) -> Non
     except Exception as error:  # an error of a library that cannot be pickled
         content = pickle.dumps((True, RuntimeError(one_line(answer if raised else error)), notes))
         buffers.clear()
-    parts: list[Any] = [content, *(buffer.raw() for buffer in buffers)]
-    lengths = map(len, parts)
+    arrays = [buffer.raw() for buffer in buffers]
     with _memory_file() as file:
-        for part in (LENGTH.pack(len(parts)) + b"".join(map(LENGTH.pack, lengths)), *parts):
-            file.write(part)
+        pickle.dump((content, list(map(len, arrays))), file)
+        for array in arrays:
             file.seek(-file.tell() % ALIGNMENT_BYTES, os.SEEK_CUR)
-        file.truncate()
+            file.write(array)
         file.flush()
         socket.send_fds(to, [b"."], [file.fileno()])
 
@@ -196,15 +193,14 @@ def _receive(source: socket.socket) -> Any:
     if not handles:
         raise EOFError
     with os.fdopen(handles[0], "rb") as file:
-        pages = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-    (count,) = LENGTH.unpack_from(pages)
-    lengths = [length for (length,) in LENGTH.iter_unpack(pages[LENGTH.size : LENGTH.size * (count + 1)])]
-    start, parts = LENGTH.size * (count + 1), []
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    content, lengths = pickle.load(pages)
+    start, arrays = pages.tell(), []
     for length in lengths:
         start += -start % ALIGNMENT_BYTES
-        parts.append(pages[start : start + length])
+        arrays.append(memoryview(pages)[start : start + length])
         start += length
-    return pickle.loads(parts[0], buffers=parts[1:])
+    return pickle.loads(content, buffers=arrays)
 
 
 def _why_it_ended(name: str, status: int, options: ReadOptions) -> Exception:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -21,7 +22,6 @@ PARTS = ("training", "validation")  # lists of pairs in dataset.json; MONAI read
 TEST = "test"
 # of a label map's name beside its scan's; the last is 3D Slicer's
 LABEL_ENDINGS = ("_seg", "_label", "_labels", "_segmentation", "_mask", "_gt", "-label")
-FILE_KINDS = ("pairs", "test", "images_without_label", "labels_without_image", "missing")  # fields of `Dataset`
 VALUE = re.compile(r"[0-9]{1,9}")  # of a label
 MODALITIES = {"MRI": "MR", "MR": "MR", "CT": "CT"}
 UNNAMED_CHANNELS = ("image",)  # the only channel, if it has no name
@@ -138,9 +138,8 @@ def read_dataset(folder: str | os.PathLike[str]) -> Dataset:
         channels = _read_channels(description)
         names = read_label_names(description.get("labels") or {})
         lists = _read_lists(description)
-        found = (
-            _named_alike(root, description, channels) if lists is None else _listed(root, lists, set(names.values()))
-        )
+        known = set(names.values())
+        found = _named_alike(root, description, channels) if lists is None else _listed(root, lists, known)
     except _DescriptionError as error:
         raise UsageError(f"{root / DESCRIPTION}: {error}") from error
     if not found.pairs:
@@ -231,16 +230,13 @@ def _read_lists(description: dict[str, Any]) -> dict[str, list[Any]] | None:
     lists = {key: description.get(key) or [] for key in (*PARTS, TEST)}
     cases = description.get("dataset")
     if isinstance(cases, dict):  # nnU-Net 2's
-        listed, lists["training"] = (
-            lists["training"],
-            [
-                {"image": case.get("images"), "label": case.get("label")} if isinstance(case, dict) else case
-                for case in cases.values()
-            ],
-        )
-        if (
-            listed and isinstance(listed, list) and _labels(listed) != _labels(lists["training"])
-        ):  # MONAI trains on the one, nnU-Net on the other
+        listed = lists["training"]
+        lists["training"] = [
+            {"image": case.get("images"), "label": case.get("label")} if isinstance(case, dict) else case
+            for case in cases.values()
+        ]
+        # MONAI trains on the one, nnU-Net on the other
+        if listed and isinstance(listed, list) and _labels(listed) != _labels(lists["training"]):
             raise _DescriptionError("training and dataset: two lists of cases that differ. Keep one of them.")
     for key, entries in lists.items():
         if not isinstance(entries, list):
@@ -255,7 +251,7 @@ def _labels(cases: list[Any]) -> set[str]:
 
 def _listed(root: Path, lists: dict[str, list[Any]], names: set[str]) -> Dataset:
     """Return the files that dataset.json lists."""
-    found: dict[str, Any] = {kind: [] for kind in FILE_KINDS}
+    found: dict[str, Any] = defaultdict(list, pairs=[])  # by the fields of `Dataset`
     seen: set[Path] = set()
     has_scans = any(isinstance(case, dict) and case.get("image") is not None for part in PARTS for case in lists[part])
     for part, entries in lists.items():

@@ -1,22 +1,17 @@
 """Scans below a folder: each file of one volume, and the files of each DICOM series together."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections import defaultdict
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tomoseg.core.notes import take_note
 from tomoseg.data.formats import DETACHED_SUFFIXES, has_suffix
 from tomoseg.data.masks import without_masks
 from tomoseg.data.scan_files import dicom_files, find_volumes
-
-if TYPE_CHECKING:
-    from tomoseg.data.dicom.series import SeriesSummary
+from tomoseg.data.volume import SeriesSummary
 
 ALL_SERIES = "all"
 UID_TAIL = 8  # characters

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tomoseg.core.errors import GeometryError
 
+MAX_ROUNDING_VOXELS = 0.05  # the coordinates of a header are float32, or decimals of 16 characters
 Box = tuple[slice, slice, slice]  # of voxels (I, J, K), [start, stop) along each axis
 
 
@@ -78,6 +79,12 @@ class Grid:
     def voxel_volume_ml(self) -> float:
         """Volume of one voxel in millilitres."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    def part(self, box: Sequence[slice]) -> Grid:
+        """Return the grid of the voxels in a box, `[start, stop)` along each axis."""
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ [side.start for side in box]
+        return Grid([side.stop - side.start for side in box], affine)
 
     def index_to(self, other: Grid) -> NDArray[np.float64]:
         """Return the 4×4 matrix from this grid's voxel indices to those of `other`, which may be fractional."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,19 +17,16 @@ from tomoseg.core.reader_process import read_apart
 from tomoseg.data.channels import channels_of, expectation
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.geometry import Grid
-from tomoseg.data.itk_image import READERS, affine_of, notes_of, open_itk, read_itk
+from tomoseg.data.itk_image import READERS, affine_of, open_itk, read_itk
 from tomoseg.data.nifti import load_nifti, place_voxels
 from tomoseg.data.read import read_volume
 from tomoseg.data.scan_files import is_dicom
-from tomoseg.data.volume import LPS_TO_RAS, by, make_volume
+from tomoseg.data.volume import LPS_TO_RAS, SeriesSummary, by, make_volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from tomoseg.data.dicom.series import SeriesSummary
     from tomoseg.data.dicom.slices import Slice
-
-ITK_TYPE = re.compile(r"(\d+)-bit (?:(un)?signed )?(integer|float)")  # as SimpleITK calls them
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +117,11 @@ def _read_itk(path: Path) -> Header:
     import SimpleITK as sitk
 
     form = "NRRD" if READERS[path.suffix.lower()] == "NrrdImageIO" else "MetaImage"
-    with open_itk(path) as (reader, fields):
-        size, kind = reader.GetSize(), ITK_TYPE.fullmatch(sitk.GetPixelIDValueAsString(reader.GetPixelID()))
-        if len(size) == 3 and min(size) > 1 and reader.GetNumberOfComponents() == 1 and kind is not None:
+    with open_itk(path) as (reader, header):
+        size, dtype = reader.GetSize(), sitk.GetArrayFromImage(sitk.Image((1, 1, 1), reader.GetPixelID())).dtype
+        if len(size) == 3 and min(size) > 1 and reader.GetNumberOfComponents() == 1 and dtype.kind in "iuf":
             volume = make_volume(np.broadcast_to(np.float32(0), size), LPS_TO_RAS @ affine_of(reader), str(path))
-            dtype = f"{'u' * bool(kind[2])}{kind[3].replace('integer', 'int')}{kind[1]}"
-            return Header(path, form, dtype, volume.grid, notes_of(path, fields))
+            return Header(path, form, dtype.name, volume.grid, header.notes)
     volume = read_itk(path)  # of another dimension: the reader knows what to say
     return Header(path, form, str(volume.array.dtype), volume.grid, volume.notes)
 

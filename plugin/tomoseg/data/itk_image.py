@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,23 +71,77 @@ KNOWN_SPACES = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class ItkHeader:
+    """The header of a NRRD or a MetaImage file.
+
+    Attributes:
+        path: the file.
+        fields: their names in lower case.
+        length: of the header, in bytes.
+        data: the file of the voxels.
+    """
+
+    path: Path
+    fields: dict[str, str]
+    length: int
+    data: Path
+
+    @property
+    def start(self) -> int:
+        """Where the voxels begin in their file, in bytes."""
+        return self.length if self.data == self.path else 0
+
+    @property
+    def packing(self) -> str:
+        """How the voxels are stored."""
+        fields = self.fields
+        encoding = fields.get("encoding", "raw").lower()
+        if encoding in ("ascii", "text", "txt", "hex") or fields.get("binarydata", "true").lower() in ("false", "0"):
+            return "text"
+        return "compressed" if encoding != "raw" or fields.get("compresseddata", "").lower() in ("true", "1") else "raw"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What it leaves open."""
+        if not _is_nrrd(self.path):
+            return ()
+        fields, found = self.fields, []
+        if fields.get("space", "").lower().removesuffix("-time") not in KNOWN_SPACES:
+            found.append("where the patient's left, back and head are: taken as LPS, as ITK does")
+        if "space directions" not in fields and "nan" in fields.get("spacings", "nan").lower():
+            found.append("how large its voxels are: taken as 1 mm")
+        if "nan" in fields.get("space origin", "").lower():
+            found.append("where its first voxel lies: taken as 0, as ITK does")
+        return tuple(f"its header does not say {note}" for note in found)
+
+    def declared(self, reader: sitk.ImageFileReader) -> int:
+        """Return how many bytes of voxels it declares."""
+        import SimpleITK as sitk
+
+        bits = re.search(r"\d+", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+        values: int = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+        sizes = re.findall(r"\d+", self.fields.get("sizes", ""))  # NRRD's; ITK reports their last 32 bits only
+        return max(values, math.prod(map(int, sizes))) * (int(bits[0]) // 8 if bits else 1)
+
+
 def read_itk(path: Path) -> Volume:
     """Read a NRRD or a MetaImage file.
 
     Raises:
         VolumeError: it is damaged, truncated, not 3D, or has more than one value a voxel.
     """
-    with open_itk(path, voxels=True) as (reader, fields):
-        declared = _declared(fields, reader)
+    with open_itk(path, voxels=True) as (reader, header):
+        declared = header.declared(reader)
         require_room(str(path), math.prod(reader.GetSize()), declared)
-        _check_stream(path, fields, declared)
+        _check_stream(header, declared)
         volume = from_itk(reader.Execute(), str(path))
-    return replace(volume, notes=notes_of(path, fields))
+    return replace(volume, notes=header.notes)
 
 
 @contextmanager
-def open_itk(path: Path, *, voxels: bool = False) -> Iterator[tuple[sitk.ImageFileReader, dict[str, str]]]:
-    """Yield a reader that has read the header of a NRRD or a MetaImage file, and the header's fields.
+def open_itk(path: Path, *, voxels: bool = False) -> Iterator[tuple[sitk.ImageFileReader, ItkHeader]]:
+    """Yield a reader that has read the header of a NRRD or a MetaImage file, and the header.
 
     Args:
         path: the file.
@@ -98,16 +152,16 @@ def open_itk(path: Path, *, voxels: bool = False) -> Iterator[tuple[sitk.ImageFi
     """
     import SimpleITK as sitk
 
-    fields = _read_fields(path)
+    header = _read_header(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(READERS[path.suffix.lower()])
     _listen_to_itk()
     try:
-        with _whole_file(path, fields, voxels) as whole:
+        with _whole_file(header, voxels) as whole:
             reader.SetFileName(str(require_regular(whole)))
             reader.ReadImageInformation()
-            _check_size(path, fields, reader)
-            yield reader, fields
+            _check_size(header, header.declared(reader))
+            yield reader, header
     except TomosegError:
         raise
     except (RuntimeError, OverflowError, MemoryError) as error:
@@ -134,22 +188,21 @@ def _listen_to_itk() -> None:
 
 
 @contextmanager
-def _whole_file(path: Path, fields: dict[str, str], voxels: bool) -> Iterator[Path]:
+def _whole_file(header: ItkHeader, voxels: bool) -> Iterator[Path]:
     """Yield a file that ends with its voxels, or could: ITK must not open a file that a header names (ITK #4621)."""
-    data = _data_file(path, fields)
-    if data == path:
+    path = header.path
+    if header.data == path:
         yield path
         return
     with TemporaryDirectory(prefix="tomoseg-") as folder:
         whole = Path(folder) / WHOLE_NAME[READERS[path.suffix.lower()]]
-        with open_regular(path) as header, open_regular(data) as source, whole.open("wb") as target:
-            skipped = fields.get(
-                "headersize", "0"
-            )  # of a MetaImage, counted from the start of the file with the voxels
+        with open_regular(path) as lines, open_regular(header.data) as source, whole.open("wb") as target:
+            # of a MetaImage, counted from the start of the file with the voxels
+            skipped = header.fields.get("headersize", "0")
             if not re.fullmatch(r"-1|\d{1,18}", skipped):
-                raise VolumeError(f"{path}: its header is damaged: HeaderSize: {_shown(skipped)}")
+                raise _damaged(path, f": HeaderSize: {_shown(skipped)}")
             dropped = {b"data file", b"datafile", b"elementdatafile", b"headersize" if skipped != "-1" else b""}
-            for line in header.read(_parse(path)[1]).splitlines():
+            for line in lines.read(header.length).splitlines():
                 if re.split(b"[:=]", line, maxsplit=1)[0].strip().lower() not in dropped and line.strip():
                     target.write(line + b"\n")
             target.write(b"\n" if _is_nrrd(path) else b"ElementDataFile = LOCAL\n")
@@ -165,7 +218,7 @@ def segment_names(path: Path) -> dict[int, str]:
     Raises:
         VolumeError: its header is damaged.
     """
-    fields = _read_fields(path)
+    fields = _read_header(path).fields
     names = {}
     for field, text in fields.items():
         name, value = fields.get(field.replace("_labelvalue", "_name")), text.removeprefix("=")  # written KEY:=VALUE
@@ -203,31 +256,37 @@ def affine_of(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:
     return affine
 
 
-def _read_fields(path: Path) -> dict[str, str]:
-    """Return the fields of the header, their names in lower case, once the file of the voxels is known to be there.
+def _read_header(path: Path) -> ItkHeader:
+    """Return the header, once the file of the voxels is known to be there.
 
     ITK opens any file that a header names, and would wait for ever at a pipe.
     """
-    fields, _ = _parse(path)
-    data, place = _data_file(path, fields), _place(path, fields)
-    # ITK takes % for a pattern of names, which it hands to printf; LIST and - for many files and for standard input
-    if data != path and (place != Path(place).name or "%" in place or place == "-" or place.upper().startswith("LIST")):
-        raise VolumeError(f"{path}: expected its voxels in one file beside it, got {place!r}")
-    if data != path and not data.is_file():
-        raise VolumeError(f"{path}: expected its voxels in a file beside it, there is no file {place!r}")
+    nrrd = _is_nrrd(path)
+    with open_regular(path) as file:
+        fields, length = _parse(path, file.read(MAX_HEADER_BYTES), nrrd)
+    # what it calls the file of the voxels, read as the library does that will open it
+    place, data = fields.get("data file", fields.get("datafile")) if nrrd else fields.get("elementdatafile", ""), path
+    if place is not None and (nrrd or place not in HERE):
+        # ITK takes % for a pattern of names, which it hands to printf; LIST and - for many files and standard input
+        if place != Path(place).name or "%" in place or place == "-" or place.upper().startswith("LIST"):
+            raise VolumeError(f"{path}: expected its voxels in one file beside it, got {place!r}")
+        data = path.parent / place
+        if not data.is_file():
+            raise VolumeError(f"{path}: expected its voxels in a file beside it, there is no file {place!r}")
     units = {*re.findall(r'"(.*?)"', fields.get("space units", "")), fields.get("distanceunits", "")} - {"mm", "", "?"}
     if units:
         raise VolumeError(f"{path}: expected lengths in mm, its header says {units.pop()}. Convert it first")
     if fields.get("dimension") == "3" and "none" in fields.get("space directions", ""):
         raise VolumeError(f"{path}: expected three space directions, got {fields['space directions']}")
-    return fields
+    return ItkHeader(path, fields, length, data)
 
 
-def _parse(path: Path) -> tuple[dict[str, str], int]:
+def _damaged(path: Path, why: str) -> VolumeError:
+    return VolumeError(f"{path}: its header is damaged{why}")
+
+
+def _parse(path: Path, start: bytes, nrrd: bool) -> tuple[dict[str, str], int]:
     """Return the fields of the header and its length in bytes."""
-    with open_regular(path) as file:
-        start = file.read(MAX_HEADER_BYTES)
-    nrrd = _is_nrrd(path)
     if nrrd != start.startswith(b"NRRD") or (not nrrd and b"ElementDataFile" not in start):
         kind = "NRRD" if nrrd else "MetaImage"
         raise VolumeError(f"{path}: expected a {kind} volume, got something else or a damaged file")
@@ -240,22 +299,22 @@ def _parse(path: Path) -> tuple[dict[str, str], int]:
         if nrrd and not name:
             break
         if nrrd and len(text) > MAX_LINE_LENGTH and not re.match("[^:]*:=", text):
-            raise VolumeError(f"{path}: its header is damaged: {_shown(text)}")
+            raise _damaged(path, f": {_shown(text)}")
         if not nrrd and text:
             _check_meta(path, text, name.lower() in fields)
         if nrrd and ":=" not in text and "data" in name.lower() and {"data file", "datafile"} & fields.keys():
-            raise VolumeError(f"{path}: its header is damaged: it names two files of voxels")
+            raise _damaged(path, ": it names two files of voxels")
         fields[name.lower()] = value
         if name == "ElementDataFile":
             break
     if not nrrd and "ndims" not in fields:
-        raise VolumeError(f"{path}: its header is damaged: it has no NDims")
+        raise _damaged(path, ": it has no NDims")
     for name in fields.keys() & GEOMETRY_FIELDS:
         numbers = [float(number) for number in NUMBER.findall(fields[name])]
         # NaN in NRRD is a number that is not known; ITK takes a place of NaN for 0
         strange = name in PLACE_FIELDS and NO_NUMBER.search(UNKNOWN.sub("", fields[name]) if nrrd else fields[name])
         if strange or any(abs(number) > MAX_COORDINATE_MM for number in numbers):
-            raise VolumeError(f"{path}: its header is damaged: {name}: {fields[name]!r}")
+            raise _damaged(path, f": {name}: {fields[name]!r}")
     return fields, length
 
 
@@ -267,7 +326,7 @@ def _check_meta(path: Path, line: str, again: bool) -> None:
     if "|" in name:  # an element that ITK has kept of a DICOM file
         longest = MAX_ELEMENT_LENGTH
     if again or not META_LINE.fullmatch(line) or len(value) > longest or value.lower() not in known:
-        raise VolumeError(f"{path}: its header is damaged, or of no scan: {_shown(line)}")
+        raise _damaged(path, f", or of no scan: {_shown(line)}")
 
 
 def _shown(line: str) -> str:
@@ -278,84 +337,37 @@ def _is_nrrd(path: Path) -> bool:
     return READERS[path.suffix.lower()] == "NrrdImageIO"
 
 
-def _place(path: Path, fields: dict[str, str]) -> str:
-    """Return what the header calls the file of the voxels, read as the library does that will open it."""
-    if _is_nrrd(path):
-        return fields.get("data file", fields.get("datafile", ""))
-    return fields.get("elementdatafile", "")
-
-
-def _data_file(path: Path, fields: dict[str, str]) -> Path:
-    place = _place(path, fields)
-    here = not {"data file", "datafile"} & fields.keys() if _is_nrrd(path) else place in HERE
-    return path if here else path.parent / place
-
-
-def _packing(fields: dict[str, str]) -> str:
-    encoding = fields.get("encoding", "raw").lower()
-    if encoding in ("ascii", "text", "txt", "hex") or fields.get("binarydata", "true").lower() in ("false", "0"):
-        return "text"
-    return "compressed" if encoding != "raw" or fields.get("compresseddata", "").lower() in ("true", "1") else "raw"
-
-
-def _declared(fields: dict[str, str], reader: sitk.ImageFileReader) -> int:
-    """Return how many bytes of voxels the header declares."""
-    import SimpleITK as sitk
-
-    bits = re.search(r"\d+", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
-    values: int = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-    sizes = re.findall(r"\d+", fields.get("sizes", ""))  # NRRD's; ITK reports their last 32 bits only
-    return max(values, math.prod(map(int, sizes))) * (int(bits[0]) // 8 if bits else 1)
-
-
-def _check_size(path: Path, fields: dict[str, str], reader: sitk.ImageFileReader) -> None:
+def _check_size(header: ItkHeader, declared: int) -> None:
     """Refuse a header that declares more voxels than its file can hold, before ITK reserves memory for them."""
-    data = _data_file(path, fields)
-    held = data.stat().st_size - (_parse(path)[1] if data == path else 0)
-    packed, declared = fields.get("compresseddatasize", "0"), _declared(fields, reader)
-    damage, size = f"{path}: truncated or damaged: the header declares", max(held, 0)
+    held = header.data.stat().st_size - header.start
+    packed = header.fields.get("compresseddatasize", "0")
+    damage, size = f"{header.path}: truncated or damaged: the header declares", max(held, 0)
     if not packed.isdecimal() or int(packed) > held:
-        raise VolumeError(f"{damage} {packed} bytes of compressed voxels, {data.name} has {size}")
-    if declared > held * MAX_EXPANSION[_packing(fields)]:
-        raise VolumeError(f"{damage} {declared} bytes of voxels, {data.name} has {size} bytes for them")
+        raise VolumeError(f"{damage} {packed} bytes of compressed voxels, {header.data.name} has {size}")
+    if declared > held * MAX_EXPANSION[header.packing]:
+        raise VolumeError(f"{damage} {declared} bytes of voxels, {header.data.name} has {size} bytes for them")
 
 
-def _check_stream(path: Path, fields: dict[str, str], declared: int) -> None:
+def _check_stream(header: ItkHeader, declared: int) -> None:
     """Check the length and the checksum of compressed voxels, which ITK does not look at."""
-    skipped = any(
-        fields.get(name, "0") != "0" for name in ("line skip", "lineskip", "byte skip", "byteskip", "headersize")
-    )
-    if _packing(fields) != "compressed" or skipped or fields.get("encoding", "gzip").lower() not in ("gz", "gzip"):
+    path, fields, name = header.path, header.fields, header.data.name
+    skips = ("line skip", "lineskip", "byte skip", "byteskip", "headersize")
+    skipped = any(fields.get(skip, "0") != "0" for skip in skips)
+    if header.packing != "compressed" or skipped or fields.get("encoding", "gzip").lower() not in ("gz", "gzip"):
         return
-    data = _data_file(path, fields)
     stream = isal_zlib.decompressobj(wbits=47)  # gzip as NRRD has it, zlib as MetaImage has it
     count = 0
     damage: Any = isal_zlib.error  # a class, but its stub has an instance
-    with errors_as(VolumeError, f"{path}: truncated or damaged", damage), open_regular(data) as file:
-        file.seek(_parse(path)[1] if data == path else 0)
+    with errors_as(VolumeError, f"{path}: truncated or damaged", damage), open_regular(header.data) as file:
+        file.seek(header.start)
         while count <= declared and not stream.eof and (block := stream.unconsumed_tail or file.read(BLOCK_BYTES)):
             count += len(stream.decompress(block, BLOCK_BYTES))
     if count < declared:
         raise VolumeError(
-            f"{path}: truncated or damaged: the header declares {declared} bytes of voxels, {data.name} holds {count}"
+            f"{path}: truncated or damaged: the header declares {declared} bytes of voxels, {name} holds {count}"
         )
     if count == declared and not stream.eof:
-        raise VolumeError(f"{path}: truncated: the checksum at the end of {data.name} is missing")
-
-
-def notes_of(path: Path, fields: dict[str, str]) -> tuple[str, ...]:
-    """Return what the header leaves open."""
-    notes = []
-    if _is_nrrd(path):
-        if fields.get("space", "").lower().removesuffix("-time") not in KNOWN_SPACES:
-            notes.append(
-                "its header does not say where the patient's left, back and head are: taken as LPS, as ITK does"
-            )
-        if "space directions" not in fields and "nan" in fields.get("spacings", "nan").lower():
-            notes.append("its header does not say how large its voxels are: taken as 1 mm")
-        if "nan" in fields.get("space origin", "").lower():
-            notes.append("its header does not say where its first voxel lies: taken as 0, as ITK does")
-    return tuple(notes)
+        raise VolumeError(f"{path}: truncated: the checksum at the end of {name} is missing")
 
 
 def _reason(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,12 @@ class LabelMapping:
     """Mapping of label values.
 
     Attributes:
-        source: values.
-        target: new values, in the same order.
+        values: what some become.
         keep_others: whether other values stay; else they become background.
     """
 
-    source: tuple[int, ...] = ()
-    target: tuple[int, ...] = ()
+    values: Mapping[int, int] = field(default_factory=dict)
     keep_others: bool = True
-
-    @classmethod
-    def of(cls, values: Mapping[int, int], *, keep_others: bool = True) -> LabelMapping:
-        """Return the mapping of values to those in a dictionary."""
-        return cls(tuple(values), tuple(values.values()), keep_others)
 
     @classmethod
     def by_name(cls, theirs: Mapping[int, str], ours: Mapping[int, str]) -> LabelMapping:
@@ -54,18 +47,14 @@ class LabelMapping:
         changed = {value: label for value, label in known.items() if value != label}
         free = max(*theirs, *ours) + 1
         strangers = [value for value in theirs if value not in known and value in ours]
-        return cls.of(changed | {value: free + index for index, value in enumerate(strangers)})
+        return cls(changed | {value: free + index for index, value in enumerate(strangers)})
 
     def __bool__(self) -> bool:
-        return bool(self.source)
-
-    def as_dict(self) -> dict[int, int]:
-        """Return what each value of `source` becomes."""
-        return dict(zip(self.source, self.target, strict=True))
+        return bool(self.values)
 
     def value(self, value: int) -> int:
         """Return what one value becomes."""
-        return self.as_dict().get(value, value if self.keep_others else 0)
+        return self.values.get(value, value if self.keep_others else 0)
 
     def apply(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Return label values, each replaced by its new value.
@@ -76,9 +65,9 @@ class LabelMapping:
         Returns:
             The same shape; a larger type of integers where the values need it.
         """
-        largest = max(int(labels.max(initial=0)), *self.source, *self.target, 0)
+        largest = max(int(labels.max(initial=0)), *self.values, *self.values.values(), 0)
         kind = np.result_type(labels.dtype, np.min_scalar_type(largest))
         table = np.arange(largest + 1, dtype=kind) if self.keep_others else np.zeros(largest + 1, kind)
-        table[list(self.source)] = self.target
+        table[list(self.values)] = list(self.values.values())
         mapped: NDArray[Any] = table[labels]
         return mapped

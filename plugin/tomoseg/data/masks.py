@@ -12,7 +12,7 @@ from tomoseg.core.errors import TomosegError
 from tomoseg.core.notes import collect_notes, take_note
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.formats import is_nifti, strip_suffix
-from tomoseg.data.geometry import Grid
+from tomoseg.data.geometry import MAX_ROUNDING_VOXELS, Grid
 from tomoseg.data.nifti import load_nifti, read_voxels
 from tomoseg.data.read import read_volume
 
@@ -22,7 +22,6 @@ ENDING = re.compile(
 MANIFEST = ".{}.done.json"  # of a result that tomoseg wrote
 MAX_VALUES = 256  # of a label map
 MAX_COUNTED_VALUE = 1 << 16  # below this value counting is faster than sorting
-MAX_ROUNDING_VOXELS = 0.05  # the coordinates of a header are float32, or decimals of 16 characters
 
 
 def without_masks(paths: Sequence[Path], asked: Collection[Path] | None = None) -> list[Path]:

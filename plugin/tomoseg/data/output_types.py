@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tomoseg.core.errors import OutputError, UsageError
+from tomoseg.core.errors import UsageError
 from tomoseg.data.formats import NIFTI_SUFFIXES, SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix
 
 if TYPE_CHECKING:  # each writer is imported when it is used: NIfTI needs no pydicom
@@ -83,23 +83,13 @@ def _write_nrrd(path: Path, found: LabelMap) -> None:
 def _write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False) -> None:
     from tomoseg.data.dicom.seg_writer import write_dicom_seg
 
-    series = _series(path, found, "dicom-labelmap" if labelmap else "dicom-seg")
-    write_dicom_seg(path, found.labels, series, found.label_table, found.algorithm, found.version, labelmap)
+    write_dicom_seg(path, found, labelmap)
 
 
 def _write_rtstruct(path: Path, found: LabelMap) -> None:
     from tomoseg.data.dicom.rtstruct import write_rtstruct
 
-    series = _series(path, found, "rtstruct")
-    write_rtstruct(path, found.labels, found.grid, series, found.label_table, found.algorithm, found.version)
-
-
-def _series(path: Path, found: LabelMap, name: str) -> DicomSeries:
-    if found.series is None:
-        raise OutputError(
-            f"{path}: expected a scan read from DICOM, for {name} refers to its series. Use nifti or nrrd"
-        )
-    return found.series
+    write_rtstruct(path, found)
 
 
 DICOM = (".dcm",)

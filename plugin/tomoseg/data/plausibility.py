@@ -59,28 +59,6 @@ def at_border(labels: NDArray[np.unsignedinteger[Any]]) -> set[int]:
     return set(np.unique(np.concatenate([np.unique(face) for face in faces])).tolist()) - {0}
 
 
-def hounsfield_warnings(minimum: float, maximum: float, air: float, soft_tissue: float) -> str | None:
-    """Return why the values of a CT do not look like Hounsfield units, None if they do.
-
-    Args:
-        minimum: lowest value of the scan.
-        maximum: highest value of the scan.
-        air: share of the voxels in the range `AIR_HU`.
-        soft_tissue: share of the voxels in the range `SOFT_TISSUE_HU`.
-    """
-    shown = f"values from {minimum:g} to {maximum:g}"
-    if minimum >= 0:
-        if maximum <= 255:
-            return f"{shown}: no Hounsfield units, but grey levels of a picture?"
-        return f"{shown}: no Hounsfield units? rescale intercept not applied"
-    if minimum > AIR_HU[1]:
-        return f"{shown}: no Hounsfield units, or a crop without air? expected air, below {AIR_HU[1]}"
-    for name, share, (low, high) in (("air", air, AIR_HU), ("soft tissue", soft_tissue, SOFT_TISSUE_HU)):
-        if share < MIN_TISSUE_SHARE:
-            return f"{shown}: no Hounsfield units? hardly any {name}, {low} to {high}"
-    return None
-
-
 def scan_warnings(volume: Volume, modality: str, hounsfield: bool) -> list[str]:
     """Return why a scan may be none for a bundle: one line each.
 
@@ -120,10 +98,16 @@ def ct_warnings(array: NDArray[np.float32]) -> str | None:
     """
     step = max(1, math.ceil((array.size / MAX_SAMPLED_VOXELS) ** (1 / 3)))
     seen = array[::step, ::step, ::step]
-    air, soft_tissue = (count_within(seen, limits) / seen.size for limits in (AIR_HU, SOFT_TISSUE_HU))
-    return hounsfield_warnings(float(seen.min()), float(seen.max()), air, soft_tissue)
-
-
-def count_within(array: NDArray[np.float32], limits: tuple[float, float]) -> int:
-    """Return the number of voxels whose values lie within two limits, both included."""
-    return int(np.count_nonzero((array >= limits[0]) & (array <= limits[1])))
+    seen = seen[np.isfinite(seen)]
+    minimum, maximum = float(seen.min(initial=np.inf)), float(seen.max(initial=-np.inf))
+    shown = f"values from {minimum:g} to {maximum:g}"
+    if minimum >= 0:
+        if maximum <= 255:
+            return f"{shown}: no Hounsfield units, but grey levels of a picture?"
+        return f"{shown}: no Hounsfield units? rescale intercept not applied"
+    if minimum > AIR_HU[1]:
+        return f"{shown}: no Hounsfield units, or a crop without air? expected air, below {AIR_HU[1]}"
+    for name, (low, high) in (("air", AIR_HU), ("soft tissue", SOFT_TISSUE_HU)):
+        if np.count_nonzero((seen >= low) & (seen <= high)) < MIN_TISSUE_SHARE * seen.size:
+            return f"{shown}: no Hounsfield units? hardly any {name}, {low} to {high}"
+    return None

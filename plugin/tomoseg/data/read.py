@@ -67,53 +67,42 @@ def read_volume(
     """
     with collect_notes() as notes, note_warnings():
         if isinstance(source, list | tuple):
-            parts = [_read_one(part, series, phase) for part in source]
+            parts = [_read_one(part, 1, series, phase) for part in source]
             if len(parts) != channels:
                 name = _name(source[0]) if source else "scan"
                 raise VolumeError(f"{name}: {expectation(channels)}, got {len(parts)}")
         else:
-            parts = [_read_channels(source, channels) if channels > 1 else _read_one(source, series, phase)]
+            parts = [_read_one(source, channels, series, phase)]
         for part in () if allow_non_finite else parts:
             require_finite(part)
         volume = join(parts, parts[0].source) if len(parts) > 1 else parts[0]
     return replace(volume, notes=tuple(dict.fromkeys((*volume.notes, *notes))))
 
 
-def _read_channels(source: Image, channels: int) -> Volume:
-    """Read one file or image that holds all channels of a scan."""
-    if isinstance(source, nib.spatialimages.SpatialImage):
-        return split_4d(source, channels, _name(source))
+def _read_one(source: Image, channels: int, series: str | None, phase: str | None) -> Volume:
+    """Read one file, image or DICOM series."""
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        with errors_as(VolumeError, f"{path}: cannot be read", OSError):
-            if channels_of(path) is not None:
-                return read_apart(_read_4d, path, channels)
-    _read_one(source)  # raises its error
-    raise VolumeError(f"{_name(source)}: {expectation(channels)}, got one")
-
-
-def _read_4d(path: Path, channels: int) -> Volume:
-    return split_4d(load_nifti(path), channels, str(path))
-
-
-def _read_one(source: Image, series: str | None = None, phase: str | None = None) -> Volume:
-    """Read one file, image or DICOM series of one channel."""
-    if isinstance(source, str | os.PathLike):
-        return read_apart(_read_path, Path(source), series, phase)
+        return read_apart(_read_path, Path(source), channels, series, phase)
     if isinstance(source, nib.spatialimages.SpatialImage):
-        return from_nibabel(source, _name(source))
+        return split_4d(source, channels, _name(source)) if channels > 1 else from_nibabel(source, _name(source))
     if type(source).__module__.startswith("SimpleITK"):
-        return from_itk(source, _name(source))
+        return _require_channels(from_itk(source, _name(source)), channels)
     raise VolumeError(
         f"expected a path, a nibabel image or a SimpleITK image, got {type(source).__module__}.{type(source).__name__}"
     )
+
+
+def _require_channels(volume: Volume, channels: int) -> Volume:
+    if channels > 1:
+        raise VolumeError(f"{volume.source}: {expectation(channels)}, got one")
+    return volume
 
 
 def _name(source: Image) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else "image in memory"
 
 
-def _read_path(path: Path, series: str | None, phase: str | None) -> Volume:
+def _read_path(path: Path, channels: int, series: str | None, phase: str | None) -> Volume:
     with errors_as(VolumeError, f"{path}: cannot be read", OSError):
         try:
             size = path.stat().st_size
@@ -127,7 +116,10 @@ def _read_path(path: Path, series: str | None, phase: str | None) -> Volume:
             if not is_dicom(path):
                 if phase is not None:
                     raise VolumeError(f"{path}: no DICOM, so it has no phases. Leave out --phase")
-                return read_itk(path) if has_suffix(path.name, ITK_SUFFIXES) else read_nifti(path)
+                if channels > 1 and channels_of(path) is not None:
+                    return split_4d(load_nifti(path), channels, str(path))
+                read = read_itk if has_suffix(path.name, ITK_SUFFIXES) else read_nifti
+                return _require_channels(read(path), channels)
         from tomoseg.data.dicom.series import read_dicom  # pydicom takes 0.2 s, and many have no DICOM
 
-        return read_dicom(path, series, phase)
+        return _require_channels(read_dicom(path, series, phase), channels)

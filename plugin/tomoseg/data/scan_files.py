@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tomoseg.core.files import open_regular, real_path
@@ -54,12 +54,23 @@ def visible_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
     for path in links:
         if not path.exists():
             take_note(f"{path}: skipped: a link that leads nowhere")
-    root = real_path(folder)
-    outside = [path for path in links if path.exists() and not real_path(path).is_relative_to(root)]
-    if outside:
-        others = f", and {len(outside) - 1} more" if len(outside) > 1 else ""
-        take_note(f"{outside[0]}: a link that leads out of {folder}, to {real_path(outside[0])}{others}")
+    for note in note_outside(filter(Path.exists, links), folder, folder):
+        take_note(note)
     return sorted(found)
+
+
+def note_outside(paths: Iterable[Path], folder: Path, name: object) -> list[str]:
+    """Return a note on the links that lead out of a folder, if there are any.
+
+    Args:
+        paths: files.
+        folder: the folder.
+        name: what the note calls it.
+    """
+    root = real_path(folder)
+    outside = [path for path in paths if not real_path(path).is_relative_to(root)]
+    others = f", and {len(outside) - 1} more" if len(outside) > 1 else ""
+    return [f"{one}: a link that leads out of {name}, to {real_path(one)}{others}" for one in outside[:1]]
 
 
 def visible_folders(folder: Path, leave_out: Path | None = None) -> Iterator[tuple[Path, list[str]]]:

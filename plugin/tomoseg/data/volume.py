@@ -39,6 +39,33 @@ class DicomSeries:
     frames: tuple[DicomFrame, ...]
 
 
+@dataclass(frozen=True)
+class SeriesSummary:
+    """One CT or MR series below a folder.
+
+    Attributes:
+        uid: its SeriesInstanceUID.
+        modality: "CT" or "MR".
+        description: SeriesDescription.
+        images: number of slices.
+        number: SeriesNumber; empty where there is none.
+    """
+
+    uid: str
+    modality: str
+    description: str
+    images: int
+    number: str = ""
+
+    @property
+    def details(self) -> str:
+        """What people know the series by."""
+        return f"{self.modality}, {self.images} images, {self.description or 'no description'}"
+
+    def __str__(self) -> str:
+        return f"{self.uid} ({self.details})"
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """A scan with one value a voxel, or one for each of several channels, such as the sequences of an MRI.

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tomoseg.core.errors import TomosegError, one_line
+from tomoseg.core.errors import some
+from tomoseg.core.memory import explain_failure
 from tomoseg.core.pseudonyms import hide_names, pseudonym
 from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.overlap import Overlap, count_overlap
@@ -22,7 +23,6 @@ from tomoseg.evaluation.surface import SurfaceScores, score_surfaces
 
 Labels = NDArray[np.unsignedinteger[Any]]
 NO_SURFACE_SCORES = SurfaceScores(math.nan, math.nan, math.nan)
-MAX_VALUES = 10  # values in a note
 
 
 @dataclass(frozen=True)
@@ -123,18 +123,12 @@ def score_case(match: CasePair, config: EvaluationConfig) -> CaseScores:
         reference = read_reference(match.reference, config.reference_values, config.names)
         prediction = read_prediction(match.prediction, reference.grid, config.names)
         found = compare_labels(prediction.labels, reference.labels, reference.grid, config, match.annotated)
-    except TomosegError as error:
-        reason = one_line(error)
-    except MemoryError:
-        reason = f"{match.prediction}: not enough memory to compare it"
-    except Exception as error:  # nibabel, SimpleITK, highdicom and edt on damaged files; the other cases still matter
-        reason = f"{match.prediction}: unexpected {type(error).__name__}: {one_line(error)}"
+    except Exception as error:  # nibabel, SimpleITK and highdicom on damaged files
+        reason = explain_failure(error, match.prediction, "to compare it")
     else:
         strange = []
         if found.unnamed:
-            more = ", …" if len(found.unnamed) > MAX_VALUES else ""
-            values = ", ".join(map(str, found.unnamed[:MAX_VALUES])) + more
-            strange.append(f"holds the values {values}, which no label has; they are not scored")
+            strange.append(f"holds the values {some(found.unnamed)}, which no label has; they are not scored")
         return CaseScores(
             name=match.name,
             prediction=match.prediction,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoseg.core.errors import UsageError, shorten
+from tomoseg.core.json_records import to_json
 from tomoseg.data.datasets import read_description, read_label_names
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import find_ignored, is_ignored, same_name, unnamed
@@ -44,16 +45,11 @@ class EvaluationConfig:
         """Return the tolerance in mm of a label."""
         return self.tolerances_mm.get(value, self.tolerance_mm)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Any:
         """Return the configuration as `evaluation.json` has it."""
-        return {
-            "labels": {str(value): name for value, name in self.names.items()},
-            "tolerance_mm": self.tolerance_mm,
-            "tolerances_mm": {str(value): length for value, length in sorted(self.tolerances_mm.items())},
-            "ignore": self.ignore,
-            "within_slices": sorted(self.within_slices),
-            "reference_values": {str(value): label for value, label in sorted(self.reference_values.as_dict().items())},
-        }
+        values = {"labels": self.names, **vars(self), "reference_values": self.reference_values.values}
+        del values["names"]
+        return to_json(values)
 
 
 def make_protocol(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tomoseg.core.errors import UsageError, VolumeError, errors_as
 from tomoseg.data.dicom.seg_reader import is_segmentation, read_segmentation
 from tomoseg.data.formats import has_suffix
-from tomoseg.data.geometry import Grid
+from tomoseg.data.geometry import MAX_ROUNDING_VOXELS, Grid
 from tomoseg.data.itk_image import segment_names
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.read import read_volume
@@ -20,7 +20,6 @@ from tomoseg.data.volume import by
 MAX_LABEL = np.iinfo(np.uint16).max
 INTEGER_TOLERANCE = 1e-3  # a file that scales its values (nibabel's do, for labels given as floats) has 1.00001 for 1
 SEGMENT_SUFFIXES = (".nrrd",)
-MAX_ROUNDING_VOXELS = 0.05  # the coordinates of a header are float32, or decimals of 16 characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +54,8 @@ def read_reference(path: Path, values: LabelMapping | None = None, names: Mappin
     lowest, highest = float(volume.array.min()), float(volume.array.max())
     if lowest < 0 or highest > MAX_LABEL:
         raise VolumeError(f"{path}: expected labels from 0 to {MAX_LABEL}, got values from {lowest:g} to {highest:g}")
-    whole = volume.array if volume.array.dtype.kind in "iu" else np.rint(volume.array)
-    labels: NDArray[np.unsignedinteger[Any]] = whole.astype(
-        np.uint8 if highest < np.iinfo(np.uint8).max + 0.5 else np.uint16
-    )
+    kind = np.uint8 if highest < np.iinfo(np.uint8).max + 0.5 else np.uint16
+    labels: NDArray[np.unsignedinteger[Any]] = np.rint(volume.array).astype(kind)
     if not np.array_equal(labels, volume.array) and np.abs(labels - volume.array).max() > INTEGER_TOLERANCE:
         raise VolumeError(f"{path}: expected a label map, got values that are no integers")
     if not values and names and has_suffix(path.name, SEGMENT_SUFFIXES):

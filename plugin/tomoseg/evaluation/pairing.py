@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TypeVar
 from unicodedata import normalize
 
-from tomoseg.core.errors import UsageError, one_line
+from tomoseg.core.errors import UsageError, one_line, some
 from tomoseg.core.files import real_path
+from tomoseg.core.notes import take_note
 from tomoseg.data.channels import FIRST_CHANNEL
 from tomoseg.data.datasets import DESCRIPTION, FOLDERS, LABEL_ENDINGS, Dataset, described_labels, read_dataset
 from tomoseg.data.dicom.seg_reader import is_segmentation
@@ -47,14 +48,12 @@ class Matches:
         pairs: by name.
         lonely_predictions, lonely_references: files without their partner, by name.
         label_names: by value, as dataset.json calls them; empty where there is none.
-        notes: notes on both sides.
     """
 
     pairs: tuple[CasePair, ...]
     lonely_predictions: tuple[Path, ...] = ()
     lonely_references: tuple[Path, ...] = ()
     label_names: dict[int, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 def match_cases(prediction: Path, reference: Path) -> Matches:
@@ -74,8 +73,9 @@ def match_cases(prediction: Path, reference: Path) -> Matches:
     for side in (prediction, reference):
         if not side.exists():
             raise UsageError(f"{side}: no such file or folder; expected label maps")
-    dataset, names, notes = _find_dataset(reference)
-    listed = {real_path(pair.label): pair for pair in dataset.pairs} if dataset else {}
+    dataset = _find_dataset(reference)
+    names = dataset.label_names
+    listed = {real_path(pair.label): pair for pair in dataset.pairs}
 
     def match(ours: Path, theirs: Path) -> CasePair:
         pair = listed.get(real_path(theirs))
@@ -85,8 +85,10 @@ def match_cases(prediction: Path, reference: Path) -> Matches:
         return CasePair(case_name(theirs), ours, theirs, pair.image if pair and pair.has_scan else None, annotated)
 
     if prediction.is_file() and reference.is_file():
-        return Matches((match(prediction, reference),), (), (), names, notes)
-    ours, theirs = _collect(prediction), _collect_references(reference, dataset)
+        return Matches((match(prediction, reference),), label_names=names)
+    ours, theirs = _collect(prediction), _collect(reference)
+    if dataset.pairs and reference == dataset.root:
+        theirs = _by_key((*(pair.label for pair in dataset.pairs), *dataset.labels_without_image), reference)
     if not prediction.is_file() and not ours:
         raise UsageError(f"{prediction}: contains no label map. Expected NIfTI, NRRD, MetaImage or DICOM-SEG files")
     if not reference.is_file() and not theirs:
@@ -103,7 +105,6 @@ def match_cases(prediction: Path, reference: Path) -> Matches:
         () if reference.is_file() else tuple(ours[key] for key in sorted(ours.keys() - set(partners.values()))),
         () if prediction.is_file() else tuple(theirs[key] for key in sorted(theirs.keys() - partners.keys())),
         names,
-        notes,
     )
 
 
@@ -127,12 +128,6 @@ def _collect(side: Path) -> dict[Key, Path]:
     stems = {(path.parent, strip_suffix(path.name)) for path in files}
     entropies = {(folder, f"{stem}{ENTROPY_ENDING}") for folder, stem in stems}
     return _by_key((path for path in files if (path.parent, strip_suffix(path.name)) not in entropies), side)
-
-
-def _collect_references(side: Path, dataset: Dataset | None) -> dict[Key, Path]:
-    if dataset is None or side != dataset.root:
-        return _collect(side)
-    return _by_key((*(pair.label for pair in dataset.pairs), *dataset.labels_without_image), side)
 
 
 def _by_key(files: Iterable[Path], base: Path) -> dict[Key, Path]:
@@ -187,24 +182,21 @@ def _tell_apart(pairs: list[CasePair], reference: Path) -> list[CasePair]:
     return [replace(pair, name=place) for place, pair in zip(places, pairs, strict=True)]
 
 
-def _find_dataset(reference: Path) -> tuple[Dataset | None, dict[int, str], tuple[str, ...]]:
-    """Return the dataset that the references are, or belong to, its labels' names, and notes on it."""
+def _find_dataset(reference: Path) -> Dataset:
+    """Return the dataset that the references are, or belong to; one without pairs if there is none."""
     if any(all((reference / name).is_dir() for name in names) for names in FOLDERS):
-        dataset = read_dataset(reference)
-        return dataset, dataset.label_names, ()
+        return read_dataset(reference)
     above = [*reference.absolute().parents][:2] if reference.is_file() else [reference, reference.absolute().parent]
     for folder in above:
         if not (folder / DESCRIPTION).is_file():
             continue
         try:
-            dataset = read_dataset(folder)
-            return dataset, dataset.label_names, ()
+            return read_dataset(folder)
         except UsageError as error:  # the labels are good without scans
-            note = f"{one_line(error)}; scans and annotations were not taken from it"
-            return None, described_labels(folder), (note,)
-    return None, {}, ()
+            take_note(f"{one_line(error)}; scans and annotations were not taken from it")
+            return Dataset(folder, (), described_labels(folder))
+    return Dataset(reference, ())
 
 
 def _some(files: dict[Key, Path]) -> str:
-    names = sorted(path.name for path in files.values())
-    return ", ".join(names[:MAX_NAMES_IN_ERROR]) + (", …" if len(names) > MAX_NAMES_IN_ERROR else "")
+    return some(sorted(path.name for path in files.values()), MAX_NAMES_IN_ERROR)

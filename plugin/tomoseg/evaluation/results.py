@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from tomoseg.core.json_files import write_json
+from tomoseg.core.json_records import to_json
 from tomoseg.core.tables import write_csv
 from tomoseg.core.version import __version__
 from tomoseg.evaluation.bootstrap import CONFIDENCE_LEVEL, RESAMPLES, SEED
 from tomoseg.evaluation.case import CaseScores, LabelScores, scores_of
 from tomoseg.evaluation.config import EvaluationConfig
 from tomoseg.evaluation.metrics import METRICS
-from tomoseg.evaluation.summary import PRESENCE, Estimate, LabelSummary
+from tomoseg.evaluation.summary import PRESENCE, LabelSummary
 from tomoseg.report.environment import installed_packages, utc_now
 
-METRIC_PACKAGES = ("edt", "nibabel", "numpy", "scipy", "SimpleITK")  # those that compute
+METRIC_PACKAGES = ("nibabel", "numpy", "scipy", "SimpleITK")  # those that compute
 CASE_COLUMNS = (
     "case", "label", "name", *(metric.key for metric in METRICS), "predicted_ml", "reference_ml",
     "voxels_both", "voxels_predicted_only", "voxels_reference_only", "prediction", "reference",
@@ -66,23 +67,25 @@ class Evaluation:
         """Return the scores of a case: of each label that is summarised, even if it has none of it."""
         return list(filter(None, scores_of(case, (one.label for one in self.summaries if one.label))))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Any:
         """Return it for JSON: null for undefined values, "inf" for infinite distances."""
-        return {
-            "tomoseg": __version__,
-            "python": platform.python_version(),
-            "packages": installed_packages(METRIC_PACKAGES),
-            "predictions": str(self.predictions),
-            "references": str(self.references),
-            "started": self.started,
-            "finished": self.finished or utc_now(),
-            "config": self.config.as_json(),
-            "bootstrap": BOOTSTRAP,
-            "notes": list(self.notes),
-            "counts": {"done": len(self.done), "failed": len(self.failed), "left_out": self.left_out},
-            "labels": _plain([_summary(one) for one in self.summaries]),
-            "cases": _plain([self._case(case) for case in self.cases]),
-        }
+        return to_json(
+            {
+                "tomoseg": __version__,
+                "python": platform.python_version(),
+                "packages": installed_packages(METRIC_PACKAGES),
+                "predictions": self.predictions,
+                "references": self.references,
+                "started": self.started,
+                "finished": self.finished or utc_now(),
+                "config": self.config,
+                "bootstrap": BOOTSTRAP,
+                "notes": self.notes,
+                "counts": {"done": len(self.done), "failed": len(self.failed), "left_out": self.left_out},
+                "labels": list(map(_summary, self.summaries)),
+                "cases": list(map(self._case, self.cases)),
+            }
+        )
 
     def save(self, path: Path) -> None:
         """Write all of it as JSON, atomically.
@@ -114,71 +117,40 @@ class Evaluation:
         write_csv(path, SUMMARY_COLUMNS, (row for one in self.summaries for row in _summary_rows(one)))
 
     def _row(self, case: CaseScores, one: LabelScores) -> tuple[object, ...]:
-        overlap = one.overlap
-        return (
-            case.name, one.label, self.config.name(one.label), *(_cell(metric.of(one)) for metric in METRICS),
-            _cell(one.predicted_ml), _cell(one.reference_ml),
-            overlap.both, overlap.predicted_only, overlap.reference_only, case.prediction, case.reference,
-        )  # fmt: skip
+        voxels = one.overlap.both, one.overlap.predicted_only, one.overlap.reference_only
+        return (case.name, *map(_cell, self._label(one).values()), *voxels, case.prediction, case.reference)
+
+    def _label(self, one: LabelScores) -> dict[str, Any]:
+        measured = {metric.key: metric.of(one) for metric in METRICS}
+        volumes = {"predicted_ml": one.predicted_ml, "reference_ml": one.reference_ml}
+        return {"label": one.label, "name": self.config.name(one.label), **measured, **volumes}
 
     def _case(self, case: CaseScores) -> dict[str, Any]:
-        return {
-            "name": case.name,
-            "status": case.status,
-            "reason": case.reason,
-            "notes": list(case.notes),
-            "prediction": None if case.prediction is None else str(case.prediction),
-            "reference": None if case.reference is None else str(case.reference),
-            "annotated": None if case.annotated is None else sorted(case.annotated),
-            "seconds": round(case.seconds, 4),
-            "labels": [
-                {
-                    "label": one.label,
-                    "name": self.config.name(one.label),
-                    **{metric.key: metric.of(one) for metric in METRICS},
-                    "predicted_ml": one.predicted_ml,
-                    "reference_ml": one.reference_ml,
-                    "voxels": asdict(one.overlap),
-                }
-                for one in self.scores(case)
-            ],
-        }
+        known = {key: value for key, value in vars(case).items() if key not in ("absent", "image")}
+        labels = [{**self._label(one), "voxels": one.overlap} for one in self.scores(case)]
+        return {**known, "seconds": round(case.seconds, 4), "labels": labels}
 
 
 def _summary(one: LabelSummary) -> dict[str, Any]:
-    content = asdict(one)
-    content["metrics"] = {key: _metric(**found) for key, found in content["metrics"].items()}
-    content["bland_altman"] = content.pop("agreement")
+    content = {**asdict(one), "bland_altman": one.agreement and asdict(one.agreement)}
+    for found in content["metrics"].values():
+        low_and_high = found["mean"]
+        found |= {"mean": low_and_high.pop("value"), **low_and_high}
     return content
-
-
-def _metric(mean: dict[str, float], **others: float) -> dict[str, float]:
-    return {"mean": mean.pop("value"), **mean, **others}
 
 
 def _summary_rows(one: LabelSummary) -> Iterator[tuple[object, ...]]:
     for key, found in one.metrics.items():
-        mean = found.mean
-        numbers = (_cell(value) for value in (mean.value, mean.low, mean.high, found.sd, found.median))
-        yield (one.label, one.name, key, *numbers, found.cases, found.infinite, found.undefined)
+        mean, *rest = vars(found).values()
+        yield (one.label, one.name, key, *map(_cell, (*vars(mean).values(), *rest)))
     presence = one.presence
     counted = presence.both + presence.predicted_only + presence.reference_only + presence.neither
     for key in PRESENCE:
-        estimate: Estimate = getattr(presence, key)
-        numbers = (_cell(value) for value in (estimate.value, estimate.low, estimate.high))
+        numbers = map(_cell, vars(getattr(presence, key)).values())
         yield (one.label, one.name, f"presence_{key}", *numbers, "", "", counted, 0, 0)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: null for NaN, "inf" for an infinite number."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return list(map(_plain, value))
-    if not isinstance(value, float) or math.isfinite(value):
+def _cell(value: object) -> object:
+    if not isinstance(value, float):
         return value
-    return None if math.isnan(value) else "inf"
-
-
-def _cell(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.9g}"

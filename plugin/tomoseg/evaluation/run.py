@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 
 from tomoseg.bundle.metadata import Bundle
@@ -104,7 +104,6 @@ def _compare(ours: Path, theirs: Path, options: EvaluationOptions, threads: int,
     started = utc_now()
     with collect_notes() as notes:
         found = match_cases(ours, theirs)
-    found = replace(found, notes=(*notes, *found.notes))
     asked = parse_labels(options.names) if isinstance(options.names, str) else options.names
     names = found.label_names if asked is None else asked
     values = (
@@ -126,7 +125,7 @@ def _compare(ours: Path, theirs: Path, options: EvaluationOptions, threads: int,
         lonely.append(CaseScores(case_name(path), path, None, "failed", reason))
     total = len(pairs) + len(lonely)
     cases = []
-    for case in (*_score(pairs, config, threads), *lonely):
+    for case in chain(_score(pairs, config, threads), lonely):
         cases.append(case)
         if on_case is not None:
             on_case(case, total)
@@ -136,7 +135,7 @@ def _compare(ours: Path, theirs: Path, options: EvaluationOptions, threads: int,
         config=config,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         summaries=tuple(summarise(cases, config)),
-        notes=(*found.notes, *_tell_renumbered(names, found.label_names, values.as_dict()), *_tell_apart(cases)),
+        notes=(*notes, *_tell_renumbered(names, found.label_names, values.values), *_tell_apart(cases)),
         left_out=len(found.lonely_references) if options.only_predicted else 0,
         started=started,
         finished=utc_now(),
@@ -170,9 +169,6 @@ def save_evaluation(
 
 def _score(pairs: Sequence[CasePair], config: EvaluationConfig, threads: int) -> Iterator[CaseScores]:
     """Yield the scores of each pair, in order."""
-    if threads == 1:
-        yield from (score_case(pair, config) for pair in pairs)
-        return
     limits = current_read_options()
     with ThreadPoolExecutor(threads, "tomoseg-evaluate", set_read_options, (limits,)) as pool:
         yield from pool.map(score_case, pairs, repeat(config))
@@ -181,7 +177,7 @@ def _score(pairs: Sequence[CasePair], config: EvaluationConfig, threads: int) ->
 def _unmistakable(planned: Mapping[int, int], names: Mapping[int, str]) -> LabelMapping:
     """Return the mapping from reference to predicted values, empty if a reference value already is a predicted one."""
     changed = {value: label for label, value in planned.items() if value != label}
-    return LabelMapping.of({} if changed.keys() & (names.keys() | planned.keys()) else changed)
+    return LabelMapping({} if changed.keys() & (names.keys() | planned.keys()) else changed)
 
 
 def _tell_apart(cases: Sequence[CaseScores]) -> list[str]:

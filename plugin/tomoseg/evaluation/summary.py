@@ -96,7 +96,6 @@ class LabelSummary:
         tolerance_mm: of its normalised surface distance; None for all labels.
         metrics: by key. For all labels, the mean of the labels' means, and nothing else.
         presence: of all labels, cases times labels are counted.
-        agreement: of volumes; None for all labels.
     """
 
     label: int
@@ -104,7 +103,13 @@ class LabelSummary:
     tolerance_mm: float | None
     metrics: dict[str, MetricSummary]
     presence: PresenceSummary
-    agreement: VolumeAgreement | None
+
+    @property
+    def agreement(self) -> VolumeAgreement | None:
+        """Agreement of volumes; None for all labels."""
+        error = self.metrics["volume_error_ml"]
+        bias, spread = error.mean.value, LIMITS_OF_AGREEMENT_SD * error.sd
+        return VolumeAgreement(bias, bias - spread, bias + spread) if self.label else None
 
 
 def summarise(cases: Sequence[CaseScores], config: EvaluationConfig) -> list[LabelSummary]:
@@ -141,7 +146,6 @@ def summarise(cases: Sequence[CaseScores], config: EvaluationConfig) -> list[Lab
                 for index, metric in enumerate(METRICS)
             },
             presence=presences[place],
-            agreement=_agree(values[:, place, _VOLUME_ERROR]),
         )
         for place, label in enumerate(labels)
     ]
@@ -156,12 +160,8 @@ def summarise(cases: Sequence[CaseScores], config: EvaluationConfig) -> list[Lab
             for index, metric in enumerate(METRICS)
         },
         presence=presences[-1],
-        agreement=None,
     )
     return [*summaries, together]
-
-
-_VOLUME_ERROR = [metric.key for metric in METRICS].index("volume_error_ml")
 
 
 def _presence(scores: LabelScores | None) -> tuple[int, int, int, int]:
@@ -172,12 +172,15 @@ def _presence(scores: LabelScores | None) -> tuple[int, int, int, int]:
     return int(ours and theirs), int(ours and not theirs), int(theirs and not ours), int(not ours and not theirs)
 
 
+def _estimate(values: NDArray[np.float64], draws: NDArray[np.float64], several: bool) -> Estimate:
+    """Return a mean; one value has no interval, nor has a mean of such."""
+    return Estimate(float(values.mean()) if values.size else math.nan, *(interval(draws) if several else ()))
+
+
 def _summarise(values: NDArray[np.float64], draws: NDArray[np.float64]) -> MetricSummary:
-    finite = values[np.isfinite(values)]
-    defined = values[~np.isnan(values)]
-    low, high = interval(draws) if finite.size > 1 else (math.nan, math.nan)
+    finite, defined = values[np.isfinite(values)], values[~np.isnan(values)]
     return MetricSummary(
-        mean=Estimate(float(finite.mean()) if finite.size else math.nan, low, high),
+        mean=_estimate(finite, draws, finite.size > 1),
         sd=float(finite.std(ddof=1)) if finite.size > 1 else math.nan,
         median=float(np.median(defined)) if defined.size else math.nan,
         cases=finite.size,
@@ -191,10 +194,9 @@ def _mean_of_means(parts: Sequence[MetricSummary], draws: NDArray[np.float64]) -
     means = means[~np.isnan(means)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a draw in which no label is defined
-        several = any(part.cases > 1 for part in parts)  # one value has no interval, nor has a mean of such
-        low, high = interval(np.nanmean(draws, axis=1)) if several else (math.nan, math.nan)
+        draws = np.nanmean(draws, axis=1)
     return MetricSummary(
-        mean=Estimate(float(means.mean()) if means.size else math.nan, low, high),
+        mean=_estimate(means, draws, any(part.cases > 1 for part in parts)),
         sd=math.nan,
         median=math.nan,
         cases=sum(part.cases for part in parts),
@@ -218,21 +220,10 @@ def _summarise_presence(counts: NDArray[np.float64]) -> list[PresenceSummary]:
     )
     cases, labels = counts.shape[:2]
     draws = resample(numerators.reshape(cases, -1), denominators.reshape(cases, -1)).reshape(-1, labels, len(PRESENCE))
+    with np.errstate(invalid="ignore"):
+        shares = numerators.sum(axis=0) / denominators.sum(axis=0)
     summaries = []
-    for place in range(labels):
-        estimates = []
-        for index in range(len(PRESENCE)):
-            below = denominators[:, place, index].sum()
-            value = float(numerators[:, place, index].sum() / below) if below else math.nan
-            low, high = interval(draws[:, place, index]) if below and cases > 1 else (math.nan, math.nan)
-            estimates.append(Estimate(value, low, high))
-        first, second, third, fourth = (int(total) for total in counts[:, place].sum(axis=0))
-        summaries.append(PresenceSummary(first, second, third, fourth, *estimates))
+    for place, totals in enumerate(counts.sum(axis=0).astype(int).tolist()):
+        estimates = (_estimate(shares[place, [n]], draws[:, place, n], cases > 1) for n in range(len(PRESENCE)))
+        summaries.append(PresenceSummary(*totals, *estimates))
     return summaries
-
-
-def _agree(differences: NDArray[np.float64]) -> VolumeAgreement:
-    finite = differences[np.isfinite(differences)]
-    bias = float(finite.mean()) if finite.size else math.nan
-    spread = LIMITS_OF_AGREEMENT_SD * float(finite.std(ddof=1)) if finite.size > 1 else math.nan
-    return VolumeAgreement(bias, bias - spread, bias + spread)

@@ -19,10 +19,6 @@ from scipy.spatial import KDTree
 HAUSDORFF_PERCENTILE = 95
 REACH_VOXELS = 2  # nearly all distances of a good segmentation end within
 POINTS_PER_LEAF = 32  # points; a tree that is asked once is best not built to the end
-# Measured on one core: a distance transform takes 40 ns for each voxel of the box, a tree 2 to 8 µs to look up a point
-# that is far from the other surface.
-VOXELS_PER_POINT = 50
-MAX_SHEAR_COSINE = 1e-5  # cosine between two axes; below it, 300 mm are wrong by no more than rounding
 ROUNDING_MM = 1e-4  # by which a distance may exceed the tolerance: 2.1 mm in steps of 0.7 mm are 2.1 mm
 
 
@@ -97,14 +93,10 @@ def score_surfaces(
 def find_surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the voxels of a mask (I, J, K) that have a face in common with the outside."""
     padded = np.pad(mask, 1)
-    inner = mask.copy()
-    for axis in range(3):
-        for shifted in (slice(None, -2), slice(2, None)):
-            window = [slice(1, -1)] * 3
-            window[axis] = shifted
-            inner &= padded[tuple(window)]
-    surface: NDArray[np.bool_] = mask ^ inner
-    return surface
+    inner = padded.copy()
+    for axis, step in product(range(3), (1, -1)):
+        inner &= np.roll(padded, step, axis)
+    return np.asarray(mask & ~inner[1:-1, 1:-1, 1:-1])
 
 
 def measure_distances(
@@ -113,8 +105,7 @@ def measure_distances(
     """Measure how far each surface voxel of one mask lies from the surface of the other.
 
     The neighbours of each voxel are looked at first, the nearest first. What has none within a few voxels is looked up
-    in a distance transform of the box (`edt`); or in a search tree, if the box is large and such
-    voxels are few, or its axes are not at right angles. All three are exact.
+    in a search tree. Both are exact.
 
     Args:
         prediction: (I, J, K), not empty.
@@ -141,8 +132,8 @@ def _measure(source: NDArray[np.bool_], target: NDArray[np.bool_], axes: NDArray
             left, places = left[~found], places[~found]
             if not left.size:
                 return distances
-    transform = target.size <= VOXELS_PER_POINT * left.size and _at_right_angles(axes)
-    distances[left] = (_transform if transform else _search)(places, target, axes)
+    tree = KDTree(np.argwhere(target) @ axes.T, leafsize=POINTS_PER_LEAF, compact_nodes=False, balanced_tree=False)
+    distances[left] = tree.query(np.stack(np.unravel_index(places, target.shape), axis=1) @ axes.T)[0]
     return distances
 
 
@@ -159,24 +150,3 @@ def _neighbours(axes: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] < (REACH_VOXELS + 1) * planes.min()]
     return steps[order], lengths[order]
-
-
-def _at_right_angles(axes: NDArray[np.float64]) -> bool:
-    unit = axes / np.linalg.norm(axes, axis=0)
-    return bool(np.abs(unit.T @ unit - np.eye(3)).max() < MAX_SHEAR_COSINE)
-
-
-def _transform(places: NDArray[np.intp], target: NDArray[np.bool_], axes: NDArray[np.float64]) -> NDArray[np.floating]:
-    """Return the distances of some voxels, as indices into the flattened box."""
-    import edt
-
-    spacing = tuple(np.linalg.norm(axes, axis=0).tolist())
-    distances: NDArray[np.float32] = edt.edt(~target, anisotropy=spacing, parallel=1).ravel()[places]
-    return distances
-
-
-def _search(places: NDArray[np.intp], target: NDArray[np.bool_], axes: NDArray[np.float64]) -> NDArray[np.floating]:
-    """Return the same as `_transform`."""
-    tree = KDTree(np.argwhere(target) @ axes.T, leafsize=POINTS_PER_LEAF, compact_nodes=False, balanced_tree=False)
-    found: NDArray[np.float64] = tree.query(np.stack(np.unravel_index(places, target.shape), axis=1) @ axes.T)[0]
-    return found

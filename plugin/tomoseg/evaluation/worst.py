@@ -22,7 +22,7 @@ from tomoseg.evaluation.case import CaseScores, LabelScores
 from tomoseg.evaluation.label_map import read_prediction, read_reference
 from tomoseg.evaluation.results import Evaluation
 from tomoseg.report.html.pictures import embed
-from tomoseg.report.preview import save_comparison
+from tomoseg.report.preview import save_preview
 
 MARGIN_MM = 25.0  # of the scan around the labels
 MAX_SHIFT_VOXELS = 0.5  # by which a scan may lie beside its labels: it is only looked at
@@ -100,12 +100,10 @@ def _draw(path: Path, evaluation: Evaluation, case: CaseScores, scores: LabelSco
     rows = {"reference": reference.labels, "prediction": prediction.labels}
     box = _frame(list(rows.values()), reference.grid)
     rows = {name: labels[box] for name, labels in rows.items()}
-    affine = reference.grid.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ [side.start for side in box]
     centre = _where_wrong(rows["prediction"] == scores.label, rows["reference"] == scores.label)
     values = sorted({one.label for one in case.labels})
     table = [Label(value, evaluation.config.name(value), default_colour(value)) for value in values]
-    save_comparison(path, scan[box], rows, Grid(scan[box].shape, affine), table, centre)
+    save_preview(path, scan[box], rows, reference.grid.part(box), table, centre)
     return True
 
 

@@ -17,7 +17,7 @@ from tomoseg.core.version import __version__
 from tomoseg.label_app.activelearning.acquisition_scores import KINDS
 from tomoseg.label_app.activelearning.scoring import ImageScoring
 from tomoseg.label_app.activelearning.strategies import make_strategies
-from tomoseg.label_app.clicks.clicks import BACKGROUND
+from tomoseg.label_app.clicks.correction import BACKGROUND
 from tomoseg.label_app.datastore.dicom_studies import DicomStudies, connect
 from tomoseg.label_app.datastore.local_studies import LocalStudies
 from tomoseg.label_app.folder import FOLLOW_LINKS, LabelApp, load_bundles

@@ -78,7 +78,7 @@ class ServedLabels:
             labels = result.labels
         else:
             numbers = {value: label.value for value, label in served.items()}
-            labels = LabelMapping.of(numbers, keep_others=False).apply(result.labels)
+            labels = LabelMapping(numbers, keep_others=False).apply(result.labels)
         table = {label.value: label for label in (*self.table, *served.values())}
         return replace(result, labels=labels, label_table=tuple(label for _, label in sorted(table.items())))
 

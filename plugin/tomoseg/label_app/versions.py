@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoseg.core.errors import BundleError, OutputError, UsageError, errors_as
 from tomoseg.core.files import atomic_file, sha256, staging_folder
-from tomoseg.core.json_files import SCHEMA_VERSION, read_json, write_json
+from tomoseg.core.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -100,8 +100,7 @@ class WeightsVersions:
                 torch.save(state, temporary)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             known = {"created": now, "from_version": parent, "sha256": sha256(checkpoint), **facts}
-            content = json.dumps({"schema_version": SCHEMA_VERSION, **known}, indent=2)
-            (whole / "version.json").write_text(content + "\n", encoding="utf-8")
+            write_json(whole / "version.json", known)
             number = self._take_number(whole)
         self._use(number)
         return self.version(number)
@@ -137,3 +136,38 @@ class WeightsVersions:
 
     def _use(self, number: int) -> None:
         write_json(self.folder / CURRENT, {"version": number})
+
+
+@dataclass(frozen=True)
+class AcquisitionScores:
+    """The scores of all images under one version of a bundle's weights.
+
+    They are in a file of their own, for MONAI Label's record of the studies is written by several processes, and loses
+    what one of them adds in between.
+
+    Attributes:
+        path: a JSON file; it need not be there yet.
+        weights: SHA-256 of the weights; scores of others are not read.
+    """
+
+    path: Path
+    weights: str
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Return the scores by image id."""
+        try:
+            content = read_json(self.path)
+            found: dict[str, dict[str, Any]] = content["images"] if content["weights"] == self.weights else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return found
+
+    def add(self, image_id: str, values: Mapping[str, Any]) -> None:
+        """Add scores of an image.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        images = self.read()
+        images[image_id] = {**images.get(image_id, {}), **values}
+        write_json(self.path, {"weights": self.weights, "images": images})

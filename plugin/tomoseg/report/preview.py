@@ -23,9 +23,10 @@ PLANES = (
 def save_preview(
     path: Path,
     image: NDArray[np.float32],
-    labels: NDArray[Any],
+    rows: Mapping[str, NDArray[Any]],
     grid: Grid,
     label_table: Sequence[Label],
+    centre: Sequence[int] | None = None,
     title: str = "",
 ) -> None:
     """Draw an axial, a coronal and a sagittal slice with the labels over them, and write a PNG, atomically.
@@ -36,36 +37,14 @@ def save_preview(
     Args:
         path: ends in .png.
         image: (I, J, K) intensities.
-        labels: (I, J, K) label values.
-        grid: the grid of both.
+        rows: label maps (I, J, K) by their titles; the same slices are drawn for each, one row below the other.
+        grid: the grid of all.
         label_table: names and colours.
+        centre: the voxel (i, j, k) that the slices run through; None for one of the first map's largest label.
         title: stands above the planes.
 
     Raises:
         OutputError: the picture cannot be written.
-    """
-    save_comparison(path, image, {"": labels}, grid, label_table, title=title)
-
-
-def save_comparison(
-    path: Path,
-    image: NDArray[np.float32],
-    rows: Mapping[str, NDArray[Any]],
-    grid: Grid,
-    label_table: Sequence[Label],
-    centre: Sequence[int] | None = None,
-    title: str = "",
-) -> None:
-    """Draw the same three slices once for each of several label maps, one below the other; else as `save_preview`.
-
-    Args:
-        path: as there.
-        image: as there.
-        rows: label maps (I, J, K) by their titles.
-        grid: as there.
-        label_table: as there.
-        centre: the voxel (i, j, k) that the slices run through; None for one of the first map's largest label.
-        title: as there.
     """
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure

@@ -27,8 +27,8 @@ class DiceMeter:
 
     def __init__(self, bundle: Bundle, dataset: Dataset) -> None:
         self.labels = bundle.labels
-        sources = tuple(bundle.dataset_values.get(value, value) for value in self.labels)
-        self._mapping = LabelMapping(sources, tuple(self.labels), keep_others=False)
+        sources = {bundle.dataset_values.get(value, value): value for value in self.labels}
+        self._mapping = LabelMapping(sources, keep_others=False)
         self._names = {self._mapping.value(value): name for value, name in trainable_labels(dataset).items()}
         self._ignored = find_ignored(dataset.label_names)
 

@@ -16,7 +16,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from pydicom.valuerep import validate_value
 from skimage.draw import polygon2mask
 
-from support.dicom_results import rasterise, read_back
+from support.dicom_results import label_map, rasterise, read_back
 from support.dicoms import DIRECTIONS, make_series
 from support.disk import full_disk
 from tomoseg import Grid, TomosegError
@@ -48,7 +48,7 @@ def random_labels(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> NDArray[np.u
 
 
 def write(path: Path, labels: NDArray[Any], series: DicomSeries, grid: Grid) -> Dataset:
-    write_rtstruct(path, labels, grid, series, TABLE, "hippocampus", "1.2.0")
+    write_rtstruct(path, label_map(labels, series, TABLE, "hippocampus", "1.2.0", grid))
     return dcmread(path)
 
 
@@ -272,7 +272,7 @@ def test_patients_are_copied_as_they_stand_and_told_nowhere(tmp_path: Path) -> N
         )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        write_rtstruct(tmp_path / "a.dcm", random_labels(), grid, series, TABLE, "a", "1")
+        write_rtstruct(tmp_path / "a.dcm", label_map(random_labels(), series, TABLE, "a", "1", grid))
     with pydicom.config.disable_value_validation():
         dataset = dcmread(tmp_path / "a.dcm")
         assert dataset.PatientName == secret
@@ -280,7 +280,7 @@ def test_patients_are_copied_as_they_stand_and_told_nowhere(tmp_path: Path) -> N
         assert dataset.StructureSetROISequence[1].ROIName == TABLE[1].name
     for name, labels in (("a.nii", random_labels()), ("b.dcm", random_labels() + 7)):
         with pytest.raises(TomosegError) as caught:
-            write_rtstruct(tmp_path / name, labels, grid, series, TABLE, "a", "1")
+            write_rtstruct(tmp_path / name, label_map(labels, series, TABLE, "a", "1", grid))
         assert "secret" not in str(caught.value).lower()
 
 
@@ -302,11 +302,11 @@ def test_what_cannot_be_written_is_told_in_one_line(
     ]
     for name, array, where, expected in faults:
         with pytest.raises(TomosegError, match=expected) as caught:
-            write_rtstruct(tmp_path / name, array, where, series, TABLE, "a", "1")
+            write_rtstruct(tmp_path / name, label_map(array, series, TABLE, "a", "1", where))
         assert str(caught.value).startswith(f"{tmp_path / name}: ")
         assert "\n" not in str(caught.value)
     with full_disk(3000), pytest.raises(TomosegError, match=r"cannot be written: .*too large"):
-        write_rtstruct(tmp_path / "a.dcm", labels, grid, series, TABLE, "a", "1")
+        write_rtstruct(tmp_path / "a.dcm", label_map(labels, series, TABLE, "a", "1", grid))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from support.dicom_results import label_map
 from support.dicoms import make_series
 from tomoseg import Grid, TomosegError
 from tomoseg.data.dicom import seg_reader
@@ -35,7 +36,7 @@ def some_labels() -> np.ndarray:
 def test_what_was_written_is_read_back(codes: str | None, kind: str, labelmap: bool, tmp_path: Path) -> None:
     labels = some_labels()
     series, grid = make_series(tmp_path / "ct", SHAPE, kind)
-    write_dicom_seg(tmp_path / "x_seg.dcm", labels, series, TABLE, "test", "1", labelmap)
+    write_dicom_seg(tmp_path / "x_seg.dcm", label_map(labels, series, TABLE, "test", "1"), labelmap)
     assert is_segmentation(tmp_path / "x_seg.dcm")
     image = nib.Nifti1Image(labels, grid.affine)
     if codes is not None:
@@ -47,7 +48,7 @@ def test_what_was_written_is_read_back(codes: str | None, kind: str, labelmap: b
 def test_a_grid_that_does_not_fit_is_told(tmp_path: Path) -> None:
     series, grid = make_series(tmp_path / "ct", SHAPE)
     path = tmp_path / "x_seg.dcm"
-    write_dicom_seg(path, some_labels(), series, TABLE, "test", "1")
+    write_dicom_seg(path, label_map(some_labels(), series, TABLE, "test", "1"))
     half = grid.affine.copy()
     half[:3, 3] += 0.4 * half[:3, 0]
     with pytest.raises(TomosegError, match=r"x_seg\.dcm: expected pixels on the grid of the reference"):
@@ -61,7 +62,7 @@ def test_labels_that_overlap_are_told(tmp_path: Path) -> None:
     path = tmp_path / "x_seg.dcm"
     stack = np.stack([some_labels() > 0, some_labels() > 1, some_labels() > 5]).astype(np.uint8)
     table = tuple(Label(value, f"{value}", default_colour(value)) for value in (1, 2, 3))
-    write_dicom_seg(path, stack, series, table, "test", "1")
+    write_dicom_seg(path, label_map(stack, series, table, "test", "1"))
     with pytest.raises(TomosegError, match=r"x_seg\.dcm: cannot be read as labels that do not overlap"):
         read_segmentation(path, grid, {})
 

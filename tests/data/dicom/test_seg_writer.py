@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
 from support.bundles import SHARED
-from support.dicom_results import LABEL_MAP, read_by_hand, read_labels
+from support.dicom_results import LABEL_MAP, label_map, read_by_hand, read_labels
 from support.dicoms import DIRECTIONS, make_series
 from support.disk import full_disk
 from support.slices import read_slices
@@ -49,7 +49,7 @@ def random_labels(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> NDArray[np.u
 
 
 def write(path: Path, labels: NDArray[Any], series: DicomSeries, labelmap: bool = False, table: Any = TABLE) -> Dataset:
-    write_dicom_seg(path, labels, series, table, "hippocampus", "1.2.0", labelmap)
+    write_dicom_seg(path, label_map(labels, series, table, "hippocampus", "1.2.0"), labelmap)
     return dcmread(path)
 
 
@@ -305,7 +305,7 @@ def test_patients_are_copied_as_they_stand_and_told_nowhere(tmp_path: Path) -> N
         )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        write_dicom_seg(tmp_path / "a.dcm", random_labels(), series, TABLE, "a", "1")
+        write_dicom_seg(tmp_path / "a.dcm", label_map(random_labels(), series, TABLE, "a", "1"))
     with pydicom.config.disable_value_validation():
         dataset = dcmread(tmp_path / "a.dcm")
         assert dataset.PatientName == secret
@@ -313,7 +313,7 @@ def test_patients_are_copied_as_they_stand_and_told_nowhere(tmp_path: Path) -> N
         assert dataset.SegmentSequence[1].SegmentLabel == TABLE[1].name
     for name, labels in (("a.nii", random_labels()), ("b.dcm", random_labels() + 7)):
         with pytest.raises(TomosegError) as caught:
-            write_dicom_seg(tmp_path / name, labels, series, TABLE, "a", "1")
+            write_dicom_seg(tmp_path / name, label_map(labels, series, TABLE, "a", "1"))
         assert "secret" not in str(caught.value).lower()
 
 

@@ -22,10 +22,11 @@ from support.stored import GRID, SHAPE, noise, save
 from support.strategies import grids
 from tomoseg import Grid, read_volume
 from tomoseg.core.errors import UsageError
+from tomoseg.data.geometry import MAX_ROUNDING_VOXELS
 from tomoseg.data.inspection.inspection_report import InspectionReport, inspect
-from tomoseg.data.inspection.scan import MAX_ROUNDING_VOXELS, compare_grids
+from tomoseg.data.inspection.scan import compare_grids
 from tomoseg.data.inspection.tables import list_errors, list_notes, tabulate
-from tomoseg.data.inspection.voxels import count_voxels, value_warnings
+from tomoseg.data.inspection.voxels import count_voxels
 from tomoseg.data.nifti import write_label_map
 
 SLOW_SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -65,13 +66,13 @@ def test_a_label_map_beside_its_scan_is_told_in_mm(grid: Grid, shift: float, axi
     problem, note = compare_grids(grid, Grid(grid.shape, moved))
     limit = MAX_ROUNDING_VOXELS * min(grid.spacing)
     if shift_mm > limit + 1e-9:
-        assert problem.startswith(f"label map and scan lie up to {shift_mm:.3g} mm apart; resample the label map")
+        assert problem[0].startswith(f"label map and scan lie up to {shift_mm:.3g} mm apart; resample the label map")
     elif shift_mm < limit - 1e-9:
-        assert problem == ""
+        assert problem == ()
         assert bool(note) == (shift_mm > 1e-3) or abs(shift_mm - 1e-3) < 1e-9
-    assert compare_grids(grid, grid) == ("", "")
+    assert compare_grids(grid, grid) == ((), ())
     more = Grid((grid.shape[0] + 1, *grid.shape[1:]), grid.affine)
-    assert "label map of " in compare_grids(grid, more)[0]
+    assert "label map of " in compare_grids(grid, more)[0][0]
 
 
 def phantom() -> np.ndarray:
@@ -96,7 +97,7 @@ def phantom() -> np.ndarray:
     ],
 )
 def test_values_that_are_no_hounsfield_units_are_doubted(change: Any, doubt: str | None) -> None:
-    found = value_warnings(count_voxels(change(phantom()).astype(np.float32), (1, 1, 1)))
+    found = count_voxels(change(phantom()).astype(np.float32), (1, 1, 1)).hounsfield
     assert found is None if doubt is None else found is not None and doubt in found
 
 
@@ -247,12 +248,12 @@ def test_every_series_is_a_row_and_no_name_of_a_patient_is_told(tmp_path: Path) 
     write_enhanced(tmp_path / "study/deeper/c.dcm", noise(seed=3), GRID)
     paths[3].unlink()
     report = inspect([tmp_path], voxels=True)
-    rows = {scan.series: scan for scan in report.scans}
+    rows = {scan.series.uid: scan for scan in report.scans if scan.series}
     assert len(rows) == len(report.scans) == 3
     assert rows[first].readable
     assert rows[first].modality == "CT"
     assert rows[first].voxels is not None
-    assert (rows[second].modality, rows[second].description, rows[second].images) == ("MR", "T1", 7)
+    assert (rows[second].modality, str(rows[second].series)) == ("MR", f"{second} (MR, 7 images, T1)")
     assert not rows[second].readable
     assert rows[second].errors[0].startswith("1 slice is missing")
     reported = json.dumps(report.as_json()) + str(tabulate(report)) + str(list_errors(report)) + str(list_notes(report))
@@ -266,7 +267,7 @@ def test_a_series_that_is_copied_under_another_uid_is_told(tmp_path: Path) -> No
         write_series(tmp_path, noise(), GRID, names=[f"{name}{k}" for k in range(8)])
     first, second = inspect([tmp_path], voxels=True).scans
     assert [line for line in second.notes if "same voxels" in line] == [
-        f"has the same voxels as {tmp_path} (series {first.series})"
+        f"has the same voxels as {tmp_path} (series {first.series and first.series.uid})"
     ]
 
 

@@ -58,7 +58,8 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
         MissingPackageError: Ray is not installed.
         UsageError: there is no cluster at the address, or it is of another version.
     """
-    ray = _import_ray()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # statistics that Ray sends home
+    ray = import_package("ray", "ray", "ray")
     if ray.is_initialized():
         yield ray
         return
@@ -69,8 +70,8 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
                 gpus = 0 if device == "cpu" else torch.cuda.device_count()
                 room = {"num_cpus": usable_threads(), "num_gpus": gpus, "object_store_memory": OBJECT_STORE_BYTES}
                 folder = places.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
-                with _at_home(ray):
-                    _init(ray, address="local", include_dashboard=False, _temp_dir=folder, **room)
+                _stay_at_home(ray, places)
+                _init(ray, address="local", include_dashboard=False, _temp_dir=folder, **room)
             else:
                 _require_reachable(address)
                 _init(ray, address=address)
@@ -83,9 +84,10 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
         # Ray sends its token to no address by default
         advice = "; if it wants a token, set RAY_AUTH_MODE=token" if address else ""
         raise UsageError(f"{where}: {_reason(error)}{advice}") from error
+    # no option of Ray's keeps it from printing a page on standard output for each worker that dies
+    _set(ray._private.worker, "print_to_stdstream", lambda *_, **__: None, places)
     try:
-        with _without_advice(ray):
-            yield ray
+        yield ray
     finally:
         ray.shutdown()
         places.close()
@@ -141,38 +143,19 @@ def machines_of(ray: Any) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _import_ray() -> Any:
-    """Import Ray without the statistics that it sends home."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    return import_package("ray", "ray", "ray")
-
-
-@contextmanager
-def _at_home(ray: Any) -> Iterator[None]:
-    """Let what Ray starts in here listen at 127.0.0.1 only, as it does on systems whose firewalls ask about ports.
+def _stay_at_home(ray: Any, places: ExitStack) -> None:
+    """Let what Ray starts listen at 127.0.0.1 only, as it does on systems whose firewalls ask about ports.
 
     Otherwise a dozen ports are open to the network, and there is no option against it.
     """
-    constants, name = ray._private.ray_constants, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
-    os.environ[name] = "0"  # for its processes
-    try:
-        yield
-    finally:
-        constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[name]
+    _set(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False, places)
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # for its processes
+    places.callback(os.environ.pop, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
 
 
-@contextmanager
-def _without_advice(ray: Any) -> Iterator[None]:
-    """Keep Ray from printing a page on standard output for each worker that dies; no option of its own does."""
-    home = ray._private.worker
-    printing = home.print_to_stdstream
-    home.print_to_stdstream = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        home.print_to_stdstream = printing
+def _set(home: Any, name: str, value: object, until: ExitStack) -> None:
+    until.callback(setattr, home, name, getattr(home, name))
+    setattr(home, name, value)
 
 
 def _init(ray: Any, **options: Any) -> None:

@@ -104,18 +104,21 @@ class Source:
         return (Reference(*file, tuple(sorted(found))) for file, found in frames.items())
 
 
-def read_source(path: Path, series: DicomSeries, shape: Sequence[int]) -> Source:
+def read_source(path: Path, series: DicomSeries | None, shape: Sequence[int]) -> Source:
     """Read the headers of a series again, for a result.
 
     Args:
         path: of the result.
-        series: what the scan was read from.
+        series: what the scan was read from; None if that is no DICOM series.
         shape: of the result's labels, (I, J, K).
 
     Raises:
         VolumeError: a file of the series is gone or has changed.
-        OutputError: the result's name does not end in .dcm, or labels of this shape are not the series'.
+        OutputError: there is no series, the result's name does not end in .dcm, or labels of this shape are not the
+            series'.
     """
+    if series is None:
+        raise OutputError(f"{path}: expected a scan read from DICOM, to whose series it refers. Use nifti or nrrd")
     files: dict[Path, tuple[Dataset, list[FrameGroups]]] = {}
     planes = []
     for frame in series.frames:

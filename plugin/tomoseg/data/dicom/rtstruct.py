@@ -1,6 +1,5 @@
 """Label maps as RT Structure Sets: the outline of each label in each slice of its scan."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from tomoseg.data.dicom.reference import Reference, Source, adopt, read_source, 
 from tomoseg.data.dicom.slices import MAX_DEVIATION
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Code, Label
+from tomoseg.data.output_types import LabelMap
 from tomoseg.data.segments import Segment, find_segments, mask_of
-from tomoseg.data.volume import LPS_TO_RAS, DicomSeries
+from tomoseg.data.volume import LPS_TO_RAS
 
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # retired, and still what everybody writes for a study
 ANATOMY = ("123037004", "91723000")  # SNOMED CT's "anatomical structure", in both of its codes
@@ -30,15 +30,7 @@ CONTOUR_DATA = Tag("ContourData")
 COORDINATE_DECIMALS = 4  # of a mm; leaves a number of 16 characters eleven digits before the point
 
 
-def write_rtstruct(
-    path: Path,
-    labels: NDArray[np.unsignedinteger[Any]],
-    grid: Grid,
-    series: DicomSeries,
-    table: Sequence[Label],
-    algorithm: str,
-    version: str,
-) -> None:
+def write_rtstruct(path: Path, found: LabelMap) -> None:
     """Write a label map as an RT Structure Set of the scan's own slices, atomically.
 
     The outlines lie in the planes of the scan's images, half-way between a voxel inside and one outside: the centres
@@ -47,12 +39,7 @@ def write_rtstruct(
 
     Args:
         path: ends in .dcm.
-        labels: (I, J, K), or (label, I, J, K) of 0 and 1 where labels may overlap, numbered from 1; uint8 or uint16.
-        grid: the scan's grid.
-        series: what the scan was read from.
-        table: a label for every value; some may not occur.
-        algorithm: name of the bundle that found the labels.
-        version: of the bundle.
+        found: the labels; some of the table may not occur.
 
     Raises:
         OutputError: the name has another suffix, the labels fit neither series nor table, the grid is not that of the
@@ -60,12 +47,13 @@ def write_rtstruct(
         VolumeError: the series is no longer there.
     """
     with disable_value_validation():  # the patient's data are copied as they stand
-        source = read_source(path, series, labels.shape[-3:])
-        segments = find_segments(path, labels, grid.shape, table)
-        steps = _in_plane_steps(path, grid, source)
-        dataset = _describe(source, algorithm, version)
-        dataset.StructureSetROISequence = [_region(one.label, source, algorithm, version) for one in segments]
-        dataset.ROIContourSequence = [_outline(labels, one, source, steps) for one in segments]
+        source = read_source(path, found.series, found.labels.shape[-3:])
+        segments = find_segments(path, found.labels, found.grid.shape, found.label_table)
+        steps = _in_plane_steps(path, found.grid, source)
+        made_by = text(f"{found.algorithm} {found.version}")
+        dataset = _describe(source, found.algorithm, made_by)
+        dataset.StructureSetROISequence = [_region(one.label, source, made_by) for one in segments]
+        dataset.ROIContourSequence = [_outline(found.labels, one, source, steps) for one in segments]
         dataset.RTROIObservationsSequence = [_observe(one.label) for one in segments]
         save(dataset, path)
 
@@ -84,7 +72,7 @@ def _in_plane_steps(path: Path, grid: Grid, source: Source) -> NDArray[np.float6
     return np.asarray(affine[:3, :2])
 
 
-def _describe(source: Source, algorithm: str, version: str) -> FileDataset:
+def _describe(source: Source, algorithm: str, made_by: str) -> FileDataset:
     """Return all but the regions."""
     now = datetime.now()
     meta = FileMetaDataset()
@@ -104,9 +92,9 @@ def _describe(source: Source, algorithm: str, version: str) -> FileDataset:
     dataset.OperatorsName = None
     dataset.Manufacturer = "tomoseg"
     dataset.ManufacturerModelName = text(algorithm, default="tomoseg")
-    dataset.SoftwareVersions = [f"tomoseg {__version__}", text(f"{algorithm} {version}")]
+    dataset.SoftwareVersions = [f"tomoseg {__version__}", made_by]
     dataset.StructureSetLabel = text(algorithm, 16, "tomoseg")
-    dataset.StructureSetName = text(f"{algorithm} {version}")
+    dataset.StructureSetName = made_by
     dataset.ApprovalStatus = "UNAPPROVED"
     dataset.ReferencedFrameOfReferenceSequence = [_refer(source)]
     return dataset
@@ -125,12 +113,12 @@ def _refer(source: Source) -> Dataset:
     return reference
 
 
-def _region(label: Label, source: Source, algorithm: str, version: str) -> Dataset:
+def _region(label: Label, source: Source, made_by: str) -> Dataset:
     item = Dataset()
     item.ROINumber, item.ReferencedFrameOfReferenceUID = label.value, source.frame_of_reference
     item.ROIName = text(label.roi_name or label.name, default=f"Label {label.value}")
     item.ROIGenerationAlgorithm = "AUTOMATIC"
-    item.ROIGenerationDescription = text(f"{algorithm} {version}")
+    item.ROIGenerationDescription = made_by
     return item
 
 

@@ -20,22 +20,14 @@ from tomoseg.core.errors import OutputError, import_package
 from tomoseg.core.version import __version__
 from tomoseg.data.dicom.reference import REQUIRED_KEYWORDS, Source, adopt, read_source, save, series_number, text
 from tomoseg.data.labels import Code, Label
+from tomoseg.data.output_types import LabelMap
 from tomoseg.data.segments import find_segments
-from tomoseg.data.volume import DicomSeries
 
 # https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_7162.html
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 
 
-def write_dicom_seg(
-    path: Path,
-    labels: NDArray[np.unsignedinteger[Any]],
-    series: DicomSeries,
-    table: Sequence[Label],
-    algorithm: str,
-    version: str,
-    labelmap: bool = False,
-) -> None:
+def write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False) -> None:
     """Write a label map as a DICOM Segmentation of the scan's own slices, atomically.
 
     Each slice that holds a segment becomes a frame at the slice's own position, so that tilted and oblique series
@@ -47,11 +39,7 @@ def write_dicom_seg(
 
     Args:
         path: ends in .dcm.
-        labels: (I, J, K), or (label, I, J, K) of 0 and 1 where labels may overlap, numbered from 1; uint8 or uint16.
-        series: what the scan was read from.
-        table: a label for every value; some may not occur.
-        algorithm: name of the bundle that found the labels.
-        version: of the bundle.
+        found: the labels; some of the table may not occur.
         labelmap: one frame a slice that holds the values (Label Map Segmentation, in the standard since 2024), in place
             of one for each segment. Labels may not overlap.
 
@@ -62,17 +50,18 @@ def write_dicom_seg(
         MissingPackageError: highdicom is not installed.
     """
     highdicom = import_package("highdicom", "highdicom")
+    labels, algorithm = found.labels, found.algorithm
     if labelmap and labels.ndim == 4:
         raise OutputError(f"{path}: a label map segmentation cannot hold labels that overlap. Write a binary one")
     if labelmap and not hasattr(highdicom.seg.SegmentationTypeValues, "LABELMAP"):
         raise OutputError(f"{path}: expected a newer highdicom than {highdicom.__version__}. Write a binary one")
     with disable_value_validation():  # the patient's data are copied as they stand
-        source = read_source(path, series, labels.shape[-3:])
-        segments = find_segments(path, labels, source.shape, table)
+        source = read_source(path, found.series, labels.shape[-3:])
+        segments = find_segments(path, labels, source.shape, found.label_table)
         values = [segment.label.value for segment in segments]
         numbers = values if labelmap else list(range(1, len(values) + 1))
         labelled = zip(segments, numbers, strict=True)
-        descriptions = [_describe(one.label, number, algorithm, version) for one, number in labelled]
+        descriptions = [_describe(one.label, number, found) for one, number in labelled]
         frames = _frames(labels, values, numbers)
         slices = range(len(frames)) if frames.any() else range(1)
         dataset = highdicom.seg.Segmentation(
@@ -86,10 +75,10 @@ def write_dicom_seg(
             instance_number=1,
             manufacturer="tomoseg",
             manufacturer_model_name=text(algorithm, default="tomoseg"),
-            software_versions=(f"tomoseg {__version__}", text(f"{algorithm} {version}")),
+            software_versions=(f"tomoseg {__version__}", text(f"{algorithm} {found.version}")),
             device_serial_number="0",  # may not be empty, and a program has none
             content_label="SEGMENTATION",
-            content_description=text(f"Segmentation by {algorithm} {version}"),
+            content_description=text(f"Segmentation by {algorithm} {found.version}"),
             content_creator_name="tomoseg^",
             omit_empty_frames=bool(frames.any()),
             series_description=text(f"Segmentation by {algorithm}"),
@@ -136,12 +125,12 @@ def _image(source: Source, index: int) -> Dataset:
     return image
 
 
-def _describe(label: Label, number: int, algorithm: str, version: str) -> Dataset:
+def _describe(label: Label, number: int, found: LabelMap) -> Dataset:
     import highdicom as hd
 
     name = text(label.name, default=f"Label {label.value}")
-    family, made_by = _concept(ARTIFICIAL_INTELLIGENCE), text(algorithm, default="tomoseg")
-    found_by = hd.AlgorithmIdentificationSequence(made_by, family, text(version, default="unknown"))
+    family, made_by = _concept(ARTIFICIAL_INTELLIGENCE), text(found.algorithm, default="tomoseg")
+    found_by = hd.AlgorithmIdentificationSequence(made_by, family, text(found.version, default="unknown"))
     description: Dataset = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=name,

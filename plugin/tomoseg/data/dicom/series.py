@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom import uid as uids
 
-from tomoseg.core.errors import VolumeError, errors_as, shorten
+from tomoseg.core.errors import VolumeError, errors_as, shorten, some
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
@@ -18,7 +17,7 @@ from tomoseg.data.dicom.pixels import hash_pixels, read_pixels
 from tomoseg.data.dicom.slices import Slice, arrange, choose_phase
 from tomoseg.data.geometry import Grid
 from tomoseg.data.scan_files import dicom_files
-from tomoseg.data.volume import MAX_COORDINATE_MM, DicomFrame, DicomSeries, Volume, make_volume
+from tomoseg.data.volume import MAX_COORDINATE_MM, DicomFrame, DicomSeries, SeriesSummary, Volume, make_volume
 
 SINGLE_FRAME = {uids.CTImageStorage, uids.MRImageStorage}
 MULTI_FRAME = {
@@ -41,28 +40,6 @@ HEADER_KEYWORDS = [
     "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "PixelRepresentation", *COPIED_KEYWORDS,
 ]  # fmt: skip
 MAX_SERIES_IN_ERROR = 8
-
-
-@dataclass(frozen=True)
-class SeriesSummary:
-    """One CT or MR series below a folder.
-
-    Attributes:
-        uid: its SeriesInstanceUID.
-        modality: "CT" or "MR".
-        description: SeriesDescription.
-        images: number of slices.
-        number: SeriesNumber; empty where there is none.
-    """
-
-    uid: str
-    modality: str
-    description: str
-    images: int
-    number: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.uid} ({self.modality}, {self.images} images, {self.description or 'no description'})"
 
 
 def read_dicom(path: Path, series: str | None = None, phase: str | None = None) -> Volume:
@@ -183,12 +160,11 @@ def _choose(groups: dict[str, list[Dataset]], path: Path, series: str | None) ->
         raise VolumeError(f"{path}: expected a CT or MR series, got {', '.join(kinds) or 'no DICOM file'}")
     if series is not None and series in volumes:
         return volumes[series]
-    listed = "; ".join(str(summarise_series(headers)) for headers in list(volumes.values())[:MAX_SERIES_IN_ERROR])
-    more = f"; and {len(volumes) - MAX_SERIES_IN_ERROR} more" if len(volumes) > MAX_SERIES_IN_ERROR else ""
+    listed = some([summarise_series(headers) for headers in volumes.values()], MAX_SERIES_IN_ERROR, "; ")
     if series is not None:
-        raise VolumeError(f"{path}: contains no series {series}, but {listed}{more}")
+        raise VolumeError(f"{path}: contains no series {series}, but {listed}")
     if len(volumes) > 1:
-        raise VolumeError(f"{path}: contains {len(volumes)} series. Choose one with --series UID: {listed}{more}")
+        raise VolumeError(f"{path}: contains {len(volumes)} series. Choose one with --series UID: {listed}")
     return next(iter(volumes.values()))
 
 

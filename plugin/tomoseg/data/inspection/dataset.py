@@ -2,18 +2,18 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tomoseg.core.files import real_path
+from tomoseg.core.errors import some
+from tomoseg.core.json_records import to_json
 from tomoseg.data.datasets import DESCRIPTION, PARTS, TEST, Dataset, Pair
 from tomoseg.data.formats import strip_suffix
 from tomoseg.data.inspection.scan import Inspector, ScanFindings, compare_grids
-
-MAX_NAMES_IN_NOTE = 10  # values, or files, in one line
+from tomoseg.data.scan_files import note_outside
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,9 @@ class CaseFindings:
         """Whether there is no error."""
         return not self.errors and not any(scan.errors for scan in self.scans)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Any:
         """Return the findings as `check --json` prints them."""
-        return {
-            "name": self.name,
-            "part": self.part,
-            "ok": self.ok,
-            "errors": list(self.errors),
-            "notes": list(self.notes),
-            "same_grid": self.same_grid,
-            "image": self.image and self.image.as_json(),
-            "label": self.label and self.label.as_json(),
-        }
+        return to_json({"ok": self.ok, **vars(self)})
 
 
 @dataclass(frozen=True)
@@ -119,19 +110,11 @@ class DatasetFindings:
             return sum(case.image is not None for case in cases)
         return sum(bool(case.label and (case.image or not self.has_scans)) for case in cases)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Any:
         """Return the findings as `check --json` prints them."""
-        return {
-            "path": str(self.path),
-            "ok": self.ok,
-            "errors": list(self.errors),
-            "notes": list(self.notes),
-            "modality": self.modality,
-            "counts": {part: self.count(part) for part in (*PARTS, TEST)},
-            "images": summarise_scans(self.images),
-            "labels": [asdict(label) | {"volume_ml": round(label.volume_ml, 6)} for label in self.labels],
-            "cases": [case.as_json() for case in self.cases],
-        }
+        counts = {part: self.count(part) for part in (*PARTS, TEST)}
+        content: dict[str, Any] = {"ok": self.ok, "counts": counts, "images": summarise_scans(self.images)}
+        return content | to_json({key: value for key, value in vars(self).items() if key != "has_scans"})
 
 
 def summarise_scans(scans: Sequence[ScanFindings]) -> dict[str, Any]:
@@ -169,12 +152,8 @@ def inspect_dataset(dataset: Dataset, inspector: Inspector) -> DatasetFindings:
     notes = []
     if not dataset.has_scans:
         notes.append("no scans, label maps only: `tomoseg plan --synthetic 1` draws the images of a training from them")
-    root = real_path(dataset.root)
-    outside = [path for pair in dataset.pairs for path in (pair.image, *pair.other_channels, pair.label)]
-    outside = [path for path in outside if not real_path(path).is_relative_to(root)]
-    if outside:
-        others = f", and {len(outside) - 1} more" if len(outside) > 1 else ""
-        notes.append(f"{outside[0]}: a link that leads out of the dataset, to {real_path(outside[0])}{others}")
+    paths = (path for pair in dataset.pairs for path in (pair.image, *pair.other_channels, pair.label))
+    notes += note_outside(paths, dataset.root, "the dataset")
     if dataset.unlisted:
         names = [str(path.relative_to(dataset.root)) for path in dataset.unlisted]
         notes.append(f"{len(names)} files are not listed in {DESCRIPTION}: {some(names)}")
@@ -211,8 +190,8 @@ def _inspect_pair(pair: Pair, dataset: Dataset, inspector: Inspector) -> CaseFin
     if grid is not None and label.grid is not None:
         apart, rounding = compare_grids(grid, label.grid)
         same = not apart
-        errors.extend(filter(None, [apart]))
-        notes.extend(filter(None, [rounding]))
+        errors += apart
+        notes += rounding
     if label.voxels is not None and label.voxels.values is not None and dataset.label_names:
         present = {value for value in label.voxels.values if value > 0}
         unknown = sorted(present - set(dataset.label_names))
@@ -252,7 +231,9 @@ def _collect_labels(dataset: Dataset, cases: Sequence[CaseFindings]) -> tuple[La
     for value in sorted({*counts, *dataset.label_names} - {0}):
         name = dataset.label_names.get(value)
         annotated = len(dataset.pairs) if name is None else everywhere + drawn[name]
-        labels.append(LabelFindings(value, name, occurrences[value], annotated, counts[value], volumes[value]))
+        labels.append(
+            LabelFindings(value, name, occurrences[value], annotated, counts[value], round(volumes[value], 6))
+        )
     return tuple(labels)
 
 
@@ -269,9 +250,3 @@ def _ranges(rows: Sequence[Sequence[float]]) -> dict[str, list[float]] | None:
         name: np.round(function(columns, axis=0), 6).tolist()
         for name, function in (("minimum", np.min), ("median", np.median), ("maximum", np.max))
     }
-
-
-def some(names: Sequence[object], most: int = MAX_NAMES_IN_NOTE) -> str:
-    """Return the first names of many, and how many there are more."""
-    shown = ", ".join(map(str, names[:most]))
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoseg.core.errors import TomosegError, UsageError, one_line
+from tomoseg.core.json_records import to_json
 from tomoseg.core.notes import collect_notes
 from tomoseg.core.version import __version__
 from tomoseg.data.datasets import find_datasets, label_stems, read_dataset
@@ -38,16 +39,10 @@ class InspectionReport:
         """Whether there is no error."""
         return not any(scan.errors for scan in self.scans) and all(dataset.ok for dataset in self.datasets)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Any:
         """Return it for JSON; lengths are in mm, volumes in mL, and unknown values null."""
-        return {
-            "tomoseg": __version__,
-            "ok": self.ok,
-            "voxels_read": self.voxels,
-            "scans": [scan.as_json() for scan in self.scans],
-            "datasets": [dataset.as_json() for dataset in self.datasets],
-            "notes": list(self.notes),
-        }
+        found = {"scans": self.scans, "datasets": self.datasets, "notes": self.notes}
+        return to_json({"tomoseg": __version__, "ok": self.ok, "voxels_read": self.voxels, **found})
 
 
 def inspect(
@@ -123,6 +118,6 @@ def _inspect_scans(scans: Sequence[Scan], inspector: Inspector) -> tuple[ScanFin
         owner = grids.get(owners[one.path]) if one.path in owners else None
         if owner is None or one.grid is None:
             continue
-        problem, note = (tuple(filter(None, [line])) for line in compare_grids(owner, one.grid))
-        found[index] = replace(one, errors=one.errors + problem, notes=one.notes + note)
+        errors, notes = compare_grids(owner, one.grid)
+        found[index] = replace(one, errors=one.errors + errors, notes=one.notes + notes)
     return tuple(found)

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tomoseg.core.errors import some
 from tomoseg.data.datasets import PARTS, TEST
-from tomoseg.data.inspection.dataset import DatasetFindings, some, summarise_scans
+from tomoseg.data.inspection.dataset import DatasetFindings, summarise_scans
 from tomoseg.data.inspection.inspection_report import InspectionReport
 from tomoseg.data.inspection.scan import ScanFindings
 from tomoseg.data.volume import by
@@ -77,13 +78,13 @@ def _collect(report: InspectionReport, kind: Literal["errors", "notes"]) -> Iter
 
 
 def _place(scan: ScanFindings) -> str:
-    return str(scan.path) if scan.series is None else f"{scan.path} (series {scan.series})"
+    return str(scan.path) if scan.series is None else f"{scan.path} (series {scan.series.uid})"
 
 
 def _describe_scan(scan: ScanFindings, voxels: bool) -> tuple[str, ...]:
     name = str(scan.path)
     if scan.series is not None:
-        name += f"\n{scan.series}\n{scan.modality}, {scan.images} images, {scan.description or 'no description'}"
+        name += f"\n{scan.series.uid}\n{scan.series.details}"
     grid = scan.grid
     place = ("", "", "") if grid is None else (by(grid.shape), _lengths(grid.spacing), grid.orientation)
     values = (_values(scan),) if voxels else ()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.data.plausibility import AIR_HU, SOFT_TISSUE_HU, count_within, hounsfield_warnings
+from tomoseg.data.plausibility import ct_warnings
 
 MAX_COUNTED_VALUE = 1 << 16  # below this value counting is faster than sorting
 MIN_ANISOTROPY = 1.01  # an axis whose spacing exceeds the others' by this factor runs across the slices
@@ -26,7 +26,7 @@ class VoxelSummary:
         constant_slices: number of those that hold one value only.
         whole: False if values were counted and one of them is no integer.
         values: number of voxels by value; None where it was not asked, or where there are too many or broken ones.
-        air, soft_tissue: share of the voxels in the ranges of Hounsfield units `AIR_HU` and `SOFT_TISSUE_HU`.
+        hounsfield: why the values do not look like Hounsfield units, None if they do.
         sha256: of shape and values, independent of the file's format and type.
     """
 
@@ -38,8 +38,7 @@ class VoxelSummary:
     constant_slices: int
     whole: bool
     values: dict[int, int] | None
-    air: float
-    soft_tissue: float
+    hounsfield: str | None
     sha256: str
 
     @property
@@ -49,7 +48,7 @@ class VoxelSummary:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        shown = {key: value for key, value in vars(self).items() if key not in ("whole", "air", "soft_tissue")}
+        shown = {key: value for key, value in vars(self).items() if key not in ("whole", "hounsfield")}
         counts = None if self.values is None else {str(value): count for value, count in self.values.items()}
         return shown | {"values": counts}
 
@@ -66,7 +65,7 @@ def count_voxels(array: NDArray[np.float32], spacing: tuple[float, float, float]
     axis = largest if spacing[largest] > MIN_ANISOTROPY * np.delete(spacing, largest).max() else 2
     lowest, highest = np.full(array.shape[axis], np.inf), np.full(array.shape[axis], -np.inf)
     digest = hashlib.sha256(str(array.shape).encode())
-    non_finite = air = soft_tissue = 0
+    non_finite = 0
     whole = True
     values: dict[int, int] | None = {} if most_values else None
     for k in range(array.shape[2]):  # what the readers return lies in memory in this order
@@ -82,8 +81,6 @@ def count_voxels(array: NDArray[np.float32], spacing: tuple[float, float, float]
         else:
             np.minimum(lowest, low.min(axis=1 - axis), out=lowest)
             np.maximum(highest, high.max(axis=1 - axis), out=highest)
-        air += count_within(plane, AIR_HU)
-        soft_tissue += count_within(plane, SOFT_TISSUE_HU)
         if values is not None and finite.any():
             numbers = plane[finite] if broken else plane
             whole = bool(np.array_equal(numbers, np.rint(numbers)))
@@ -100,17 +97,9 @@ def count_voxels(array: NDArray[np.float32], spacing: tuple[float, float, float]
         constant_slices=int(np.count_nonzero(lowest >= highest)),
         whole=whole,
         values=values and dict(sorted(values.items())),
-        air=air / array.size,
-        soft_tissue=soft_tissue / array.size,
+        hounsfield=ct_warnings(array),
         sha256=digest.hexdigest(),
     )
-
-
-def value_warnings(voxels: VoxelSummary) -> str | None:
-    """Return why the values of a CT do not look like Hounsfield units, None if they do."""
-    if voxels.minimum is None or voxels.maximum is None:
-        return None
-    return hounsfield_warnings(voxels.minimum, voxels.maximum, voxels.air, voxels.soft_tissue)
 
 
 def _add(numbers: NDArray[np.float32], values: dict[int, int]) -> dict[int, int]:

@@ -70,7 +70,7 @@ def assemble(
             box, grid = target
             found, undecided = predict(place.crop.volume, grid)
             inside = place.crop.covers(box)
-            merged = LabelMapping.of(place.region.labels, keep_others=False).apply(found)
+            merged = LabelMapping(place.region.labels, keep_others=False).apply(found)
             free = inside & (merged > 0) & (labels[box] == 0)
             labels[box][free] = merged[free]
             voxels = int(np.count_nonzero(free))

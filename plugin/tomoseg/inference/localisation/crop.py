@@ -51,10 +51,8 @@ class Crop:
         shape = self.volume.array.shape
         first = np.clip(first, 0, np.array(shape) - 2)
         stop = np.clip(stop, first + 2, shape)
-        affine = self.volume.grid.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ first
-        array = self.volume.array[tuple(map(slice, first, stop))]
-        return replace(self, volume=replace(self.volume, array=array, grid=Grid(array.shape, affine)))
+        box = tuple(map(slice, first.tolist(), stop.tolist()))
+        return replace(self, volume=replace(self.volume, array=self.volume.array[box], grid=self.volume.grid.part(box)))
 
     def target(self) -> tuple[Box, Grid] | None:
         """Return the box of the scan's voxels that holds all of it, and their grid in the frame; None for no voxels."""
@@ -74,9 +72,7 @@ class Crop:
 
     def scan_part(self, box: Box) -> Grid:
         """Return the grid of the scan's voxels in a box, in the mm of the frame."""
-        affine = self.scan_grid.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ [side.start for side in box]
-        return Grid([side.stop - side.start for side in box], affine)
+        return self.scan_grid.part(box)
 
     def covers(self, box: Box) -> NDArray[np.bool_]:
         """Return which of the scan's voxels in a box have their centre in the crop, (I, J, K)."""

@@ -10,7 +10,6 @@ from monailabel.utils.others.generic import name_to_device
 from tomoseg.core.errors import UsageError
 from tomoseg.data.read import read_volume
 from tomoseg.label_app.activelearning.acquisition_scores import KINDS, find_crops
-from tomoseg.label_app.device_lock import turn
 from tomoseg.label_app.each_image import for_each_image, limit_images
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import chosen
@@ -55,7 +54,7 @@ class ImageScoring(ScoringMethod):  # type: ignore[misc]
         wanting = limit_images(wanting, request, "limit")
 
         def score(image: str) -> None:
-            with turn(model.folder.root, device):
+            with model.turn(device):
                 crops = find_crops(model, read_volume(datastore.source(image)), device)
                 missing = [kind for kind in kinds if kind not in known.get(image, {})]
                 found = {kind: KINDS[kind](model, crops, device) for kind in missing}

@@ -60,12 +60,8 @@ def make_strategies(models: Mapping[str, ServedModel]) -> dict[str, Strategy]:
     return {
         "uncertain": NextImage("The image that the model is least sure of", _uncertain, models),
         "diverse": NextImage("The image that is least like those that are labelled", _diverse, models),
-        "random": NextImage("Any image", _random, models),
+        "random": NextImage("Any image", lambda model, request, images, labelled: (choose_random(images), {}), models),
     }
-
-
-def _random(model: ServedModel, request: Json, candidates: list[str], labelled: list[str]) -> Chosen:
-    return choose_random(candidates), {}
 
 
 def _diverse(model: ServedModel, request: Json, candidates: list[str], labelled: list[str]) -> Chosen:

@@ -1,6 +1,6 @@
-"""A result changed by clicks, near them and nowhere else."""
+"""Clicks as MONAI Label's clients send them, and a result changed by them: near them and nowhere else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ STEEPNESS = 1.0  # how much longer a way becomes by a step in the image of one s
 MARGIN_NATS = 0.5  # nats by which the label that was clicked wins there
 SMOOTHING_MM = 0.7  # of the image, before its steps are measured
 
+BACKGROUND, FOREGROUND = "background", "foreground"
 Voxel = tuple[int, int, int]
 
 
@@ -33,6 +34,35 @@ class Click:
 
     voxel: Voxel
     value: int
+
+
+def parse_clicks(request: Mapping[str, Any], ids: Mapping[str, int]) -> list[Click]:
+    """Return the clicks of a request; `ids` are the served numbers of the labels by name.
+
+    Clients of "deepedit" models send a list of voxels for each label by its name, and one for `background`; those of
+    "deepgrow" models `foreground` and `background`, and the name of the label in `label`.
+
+    Raises:
+        UsageError: a click is no voxel, or it is not said which label `foreground` is.
+    """
+    clicks: list[Click] = []
+    for name, value in ids.items():
+        clicks += [Click(voxel, value) for voxel in _voxels(request, name)]
+    if foreground := _voxels(request, FOREGROUND):
+        label = str(request.get("label") or "").lower()
+        if label not in ids:
+            raise UsageError(f"label: expected one of {', '.join(ids)} for the clicks on foreground, got {label!r}")
+        clicks += [Click(voxel, ids[label]) for voxel in foreground]
+    # the last of two at one voxel counts; who takes something away wants to see it gone
+    return clicks + [Click(voxel, 0) for voxel in _voxels(request, BACKGROUND)]
+
+
+def _voxels(request: Mapping[str, Any], name: str) -> list[tuple[int, int, int]]:
+    points = request.get(name)
+    try:
+        return [(int(i), int(j), int(k)) for i, j, k in points or ()]
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}: expected a list of voxels [i, j, k], got {points!r}") from error
 
 
 def correct(

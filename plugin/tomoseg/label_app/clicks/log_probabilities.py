@@ -37,9 +37,7 @@ class LocalProbabilities:
         return np.log(np.maximum(self._look(i, j, k), LEAST))
 
     def _probabilities(self, *box: tuple[int, int]) -> NDArray[np.float32]:
-        affine = self._grid.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ [start for start, _ in box]
-        return self._segmenter.probabilities(self._prepared, Grid([stop - start for start, stop in box], affine))
+        return self._segmenter.probabilities(self._prepared, self._grid.part([slice(*side) for side in box]))
 
 
 class CropProbabilities:

@@ -19,6 +19,7 @@ from tomoseg.core.files import staging_folder
 from tomoseg.core.version import __version__
 from tomoseg.data.labels import Label, unnamed
 from tomoseg.data.nifti import write_map
+from tomoseg.data.output_types import LabelMap
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 from tomoseg.label_app.datastore.annotation import Annotation, annotation_file
@@ -111,11 +112,6 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
                 self.add_image(image_id, str(converted), self._dicom_info(image_id))
         return str(path)
 
-    def image_id_of(self, path: Path) -> str:
-        """Return the SeriesInstanceUID of a series as NIfTI."""
-        image_id, _ = self._to_id(path.name)
-        return str(image_id)
-
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
     ) -> str:
@@ -138,11 +134,11 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
         """Send labels to the archive; return their SeriesInstanceUID."""
         from tomoseg.data.dicom.seg_writer import write_dicom_seg
 
-        assert image.series is not None
         values = annotation.names or {label.value: label.name for label in self._labels.values()}
         present = set(range(1, int(annotation.labels.max(initial=0)) + 1))
         table = [_label(self._labels, value, values.get(value)) for value in sorted(present | values.keys())]
-        write_dicom_seg(path, annotation.labels, image.series, table, "MONAI Label", __version__)
+        found = LabelMap(annotation.labels, image.grid, tuple(table), "MONAI Label", __version__, series=image.series)
+        write_dicom_seg(path, found)
         # requests and the archive each have their own errors
         with errors_as(OutputError, "the archive does not take the segmentation", Exception):
             return str(dicom_web_upload_dcm(str(path), self._client))

@@ -51,11 +51,6 @@ class LocalStudies(LocalDatastore):  # type: ignore[misc]
         uri = self.get_image_uri(image_id)
         return Path(uri) if uri else None
 
-    def image_id_of(self, path: Path) -> str:
-        """Return what the studies call the image of a file."""
-        image_id, _ = self._to_id(path.name)
-        return str(image_id)
-
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Save a label on its image's grid, with the names of its values.
 

@@ -1,6 +1,5 @@
 """MONAI Label's task that trains a bundle on annotated images."""
 
-import json
 import os
 import random
 import time
@@ -15,8 +14,8 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from tomoseg.core.errors import UsageError
-from tomoseg.core.files import atomic_file, remove_stale, staging_folder
-from tomoseg.core.json_files import SCHEMA_VERSION, read_json
+from tomoseg.core.files import remove_stale, staging_folder
+from tomoseg.core.json_files import read_json, write_json
 from tomoseg.core.notes import print_line
 from tomoseg.inference.localisation.locator import Locator
 from tomoseg.label_app.model import ServedModel
@@ -111,7 +110,6 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
     def _save_stats(self, progress: Progress, begin: float, ended: bool) -> None:
         elapsed = str(timedelta(seconds=int(time.time() - begin)))
         stats = {
-            "schema_version": SCHEMA_VERSION,
             "start_ts": int(begin),
             "epoch": progress.epoch,
             "total_epochs": progress.epochs,
@@ -121,15 +119,14 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
         }
         if progress.best_metric is not None:
             stats["best_metric"] = progress.best_metric
-        with atomic_file(self._stats_file) as temporary:
-            temporary.write_text(json.dumps(stats), encoding="utf-8")
+        write_json(self._stats_file, stats)
 
 
 def find_annotated(datastore: Datastore) -> Iterator[Annotated]:
     """Yield what has a final label."""
     for entry in datastore.datalist():
         image = Path(entry["image"])
-        image_id = datastore.image_id_of(image)
+        image_id = datastore._to_id(image.name)[0]
         info = datastore.get_label_info(image_id, DefaultLabelTag.FINAL)
         yield Annotated(image_id, image, Path(entry["label"]), info.get("label_info") or None)
 

@@ -111,7 +111,7 @@ def _bundle_values(found: NDArray[np.uint16], names: dict[int, str], labels: Ser
     """Return labels (I, J, K) with the values that the bundle has for these names, 0 for names that it has not."""
     known = labels.bundle_values
     numbers = {value: known[same_name(name)] for value, name in names.items() if same_name(name) in known}
-    values = LabelMapping.of(numbers, keep_others=False).apply(found)
+    values = LabelMapping(numbers, keep_others=False).apply(found)
     return values.astype(np.uint8) if max(labels.values, default=0) <= 255 else values
 
 

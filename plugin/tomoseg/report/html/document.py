@@ -2,6 +2,7 @@
 
 import platform
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,23 @@ from tomoseg.report.text import show_duration, show_moment
 
 FINDINGS = {"warning": "with warnings", "outlier": "unusual volumes", "edge": "at the edge", "note": "with notes"}
 FILTERS = STATUSES | FINDINGS
+
+
+def save_reports(report: Report, folder: Path, json_file: Path | None = None, latest: int = 0) -> None:
+    """Write the reports of a batch into a folder.
+
+    Args:
+        report: what the batch gave.
+        folder: for statistics.csv and report.html.
+        json_file: the file for JSON; by default report.json in the folder.
+        latest: number of cases on the page, the last of all; 0 for all.
+
+    Raises:
+        OutputError: one of them cannot be written.
+    """
+    report.save(json_file or folder / "report.json")
+    report.save_statistics(folder / "statistics.csv")
+    write_page(replace(report, cases=report.cases[-latest:]), folder / "report.html")
 
 
 def write_page(report: Report, path: Path) -> None:
