@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomoseg.report import statistics
-from tomoseg.report.outliers import find_outliers
+from tomoseg.report.html.findings import find_outliers
 from tomoseg.report.statistics import LabelMeasure, measure_labels
 
 SHAPES = npst.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9)

@@ -13,7 +13,7 @@ from skimage.draw import polygon2mask
 from support.slices import read_slices
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Label
-from tomoseg.data.output_types import LabelMap
+from tomoseg.data.segments import LabelMap
 from tomoseg.data.volume import DicomSeries
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"

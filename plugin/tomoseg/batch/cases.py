@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tomoseg.core.errors import UsageError
-from tomoseg.core.files import real_path
+from tomoseg.core.files import common_folder, real_path
 from tomoseg.core.pseudonyms import hide_names, pseudonym
 from tomoseg.core.tables import write_csv
 from tomoseg.data.channels import further_files
@@ -146,11 +146,8 @@ def plan_cases(
         # a folder without any is kept beside others: it fails, and is not skipped in silence
         scans.extend(found or [Scan(given, uid)])
     if empty == len(expanded):
-        wanted = (
-            f"series {series}"
-            if series not in (None, ALL_SERIES)
-            else "NIfTI, NRRD or MetaImage file, and no CT or MR series in DICOM"
-        )
+        anything = "NIfTI, NRRD or MetaImage file, and no CT or MR series in DICOM"
+        wanted = anything if series in (None, ALL_SERIES) else f"series {series}"
         raise UsageError(f"{', '.join(map(str, folders))}: contains no {wanted}")
     scans = list(dict.fromkeys(scans))
     other_channels = further_files([scan.path for scan in scans], channels)
@@ -165,7 +162,8 @@ def plan_cases(
         named = plan_case(scans[0], scans[0].path.parent, target, chosen, phase, key)
         cases = [replace(named, output=target, resumable=False, folder=None)]
     else:
-        base = folders[0] if folders == expanded and len(folders) == 1 else _common_parent(scans)
+        alone = folders == expanded and len(folders) == 1
+        base = folders[0] if alone else common_folder(scan.path.absolute() for scan in scans) or Path()
         cases = [plan_case(scan, base, target, chosen, phase, key) for scan in scans]
     cases = [replace(case, other_channels=other_channels[case.input], phase=phase) for case in cases]
     _require_distinct_outputs(cases)
@@ -196,13 +194,6 @@ def _require_scans(files: Sequence[Path], series: str | None) -> None:
     for folder in set(beside):
         if beside.count(folder) > 1 and len(find_scans(folder)) == 1:
             raise UsageError(f"{folder}: {beside.count(folder)} files of one DICOM series. Give the folder")
-
-
-def _common_parent(scans: Sequence[Scan]) -> Path:
-    try:
-        return Path(os.path.commonpath([scan.path.absolute().parent for scan in scans]))
-    except ValueError:  # several drives
-        return Path()
 
 
 def _name(scan: Path) -> str:

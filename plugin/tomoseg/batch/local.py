@@ -16,10 +16,10 @@ from tomoseg.batch.cases import Case
 from tomoseg.batch.interrupt import DelayedInterrupt
 from tomoseg.batch.options import OutputOptions
 from tomoseg.batch.progress import Outcomes, Progress
-from tomoseg.batch.stages import Outcome, PreparedCase, Stages
+from tomoseg.batch.stages import Outcome, Staged, Stages
 from tomoseg.core.files import remove_stale
 from tomoseg.core.reader_process import stop_reading
-from tomoseg.inference.segmenter import Segmenter
+from tomoseg.inference.segmenter import Prepared, Segmenter
 from tomoseg.report.environment import RunEnvironment, describe_hardware
 from tomoseg.report.records import CaseReport
 
@@ -78,7 +78,7 @@ class LocalExecutor:
         """Yield the outcome of each case, in order: while one is at the network, the next is read, the last written."""
         with ThreadPoolExecutor(1, "tomoseg-read") as reader, ThreadPoolExecutor(1, "tomoseg-write") as writer:
             waiting = deque(cases)
-            reading: deque[Future[PreparedCase | Outcome]] = deque()
+            reading: deque[Future[Staged[Prepared] | Outcome]] = deque()
             writing: deque[Future[Outcome]] = deque()
 
             def read_next() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 from tomoseg.batch.cases import Case
 from tomoseg.batch.manifest import hash_run
@@ -21,36 +21,24 @@ from tomoseg.inference.segmentation import Segmentation
 from tomoseg.inference.segmenter import Prepared, Segmenter
 from tomoseg.report.records import CaseReport
 
+Content = TypeVar("Content")
+
 
 @dataclass(frozen=True)
-class PreparedCase:
-    """A case that is ready for the network.
+class Staged(Generic[Content]):
+    """A case that is ready for the network, or for writing.
 
     Attributes:
         case: the scan and its files.
-        prepared: the preprocessed scan: tensors (channel, I', J', K') with their 4×4 affines to RAS+ mm, and the
-            (I, J, K) grid that the labels will have; the voxels as they were read are gone.
+        content: of a case that is ready for the network, the preprocessed scan: tensors (channel, I', J', K') with
+            their 4×4 affines to RAS+ mm, and the (I, J, K) grid that the labels will have; the voxels as they were read
+            are gone. Of one that can be written, labels (I, J, K), or (label, I, J, K) if they may overlap, uint8 or
+            uint16, in the scan's grid; the entropy, if there is one, (I, J, K) float32 in `[0, 1]`.
         scan: SHA-256 of the scan's files; empty for a case without manifest.
     """
 
     case: Case
-    prepared: Prepared
-    scan: str
-
-
-@dataclass(frozen=True)
-class SegmentedCase:
-    """A case that can be written.
-
-    Attributes:
-        case: the scan and its files.
-        result: labels (I, J, K), or (label, I, J, K) if they may overlap, uint8 or uint16, in the scan's grid; the
-            entropy, if there is one, (I, J, K) float32 in `[0, 1]`.
-        scan: SHA-256 of the scan's files; empty for a case without manifest.
-    """
-
-    case: Case
-    result: Segmentation
+    content: Content
     scan: str
 
 
@@ -90,7 +78,7 @@ class Stages:
         """Run all stages of one case, one after the other."""
         return self.write(self.predict(self.prepare(case), progress or Progress()))
 
-    def prepare(self, case: Case) -> PreparedCase | Outcome:
+    def prepare(self, case: Case) -> Staged[Prepared] | Outcome:
         """Read and preprocess a scan, unless its manifest proves that it was segmented before."""
         try:
             if case.output_type.of_series and case.input.is_file() and has_suffix(case.input.name, VOLUME_SUFFIXES):
@@ -106,7 +94,7 @@ class Stages:
                     from tomoseg.data.dicom.reference import read_source  # pydicom takes 0.2 s
 
                     read_source(case.output, prepared.series, prepared.grid.shape)
-                return PreparedCase(case, prepared, scan.result())
+                return Staged(case, prepared, scan.result())
         except Exception as error:  # the bundle's transforms, and the libraries that read files
             return _failure(case, error)
 
@@ -116,23 +104,23 @@ class Stages:
             return case.source.hash(case.output_type.name) if case.resumable else ""
         return ""
 
-    def predict(self, case: PreparedCase | Outcome, progress: Progress) -> SegmentedCase | Outcome:
+    def predict(self, case: Staged[Prepared] | Outcome, progress: Progress) -> Staged[Segmentation] | Outcome:
         """Run network and post-processing."""
-        if not isinstance(case, PreparedCase):
+        if not isinstance(case, Staged):
             return case
         try:
-            result = self._segmenter.predict(case.prepared, partial(progress.on_window, Path(case.case.shown)))
-            return SegmentedCase(case.case, result, case.scan)
+            result = self._segmenter.predict(case.content, partial(progress.on_window, Path(case.case.shown)))
+            return Staged(case.case, result, case.scan)
         except Exception as error:  # the bundle's network, inferer and post-processing, and what runs them
             return _failure(case.case, error)
 
-    def write(self, case: SegmentedCase | Outcome) -> Outcome:
+    def write(self, case: Staged[Segmentation] | Outcome) -> Outcome:
         """Write the files of a case."""
-        if not isinstance(case, SegmentedCase):
+        if not isinstance(case, Staged):
             return case
         try:
             with read_with(self._segmenter.options.reading):
-                return self._writer.write(case.case, case.result, case.scan)
+                return self._writer.write(case.case, case.content, case.scan)
         except Exception as error:  # the libraries that write files
             return _failure(case.case, error)
 

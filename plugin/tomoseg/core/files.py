@@ -6,7 +6,7 @@ import platform
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -47,6 +47,14 @@ def require_regular(path: Path) -> Path:
 def real_path(path: Path) -> Path:
     """Return a path without links; one that leads in a circle stays, where `Path.resolve` raises RuntimeError."""
     return Path(os.path.realpath(path))
+
+
+def common_folder(files: Iterable[Path]) -> Path | None:
+    """Return the folder that all files lie in; None where there is no such folder."""
+    try:
+        return Path(os.path.commonpath([file.parent for file in files]))
+    except ValueError:  # none at all, several drives, or relative beside absolute paths
+        return None
 
 
 def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:

@@ -72,7 +72,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def explain_failure(error: BaseException, what: object, purpose: str) -> str:
-    """Return one line that says why a scan failed, whatever its libraries raised: the other scans still matter.
+    """Return one line that says why a scan failed; its libraries raise errors of any kind.
 
     Args:
         error: the error.

@@ -1,12 +1,12 @@
 """Scans below a folder: each file of one volume, and the files of each DICOM series together."""
 
 import glob
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from tomoseg.core.files import common_folder
 from tomoseg.core.notes import take_note
 from tomoseg.data.formats import DETACHED_SUFFIXES, has_suffix
 from tomoseg.data.masks import without_masks
@@ -63,7 +63,7 @@ def find_scans(
         found, damaged = find_series(dicom)
         places: dict[Path, list[SeriesSummary]] = defaultdict(list)
         for summary, files in found.items():
-            places[Path(os.path.commonpath([file.parent for file in files]))].append(summary)
+            places[common_folder(files) or folder].append(summary)
         chosen = _choose(list(found), series, modality, folder)
         scans += [
             Scan(place, one.uid, _tag(one, members))

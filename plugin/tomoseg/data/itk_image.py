@@ -103,7 +103,7 @@ class ItkHeader:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What it leaves open."""
+        """Notes on all that it leaves open."""
         if not _is_nrrd(self.path):
             return ()
         fields, found = self.fields, []
@@ -264,7 +264,7 @@ def _read_header(path: Path) -> ItkHeader:
     nrrd = _is_nrrd(path)
     with open_regular(path) as file:
         fields, length = _parse(path, file.read(MAX_HEADER_BYTES), nrrd)
-    # what it calls the file of the voxels, read as the library does that will open it
+    # the name of the file of the voxels, read as the library does that will open it
     place, data = fields.get("data file", fields.get("datafile")) if nrrd else fields.get("elementdatafile", ""), path
     if place is not None and (nrrd or place not in HERE):
         # ITK takes % for a pattern of names, which it hands to printf; LIST and - for many files and standard input

@@ -69,5 +69,4 @@ class LabelMapping:
         kind = np.result_type(labels.dtype, np.min_scalar_type(largest))
         table = np.arange(largest + 1, dtype=kind) if self.keep_others else np.zeros(largest + 1, kind)
         table[list(self.values)] = list(self.values.values())
-        mapped: NDArray[Any] = table[labels]
-        return mapped
+        return np.asarray(table[labels])

@@ -85,6 +85,12 @@ def _has_few_whole_values(array: NDArray[Any]) -> bool:
     lowest, highest = array.min(), array.max()
     if not (lowest >= 0 and np.isfinite(highest) and np.array_equal(array, np.rint(array))):
         return False
-    if highest >= MAX_COUNTED_VALUE:
-        return len(np.unique(array)) <= MAX_VALUES
-    return int(np.count_nonzero(np.bincount(array.ravel(order="K").astype(np.intp)))) <= MAX_VALUES
+    return len(count_values(array)[0]) <= MAX_VALUES
+
+
+def count_values(numbers: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the different values of whole numbers, and how often each occurs."""
+    if numbers.min() < 0 or numbers.max() >= MAX_COUNTED_VALUE:
+        return np.unique(numbers, return_counts=True)
+    counts = np.bincount(numbers.astype(np.intp).ravel(order="K"))
+    return np.flatnonzero(counts), counts[counts > 0]

@@ -4,6 +4,7 @@ import gzip
 import math
 import zlib
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,7 +47,7 @@ def from_nibabel(image: nib.spatialimages.SpatialImage, name: str) -> Volume:
     """
     shape, affine, notes = place_voxels(image, name, image.shape)
     header = image.header if isinstance(image.header, nib.Nifti1Header) else None
-    return make_volume(read_voxels(image, name).reshape(shape), affine, name, header, notes=notes)
+    return replace(make_volume(read_voxels(image, name).reshape(shape), affine, name, notes), header=header)
 
 
 def place_voxels(

@@ -6,44 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tomoseg.core.errors import UsageError
 from tomoseg.data.formats import NIFTI_SUFFIXES, SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix
 
 if TYPE_CHECKING:  # each writer is imported when it is used: NIfTI needs no pydicom
-    import nibabel as nib
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from tomoseg.data.geometry import Grid
-    from tomoseg.data.labels import Label
-    from tomoseg.data.volume import DicomSeries
+    from tomoseg.data.segments import LabelMap
 
 
 OutputTypeName = Literal["nifti", "nrrd", "dicom-seg", "dicom-labelmap", "rtstruct"]
-
-
-@dataclass(frozen=True, eq=False)
-class LabelMap:
-    """Labels with everything that a format may store of them; a `Segmentation` is one.
-
-    Attributes:
-        labels: (I, J, K) uint8 or uint16; (label, I, J, K) of 0 and 1 if labels may overlap, numbered from 1.
-        grid: the scan's.
-        label_table: a label for every value, background left out.
-        algorithm, version: what found the labels.
-        header: the scan's NIfTI header, if it had one.
-        series: the DICOM series that the scan was read from, if any.
-    """
-
-    labels: NDArray[np.unsignedinteger[Any]]
-    grid: Grid
-    label_table: tuple[Label, ...]
-    algorithm: str
-    version: str
-    header: nib.Nifti1Header | None = None
-    series: DicomSeries | None = None
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,41 @@
-"""The labels of a result one by one, as the formats need them that name each of them."""
+"""The labels of a result, and one by one, as the formats need them that name each of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from tomoseg.core.errors import OutputError
-from tomoseg.data.geometry import Box
+from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.labels import Label
-from tomoseg.data.volume import by
+from tomoseg.data.volume import DicomSeries, by
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Labels with everything that a format may store of them; a `Segmentation` is one.
+
+    Attributes:
+        labels: (I, J, K) uint8 or uint16; (label, I, J, K) of 0 and 1 if labels may overlap, numbered from 1.
+        grid: the scan's.
+        label_table: a label for every value, background left out.
+        algorithm, version: what found the labels.
+        header: the scan's NIfTI header, if it had one.
+        series: the DICOM series that the scan was read from, if any.
+    """
+
+    labels: NDArray[np.unsignedinteger[Any]]
+    grid: Grid
+    label_table: tuple[Label, ...]
+    algorithm: str
+    version: str
+    header: nib.Nifti1Header | None = None
+    series: DicomSeries | None = None
 
 
 @dataclass(frozen=True)

@@ -101,14 +101,7 @@ class Volume:
         return (self.array, *self.other_channels)
 
 
-def make_volume(
-    array: NDArray[Any],
-    affine: NDArray[Any],
-    name: str,
-    header: nib.Nifti1Header | None = None,
-    series: DicomSeries | None = None,
-    notes: tuple[str, ...] = (),
-) -> Volume:
+def make_volume(array: NDArray[Any], affine: NDArray[Any], name: str, notes: tuple[str, ...] = ()) -> Volume:
     """Return the volume of an array (I, J, K) with the 4×4 matrix from its indices to RAS+ mm.
 
     Raises:
@@ -118,7 +111,7 @@ def make_volume(
         grid = Grid(array.shape, affine)
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32's range is infinite, and counted afterwards
         values = np.asarray(array, dtype=np.float32)
-    return Volume(values, grid, name, header, series, notes)
+    return Volume(values, grid, name, notes=notes)
 
 
 def require_finite(volume: Volume) -> None:

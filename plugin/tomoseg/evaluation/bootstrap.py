@@ -42,8 +42,7 @@ def resample(numerators: NDArray[np.float64], denominators: NDArray[np.float64])
     cases = len(numerators)
     with np.errstate(invalid="ignore", divide="ignore"):
         parts = [(weights @ numerators) / (weights @ denominators) for weights in draw_weights(cases)]
-    ratios: NDArray[np.float64] = np.concatenate(parts)
-    return ratios
+    return np.concatenate(parts)
 
 
 def interval(draws: NDArray[np.float64]) -> tuple[float, float]:

@@ -72,16 +72,12 @@ def make_protocol(
         UsageError: there is no such label, or a tolerance is no length.
     """
     scored = {value: name for value, name in names.items() if not is_ignored(name)}
-    if ignore is None:
-        ignore = find_ignored(names)
-    else:
+    ignore = find_ignored(names) if ignore is None else ignore
+    if ignore is not None:
         scored.pop(ignore, None)
-    general, single = DEFAULT_TOLERANCE_MM, {}
-    for name, length in _read_tolerances(tolerances):
-        if name is None:
-            general = length
-        else:
-            single[_value_of(name, scored, "tolerance")] = length
+    lengths = dict(_read_tolerances(tolerances))
+    general = lengths.pop(None, DEFAULT_TOLERANCE_MM)
+    single = {_value_of(name, scored, "tolerance"): length for name, length in lengths.items() if name is not None}
     within = frozenset(_value_of(name, scored, "within slices") for name in within_slices)
     return EvaluationConfig(scored, general, single, ignore, within, reference_values)
 

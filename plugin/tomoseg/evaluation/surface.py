@@ -22,44 +22,14 @@ POINTS_PER_LEAF = 32  # points; a tree that is asked once is best not built to t
 ROUNDING_MM = 1e-4  # by which a distance may exceed the tolerance: 2.1 mm in steps of 0.7 mm are 2.1 mm
 
 
-@dataclass(frozen=True, eq=False)
-class SurfaceDistances:
-    """The distance from each surface voxel of one mask to the nearest one of the other, in mm; neither mask is empty.
-
-    Attributes:
-        from_prediction: (surface voxels of the prediction,).
-        from_reference: (surface voxels of the reference,).
-    """
-
-    from_prediction: NDArray[np.floating]
-    from_reference: NDArray[np.floating]
-
-    @property
-    def hd95_mm(self) -> float:
-        """The larger of the 95th percentiles of both directions."""
-        directions = (self.from_prediction, self.from_reference)
-        return max(float(np.percentile(distances, HAUSDORFF_PERCENTILE)) for distances in directions)
-
-    @property
-    def assd_mm(self) -> float:
-        """The mean of all distances of both directions (average symmetric surface distance)."""
-        return float(np.concatenate([self.from_prediction, self.from_reference]).mean(dtype=np.float64))
-
-    def nsd(self, tolerance_mm: float) -> float:
-        """The share of both surfaces that lies within the tolerance of the other (normalised surface distance)."""
-        limit = tolerance_mm + ROUNDING_MM
-        distances = np.concatenate([self.from_prediction, self.from_reference])
-        return float(np.mean(distances <= limit))
-
-
 @dataclass(frozen=True)
 class SurfaceScores:
     """Scores of two surfaces.
 
     Attributes:
-        hd95_mm: 95 % Hausdorff distance.
-        assd_mm: average symmetric surface distance.
-        nsd: normalised surface distance, 0 to 1.
+        hd95_mm: 95 % Hausdorff distance: the larger of the 95th percentiles of both directions.
+        assd_mm: average symmetric surface distance: the mean of all distances of both directions.
+        nsd: normalised surface distance: the share of both surfaces that lies within the tolerance of the other.
     """
 
     hd95_mm: float
@@ -86,8 +56,11 @@ def score_surfaces(
         return SurfaceScores(math.nan, math.nan, math.nan)
     if not all(there):
         return SurfaceScores(math.inf, math.inf, 0.0)
-    found = measure_distances(prediction, reference, affine)
-    return SurfaceScores(found.hd95_mm, found.assd_mm, found.nsd(tolerance_mm))
+    directions = measure_distances(prediction, reference, affine)
+    hd95_mm = max(float(np.percentile(distances, HAUSDORFF_PERCENTILE)) for distances in directions)
+    distances = np.concatenate(directions)
+    nsd = float(np.mean(distances <= tolerance_mm + ROUNDING_MM))
+    return SurfaceScores(hd95_mm, float(distances.mean(dtype=np.float64)), nsd)
 
 
 def find_surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -101,7 +74,7 @@ def find_surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def measure_distances(
     prediction: NDArray[np.bool_], reference: NDArray[np.bool_], affine: NDArray[np.float64]
-) -> SurfaceDistances:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Measure how far each surface voxel of one mask lies from the surface of the other.
 
     The neighbours of each voxel are looked at first, the nearest first. What has none within a few voxels is looked up
@@ -111,10 +84,13 @@ def measure_distances(
         prediction: (I, J, K), not empty.
         reference: of the same shape, not empty.
         affine: 4×4 (or 3×3), voxel indices to mm.
+
+    Returns:
+        The distances from the surface voxels of the prediction, and from those of the reference, in mm.
     """
     axes = np.asarray(affine, dtype=np.float64)[:3, :3]
     ours, theirs = (np.pad(np.ascontiguousarray(find_surface(mask)), REACH_VOXELS) for mask in (prediction, reference))
-    return SurfaceDistances(_measure(ours, theirs, axes), _measure(theirs, ours, axes))
+    return _measure(ours, theirs, axes), _measure(theirs, ours, axes)
 
 
 def _measure(source: NDArray[np.bool_], target: NDArray[np.bool_], axes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.nifti import write_map
-from tomoseg.data.output_types import LabelMap, choose_output_type
+from tomoseg.data.output_types import choose_output_type
+from tomoseg.data.segments import LabelMap
 from tomoseg.inference.localisation.locator import RegionCrop
 from tomoseg.report.records import Location
 

@@ -96,8 +96,7 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return the image to be labelled next, {} if all are."""
         self._wants_scores = request.get("strategy") in ("uncertain", "diverse")
-        result: dict[str, Any] = super().next_sample(request)
-        return result
+        return dict(super().next_sample(request))
 
     def init_batch_infer(self) -> IsolatedBatch:
         """Return the batch that segments all images."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,10 +69,9 @@ class WeightsVersions:
         checkpoint = self.folder / f"{number:04}" / "model.pt"
         if not checkpoint.is_file():
             raise BundleError(f"{checkpoint}: no such version of the weights; there are {self.numbers}")
-        try:
+        facts: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
             facts = read_json(checkpoint.parent / "version.json")
-        except (OSError, ValueError):
-            facts = {}
         return Version(number, checkpoint, facts)
 
     @property

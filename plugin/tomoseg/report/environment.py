@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -57,10 +58,8 @@ def installed_packages(names: Iterable[str] = REPORTED_PACKAGES) -> dict[str, st
     """Return the versions of packages that are installed; by default those that decide what a run computes."""
     found = {}
     for name in names:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 

@@ -84,5 +84,4 @@ def _without_collinear(ring: Points) -> Points:
     incoming = ring - np.roll(ring, 1, axis=0)
     outgoing = np.roll(ring, -1, axis=0) - ring
     cross = incoming[:, 0] * outgoing[:, 1] - incoming[:, 1] * outgoing[:, 0]
-    kept: Points = ring[cross != 0]  # no contour turns back on the spot
-    return kept
+    return np.asarray(ring[cross != 0])  # no contour turns back on the spot

@@ -59,8 +59,7 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
             # in double precision, as ITK has it: large intercepts would cost float32 its last digits
             array[index] = stored[one.frame.number - 1] * np.float64(one.slope) + one.intercept
     assert array is not None
-    values: NDArray[np.float32] = array.transpose(2, 1, 0)
-    return values
+    return np.asarray(array.transpose(2, 1, 0))
 
 
 def hash_pixels(path: Path) -> str:

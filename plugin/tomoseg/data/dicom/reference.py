@@ -125,10 +125,12 @@ def read_source(path: Path, series: DicomSeries | None, shape: Sequence[int]) ->
         what = f"{frame.path}: its header can no longer be read, as it could with the scan"
         with errors_as(VolumeError, what, Exception):  # pydicom's parsers, on a file that has changed
             if frame.path not in files:
-                header = _read_header(frame.path)
-                if not header.get("SeriesInstanceUID"):
+                with disable_value_validation(), suppress_warnings():  # whose remarks quote the patient's data
+                    found = read_dataset(frame.path, HEADER_KEYWORDS)
+                    found.decode()  # into text, for the result has another character set
+                if not found.get("SeriesInstanceUID"):
                     raise ValueError("no DICOM image")
-                files[frame.path] = header, read_functional_groups(header)
+                files[frame.path] = found, read_functional_groups(found)
             if not files[frame.path][0].get("SOPInstanceUID"):
                 raise VolumeError(f"{frame.path}: has no SOPInstanceUID, to which a DICOM result refers; write NIfTI")
             planes.append(_plane(*files[frame.path], frame.number))
@@ -191,13 +193,6 @@ def text(value: str, limit: int = 64, default: str = "") -> str:
     """Return text as DICOM takes it: in one line, without backslashes, of at most `limit` characters."""
     printable = "".join(char if char.isprintable() and char != "\\" else " " for char in value)
     return " ".join(printable.split())[:limit].strip() or default
-
-
-def _read_header(path: Path) -> Dataset:
-    with disable_value_validation(), suppress_warnings():  # whose remarks quote the patient's data
-        header = read_dataset(path, HEADER_KEYWORDS)
-        header.decode()  # into text, for the result has another character set
-    return header
 
 
 def _plane(

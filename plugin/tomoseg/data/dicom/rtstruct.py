@@ -20,8 +20,7 @@ from tomoseg.data.dicom.reference import Reference, Source, adopt, read_source, 
 from tomoseg.data.dicom.slices import MAX_DEVIATION
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Code, Label
-from tomoseg.data.output_types import LabelMap
-from tomoseg.data.segments import Segment, find_segments, mask_of
+from tomoseg.data.segments import LabelMap, Segment, find_segments, mask_of
 from tomoseg.data.volume import LPS_TO_RAS
 
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # retired, and still what everybody writes for a study

@@ -20,8 +20,7 @@ from tomoseg.core.errors import OutputError, import_package
 from tomoseg.core.version import __version__
 from tomoseg.data.dicom.reference import REQUIRED_KEYWORDS, Source, adopt, read_source, save, series_number, text
 from tomoseg.data.labels import Code, Label
-from tomoseg.data.output_types import LabelMap
-from tomoseg.data.segments import find_segments
+from tomoseg.data.segments import LabelMap, find_segments
 
 # https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_7162.html
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def read_dicom(path: Path, series: str | None = None, phase: str | None = None) 
     array = read_pixels(ordered)
     frames = tuple(one.frame for one in ordered)
     found = DicomSeries(str(headers[0].SeriesInstanceUID), _modality(headers[0]), frames)
-    return make_volume(array, grid.affine, str(path), series=found, notes=notes)
+    return replace(make_volume(array, grid.affine, str(path), notes), series=found)
 
 
 def series_headers(path: Path, series: str | None = None) -> list[list[Dataset]]:
@@ -213,8 +214,8 @@ def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[s
     for header in images or unique:
         name = str(header.filename)
         # pydicom decodes the elements of sequences only here, and lets anything through
-        missing = errors_as(VolumeError, name, _MissingError)
-        with errors_as(VolumeError, f"{name}: a damaged DICOM header", Exception), missing:
+        damaged, missing = f"{name}: a damaged DICOM header", errors_as(VolumeError, name, VolumeError)
+        with errors_as(VolumeError, damaged, Exception), missing:
             slices.extend(_slices_of(header))
     return slices, notes
 
@@ -243,27 +244,23 @@ def _alike(headers: Sequence[Dataset]) -> list[list[Dataset]]:
     return list(found.values())
 
 
-class _MissingError(Exception):
-    """A header without something that a volume needs."""
-
-
 def _slices_of(header: Dataset) -> Iterator[Slice]:
     path = Path(str(header.filename))
     if "MOSAIC" in (header.get("ImageType") or ()):
-        raise _MissingError("a mosaic, which shows many slices in one image. Convert it to a multi-frame image first")
+        raise VolumeError("a mosaic, which shows many slices in one image. Convert it to a multi-frame image first")
     if int(header.get("SamplesPerPixel") or 1) != 1:
-        raise _MissingError(f"expected one value a pixel, got {header.SamplesPerPixel}; it is a colour image")
+        raise VolumeError(f"expected one value a pixel, got {header.SamplesPerPixel}; it is a colour image")
     if "ModalityLUTSequence" in header:
-        raise _MissingError("its values go through a lookup table, expected a slope and an intercept")
+        raise VolumeError("its values go through a lookup table, expected a slope and an intercept")
     traits = {key: str(header.get(key)) for key in TRAITS if key in header}
     if str(header.SOPClassUID) in SINGLE_FRAME:
         if int(header.get("NumberOfFrames") or 1) > 1:
-            raise _MissingError(f"expected a single frame in this kind of image, got {header.NumberOfFrames}")
+            raise VolumeError(f"expected a single frame in this kind of image, got {header.NumberOfFrames}")
         groups = [FrameGroups.of_single_frame(header)]
     else:
         groups = read_functional_groups(header)
         if len(groups) != _frames(header):
-            raise _MissingError(f"expected {_frames(header)} frames to be described, got {len(groups)}")
+            raise VolumeError(f"expected {_frames(header)} frames to be described, got {len(groups)}")
     for number, group in enumerate(groups, 1):
         reported = {key: str(group.content[key].value) for key in FRAME_TRAITS if key in group.content} | traits
         yield _slice(header, group, DicomFrame(path, number), reported)
@@ -275,19 +272,19 @@ def _slice(header: Dataset, group: FrameGroups, frame: DicomFrame, traits: dict[
     row, column = cosines / np.where(lengths > 0, lengths, 1)[:, None]
     if np.abs(lengths - 1).max() > 0.01 or abs(row @ column) > 1e-3:
         reported = f"expected two unit vectors at right angles, got {cosines.ravel()}"
-        raise _MissingError(f"ImageOrientationPatient: {reported}")
+        raise VolumeError(f"ImageOrientationPatient: {reported}")
     position = _numbers(group.position, "ImagePositionPatient", 3)
     if np.abs(position).max() > MAX_COORDINATE_MM:
-        raise _MissingError(f"ImagePositionPatient: expected a place in mm, got {position}")
+        raise VolumeError(f"ImagePositionPatient: expected a place in mm, got {position}")
     spacing = _numbers(group.measures, "PixelSpacing", 2)
     if spacing.min() <= 0 or spacing.max() > MAX_COORDINATE_MM:
-        raise _MissingError(f"PixelSpacing: expected two lengths in mm, got {spacing}")
+        raise VolumeError(f"PixelSpacing: expected two lengths in mm, got {spacing}")
     slope, intercept = (
         float(_numbers(group.values, keyword, 1)[0]) if group.values.get(keyword) is not None else default
         for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
     )
     if slope == 0:
-        raise _MissingError("RescaleSlope: expected a number above or below 0, got 0")
+        raise VolumeError("RescaleSlope: expected a number above or below 0, got 0")
     between_rows, between_columns = spacing.tolist()
     size = int(header.Rows), int(header.Columns)
     return Slice(frame, position, row, column, (between_rows, between_columns), size, slope, intercept, traits)
@@ -297,5 +294,5 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> Any:
     value = dataset.get(keyword)
     numbers = np.atleast_1d(np.array([] if value is None else value, dtype=np.float64))
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
-        raise _MissingError(f"{keyword}: expected {count} numbers, got {'nothing' if value is None else value}")
+        raise VolumeError(f"{keyword}: expected {count} numbers, got {'nothing' if value is None else value}")
     return numbers

@@ -20,14 +20,11 @@ def trainable_labels(dataset: Dataset) -> dict[int, str]:
     return {value: name for value, name in dataset.label_names.items() if not is_ignored(name)}
 
 
-def require_trainable(
-    dataset: Dataset, *, voxels: bool = True, scans: bool = True, on_scan: OnScan | None = None
-) -> Dataset:
+def require_trainable(dataset: Dataset, *, scans: bool = True, on_scan: OnScan | None = None) -> Dataset:
     """Return the dataset with a name for each label, if it has no errors for a training.
 
     Args:
         dataset: what `read_dataset` found.
-        voxels: read them, and not only the headers.
         scans: refuse a dataset of label maps only.
         on_scan: called with the path of each scan before it is read.
 
@@ -45,20 +42,19 @@ def require_trainable(
         raise DatasetError(
             f"{dataset.root}: expected at least {MIN_CASES} cases with a label map, got {len(training)}. Add cases"
         )
-    if voxels and not dataset.label_names:  # the files name them
+    if not dataset.label_names:  # the files name them
         found = inspect_dataset(dataset, Inspector(voxels=True)).labels
         dataset = replace(dataset, label_names={label.value: f"label_{label.value}" for label in found})
-    findings = inspect_dataset(dataset, Inspector(voxels, on_scan))
-    errors = list_errors(InspectionReport(voxels, datasets=(findings,)))
-    if voxels:
-        errors += [
-            f"{dataset.root}: no case has the label {label.name} ({label.value}); "
-            "take it out of dataset.json, or add cases that have it"
-            for label in findings.labels
-            if not label.cases and not is_ignored(label.name)
-        ]
-        if not findings.labels:
-            errors.append(f"{dataset.root}: expected label maps with values above 0, got none")
+    findings = inspect_dataset(dataset, Inspector(True, on_scan))
+    errors = list_errors(InspectionReport(True, datasets=(findings,)))
+    errors += [
+        f"{dataset.root}: no case has the label {label.name} ({label.value}); "
+        "take it out of dataset.json, or add cases that have it"
+        for label in findings.labels
+        if not label.cases and not is_ignored(label.name)
+    ]
+    if not findings.labels:
+        errors.append(f"{dataset.root}: expected label maps with values above 0, got none")
     if errors:
         raise DatasetError(*errors)
     return dataset

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoseg.data.masks import count_values
 from tomoseg.data.plausibility import ct_warnings
 
-MAX_COUNTED_VALUE = 1 << 16  # below this value counting is faster than sorting
 MIN_ANISOTROPY = 1.01  # an axis whose spacing exceeds the others' by this factor runs across the slices
 
 
@@ -104,12 +104,7 @@ def count_voxels(array: NDArray[np.float32], spacing: tuple[float, float, float]
 
 def _add(numbers: NDArray[np.float32], values: dict[int, int]) -> dict[int, int]:
     """Return the counts with those of one slice, whose values are finite integers."""
-    if numbers.min() >= 0 and numbers.max() < MAX_COUNTED_VALUE:
-        counts = np.bincount(numbers.astype(np.intp).ravel(order="K"))
-        found = np.flatnonzero(counts)
-        counts = counts[found]
-    else:
-        found, counts = np.unique(numbers, return_counts=True)
+    found, counts = count_values(numbers)
     for value, count in zip(found.tolist(), counts.tolist(), strict=True):
         values[int(value)] = values.get(int(value), 0) + count
     return values

@@ -19,8 +19,8 @@ from tomoseg.core.files import staging_folder
 from tomoseg.core.version import __version__
 from tomoseg.data.labels import Label, unnamed
 from tomoseg.data.nifti import write_map
-from tomoseg.data.output_types import LabelMap
 from tomoseg.data.read import read_volume
+from tomoseg.data.segments import LabelMap
 from tomoseg.data.volume import Volume
 from tomoseg.label_app.datastore.annotation import Annotation, annotation_file
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from tomoseg.core.files import common_folder
 from tomoseg.core.version import __version__
 from tomoseg.report.environment import installed_packages
-from tomoseg.report.html.findings import MAX_NAMED, STATUSES, common_folder, make_columns, make_rows
+from tomoseg.report.html.findings import MAX_NAMED, STATUSES, make_columns, make_rows
 from tomoseg.report.html.template import write_html
 from tomoseg.report.records import Report
 from tomoseg.report.text import show_duration, show_moment
@@ -47,7 +48,7 @@ def write_page(report: Report, path: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    base = common_folder([*(case.input for case in report.cases), *report.pending])
+    base = common_folder(map(Path, (*(case.input for case in report.cases), *report.pending)))
     columns = make_columns(report.cases)
     rows = make_rows(report, columns, base)
     counts = Counter(kind for row in rows for kind in row.kinds)

@@ -1,21 +1,72 @@
-"""Findings of each scan of a run, for its page."""
+"""Findings of each scan of a run, for its page, such as labels with an unusual volume."""
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tomoseg.report.html.pictures import embed
-from tomoseg.report.outliers import ReferenceRange, find_outliers
 from tomoseg.report.records import CaseReport, Report
 
 STATUSES = {"failed": "failed", "pending": "not run", "skipped": "skipped", "done": "done"}  # the gravest first
 KINDS = ("reason", "warning", "outlier", "edge", "note")  # of findings, the gravest first
 MAX_NAMED = 6  # outliers and labels at the edge that are listed one by one
+
+# Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993): a modified z-score beyond 3.5 is an outlier. 1.4826
+# times the median absolute deviation, and sqrt(pi / 2) times the mean one, is the SD of a normal distribution.
+OUTLIER_SDS = 3.5
+MEDIAN_TO_SD, MEAN_TO_SD = 1.4826, 1.2533
+MIN_SCANS_FOR_RANGE = 8  # too few scans below for a range
+SAME_VOLUME_TOLERANCE = 1e-6  # of the median: one scan stored twice differs by this much where an affine was rounded
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceRange:
+    """What the volumes of one label are usually like.
+
+    Attributes:
+        median_ml: their median.
+        range_ml: `[lowest, highest]` that is not unusual.
+        present: how many are above 0.
+        outliers: (scan,) whether it stands out, by its volume or because the label is absent.
+    """
+
+    median_ml: float
+    range_ml: tuple[float, float]
+    present: int
+    outliers: NDArray[np.bool_]
+
+
+def find_outliers(volumes_ml: Sequence[float]) -> ReferenceRange | None:
+    """Find the unusual volumes of one label among those of many scans.
+
+    A volume stands out where it is more than 3.5 × 1.4826 × MAD away from the median (MAD: median absolute deviation;
+    where that is 0, the mean one takes its place), or where it is 0 and most of the others are not.
+
+    Args:
+        volumes_ml: one a scan, 0 where the label is absent.
+
+    Returns:
+        None for fewer than 8 scans.
+    """
+    volumes = np.asarray(volumes_ml, dtype=np.float64)
+    if len(volumes) < MIN_SCANS_FOR_RANGE:
+        return None
+    present = int(np.count_nonzero(volumes))
+    median = float(np.median(volumes))
+    deviations = np.abs(volumes - median)
+    spread = MEDIAN_TO_SD * float(np.median(deviations)) or MEAN_TO_SD * float(np.mean(deviations))
+    limit = max(OUTLIER_SDS * spread, SAME_VOLUME_TOLERANCE * median)
+    outliers = deviations > limit
+    if median == 0:  # most lack it, so having it is no fault
+        outliers[:] = False
+    if present > (len(volumes) - 1) / 2:
+        outliers |= volumes == 0
+    return ReferenceRange(median, (max(median - limit, 0.0), median + limit), present, outliers)
 
 
 @dataclass(frozen=True)
@@ -134,14 +185,6 @@ def explain_outlier(column: Column, volume_ml: float) -> str:
         f"{column.name} is unusually {size}: {column.show(volume_ml)} mL, where the median is "
         f"{column.show(usual.median_ml)} mL and {low} to {high} mL is usual."
     )
-
-
-def common_folder(inputs: Sequence[str]) -> Path | None:
-    """Return the folder that all the scans lie in; None where there is no such folder."""
-    try:
-        return Path(os.path.commonpath([Path(name).parent for name in inputs]))
-    except ValueError:  # none at all, several drives, or relative beside absolute paths
-        return None
 
 
 def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[tuple[str, str]]:
