@@ -259,7 +259,7 @@ def test_many_series_are_not_all_listed(tmp_path: Path) -> None:
     message = failure(tmp_path)
     assert "contains 12 series" in message
     assert message.count("T1 head") == 8
-    assert message.endswith("; and 4 more")
+    assert message.endswith(" and 4 more")
 
 
 def test_localizers_in_the_series_itself_are_left_out(tmp_path: Path) -> None:
