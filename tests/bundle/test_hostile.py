@@ -118,6 +118,7 @@ HOSTILE: dict[str, Write] = {
     "codes of a terminal": config(
         {"network_data_format": {"outputs": {"pred": {"channel_def": {"1": NAME}}}}}, "metadata.json"
     ),
+    "hundreds of folders": lambda root: (root / "/".join("d" * 900)).mkdir(parents=True),
     "folder linked to itself": link("scripts", "."),
     "file linked to itself": link("configs/train.json", "train.json"),
     "endless file": link("configs/train.json", "/dev/zero"),

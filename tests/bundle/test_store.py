@@ -173,20 +173,23 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("hashed", [True, False])
-def test_a_bundle_of_the_zoo_comes_with_its_large_files(web: str, hashed: bool) -> None:
+@pytest.mark.parametrize("into", ["models/model.pt", "../../../model.pt"])
+def test_a_bundle_of_the_zoo_comes_with_its_large_files(web: str, hashed: bool, into: str) -> None:
     root = write(Path("liver"))
     (root / "models" / "model.pt").rename("web/model.pt")
     digest = hashlib.sha256(WEIGHTS if hashed else b"others").hexdigest()
-    entry = {"path": "models/model.pt", "url": f"{web}/model.pt", "hash_val": digest, "hash_type": "sha256"}
+    entry = {"path": into, "url": f"{web}/model.pt", "hash_val": digest, "hash_type": "sha256"}
     (root / "large_files.yml").write_text(json.dumps({"large_files": [entry]}))
     pack(root, Path("web/liver_v1.2.0.zip"), "liver/")
     done = run_inside("bundles", "--add", "zoo:liver@1.2.0")
-    if hashed:
+    assert not [path for path in store_folder().parent.rglob("model.pt") if "models" not in path.parts]
+    if hashed and into.startswith("models"):
         assert (find_bundle("liver").root / "models" / "model.pt").read_bytes() == WEIGHTS
         assert json.loads((store_folder() / "liver.json").read_text())["source"] == "zoo:liver@1.2.0"
     else:
         assert done.returncode == 2
-        assert "zoo:liver@1.2.0: cannot be fetched" in done.stderr
+        reason = "cannot be fetched" if into.startswith("models") else "large_files.yml: a path leads out of the bundle"
+        assert f"zoo:liver@1.2.0: {reason}" in done.stderr
         assert list(store_folder().iterdir()) == []
     assert not Path("marker").exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,6 +36,8 @@ CHANGES: dict[str, tuple[Change, bool]] = {
     "compiled network": (lambda root: (root / "models" / "model.ts").write_bytes(b"x"), True),
     "extension": (lambda root: (root / "docs" / "x.cpython-311-x86_64-linux-gnu.so").write_bytes(b"x"), True),
     "renamed": (lambda root: (root / "scripts" / "net.py").rename(root / "scripts" / "other.py"), True),
+    "module beside bytecode": (lambda root: (root / "scripts" / "__pycache__" / "net.pyc").write_bytes(b"x"), True),
+    "compiled network as weights": (lambda root: write_torchscript(root / "models" / "model.pt"), True),
     "link": (lambda root: (root / "scripts" / "more").symlink_to(root / "docs"), True),
     "checkpoint": (lambda root: (root / "models" / "model.pt").write_bytes(b"x"), False),
     "card": (lambda root: (root / "docs" / "README.md").write_text("x"), False),
@@ -53,6 +56,11 @@ def nothing(tmp_path: Path) -> Iterator[None]:
 def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return write(tmp_path / "evil")
+
+
+def write_torchscript(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/code/__torch__.py", "")
 
 
 def write(root: Path) -> Path:

@@ -6,8 +6,10 @@ user allowed: the user's data folder keeps the SHA-256 of their code, which no l
 
 import hashlib
 import os
+import re
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,14 +17,16 @@ from platformdirs import user_data_path
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError, OutputError, errors_as, one_line
-from tomoseg.core.files import sha256
+from tomoseg.core.files import open_regular, sha256
 from tomoseg.core.json_files import write_json
 from tomoseg.core.notes import print_note
 
 # what Python imports, torch and TensorRT load, and MONAI parses; all files of the folders count, too
 CODE_SUFFIXES = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib", ".zip", ".egg", ".ts", ".ptl", ".engine")
 CODE_FOLDERS = ("configs", "scripts")
-PASSED_OVER = ("__pycache__", ".git")  # bundles run without their bytecode
+PASSED_OVER = ".git"
+BYTECODE = re.compile(r"[^.]+\.[^.]+\.pyc")  # in __pycache__: bundles run without it
+ARCHIVES = (".pt", ".pth", ".bin", ".ckpt")  # of weights, or of a compiled network
 MAX_FILES = 100_000
 
 _allowed: set[str] = set()  # in this process, where the data folder cannot be written to
@@ -41,19 +45,39 @@ def code_files(root: Path) -> list[Path]:
     Raises:
         BundleError: the folder has more than 100,000 files, or cannot be read.
     """
-    found, seen, count = list[Path](), set[str](), 0
+    found, seen, count = list[Path](), set[tuple[int, int]](), 0
     with errors_as(BundleError, f"{root}: cannot be read", OSError):
         for place, folders, names in os.walk(root, followlinks=True):
-            seen.add(os.path.realpath(place))
-            folders[:] = [name for name in folders
-                          if name not in PASSED_OVER and os.path.realpath(Path(place, name)) not in seen]  # fmt: skip
+            here = Path(place)
+            seen.add(_identity(here))
+            folders[:] = [one for one in folders if one != PASSED_OVER and _identity(here / one) not in seen]
             count += len(names)
             if count > MAX_FILES:
                 raise BundleError(f"{root}: more than {MAX_FILES} files. Give the folder of one bundle.")
-            is_code = not {*CODE_FOLDERS}.isdisjoint(Path(place).relative_to(root).parts)  # of a set's members, too
-            paths = (Path(place, name) for name in names)
-            found += [path for path in paths if (is_code or path.suffix.lower() in CODE_SUFFIXES) and path.is_file()]
+            is_code = not {*CODE_FOLDERS}.isdisjoint(here.relative_to(root).parts)  # of a set's members, too
+            if here.name == "__pycache__":
+                names = [name for name in names if not BYTECODE.fullmatch(name)]
+            paths = (here / name for name in names)
+            found += [path for path in paths if path.is_file() and (is_code or _runs(path))]
     return sorted(found)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Return what links to a folder have in common with it."""
+    with suppress(OSError):
+        status = folder.stat()
+        return status.st_dev, status.st_ino
+    return 0, 0
+
+
+def _runs(path: Path) -> bool:
+    """Return whether a file outside of the folders of code holds some: by its suffix, or as TorchScript."""
+    suffix = path.suffix.lower()
+    if suffix not in ARCHIVES:
+        return suffix in CODE_SUFFIXES
+    with suppress(zipfile.BadZipFile, NotImplementedError, ValueError), open_regular(path) as file:
+        return any("/code/" in name or name.endswith("/constants.pkl") for name in zipfile.ZipFile(file).namelist())
+    return False
 
 
 def hash_code(root: Path) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tomoseg.bundle.trust import CODE_SUFFIXES, code_files
+from tomoseg.bundle.trust import ARCHIVES, CODE_SUFFIXES, code_files
 from tomoseg.core.errors import one_line
 from tomoseg.core.files import read_text
 
@@ -53,7 +53,8 @@ def find_unusual(root: Path) -> list[str]:
     found = []
     for path in code_files(root):
         name = path.relative_to(root)
-        lines = [KINDS[path.suffix.lower()]] if path.suffix.lower() in KINDS else []
+        kind = KINDS.get(path.suffix.lower(), "compiled network" if path.suffix.lower() in ARCHIVES else "")
+        lines = [kind] if kind else []
         found += [f"{name}: {line}" for line in lines or (_read(path) if "configs" in name.parts[:-1] else [])]
     # a config's text may hold codes that move a terminal's cursor
     return sorted({"".join(c if c.isprintable() else "?" for c in line) for line in found})

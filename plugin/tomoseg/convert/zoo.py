@@ -6,7 +6,7 @@ from pathlib import Path
 from monai.bundle import ConfigParser, download, download_large_files
 
 from tomoseg.core.errors import BundleError, one_line, root_cause
-from tomoseg.core.files import require_regular
+from tomoseg.core.files import real_path, require_regular
 from tomoseg.core.quiet import suppress_warnings
 
 LARGE_FILES = (".yml", ".yaml", ".json")
@@ -38,6 +38,8 @@ def fetch_from_zoo(name: str, version: str | None, folder: Path) -> Path:
         for entry in config.get("large_files", []):
             if not str(entry.get("url", "")).startswith(("https://", "http://")):
                 raise BundleError(f"{where}: {listed[0].name}: expected URLs of the web, got {entry.get('url')!r}")
+            if not real_path(root / str(entry.get("path", ""))).is_relative_to(real_path(root)):
+                raise BundleError(f"{where}: {listed[0].name}: a path leads out of the bundle: {entry['path']!r}")
         if listed:
             download_large_files(str(root))
     except BundleError:
