@@ -238,3 +238,12 @@ class Mirrored(SupervisedEvaluator):
     result = segment(write(tmp_path / "bundle", {"evaluator": evaluator}, files), scan)
     np.testing.assert_array_equal(result.labels, 2 - plain.labels)
     assert any("the evaluator's scripts.own.Mirrored" in note for note in result.stats.notes)
+
+
+def test_a_header_with_huge_voxels_fails_before_it_is_resampled(tmp_path: Path, scan: Path) -> None:
+    root, path = write(tmp_path / "bundle", {}), tmp_path / "huge.nii.gz"
+    nib.save(nib.Nifti1Image(np.asanyarray(nib.load(scan).dataobj), np.diag([500, 500, 500, 1])), path)
+    for limit in ("1GB", None):
+        segmenter = Segmenter.from_bundle(root, device="cpu", backend="torch", max_memory=limit)
+        with pytest.raises(MemoryError, match=r"resampled to \(1\.7, 1\.7, 1\.7\) mm: its header declares"):
+            segmenter(path)

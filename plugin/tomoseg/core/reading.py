@@ -89,7 +89,8 @@ def require_room(name: str, voxels: int, stored_bytes: int = 0) -> None:
         FreeMemoryError: they take more than 80 % of the memory that is free.
     """
     options = current_read_options()
-    needed, room = 4 * voxels + stored_bytes, options.room_bytes
+    copies = 1 if options.max_bytes is not None else 2  # a transform's output; under --max-memory, the run plans it
+    needed, room = 4 * voxels * copies + stored_bytes, options.room_bytes
     if room is None or needed <= room:
         return
     declared = f"{name}: its header declares voxels that take {megabytes(needed)} MB of memory"

@@ -342,6 +342,9 @@ def _check_size(header: ItkHeader, declared: int) -> None:
     held = header.data.stat().st_size - header.start
     packed = header.fields.get("compresseddatasize", "0")
     damage, size = f"{header.path}: truncated or damaged: the header declares", max(held, 0)
+    skip = header.fields.get("byte skip", header.fields.get("byteskip", "0"))
+    if skip.startswith("-") and header.packing == "compressed":  # ITK would inflate it byte by byte to find its end
+        raise VolumeError(f"{header.path}: its header is damaged: byte skip: {_shown(skip)}")
     if not packed.isdecimal() or int(packed) > held:
         raise VolumeError(f"{damage} {packed} bytes of compressed voxels, {header.data.name} has {size}")
     if declared > held * MAX_EXPANSION[header.packing]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureTyped, LoadImaged
+from monai.transforms import Compose, EnsureTyped, LoadImaged, Spacingd
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -20,6 +20,7 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import BundleError, TomosegError, UsageError, one_line, root_cause
 from tomoseg.core.memory import is_out_of_memory
 from tomoseg.core.quiet import suppress_warnings
+from tomoseg.core.reading import read_with, require_room
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import split_side
@@ -157,6 +158,7 @@ class Pipeline:
             BundleError: it fails, or leaves values that are not finite.
         """
         key = self.config.image_key
+        self._require_room(volume)
         with (
             self._transforms_lock,
             volume_to_load(volume, len(self.config.image_keys)),
@@ -168,6 +170,15 @@ class Pipeline:
         if self.replaces_non_finite and not data[key].isfinite().all():
             raise BundleError(f"bundle {self.bundle.name}: preprocessing leaves NaN or infinity in {volume.source}")
         return data
+
+    def _require_room(self, volume: Volume) -> None:
+        """Refuse a scan that the bundle would resample to more voxels than may be taken: its header may lie."""
+        step = next((one for one in self.config.preprocessing.transforms if isinstance(one, Spacingd)), None)
+        wanted = np.resize(step.spacing_transform.pixdim, 3) if step is not None else np.zeros(3)
+        if (wanted > 0).all():
+            voxels = np.prod(volume.grid.shape) * volume.grid.voxel_volume_ml * 1000 / np.prod(wanted)
+            with read_with(self._options.reading):
+                require_room(f"{volume.source}, resampled to {tuple(wanted.tolist())} mm", int(voxels))
 
     def predict(
         self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None = None, target: Grid | None = None
