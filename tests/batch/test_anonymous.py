@@ -90,11 +90,14 @@ def test_nothing_of_an_evaluation_names_a_case(tmp_path: Path) -> None:
             nib.save(labels, folder / f"{name}.nii.gz")
     (predictions / "Mueller_seg.nii.gz").write_bytes(b"damaged")
     told: list[object] = []
-    options = EvaluationOptions(anonymous=True)
+    options = EvaluationOptions(anonymous=True, key_table=str(tmp_path / "table.csv"))
     out = tmp_path / "out"
     found = evaluate(predictions, references, options, output=out, on_case=lambda *given: told.append(given))
     assert sorted(case.status for case in found.cases) == ["done", "failed", "failed"]
     assert {case.name for case in found.done} == {pseudonym(load_key(), "Huber")}
+    table = (tmp_path / "table.csv").read_text()
+    assert (tmp_path / "table.csv").stat().st_mode & 0o777 == 0o600
+    assert f"{found.done[0].name},{predictions / 'Huber_seg.nii.gz'},{references / 'Huber.nii.gz'}" in table
     texts = [path.read_text() for path in out.iterdir()]
     assert len(texts) == 4
     shown = "".join([repr(found), repr(told), *texts])

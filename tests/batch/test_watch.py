@@ -98,6 +98,25 @@ def test_scans_are_segmented_as_they_arrive(inbox: Path, real_scan: Path, tmp_pa
 
 
 @pytest.mark.slow
+def test_nothing_that_watch_writes_names_a_scan(inbox: Path, real_scan: Path, tmp_path: Path) -> None:
+    output, secret = tmp_path / "out", ("Mueller", "Huber", "Schmidt")
+    shutil.copy(real_scan, inbox / "Mueller.nii.gz")
+    (inbox / "Huber.nii").write_text("damaged")
+    with watching(inbox, output, "--preview", "--anonymous") as process:
+        wait_for(lambda: len(cases(output)) == 2)
+        (inbox / "Schmidt").mkdir()
+        shutil.copy(real_scan, inbox / "Schmidt" / "1.nii.gz")
+        wait_for(lambda: len(cases(output)) == 3)
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    written = [path for path in output.rglob("*") if path.is_file()]
+    assert {".png", ".json", ".html", ".csv", ".gz"} <= {path.suffix for path in written}
+    texts = [path.read_bytes().decode("utf-8", "replace") for path in written if path.suffix != ".gz"]
+    told = "".join([(tmp_path / "log").read_text(), *(path.relative_to(output).as_posix() for path in written), *texts])
+    assert [name for name in secret if name in told] == []
+
+
+@pytest.mark.slow
 def test_what_was_done_is_known_after_a_kill(inbox: Path, real_scan: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     for name in ("grown", "kept", "edited"):

@@ -27,6 +27,7 @@ class EvaluationOptions:
         images: folder of the scans, for pictures of the worst cases; a dataset's own are found.
         worst: show so many of the worst cases.
         anonymous: write numbers in place of paths and names of cases, into reports, pictures and messages.
+        key_table: a CSV with the files behind each number, which only you may read.
         threads: compare so many cases at once; by default as many as OMP_NUM_THREADS or the cores allow, at most 4.
 
     Raises:
@@ -47,10 +48,13 @@ class EvaluationOptions:
     images: Annotated[str | None, Option("FOLDER")] = None
     worst: Annotated[int, Option("N")] = 6
     anonymous: bool = False
+    key_table: Annotated[str | None, Option("CSV")] = None
     threads: Annotated[int | None, Option("N")] = None
 
     def __post_init__(self) -> None:
         require_choices(self)
+        if self.key_table is not None and not self.anonymous:
+            raise UsageError("key table: lists numbers; add --anonymous")
         choose_threads(self.threads)
         for name, value, least in (("ignore-label", self.ignore, 1), ("worst", self.worst, 0)):
             if value is not None and value < least:

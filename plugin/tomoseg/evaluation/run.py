@@ -11,8 +11,9 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import UsageError
 from tomoseg.core.notes import collect_notes
-from tomoseg.core.pseudonyms import load_key
+from tomoseg.core.pseudonyms import load_key, pseudonym
 from tomoseg.core.reading import current_read_options, set_read_options
+from tomoseg.core.tables import write_csv
 from tomoseg.core.threads import choose_threads
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import find_ignored, is_ignored
@@ -84,6 +85,9 @@ def evaluate(
     key = load_key() if options.anonymous else None
     shown = None if on_case is None else lambda case, total: on_case(hide_case(case, key), total)
     found = _compare(Path(predictions), Path(references), options, threads, shown)
+    if key is not None and options.key_table is not None:
+        rows = ((pseudonym(key, case.name), case.prediction or "", case.reference or "") for case in found.cases)
+        write_csv(Path(options.key_table), ("number", "prediction", "reference"), rows, private=True)
     if folder is not None:
         save_evaluation(found, folder, images=images, worst=options.worst, key=key)
     return _hide(found, key)
