@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -20,14 +19,15 @@ from support.dicoms import write_series
 from support.one_layer import NETWORK, save_layer
 from support.pages import draw_picture
 from support.scheduling import pytest_xdist_make_scheduler  # noqa: F401
-from support.tiers import rest_exhaustive
+from support.tiers import examples, hypothesis_profile, rest_exhaustive
 from support.trust import all_trusted, own_data_folder
 from tomoseg import Grid
 
 # no deadline: a busy machine disproves no property; the same examples each time, and new ones with `scripts/test --all`
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=examples(100))
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.register_profile("new", deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+settings.load_profile(hypothesis_profile())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

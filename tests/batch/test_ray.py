@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
+from support.command_line import run_inside
 from support.progress import Calls
 from tomoseg import Segmenter, find_bundle, segment_batch
 from tomoseg.batch.cases import plan_cases
@@ -251,7 +252,7 @@ def test_stopped_killed_and_started_again_it_ends_as_a_local_run(scans: Path, tm
 def test_wrong_usage_is_one_line_and_status_2(
     arguments: list[str], message: str, real_scan: Path, tmp_path: Path
 ) -> None:
-    done = subprocess.run(command(real_scan, tmp_path / "out", *arguments), capture_output=True, text=True, check=False)
+    done = run_inside(*command(real_scan, tmp_path / "out", *arguments)[3:])
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -268,9 +269,7 @@ def test_wrong_usage_is_one_line_and_status_2(
     ],
 )
 def test_what_is_for_ray_needs_ray(arguments: list[str], message: str, real_scan: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(real_scan, tmp_path / "out", *arguments, executor="local"), capture_output=True, text=True, check=False
-    )
+    done = run_inside(*command(real_scan, tmp_path / "out", *arguments, executor="local")[3:])
     assert (done.returncode, done.stderr) == (2, f"tomoseg: error: {message}\n")
 
 

@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from support import one_layer
 from support.progress import Calls
 from support.tiers import rest_exhaustive
 from tomoseg import Segmenter, segment_batch
@@ -32,8 +33,15 @@ PREVIEW = OutputOptions(preview=True)
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> Segmenter:
-    return Segmenter.from_bundle(NAME)
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose network is one convolution."""
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": [32, 32, 32], "overlap": 0.25}
+    return one_layer.write(tmp_path_factory.mktemp("bundle") / "small", {"inferer": inferer})
+
+
+@pytest.fixture(scope="module")
+def segmenter(bundle: Path) -> Segmenter:
+    return Segmenter.from_bundle(bundle)
 
 
 @pytest.fixture
@@ -75,7 +83,9 @@ def test_what_is_proven_is_not_made_again(segmenter: Segmenter, scans: Path, tmp
     ]
 
 
-def test_what_is_not_proven_is_told_or_made_again(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
+def test_what_is_not_proven_is_told_or_made_again(
+    segmenter: Segmenter, bundle: Path, scans: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     segment_batch(segmenter, [scans], out)
     wanted = contents(out)
@@ -89,7 +99,7 @@ def test_what_is_not_proven_is_told_or_made_again(segmenter: Segmenter, scans: P
     assert "1_seg.nii.gz: exists, and the scan changed since" in report.cases[3].reason
     assert (out / "0/0_seg.nii.gz").read_bytes() == wanted["0/0_seg.nii.gz"]
 
-    other = Segmenter.from_bundle(NAME, overlap=0.1)
+    other = Segmenter.from_bundle(bundle, overlap=0.1)
     report = segment_batch(other, [scans / "1/5.nii.gz"], out / "1")
     assert "the bundle, its weights or the options changed since" in report.cases[0].reason
     assert statuses(segment_batch(segmenter, [scans], out, options=OutputOptions(overwrite=True))) == ["done"] * 6
@@ -252,7 +262,7 @@ def test_no_more_than_one_scan_waits_for_the_network_and_one_for_the_disk(
 
 
 def test_with_a_limit_of_memory_one_scan_is_done_before_the_next_is_read(
-    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limited = Segmenter.from_bundle(NAME, max_memory="8GB")
+    limited = Segmenter.from_bundle(bundle, max_memory="8GB")
     assert scans_ahead(limited, scans, tmp_path / "out", monkeypatch) == [0] * 6

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.dicoms import write_series
+from support.tiers import examples
 from tomoseg import Grid
 from tomoseg.batch.watch_folder import WatchFolder
 from tomoseg.data.discovery import Scan
@@ -115,7 +116,7 @@ def test_a_folder_that_is_gone_for_a_while_brings_its_scans_once(inbox: WatchFol
     assert [inbox.poll(second) for second in (30, 40, 50)] == [[], [], []]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(st.tuples(st.integers(0, 12), st.sampled_from("abc")), max_size=15))
 def test_every_state_that_lasts_is_taken_once(
     events: list[tuple[int, str]], tmp_path_factory: pytest.TempPathFactory

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from support.bundles import load_network, random_window
 from support.command_line import run_inside
 from support.disk import full_disk
+from support.tiers import rest_slow
 from tomoseg import TomosegError, find_bundle
 from tomoseg.convert.export.export import export
 from tomoseg.convert.export.export_source import load_origin
@@ -62,7 +63,7 @@ RUNTIMES: dict[str, tuple[Runtime, int]] = {
 }
 
 
-@pytest.mark.parametrize("format_name", FULL_PRECISION)
+@pytest.mark.parametrize("format_name", rest_slow(sorted(FULL_PRECISION, key="torchscript".__ne__)))
 def test_the_file_gives_the_networks_scores(
     format_name: str, bundle_folder: Path, real_scan: Path, tmp_path: Path
 ) -> None:

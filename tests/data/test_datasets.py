@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.tiers import examples
 from tomoseg import TomosegError
 from tomoseg.core.errors import UsageError
 from tomoseg.data.datasets import Dataset, Pair, find_datasets, is_dataset, read_dataset
@@ -242,7 +243,7 @@ FILES = st.sampled_from(
 ENTRIES = st.fixed_dictionaries({}, optional={"image": FILES | JSON, "label": FILES | JSON, "annotated": JSON}) | JSON
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.fixed_dictionaries(
         {},

@@ -18,6 +18,7 @@ from pydicom.uid import generate_uid
 from support.dicoms import write_enhanced, write_series
 from support.stored import GRID, SHAPE, noise, save
 from support.strategies import grids
+from support.tiers import examples
 from tomoseg import Grid, TomosegError, read_volume
 from tomoseg.data.header import read_headers
 
@@ -66,7 +67,7 @@ def test_a_header_says_what_the_reader_says_of_dicom(tmp_path: Path, enhanced: b
     np.testing.assert_array_equal(header.read_voxels()[0], volume.array)
 
 
-@settings(SLOW_SETTINGS, max_examples=200)
+@settings(SLOW_SETTINGS, max_examples=examples(200))
 @given(data=st.data(), suffix=st.sampled_from([".nii", ".nrrd", ".mha", ".nii.gz"]))
 def test_a_damaged_header_is_refused_as_the_reader_refuses_it(tmp_path: Path, data: st.DataObject, suffix: str) -> None:
     whole = tmp_path / f"whole{suffix}"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from support.disk import full_disk
 from support.strategies import grids
+from support.tiers import examples
 from tomoseg import Grid, TomosegError
 from tomoseg.data.labels import Code, Label, default_colour
 from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
@@ -37,7 +38,7 @@ def some_table(count: int) -> list[Label]:
     return [Label(value, f"label {value}", default_colour(value)) for value in range(1, count + 1)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(grid=grids(), shear=st.floats(-0.5, 0.5), count=st.sampled_from([1, 3, 300]), seed=st.integers(0, 1000))
 def test_simpleitk_and_slicerio_read_the_same_voxels_at_the_same_place(
     tmp_path_factory: pytest.TempPathFactory, grid: Grid, shear: float, count: int, seed: int
@@ -106,7 +107,7 @@ def test_overlapping_labels_are_layers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(array, masks * np.array([1, 2, 3])[:, None, None, None])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(name=st.text(max_size=40), meaning=st.text(max_size=20))
 def test_no_name_breaks_the_file(tmp_path_factory: pytest.TempPathFactory, name: str, meaning: str) -> None:
     labels = random_labels((3, 4, 5), [0, 1])

@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from support.scene import as_a_qform
 from support.strategies import grids
+from support.tiers import examples
 from tomoseg import Grid, TomosegError, Volume, read_volume
 from tomoseg.data.formats import strip_suffix
 from tomoseg.data.nifti import write_label_map
@@ -218,7 +219,7 @@ def test_what_is_no_image_is_refused() -> None:
         read_volume(sitk.Image(5, 5, sitk.sitkFloat32))
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data(), zipped=st.booleans())
 def test_any_damage_ends_in_a_volume_or_in_our_error(tmp_path: Path, data: st.DataObject, zipped: bool) -> None:
     content = bytearray(write(tmp_path / "whole.nii", ramp(), np.diag([1, 2, 3, 1])).read_bytes())

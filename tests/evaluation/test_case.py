@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.tiers import examples
 from tomoseg import Grid
 from tomoseg.data.overlap import Overlap
 from tomoseg.evaluation.case import CaseScores, compare_labels, score_case, scores_of
@@ -38,7 +39,7 @@ def label_maps(seed: int, values: int = 4) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 def test_labels_are_scored_as_if_each_were_alone(seed: int, fortran: bool) -> None:
     """In the whole volume, not in a box of it."""
     prediction, reference = (np.asarray(one, order="F" if fortran else "C") for one in label_maps(seed))

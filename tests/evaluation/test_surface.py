@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
 from support.strategies import ORIENTATIONS, grids, orientations
+from support.tiers import examples
 from tomoseg.evaluation.surface import SurfaceScores, find_surface, measure_distances, score_surfaces
 
 SPACINGS = st.tuples(*[st.floats(0.3, 4)] * 3)
@@ -65,7 +66,7 @@ def between_distances(prediction: np.ndarray, reference: np.ndarray, affine: np.
 
 
 @given(blobs(), SPACINGS)
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=examples(120))
 def test_scores_are_monais(pair: tuple[np.ndarray, np.ndarray], spacing: tuple[float, float, float]) -> None:
     affine = np.diag([*spacing, 1.0])
     tolerance = between_distances(*pair, affine)
@@ -148,7 +149,7 @@ def test_distances_scale_with_the_spacing(
 
 
 @given(blobs(), st.floats(-0.6, 0.6), st.floats(-0.6, 0.6))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_a_tilted_gantry_is_measured_in_the_patient(
     pair: tuple[np.ndarray, np.ndarray], tilt: float, other: float
 ) -> None:

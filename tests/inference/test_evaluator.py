@@ -351,6 +351,7 @@ def test_mirroring_averages_logits(scans: dict[str, list[Path]], tmp_path: Path)
     assert not torch.equal(mirrored[0]["pred"], plain[0]["pred"])
 
 
+@pytest.mark.slow
 def test_a_shipped_bundle_run_by_monai(bundle: Path, data: Path, cases: tuple[str, ...], tmp_path: Path) -> None:
     """By torch to the voxel; by OpenVINO, which rounds otherwise, what `Segmenter` finds."""
     place = Place(bundle, bundle)

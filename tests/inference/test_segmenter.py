@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from support.bundles import Place
 from support.strategies import AXIS_ORDERS
+from support.tiers import rest_slow
 from tomoseg import Grid, Segmenter, TomosegError, read_volume
 from tomoseg.inference.localisation.locator import LocatedRegions
 
@@ -61,7 +62,7 @@ def variants(real_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     return sorted(folder.glob("*.nii.gz"))
 
 
-@pytest.mark.parametrize("place", ["checkout", "inside"])
+@pytest.mark.parametrize("place", rest_slow(["checkout", "inside"]))
 def test_equals_monai_bundle_run_voxel_by_voxel(
     place: str, segmenter: Segmenter, variants: list[Path], bundle_folder: Path, checkout: Path, tmp_path: Path
 ) -> None:
@@ -140,13 +141,13 @@ def test_accuracy_on_labelled_cases(segmenter: Segmenter, hippocampus_data: Path
 
 def test_threads_get_the_labels_of_their_own_scan(segmenter: Segmenter, real_scan: Path) -> None:
     scan = nib.load(real_scan)
-    scans = [nib.Nifti1Image(np.roll(scan.get_fdata(dtype="float32"), shift, 1), scan.affine) for shift in range(6)]
+    scans = [nib.Nifti1Image(np.roll(scan.get_fdata(dtype="float32"), shift, 1), scan.affine) for shift in (0, 2, 5)]
     alone = [segmenter(scan).labels for scan in scans]
     with ThreadPoolExecutor(3) as threads:
         together = [result.labels for result in threads.map(segmenter, scans)]
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert (alone[0] != alone[5]).any()
+    assert (alone[0] != alone[2]).any()
 
 
 def test_what_the_caller_holds_is_not_changed(small_bundle: Path, real_scan: Path) -> None:

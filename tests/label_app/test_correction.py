@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from support.bundles import dice
+from support.tiers import examples
 from tomoseg import Grid, Segmenter, read_volume
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import UsageError
@@ -37,7 +38,7 @@ def log_probabilities_in(box: tuple[slice, ...]) -> NDArray[np.float32]:
     return np.asarray(SCORES[:, i, j, k])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(CLICKS)
 def test_clicks_get_their_labels_and_what_is_far_stays(clicks: list[Click]) -> None:
     before = LABELS.copy()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 
 from support.fingerprints import BUDGET, HIPPOCAMPUS
+from support.tiers import rest_exhaustive
 from support.trainings import check_data, tiny_bundle, tomoseg, write_dataset
 from tomoseg import find_bundle
 from tomoseg.core.errors import UsageError
@@ -125,7 +126,7 @@ def test_the_command_writes_choice_and_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("partial", rest_exhaustive([True, False]))
 @pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"dice-ce"}))
 def test_a_network_learns_with_each_loss(tmp_path: Path, loss: LossName, partial: bool) -> None:
     torch.set_num_threads(1)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.fingerprints import BUDGET, HIPPOCAMPUS, with_spacing
+from support.tiers import examples
 from tomoseg.core.errors import UsageError
 from tomoseg.planning.fingerprint import LabelPlace, LabelPrint, find_opposite
 from tomoseg.planning.network import Network, shape_levels
@@ -86,7 +87,7 @@ def test_scans_too_large_for_the_window_are_seen_coarser() -> None:
     assert whole / math.prod(plan.patch) < 100
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     spacing=st.tuples(*[st.floats(0.3, 6)] * 3),
     shape=st.tuples(*[st.integers(20, 512)] * 3),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from support.tiers import rest_exhaustive
 from tomoseg.cli.doctor import PARTS
 from tomoseg.convert.export.formats import FORMATS
 
@@ -72,7 +73,7 @@ def resolve(folder: Path, *wanted: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", BROUGHT)
+@pytest.mark.parametrize("extra", rest_exhaustive(dict.fromkeys(["all", "label", *BROUGHT]), 2))
 def test_each_extra_resolves(extra: str, checkout: Path, tmp_path: Path) -> None:
     found = resolve(tmp_path, TORCH, f"{checkout}[{extra}]")
     assert set(found) >= BROUGHT[extra] | CORE

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from support.bundles import Place, read_config, voxels
 from support.config_names import check_names
+from support.tiers import examples
 from support.trainings import check_data, load, tiny_bundle, tomoseg, write_dataset
 from tomoseg import Segmenter, find_bundle
 from tomoseg.bundle.ensemble import KEEP_LARGEST, ensemble_config, keep_components, single_config
@@ -43,7 +44,7 @@ OPTIONS = TrainingOptions(epochs=2, device="cpu")
 def validated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CrossValidation]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("folds")
-    bundle = tiny_bundle(write_dataset(folder / "data", partial=True), folder / "bundle", steps=8)
+    bundle = tiny_bundle(write_dataset(folder / "data", partial=True), folder / "bundle", steps=3)
     return folder, cross_validate(
         find_bundle(bundle), check_data(folder / "data"), OPTIONS, folder / "out", hidden=True
     )
@@ -152,6 +153,7 @@ def test_what_an_earlier_run_chose_counts_for_nothing(validated: tuple[Path, Cro
     assert json.loads(path.read_text()) == config, "the bundle's own are kept without --overwrite"
 
 
+@pytest.mark.slow
 def test_folds_that_begin_with_weights_go_on_with_these_only(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     bundle = tiny_bundle(data, tmp_path / "bundle")
@@ -231,7 +233,7 @@ def test_the_mean_of_weights_is_their_mean(tmp_path: Path) -> None:
     assert load(tmp_path / "mean.pt")["w"].tolist() == [3.0] * 3
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(one=arrays(bool, (4, 3, 5)), other=arrays(bool, (4, 3, 5)))
 def test_dice_is_monais(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> None:
     from monai.metrics import compute_dice

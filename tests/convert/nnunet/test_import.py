@@ -283,6 +283,7 @@ def test_models_that_need_a_licence(name: str, task: str | None) -> None:
     assert restricted_task(name) == task
 
 
+@pytest.mark.slow
 def test_set_is_its_members_merged(model: Path, tmp_path: Path) -> None:
     other = write_model(KINDS["regions"], tmp_path / "Dataset906_regions")
     done = run_inside("import", model, other, "-o", tmp_path / "both")

@@ -19,6 +19,7 @@ from skimage.draw import polygon2mask
 from support.dicom_results import label_map, rasterise, read_back
 from support.dicoms import DIRECTIONS, make_series
 from support.disk import full_disk
+from support.tiers import examples
 from tomoseg import Grid, TomosegError
 from tomoseg.data.dicom.contours import trace_contours
 from tomoseg.data.dicom.reference import text
@@ -60,7 +61,7 @@ def winding(polygon: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.
     return np.asarray(np.arctan2(cross, (one * other).sum(-1)).sum(-1) / (2 * np.pi))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=examples(400))
 @given(mask=masks)
 def test_contours_hold_the_centres_of_the_mask_by_any_rule(mask: NDArray[np.bool_]) -> None:
     turns = np.zeros(mask.shape)
@@ -73,7 +74,7 @@ def test_contours_hold_the_centres_of_the_mask_by_any_rule(mask: NDArray[np.bool
     np.testing.assert_array_equal(crossings, mask)  # even-odd
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(mask=masks)
 def test_contours_pass_no_centre_and_stay_half_way(mask: NDArray[np.bool_]) -> None:
     for polygon in trace_contours(mask):

@@ -20,6 +20,7 @@ from pydicom.uid import generate_uid
 from support.dicoms import write_enhanced, write_series
 from support.stored import GRID, SHAPE, noise, save
 from support.strategies import grids
+from support.tiers import examples
 from tomoseg import Grid, read_volume
 from tomoseg.core.errors import UsageError
 from tomoseg.data.geometry import MAX_ROUNDING_VOXELS
@@ -35,7 +36,7 @@ SLOW_SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=[
 VALUES = st.sampled_from([0.0, 1.0, 2.0, -3.0, 70000.0, np.nan, np.inf])
 
 
-@settings(SLOW_SETTINGS, max_examples=200)
+@settings(SLOW_SETTINGS, max_examples=examples(200))
 @given(
     hnp.arrays(np.float32, hnp.array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=4), elements=VALUES),
     st.permutations((1.0, 1.0, 3.0)) | st.just([2.0, 2.0, 2.0]),

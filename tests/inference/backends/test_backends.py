@@ -88,6 +88,7 @@ def test_scores_are_those_of_torch(network: torch.nn.Module, bundle_folder: Path
     assert float((again - wanted[1:]).abs().max()) < limit
 
 
+@pytest.mark.slow
 def test_scores_where_most_is_air(network: torch.nn.Module) -> None:
     """Sums of equal voxels, one after the other in float32, drift."""
     window = torch.full((1, 1, 64, 64, 64), -0.8)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from support.strategies import grids
+from support.tiers import examples
 from tomoseg import Grid
 from tomoseg.core.run_stats import RunStats
 from tomoseg.inference.sliding_window.blend import Predictor, Slab
@@ -48,7 +49,7 @@ def streamed(
     return torch.cat(parts, dim=1).movedim(1, axis + 1), axis, stats
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     shape=st.tuples(*[st.integers(1, 40)] * 3),
     roi=st.tuples(*[st.integers(2, 16)] * 3),
@@ -85,7 +86,7 @@ def cut(logits: torch.Tensor, axis: int, cuts: list[int]) -> list[Slab]:
     return [Slab(a, logits[:, a:b]) for a, b in zip(starts, ends, strict=True)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     shape=st.tuples(*[st.integers(1, 14)] * 3),
     scan=st.tuples(*[st.integers(1, 18)] * 3),
@@ -183,7 +184,7 @@ CHAINS = [
 ]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @example(grid=Grid((20, 30, 24), np.eye(4)[:, [1, 2, 0, 3]]), chain=CHAINS[-2], seed=0, slab_axis=0)
 @given(grid=grids(), chain=st.sampled_from(CHAINS), seed=st.integers(0, 99), slab_axis=st.integers(0, 2))
 def test_labels_equal_those_of_monais_own_inverse(
