@@ -287,7 +287,7 @@ def test_shipped_bundles_are_what_the_planner_makes_of_their_data(
         assert theirs["label_table"][value] | entry == theirs["label_table"][value]
 
 
-@pytest.mark.parametrize("names", [{"GTV+": 1, "GTV-": 2}, {"海马前部": 1, "Tumour (necrotic)": 2}])
+@pytest.mark.parametrize("names", [{"GTV+": 1, "GTV-": 2}, {"海马前部": 1, "Tumour (necrotic)": 2}, {"back": 2, "front": 1}])
 def test_names_of_labels_are_kept_as_the_dataset_has_them(names: dict[str, int], tmp_path: Path) -> None:
     plan(write_dataset(tmp_path / "data", names=names), tmp_path / "bundle", BUDGET)
     assert find_bundle(f"{tmp_path}/bundle").labels == {value: name for name, value in names.items()}

@@ -51,7 +51,7 @@ def write_dataset(
     ignore: bool = False,
     validation: int = 0,
 ) -> Path:
-    """Write a dataset as the Decathlon ("msd"), nnU-Net ("nnunet") lays it out, or as plain folders ("plain").
+    """Write a dataset as the Decathlon ("msd") or nnU-Net ("nnunet") lays it out, or as plain folders ("plain").
 
     With `partial`, every second case has the first label only; with `ignore`, a corner of each label map is ignored.
     """
