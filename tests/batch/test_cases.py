@@ -41,7 +41,7 @@ def test_a_folder_keeps_its_tree(tmp_path: Path) -> None:
     assert outputs(cases, tmp_path / "out") == ["b_seg.nii.gz", "one/a_seg.nii.gz", "two/a_seg.nii.gz"]
 
 
-def test_several_inputs_keep_what_tells_them_apart(tmp_path: Path) -> None:
+def test_several_inputs_keep_their_own_names(tmp_path: Path) -> None:
     scans = touch(tmp_path / "in", "one/a.nii.gz", "two/a.nii.gz", "two/b.nii")
     wanted = ["one/a_seg.nii.gz", "two/a_seg.nii.gz", "two/b_seg.nii.gz"]
     for given in (scans, [tmp_path / "in/one", tmp_path / "in/two"], [str(tmp_path / "in/*/*.nii*")]):
@@ -64,7 +64,7 @@ def test_results_of_an_earlier_run_are_no_scans(tmp_path: Path) -> None:
     assert len(plan_cases([tmp_path], tmp_path / "out")) == 1
 
 
-def test_wrong_calls_are_told(tmp_path: Path) -> None:
+def test_wrong_calls_are_reported(tmp_path: Path) -> None:
     a, b, packed = touch(tmp_path / "in", "a.nii", "b.nii", "a.nii.gz")
     (tmp_path / "empty").mkdir()
     for inputs, output, message in [

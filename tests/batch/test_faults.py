@@ -75,7 +75,7 @@ def test_a_full_disk_loses_nothing_and_with_room_the_rest_is_done(
 
 
 @pytest.mark.slow
-def test_a_read_only_folder_is_told_for_each_scan(scans: Path, tmp_path: Path) -> None:
+def test_a_read_only_folder_is_reported_for_each_scan(scans: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     done = run_on_small_disk('read_only; "$@"; echo "status: $?"', disk, tmp_path / "kept", *command(scans, disk))
     assert "status: 1\n" in done.stdout

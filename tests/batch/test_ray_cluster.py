@@ -131,7 +131,7 @@ def test_a_server_that_dies_as_it_begins_is_asked_for_again(cluster: Cluster, sc
 
 
 @pytest.mark.parametrize("what", rest_exhaustive(["weights", "input", "output"]))
-def test_a_machine_that_does_not_share_what_it_must_is_told_in_one_line(
+def test_a_machine_that_does_not_share_what_it_must_is_reported_in_one_line(
     cluster: Cluster, scans: Path, bundle_copy: Path, tmp_path: Path, what: str
 ) -> None:
     out, weights = tmp_path / "out", bundle_copy / "models" / "model.pt"

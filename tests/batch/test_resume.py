@@ -83,7 +83,7 @@ def test_what_is_proven_is_not_made_again(segmenter: Segmenter, scans: Path, tmp
     ]
 
 
-def test_what_is_not_proven_is_told_or_made_again(
+def test_what_is_not_proven_is_reported_or_made_again(
     segmenter: Segmenter, bundle: Path, scans: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"

@@ -176,7 +176,7 @@ def test_a_format_that_refers_to_dicom_needs_dicom(segmenter: Segmenter, real_sc
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_cleaned_is_told(real_scan: Path, tmp_path: Path) -> None:
+def test_what_was_cleaned_is_reported(real_scan: Path, tmp_path: Path) -> None:
     image = nib.load(real_scan)
     array = image.get_fdata(dtype="float32")
     array[0, 0, :5] = np.nan

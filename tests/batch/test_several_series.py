@@ -117,7 +117,7 @@ def test_a_second_series_leaves_the_first_result_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["AcquisitionNumber", "TriggerTime", "EchoTime", "DiffusionBValue"])
-def test_a_phase_of_a_series_is_chosen_by_what_tells_it_apart(key: str, tmp_path: Path) -> None:
+def test_a_phase_of_a_series_is_chosen_by_its_own_number(key: str, tmp_path: Path) -> None:
     for phase in (1, 2):
         elements: dict[str, Any] = {key: phase * 10}
         write_series(

@@ -171,7 +171,7 @@ def test_a_dicom_export_is_one_scan(inbox: Path, dicom_scan: Path, real_scan: Pa
         (["in", "-o", "out", "--settle", "-1"], "--settle"),
     ],
 )
-def test_what_cannot_be_watched_is_told(arguments: list[str], complaint: str, tmp_path: Path) -> None:
+def test_what_cannot_be_watched_is_reported(arguments: list[str], complaint: str, tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     done = run_inside("watch", *arguments, "-b", BUNDLE, cwd=tmp_path)
     assert done.returncode == 2

@@ -16,7 +16,7 @@ def make(root: Path, metadata: object) -> Bundle:
     return Bundle("made", root)
 
 
-def test_tells_modality_and_labels_from_the_metadata(tmp_path: Path) -> None:
+def test_reports_modality_and_labels_from_the_metadata(tmp_path: Path) -> None:
     formats = {
         "inputs": {"image": {"modality": "CT"}},
         "outputs": {"pred": {"channel_def": {"0": "background", "1": "liver", "2": "spleen"}}},

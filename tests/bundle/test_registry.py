@@ -97,7 +97,7 @@ def test_a_folder_of_the_working_directory_takes_no_registered_name(
 
 
 @pytest.mark.parametrize("wanted", ["", "spleen", "./nowhere", "no/where"])
-def test_what_is_not_there_is_told(wanted: str) -> None:
+def test_what_is_not_there_is_reported(wanted: str) -> None:
     with pytest.raises(TomosegError, match="no such"):
         find_bundle(wanted)
 

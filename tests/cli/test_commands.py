@@ -220,7 +220,7 @@ def test_a_bundle_without_weights_is_wrong_usage(bundle_copy: Path, real_scan: P
     assert not (tmp_path / "seg.nii.gz").exists()
 
 
-def test_check_tells_what_is_wrong(real_scan: Path, dicom_scan: Path, tmp_path: Path) -> None:
+def test_check_reports_what_is_wrong(real_scan: Path, dicom_scan: Path, tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     shutil.copytree(dicom_scan, scans / "series")
     shutil.copy(real_scan, scans / "good.nii.gz")
@@ -246,7 +246,7 @@ def test_check_tells_what_is_wrong(real_scan: Path, dicom_scan: Path, tmp_path: 
     assert run_inside("check").returncode == 2
 
 
-def test_tells_what_there_is() -> None:
+def test_reports_what_there_is() -> None:
     assert run_process("--version").stdout == f"tomoseg {tomoseg.__version__}\n"
     for arguments in ([], ["--help"]):
         shown = run_inside(*arguments)

@@ -74,7 +74,7 @@ def test_a_part_that_is_absent_comes_with_its_command() -> None:
     )
 
 
-def test_python_3_14_is_told_about_jpeg_ls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_3_14_is_reported_about_jpeg_ls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tomoseg.cli.doctor.PYTHON", (3, 14))
     monkeypatch.setattr("tomoseg.cli.doctor.installed_packages", lambda names: {})
     (found,) = (examine_part(part) for part in PARTS if part.package == "pyjpegls")

@@ -83,7 +83,7 @@ def test_the_file_gives_the_networks_scores(
     assert made.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
 
 
-def test_torchscript_tells_what_it_was_made_from(small_bundle: Path) -> None:
+def test_torchscript_reports_what_it_was_made_from(small_bundle: Path) -> None:
     """As MONAI's own export: MONAI Deploy reads config and metadata from the file. It lies beside the weights."""
     from monai.data import load_net_with_metadata
 
@@ -242,7 +242,7 @@ def test_dice_is_that_of_the_masks(real_scan: Path) -> None:
         ({"format_name": "onnx", "calibration": [Path("no.nii.gz")]}, r"no\.nii\.gz: no such file"),
     ],
 )
-def test_what_cannot_be_is_told(
+def test_what_cannot_be_is_reported(
     arguments: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -283,7 +283,7 @@ def test_windows_must_be_of_one_size(bundle_copy: Path, roi_size: list[int]) -> 
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_missing_packages_are_told(format_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_reported(format_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tomoseg.convert.export import formats
 
     kind = FORMATS[format_name]
@@ -297,7 +297,7 @@ def test_missing_packages_are_told(format_name: str, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for computers without a GPU")
-def test_tensorrt_without_a_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_without_a_gpu_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MONAI's own export is called as it wants to be, as far as it comes without a GPU."""
     from tomoseg.convert.export import formats
 
@@ -342,7 +342,7 @@ def test_the_command_line(bundle_copy: Path, real_scan: Path) -> None:
     assert "note: checked on random windows" in plain.stdout
 
 
-def test_empty_scans_are_told(tmp_path: Path) -> None:
+def test_empty_scans_are_reported(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ones((40, 56, 40), "float32"), np.eye(4)), tmp_path / "flat.nii.gz")
     with pytest.raises(TomosegError, match="expected scans with something in them, got 1 of one value each"):
         export(find_bundle("hippocampus"), "onnx", tmp_path / "net.onnx", calibration=[tmp_path / "flat.nii.gz"])

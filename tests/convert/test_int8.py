@@ -63,7 +63,7 @@ def dice(one: NDArray[Any], other: NDArray[Any]) -> list[float]:
     return [2 * np.sum((one == k) & (other == k)) / (np.sum(one == k) + np.sum(other == k)) for k in (1, 2)]
 
 
-def test_it_is_small_and_its_dice_is_told(made: tuple[Path, Export]) -> None:
+def test_it_is_small_and_its_dice_is_reported(made: tuple[Path, Export]) -> None:
     bundle, export = made
     models = bundle / "models"
     assert export.files == (str(models / "model_int8.xml"), str(models / BIN))
@@ -168,7 +168,7 @@ def test_it_is_for_windows_of_one_size(bundle: Path, real_scan: Path) -> None:
         Segmenter.from_bundle(bundle, precision="int8")(real_scan)
 
 
-def test_what_does_not_go_with_int8_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_go_with_int8_is_reported(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TomosegError, match=r"backend: torch does not run int8\. Use --backend openvino"):
         Segmenter.from_bundle(bundle, precision="int8", backend="torch")
     with pytest.raises(TomosegError, match="compile: is for the torch backend"):
@@ -199,7 +199,7 @@ def test_what_loses_too_much_is_not_kept(bundle: Path, real_scan: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_network_that_was_exported_anew_is_another_run(bundle: Path, real_scan: Path, tmp_path: Path) -> None:
+def test_a_network_that_was_exported_again_is_another_run(bundle: Path, real_scan: Path, tmp_path: Path) -> None:
     """A result of one int8 network does not count as one of another."""
     (tmp_path / "in").mkdir()
     shutil.copy(real_scan, tmp_path / "in" / "scan.nii.gz")

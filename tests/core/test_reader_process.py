@@ -121,7 +121,7 @@ def test_it_ends_with_the_process_that_started_it() -> None:
         wait_until(partial(_is_gone, int(found.stdout)), "the reader process has ended")
 
 
-def test_nothing_is_imported_from_the_folder_that_somebody_works_in(tmp_path: Path) -> None:
+def test_nothing_is_imported_from_the_folder_of_the_shell(tmp_path: Path) -> None:
     (tmp_path / "psutil.py").write_text("print('imported')")
     (tmp_path / "pickle.py").write_text("print('imported')")
     code = "from tomoseg.core.reader_process import read_apart; print(read_apart(len, 'four'))"

@@ -241,6 +241,6 @@ def test_labels_are_the_same_and_not_made_again(backend: str, real_scan: Path, t
 
 
 @pytest.mark.parametrize("threads", [0, -1])
-def test_python_is_told_the_same(threads: int) -> None:
+def test_python_is_warned_alike(threads: int) -> None:
     with pytest.raises(UsageError, match=f"--threads: expected at least 1, got {threads}"):
         Segmenter.from_bundle(NAME, threads=threads)

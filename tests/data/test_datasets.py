@@ -115,7 +115,7 @@ def test_label_maps_beside_loose_scans_are_no_dataset(tmp_path: Path) -> None:
     assert not is_dataset(tmp_path)
 
 
-def test_what_has_no_partner_is_told_apart(tmp_path: Path) -> None:
+def test_what_has_no_partner_is_listed_apart(tmp_path: Path) -> None:
     root = decathlon(tmp_path / "listed", ".nii.gz")
     touch(root, "imagesTr/extra.nii.gz")
     (root / "labelsTr/liver_1.nii.gz").unlink()
@@ -193,7 +193,7 @@ def test_regions_of_nnunet_keep_their_names(tmp_path: Path) -> None:
         ({"file_ending": ".png"}, r"file_ending: expected one of .*, got \.png"),
     ],
 )
-def test_a_bad_description_is_told_in_one_kind_line(tmp_path: Path, content: Any, message: str) -> None:
+def test_a_bad_description_is_reported_in_one_kind_line(tmp_path: Path, content: Any, message: str) -> None:
     root = describe(decathlon(tmp_path, ".nii.gz"), content)
     with pytest.raises(UsageError, match=message) as caught:
         read_dataset(root)
@@ -201,7 +201,7 @@ def test_a_bad_description_is_told_in_one_kind_line(tmp_path: Path, content: Any
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_dataset_is_told_in_one_kind_line(tmp_path: Path) -> None:
+def test_what_is_no_dataset_is_reported_in_one_kind_line(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     touch(broken, "dataset.json")
     apart = tmp_path / "apart"

@@ -41,7 +41,7 @@ def test_a_flip_and_a_shift_by_one_voxel_are_other_grids(grid: Grid, axis: int) 
 
 
 @given(orientations())
-def test_all_48_orientations_are_told_apart(codes: str) -> None:
+def test_all_48_orientations_are_kept_apart(codes: str) -> None:
     affine = nib.orientations.inv_ornt_aff(
         nib.orientations.ornt_transform(
             nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))

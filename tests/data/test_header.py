@@ -110,7 +110,7 @@ def odd_files(folder: Path) -> list[Path]:
     return [*(path for path in folder.iterdir()), folder / "gone.nii", next((folder / "single").iterdir())]
 
 
-def test_what_is_odd_is_told_as_the_reader_tells_it(tmp_path: Path) -> None:
+def test_what_is_odd_is_reported_as_the_reader_reports_it(tmp_path: Path) -> None:
     read = set()
     for path in odd_files(tmp_path):
         volume, reason = attempt(partial(read_volume, path))

@@ -149,7 +149,7 @@ def test_the_same_labels_make_the_same_bytes(tmp_path: Path) -> None:
     assert packed[:4] + packed[4:8] == b"\x1f\x8b\x08\x00" + bytes(4)  # gzip without a name, at no time
 
 
-def test_what_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     labels = random_labels((16, 16, 16), [0, 1, 2, 300])
     grid = Grid(labels.shape, np.eye(4))
     (tmp_path / "file").touch()

@@ -46,7 +46,7 @@ def same(found: float, wanted: Any) -> None:
 
 @given(masks())
 @settings(deadline=None)
-def test_dice_and_jaccard_are_symmetric_and_one_tells_the_other(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_dice_and_jaccard_are_symmetric_and_one_gives_the_other(pair: tuple[np.ndarray, np.ndarray]) -> None:
     prediction, reference = pair
     found = count_overlap(prediction, reference, prediction.size)
     turned = count_overlap(reference, prediction, prediction.size)

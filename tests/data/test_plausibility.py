@@ -78,7 +78,7 @@ def test_the_planner_writes_half_the_5th_to_one_and_a_half_times_the_95th_percen
     ],
     ids=["as trained", "too small", "missing", "too large", "nothing", "no air", "grey levels"],
 )
-def test_what_is_odd_is_told(
+def test_what_is_odd_is_reported(
     segmenter: Segmenter, scan: NDArray[np.float32], reported: list[str], tmp_path: Path
 ) -> None:
     result = segmenter(save(tmp_path / "scan.nii.gz", scan.astype(np.float32)))
@@ -181,7 +181,7 @@ def test_a_label_at_the_border_may_be_small_but_not_large_or_missing() -> None:
 
 
 @given(volumes=st.lists(st.floats(0, 100), min_size=1, max_size=5), data=st.data())
-def test_only_what_lies_outside_of_its_range_is_told(volumes: list[float], data: st.DataObject) -> None:
+def test_only_what_lies_outside_of_its_range_is_reported(volumes: list[float], data: st.DataObject) -> None:
     ranges = [data.draw(st.none() | st.tuples(st.floats(0, 40), st.floats(41, 90))) for _ in volumes]
     found = volume_warnings(table(*ranges), dict(enumerate(volumes, start=1)), set(), TRAINED)
     odd = [
@@ -215,7 +215,7 @@ def test_a_part_of_a_large_scan_is_enough() -> None:
 
 
 @pytest.mark.parametrize("bad", [[5, 2], [1], [-1, 3], "12", 7])
-def test_a_range_that_is_none_is_told(bad: object, bundle: Path, tmp_path: Path) -> None:
+def test_a_range_that_is_none_is_reported(bad: object, bundle: Path, tmp_path: Path) -> None:
     content = json.loads((bundle / "configs" / "metadata.json").read_text())
     content["label_table"]["1"]["volume_ml"] = bad
     (tmp_path / "configs").mkdir()

@@ -100,7 +100,7 @@ def test_what_a_qform_rounds_is_no_contradiction(tmp_path: Path) -> None:
     assert read_volume(tmp_path / "scan.nii").notes == ()
 
 
-def test_a_damaged_qform_beside_a_sform_is_told(tmp_path: Path) -> None:
+def test_a_damaged_qform_beside_a_sform_is_reported(tmp_path: Path) -> None:
     image = nib.Nifti1Image(ramp(), SHEARED)
     image.set_qform(TURNED, 1)
     nib.save(image, tmp_path / "scan.nii")

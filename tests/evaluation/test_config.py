@@ -78,7 +78,7 @@ def test_tolerances_of_all_and_of_single_labels(tmp_path: Path) -> None:
         (["3=1mm"], "tolerance: no label '3'. Choose from"),
     ],
 )
-def test_wrong_tolerances_are_told(tolerances: list[str], message: str) -> None:
+def test_wrong_tolerances_are_reported(tolerances: list[str], message: str) -> None:
     with pytest.raises(TomosegError, match=message):
         make_protocol(NAMES, tolerances)
 

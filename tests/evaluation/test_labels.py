@@ -82,12 +82,12 @@ def test_values_that_a_file_scales_are_rounded(tmp_path: Path) -> None:
     assert "got values that are no integers" in case.reason
 
 
-def test_grey_values_are_told(tmp_path: Path) -> None:
+def test_grey_values_are_reported(tmp_path: Path) -> None:
     scan = write(tmp_path / "a.nii.gz", np.arange(512, dtype=np.int16).reshape(8, 8, 8))
     assert evaluate(scan, scan).notes == ("511 different values were scored: are these label maps, and no scans?",)
 
 
-def test_what_nnunet_calls_ignore_is_ignored_whoever_names_the_labels(tmp_path: Path) -> None:
+def test_what_nnunet_calls_ignore_is_ignored_in_each_naming_of_the_labels(tmp_path: Path) -> None:
     predictions, references = write_cases(tmp_path, 2)
     (references / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "ignore": 2}}))
     for options in (EvaluationOptions(), EvaluationOptions({1: "liver"})):
@@ -99,7 +99,7 @@ def test_what_nnunet_calls_ignore_is_ignored_whoever_names_the_labels(tmp_path: 
         assert case.absent.neither == 30 * 24 * 16 - 9 * 7 * 8
 
 
-def test_values_that_no_label_has_are_told(tmp_path: Path) -> None:
+def test_values_that_no_label_has_are_reported(tmp_path: Path) -> None:
     predictions, references = write_cases(tmp_path, 1)
     done = run(predictions, references, "-o", tmp_path / "out", "--labels", "1=liver", "--worst", 0)
     path = predictions / "case_0_seg.nii.gz"

@@ -85,13 +85,13 @@ def test_what_tomoseg_writes_beside_labels_is_no_prediction(tmp_path: Path) -> N
     assert matches.lonely_predictions == ()
 
 
-def test_two_predictions_of_one_case_are_told(tmp_path: Path) -> None:
+def test_two_predictions_of_one_case_are_reported(tmp_path: Path) -> None:
     ours, theirs = touch(tmp_path / "p", "x_seg.nii", "x_label.nii"), touch(tmp_path / "r", "x.nii")
     with pytest.raises(TomosegError, match=r"x_seg\.nii: x_label\.nii in the same folder is called as the same case"):
         match_cases(ours, theirs)
 
 
-def test_missing_partners_are_told(tmp_path: Path) -> None:
+def test_missing_partners_are_reported(tmp_path: Path) -> None:
     ours, theirs = touch(tmp_path / "p", "a.nii", "b.nii"), touch(tmp_path / "r", "b.nii", "c.nii")
     matches = match_cases(ours, theirs)
     assert [path.name for path in (*matches.lonely_predictions, *matches.lonely_references)] == ["a.nii", "c.nii"]
@@ -119,7 +119,7 @@ def test_files_are_what_they_are_said_to_be(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_nothing_to_compare_is_told(
+def test_nothing_to_compare_is_reported(
     predictions: list[str], references: list[str], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(TomosegError, match=message):
@@ -142,7 +142,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("place", ["", "labelsTr", "labelsTr/b.nii"])
-def test_a_dataset_tells_names_scans_and_annotations(place: str, dataset: Path, tmp_path: Path) -> None:
+def test_a_dataset_reports_names_scans_and_annotations(place: str, dataset: Path, tmp_path: Path) -> None:
     """Given directly, as its folder of labels, or as a file in that folder."""
     ours = touch(tmp_path / "p", "a_seg.nii", "b_seg.nii")
     matches = match_cases(ours / "b_seg.nii" if place.endswith(".nii") else ours, dataset / place)

@@ -92,7 +92,7 @@ def test_the_summary_is_that_of_the_rows(saved: tuple[Evaluation, Path]) -> None
     assert checked == 2 * len(METRICS)
 
 
-def test_what_was_asked_is_told(saved: tuple[Evaluation, Path]) -> None:
+def test_what_was_asked_is_reported(saved: tuple[Evaluation, Path]) -> None:
     content = read_json(saved[1] / "evaluation.json")
     assert content["config"]["labels"] == {"1": "liver", "2": "spleen"}
     assert content["bootstrap"] == {
@@ -105,7 +105,7 @@ def test_what_was_asked_is_told(saved: tuple[Evaluation, Path]) -> None:
     assert content["labels"][0]["bland_altman"]["low_ml"] < content["labels"][0]["bland_altman"]["high_ml"]
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     evaluation = make_evaluation(tmp_path / "cases")
     (tmp_path / "taken").touch()
     with pytest.raises(TomosegError, match=r"taken/evaluation\.json: cannot be written"):

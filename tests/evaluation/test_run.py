@@ -94,7 +94,7 @@ def test_real_predictions_score_what_monai_says(which: str, request: pytest.Fixt
     assert differ > 0
 
 
-def test_a_folder_with_a_bad_case_is_scored_and_the_bad_one_told(tmp_path: Path) -> None:
+def test_a_folder_with_a_bad_case_is_scored_and_the_bad_one_reported(tmp_path: Path) -> None:
     predictions, references = write_cases(tmp_path)
     out = tmp_path / "new" / "out"
     done = run(
@@ -237,7 +237,7 @@ def test_head_and_neck_organs_that_were_not_contoured_are_left_out(tmp_path: Pat
         (["predictions"], "Missing argument 'REF'"),
     ],
 )
-def test_wrong_usage_is_told_in_a_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_wrong_usage_is_reported_in_a_line(arguments: list[str], message: str, tmp_path: Path) -> None:
     write_cases(tmp_path, 4)
     done = run(*arguments, "-o", "out", cwd=tmp_path)
     assert done.returncode == 2, done.stdout

@@ -51,7 +51,7 @@ def test_sizes_are_read(text: str | int, size: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "lots", "6 apples", "-1GB", "0", "0.0GB", "GB", "6 G B"])
-def test_sizes_that_are_none_are_told(text: str) -> None:
+def test_sizes_that_are_none_are_reported(text: str) -> None:
     with pytest.raises(TomosegError, match="max_memory: expected a size such as 6GB or 500MB, got"):
         RunOptions(max_memory=text)
 
@@ -200,7 +200,7 @@ def test_running_out_of_memory_for_good_is_an_error() -> None:
 
 
 @pytest.mark.slow
-def test_a_scan_that_is_too_large_is_told_and_the_rest_are_done(real_scan: Path, tmp_path: Path) -> None:
+def test_a_scan_that_is_too_large_is_reported_and_the_rest_are_done(real_scan: Path, tmp_path: Path) -> None:
     scan = nib.load(real_scan)
     large = np.tile(scan.get_fdata(dtype="float32"), (8, 8, 8))
     (tmp_path / "scans").mkdir()

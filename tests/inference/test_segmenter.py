@@ -179,7 +179,7 @@ def test_overlap_reaches_the_inferer_of_the_bundle(real_scan: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "cuda:x"])
-def test_a_device_that_is_not_there_is_told(device: str) -> None:
+def test_a_device_that_is_not_there_is_reported(device: str) -> None:
     with pytest.raises(TomosegError, match="device: "):
         Segmenter.from_bundle("hippocampus", device=device)
 
@@ -221,7 +221,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("message", CHANGES)
-def test_a_damaged_config_is_told_in_one_line(bundle_copy: Path, message: str) -> None:
+def test_a_damaged_config_is_reported_in_one_line(bundle_copy: Path, message: str) -> None:
     edit(bundle_copy, CHANGES[message])
     with pytest.raises(TomosegError, match=message) as caught:
         Segmenter.from_bundle(bundle_copy)

@@ -41,7 +41,7 @@ def ensemble(small_bundle: Path) -> Path:
     return small_bundle
 
 
-def test_they_are_told_as_the_segmenter_tells_them(ensemble: Path) -> None:
+def test_they_are_reported_as_the_segmenter_reports_them(ensemble: Path) -> None:
     """The same hashes show which weights other machines run."""
     models = ensemble / "models"
     checkpoints = [models / "model.pt", models / "second.pt"]
@@ -160,7 +160,7 @@ def test_torchscript_in_place_of_the_network(small_bundle: Path, real_scan: Path
         assert len(segmenter.checkpoint_sha256[0]) == 64
 
 
-def test_what_is_missing_is_told(small_bundle: Path) -> None:
+def test_what_is_missing_is_reported(small_bundle: Path) -> None:
     config = InferenceConfig(find_bundle(small_bundle), CPU, None)
     (small_bundle / "models" / "model.pt").unlink()
     with pytest.raises(TomosegError, match=r"model\.pt: no such checkpoint\. Train the bundle: tomoseg train "):

@@ -75,7 +75,7 @@ def test_local_scores_are_those_of_the_result(real_scan: Path) -> None:
 
 
 @pytest.mark.slow
-def test_clicks_on_errors_mend_them(hippocampus_data: Path) -> None:
+def test_clicks_on_errors_correct_them(hippocampus_data: Path) -> None:
     """Five clicks, each in the middle of the largest error that is left."""
     gained: list[float] = []
     seconds: list[float] = []

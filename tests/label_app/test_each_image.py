@@ -25,7 +25,7 @@ def test_a_limit_is_a_number() -> None:
         limit_images(["a"], {"limit": "many"}, "limit")
 
 
-def test_a_bad_image_is_told_and_the_others_are_done(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_image_is_reported_and_the_others_are_done(capsys: pytest.CaptureFixture[str]) -> None:
     done = []
 
     def work(image: str) -> None:

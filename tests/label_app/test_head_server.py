@@ -77,7 +77,7 @@ def test_places_may_be_given_by_hand(server: Server, studies: Path) -> None:
         assert message in answer
 
 
-def test_a_doubtful_head_is_told_in_answer_and_log(server: Server, studies: Path, tmp_path: Path) -> None:
+def test_a_doubtful_head_is_reported_in_answer_and_log(server: Server, studies: Path, tmp_path: Path) -> None:
     head = nib.load(studies / "head.nii.gz")
     turned = np.asanyarray(head.dataobj)[:, ::-1, ::-1]
     path = tmp_path / "turned.nii.gz"

@@ -305,7 +305,7 @@ def test_a_head_that_was_not_found_is_no_training_case(locator: Locator, head: P
         list(cut_crops(BACK[found.labels], replace(located, similarity=0.03), locator.localisation))
 
 
-def test_a_label_far_from_its_structure_is_told(
+def test_a_label_far_from_its_structure_is_reported(
     model: ServedModel, locator: Locator, head: Path, found: Segmentation, tmp_path: Path
 ) -> None:
     labels = BACK[found.labels]

@@ -69,7 +69,7 @@ def start(server: Server, path: str, params: dict[str, Any], **query: Any) -> No
     assert status == 200, answer
 
 
-def test_nothing_annotated_is_told(server: Server) -> None:
+def test_nothing_annotated_is_reported(server: Server) -> None:
     start(server, f"/train/{NAME}", {"max_epochs": 1})
     task = server.wait_for("train")
     assert task["status"] == "ERROR"

@@ -211,13 +211,13 @@ def test_no_other_web_page_may_ask(server: Server) -> None:
     assert "access-control-allow-origin" not in {name.lower() for name in answer.headers}
 
 
-def test_the_log_names_nobody(server: Server, dicom_scan: Path) -> None:
+def test_the_log_names_no_patient(server: Server, dicom_scan: Path) -> None:
     log = server.log.read_text() + (server.app / "logs" / "app.log").read_text()
     assert "Doe" not in log
     assert "warning: everybody" not in log
 
 
-def test_wrong_usage_is_told_in_one_line(server: Server, tmp_path: Path) -> None:
+def test_wrong_usage_is_reported_in_one_line(server: Server, tmp_path: Path) -> None:
     taken = server.url.rpartition(":")[2]
     (tmp_path / "studies").mkdir()
     for arguments, message in (

@@ -46,7 +46,7 @@ def test_versions_are_counted_and_any_can_be_used_again(tmp_path: Path) -> None:
     assert weights.current.number == 2
 
 
-def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported(tmp_path: Path) -> None:
     weights = WeightsVersions(tmp_path)
     weights.publish(state(1))
     for content in ("", "[]", '{"version": 7}'):

@@ -246,7 +246,7 @@ def test_what_was_not_drawn_is_not_scored(tmp_path: Path) -> None:
     assert parser.get_parsed_content("preprocessing")(parser.get_parsed_content("cases")[1])["label"].max() == 1
 
 
-def test_files_that_are_not_named_alike_are_told(tmp_path: Path) -> None:
+def test_files_that_are_not_named_alike_are_reported(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "data", layout="plain")
     (dataset / "labels" / "case_00_seg.nii.gz").rename(dataset / "labels" / "case_00.nii.gz")
     with pytest.raises(DatasetError, match="expected files named alike"):
@@ -287,7 +287,9 @@ def test_shipped_bundles_are_what_the_planner_makes_of_their_data(
         assert theirs["label_table"][value] | entry == theirs["label_table"][value]
 
 
-@pytest.mark.parametrize("names", [{"GTV+": 1, "GTV-": 2}, {"海马前部": 1, "Tumour (necrotic)": 2}, {"back": 2, "front": 1}])
+@pytest.mark.parametrize(
+    "names", [{"GTV+": 1, "GTV-": 2}, {"海马前部": 1, "Tumour (necrotic)": 2}, {"back": 2, "front": 1}]
+)
 def test_names_of_labels_are_kept_as_the_dataset_has_them(names: dict[str, int], tmp_path: Path) -> None:
     plan(write_dataset(tmp_path / "data", names=names), tmp_path / "bundle", BUDGET)
     assert find_bundle(f"{tmp_path}/bundle").labels == {value: name for name, value in names.items()}
@@ -368,7 +370,7 @@ def test_command_line(tmp_path: Path) -> None:
     assert len(again.stderr.splitlines()) == 1
 
 
-def test_a_modality_that_nobody_says_is_told(tmp_path: Path) -> None:
+def test_a_modality_without_a_source_is_reported(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", layout="plain")
     done = tomoseg("plan", "data", "-o", "bundle", "--preset", "small", folder=tmp_path)
     assert "taken for MR by the values of its first scan; if it is not, plan it with --modality" in done.stdout

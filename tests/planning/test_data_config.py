@@ -40,7 +40,7 @@ def test_other_formats_are_planned_and_trained_on(suffix: str, tmp_path: Path) -
     assert train(bundle, check_data(dataset), options, tmp_path / "train", hidden=True).weights.is_file()
 
 
-def test_what_monai_cannot_read_is_told_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_monai_cannot_read_is_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = write_dataset(tmp_path / "data", 4, layout="plain")
     convert(dataset, ".nrrd")
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
@@ -49,7 +49,7 @@ def test_what_monai_cannot_read_is_told_before_the_training(tmp_path: Path, monk
     assert not (tmp_path / "bundle").exists()
 
 
-def test_vectors_as_itk_writes_them_are_told_before_the_training(tmp_path: Path) -> None:
+def test_vectors_as_itk_writes_them_are_reported_before_the_training(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "data", 4)
     content = json.loads((dataset / "dataset.json").read_text())
     (dataset / "dataset.json").write_text(json.dumps(content | {"modality": {"0": "T1", "1": "T2"}}))

@@ -76,7 +76,7 @@ def test_windows_lie_where_was_asked_for(sampling: str, shares: tuple[float, ...
     assert expected[len(found) :].sum() == 0
 
 
-def test_scans_that_fit_are_not_cut_and_that_is_told() -> None:
+def test_scans_that_fit_are_not_cut_and_that_is_reported() -> None:
     plan = decide(HIPPOCAMPUS, "MR", replace(BUDGET, sampling="inverse-volume"))
     assert plan.choices()["sampling"] == "whole scans"
     assert "none is cut and the option has no effect" in plan.reasons["sampling"]
@@ -92,7 +92,7 @@ def test_scans_that_fit_are_not_cut_and_that_is_told() -> None:
         ({"sampling": "=2"}, "with numbers from 0 on, got =2"),
     ],
 )
-def test_what_cannot_be_is_told(arguments: dict[str, Any], reported: str) -> None:
+def test_what_cannot_be_is_reported(arguments: dict[str, Any], reported: str) -> None:
     with pytest.raises(UsageError, match=reported):
         PlanningOptions(**arguments)
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_is_told(arguments: dict[str, Any], reported: str) -> Non
         ("nerve=0,eye=0,brain=0", "sampling: expected a ratio above 0 for some label"),
     ],
 )
-def test_ratios_of_no_label_are_told(sampling: str, reported: str) -> None:
+def test_ratios_of_no_label_are_reported(sampling: str, reported: str) -> None:
     with pytest.raises(UsageError, match=reported):
         planned(sampling)
 

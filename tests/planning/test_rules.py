@@ -127,13 +127,13 @@ def test_parameters_are_those_that_monai_builds(spacing: tuple[float, float, flo
     assert sum(parameter.numel() for parameter in built.parameters()) == network.parameters
 
 
-def test_too_little_memory_is_told() -> None:
+def test_too_little_memory_is_reported() -> None:
     with pytest.raises(UsageError, match=r"memory: expected at least .* GB for 3 labels, got 0\.1 GB"):
         decide(HIPPOCAMPUS, "MR", PlanningOptions(10**8, "cpu"))
 
 
 @pytest.mark.parametrize(("arguments", "reported"), [((1, "tpu"), "device"), ((1, "cpu", "huge"), "preset")])
-def test_unknown_hardware_and_presets_are_told(arguments: tuple[Any, ...], reported: str) -> None:
+def test_unknown_hardware_and_presets_are_reported(arguments: tuple[Any, ...], reported: str) -> None:
     with pytest.raises(UsageError, match=f"{reported}: expected "):
         PlanningOptions(*arguments)
 

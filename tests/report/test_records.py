@@ -108,7 +108,7 @@ def test_a_case_comes_back_from_json_as_it_was(case: CaseReport) -> None:
 
 
 @pytest.mark.parametrize("content", [{}, {"input": "a"}, {"stats": {"notes": []}, "labels": [{}]}])
-def test_what_is_no_case_is_told(content: dict[str, Any]) -> None:
+def test_what_is_no_case_is_reported(content: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"expected|missing"):
         from_json(CaseReport, content)
 
@@ -179,7 +179,7 @@ def test_structures_have_rows_of_their_own(tmp_path: Path) -> None:
     assert right == ["a.nii", "", "right", "3", "3", *[""] * 9, "", "1600", "28.5714"]
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for write in (make_report().save, make_report().save_statistics, lambda path: write_page(make_report(), path)):
         with pytest.raises(TomosegError, match=r"file/out: cannot be written"):

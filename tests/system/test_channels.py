@@ -120,7 +120,7 @@ def test_channels_are_read_as_one_scan_from_one_file_or_several(tmp_path: Path) 
         assert volume.header is None or volume.header.get_data_shape() == SHAPE
 
 
-def test_what_are_no_channels_of_one_scan_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_are_no_channels_of_one_scan_is_reported_in_one_line(tmp_path: Path) -> None:
     one = save(tmp_path / "a_0000.nii", noise())
     moved = save(tmp_path / "a_0001.nii", noise(), Grid(SHAPE, np.diag([1.5, 1.5, 3.1, 1.0])))
     whole = save(tmp_path / "b.nii", np.stack([noise()] * 3, -1))
@@ -270,7 +270,7 @@ def errors(dataset: Path) -> list[str]:
     return [line.partition(": ")[2] for line in raised.value.errors]
 
 
-def test_damaged_channels_are_told_before_a_training(tmp_path: Path) -> None:
+def test_damaged_channels_are_reported_before_a_training(tmp_path: Path) -> None:
     root = write(tmp_path / "data", "files", cases=4)
     nib.save(
         nib.Nifti1Image(np.full((22, 24, 18), np.nan, np.float32), np.eye(4)), root / "imagesTr/case_0_0001.nii.gz"

@@ -44,7 +44,7 @@ def test_it_finds_what_was_contoured_on_scans_that_it_has_not_seen(segmenter: Se
 
 
 @pytest.mark.slow
-def test_sides_are_the_patients_whatever_the_axes_and_in_a_mirrored_patient(
+def test_sides_are_the_patients_with_any_axes_and_in_a_mirrored_patient(
     segmenter: Segmenter, head_neck_data: Path
 ) -> None:
     image = scan(head_neck_data, HELD_OUT[0])

@@ -83,7 +83,7 @@ def test_inference_writes_uint8_labels_in_each_scans_own_grid(place: Place, segm
         assert set(np.unique(voxels(labels))) == expected
 
 
-def test_inference_gives_the_same_labels_whatever_the_order_of_the_axes(segmented: Segmented) -> None:
+def test_inference_gives_the_same_labels_with_any_order_of_the_axes(segmented: Segmented) -> None:
     straight = segmented.label_map(segmented.cases[0])
     turned = _with_axes(segmented.label_map("reoriented"), "".join(nib.aff2axcodes(straight.affine)))
     np.testing.assert_array_equal(voxels(turned), voxels(straight))

@@ -78,9 +78,7 @@ def test_couch_and_metal_leave_the_organs_as_they_are(whole: Segmentation) -> No
 
 
 @pytest.mark.parametrize("codes", rest_exhaustive(["PIR", "LPS", "SAL", "IRP"]))
-def test_the_labels_are_the_same_whatever_the_orientation(
-    segmenter: Segmenter, whole: Segmentation, codes: str
-) -> None:
+def test_the_labels_are_the_same_with_any_orientation(segmenter: Segmenter, whole: Segmentation, codes: str) -> None:
     straight = nib.orientations.axcodes2ornt("RAS")
     turn = nib.orientations.ornt_transform(straight, nib.orientations.axcodes2ornt(codes))
     turned = scan().as_reoriented(turn)

@@ -111,7 +111,7 @@ def test_the_benchmark_runs_and_all_give_the_same_labels(checkout: Path, tmp_pat
     assert "import_tomoseg_s" in done.stdout
 
 
-def test_python_is_looked_for_and_its_absence_told(checkout: Path, tmp_path: Path) -> None:
+def test_python_is_looked_for_and_its_absence_reported(checkout: Path, tmp_path: Path) -> None:
     """A Python of another version, and names on the PATH that do not start, are skipped."""
     code = "import sys; sys.path.insert(0, sys.argv[1]); import environment\nenvironment._find_python((3, 0))\n"
     broken = tmp_path / "python3.11"

@@ -101,7 +101,7 @@ def options(weights: Path) -> RunOptions:
     return RunOptions(device="cpu", backend="torch", checkpoints=(str(weights),))
 
 
-def test_what_cannot_be_trained_is_told(bundle: Bundle, cases: list[Pair], tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_reported(bundle: Bundle, cases: list[Pair], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max_epochs: expected at least 1"):
         FineTuningOptions(0, 1.0, "cpu")
     with pytest.raises(UsageError, match="learning_rate_scale"):

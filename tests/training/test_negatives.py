@@ -130,7 +130,7 @@ def test_stock_monai_trains_with_them(place: Path, tmp_path: Path) -> None:
     assert (place / "bundle" / "train" / "model.pt").is_file()
 
 
-def test_what_is_wrong_with_them_is_told_in_one_line(place: Path, tmp_path: Path, bundle_copy: Path) -> None:
+def test_what_is_wrong_with_them_is_reported_in_one_line(place: Path, tmp_path: Path, bundle_copy: Path) -> None:
     bundle = find_bundle(place / "bundle")
     with pytest.raises(UsageError, match="no such folder"):
         check_negatives(tmp_path / "nowhere", bundle)

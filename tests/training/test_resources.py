@@ -95,7 +95,7 @@ def test_processes_that_prepare_batches_are_as_many_as_threads_at_most(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
-def test_a_gpu_that_is_not_there_is_told() -> None:
+def test_a_gpu_that_is_not_there_is_reported() -> None:
     assert choose_device("auto") == CPU
     with pytest.raises(UsageError, match="device: cuda:1 asked for, but there are 0 CUDA devices"):
         choose_device("cuda:1")

@@ -76,7 +76,7 @@ def test_folds_that_name_no_case_train_nothing(tmp_path: Path) -> None:
         train(find_bundle(bundle), check_data(dataset), options, tmp_path / "out", hidden=True)
 
 
-def test_cases_of_one_name_are_told(tmp_path: Path) -> None:
+def test_cases_of_one_name_are_reported(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "data")
     bundle = tiny_bundle(dataset, tmp_path / "bundle")
     (dataset / "labels2").mkdir()

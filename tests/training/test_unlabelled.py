@@ -77,7 +77,7 @@ def plain(place: Path) -> Path:
     return place
 
 
-def test_scans_that_cannot_be_used_are_told_and_left_out(place: Path, tmp_path: Path) -> None:
+def test_scans_that_cannot_be_used_are_reported_and_left_out(place: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(place / "others", tmp_path / "scans")
     image = phantom(7)[0]
     image[0, 0, 0] = np.nan
@@ -106,7 +106,7 @@ def test_what_is_held_out_cannot_come_back(place: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "reported"), [("nowhere", "got nothing"), ("bundle", "expected NIfTI, NRRD or Meta")])
-def test_a_folder_without_scans_is_told(place: Path, name: str, reported: str) -> None:
+def test_a_folder_without_scans_is_reported(place: Path, name: str, reported: str) -> None:
     with pytest.raises(UsageError, match=reported):
         check_unlabelled(place / name, check_data(place / "data"))
 
@@ -231,14 +231,14 @@ def test_a_training_goes_on_with_the_scans_it_began_with(place: Path, tmp_path: 
         run(place, folder, resume=True, unlabelled=scans[1:])
 
 
-def test_a_bundle_without_the_config_is_told(place: Path, tmp_path: Path) -> None:
+def test_a_bundle_without_the_config_is_reported(place: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(place, tmp_path / "place")
     (copy / "bundle" / "configs" / "semi_supervised.json").unlink()
     with pytest.raises(BundleError, match=r"expected configs/semi_supervised\.json, got none.*Plan it again"):
         run(copy, tmp_path / "out")
 
 
-def test_the_command_tells_what_it_leaves_out(place: Path, tmp_path: Path) -> None:
+def test_the_command_reports_what_it_leaves_out(place: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(place / "others", tmp_path / "scans")
     (folder / "broken.nii.gz").write_bytes(b"nonsense")
     arguments = ("train", place / "bundle", "--data", place / "data", "-o", tmp_path / "out", "--epochs", "1")

@@ -218,7 +218,7 @@ def test_nothing_trained_is_overwritten_or_mixed(place: Path, uninterrupted: Pat
         run(place, uninterrupted, resume=True, seed=5)
 
 
-def test_a_damaged_state_is_told(place: Path, tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported(place: Path, tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"nonsense")
     with pytest.raises(TrainingError, match=r"state\.pt: cannot be read, so the training cannot continue"):
         run(place, tmp_path, resume=True)
@@ -285,7 +285,7 @@ def test_a_loss_that_is_not_a_number_stops_it_and_keeps_what_was_trained(
     assert load_state(stopped / "state.pt").epoch == 1
 
 
-def test_init_takes_what_fits_and_tells_the_rest_by_name(place: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_init_takes_what_fits_and_reports_the_rest_by_name(place: Path, uninterrupted: Path, tmp_path: Path) -> None:
     weights = load(uninterrupted / "model.pt")
     name = next(name for name in weights if "output_block" in name and name.endswith("weight"))
     weights[name] = torch.zeros(7, *weights[name].shape[1:])
@@ -313,7 +313,7 @@ def test_init_takes_what_fits_and_tells_the_rest_by_name(place: Path, uninterrup
         ({"resume": True, "overwrite": True}, "--resume and --overwrite: choose one"),
     ],
 )
-def test_wrong_options_are_told(place: Path, tmp_path: Path, options: dict[str, object], reported: str) -> None:
+def test_wrong_options_are_reported(place: Path, tmp_path: Path, options: dict[str, object], reported: str) -> None:
     with pytest.raises((UsageError, BundleError), match=re.escape(reported)):
         run(place, tmp_path, **options)
     assert not (tmp_path / "model.pt").exists()
@@ -326,7 +326,7 @@ def test_a_wrong_option_is_one_line_of_the_command(place: Path, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_config_that_cannot_be_built_is_told_in_one_line(place: Path, tmp_path: Path) -> None:
+def test_a_config_that_cannot_be_built_is_reported_in_one_line(place: Path, tmp_path: Path) -> None:
     bundle = tiny_bundle(place / "data", tmp_path / "bundle")
     path = bundle / "configs" / "train.json"
     config = json.loads(path.read_text())
@@ -377,7 +377,7 @@ def test_the_command_line_trains_as_python_does(place: Path, uninterrupted: Path
 
 
 @pytest.mark.slow
-def test_ctrl_c_tells_how_to_go_on(place: Path, tmp_path: Path) -> None:
+def test_ctrl_c_reports_how_to_go_on(place: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(place, tmp_path),
         env=ENVIRONMENT,

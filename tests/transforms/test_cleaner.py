@@ -185,7 +185,7 @@ def test_noise_on_a_real_scan_falls(name: str, real_scan: Path) -> None:
     assert rms(clean(CLEANERS[name]("image"), noisy) - scan) < 0.6 * rms(noisy - scan)
 
 
-def test_the_noise_is_estimated_and_told(noisy_ct: tuple[Volume, Volume, NDArray[np.int64]]) -> None:
+def test_the_noise_is_estimated_and_reported(noisy_ct: tuple[Volume, Volume, NDArray[np.int64]]) -> None:
     image = MetaTensor(torch.from_numpy(noisy_ct[1][None]))
     (note,) = cleaning_notes(DenoiseWaveletd("image")({"image": image})["image"])
     assert abs(float(note.rpartition(" ")[2]) - NOISE) < 0.05 * NOISE
@@ -197,7 +197,7 @@ def test_a_padded_background_does_not_hide_the_noise(noisy_ct: tuple[Volume, Vol
     assert abs(float(note.rpartition(" ")[2]) - NOISE) < 0.1 * NOISE
 
 
-def test_less_noise_is_taken_if_told_so(noisy_ct: tuple[Volume, Volume, NDArray[np.int64]]) -> None:
+def test_less_noise_is_taken_as_asked(noisy_ct: tuple[Volume, Volume, NDArray[np.int64]]) -> None:
     changes = [rms(clean(DenoiseWaveletd("image", sigma), noisy_ct[1]) - noisy_ct[1]) for sigma in (2, 10, NOISE)]
     assert changes == sorted(changes)
     assert changes[0] < changes[-1] / 5

@@ -263,7 +263,7 @@ def test_what_the_scan_does_not_say_is_left_empty(tmp_path: Path) -> None:
     assert dataset.StudyInstanceUID == other.StudyInstanceUID
 
 
-def test_patients_are_copied_as_they_stand_and_told_nowhere(tmp_path: Path) -> None:
+def test_patients_are_copied_as_they_stand_and_named_nowhere(tmp_path: Path) -> None:
     secret = "Müller^Jürgen"
     wrong = {"PatientBirthDate": "secret day", "PatientSex": "SECRET SEX TOO LONG", "PatientID": "secret" * 20}
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
@@ -285,7 +285,7 @@ def test_patients_are_copied_as_they_stand_and_told_nowhere(tmp_path: Path) -> N
         assert "secret" not in str(caught.value).lower()
 
 
-def test_what_cannot_be_written_is_told_in_one_line(
+def test_what_cannot_be_written_is_reported_in_one_line(
     tmp_path: Path, tilted: Series, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     series, grid = tilted
@@ -311,7 +311,7 @@ def test_what_cannot_be_written_is_told_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_series_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_series_that_is_gone_is_reported(tmp_path: Path) -> None:
     series, grid = make_series(tmp_path / "scan", SHAPE)
     series.frames[2].path.write_bytes(b"no longer DICOM")
     with pytest.raises(TomosegError, match=r"its header can no longer be read") as caught:

@@ -45,7 +45,7 @@ def test_what_was_written_is_read_back(codes: str | None, kind: str, labelmap: b
     np.testing.assert_array_equal(found, np.asarray(image.dataobj))
 
 
-def test_a_grid_that_does_not_fit_is_told(tmp_path: Path) -> None:
+def test_a_grid_that_does_not_fit_is_reported(tmp_path: Path) -> None:
     series, grid = make_series(tmp_path / "ct", SHAPE)
     path = tmp_path / "x_seg.dcm"
     write_dicom_seg(path, label_map(some_labels(), series, TABLE, "test", "1"))
@@ -57,7 +57,7 @@ def test_a_grid_that_does_not_fit_is_told(tmp_path: Path) -> None:
         read_segmentation(path, Grid((13, 11, 3), grid.affine), NAMES)
 
 
-def test_labels_that_overlap_are_told(tmp_path: Path) -> None:
+def test_labels_that_overlap_are_reported(tmp_path: Path) -> None:
     series, grid = make_series(tmp_path / "ct", SHAPE)
     path = tmp_path / "x_seg.dcm"
     stack = np.stack([some_labels() > 0, some_labels() > 1, some_labels() > 5]).astype(np.uint8)
@@ -76,7 +76,7 @@ def test_other_files_are_no_segmentations(tmp_path: Path) -> None:
     assert not any(map(is_segmentation, [*slices, *tmp_path.glob("*.dcm"), tmp_path, tmp_path / "none.dcm"]))
 
 
-def test_a_missing_highdicom_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_highdicom_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(TomosegError, match=r"highdicom is not installed. .*pip install highdicom$"):
         seg_reader._read_segmentation(tmp_path / "x.dcm", Grid(SHAPE, np.eye(4)), {})

@@ -311,7 +311,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("reported", HEADERS)
-def test_what_is_wrong_with_a_slice_is_told_with_its_name(tmp_path: Path, reported: str) -> None:
+def test_what_is_wrong_with_a_slice_is_reported_with_its_name(tmp_path: Path, reported: str) -> None:
     path = write_series(tmp_path, noise(), oriented_grid(SHAPE, "axial"))[3]
     edit(path, HEADERS[reported])
     assert failure(tmp_path).startswith(f"{path}: {reported}")

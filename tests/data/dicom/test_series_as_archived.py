@@ -178,7 +178,7 @@ def test_missing_elements_that_have_a_default(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(tmp_path).array, ARRAY)
 
 
-def test_what_is_given_wrongly_is_told_at_once(tmp_path: Path) -> None:
+def test_what_is_given_wrongly_is_reported_at_once(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ARRAY, GRID)
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "t1.nii").touch()

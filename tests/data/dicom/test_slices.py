@@ -105,7 +105,7 @@ def pixels(dataset: Dataset, number: int) -> Any:
 
 
 @pytest.mark.parametrize("tilt", [-22.5, 15.0])
-def test_a_tilted_gantry_is_told_and_its_grid_is_sheared(tmp_path: Path, tilt: float) -> None:
+def test_a_tilted_gantry_is_reported_and_its_grid_is_sheared(tmp_path: Path, tilt: float) -> None:
     write_series(tmp_path, ramp(), axial(tilt=tilt))
     volume = read_volume(tmp_path)
     assert volume.grid.matches(axial(tilt=tilt), tolerance_mm=1e-6)
@@ -151,7 +151,7 @@ def test_slices_that_lie_on_no_line(tmp_path: Path) -> None:
     assert "do not lie on a straight line, but up to 1.40 mm off one" in reason(tmp_path)
 
 
-def test_two_images_at_one_place_are_told_apart(tmp_path: Path) -> None:
+def test_two_images_at_one_place_are_kept_apart(tmp_path: Path) -> None:
     for number in (5, 10):
         write_series(tmp_path / str(number), ramp(), axial(), modality="MR", uid="1.2.3", AcquisitionNumber=number)
     reported = reason(tmp_path)
@@ -178,7 +178,7 @@ def test_acquisitions_between_each_others_slices_are_no_volume(tmp_path: Path, k
     assert read_volume(tmp_path).notes == ()
 
 
-def test_two_images_at_one_place_that_nothing_tells_apart(tmp_path: Path) -> None:
+def test_two_images_at_one_place_that_nothing_distinguishes(tmp_path: Path) -> None:
     paths = write_series(tmp_path, ramp(), axial(), InstanceNumber=1)
 
     def change(dataset: Dataset) -> None:
@@ -208,7 +208,7 @@ def test_what_rounding_does_to_directions_is_no_difference(tmp_path: Path) -> No
     assert read_volume(tmp_path).grid.matches(Grid(SHAPE, axial().affine), tolerance_mm=0.01)
 
 
-def test_a_slice_that_is_half_a_tenth_off_is_told(tmp_path: Path) -> None:
+def test_a_slice_that_is_half_a_tenth_off_is_reported(tmp_path: Path) -> None:
     path = write_series(tmp_path, ramp(), axial())[3]
     move(path, (0, 0, 0.06))
     assert read_volume(tmp_path).notes == (

@@ -60,7 +60,7 @@ def test_voxels_are_counted_as_numpy_counts_them(array: np.ndarray, spacing: lis
 
 
 @given(grids(), st.floats(0, 3) | st.floats(3, 1000), st.integers(0, 2))
-def test_a_label_map_beside_its_scan_is_told_in_mm(grid: Grid, shift: float, axis: int) -> None:
+def test_a_label_map_beside_its_scan_is_reported_in_mm(grid: Grid, shift: float, axis: int) -> None:
     moved = np.array(grid.affine)
     shift_mm = shift * MAX_ROUNDING_VOXELS * min(grid.spacing)
     moved[axis, 3] += shift_mm
@@ -126,7 +126,7 @@ def keep(image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return image, label
 
 
-def test_what_is_wrong_in_a_dataset_is_told_where_it_is(tmp_path: Path) -> None:
+def test_what_is_wrong_in_a_dataset_is_reported_where_it_is(tmp_path: Path) -> None:
     root = make_dataset(
         tmp_path / "data",
         good=keep,
@@ -233,7 +233,7 @@ def test_a_label_that_was_not_drawn_is_no_missing_label(tmp_path: Path) -> None:
     assert dataset.cases[1].notes == ()
 
 
-def test_every_series_is_a_row_and_no_name_of_a_patient_is_told(tmp_path: Path) -> None:
+def test_every_series_is_a_row_and_no_name_of_a_patient_is_reported(tmp_path: Path) -> None:
     first, second = generate_uid(), generate_uid()
     write_series(tmp_path / "study", noise(), GRID, uid=first, names=[f"a{k}" for k in range(8)])
     gap = noise()
@@ -263,7 +263,7 @@ def test_every_series_is_a_row_and_no_name_of_a_patient_is_told(tmp_path: Path) 
     assert "no Hounsfield units" in reported
 
 
-def test_a_series_that_is_copied_under_another_uid_is_told(tmp_path: Path) -> None:
+def test_a_series_that_is_copied_under_another_uid_is_reported(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_series(tmp_path, noise(), GRID, names=[f"{name}{k}" for k in range(8)])
     first, second = inspect([tmp_path], voxels=True).scans

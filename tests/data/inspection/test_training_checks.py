@@ -73,7 +73,7 @@ DAMAGES: dict[Damage, str] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_one_line_says_what_to_mend(damage: Damage, tmp_path: Path) -> None:
+def test_one_line_says_what_to_correct(damage: Damage, tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "data")
     require_trainable(read_dataset(root))
     damage(root)

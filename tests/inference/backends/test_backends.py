@@ -166,7 +166,7 @@ def test_what_was_compiled_is_used_again(
     monkeypatch.undo()
 
 
-def test_other_weights_are_compiled_anew(cache: Path, small: Path, real_scan: Path) -> None:
+def test_other_weights_are_compiled_again(cache: Path, small: Path, real_scan: Path) -> None:
     Segmenter.from_bundle(small, backend="openvino")(real_scan)
     checkpoint = small / "models" / "model.pt"
     weights = torch.load(checkpoint, weights_only=True)
@@ -190,7 +190,7 @@ class Scaled(torch.nn.Module):
         return scores
 
 
-def test_other_settings_are_compiled_anew(cache: Path) -> None:
+def test_other_settings_are_compiled_again(cache: Path) -> None:
     one, other = Scaled(1.0), Scaled(-1.0)
     other.load_state_dict(one.state_dict())
     window = torch.randn(1, 1, 8, 8, 8)
@@ -244,7 +244,7 @@ def test_torch_compile_gives_the_same_labels(real_scan: Path) -> None:
     assert (result.labels != reference).mean() < 1e-4
 
 
-def test_what_does_not_go_together_is_told() -> None:
+def test_what_does_not_go_together_is_reported() -> None:
     cuda = torch.device("cuda")
     assert choose_backend("auto", CPU) == "openvino"
     assert choose_backend("auto", cuda) == choose_backend("torch", CPU) == "torch"
@@ -264,7 +264,7 @@ def test_what_does_not_go_together_is_told() -> None:
         Segmenter.from_bundle("hippocampus", backend="openvino", compile=True)
 
 
-def test_openvino_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino_missing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from tomoseg.inference import backends
 
     monkeypatch.setattr(backends, "find_spec", lambda name: None)

@@ -86,7 +86,7 @@ def set_in(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         set_in("spacing_mm", value="fine"),
     ],
 )
-def test_a_declaration_that_is_none_is_told(bundle_copy: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+def test_a_declaration_that_is_none_is_reported(bundle_copy: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     path = bundle_copy / "configs" / "metadata.json"
     metadata = json.loads(path.read_text())
     edit(metadata["localisation"])
@@ -106,7 +106,7 @@ def test_a_bundle_that_declares_nothing_takes_every_scan_as_it_is(bundle_copy: P
         Locator(bundle, ["left=0,0,0"])
 
 
-def test_crops_are_told_by_their_extent(head: Volume) -> None:
+def test_crops_are_reported_by_their_extent(head: Volume) -> None:
     declared = read_localisation(find_bundle("hippocampus"))
     assert declared is not None
     assert declared.is_crop(Grid((20, 50, 20), head.grid.affine))
@@ -121,7 +121,7 @@ def test_crops_are_told_by_their_extent(head: Volume) -> None:
     [["left"], ["left=1,2"], ["middle=1,2,3"], ["left=1,2,3", "left hippocampus=1,2,3"], ["=1,2,3"], ["left=1,2,x"],
      ["left=1,2,3,1,5,6"], ["left=nan,1,2"], ["whole", "left=1,2,3"]],
 )  # fmt: skip
-def test_a_place_that_is_none_is_told(texts: list[str]) -> None:
+def test_a_place_that_is_none_is_reported(texts: list[str]) -> None:
     with pytest.raises(UsageError, match="roi: expected"):
         Segmenter.from_bundle("hippocampus", device="cpu", roi=tuple(texts))
 
@@ -160,7 +160,7 @@ def test_without_the_template_the_package_is_named(monkeypatch: pytest.MonkeyPat
         template_module.template_files()
 
 
-def test_an_unknown_template_is_told() -> None:
+def test_an_unknown_template_is_reported() -> None:
     with pytest.raises(TomosegError, match="expected MNI152, got 'MNI305'"):
         load_template("MNI305")
 

@@ -159,7 +159,7 @@ def test_one_side_by_hand(folder: Path) -> None:
     assert result.location.asymmetry_percent is None
 
 
-def test_a_box_in_the_wrong_place_is_told(folder: Path) -> None:
+def test_a_box_in_the_wrong_place_is_reported(folder: Path) -> None:
     segmenter = Segmenter.from_bundle("hippocampus", device="cpu", roi=("left=-60,-120,-60",))
     assert any("beyond the scan" in warning for warning in segmenter(folder / "head.nii.gz").warnings)
     outside = Segmenter.from_bundle("hippocampus", device="cpu", roi=("left=-600,-22,-10",))(folder / "head.nii.gz")
@@ -242,7 +242,7 @@ def test_other_orientations_give_the_same_labels(segmenter: Segmenter, folder: P
     assert np.count_nonzero(np.asanyarray(back.dataobj) != straight) <= 0.005 * np.count_nonzero(straight)
 
 
-def test_voxels_that_are_too_coarse_are_told(segmenter: Segmenter) -> None:
+def test_voxels_that_are_too_coarse_are_reported(segmenter: Segmenter) -> None:
     """Slices of 5 mm have fewer mm³ than voxels of 3 mm, but too much is found in them, and in some heads nothing."""
     head = nib.load(mni152())
     reported = segmenter(resample_to_output(head, (1.0, 5.0, 1.0))).warnings

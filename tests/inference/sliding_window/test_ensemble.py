@@ -219,7 +219,7 @@ def test_the_entropy_is_interpolated_as_the_scores_are(small_bundle: Path, real_
 
 
 @pytest.mark.parametrize("option", ["uncertainty", "tta"])
-def test_what_needs_the_engine_is_told(small_bundle: Path, real_scan: Path, option: str) -> None:
+def test_what_needs_the_engine_is_reported(small_bundle: Path, real_scan: Path, option: str) -> None:
     path = small_bundle / "configs" / "inference.json"
     config = json.loads(path.read_text())
     config["inferer"] = {"_target_": "SliceInferer", "roi_size": [56, 40], "spatial_dim": 0}

@@ -150,7 +150,7 @@ def test_it_can_be_looked_at(browser: Browser, picture: Path, tmp_path: Path, wi
     assert browser.evaluate(CONTRASTS) == []
 
 
-def test_those_who_do_not_see_it_are_told_the_same(browser: Browser, picture: Path, tmp_path: Path) -> None:
+def test_those_who_do_not_see_it_are_warned_alike(browser: Browser, picture: Path, tmp_path: Path) -> None:
     open_page(browser, mixed_report(picture), tmp_path)
     assert browser.evaluate("[...document.querySelectorAll('th')].every(head => head.scope)")
     assert browser.evaluate("[...document.querySelectorAll('tbody img')].every(picture => picture.alt)")
