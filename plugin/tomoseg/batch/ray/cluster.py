@@ -63,7 +63,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    places = ExitStack()  # no other user may read Ray's logs; its sockets want a short path
+    places = ExitStack()  # no other user may read Ray's logs: it opens its own folder to all, in one that stays private
     try:
         with suppress_warnings():
             if address is None:
@@ -71,7 +71,7 @@ def connected(address: str | None, device: str) -> Iterator[Any]:
                 room = {"num_cpus": usable_threads(), "num_gpus": gpus, "object_store_memory": OBJECT_STORE_BYTES}
                 folder = places.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
                 _stay_at_home(ray, places)
-                _init(ray, address="local", include_dashboard=False, _temp_dir=folder, **room)
+                _init(ray, address="local", include_dashboard=False, _temp_dir=f"{folder}/ray", **room)
             else:
                 _require_reachable(address)
                 _init(ray, address=address)
@@ -149,6 +149,8 @@ def _stay_at_home(ray: Any, places: ExitStack) -> None:
     Otherwise a dozen ports are open to the network, and there is no option against it.
     """
     _set(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False, places)
+    # without a dashboard, all that this server does is to ask the cloud's metadata service for statistics
+    _set(ray._private.services, "start_api_server", lambda *_, **__: (None, None), places)
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # for its processes
     places.callback(os.environ.pop, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
 
