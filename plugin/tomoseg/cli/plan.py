@@ -9,7 +9,7 @@ from tomoseg.bundle.registry import as_folder
 from tomoseg.cli.arguments import QuietOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.errors import DatasetError
-from tomoseg.core.notes import print_error, print_line
+from tomoseg.core.notes import collect_notes, print_error, print_line, print_note
 from tomoseg.core.reading import ReadOptions, read_with
 from tomoseg.planning.options import PlanningOptions
 
@@ -30,7 +30,7 @@ def plan(
     from tomoseg.planning.bundle_writer import plan as make_plan
 
     try:
-        with status("looking at the dataset") as show, read_with(reading):
+        with status("looking at the dataset") as show, read_with(reading), collect_notes() as notes:
             made = make_plan(dataset, output, options, on_scan=show)
     except DatasetError as error:
         for problem in error.errors:
@@ -38,6 +38,8 @@ def plan(
         raise typer.Exit(1) from None
     if quiet:
         return
+    for note in notes:
+        print_note(note)
     rows = []
     for choice, value in made.choices().items():
         shown = ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, dict) else str(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.bundle.registry import find_bundle
-from tomoseg.core.notes import collect_notes
+from tomoseg.core.notes import collect_notes, take_note
 from tomoseg.data.datasets import read_dataset
 from tomoseg.data.inspection.training_checks import require_negatives, require_trainable
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
@@ -70,22 +70,24 @@ def train(
     on_scan = None if on_step is None else lambda path: on_step(str(path))
     planned = PlannedBundle.read(chosen.root)
     with_scans = planned is None or not planned.without_scans
-    dataset = require_trainable(read_dataset(data), scans=with_scans, on_scan=on_scan)
-    if planned is not None:
-        require_same_labels(dataset, planned)
     negatives: tuple[Path, ...] = ()
-    if options.negatives is not None:
-        negatives = require_negatives(Path(options.negatives), chosen.modality, chosen.input_channels, on_scan=on_scan)
-    if unlabelled is not None:
-        with collect_notes() as notes:
+    with collect_notes() as notes:
+        dataset = require_trainable(read_dataset(data), scans=with_scans, on_scan=on_scan)
+        if planned is not None:
+            require_same_labels(dataset, planned)
+        if options.negatives is not None:
+            channels = chosen.input_channels
+            negatives = require_negatives(Path(options.negatives), chosen.modality, channels, on_scan=on_scan)
+        if unlabelled is not None:
             found = check_unlabelled(Path(unlabelled), dataset, on_scan)
-        options = replace(options, unlabelled=found.scans)
-        if on_warning is not None:
-            for line in found.left_out:
-                on_warning(f"{line}; left out")
-        if on_note is not None:
-            for note in (*notes, f"{unlabelled}: {found.summary}"):
-                on_note(note)
+            options = replace(options, unlabelled=found.scans)
+            take_note(f"{unlabelled}: {found.summary}")
+            if on_warning is not None:
+                for line in found.left_out:
+                    on_warning(f"{line}; left out")
+    if on_note is not None:
+        for note in notes:
+            on_note(note)
     if fold == EVERY_FOLD:
         return cross_validate(chosen, dataset, options, folder, quiet, negatives)
     name = f"fold_{fold}" if isinstance(fold, int) else fold or "all_cases"

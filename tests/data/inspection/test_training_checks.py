@@ -98,6 +98,16 @@ def test_each_problem_is_a_line_of_the_command_and_no_bundle_is_written(tmp_path
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_link_out_of_the_dataset_is_noted(tmp_path: Path) -> None:
+    label = write_dataset(tmp_path / "data") / "labelsTr" / "case_02.nii.gz"
+    label.rename(tmp_path / "elsewhere.nii.gz")
+    label.symlink_to(tmp_path / "elsewhere.nii.gz")
+    done = tomoseg("plan", "data", "-o", "bundle", "--preset", "small", "--device", "cpu", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    note = f"data/labelsTr/case_02.nii.gz: a link that leads out of the dataset, to {tmp_path / 'elsewhere.nii.gz'}"
+    assert f"tomoseg: note: {note}\n" in done.stderr
+
+
 def test_labels_without_names_get_some(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "data", layout="plain")
     assert require_trainable(read_dataset(root)).label_names == {1: "label_1", 2: "label_2"}

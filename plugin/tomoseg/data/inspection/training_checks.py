@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tomoseg.core.errors import DatasetError, UsageError
+from tomoseg.core.notes import take_note
 from tomoseg.data.datasets import LABEL_ENDINGS, Dataset
 from tomoseg.data.formats import NIFTI_SUFFIXES
 from tomoseg.data.inspection.dataset import inspect_dataset
@@ -21,7 +22,7 @@ def trainable_labels(dataset: Dataset) -> dict[int, str]:
 
 
 def require_trainable(dataset: Dataset, *, scans: bool = True, on_scan: OnScan | None = None) -> Dataset:
-    """Return the dataset with a name for each label, if it has no errors for a training.
+    """Return the dataset with a name for each label, if it has no errors for a training; take notes on the rest.
 
     Args:
         dataset: what `read_dataset` found.
@@ -57,6 +58,8 @@ def require_trainable(dataset: Dataset, *, scans: bool = True, on_scan: OnScan |
         errors.append(f"{dataset.root}: expected label maps with values above 0, got none")
     if errors:
         raise DatasetError(*errors)
+    for note in findings.notes:
+        take_note(note)
     return dataset
 
 
