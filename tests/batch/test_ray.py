@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
-from support.command_line import run_inside
+from support.command_line import run_inside, run_process
 from support.progress import Calls
 from tomoseg import Segmenter, find_bundle, segment_batch
 from tomoseg.batch.cases import plan_cases
@@ -252,7 +252,9 @@ def test_stopped_killed_and_started_again_it_ends_as_a_local_run(scans: Path, tm
 def test_wrong_usage_is_one_line_and_status_2(
     arguments: list[str], message: str, real_scan: Path, tmp_path: Path
 ) -> None:
-    done = run_inside(*command(real_scan, tmp_path / "out", *arguments)[3:])
+    # a Ray that another test has begun in this process would be used with any address
+    run = run_process if "--ray-address" in arguments else run_inside
+    done = run(*command(real_scan, tmp_path / "out", *arguments)[3:])
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
