@@ -47,7 +47,7 @@ def write_model(folder: Path, classes: int, spacing: tuple[float, float, float])
         weights = _fit(_network())
     content = {
         "network_weights": _widen(weights, classes),
-        "trainer_name": "nnUNetTrainerNoMirroring",
+        "trainer_name": "nnUNetTrainer",
         "init_args": {"configuration": CONFIGURATION, "fold": 0},
         "inference_allowed_mirroring_axes": None,
     }
