@@ -69,6 +69,16 @@ def test_the_end_of_the_process_is_an_error_of_one_scan(reason: str) -> None:
     assert process() == process()  # the next one is served, always by one process
 
 
+def test_a_process_that_ended_leaves_no_open_file() -> None:
+    process()
+    before = psutil.Process().num_fds()
+    for _ in range(3):
+        stop_reading()
+        wait_until(lambda: _Reader.running is None or _Reader.running.process.poll() is not None, "its end")
+        process()
+    assert psutil.Process().num_fds() == before
+
+
 def test_relative_paths_are_those_of_the_process_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process()
     monkeypatch.chdir(tmp_path)

@@ -53,6 +53,7 @@ def read_apart(function: Callable[..., T], name: object, *given: Any) -> T:
     with _Reader.lock:
         reader = _Reader.running
         if reader is None or reader.owner != os.getpid() or reader.process.poll() is not None:
+            _end_reading()
             reader = _Reader.running = _Reader()
         return reader.call(function, name, *given)  # type: ignore[no-any-return]
 
@@ -73,6 +74,16 @@ def stop_reading() -> None:
         _Reader.running.process.kill()
 
 
+@atexit.register
+def _end_reading() -> None:
+    """Leave no process and no open socket behind."""
+    stop_reading()
+    if _Reader.running is not None:
+        if _Reader.running.owner == os.getpid():
+            _Reader.running.process.wait()
+        _Reader.running.socket.close()
+
+
 class _Reader:
     """The process, seen from the one that asks."""
 
@@ -88,14 +99,6 @@ class _Reader:
             command = [sys.executable, "-I", "-c", START.format(folders, theirs.fileno())]
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # it needs no others
             self.process = Popen(command, stdin=DEVNULL, stdout=DEVNULL, env=environment, pass_fds=(theirs.fileno(),))
-        atexit.register(self.end)
-
-    def end(self) -> None:
-        """Leave no process and no open socket behind."""
-        if self.owner == os.getpid():
-            self.process.kill()
-            self.process.wait()
-            self.socket.close()
 
     def call(self, function: Callable[..., Any], name: object, *given: Any) -> Any:
         options, folder = current_read_options(), Path.cwd()
