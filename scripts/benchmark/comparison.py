@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
+from tomoseg.bundle.trust import record
 from tomoseg.data.datasets import read_dataset
 from tomoseg.data.inspection.training_checks import require_trainable
 from tomoseg.inference.segmenter import Segmenter
@@ -249,6 +250,7 @@ def _shrink(bundle: Path) -> None:
             if step.get("_target_") == "Spacingd":
                 step["pixdim"] = QUICK_MM
         path.write_text(json.dumps(config))
+    record(bundle)  # what `plan` wrote was trusted
 
 
 def _steps(item: Any) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from exports import write_mri_boxes
 from measure import Timing, run
 from rows import Bench, Command, Row, interleaved
+from tomoseg.bundle.trust import record
 from tomoseg.core.threads import usable_threads
 
 TOMOSEG: Command = [sys.executable, "-m", "tomoseg"]
@@ -66,6 +67,7 @@ def _write_training(bench: Bench) -> tuple[Path, Path]:
         run([*TOMOSEG, "plan", data, "-o", planned, "--modality", "MR", "--device", "cpu"], Timing())
         path = planned / "configs" / "train.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": 2 if bench.quick else STEPS}))
+        record(planned)  # what `plan` wrote was trusted
     return data, planned
 
 
