@@ -10,10 +10,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import psutil
-from nnunet_model import write_model
-from nnunet_plans import FILE_ENDING
 
 from measure import Timing, run
+from nnunet_model import write_model
+from nnunet_plans import FILE_ENDING
 from rows import LIMIT, Bench, Command, Row, interleaved, tomoseg
 
 MEMORY_LIMIT = 24 * 10**9  # of nnU-Net where its label map is 117 times a whole body

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from nnunet_plans import CONFIGURATION, dataset, plans
 from torch import nn
 
 from network import CLASSES, PENALTY, normalize
+from nnunet_plans import CONFIGURATION, dataset, plans
 from phantom import phantom
 
 FEATURES = (32, 64, 128, 256, 320, 320)  # nnU-Net's

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import torch
-from nnunet_plans import CONFIGURATION, FILE_ENDING, dataset, plans
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from network import LAST, SPACING, WINDOW, make_network
+from nnunet_plans import CONFIGURATION, FILE_ENDING, dataset, plans
 
 
 def make_predictor(weights: Path, device: str, torch_resampling: bool = False) -> nnUNetPredictor:

@@ -14,10 +14,9 @@ from support.bundles import CHECKOUT
 
 sys.path.insert(0, str(CHECKOUT / "scripts" / "benchmark"))
 
-from ignore_label import write_sparse
-
 from comparison import interval, read_cases, tabulate, write_dataset
 from fully_annotated import write_fully_annotated
+from ignore_label import write_sparse
 from paired import tabulate_pairs
 from partial_annotation import write_partial
 from support.trainings import write_dataset as write_phantoms
