@@ -138,6 +138,29 @@ def test_a_phase_of_a_series_is_chosen_by_its_own_number(key: str, tmp_path: Pat
     assert case.source.hash("nifti") != plan_cases([tmp_path / "in"], tmp_path / "out")[0].source.hash("nifti")
 
 
+def test_a_phase_is_chosen_by_segmenter_and_watch_as_by_segment(tmp_path: Path) -> None:
+    for phase in (1, 2):
+        write_series(
+            tmp_path / "in" / "doe", ARRAY * np.int16(phase), GRID, uid="1.2.3", modality="MR",
+            names=[f"{phase}_{k}" for k in range(GRID.shape[2])], AcquisitionNumber=phase,
+        )  # fmt: skip
+    segmenter = Segmenter.from_bundle(BUNDLE_NAME, device="cpu", backend="torch")
+    with pytest.raises(TomosegError, match="choose one with --phase AcquisitionNumber"):
+        segmenter(tmp_path / "in" / "doe")
+    asked = "AcquisitionNumber=2"
+    for number in (1, 2):
+        prepared = segmenter.prepare(tmp_path / "in" / "doe", phase=f"AcquisitionNumber={number}")
+        assert prepared.series is not None
+        assert {frame.path.name[0] for frame in prepared.series.frames} == {str(number)}
+    labels = segmenter(tmp_path / "in" / "doe", phase=asked).labels
+    segment_batch(segmenter, [tmp_path / "in"], tmp_path / "out", phase=asked)
+    (case,) = next(watch(segmenter, tmp_path / "in", tmp_path / "late", phase=asked, stable_for_s=0)).cases
+    assert case.status == "done"
+    name = "doe_AcquisitionNumber_2_seg.nii.gz"
+    for folder in ("out", "late"):
+        np.testing.assert_array_equal(read_volume(next((tmp_path / folder).rglob(name))).array, labels)
+
+
 def test_the_frames_of_an_enhanced_image_have_phases_too(tmp_path: Path) -> None:
     path = write_enhanced(tmp_path / "in" / "all.dcm", ARRAY[:, :, :8], Grid((40, 48, 8), GRID.affine), modality="MR")
     dataset = dcmread(path)
@@ -160,6 +183,28 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["doe_1_seg.nii.gz"]
     assert "skipped, because they are no MR: 1.2.2 (CT" in done.stderr
+
+
+def test_warnings_and_notes_of_a_series_are_in_the_report(tmp_path: Path) -> None:
+    add(tmp_path / "in" / "doe", "1.2.1", 1)
+    paths = sorted((tmp_path / "in" / "doe").iterdir(), key=lambda path: int(path.name.rpartition("_")[2]))
+    for path in paths:
+        dataset = dcmread(path)
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+        if path == paths[0]:
+            dataset.PixelSpacing = [0.5, 0.5]
+        dataset.save_as(path)
+        path.write_bytes(path.read_bytes().replace(b"Doe^Jane", b"Doe^J\xfen\xff"))
+    paths[5].unlink()
+    segmenter = Segmenter.from_bundle(BUNDLE_NAME, device="cpu", backend="torch", fill_gaps=True)
+    (case,) = segment_batch(segmenter, [tmp_path / "in"], tmp_path / "out", output_type="rtstruct").cases
+    assert case.status == "done"
+    assert [warning[:23] for warning in case.warnings[:2]] == ["left out of the series:", "1 slice is missing, bet"]
+    assert any("character set does not allow" in note for note in case.stats.notes)
+    options = OutputOptions(anonymous=True)
+    (hidden,) = segment_batch(segmenter, [tmp_path / "in"], tmp_path / "hidden", options=options).cases
+    assert len(hidden.warnings) == len(case.warnings)
+    assert "doe" not in str(hidden).lower()
 
 
 def test_an_image_without_a_uid_is_an_error_before_the_network_runs(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ class HungrySegmenter(Segmenter):
     tries = 0
     largest = ""
 
-    def prepare(self, source: Any, series: str | None = None, as_it_is: bool = False) -> Prepared:
-        prepared = super().prepare(source, series, as_it_is)
+    def prepare(self, source: Any, *given: Any, **named: Any) -> Prepared:
+        prepared = super().prepare(source, *given, **named)
         self.tries += 1
         prepared.data["ballast"] = np.ones((2 if str(source) == self.largest else 1) * NEEDED, np.uint8)
         return prepared

@@ -11,6 +11,7 @@ from tomoseg.core.errors import UsageError
 from tomoseg.core.files import common_folder, real_path
 from tomoseg.core.pseudonyms import hide_names, pseudonym
 from tomoseg.core.tables import write_csv
+from tomoseg.data.archive import is_archive
 from tomoseg.data.channels import further_files
 from tomoseg.data.discovery import ALL_SERIES, Scan, find_scans
 from tomoseg.data.formats import strip_suffix
@@ -130,7 +131,7 @@ def plan_cases(
         volumes = list(filter(is_volume, expanded))
         masks = {*volumes} - {*without_masks(volumes)}
         expanded = [given for given in expanded if given not in masks]
-    folders = [given for given in expanded if given.is_dir()]
+    folders = [given for given in expanded if given.is_dir() or is_archive(given)]
     _require_scans([given for given in expanded if given not in folders], series)
     uid = series if series and UID.fullmatch(series) else None
     scans: list[Scan] = []
@@ -165,7 +166,7 @@ def plan_cases(
         alone = folders == expanded and len(folders) == 1
         base = folders[0] if alone else common_folder(scan.path.absolute() for scan in scans) or Path()
         cases = [plan_case(scan, base, target, chosen, phase, key) for scan in scans]
-    cases = [replace(case, other_channels=other_channels[case.input], phase=phase) for case in cases]
+    cases = [replace(case, other_channels=other_channels[case.input]) for case in cases]
     _require_distinct_outputs(cases)
     return cases
 
@@ -233,7 +234,7 @@ def plan_case(
             raise UsageError(f"--anonymous: {output_type.name} names the patient. Choose nifti or nrrd.")
         place = Path(number := pseudonym(key, place.as_posix()))
     output = target / place.with_name(f"{place.name}{output_type.ending}")
-    return Case(scan.path, output, output_type, scan.series, True, folder=target, number=number)
+    return Case(scan.path, output, output_type, scan.series, True, phase=phase, folder=target, number=number)
 
 
 def write_key_table(path: Path, cases: Sequence[Case]) -> None:

@@ -15,6 +15,7 @@ from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import OutputError, UsageError, one_line
 from tomoseg.core.notes import collect_notes
 from tomoseg.core.pseudonyms import load_key
+from tomoseg.core.reading import read_with
 from tomoseg.data.output_types import names_output_file
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.report.html.document import save_reports
@@ -95,7 +96,8 @@ def segment_batch(
     if not is_file and target.exists() and not target.is_dir():
         raise UsageError(f"{target}: expected a folder or a name that ends in .nii.gz, got another file")
     options, place, progress = options or OutputOptions(), executor or ExecutorOptions(), progress or Progress()
-    with collect_notes() as notes:
+    run_options = run_options or (loaded.options if loaded else RunOptions())
+    with collect_notes() as notes, read_with(run_options.reading):
         cases = plan_cases(
             inputs, output, output_type, series, bundle.input_channels,
             modality=bundle.modality, phase=phase, all_files=all_files, key=load_key() if options.anonymous else None,
@@ -105,7 +107,6 @@ def segment_batch(
     if options.key_table is not None:
         write_key_table(Path(options.key_table), cases)
     options = replace(options, measure=options.measure or statistics or json_file is not None or not is_file)
-    run_options = run_options or (loaded.options if loaded else RunOptions())
     runs: Executor
     if place.executor == "ray":
         from tomoseg.batch.ray.executor import RayExecutor

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -15,8 +15,10 @@ from tomoseg.batch.output import OutputWriter
 from tomoseg.batch.progress import Progress
 from tomoseg.core.errors import MemoryLimitError, OutputError, root_cause
 from tomoseg.core.memory import explain_failure, is_out_of_memory
+from tomoseg.core.notes import collect_notes
 from tomoseg.core.reading import read_with
-from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix
+from tomoseg.core.run_stats import RunStats
+from tomoseg.data.formats import SCAN_SUFFIXES, has_suffix
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.inference.segmenter import Prepared, Segmenter
 from tomoseg.report.records import CaseReport
@@ -81,7 +83,7 @@ class Stages:
     def prepare(self, case: Case) -> Staged[Prepared] | Outcome:
         """Read and preprocess a scan, unless its manifest proves that it was segmented before."""
         try:
-            if case.output_type.of_series and case.input.is_file() and has_suffix(case.input.name, VOLUME_SUFFIXES):
+            if case.output_type.of_series and case.input.is_file() and has_suffix(case.input.name, SCAN_SUFFIXES):
                 raise OutputError(f"{case.input}: expected a DICOM series: {case.output_type.name} refers to one")
             with ThreadPoolExecutor(1, "tomoseg-hash") as pool:  # the scan is hashed while it is read
                 scan = pool.submit(self._hash, case)
@@ -93,7 +95,9 @@ class Stages:
                 if case.output_type.of_series and prepared.series is not None:  # rather now than after the network
                     from tomoseg.data.dicom.reference import read_source  # pydicom takes 0.2 s
 
-                    read_source(case.output, prepared.series, prepared.grid.shape)
+                    with collect_notes() as notes:
+                        read_source(case.output, prepared.series, prepared.grid.shape)
+                    prepared = replace(prepared, stats=prepared.stats + RunStats(notes=tuple(notes)))
                 return Staged(case, prepared, scan.result())
         except Exception as error:  # the bundle's transforms, and the libraries that read files
             return _failure(case, error)

@@ -19,6 +19,7 @@ from tomoseg.core.errors import OutputError, UsageError, one_line
 from tomoseg.core.files import real_path
 from tomoseg.core.notes import collect_notes
 from tomoseg.core.pseudonyms import load_key
+from tomoseg.core.reading import read_with
 from tomoseg.data.discovery import Scan
 from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
 from tomoseg.inference.segmenter import Segmenter
@@ -38,6 +39,7 @@ def watch(
     *,
     output_type: str | None = None,
     series: str | None = None,
+    phase: str | None = None,
     all_files: bool = False,
     stable_for_s: float = SETTLE_S,
     options: OutputOptions | None = None,
@@ -57,6 +59,7 @@ def watch(
         output: a folder for the results.
         output_type: format of the label maps.
         series: which DICOM series are taken, as for `segment_batch`.
+        phase: "KEYWORD=VALUE" of the images to take where a DICOM series has several at each place.
         all_files: segment label maps that lie beside their scans, too.
         stable_for_s: a scan is taken when it has not changed for so many seconds.
         options: which files are written; with `overwrite`, also in place of files that no earlier run made, or one
@@ -90,7 +93,7 @@ def watch(
         segmenter = Segmenter(find_bundle(segmenter), run_options)
     executor = LocalExecutor(segmenter, replace(options or OutputOptions(), follow=True))
     arrivals = WatchFolder(folder, results, stable_for_s, series, segmenter.bundle.modality, all_files)
-    return _segment_arrivals(executor, arrivals, results, chosen, progress or Progress(), on_error)
+    return _segment_arrivals(executor, arrivals, results, chosen, phase, progress or Progress(), on_error)
 
 
 def _segment_arrivals(
@@ -98,6 +101,7 @@ def _segment_arrivals(
     arrivals: WatchFolder,
     output: Path,
     output_type: OutputType,
+    phase: str | None,
     progress: Progress,
     on_error: Callable[[str], None] | None,
 ) -> Iterator[Report]:
@@ -110,7 +114,7 @@ def _segment_arrivals(
     started = None
     while True:
         look = time.monotonic()
-        with collect_notes() as notes:
+        with collect_notes() as notes, read_with(executor.options.reading):
             waiting.extend(arrivals.poll(look))
         for note in notes:
             if note not in noted and key is None:  # notes name files
@@ -120,7 +124,7 @@ def _segment_arrivals(
             time.sleep(max(LOOK_EVERY_S, 5 * (time.monotonic() - look)))
             continue
         scans = [waiting.popleft() for _ in range(min(SCANS_PER_ROUND, len(waiting)))]
-        cases = [plan_case(scan, arrivals.folder, output, output_type, key=key) for scan in scans]
+        cases = [plan_case(scan, arrivals.folder, output, output_type, phase, key) for scan in scans]
         clashing = [case for case in cases if owners.setdefault(case.output, case) != case]
         clashes = [case.hide(_clash(case, owners[case.output])) for case in clashing]
         known += cases

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from tomoseg.data.archive import is_archive
 from tomoseg.data.discovery import ALL_SERIES, Scan, files_of, find_scans
 from tomoseg.data.masks import without_masks
 from tomoseg.data.scan_files import is_volume, visible_files
@@ -74,7 +75,7 @@ class WatchFolder:
             name = path.relative_to(self.folder).parts[0]
             if path.parent != self.folder:
                 entries[self.folder / name].add(path)
-            elif is_volume(path):
+            elif is_volume(path) or is_archive(path):
                 entries[path] = self._seen.keys() & set(files_of(path))
             else:
                 entries[self.folder].add(path)
@@ -82,7 +83,7 @@ class WatchFolder:
 
     def _scans(self, entry: Path) -> list[Scan]:
         """Return the scans of an entry; of loose files, the DICOM series that lie in the folder itself."""
-        if entry.is_file():
+        if entry.is_file() and not is_archive(entry):
             beside = [path for path in self._seen if path.parent == entry.parent and is_volume(path)]
             taken = self.series in (None, ALL_SERIES) and (self.all_files or entry in without_masks(beside, {entry}))
             return [Scan(entry)] * taken

@@ -30,6 +30,8 @@ class RunOptions:
         max_memory: limit of RAM, and of the GPU's memory, in bytes or as in 6GB.
         read_timeout: time limit for reading a scan, in seconds.
         allow_large: read scans that need more than 80 % of the free memory, or more than --max-memory.
+        fill_gaps: interpolate slices where a DICOM series lacks some, or has an uneven spacing.
+        one_series: take DICOM images together that each have a SeriesInstanceUID or a FrameOfReferenceUID of their own.
         uncertainty: write a map of the entropy beside each label map.
         skip_empty: run the network once for all windows of one constant value, such as air.
         checkpoints: weights in place of the bundle's; the logits of several are averaged. A file that ends in .xml is
@@ -58,6 +60,8 @@ class RunOptions:
     max_memory: Annotated[int | str | None, Option("SIZE")] = None
     read_timeout: Annotated[float, Option("SECONDS")] = 600
     allow_large: bool = False
+    fill_gaps: bool = False
+    one_series: bool = False
     uncertainty: bool = False
     skip_empty: bool | None = None
     checkpoints: Annotated[tuple[str, ...], Option("PATH", ("--checkpoint",))] = ()
@@ -81,8 +85,8 @@ class RunOptions:
 
     @property
     def reading(self) -> ReadOptions:
-        """The limits for reading one scan."""
-        return ReadOptions(self.read_timeout, self.allow_large, self.max_memory_bytes)
+        """How one scan is read."""
+        return ReadOptions(self.read_timeout, self.allow_large, self.fill_gaps, self.one_series, self.max_memory_bytes)
 
 
 def require_device_name(name: str) -> None:

@@ -85,6 +85,7 @@ def watch(
     trust: TrustOption = False,
     output_type: OutputTypeOption = None,
     series: SeriesOption = None,
+    phase: Annotated[str | None, typer.Option(metavar="KEYWORD=VALUE")] = None,
     all_files: AllFilesOption = False,
     settle: Annotated[float, typer.Option(metavar="SECONDS", min=0)] = 10,
     written: OutputOptions,
@@ -99,6 +100,7 @@ def watch(
         bundle: a registered name, its beginning, or a folder written as ./name.
         output_type: file format of the labels; nifti by default.
         series: DICOM series to segment, as for segment.
+        phase: value of the images to read, as for segment.
         all_files: segment also label maps beside their scans.
         settle: segment a scan when it has not changed for this time, in seconds.
     """
@@ -110,7 +112,7 @@ def watch(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped like this
     with BatchProgress(quiet, numbered=False) as progress:
         rounds = watch_folder(
-            bundle, inbox, output, output_type=output_type, series=series, all_files=all_files,
+            bundle, inbox, output, output_type=output_type, series=series, phase=phase, all_files=all_files,
             stable_for_s=settle, options=written, run_options=options, progress=progress, on_error=print_error,
         )  # fmt: skip
         if not quiet:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from tomoseg.core.errors import BundleError, errors_as
+from tomoseg.core.errors import BundleError, TomosegError, errors_as
 from tomoseg.core.files import require_regular
 
 MAX_BYTES = 50_000_000_000
@@ -17,34 +17,38 @@ SMALL_BYTES = 100_000_000
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
 
 
-def unpack(path: Path, target: Path, wanted: Callable[[str], bool] = lambda name: True) -> Path:
+def unpack(
+    path: Path,
+    target: Path,
+    wanted: Callable[[zipfile.ZipFile, zipfile.ZipInfo], bool] = lambda archive, member: True,
+    kind: type[TomosegError] = BundleError,
+) -> Path:
     """Unpack a ZIP, with no file outside the folder; return the folder.
 
     Args:
         path: the ZIP.
         target: the folder.
-        wanted: returns whether a member is unpacked, by the last part of its name.
+        wanted: returns whether a member of the open ZIP is unpacked.
+        kind: of the errors.
 
     Raises:
-        BundleError: it is damaged, larger than the limits, or holds a link or a file outside of itself.
+        TomosegError: of this kind: it is damaged, larger than the limits, or holds a link or a file outside of itself.
     """
     with (
-        errors_as(BundleError, f"{path}: cannot be unpacked, because it cannot be read as a ZIP", *DAMAGE),
+        errors_as(kind, f"{path}: cannot be unpacked, because it cannot be read as a ZIP", *DAMAGE),
         zipfile.ZipFile(require_regular(path)) as archive,
     ):
-        members = [one for one in archive.infolist() if wanted(Path(one.filename.replace("\\", "/")).name)]
+        members = [one for one in archive.infolist() if wanted(archive, one)]
         size = sum(member.file_size for member in members)
         if size > MAX_INFLATION * path.stat().st_size + SMALL_BYTES:
-            raise BundleError(f"{path}: inflates to more than {MAX_INFLATION} times its size. Unpack it yourself")
+            raise kind(f"{path}: inflates to more than {MAX_INFLATION} times its size. Unpack it yourself")
         if len(members) > MAX_FILES or size > MAX_BYTES:
-            raise BundleError(f"{path}: more than {MAX_FILES} files or {MAX_BYTES // 10**9} GB. Unpack it yourself")
+            raise kind(f"{path}: more than {MAX_FILES} files or {MAX_BYTES // 10**9} GB. Unpack it yourself")
         for member in members:
             parts = Path(member.filename.replace("\\", "/")).parts
             outside = not parts or ".." in parts or Path(parts[0]).is_absolute() or ":" in parts[0]
             if outside or stat.S_ISLNK(member.external_attr >> 16):
-                raise BundleError(
-                    f"{path}: holds a link or a file outside of itself, {member.filename!r}. Do not use it"
-                )
+                raise kind(f"{path}: holds a link or a file outside of itself, {member.filename!r}. Do not use it")
             place = target.joinpath(*parts)
             if member.is_dir():
                 place.mkdir(parents=True, exist_ok=True)

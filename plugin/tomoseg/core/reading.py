@@ -1,4 +1,4 @@
-"""Limits on what reading one scan may take: time and memory."""
+"""How scans are read: the time and the memory that one may take, and corrections of DICOM series."""
 
 import math
 from collections.abc import Iterator
@@ -16,11 +16,13 @@ FREE_SHARE = 0.8  # of the memory that is free: what a scan may take without bei
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How long reading one scan may take, and how much memory.
+    """How long reading one scan may take, how much memory, and which DICOM series are corrected.
 
     Attributes:
         read_timeout: seconds after which a scan that is still being read fails.
         allow_large: read scans that take more than 80 % of the free memory, or than --max-memory.
+        fill_gaps: interpolate slices where a DICOM series lacks some, or has an uneven spacing.
+        one_series: take DICOM images together that each have a SeriesInstanceUID or a FrameOfReferenceUID of their own.
         max_bytes: limit of RAM in bytes; by default 80 % of the free RAM.
 
     Raises:
@@ -34,6 +36,8 @@ class ReadOptions:
 
     read_timeout: Annotated[float, Option("SECONDS")] = 600
     allow_large: bool = False
+    fill_gaps: bool = False
+    one_series: bool = False
     max_bytes: Annotated[int | None, Option(hidden=True)] = None
 
     def __post_init__(self) -> None:

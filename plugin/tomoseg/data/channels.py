@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 
 from tomoseg.core.errors import VolumeError
-from tomoseg.data.formats import NIFTI_SUFFIXES, has_suffix, strip_suffix
+from tomoseg.data.formats import NIBABEL_SUFFIXES, has_suffix, strip_suffix
 from tomoseg.data.nifti import from_nibabel, load_nifti, read_voxels
 from tomoseg.data.volume import Volume, by
 
@@ -70,7 +70,7 @@ def channels_of(path: Path) -> int | None:
         VolumeError: it is damaged.
         OSError: it cannot be read.
     """
-    if not has_suffix(path.name, NIFTI_SUFFIXES) or not path.is_file() or path.stat().st_size == 0:
+    if not has_suffix(path.name, NIBABEL_SUFFIXES) or not path.is_file() or path.stat().st_size == 0:
         return None
     return _along_last(load_nifti(path))
 
@@ -104,8 +104,10 @@ def join(parts: Sequence[Volume], name: str) -> Volume:
                 f"{part.source}: expected the grid of {first.source}, {by(first.grid.shape)}, for both are channels of "
                 f"one scan; got {by(part.grid.shape)} elsewhere. Resample it first"
             )
+    others = tuple(part.array for part in parts[1:])
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
-    return replace(first, other_channels=tuple(part.array for part in parts[1:]), source=name, notes=notes)
+    warnings = tuple(dict.fromkeys(warning for part in parts for warning in part.warnings))
+    return replace(first, other_channels=others, source=name, notes=notes, warnings=warnings)
 
 
 def expectation(channels: int) -> str:

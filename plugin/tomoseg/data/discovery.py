@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from tomoseg.core.errors import VolumeError
 from tomoseg.core.files import common_folder
 from tomoseg.core.notes import take_note
-from tomoseg.data.formats import DETACHED_SUFFIXES, has_suffix
+from tomoseg.data.archive import as_folder, is_archive
+from tomoseg.data.formats import DETACHED_SUFFIXES, has_suffix, pair_of
 from tomoseg.data.masks import without_masks
-from tomoseg.data.scan_files import dicom_files, find_volumes
+from tomoseg.data.scan_files import dicom_files, is_dicom, is_volume, visible_files
 from tomoseg.data.volume import SeriesSummary
 
 ALL_SERIES = "all"
@@ -46,7 +48,7 @@ def find_scans(
     spread over.
 
     Args:
-        folder: searched to its depth; hidden files and folders are left out.
+        folder: searched to its depth, and ZIPs in it for DICOM; hidden files and folders are left out. Or a ZIP.
         series: only DICOM series of this UID or description, which may be a pattern; "all" for scans of any kind and
             modality.
         leave_out: a folder that is not searched.
@@ -54,26 +56,44 @@ def find_scans(
         all_files: label maps beside their scans are scans, too.
     """
     every = series in (None, ALL_SERIES)
-    volumes = find_volumes(folder, leave_out) if every else []
+    files = [folder] if is_archive(folder) else visible_files(folder, leave_out)
+    volumes = list(filter(is_volume, files)) if every else []
     scans = [Scan(path) for path in (volumes if all_files else without_masks(volumes))]
-    dicom = dicom_files(folder, leave_out)
-    if dicom:
-        from tomoseg.data.dicom.series import find_series  # pydicom takes 0.2 s, and not everybody has DICOM
-
-        found, damaged = find_series(dicom)
-        places: dict[Path, list[SeriesSummary]] = defaultdict(list)
-        for summary, files in found.items():
-            places[common_folder(files) or folder].append(summary)
-        chosen = _choose(list(found), series, modality, folder)
-        scans += [
-            Scan(place, one.uid, _tag(one, members))
-            for place, members in places.items()
-            for one in members
-            if one in chosen
-        ]
-        if every:  # no file could be read: it is a scan that fails
-            scans += [Scan(place) for place in {file.parent for file in damaged} - places.keys()]
+    found, failing = _find_series(files, folder)
+    places: dict[Path, list[SeriesSummary]] = defaultdict(list)
+    for one, place in found:
+        places[place].append(one)
+    chosen = _choose([one for one, _ in found], series, modality, folder)
+    scans += [Scan(place, one.uid, _tag(one, places[place])) for one, place in found if one in chosen]
+    if every:  # no file could be read: it is a scan that fails
+        scans += [Scan(place) for place in failing - places.keys()]
     return sorted(scans, key=lambda scan: (scan.path, scan.series or ""))
+
+
+def _find_series(files: list[Path], folder: Path) -> tuple[list[tuple[SeriesSummary, Path]], set[Path]]:
+    """Return the folder or ZIP of each CT or MR series among files, and those of damaged DICOM files."""
+    loose, archives = list(filter(is_dicom, files)), list(filter(is_archive, files))
+    if not loose and not archives:
+        return [], set()
+    from tomoseg.data.dicom.series import find_series  # pydicom takes 0.2 s, and not everybody has DICOM
+
+    listed, damaged = find_series(loose)
+    found = [(one, common_folder(its) or folder) for one, its in listed.items()]
+    failing = {one.parent for one in damaged}
+    for archive in archives:
+        try:
+            with as_folder(archive) as (unpacked, _):
+                listed, damaged = find_series(dicom_files(unpacked))
+        except VolumeError:  # its reader reports it
+            listed, damaged = {}, [archive]
+        if damaged:
+            failing.add(archive)
+        elif not listed:
+            take_note(f"{archive}: skipped, because it holds no CT or MR series in DICOM")
+        # a folder that was unpacked beside its ZIP is no other scan
+        known = {one for one, place in found if place.is_relative_to(archive.with_suffix(""))}
+        found += [(one, archive) for one in listed if one not in known]
+    return found, failing
 
 
 def _choose(found: list[SeriesSummary], asked: str | None, modality: str, folder: Path) -> list[SeriesSummary]:
@@ -118,4 +138,4 @@ def files_of(path: Path, series: str | None = None) -> list[Path]:
     if has_suffix(path.name, DETACHED_SUFFIXES):
         beside = path.parent.glob(f"{glob.escape(path.stem)}.*")
         return [path, *(other for other in beside if other != path and other.is_file())]
-    return [path]
+    return list(dict.fromkeys(pair_of(path)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +15,7 @@ from tomoseg.core.errors import VolumeError, errors_as, one_line
 from tomoseg.core.notes import collect_notes
 from tomoseg.core.quiet import note_warnings
 from tomoseg.core.reader_process import read_apart
+from tomoseg.data.archive import as_folder
 from tomoseg.data.channels import channels_of, expectation
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.geometry import Grid
@@ -35,7 +37,7 @@ class Header:
 
     Attributes:
         path: the file, or the folder of the series.
-        format: "NIfTI", "NRRD", "MetaImage" or "DICOM".
+        format: "NIfTI", "FreeSurfer", "NRRD", "MetaImage" or "DICOM".
         dtype: type of the stored values, e.g. "int16".
         grid: where the voxels lie; None for a series that makes no volume.
         notes: as of the volume.
@@ -80,7 +82,9 @@ def read_headers(path: Path, series: str | None = None, channels: int = 1) -> li
     Raises:
         VolumeError: as for `read_volume`, but for a single series: that one is returned with its reason.
     """
-    return read_apart(_read_headers, path, series, channels)
+    with as_folder(path) as (place, name):
+        headers = read_apart(_read_headers, place, series, channels)
+    return [replace(one, path=path, notes=(*map(name, one.notes),), reason=name(one.reason)) for one in headers]
 
 
 def _read_slices(path: Path, slices: Sequence[Slice]) -> NDArray[np.float32]:
@@ -110,7 +114,8 @@ def _read_nifti(path: Path, channels: int) -> Header:
     channels = got or 1
     shape, affine, notes = place_voxels(image, str(path), image.shape[:3] if channels > 1 else image.shape)
     grid = make_volume(np.broadcast_to(np.float32(0), shape), affine, str(path)).grid  # voxels that take no memory
-    return Header(path, "NIfTI", image.get_data_dtype().name, grid, notes, channels=channels)
+    form = "NIfTI" if isinstance(image.header, nib.Nifti1Header) else "FreeSurfer"
+    return Header(path, form, image.get_data_dtype().name, grid, notes, channels=channels)
 
 
 def _read_itk(path: Path) -> Header:
@@ -131,11 +136,12 @@ def _read_series(headers: Sequence[Dataset], path: Path) -> Header:
 
     series = summarise_series(headers)
     try:
-        ordered, grid, notes = arrange_series(headers, path)
+        found = arrange_series(headers, path)
     except VolumeError as error:
         return Header(path, "DICOM", "", None, series=series, reason=one_line(error))
-    first = next(one for one in headers if one.filename == str(ordered[0].frame.path))
+    first = next(one for one in headers if one.filename == str(found.slices[0].frame.path))
     bits = first.get("BitsAllocated")
     known = isinstance(bits, int) and "PixelRepresentation" in first  # else the reader of the pixels decides
     dtype = f"{'' if first.PixelRepresentation else 'u'}int{bits}" if known else ""
-    return Header(path, "DICOM", dtype, grid, notes, series, slices=tuple(ordered))
+    notes = (*found.warnings, *found.notes)
+    return Header(path, "DICOM", dtype, found.grid, notes, series, slices=found.slices)

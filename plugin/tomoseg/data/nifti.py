@@ -1,49 +1,43 @@
-"""Read NIfTI files with an error for each kind of damage, and write them completely or not at all."""
+"""Read NIfTI and FreeSurfer files with an error for each kind of damage; write NIfTI completely or not at all."""
 
 import gzip
 import math
-import zlib
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import igzip
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
+from nibabel.freesurfer.mghformat import MGHError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import GeometryError, OutputError, VolumeError, errors_as, one_line
-from tomoseg.core.files import atomic_file, open_regular, require_regular
+from tomoseg.core.files import atomic_file, require_regular
 from tomoseg.core.reading import require_room
-from tomoseg.data.formats import DEFLATE_LIMIT, NIFTI_SUFFIXES, has_suffix
+from tomoseg.data.formats import MGH_SUFFIXES, NIBABEL_SUFFIXES, NIFTI_SUFFIXES, has_suffix, pair_of
 from tomoseg.data.geometry import Grid
+from tomoseg.data.packed import DAMAGE, max_expansion, unpack
 from tomoseg.data.volume import Volume, by, make_volume
 
 TOLERANCE_VOXELS = 0.05  # float32 quaternions are not exact
 MAX_SIZE_DEVIATION = 0.01  # of voxel sizes that an sform should have, as a share
-BLOCK_BYTES = 1 << 20  # decompressed at once
-MAX_EXTENSION_BYTES = 1 << 26  # of all header extensions, which nibabel reads with the header
+MGH_HEADER_BYTES = 284
+BLOCK_BYTES = 1 << 20  # unpacked at once
 GZIP_LEVEL = 1  # of 0 to 3; a label map is as small as with zlib's 1, in a fifth of the time
-
-
-def read_nifti(path: Path) -> Volume:
-    """Read a NIfTI file.
-
-    Raises:
-        VolumeError: it is empty, truncated, no NIfTI, not 3D, not real-valued, or its lengths are not in mm.
-    """
-    return from_nibabel(load_nifti(path), str(path))
 
 
 def from_nibabel(image: nib.spatialimages.SpatialImage, name: str) -> Volume:
     """Return the volume of a nibabel image.
 
     Raises:
-        VolumeError: as for `read_nifti`.
+        VolumeError: it is empty, truncated, no NIfTI, not 3D, not real-valued, or its lengths are not in mm.
     """
     shape, affine, notes = place_voxels(image, name, image.shape)
     header = image.header if isinstance(image.header, nib.Nifti1Header) else None
@@ -61,7 +55,7 @@ def place_voxels(
         shape: of the image, or of one of its channels.
 
     Raises:
-        VolumeError: as for `read_nifti`.
+        VolumeError: as for `from_nibabel`.
     """
     while len(shape) > 3 and shape[-1] == 1:  # (I, J, K, 1) is one volume, too
         shape = shape[:-1]
@@ -125,78 +119,85 @@ def _grid(shape: tuple[int, ...], affine: NDArray[Any]) -> Grid | None:
         return None
 
 
-def load_nifti(path: Path) -> nib.Nifti1Image:
-    """Open a NIfTI file and check that its voxels can all be there, without reading them.
+def load_nifti(path: Path) -> nib.spatialimages.SpatialImage:
+    """Open a NIfTI file, or one of FreeSurfer, and check that its voxels can all be there, without reading them.
+
+    Args:
+        path: the file; of a pair, the one of the header or the one of the voxels.
 
     Raises:
-        VolumeError: the file is missing, empty, too short for its header, or no NIfTI.
+        VolumeError: the file is missing, empty, too short for its header, no NIfTI, or does not say which side is left.
     """
-    size = path.stat().st_size
-    unpacking: Any = isal_zlib.error  # a class, but its stub has an instance
+    lines, voxels = pair_of(path)
     try:
-        if not has_suffix(path.name, NIFTI_SUFFIXES):
+        if not has_suffix(path.name, NIBABEL_SUFFIXES):
             raise ImageFileError("nibabel reads others, too")
-        image = _choose_class(path).from_filename(require_regular(path))
+        with unpack(lines, gzip.open) as file:  # igzip unpacks far more than a header, to a damaged end
+            kind, start = _read_start(path, file)
+        # without header extensions: nibabel reads them whole, and nothing here needs one
+        begin = FileHolder(str(voxels), BytesIO(start + bytes(4)))
+        image = kind.from_file_map({"header": begin, "image": begin})
         declared = math.prod(image.shape) * image.get_data_dtype().itemsize
-    except (ImageFileError, HeaderDataError, EOFError) as error:
+        size, most = require_regular(voxels).stat().st_size, max_expansion(voxels)
+    except VolumeError:
+        raise
+    except (ImageFileError, HeaderDataError, MGHError, EOFError, KeyError) as error:
         raise VolumeError(
             f"{path}: expected a NIfTI volume (.nii or .nii.gz), got something else or a damaged file"
         ) from error
-    except (OSError, zlib.error, unpacking) as error:
-        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise VolumeError(f"{path}: its NIfTI header is damaged: {one_line(error)}") from error
-    possible = size * (DEFLATE_LIMIT if path.name.lower().endswith(".gz") else 1)
-    if declared > possible:
+    except DAMAGE as error:
+        raise VolumeError(f"{path}: cannot be read: {one_line(error)}") from error
+    if declared > size * most:
         raise VolumeError(
             f"{path}: truncated or damaged: the header declares {declared} bytes of voxels, the file has {size} bytes"
         )
     return image
 
 
-def _choose_class(path: Path) -> type[nib.Nifti1Image]:
-    """Return nibabel's class for a file, once the lengths of its header extensions are known to be sound.
+def _read_start(path: Path, file: IO[bytes]) -> tuple[type[nib.spatialimages.SpatialImage], bytes]:
+    """Return nibabel's class for a file, and its header.
+
+    Args:
+        path: the file.
+        file: open at the start of the header.
 
     Raises:
-        HeaderDataError: they are not, or the file is shorter than a header.
+        HeaderDataError: the file is shorter than a header.
+        VolumeError: it does not say which side is left.
     """
-    with ExitStack() as stack:
-        file: Any = stack.enter_context(open_regular(path))
-        if path.name.lower().endswith(".gz"):
-            file = stack.enter_context(gzip.open(file, "rb"))  # igzip unpacks far more than a header, to a damaged end
-        start = file.read(4)
-        nifti_2 = 540 in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
-        kind: type[nib.Nifti1Image] = nib.Nifti2Image if nifti_2 else nib.Nifti1Image
-        size = kind.header_class.template_dtype.itemsize
-        start += file.read(size - 4)
-        if len(start) < size:
-            raise HeaderDataError("it ends within its header")
-        header = kind.header_class(start, check=False)
-        _check_raw(header, size)
-        if file.read(4)[:1] in (b"", b"\0"):  # no extensions
-            return kind
-        order: Any = "little" if header.endianness == "<" else "big"
-        left = int(header["vox_offset"]) - size - 4
-        while 16 <= left <= MAX_EXTENSION_BYTES:
-            length = int.from_bytes(file.read(4), order, signed=True)
-            left = left - length if 8 <= length <= left else -1
-            file.seek(max(length - 4, 0), 1)
-        if not 0 <= left < 16:
-            raise HeaderDataError("its header extensions are damaged")
-        return kind
+    start = file.read(MGH_HEADER_BYTES)
+    one_side = "which does not say which side is left. Convert it to NIfTI with a program that knows"
+    if has_suffix(path.name, MGH_SUFFIXES):
+        if not any(start[28:30]):
+            raise VolumeError(f"{path}: a FreeSurfer file without directions, {one_side}")
+        return nib.MGHImage, start
+    nifti_2 = 540 in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big"))
+    pair = len({*pair_of(path)}) == 2
+    kind = (nib.Nifti2Pair if nifti_2 else nib.Nifti1Pair) if pair else nib.Nifti2Image if nifti_2 else nib.Nifti1Image
+    size = kind.header_class.template_dtype.itemsize
+    start += file.read(size - len(start))
+    if len(start) < size:
+        raise HeaderDataError("it ends within its header")
+    header = kind.header_class(start, check=False)
+    if pair and header["sizeof_hdr"] == size and not header["magic"].item():
+        raise VolumeError(f"{path}: an Analyze 7.5 file, {one_side}")
+    _check_raw(header, 0 if pair else size + 4)
+    return kind, start
 
 
-def _check_raw(header: nib.Nifti1Header, size: int) -> None:
+def _check_raw(header: nib.Nifti1Header, first: int) -> None:
     """Raise ValueError for what nibabel would take in another way than others do.
 
     Args:
         header: as it stands in the file.
-        size: of the header in bytes.
+        first: the first byte that may hold voxels.
     """
     if not header["magic"].item().startswith(b"n"):
         return  # no NIfTI; nibabel raises the error
     begin = float(header["vox_offset"])
-    if not begin >= size + 4:
+    if not begin >= first:
         raise ValueError(f"its voxels begin at byte {begin:g}, which is within the header")
     sizes = header["pixdim"][1:4]
     if header["sform_code"] <= 0 and not (np.isfinite(sizes) & (sizes != 0)).all():
@@ -212,17 +213,16 @@ def read_voxels(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[Any
         VolumeError: the file ends too early or is damaged.
     """
     require_room(name, math.prod(image.shape), math.prod(image.shape) * image.get_data_dtype().itemsize)
-    unpacking: Any = isal_zlib.error  # a class, but its stub has an instance
-    damage = (OSError, EOFError, ValueError, OverflowError, zlib.error, unpacking)
     file, proxy = image.file_map["image"].filename, image.dataobj
-    with errors_as(VolumeError, f"{name}: truncated or damaged", *damage):
-        if file is None or not str(file).lower().endswith(".gz") or not isinstance(proxy, ArrayProxy):
+    with errors_as(VolumeError, f"{name}: truncated or damaged", *DAMAGE):
+        if file is None or type(proxy) is not ArrayProxy:
             return np.asanyarray(proxy)
-        # nibabel stops at the last voxel, before the checksum that follows it
-        with open_regular(Path(file)) as packed, igzip.open(packed, "rb") as stream:
+        # nibabel goes by the name, and stops at the last voxel, before the checksum that follows it
+        with unpack(Path(file)) as stream:
+            packed = not isinstance(stream, BufferedReader)
             spec = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
-            voxels: NDArray[Any] = np.asanyarray(ArrayProxy(stream, spec, mmap=False))
-            while stream.read(BLOCK_BYTES):
+            voxels: NDArray[Any] = np.asanyarray(ArrayProxy(stream, spec, mmap=not packed))
+            while packed and stream.read(BLOCK_BYTES):
                 pass
         return voxels
 

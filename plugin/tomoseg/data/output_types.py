@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tomoseg.core.errors import UsageError
-from tomoseg.data.formats import NIFTI_SUFFIXES, SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix
+from tomoseg.data.formats import NIFTI_SUFFIXES, SCAN_SUFFIXES, SEGMENTATION_SUFFIX, has_suffix
 
 if TYPE_CHECKING:  # each writer is imported when it is used: NIfTI needs no pydicom
     from tomoseg.data.segments import LabelMap
@@ -93,7 +93,7 @@ def choose_output_type(name: str | None, output: Path) -> OutputType:
         raise UsageError(f"output type: expected {', '.join(OUTPUT_TYPES)}, got {name!r}")
     kinds = [kind for kind in OUTPUT_TYPES.values() if name in (None, kind.name)]
     if not names_output_file(output):
-        if has_suffix(output.name, VOLUME_SUFFIXES) and not output.is_dir():
+        if has_suffix(output.name, SCAN_SUFFIXES) and not output.is_dir():
             raise UsageError(f"{output}: labels cannot be written as that. Use {' or '.join(NIFTI_SUFFIXES)}")
         return kinds[0]
     for kind in kinds:

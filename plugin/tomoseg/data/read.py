@@ -14,10 +14,11 @@ from tomoseg.core.errors import VolumeError, errors_as
 from tomoseg.core.notes import collect_notes
 from tomoseg.core.quiet import note_warnings
 from tomoseg.core.reader_process import read_apart
+from tomoseg.data.archive import as_folder
 from tomoseg.data.channels import channels_of, expectation, join, split_4d
 from tomoseg.data.formats import ITK_SUFFIXES, has_suffix
 from tomoseg.data.itk_image import from_itk, read_itk
-from tomoseg.data.nifti import from_nibabel, load_nifti, read_nifti
+from tomoseg.data.nifti import from_nibabel, load_nifti
 from tomoseg.data.scan_files import is_dicom
 from tomoseg.data.volume import Volume, require_finite
 
@@ -43,9 +44,10 @@ def read_volume(
     Files are read in a process of its own, which they may crash alone, within the limits of `ReadOptions`.
 
     Args:
-        source: path of a NIfTI file (.nii, .nii.gz), NRRD file (.nrrd, .nhdr), MetaImage file (.mha, .mhd), of a folder
-            with a DICOM series below it or of a multi-frame DICOM file; or a nibabel image, or a SimpleITK image. Of
-            several channels: a 4D NIfTI file or image, or one of these for each channel.
+        source: path of a NIfTI file (.nii, .nii.gz, .nii.bz2, .nii.zst, .hdr with .img), FreeSurfer file (.mgz, .mgh),
+            NRRD file (.nrrd, .nhdr), MetaImage file (.mha, .mhd), of a folder or a ZIP with a DICOM series below it or
+            of a multi-frame DICOM file; or a nibabel image, or a SimpleITK image. Of several channels: a 4D NIfTI file
+            or image, or one of these for each channel.
         series: SeriesInstanceUID of the series to read where the folder holds several.
         channels: how many are expected.
         allow_non_finite: keep NaN and infinity, for a transform that replaces them.
@@ -82,7 +84,10 @@ def read_volume(
 def _read_one(source: Image, channels: int, series: str | None, phase: str | None) -> Volume:
     """Read one file, image or DICOM series."""
     if isinstance(source, str | os.PathLike):
-        return read_apart(_read_path, Path(source), channels, series, phase)
+        with as_folder(Path(source)) as (place, name):
+            volume = read_apart(_read_path, place, channels, series, phase)
+        notes, warnings = tuple(map(name, volume.notes)), tuple(map(name, volume.warnings))
+        return replace(volume, source=name(volume.source), notes=notes, warnings=warnings)
     if isinstance(source, nib.spatialimages.SpatialImage):
         return split_4d(source, channels, _name(source)) if channels > 1 else from_nibabel(source, _name(source))
     if type(source).__module__.startswith("SimpleITK"):
@@ -118,8 +123,9 @@ def _read_path(path: Path, channels: int, series: str | None, phase: str | None)
                     raise VolumeError(f"{path}: no DICOM, so it has no phases. Leave out --phase")
                 if channels > 1 and channels_of(path) is not None:
                     return split_4d(load_nifti(path), channels, str(path))
-                read = read_itk if has_suffix(path.name, ITK_SUFFIXES) else read_nifti
-                return _require_channels(read(path), channels)
+                itk = has_suffix(path.name, ITK_SUFFIXES)
+                found = read_itk(path) if itk else from_nibabel(load_nifti(path), str(path))
+                return _require_channels(found, channels)
         from tomoseg.data.dicom.series import read_dicom  # pydicom takes 0.2 s, and many have no DICOM
 
         return _require_channels(read_dicom(path, series, phase), channels)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from tomoseg.core.files import open_regular, real_path
 from tomoseg.core.notes import take_note
-from tomoseg.data.formats import SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix
+from tomoseg.data.formats import SCAN_SUFFIXES, SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix, pair_of
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 # how a file starts that has elements of group 8 and no preamble, as some old ones do: (0008,0000), (0008,0001), …
 BARE_STARTS = tuple(b"\x08\0" + bytes((element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16))
+START_BYTES = 132  # with the mark of DICOM
+LOST_PREAMBLE = (b"DICM", b"\x02\0\0\0")
 INDEX_NAME = "DICOMDIR"  # the index of a medium, itself a DICOM file
 
 
@@ -22,26 +24,28 @@ def is_dicom(path: Path) -> bool:
     if path.name.upper() == INDEX_NAME or has_suffix(path.name, VOLUME_SUFFIXES) or not path.is_file():
         return False
     with open_regular(path) as file:
-        start = file.read(132)
-    return start[128:] == b"DICM" or start.startswith(BARE_STARTS)
+        return starts_as_dicom(file.read(START_BYTES))
 
 
-def dicom_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
-    """Return the DICOM files below a folder, sorted; hidden ones, and those below `leave_out`, are left out."""
-    return [path for path in visible_files(folder, leave_out) if is_dicom(path)]
+def starts_as_dicom(start: bytes) -> bool:
+    """Return whether a file is DICOM by its first bytes."""
+    return start[128:] == b"DICM" or start.startswith((*BARE_STARTS, *LOST_PREAMBLE))
 
 
-def find_volumes(folder: Path, leave_out: Path | None = None) -> list[Path]:
-    """Return the NIfTI, NRRD and MetaImage files below a folder, sorted.
-
-    Hidden ones, 3D Slicer's segmentations, and what lies below `leave_out` are left out.
-    """
-    return list(filter(is_volume, visible_files(folder, leave_out)))
+def dicom_files(folder: Path) -> list[Path]:
+    """Return the DICOM files below a folder, sorted; hidden ones are left out."""
+    return list(filter(is_dicom, visible_files(folder)))
 
 
 def is_volume(path: Path) -> bool:
-    """Return whether a path has the suffix of NIfTI, NRRD or MetaImage, and not that of 3D Slicer's segmentations."""
-    return has_suffix(path.name, VOLUME_SUFFIXES) and not has_suffix(path.name, (SEGMENTATION_SUFFIX,))
+    """Return whether a path has the suffix of a format of scans, and not that of 3D Slicer's segmentations.
+
+    NIfTI in two files is known by the file of its header, with the other one beside it.
+    """
+    if not has_suffix(path.name, SCAN_SUFFIXES) or has_suffix(path.name, (SEGMENTATION_SUFFIX,)):
+        return False
+    header, voxels = pair_of(path)
+    return path == header and (path == voxels or voxels.is_file())
 
 
 def visible_files(folder: Path, leave_out: Path | None = None) -> list[Path]:

@@ -30,13 +30,16 @@ class DicomSeries:
     Attributes:
         uid: its SeriesInstanceUID.
         modality: "CT" or "MR".
-        frames: one for each index of the volume's third axis, in that order. The first axis runs along a row of the
-            image (over its columns), the second down a column (over its rows).
+        frames: in the order of the volume's third axis. The first axis runs along a row of the image (over its
+            columns), the second down a column (over its rows).
+        indices: of the frames along the third axis, the first and the last among them; where there is none, voxels are
+            interpolated. Empty for one frame at each index.
     """
 
     uid: str
     modality: str
     frames: tuple[DicomFrame, ...]
+    indices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Volume:
             units.
         series: the DICOM series it came from, if any.
         notes: what in the file was corrected or contradicts itself.
+        warnings: what in it may make a result wrong.
         other_channels: the channels after the first, each as `array`.
 
     Example:
@@ -93,6 +97,7 @@ class Volume:
     header: nib.Nifti1Header | None = None
     series: DicomSeries | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     other_channels: tuple[NDArray[np.float32], ...] = ()
 
     @property

@@ -17,7 +17,7 @@ from tomoseg.data.formats import strip_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Label, default_colour
 from tomoseg.data.read import read_volume
-from tomoseg.data.scan_files import find_volumes
+from tomoseg.data.scan_files import is_volume, visible_files
 from tomoseg.evaluation.case import CaseScores, LabelScores
 from tomoseg.evaluation.label_map import read_prediction, read_reference
 from tomoseg.evaluation.results import Evaluation
@@ -62,7 +62,8 @@ def find_images(folder: Path) -> dict[str, Path]:
     Raises:
         UsageError: there is none.
     """
-    found = {strip_suffix(path.name).removesuffix(FIRST_CHANNEL): path for path in find_volumes(folder)}
+    scans = filter(is_volume, visible_files(folder))
+    found = {strip_suffix(path.name).removesuffix(FIRST_CHANNEL): path for path in scans}
     if not found:
         raise UsageError(f"{folder}: expected scans, got no NIfTI, NRRD or MetaImage file")
     return found

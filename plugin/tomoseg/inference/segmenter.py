@@ -123,7 +123,11 @@ class Segmenter:
         return self._pipeline.networks.backend
 
     def __call__(
-        self, source: Source | Volume, on_window: OnWindow | None = None, series: str | None = None
+        self,
+        source: Source | Volume,
+        on_window: OnWindow | None = None,
+        series: str | None = None,
+        phase: str | None = None,
     ) -> Segmentation:
         """Segment one scan; several threads may call it, and one at a time runs the network.
 
@@ -133,16 +137,21 @@ class Segmenter:
                 channels: a 4D NIfTI file or image, or a list with one of these for each channel.
             on_window: called with the number of windows that are done and of all of them.
             series: SeriesInstanceUID of the series where the folder holds several.
+            phase: "KEYWORD=VALUE" of the images where a DICOM series has several at each place.
 
         Raises:
             VolumeError: the scan is missing, damaged, not 3D, or holds non-finite values.
             BundleError: the bundle fails on it.
             MemoryLimitError: it needs more memory than the options allow.
         """
-        return self.predict(self.prepare(source, series), on_window)
+        return self.predict(self.prepare(source, series, phase=phase), on_window)
 
     def prepare(
-        self, source: Source | Volume | ScanSource, series: str | None = None, as_it_is: bool = False
+        self,
+        source: Source | Volume | ScanSource,
+        series: str | None = None,
+        as_it_is: bool = False,
+        phase: str | None = None,
     ) -> Prepared:
         """Read, clean and preprocess a scan; another one may be predicted meanwhile. Otherwise as for a call.
 
@@ -152,6 +161,7 @@ class Segmenter:
             source: as for a call, or a scan on disk.
             series: as for a call.
             as_it_is: take it for a crop that the bundle was trained on, however large it is.
+            phase: as for a call.
         """
         if self.options.max_memory_bytes is not None:
             release_unused()
@@ -165,7 +175,7 @@ class Segmenter:
                 elif isinstance(source, ScanSource):
                     volume = source.read(expected, allow_non_finite=allowed)
                 else:
-                    volume = read_volume(source, series, channels=expected, allow_non_finite=allowed)
+                    volume = read_volume(source, series, channels=expected, allow_non_finite=allowed, phase=phase)
             if len(volume.channels) != expected:
                 raise VolumeError(f"{volume.source}: expected {expected} channels, got {len(volume.channels)}")
             if not allowed and volume is source:
@@ -198,7 +208,7 @@ class Segmenter:
         return Prepared(
             data=data, image_key=self._pipeline.config.image_key, located=located,
             grid=volume.grid, name=volume.source, header=volume.header, series=volume.series,
-            stats=stats, warnings=tuple(warnings),
+            stats=stats, warnings=(*volume.warnings, *warnings),
         )  # fmt: skip
 
     def predict(self, prepared: Prepared, on_window: OnWindow | None = None) -> Segmentation:

@@ -8,6 +8,7 @@ from tomoseg.data.channels import FIRST_CHANNEL
 from tomoseg.data.datasets import DESCRIPTION, FOLDERS, Dataset, Pair
 from tomoseg.data.formats import is_nifti, missing_reader, strip_suffix
 from tomoseg.data.nifti import load_nifti
+from tomoseg.data.packed import max_expansion
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
@@ -85,6 +86,8 @@ def _needs_itk(dataset: Dataset) -> bool:
         if why := missing_reader(path):
             raise DatasetError(f"{path}: {why}")
         shape = load_nifti(path).shape if is_nifti(path) else ()
+        if path.name.lower().endswith(".gz") and max_expansion(path) == 1:
+            raise DatasetError(f"{path}: expected a file packed by gzip, as MONAI does by its name. Rename it to .nii")
         if len(shape) > 4:
             got = "×".join(map(str, shape))
             raise DatasetError(f"{path}: expected a 3D or 4D file, which MONAI can read, got {got} voxels. Convert it")

@@ -12,7 +12,7 @@ from tomoseg.core.files import real_path, sha256
 from tomoseg.data.datasets import Dataset
 from tomoseg.data.formats import missing_reader
 from tomoseg.data.inspection.scan import Inspector, OnScan
-from tomoseg.data.scan_files import find_volumes
+from tomoseg.data.scan_files import is_volume, visible_files
 
 OWN = "is one of the dataset's own scans"
 
@@ -52,7 +52,7 @@ def check_unlabelled(folder: Path, dataset: Dataset, on_scan: OnScan | None = No
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder of scans, got {'a file' if folder.exists() else 'nothing'}")
     labels = {real_path(pair.label) for pair in dataset.pairs}
-    found = [path for path in find_volumes(folder) if real_path(path) not in labels]
+    found = [path for path in visible_files(folder) if is_volume(path) and real_path(path) not in labels]
     if not found:
         raise UsageError(f"{folder}: expected NIfTI, NRRD or MetaImage files, got none")
     is_own = _recogniser(dataset)

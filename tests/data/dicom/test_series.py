@@ -179,6 +179,7 @@ def study(tmp_path: Path) -> Path:
 
 def make_secondary(dataset: Dataset) -> None:
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    del dataset.ImagePositionPatient, dataset.ImageOrientationPatient
 
 
 def test_everything_else_in_the_folder_is_passed_over(study: Path) -> None:

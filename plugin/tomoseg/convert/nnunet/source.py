@@ -73,7 +73,7 @@ def open_model(path: Path, configuration: str | None) -> Iterator[TrainedModel]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file or folder. Give a results folder of nnU-Net, or a ZIP of one")
     with TemporaryDirectory(prefix="tomoseg-") as folder:
-        unpack(path, Path(folder), lambda name: bool(WANTED.fullmatch(name)))
+        unpack(path, Path(folder), lambda _, member: bool(WANTED.fullmatch(Path(member.filename).name)))
         yield _choose(path, Path(folder), configuration)
 
 

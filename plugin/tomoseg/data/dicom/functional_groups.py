@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from pydicom import Dataset
 
+from tomoseg.data.dicom.file_reader import correct
+
 
 class FrameGroups(NamedTuple):
     """The functional groups of one frame; what a group does not say, the header says for all frames.
@@ -51,4 +53,4 @@ def read_functional_groups(header: Dataset) -> list[FrameGroups]:
 
 def _first(dataset: Dataset, keyword: str) -> Dataset | None:
     sequence = dataset.get(keyword)
-    return sequence[0] if sequence else None
+    return correct(sequence[0]) if sequence else None

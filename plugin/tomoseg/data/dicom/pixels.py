@@ -37,7 +37,10 @@ DECODERS = dict.fromkeys(JPEG2000TransferSyntaxes, "pylibjpeg") | dict.fromkeys(
 
 
 def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
-    """Return the values with slope and intercept applied, (I, J, K) float32: columns, rows, slices as given.
+    """Return the values with slope and intercept applied, (I, J, K) float32: columns, rows, slices.
+
+    Args:
+        slices: in the order of their places; missing ones are interpolated.
 
     Raises:
         VolumeError: a file is damaged, or stored in a way that cannot be read.
@@ -53,13 +56,28 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
             expected = f"expected images of {by((rows, columns))} pixels, got {by(stored.shape)}"
             raise VolumeError(f"{path}: its header is damaged: {expected}")
         if array is None:  # only now, for a damaged header may ask for any size
-            require_room(str(path), len(slices) * rows * columns)
+            count = round(slices[-1].place) + 1
+            filled = [one.place for one in slices] != list(range(count))
+            require_room(str(path), (len(slices) + count * filled) * rows * columns)
             array = np.empty((len(slices), rows, columns), np.float32)
         for index, one in members:
             # in double precision, as ITK has it: large intercepts would cost float32 its last digits
             array[index] = stored[one.frame.number - 1] * np.float64(one.slope) + one.intercept
     assert array is not None
-    return np.asarray(array.transpose(2, 1, 0))
+    return np.asarray((_fill(array, slices) if filled else array).transpose(2, 1, 0))
+
+
+def _fill(array: NDArray[np.float32], slices: Sequence[Slice]) -> NDArray[np.float32]:
+    """Return a slice (J, I) for each index of the grid, interpolated linearly between those that are there."""
+    places = np.array([one.place for one in slices])
+    indices = np.arange(round(places[-1]) + 1)
+    after = np.searchsorted(places, indices).clip(1, len(places) - 1)
+    start, stop = places[after - 1], places[after]
+    shares = ((indices - start) / (stop - start)).clip(0, 1).astype(np.float32)
+    filled = np.empty((len(indices), *array.shape[1:]), np.float32)
+    for index, (upper, share) in enumerate(zip(after, shares, strict=True)):
+        filled[index] = array[upper - 1] * (1 - share) + array[upper] * share
+    return filled
 
 
 def hash_pixels(path: Path) -> str:

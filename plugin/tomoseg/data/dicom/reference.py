@@ -17,6 +17,7 @@ from pydicom.uid import generate_uid
 
 from tomoseg.core.errors import OutputError, VolumeError, errors_as
 from tomoseg.core.files import atomic_file
+from tomoseg.core.notes import take_note
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
@@ -73,7 +74,7 @@ class Source:
     Attributes:
         header: elements of the first slice's file.
         study, series, frame_of_reference: UIDs.
-        references: one for each slice.
+        references: one for each slice; None where no image is.
         positions: (K, 3) LPS mm, centre of each slice's first pixel.
         orientation: (6,) directions, LPS, of a row and of a column.
         spacing: mm between neighbouring (rows, columns).
@@ -84,7 +85,7 @@ class Source:
     study: str
     series: str
     frame_of_reference: str
-    references: tuple[Reference, ...]
+    references: tuple[Reference | None, ...]
     positions: NDArray[np.float64]
     orientation: NDArray[np.float64]
     spacing: tuple[float, float]
@@ -99,7 +100,7 @@ class Source:
     def instances(self) -> Iterator[Reference]:
         """Yield a reference to each file and its frames, in the order of the slices."""
         frames: dict[tuple[str, str], list[int]] = {}
-        for one in self.references:
+        for one in filter(None, self.references):
             frames.setdefault((one.sop_class, one.instance), []).extend(one.frames)
         return (Reference(*file, tuple(sorted(found))) for file, found in frames.items())
 
@@ -121,7 +122,8 @@ def read_source(path: Path, series: DicomSeries | None, shape: Sequence[int]) ->
         raise OutputError(f"{path}: expected a scan read from DICOM, to whose series it refers. Use nifti or nrrd")
     files: dict[Path, tuple[Dataset, list[FrameGroups]]] = {}
     planes = []
-    for frame in series.frames:
+    there = dict(zip(series.indices or range(len(series.frames)), series.frames, strict=True))
+    for frame in there.values():
         what = f"{frame.path}: its header can no longer be read, as it could with the scan"
         with errors_as(VolumeError, what, Exception):  # pydicom's parsers, on a file that has changed
             if frame.path not in files:
@@ -134,17 +136,22 @@ def read_source(path: Path, series: DicomSeries | None, shape: Sequence[int]) ->
             if not files[frame.path][0].get("SOPInstanceUID"):
                 raise VolumeError(f"{frame.path}: has no SOPInstanceUID, to which a DICOM result refers; write NIfTI")
             planes.append(_plane(*files[frame.path], frame.number))
-    references, positions, orientations, spacings, thicknesses = zip(*planes, strict=True)
+    referred, places, orientations, spacings, thicknesses = zip(*planes, strict=True)
+    references = dict(zip(there, referred, strict=True))
+    positions = np.stack([np.interp(range(max(there) + 1), [*there], axis) for axis in np.transpose(places)], axis=1)
     normal = np.cross(orientations[0][:3], orientations[0][3:])
-    gap = float(abs((positions[-1] - positions[0]) @ normal) / np.linalg.norm(normal)) / max(len(planes) - 1, 1)
+    gap = float(abs((positions[-1] - positions[0]) @ normal) / np.linalg.norm(normal)) / max(len(positions) - 1, 1)
     header, _ = files[series.frames[0].path]
+    shown = "".join(str(header.get(keyword, "")) for keyword in (*REQUIRED_KEYWORDS, *OPTIONAL_KEYWORDS))
+    if "\ufffd" in shown:
+        take_note("letters of the patient's data are replaced that their character set does not allow")
     source = Source(
         header=header,
         study=str(header.get("StudyInstanceUID") or _derived("study", series.uid)),
         series=series.uid,
         frame_of_reference=str(header.get("FrameOfReferenceUID") or _derived("frame of reference", series.uid)),
-        references=references,
-        positions=np.array(positions),
+        references=tuple(references.get(index) for index in range(len(positions))),
+        positions=positions,
         orientation=orientations[0],
         spacing=spacings[0],
         thickness=thicknesses[0] or gap or min(spacings[0]),

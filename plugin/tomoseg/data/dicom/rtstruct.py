@@ -139,10 +139,11 @@ def _outline(
     return item
 
 
-def _contour(points: NDArray[np.float64], reference: Reference) -> Dataset:
-    """Return a closed polygon, (N, 3) LPS mm, in an image."""
+def _contour(points: NDArray[np.float64], reference: Reference | None) -> Dataset:
+    """Return a closed polygon, (N, 3) LPS mm, in an image, if there is one at its place."""
     item = Dataset()
-    item.ContourImageSequence = [reference.item()]
+    if reference is not None:
+        item.ContourImageSequence = [reference.item()]
     item.ContourGeometricType = "CLOSED_PLANAR"
     item.NumberOfContourPoints = len(points)
     numbers = (points.round(COORDINATE_DECIMALS) + 0.0).ravel().tolist()  # adding 0 turns -0 into 0

@@ -157,11 +157,17 @@ def _concept(code: Code) -> Any:
 
 def _refer(dataset: Dataset, source: Source) -> None:
     """Put the images' own UIDs in the place of the slices' numbers."""
-    derivations = [group.DerivationImageSequence[0] for group in dataset.PerFrameFunctionalGroupsSequence]
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    derivations = [group.DerivationImageSequence[0] for group in groups]
     # the segments of a slice share one item
     items = {id(derivation.SourceImageSequence[0]): derivation.SourceImageSequence[0] for derivation in derivations}
-    for item in items.values():
-        item.update(source.references[int(item.ReferencedSOPInstanceUID)].item())
+    references = {key: source.references[int(item.ReferencedSOPInstanceUID)] for key, item in items.items()}
+    for group, derivation in zip(groups, derivations, strict=True):
+        reference = references[id(derivation.SourceImageSequence[0])]
+        if reference is None:
+            group.DerivationImageSequence = []
+        else:
+            derivation.SourceImageSequence[0].update(reference.item())
     files = [replace(one, frames=()) for one in source.instances()]
     dataset.SourceImageSequence = [one.item() for one in files]
     dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [one.item() for one in files]

@@ -11,16 +11,17 @@ from pydicom import Dataset
 from pydicom import uid as uids
 
 from tomoseg.core.errors import VolumeError, errors_as, shorten, some
+from tomoseg.core.notes import collect_notes
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.dicom.pixels import hash_pixels, read_pixels
-from tomoseg.data.dicom.slices import Slice, arrange, choose_phase
-from tomoseg.data.geometry import Grid
+from tomoseg.data.dicom.slices import MAX_DEVIATION, MIN_ALIKE, Arrangement, Slice, arrange, choose_phase
 from tomoseg.data.scan_files import dicom_files
 from tomoseg.data.volume import MAX_COORDINATE_MM, DicomFrame, DicomSeries, SeriesSummary, Volume, make_volume
 
 SINGLE_FRAME = {uids.CTImageStorage, uids.MRImageStorage}
+CAPTURE = uids.SecondaryCaptureImageStorage
 MULTI_FRAME = {
     uids.EnhancedCTImageStorage, uids.LegacyConvertedEnhancedCTImageStorage, uids.EnhancedMRImageStorage,
     uids.LegacyConvertedEnhancedMRImageStorage,
@@ -28,7 +29,8 @@ MULTI_FRAME = {
 # elements that distinguish images at one place
 TRAITS = (
     "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "InversionTime", "FlipAngle",
-    "DiffusionBValue", "ConvolutionKernel", "FrameOfReferenceUID", "ImageType", "ContentTime", "InstanceNumber",
+    "DiffusionBValue", "ConvolutionKernel", "FrameOfReferenceUID", "SeriesInstanceUID", "ImageType", "ContentTime",
+    "InstanceNumber",
 )  # fmt: skip
 FRAME_TRAITS = ("FrameAcquisitionNumber", "TemporalPositionIndex", "DimensionIndexValues")  # of enhanced images
 # and what a copy has in common with them, besides its pixels
@@ -36,8 +38,11 @@ COPIED_KEYWORDS = (
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
     "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *TRAITS,
 )  # fmt: skip
+PLACE_KEYWORDS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+# what slices of one series have in common, if each has a SeriesInstanceUID of its own
+PLANE_KEYWORDS = ("PatientID", "Modality", "Rows", "Columns", "PixelSpacing", "ImageOrientationPatient")
 HEADER_KEYWORDS = [
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "SeriesNumber", "Rows",
+    "SOPClassUID", "SOPInstanceUID", "PatientID", "Modality", "SeriesDescription", "SeriesNumber", "Rows",
     "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "PixelRepresentation", *COPIED_KEYWORDS,
 ]  # fmt: skip
 MAX_SERIES_IN_ERROR = 8
@@ -55,11 +60,13 @@ def read_dicom(path: Path, series: str | None = None, phase: str | None = None) 
         VolumeError: there is none, or several; a file is damaged; or the slices make no regular grid.
     """
     headers = _choose(_group(path), path, series)
-    ordered, grid, notes = arrange_series(headers, path, phase)
-    array = read_pixels(ordered)
-    frames = tuple(one.frame for one in ordered)
-    found = DicomSeries(str(headers[0].SeriesInstanceUID), _modality(headers[0]), frames)
-    return replace(make_volume(array, grid.affine, str(path), notes), series=found)
+    found = arrange_series(headers, path, phase)
+    array = read_pixels(found.slices)
+    there = {round(one.place): one.frame for one in found.slices if abs(one.place - round(one.place)) < MAX_DEVIATION}
+    uid = str(headers[0].SeriesInstanceUID)
+    series_read = DicomSeries(uid, _modality(headers[0]), tuple(there.values()), tuple(there))
+    volume = make_volume(array, found.grid.affine, str(path), found.notes)
+    return replace(volume, series=series_read, warnings=found.warnings)
 
 
 def series_headers(path: Path, series: str | None = None) -> list[list[Dataset]]:
@@ -73,30 +80,30 @@ def series_headers(path: Path, series: str | None = None) -> list[list[Dataset]]
     return found or [_choose(groups, path, series)]
 
 
-def arrange_series(
-    headers: Sequence[Dataset], path: Path, phase: str | None = None
-) -> tuple[list[Slice], Grid, tuple[str, ...]]:
-    """Return the slices of a series, or of one of its phases, in order, the grid that they make, and notes on it.
+def arrange_series(headers: Sequence[Dataset], path: Path, phase: str | None = None) -> Arrangement:
+    """Return the slices of a series, or of one of its phases, in order, and the grid that they make.
 
     Raises:
         VolumeError: they make no regular grid, or there is no such phase.
     """
-    slices, notes = _slices(headers, path)
+    slices, notes, odd = _slices(headers, path)
     if phase is not None:
         slices = choose_phase(slices, phase, str(path))
+    if odd and len(slices) < MIN_ALIKE:
+        raise odd[0]
     if len(slices) < 2:
         single = "expected a series of at least two slices, got a single image"
         part = "a single slice of a DICOM series. Give the folder that holds all of it"
         raise VolumeError(f"{path}: {single if path.is_dir() else part}")
-    ordered, grid, reported = arrange(slices, str(path))
-    return ordered, grid, (*notes, *reported)
+    found = arrange(slices, str(path), odd)
+    return replace(found, notes=(*notes, *found.notes))
 
 
 def find_series(paths: Sequence[Path]) -> tuple[dict[SeriesSummary, list[Path]], list[Path]]:
     """Return the files of each CT or MR series that may be a volume, and the files that are damaged."""
     headers: list[Dataset] = []
     damaged: list[Path] = []
-    with suppress_warnings():
+    with suppress_warnings(), collect_notes():  # the reader of a scan repeats them
         for path in paths:
             try:
                 headers.append(read_header(path))
@@ -144,13 +151,24 @@ def _by_series(headers: Iterable[Dataset]) -> dict[str, list[Dataset]]:
 
 
 def _volumes(groups: dict[str, list[Dataset]]) -> dict[str, list[Dataset]]:
-    """Return what may be volumes: CT and MR images, without localizers and single ones unless there is nothing else."""
+    """Return what may be volumes: CT and MR images, without localizers and single ones unless there is nothing else.
+
+    Single images of one plane in one folder are together: each slice of a series may have a SeriesInstanceUID.
+    """
     images = {uid: [one for one in headers if _is_image(one)] for uid, headers in groups.items()}
-    images = {uid: headers for uid, headers in images.items() if headers}
+    for uid, found in images.items():  # captures of the screen in it are named when it is read
+        found += [one for one in groups[uid] if found and _class(one) == CAPTURE and not _is_image(one)]
+    images = {uid: found for uid, found in images.items() if found}
     if "" in images:
         raise VolumeError(f"{images[''][0].filename}: a damaged DICOM file: it has no SeriesInstanceUID")
     images = {uid: headers for uid, headers in images.items() if not all(map(_is_localizer, headers))} or images
     several = {uid: headers for uid, headers in images.items() if sum(map(_frames, headers)) > 1}
+    planes: dict[tuple[str, ...], list[Dataset]] = defaultdict(list)
+    for uid in sorted(images.keys() - several):
+        for one in images[uid]:
+            folder = str(Path(str(one.filename)).parent)
+            planes[folder, *(str(one.get(keyword)) for keyword in PLANE_KEYWORDS)].append(one)
+    several |= {str(found[0].SeriesInstanceUID): found for found in planes.values() if len(found) >= MIN_ALIKE}
     return several or images
 
 
@@ -170,7 +188,14 @@ def _choose(groups: dict[str, list[Dataset]], path: Path, series: str | None) ->
 
 
 def _is_image(header: Dataset) -> bool:
-    return str(header.get("SOPClassUID", "")) in SINGLE_FRAME | MULTI_FRAME
+    """Return whether a file is a CT or MR image, or a capture that has the place of one."""
+    if _class(header) == CAPTURE:
+        return header.get("Modality") in ("CT", "MR") and all(header.get(keyword) for keyword in PLACE_KEYWORDS)
+    return _class(header) in SINGLE_FRAME | MULTI_FRAME
+
+
+def _class(header: Dataset) -> str:
+    return str(header.get("SOPClassUID", ""))
 
 
 def _is_localizer(header: Dataset) -> bool:
@@ -178,7 +203,7 @@ def _is_localizer(header: Dataset) -> bool:
 
 
 def _frames(header: Dataset) -> int:
-    return int(header.get("NumberOfFrames") or 1) if str(header.SOPClassUID) in MULTI_FRAME else 1
+    return int(header.get("NumberOfFrames") or 1) if _class(header) in MULTI_FRAME else 1
 
 
 def summarise_series(headers: Sequence[Dataset]) -> SeriesSummary:
@@ -201,8 +226,12 @@ def _modality(header: Dataset) -> str:
     return f"{name} ({modality})" if modality in ("CT", "MR") else modality or name
 
 
-def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[str]]:
-    """Return each image of a series once, with notes on those left out."""
+class _OddImageError(VolumeError):
+    """An image that is no slice, such as a capture of the screen."""
+
+
+def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[str], list[VolumeError]]:
+    """Return each image of a series once, notes on those left out, and why others are no slices."""
     unique = _without_copies(headers)
     notes = []
     if len(unique) < len(headers):
@@ -211,13 +240,17 @@ def _slices(headers: Sequence[Dataset], path: Path) -> tuple[list[Slice], list[s
     if images and len(images) < len(unique):
         notes.append(f"left out as localizers: {len(unique) - len(images)}")
     slices: list[Slice] = []
+    odd: list[VolumeError] = []
     for header in images or unique:
         name = str(header.filename)
         # pydicom decodes the elements of sequences only here, and lets anything through
         damaged, missing = f"{name}: a damaged DICOM header", errors_as(VolumeError, name, VolumeError)
-        with errors_as(VolumeError, damaged, Exception), missing:
-            slices.extend(_slices_of(header))
-    return slices, notes
+        try:
+            with errors_as(VolumeError, damaged, Exception), missing:
+                slices.extend(_slices_of(header))
+        except _OddImageError as error:
+            odd.append(VolumeError(f"{name}: {error}"))
+    return slices, notes, odd
 
 
 def _without_copies(headers: Sequence[Dataset]) -> list[Dataset]:
@@ -249,11 +282,13 @@ def _slices_of(header: Dataset) -> Iterator[Slice]:
     if "MOSAIC" in (header.get("ImageType") or ()):
         raise VolumeError("a mosaic, which shows many slices in one image. Convert it to a multi-frame image first")
     if int(header.get("SamplesPerPixel") or 1) != 1:
-        raise VolumeError(f"expected one value a pixel, got {header.SamplesPerPixel}; it is a colour image")
+        raise _OddImageError(f"expected one value a pixel, got {header.SamplesPerPixel}; it is a colour image")
     if "ModalityLUTSequence" in header:
         raise VolumeError("its values go through a lookup table, expected a slope and an intercept")
     traits = {key: str(header.get(key)) for key in TRAITS if key in header}
-    if str(header.SOPClassUID) in SINGLE_FRAME:
+    if _class(header) not in MULTI_FRAME:
+        if not _is_image(header) or not any(header.get(keyword) for keyword in PLACE_KEYWORDS[:2]):
+            raise _OddImageError("has no place: it is a capture of the screen, or of something else")
         if int(header.get("NumberOfFrames") or 1) > 1:
             raise VolumeError(f"expected a single frame in this kind of image, got {header.NumberOfFrames}")
         groups = [FrameGroups.of_single_frame(header)]

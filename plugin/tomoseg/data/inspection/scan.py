@@ -34,7 +34,7 @@ class ScanFindings:
         path: the file, or the folder that was searched for the series.
         role: "image" or "label" of a pair, else "scan".
         readable: whether it is one 3D volume, as far as was looked.
-        format: "NIfTI", "NRRD", "MetaImage" or "DICOM"; "" if unknown.
+        format: "NIfTI", "FreeSurfer", "NRRD", "MetaImage" or "DICOM"; "" if unknown.
         dtype: type of the stored values, e.g. "int16".
         grid: where the voxels lie.
         series: the DICOM series.

@@ -1,0 +1,74 @@
+"""ZIPs with DICOM series, unpacked to temporary folders and read as these."""
+
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+
+from tomoseg.core.archives import unpack
+from tomoseg.core.errors import TomosegError, VolumeError
+from tomoseg.core.files import real_path
+from tomoseg.core.notes import collect_notes, take_note
+from tomoseg.data.formats import has_suffix
+from tomoseg.data.scan_files import DICOM_SUFFIXES, START_BYTES, starts_as_dicom
+
+SUFFIXES = (".zip",)
+KEPT = 4  # unpacked ZIPs; one is read, one is in the network and one is written at a time
+
+_lock = Lock()
+_unpacked: dict[tuple[Path, int, int], TemporaryDirectory[str]] = {}
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether a path is a ZIP by its name."""
+    return has_suffix(path.name, SUFFIXES) and path.is_file()
+
+
+@contextmanager
+def as_folder(path: Path) -> Iterator[tuple[Path, Callable[[str], str]]]:
+    """Yield the folder that a ZIP's DICOM files are unpacked to, and what names the ZIP in place of it in a text.
+
+    Any other path is yielded unchanged. Errors and notes name the ZIP. The folder stays for a while: a DICOM result
+    reads the headers of a series again.
+
+    Raises:
+        VolumeError: it is damaged, or larger than the limits of `tomoseg.core.archives`.
+    """
+    if not is_archive(path):
+        yield path, str
+        return
+    folder = _unpack(path)
+
+    def name(text: str) -> str:
+        return text.replace(str(folder), str(path))
+
+    with collect_notes() as notes:
+        try:
+            yield folder, name
+        except TomosegError as error:
+            error.args = (name(str(error)),)
+            raise
+    for note in notes:
+        take_note(name(note))
+
+
+def _unpack(path: Path) -> Path:
+    status = path.stat()
+    state = real_path(path), status.st_size, status.st_mtime_ns
+    with _lock:
+        if state not in _unpacked:
+            while len(_unpacked) >= KEPT:
+                _unpacked.pop(next(iter(_unpacked))).cleanup()
+            folder = TemporaryDirectory(prefix="tomoseg-", ignore_cleanup_errors=True)
+            unpack(path, Path(folder.name), _is_dicom, VolumeError)
+            _unpacked[state] = folder
+        return Path(_unpacked[state].name)
+
+
+def _is_dicom(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    if member.is_dir() or has_suffix(member.filename, DICOM_SUFFIXES):
+        return not member.is_dir()
+    with archive.open(member) as file:
+        return starts_as_dicom(file.read(START_BYTES))
