@@ -225,7 +225,7 @@ def test_stopped_killed_and_started_again_it_ends_as_a_local_run(scans: Path, tm
         assert not [child for child in left if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
         if kind == signal.SIGINT:
             assert process.returncode == 130
-            assert errors == "tomoseg: error: interrupted; the scans that were finished are written\n"
+            assert errors == "tomoseg: error: interrupted; finished results are kept\n"
             report = json.loads((out / "report.json").read_text())
             assert report["interrupted"]
             assert len(report["cases"]) + len(report["pending"]) == 12

@@ -93,7 +93,7 @@ def test_scans_are_segmented_as_they_arrive(inbox: Path, real_scan: Path, tmp_pa
     assert (output / "statistics.csv").read_text().count("slow.nii.gz") == 2
     log = (inbox / "log").read_text()
     assert log.count("slow.nii.gz ->") == 1
-    assert "interrupted; the scans that were finished are written" in log
+    assert "interrupted; finished results are kept" in log
     assert "Traceback" not in log
 
 

@@ -201,7 +201,7 @@ def test_ctrl_c_leaves_whole_files_and_a_report(real_scan: Path, tmp_path: Path)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "tomoseg: error: interrupted; the scans that were finished are written"
+    assert errors.splitlines()[-1] == "tomoseg: error: interrupted; finished results are kept"
     written = list((tmp_path / "out").glob("*.nii.gz"))
     assert 1 <= len(written) < 200
     for path in written:

@@ -16,7 +16,7 @@ from tomoseg.data.labels import unnamed
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.label_app.activelearning.acquisition_scores import describe_image, expected_dice, mean_entropy, mirrored
 from tomoseg.label_app.activelearning.choice import choose_diverse, choose_random, choose_uncertain
-from tomoseg.label_app.versions import AcquisitionScores
+from tomoseg.label_app.score_store import AcquisitionScores
 
 NUMBERS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.floats(0, 1), min_size=1)
 

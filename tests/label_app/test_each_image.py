@@ -9,7 +9,7 @@ import pytest
 
 from tomoseg.core.errors import UsageError
 from tomoseg.label_app.each_image import for_each_image, limit_images
-from tomoseg.label_app.model import LastUsed
+from tomoseg.label_app.last_used import LastUsed
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ from tomoseg.label_app.activelearning.acquisition_scores import KINDS, find_crop
 from tomoseg.label_app.answer import describe_answer, keep_largest
 from tomoseg.label_app.clicks.correction import REACH_WIDTHS, WIDTH_MM, Click, correct
 from tomoseg.label_app.clicks.log_probabilities import CropProbabilities
+from tomoseg.label_app.clicks.scene import Scene, look
 from tomoseg.label_app.folder import LabelApp
-from tomoseg.label_app.infers.interaction import Scene, look
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.trainers.training_cases import Annotated, TrainingCase, cut_crops, prepare_cases
 

@@ -23,7 +23,8 @@ from tomoseg.batch.options import OutputOptions
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.json_files import SCHEMA_VERSION
 from tomoseg.label_app.folder import LabelApp
-from tomoseg.label_app.versions import AcquisitionScores, WeightsVersions
+from tomoseg.label_app.score_store import AcquisitionScores
+from tomoseg.label_app.versions import WeightsVersions
 from tomoseg.planning.bundle_writer import plan
 from tomoseg.planning.options import PlanningOptions
 from tomoseg.training.cross_validation import CrossValidation, _Row, _write_summary

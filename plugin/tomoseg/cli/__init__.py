@@ -45,7 +45,7 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
         if status == INTERRUPTED_STATUS:
-            print_error("interrupted; the scans that were finished are written")
+            print_error("interrupted; finished results are kept")
         sys.exit(status)
     except TyperException as error:
         print_error(f"{error.format_message()} See `tomoseg --help` and `tomoseg COMMAND --help`.")

@@ -1,13 +1,10 @@
 """A bundle as the app serves it: its labels, the weights in use, and segmenters that are ready."""
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from filelock import FileLock
 
@@ -18,34 +15,12 @@ from tomoseg.core.files import sha256
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.label_app.folder import LabelApp
+from tomoseg.label_app.last_used import LastUsed
+from tomoseg.label_app.score_store import AcquisitionScores
 from tomoseg.label_app.served_labels import ServedLabels
-from tomoseg.label_app.versions import AcquisitionScores, Version
+from tomoseg.label_app.versions import Version
 
 MAX_LOADED_SEGMENTERS = 2  # each with a network in memory
-Value = TypeVar("Value")
-
-
-class LastUsed(Generic[Value]):
-    """Values by key; the one that was used longest ago goes before another takes memory. One is made at a time.
-
-    Args:
-        most: how many are kept.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
-        self._one_is_made = threading.Lock()
-
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """Return the value of a key, made if it is not there."""
-        with self._one_is_made:
-            if key not in self._values:
-                while len(self._values) >= self._most:
-                    self._values.popitem(last=False)
-                self._values[key] = make()
-            self._values.move_to_end(key)
-            return self._values[key]
 
 
 class ServedModel:

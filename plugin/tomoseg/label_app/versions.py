@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -136,38 +135,3 @@ class WeightsVersions:
 
     def _use(self, number: int) -> None:
         write_json(self.folder / CURRENT, {"version": number})
-
-
-@dataclass(frozen=True)
-class AcquisitionScores:
-    """The scores of all images under one version of a bundle's weights.
-
-    They are in a file of their own, for MONAI Label's record of the studies is written by several processes, and loses
-    what one of them adds in between.
-
-    Attributes:
-        path: a JSON file; it need not be there yet.
-        weights: SHA-256 of the weights; scores of others are not read.
-    """
-
-    path: Path
-    weights: str
-
-    def read(self) -> dict[str, dict[str, Any]]:
-        """Return the scores by image id."""
-        try:
-            content = read_json(self.path)
-            found: dict[str, dict[str, Any]] = content["images"] if content["weights"] == self.weights else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-        return found
-
-    def add(self, image_id: str, values: Mapping[str, Any]) -> None:
-        """Add scores of an image.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
-        images = self.read()
-        images[image_id] = {**images.get(image_id, {}), **values}
-        write_json(self.path, {"weights": self.weights, "images": images})

@@ -2,65 +2,25 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from tomoseg.bundle.options import RunOptions
-from tomoseg.data.read import read_volume
-from tomoseg.data.volume import Volume
 from tomoseg.inference.segmentation import Segmentation
-from tomoseg.label_app.answer import log_warnings
 from tomoseg.label_app.clicks.correction import BACKGROUND, correct, parse_clicks
-from tomoseg.label_app.clicks.log_probabilities import CropProbabilities, LocalProbabilities
+from tomoseg.label_app.clicks.log_probabilities import CropProbabilities
+from tomoseg.label_app.clicks.scene import Scene, look
 from tomoseg.label_app.infers.inference import BundleTask
-from tomoseg.label_app.model import LastUsed, ServedModel
+from tomoseg.label_app.last_used import LastUsed
+from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import InferRequest
 from tomoseg.label_app.versions import Version
 
 MAX_SCENES = 2  # images, with their results and log_probabilities
 SUFFIX = "_clicks"
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """An image with what the network made of it.
-
-    Attributes:
-        volume: the image.
-        result: labels with the served numbers.
-        log_probabilities: the network's around any place of the image.
-    """
-
-    volume: Volume
-    result: Segmentation
-    log_probabilities: LocalProbabilities | CropProbabilities
-
-
-def look(model: ServedModel, source: Path, options: RunOptions, version: Version) -> Scene:
-    """Return an image with the result of the network and its log_probabilities.
-
-    Args:
-        model: the bundle.
-        source: the image.
-        options: how the bundle is run; where the structures are, if that is given by hand.
-        version: of the weights.
-
-    Raises:
-        TomosegError: it cannot be segmented.
-    """
-    volume = read_volume(source)
-    segmenter = model.segmenter(options, version)
-    prepared = segmenter.prepare(volume)
-    result = segmenter.predict(prepared)
-    if prepared.located is None:
-        return Scene(volume, model.labels.serve(result), LocalProbabilities(segmenter, prepared, volume.grid))
-    log_warnings(result, source)
-    crops = [place.crop for place in result.places]
-    seen = [LocalProbabilities(segmenter, segmenter.prepare(one.volume, as_it_is=True), one.scan_grid) for one in crops]
-    return Scene(volume, model.labels.serve(result), CropProbabilities(result.places, seen))
 
 
 class ClickTask(BundleTask):
