@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from support.label_server import free_port
-from support.tiers import rest_exhaustive
 from tomoseg import Segmenter, segment_batch
 from tomoseg.bundle import trust
 
@@ -130,7 +129,8 @@ def test_a_server_that_dies_as_it_begins_is_asked_for_again(cluster: Cluster, sc
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
-@pytest.mark.parametrize("what", rest_exhaustive(["weights", "input", "output"]))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("what", ["weights", "input", "output"])
 def test_a_machine_that_does_not_share_what_it_must_is_reported_in_one_line(
     cluster: Cluster, scans: Path, bundle_copy: Path, tmp_path: Path, what: str
 ) -> None:

@@ -258,6 +258,7 @@ NRRDS = {
     "its header is damaged: 'type: xxxx": nrrd_text(LPS, RAW, type="x" * 5000),
     "its header is damaged: space directions: '(1e308,": nrrd_text(LPS.replace("(1,", "(1e308,"), RAW),
     "the header declares 927712935936 bytes of voxels": nrrd_text("", RAW, sizes="4294967296 36 3"),
+    "its header is damaged: byte skip: '-1'": nrrd_text(LPS + "byte skip: -1\n", ZIPPED, encoding="gzip"),
     "the file is empty": b"",
 }  # fmt: skip
 

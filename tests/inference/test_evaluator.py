@@ -37,7 +37,7 @@ from monai.transforms import (
 )
 
 from support.blobs import blobs
-from support.bundles import Place, voxels
+from support.bundles import Place, one_bundle, voxels
 from tomoseg import Segmenter, StreamingEvaluator
 from tomoseg.core.errors import MemoryLimitError, UsageError
 
@@ -373,6 +373,7 @@ def test_a_shipped_bundle_run_by_monai(bundle: Path, data: Path, cases: tuple[st
 
 
 @pytest.mark.slow
+@one_bundle
 def test_the_metrics_of_a_shipped_bundle(bundle: Path, data: Path, tmp_path: Path) -> None:
     place = Place(bundle, bundle)
     scores = {}

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
+
+from support.tiers import rest_exhaustive
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parent.parent for path in CHECKOUT.glob("monai_bundle/*/configs/metadata.json"))
@@ -30,6 +33,14 @@ CASES = 3
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 # what `Place.call` prints into: loggers that are made meanwhile keep it
 PRINTED = io.StringIO()
+
+# for what all bundles do alike: continuous integration takes the fastest one
+one_bundle = pytest.mark.parametrize(
+    "bundle",
+    rest_exhaustive(sorted(BUNDLES, key=lambda folder: folder.name != BUNDLE_NAME)),
+    indirect=True,
+    ids=lambda folder: folder.name,
+)
 
 Json = dict[str, Any]
 

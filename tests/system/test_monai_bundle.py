@@ -24,6 +24,7 @@ from support.bundles import (
     dice,
     label_values,
     load_network,
+    one_bundle,
     prediction_format,
     random_window,
     read_config,
@@ -116,6 +117,7 @@ def test_evaluation_scores_what_inference_writes(
     _check_scores(place.bundle, data, segmented, tmp_path / "scores")
 
 
+@one_bundle
 @pytest.mark.parametrize(
     "overlays",
     rest_exhaustive([("evaluate", "multi_gpu_evaluate"), ("train", "evaluate", "multi_gpu_evaluate")]),
@@ -145,8 +147,17 @@ def test_evaluation_runs_as_an_overlay_of_training(
     _check_scores(place.bundle, data, segmented, tmp_path / "scores")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_training_saves_weights_that_inference_loads(place: Place, data: Path, processes: int, tmp_path: Path) -> None:
+def test_training_saves_weights_that_inference_loads(place: Place, data: Path, tmp_path: Path) -> None:
+    _train(place, data, 1, tmp_path)
+
+
+@one_bundle
+def test_two_processes_train_together(place: Place, data: Path, tmp_path: Path) -> None:
+    _train(place, data, 2, tmp_path)
+
+
+def _train(place: Place, data: Path, processes: int, tmp_path: Path) -> None:
+    """Train for one epoch; check what is written, and that the shipped weights stay."""
     shipped = _digest(place.bundle / "models" / "model.pt")
     few = ("--steps", "2") if "steps" in read_config(place.bundle, "train") else ()
     arguments = (
@@ -202,6 +213,7 @@ def test_network_does_what_the_metadata_says(place: Place, tmp_path: Path) -> No
     assert "data shape of network is verified with no error" in printed
 
 
+@one_bundle
 @pytest.mark.parametrize(
     "options", rest_exhaustive([(), ("--key_in_ckpt", "model", "--use_trace", "true")]), ids=["script", "trace"]
 )
@@ -213,6 +225,7 @@ def test_torchscript_export_gives_the_networks_scores(place: Place, options: tup
         torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(window), expected, rtol=1e-4, atol=1e-4)  # type: ignore[no-untyped-call]
 
 
+@one_bundle
 @pytest.mark.parametrize(
     "options",
     rest_exhaustive([(), ("--use_trace", "true", "--converter_kwargs", "{'external_data': False}")]),

@@ -12,6 +12,7 @@ from tomoseg.core.json_files import load_json
 from tomoseg.data.labels import TISSUE, Code, Label, default_colour
 
 MAX_CHANNELS = 1000  # of one image
+MAX_MEMBERS = 1000  # of one set
 MAX_TEXT = 2000  # letters
 
 
@@ -120,6 +121,8 @@ class Bundle:
         """
         members = self.metadata.get("members", [])
         try:
+            if len(members) > MAX_MEMBERS:
+                raise ValueError(f"{len(members)} bundles, at most {MAX_MEMBERS} are allowed")
             if unsafe := [entry["folder"] for entry in members if not SAFE_NAME.fullmatch(entry["folder"])]:
                 raise ValueError(f"{unsafe[0]!r} is no name of a folder")
             folders = [self.root / "members" / entry["folder"] for entry in members]

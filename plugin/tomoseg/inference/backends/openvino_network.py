@@ -8,7 +8,7 @@ import torch
 
 from tomoseg.core.errors import BackendError, OutputError, one_line
 from tomoseg.core.files import atomic_file, open_regular, private_cache
-from tomoseg.core.memory import is_out_of_memory
+from tomoseg.core.memory import is_out_of_memory, release_unused
 from tomoseg.inference.backends.fingerprint import describe_network
 from tomoseg.inference.backends.int8_network import Int8Network
 from tomoseg.inference.backends.openvino_model import (
@@ -90,13 +90,14 @@ class OpenvinoNetwork:
         window = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         other = 2 * window + 1  # another value than in tracing, to detect a frozen branch
         try:
+            with torch.no_grad():
+                wanted = self._network(other)
             model = convert(self._network, window)
+            release_unused()  # torch's memory, before OpenVINO takes its own
             if self.precision == "fp32":
                 exact_norms(model)
             compiled = core.compile_model(labels_last(ov, model), "CPU", hints)
             found = torch.from_numpy(compiled.create_infer_request().infer([other.numpy()])[0]).movedim(-1, 1)
-            with torch.no_grad():
-                wanted = self._network(other)
         except Exception as error:  # OpenVINO, torch.jit.trace and the network are foreign code
             if is_out_of_memory(error):
                 raise MemoryError(one_line(error)) from error
