@@ -23,6 +23,8 @@ from tomoseg.inference.backends.openvino_model import (
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 DIGEST_BYTES = 32
 CACHE_FORMAT = "labels last, exact norms"  # of the cache
+# voxels of a window whose logits are compared with torch's: of 117 labels, all of them take 1 GB
+COMPARED = (..., *[slice(None, None, 3)] * 3)
 # largest difference of a logit from torch's, relative to their range
 PRECISION_TOLERANCES = {"fp32": 1e-3, "bf16": 0.2}
 
@@ -90,14 +92,16 @@ class OpenvinoNetwork:
         window = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         other = 2 * window + 1  # another value than in tracing, to detect a frozen branch
         try:
-            with torch.no_grad():
-                wanted = self._network(other)
             model = convert(self._network, window)
+            with torch.no_grad():
+                wanted = self._network(other)[COMPARED].clone()
             release_unused()  # torch's memory, before OpenVINO takes its own
             if self.precision == "fp32":
                 exact_norms(model)
             compiled = core.compile_model(labels_last(ov, model), "CPU", hints)
-            found = torch.from_numpy(compiled.create_infer_request().infer([other.numpy()])[0]).movedim(-1, 1)
+            logits = compiled.create_infer_request().infer([other.numpy()])[0]
+            found = torch.from_numpy(logits).movedim(-1, 1)[COMPARED].clone()
+            del logits
         except Exception as error:  # OpenVINO, torch.jit.trace and the network are foreign code
             if is_out_of_memory(error):
                 raise MemoryError(one_line(error)) from error
