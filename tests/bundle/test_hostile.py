@@ -181,8 +181,8 @@ def test_a_scan_of_too_many_channels_is_refused_at_once(bundle_folder: Path, rea
     assert f"num_channels: expected 1 to {MAX_CHANNELS}, got 1000000000" in complaint(done)
 
 
-def test_a_set_of_too_many_bundles_is_refused_at_once() -> None:
+def test_a_set_of_too_many_bundles_is_refused_at_once(real_scan: Path) -> None:
     config({"members": [{"folder": "one", "labels": {"1": 1}}] * (MAX_MEMBERS + 1)}, "metadata.json")(Path("bundle"))
-    done = run_inside("info", "./bundle")
+    done = run_inside("segment", real_scan, "-o", "seg.nii.gz", "-b", "./bundle", "--trust")
     assert done.returncode == 2
     assert f"members: cannot be read: {MAX_MEMBERS + 1} bundles, at most {MAX_MEMBERS} are allowed" in complaint(done)
