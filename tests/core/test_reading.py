@@ -9,7 +9,7 @@ from tomoseg.core.errors import FreeMemoryError, MemoryLimitError
 from tomoseg.core.reading import ReadOptions, read_with, require_room
 
 FREE = 1_000_000_000
-# voxels, bytes as they are stored, limit of the user: the error, None for a scan that is read
+# voxels, bytes on disk, limit of the user: the error, None for a scan that is read
 ROOM: dict[str, tuple[int, int, int | None, type[Exception] | None]] = {
     "float32 and a copy of it fit into 80 % of what is free": (100_000_000, 0, None, None),
     "a copy too many": (100_000_001, 0, None, FreeMemoryError),

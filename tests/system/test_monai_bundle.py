@@ -157,7 +157,7 @@ def test_two_processes_train_together(place: Place, data: Path, tmp_path: Path) 
 
 
 def _train(place: Place, data: Path, processes: int, tmp_path: Path) -> None:
-    """Train for one epoch; check what is written, and that the shipped weights stay."""
+    """Train for one epoch; check the weights, and that the shipped ones stay unchanged."""
     shipped = _digest(place.bundle / "models" / "model.pt")
     few = ("--steps", "2") if "steps" in read_config(place.bundle, "train") else ()
     arguments = (
