@@ -60,6 +60,7 @@ def test_bad_scans_are_recorded_and_the_rest_are_done(segmenter: Segmenter, scan
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["bundle"]["name"] == "hippocampus_mr_segmentation"
     assert len(written["bundle"]["checkpoint_sha256"]) == 64
+    assert written["bundle"]["checkpoint"] == "models/model.pt"
     stages = {"reading", "preprocessing", "loading", "network", "blending", "restoring", "writing"}
     assert set(written["cases"][0]["stats"]["seconds"]) == stages
     assert written["cases"][0]["stats"]["peak_bytes"] > 1e8

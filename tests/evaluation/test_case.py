@@ -132,7 +132,8 @@ SOME = np.pad(np.ones((2, 2, 2), np.uint8), 2)
         ((SOME.astype(np.int16) * -1, SOME), {}, "expected labels from 0 to 65535, got values from -1 to 0"),
         ((SOME.astype(np.int32) * 70000, SOME), {}, "expected labels from 0 to 65535, got values from 0 to 70000"),
         ((SOME * np.nan, SOME), {}, "expected finite values"),
-        ((np.stack([SOME, SOME], axis=3), SOME), {}, "expected one 3D volume, got 4D"),
+        ((np.stack([SOME * 3, SOME], axis=3), SOME), {}, "a layer of 0 and 1 for each label, got values up to 3"),
+        ((np.zeros((4, 4, 4, 2, 3), np.uint8), SOME), {}, "expected one 3D volume, got 5D"),
     ],
 )
 def test_what_cannot_be_compared_fails_with_its_name(

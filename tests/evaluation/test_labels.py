@@ -12,11 +12,14 @@ from pydicom import dcmread
 from support.bundles import BUNDLE_NAME
 from support.dicom_results import label_map
 from support.evaluations import read_csv, run, write, write_cases
+from support.one_layer import INVERT
+from support.one_layer import write as write_layer
 from support.trainings import write_dataset
 from tomoseg import Segmenter
 from tomoseg.data.dicom.rtstruct import write_rtstruct
 from tomoseg.data.dicom.seg_writer import write_dicom_seg
 from tomoseg.data.labels import Label
+from tomoseg.data.masks import ROUNDED
 from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
 from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.evaluation.run import evaluate
@@ -78,8 +81,51 @@ def test_values_that_a_file_scales_are_rounded(tmp_path: Path) -> None:
     label[2:5] = 1.00001526
     (case,) = evaluate(write(tmp_path / "a.nii.gz", label), write(tmp_path / "b.nii.gz", np.rint(label))).cases
     assert case.labels[0].overlap.dice == 1
+    assert case.notes == (ROUNDED,)
+    (case,) = evaluate(write(tmp_path / "a.nii.gz", label * 0.9999 - 1e-5), tmp_path / "b.nii.gz").cases
+    assert case.labels[0].overlap.dice == 1
     (case,) = evaluate(write(tmp_path / "a.nii.gz", label * 1.01), tmp_path / "b.nii.gz").cases
     assert "got values that are no integers" in case.reason
+
+
+def test_overlapping_labels_are_scored_in_each_format_that_segment_writes(dicom_scan: Path, tmp_path: Path) -> None:
+    names = {"0": "whole", "1": "core", "2": "rim"}
+    metadata = {"network_data_format": {"outputs": {"pred": {"channel_def": names}}}}
+    sigmoid = [{"_target_": "Activationsd", "keys": "pred", "sigmoid": True}]
+    threshold = [{"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}]
+    steps = {"_target_": "Compose", "transforms": [*sigmoid, {**INVERT, "nearest_interp": False}, *threshold]}
+    bundle = write_layer(tmp_path / "bundle", {"postprocessing": steps}, metadata=metadata)
+    result = Segmenter.from_bundle(bundle, trust=True, device="cpu", backend="torch")(dicom_scan)
+    assert (result.labels.sum(axis=0) > 1).any()
+    assert all(0.01 < layer.mean() < 0.99 for layer in result.labels)
+    paths = [tmp_path / name for name in ("a.nii.gz", "a.seg.nrrd", "a.dcm")]
+    for path in paths:
+        result.save(path)
+        found = evaluate(path, paths[0], bundle=None if path.suffix == ".dcm" else bundle)
+        assert not found.failed, found.failed
+        assert [one.overlap.dice for one in found.done[0].labels] == [1, 1, 1], path
+        assert [one.overlap.predicted for one in found.done[0].labels] == list(result.voxel_counts.values())
+        assert path.suffix == ".dcm" or [one.name for one in found.summaries[:3]] == list(names.values())
+    # by the names of segments, with any numbers
+    for path in paths[1:]:
+        (case,) = evaluate(path, paths[0], EvaluationOptions({1: "whole", 3: "core", 2: "rim"})).done
+        assert [one.overlap.dice == 1 for one in case.labels] == [True, False, False], path
+    done = run(paths[0], paths[0], "-b", bundle, "-o", tmp_path / "out", "--trust")
+    assert done.returncode == 0, done.stderr
+    assert [row["name"] for row in read_csv(tmp_path / "out" / "metrics.csv")] == list(names.values())
+    assert "data:image/" in (tmp_path / "out" / "evaluation.html").read_text()
+    # one label beside several, in layers and in one label map
+    one = np.where(result.labels[1], 2, 0).astype(np.uint8)
+    nib.save(nib.Nifti1Image(one, result.grid.affine), tmp_path / "one.nii.gz")
+    (case,) = evaluate(paths[0], tmp_path / "one.nii.gz", EvaluationOptions({2: "core"}, ignore=5)).done
+    assert case.labels[0].overlap.dice == 1
+
+
+def test_a_series_of_images_is_no_label_map(tmp_path: Path) -> None:
+    layers = np.zeros((8, 8, 8, 3), np.uint8)
+    layers[2:4, 2:4, 2:4] = (1, 2, 5)
+    (case,) = evaluate(write(tmp_path / "a.nii.gz", layers), tmp_path / "a.nii.gz").cases
+    assert "a layer of 0 and 1 for each label, got values up to 5 in layer 3" in case.reason
 
 
 def test_grey_values_are_reported(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tomoseg.core.files import sha256
 from tomoseg.inference.backends.int8_network import save_model
 from tomoseg.inference.backends.openvino_model import convert
 from tomoseg.inference.config import InferenceConfig
-from tomoseg.inference.weights import hash_weights, weights_in_use
+from tomoseg.inference.weights import hash_weights, name_weights, weights_in_use
 
 CPU = torch.device("cpu")
 
@@ -53,7 +53,10 @@ def test_they_are_reported_as_the_segmenter_reports_them(ensemble: Path) -> None
         options = RunOptions(precision=precision)
         found = hash_weights(weights_in_use(InferenceConfig(find_bundle(ensemble), CPU, None), options))
         assert found == [sha256(path) for path in [*checkpoints, *others]]
-        assert Segmenter(find_bundle(ensemble), options).checkpoint_sha256 == found
+        weights = Segmenter(find_bundle(ensemble), options).weights
+        assert hash_weights(weights) == found
+        shown = ["models/model.pt", "models/second.pt", *(f"models/{path.name}" for path in others)]
+        assert name_weights(weights, ensemble.absolute()) == shown
 
 
 def test_a_network_in_int8_is_known_by_what_it_was_made_from(ensemble: Path, tmp_path: Path) -> None:
@@ -157,7 +160,8 @@ def test_torchscript_in_place_of_the_network(small_bundle: Path, real_scan: Path
     for backend in ("torch", "auto"):
         segmenter = Segmenter.from_bundle(small_bundle, device="cpu", backend=backend, precision="fp32")
         assert (segmenter(real_scan).labels != expected.labels).mean() < 1e-3
-        assert len(segmenter.checkpoint_sha256[0]) == 64
+        assert len(segmenter.weights[0].sha256) == 64
+        assert name_weights(segmenter.weights, small_bundle) == ["no single file"]
 
 
 def test_what_is_missing_is_reported(small_bundle: Path) -> None:

@@ -58,7 +58,8 @@ def test_configs_name_only_monai_torch_and_python(planned: tuple[Path, Path], co
 
 
 def test_configs_have_every_entry_that_training_uses(planned: tuple[Path, Path]) -> None:
-    assert set(TrainEntry) <= {*read_config(planned[1], "train"), *read_config(planned[1], "semi_supervised")}
+    entries = {*read_config(planned[1], "train"), *read_config(planned[1], "semi_supervised")}
+    assert set(TrainEntry) - entries <= {TrainEntry.ANNOTATED_NAMES}  # of datasets that are annotated in part
 
 
 def test_nothing_in_a_bundle_names_a_case_or_a_place(planned: tuple[Path, Path]) -> None:

@@ -38,7 +38,7 @@ class LocalExecutor:
     def __init__(self, segmenter: Segmenter, output: OutputOptions | None = None) -> None:
         self.bundle = segmenter.bundle
         self.options = segmenter.options
-        self.checkpoint_sha256 = segmenter.checkpoint_sha256
+        self.weights = segmenter.weights
         self.output = output or OutputOptions()
         self._segmenter = segmenter
         self._overlaps = segmenter.options.max_memory is None  # a second scan in memory would break a limit

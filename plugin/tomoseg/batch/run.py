@@ -13,6 +13,7 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import MissingPackageError
 from tomoseg.core.files import sha256
+from tomoseg.inference.weights import CheckpointSet, hash_weights, name_weights
 from tomoseg.report.environment import RunEnvironment, utc_now
 from tomoseg.report.records import CaseReport, Report
 
@@ -22,13 +23,13 @@ class Executor(Protocol):
 
     Attributes:
         bundle, options: the bundle and how it is run.
-        checkpoint_sha256: SHA-256 of each checkpoint in use.
+        weights: those in use.
         output: which files are written.
     """
 
     bundle: Bundle
     options: RunOptions
-    checkpoint_sha256: list[str]
+    weights: list[CheckpointSet]
     output: OutputOptions
 
     def run(self, cases: Sequence[Case], progress: Progress | None = None) -> Outcomes:
@@ -82,14 +83,15 @@ def _make_report(
     """Return the report of a batch that ends now."""
     bundle, ran = executor.bundle, executor.environment()
     stats = [case.stats for case in done.values() if case.status == "done"]
-    hashes = {
+    files = {
         "config_sha256": " ".join(map(sha256, bundle.inference_configs)),
-        "checkpoint_sha256": " ".join(executor.checkpoint_sha256),
+        "checkpoint": ", ".join(name_weights(executor.weights, bundle.root.absolute())),
+        "checkpoint_sha256": " ".join(hash_weights(executor.weights)),
     }
     written = {"overwrite": executor.output.overwrite, "preview": executor.output.preview}
     output_types = sorted({case.output_type.name for case in cases})
     return Report(
-        bundle={"name": bundle.name, "version": bundle.version, **hashes},
+        bundle={"name": bundle.name, "version": bundle.version, **files},
         device=ran.device,
         backend=", ".join(dict.fromkeys(one.backend for one in stats)) or ran.backend,
         precision=", ".join(dict.fromkeys(one.precision for one in stats)) or ran.precision,

@@ -21,6 +21,7 @@ from tomoseg.core.run_stats import RunStats
 from tomoseg.data.formats import SCAN_SUFFIXES, has_suffix
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.inference.segmenter import Prepared, Segmenter
+from tomoseg.inference.weights import hash_weights
 from tomoseg.report.records import CaseReport
 
 Content = TypeVar("Content")
@@ -71,7 +72,7 @@ class Stages:
 
     def __init__(self, segmenter: Segmenter, output: OutputOptions) -> None:
         bundle, options = segmenter.bundle, segmenter.options
-        self.run = hash_run(bundle, segmenter.checkpoint_sha256, options, segmenter.precision)
+        self.run = hash_run(bundle, hash_weights(segmenter.weights), options, segmenter.precision)
         self._segmenter = segmenter
         self._one_is_prepared = Lock()
         self._writer = OutputWriter(self.run, output, options.uncertainty, bundle.input_channels)

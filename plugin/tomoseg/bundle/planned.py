@@ -29,6 +29,7 @@ class TrainEntry(StrEnum):
     CHECKPOINT_FOLDER = "ckpt_dir"
     LISTED = "listed"
     LISTED_VALIDATION = "listed_validation"
+    ANNOTATED_NAMES = "annotated_names"
     CASE_IDS = "case_ids"
     TRAIN_CASES = "train_cases"
     VALIDATION_CASES = "val_cases"
@@ -48,6 +49,7 @@ class PlannedBundle:
         choices: "value" and "reason" of each choice.
         dataset_labels: the names of each label in "dataset" and in "bundle", by its value in the dataset; the bundle
             numbers them from 1 in the same order.
+        ignored: the value of nnU-Net's ignore label in the dataset.
         training_bytes: memory of a training step.
         fingerprint: the dataset in numbers.
     """
@@ -57,6 +59,7 @@ class PlannedBundle:
     modality: str = ""
     choices: dict[str, Json] = field(default_factory=dict)
     dataset_labels: dict[str, Json] = field(default_factory=dict)
+    ignored: int | None = None
     training_bytes: int = 0
     fingerprint: Json = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from tomoseg.bundle.registry import as_folder
 from tomoseg.cli.arguments import QuietOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.errors import DatasetError
-from tomoseg.core.notes import collect_notes, print_error, print_line, print_note
+from tomoseg.core.notes import collect_notes, print_error, print_line, print_note, print_warning
 from tomoseg.core.reading import ReadOptions, read_with
 from tomoseg.planning.options import PlanningOptions
 
@@ -31,7 +31,7 @@ def plan(
 
     try:
         with status("looking at the dataset") as show, read_with(reading), collect_notes() as notes:
-            made = make_plan(dataset, output, options, on_scan=show)
+            made = make_plan(dataset, output, options, on_scan=show, on_warning=None if quiet else print_warning)
     except DatasetError as error:
         for problem in error.errors:
             print_error(problem)

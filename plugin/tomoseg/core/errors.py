@@ -1,9 +1,15 @@
 """Errors of tomoseg: each message is one line with the expected value, the actual one and the remedy."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
+
+# the first of the errors in a text of another process, as Python prints them: the one that caused the others
+TRACEBACK = re.compile(
+    r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(?P<error>\S(?s:.*?))\s*(?:\n\n(?:The above|During)|\Z)"
+)
 
 
 class TomosegError(Exception):
@@ -124,8 +130,10 @@ def errors_as(kind: type[TomosegError], what: str, *foreign: type[Exception], re
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return the message of `error` as a single line of at most `limit` characters."""
-    return shorten(str(error), limit) or type(error).__name__
+    """Return the message of `error` as a single line of at most `limit` characters; of a traceback, its last line."""
+    text = str(error)
+    traceback = TRACEBACK.search(text)
+    return shorten(traceback["error"] if traceback else text, limit) or type(error).__name__
 
 
 def printable(text: str) -> str:

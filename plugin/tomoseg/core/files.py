@@ -130,7 +130,9 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(f"{parent}: cannot be written to: {one_line(error)}") from error
+        raise OutputError(
+            f"{parent}: cannot be written to: {one_line(error)}. Choose a folder that you may write to"
+        ) from error
 
 
 def remove_stale(parent: Path) -> None:

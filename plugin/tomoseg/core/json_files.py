@@ -41,7 +41,7 @@ def load_json(path: Path) -> Any:
         ValueError: it holds no JSON, or JSON nested too deeply.
     """
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path, "utf-8-sig"))  # editors on Windows write a byte order mark
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

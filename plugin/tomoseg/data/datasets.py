@@ -1,6 +1,5 @@
 """Folders of scans with their label maps, laid out as people train from them."""
 
-import json
 import os
 import re
 from collections import defaultdict
@@ -10,9 +9,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from tomoseg.core.errors import UsageError, one_line, shorten
-from tomoseg.core.files import read_text
+from tomoseg.core.json_files import load_json
 from tomoseg.data.channels import channel_file, channel_number, without_number
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix, strip_suffix
+from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.scan_files import visible_folders
 
 DESCRIPTION = "dataset.json"
@@ -42,6 +42,8 @@ class Pair:
         annotated: names of the labels that were drawn in this case; the others are unknown in it, not absent. None: all
             were drawn.
         other_channels: the files of the channels after the first, where each has its own.
+        values: of the labels that were drawn and occur; `require_trainable` finds them.
+        sha256: of the voxels of `image`; as `values`.
     """
 
     image: Path
@@ -49,6 +51,8 @@ class Pair:
     part: str = "training"
     annotated: tuple[str, ...] | None = None
     other_channels: tuple[Path, ...] = ()
+    values: frozenset[int] = frozenset()
+    sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -80,6 +84,7 @@ class Dataset:
         images_without_label, labels_without_image: files without their partner.
         missing: files that dataset.json names, and whose partners are not there either.
         unlisted: files beside those that dataset.json lists, and not listed.
+        renumbered: what label values become for the bundle that is trained.
     """
 
     root: Path
@@ -92,6 +97,7 @@ class Dataset:
     labels_without_image: tuple[Path, ...] = ()
     missing: tuple[Path, ...] = ()
     unlisted: tuple[Path, ...] = ()
+    renumbered: LabelMapping = field(default_factory=LabelMapping)
 
     @property
     def has_scans(self) -> bool:
@@ -165,10 +171,10 @@ def read_description(path: Path) -> dict[str, Any]:
         UsageError: the file holds no JSON object.
     """
     try:
-        content = json.loads(read_text(path, "utf-8-sig"))  # editors on Windows write a byte order mark
+        content = load_json(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as JSON: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected a JSON object, got {type(content).__name__}")
@@ -215,10 +221,8 @@ def read_label_names(labels: object) -> dict[int, str]:
         raise _DescriptionError(f"{expected}, got {type(labels).__name__}")
     names: dict[int, list[str]] = {}
     for key, entry in labels.items():
-        name, values = (
-            (entry, [key]) if isinstance(entry, str) else (key, entry if isinstance(entry, list) else [entry])
-        )
-        for value in values:
+        name, values = (entry, key) if isinstance(entry, str) else (key, entry)
+        for value in values if isinstance(values, list) else [values]:
             if isinstance(value, bool) or not isinstance(value, int | str) or not VALUE.fullmatch(str(value)):
                 raise _DescriptionError(f"{expected}, got {_quote({key: entry})}")
             names.setdefault(int(value), []).append(name)

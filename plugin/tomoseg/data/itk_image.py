@@ -125,17 +125,17 @@ class ItkHeader:
         return max(values, math.prod(map(int, sizes))) * (int(bits[0]) // 8 if bits else 1)
 
 
-def read_itk(path: Path) -> Volume:
-    """Read a NRRD or a MetaImage file.
+def read_itk(path: Path, channels: int = 1) -> Volume:
+    """Read a NRRD or a MetaImage file, of several channels where its voxels may have so many values.
 
     Raises:
-        VolumeError: it is damaged, truncated, not 3D, or has more than one value a voxel.
+        VolumeError: it is damaged, truncated, not 3D, or has another number of values a voxel.
     """
     with open_itk(path, voxels=True) as (reader, header):
         declared = header.declared(reader)
         require_room(str(path), math.prod(reader.GetSize()), declared)
         _check_stream(header, declared)
-        volume = from_itk(reader.Execute(), str(path))
+        volume = from_itk(reader.Execute(), str(path), channels)
     return replace(volume, notes=header.notes)
 
 
@@ -227,25 +227,38 @@ def segment_names(path: Path) -> dict[int, str]:
     return names
 
 
-def from_itk(image: sitk.Image, name: str) -> Volume:
-    """Return the volume of a SimpleITK image.
+def count_layers(path: Path) -> int:
+    """Return how many layers 3D Slicer has put into a NRRD file, for segments that overlap; 1 for any other file.
 
     Raises:
-        VolumeError: it is not 3D, or has more than one value a voxel.
+        VolumeError: its header is damaged.
+    """
+    fields = _read_header(path).fields
+    layered = fields.get("dimension") == "4" and fields.get("kinds", "").startswith("list")
+    return int(fields["sizes"].split()[0]) if layered else 1
+
+
+def from_itk(image: sitk.Image, name: str, channels: int = 1) -> Volume:
+    """Return the volume of a SimpleITK image; of one with so many values a voxel, a volume of several channels.
+
+    Raises:
+        VolumeError: it is not 3D, or has another number of values a voxel.
     """
     import SimpleITK as sitk
 
     while image.GetDimension() == 4 and image.GetSize()[3] == 1:  # one volume, too
         image = image[:, :, :, 0]
     components = image.GetNumberOfComponentsPerPixel()
-    if image.GetDimension() != 3 or min(image.GetSize()) < 2 or components != 1:
+    if image.GetDimension() != 3 or min(image.GetSize()) < 2 or components not in (1, channels):
         raise VolumeError(
             f"{name}: expected a 3D volume with one value a voxel, got {by(image.GetSize())} with {components} values"
         )
     if "complex" in image.GetPixelIDTypeAsString():
         raise VolumeError(f"{name}: expected one real value a voxel, got complex ones. Convert it to grey values first")
-    # SimpleITK's arrays are (K, J, I)
-    return make_volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), LPS_TO_RAS @ affine_of(image), name)
+    array = sitk.GetArrayFromImage(image)  # (K, J, I), with the channel at the end if there are several
+    first, *others = (array[..., index].T for index in range(components)) if components > 1 else (array.T,)
+    volume = make_volume(first, LPS_TO_RAS @ affine_of(image), name)
+    return replace(volume, other_channels=tuple(np.asarray(one, np.float32) for one in others))
 
 
 def affine_of(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:

@@ -60,11 +60,19 @@ class LabelMapping:
         """Return label values, each replaced by its new value.
 
         Args:
-            labels: integers of any shape, 0 or more.
+            labels: integers of any shape, 0 or more; or (label, I, J, K) of 0 and 1, where labels may overlap, numbered
+                from 1.
 
         Returns:
-            The same shape; a larger type of integers where the values need it.
+            The same shape, with as many labels as needed; a larger type of integers where the values need it.
         """
+        if labels.ndim == 4:
+            numbers = [self.value(number) for number in range(1, len(labels) + 1)]
+            layers = np.zeros((max(numbers), *labels.shape[1:]), labels.dtype)
+            for number, layer in zip(numbers, labels, strict=True):
+                if number:
+                    layers[number - 1] |= layer
+            return layers
         largest = max(int(labels.max(initial=0)), *self.values, *self.values.values(), 0)
         kind = np.result_type(labels.dtype, np.min_scalar_type(largest))
         table = np.arange(largest + 1, dtype=kind) if self.keep_others else np.zeros(largest + 1, kind)

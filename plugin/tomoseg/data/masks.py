@@ -21,6 +21,8 @@ ENDING = re.compile(
 )
 MANIFEST = ".{}.done.json"  # of a result that tomoseg wrote
 MAX_VALUES = 256  # of a label map
+INTEGER_TOLERANCE = 1e-3  # a file that scales its values (nibabel's do, for labels given as floats) has 1.00001 for 1
+ROUNDED = "its values are nearly whole numbers, and are rounded"
 MAX_COUNTED_VALUE = 1 << 16  # below this value counting is faster than sorting
 
 
@@ -82,10 +84,15 @@ def _read_grid(path: Path) -> Grid:
 def _has_few_whole_values(array: NDArray[Any]) -> bool:
     if array.size == 0 or array.dtype.kind not in "iuf":
         return False
-    lowest, highest = array.min(), array.max()
-    if not (lowest >= 0 and np.isfinite(highest) and np.array_equal(array, np.rint(array))):
+    numbers = np.rint(array)
+    if not (numbers.min() >= 0 and np.isfinite(numbers.max()) and distance_to_whole(array) <= INTEGER_TOLERANCE):
         return False
-    return len(count_values(array)[0]) <= MAX_VALUES
+    return len(count_values(numbers)[0]) <= MAX_VALUES
+
+
+def distance_to_whole(array: NDArray[Any]) -> float:
+    """Return the largest distance of a value from a whole number; 0 where there is no value."""
+    return float(np.abs(array - np.rint(array)).max(initial=0))
 
 
 def count_values(numbers: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:

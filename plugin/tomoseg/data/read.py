@@ -98,7 +98,7 @@ def _read_one(source: Image, channels: int, series: str | None, phase: str | Non
 
 
 def _require_channels(volume: Volume, channels: int) -> Volume:
-    if channels > 1:
+    if len(volume.channels) != channels:
         raise VolumeError(f"{volume.source}: {expectation(channels)}, got one")
     return volume
 
@@ -124,7 +124,7 @@ def _read_path(path: Path, channels: int, series: str | None, phase: str | None)
                 if channels > 1 and channels_of(path) is not None:
                     return split_4d(load_nifti(path), channels, str(path))
                 itk = has_suffix(path.name, ITK_SUFFIXES)
-                found = read_itk(path) if itk else from_nibabel(load_nifti(path), str(path))
+                found = read_itk(path, channels) if itk else from_nibabel(load_nifti(path), str(path))
                 return _require_channels(found, channels)
         from tomoseg.data.dicom.series import read_dicom  # pydicom takes 0.2 s, and many have no DICOM
 

@@ -62,11 +62,7 @@ def find_segments(
     """
     if labels.ndim not in (3, 4) or labels.shape[-3:] != shape:
         raise OutputError(f"{path}: expected labels on the scan's grid of {by(shape)}, got {by(labels.shape)}")
-    if labels.ndim == 3:
-        found = ndimage.find_objects(labels)
-    else:
-        found = [(ndimage.find_objects(mask, 1) or [None])[0] for mask in labels]
-    boxes: dict[int, Box] = {value: box for value, box in enumerate(found, start=1) if box is not None}
+    boxes = find_boxes(labels)
     values = [label.value for label in table]
     unknown = sorted(set(boxes) - set(values))
     if unknown or len(set(values)) < len(values) or not values:
@@ -77,8 +73,17 @@ def find_segments(
     return [Segment(label, boxes.get(label.value)) for label in sorted(table, key=lambda label: label.value)]
 
 
-def mask_of(labels: NDArray[np.unsignedinteger[Any]], value: int, box: Box) -> NDArray[np.bool_]:
-    """Return where one label lies within its box, (I, J, K)."""
+def find_boxes(labels: NDArray[np.unsignedinteger[Any]]) -> dict[int, Box]:
+    """Return the box of each label that occurs; the labels are (I, J, K) or (label, I, J, K), as for `mask_of`."""
     if labels.ndim == 4:
-        return np.asarray(labels[value - 1][box] != 0)
+        found = [(ndimage.find_objects(mask.T, 1) or [None])[0] for mask in labels]
+    else:
+        found = ndimage.find_objects(labels.T)  # what the readers return lies in memory in this order
+    return {value: (box[2], box[1], box[0]) for value, box in enumerate(found, start=1) if box is not None}
+
+
+def mask_of(labels: NDArray[np.unsignedinteger[Any]], value: int, box: Box) -> NDArray[np.bool_]:
+    """Return where one label lies within a box, (I, J, K); labels that may overlap are (label, I, J, K)."""
+    if labels.ndim == 4:
+        return np.asarray(labels[value - 1 : value, *box].any(axis=0))
     return np.asarray(labels[box] == value)

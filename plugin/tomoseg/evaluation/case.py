@@ -9,19 +9,20 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from tomoseg.core.errors import some
 from tomoseg.core.memory import explain_failure
 from tomoseg.core.pseudonyms import hide_names, pseudonym
 from tomoseg.data.geometry import Box, Grid
 from tomoseg.data.overlap import Overlap, count_overlap
+from tomoseg.data.segments import find_boxes, mask_of
 from tomoseg.evaluation.config import EvaluationConfig
 from tomoseg.evaluation.label_map import read_prediction, read_reference
 from tomoseg.evaluation.pairing import CasePair
 from tomoseg.evaluation.surface import SurfaceScores, score_surfaces
 
 Labels = NDArray[np.unsignedinteger[Any]]
+ALL = slice(None)
 NO_SURFACE_SCORES = SurfaceScores(math.nan, math.nan, math.nan)
 
 
@@ -152,19 +153,19 @@ def compare_labels(
     Voxels that the reference has as `config.ignore` are background in both and counted nowhere.
 
     Args:
-        prediction: (I, J, K) label values.
-        reference: (I, J, K) label values.
+        prediction: (I, J, K) label values; or (label, I, J, K) where labels may overlap, numbered from 1.
+        reference: likewise.
         grid: of both.
         config: labels, tolerances and other rules.
         annotated: values of the labels that the reference annotates; None for all.
     """
-    known = np.broadcast_to(np.True_, reference.shape)
+    known: NDArray[np.bool_] = np.broadcast_to(np.True_, grid.shape)
     if config.ignore is not None:
-        known = reference != config.ignore
+        known = ~mask_of(reference, config.ignore, (ALL, ALL, ALL))
         prediction, reference = (np.where(known, labels, labels.dtype.type(0)) for labels in (prediction, reference))
     voxels = int(np.count_nonzero(known))
     along_patient = next(axis for axis, letter in enumerate(grid.orientation) if letter in "SI")
-    ours, theirs = _find_boxes(prediction), _find_boxes(reference)
+    ours, theirs = find_boxes(prediction), find_boxes(reference)
     found = {*ours, *theirs}
     values = set(config.names or found - {config.ignore})
     if annotated is not None:
@@ -176,7 +177,7 @@ def compare_labels(
         if value in config.within_slices and value in theirs:
             box[along_patient] = theirs[value][along_patient]
             counted = int(np.count_nonzero(known.swapaxes(0, along_patient)[box[along_patient]]))
-        predicted, true = prediction[tuple(box)] == value, reference[tuple(box)] == value
+        predicted, true = (mask_of(labels, value, (box[0], box[1], box[2])) for labels in (prediction, reference))
         surface = score_surfaces(predicted, true, grid.affine, config.tolerance(value))
         scores.append(LabelScores(value, count_overlap(predicted, true, counted), surface, grid.voxel_volume_ml))
     unnamed = sorted(found - set(config.names)) if config.names else []
@@ -195,12 +196,6 @@ def scores_of(case: CaseScores, labels: Iterable[int]) -> list[LabelScores | Non
         return LabelScores(label, case.absent, NO_SURFACE_SCORES, 0.0)
 
     return [of(label) for label in labels]
-
-
-def _find_boxes(labels: Labels) -> dict[int, Box]:
-    """Return the box of each value but 0."""
-    found = ndimage.find_objects(labels.T)  # what the readers return lies in memory in this order
-    return {value: (box[2], box[1], box[0]) for value, box in enumerate(found, start=1) if box is not None}
 
 
 def _around(boxes: Sequence[Box]) -> list[slice]:

@@ -82,10 +82,14 @@ def make_protocol(
     return EvaluationConfig(scored, general, single, ignore, within, reference_values)
 
 
-def parse_labels(text: str) -> dict[int, str]:
+def parse_labels(text: str, option: str = "labels") -> dict[int, str]:
     """Return names by value from "1=anterior,2=posterior" or from a JSON file with such a table.
 
     The file holds {"1": "name"} or {"name": 1}, or an object with that under "labels", as dataset.json does.
+
+    Args:
+        text: the table, or the file's path.
+        option: what errors call it.
 
     Raises:
         UsageError: it is neither.
@@ -101,11 +105,11 @@ def parse_labels(text: str) -> dict[int, str]:
         one, _, other = (piece.strip() for piece in part.partition("="))
         value, name = (one, other) if one.isdecimal() else (other, one)
         if not name or not value.isdecimal() or int(value) in names or name in names.values():
-            raise UsageError(f"labels: expected 1=NAME,2=NAME or a JSON file, got {shorten(text, 80)!r}")
+            raise UsageError(f"{option}: expected 1=NAME,2=NAME or a JSON file, got {shorten(text, 80)!r}")
         names[int(value)] = name
     names.pop(0, None)
     if not names:
-        raise UsageError(f"labels: expected one other than 0, which is the background, got {shorten(text, 80)!r}")
+        raise UsageError(f"{option}: expected one other than 0, which is the background, got {shorten(text, 80)!r}")
     return dict(sorted(names.items()))
 
 

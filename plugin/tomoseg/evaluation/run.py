@@ -19,6 +19,7 @@ from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import find_ignored, is_ignored
 from tomoseg.evaluation.case import CaseScores, hide_case, score_case
 from tomoseg.evaluation.config import EvaluationConfig, make_protocol, parse_labels
+from tomoseg.evaluation.label_map import layers_of
 from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.evaluation.page import write_page
 from tomoseg.evaluation.pairing import CasePair, case_name, match_cases
@@ -76,15 +77,14 @@ def evaluate(
     images = None if options.images is None else Path(options.images)
     if images is not None:  # rather before all cases than after
         find_images(images)
-    if bundle is not None:
-        own = find_bundle(bundle)
-        names = own.labels if options.names is None else options.names
-        options = replace(options, names=names, planned=own.dataset_values)
+    own = None if bundle is None else find_bundle(bundle)
+    if own is not None:
+        options = replace(options, planned=own.dataset_values)
     if options.threads is None:
         threads = min(threads, MAX_CASES_AT_ONCE)
     key = load_key() if options.anonymous else None
     shown = None if on_case is None else lambda case, total: on_case(hide_case(case, key), total)
-    found = _compare(Path(predictions), Path(references), options, threads, shown)
+    found = _compare(Path(predictions), Path(references), options, own, threads, shown)
     if key is not None and options.key_table is not None:
         rows = ((pseudonym(key, case.name), case.prediction or "", case.reference or "") for case in found.cases)
         write_csv(Path(options.key_table), ("number", "prediction", "reference"), rows, private=True)
@@ -104,11 +104,17 @@ def _hide(found: Evaluation, key: bytes | None) -> Evaluation:
     )
 
 
-def _compare(ours: Path, theirs: Path, options: EvaluationOptions, threads: int, on_case: OnCase | None) -> Evaluation:
+def _compare(
+    ours: Path, theirs: Path, options: EvaluationOptions, bundle: Bundle | None, threads: int, on_case: OnCase | None
+) -> Evaluation:
     started = utc_now()
     with collect_notes() as notes:
         found = match_cases(ours, theirs)
     asked = parse_labels(options.names) if isinstance(options.names, str) else options.names
+    if asked is None and bundle is not None:
+        overlapping = any(layers_of(pair.prediction) > 1 for pair in found.pairs[:1])
+        # labels that may overlap are numbered from 1, that of the first channel included
+        asked = {value + 1: name for value, name in bundle.channels.items()} if overlapping else bundle.labels
     names = found.label_names if asked is None else asked
     values = (
         LabelMapping.by_name(found.label_names, names) if found.label_names else _unmistakable(options.planned, names)

@@ -18,6 +18,7 @@ from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Label, default_colour
 from tomoseg.data.read import read_volume
 from tomoseg.data.scan_files import is_volume, visible_files
+from tomoseg.data.segments import mask_of
 from tomoseg.evaluation.case import CaseScores, LabelScores
 from tomoseg.evaluation.label_map import read_prediction, read_reference
 from tomoseg.evaluation.results import Evaluation
@@ -95,10 +96,11 @@ def _draw(path: Path, evaluation: Evaluation, case: CaseScores, scores: LabelSco
     try:
         reference = read_reference(case.reference, evaluation.config.reference_values, evaluation.config.names)
         prediction = read_prediction(case.prediction, reference.grid, evaluation.config.names)
+        maps = {"reference": reference, "prediction": prediction}
         scan = _read_image(image, reference.grid)
     except TomosegError:  # gone since it was scored
         return False
-    rows = {"reference": reference.labels, "prediction": prediction.labels}
+    rows = {name: _shown(found.labels, scores.label) for name, found in maps.items()}
     box = _frame(list(rows.values()), reference.grid)
     rows = {name: labels[box] for name, labels in rows.items()}
     centre = _where_wrong(rows["prediction"] == scores.label, rows["reference"] == scores.label)
@@ -106,6 +108,12 @@ def _draw(path: Path, evaluation: Evaluation, case: CaseScores, scores: LabelSco
     table = [Label(value, evaluation.config.name(value), default_colour(value)) for value in values]
     save_preview(path, scan[box], rows, reference.grid.part(box), table, centre)
     return True
+
+
+def _shown(labels: NDArray[np.unsignedinteger[Any]], label: int) -> NDArray[np.unsignedinteger[Any]]:
+    """Return labels as (I, J, K); of labels that may overlap, the one that a case is shown for."""
+    whole = (slice(None), slice(None), slice(None))
+    return mask_of(labels, label, whole) * np.min_scalar_type(label).type(label) if labels.ndim == 4 else labels
 
 
 def _read_image(path: Path | None, grid: Grid) -> NDArray[np.float32]:

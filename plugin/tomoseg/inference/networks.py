@@ -10,7 +10,7 @@ from tomoseg.core.errors import BackendError, UsageError, one_line
 from tomoseg.inference.backends import Backend, choose_backend, choose_precision, make_backend
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.sliding_window.windows import place_windows
-from tomoseg.inference.weights import asks_for_int8, hash_weights, weights_in_use
+from tomoseg.inference.weights import CheckpointSet, asks_for_int8, weights_in_use
 
 
 class Networks:
@@ -21,10 +21,10 @@ class Networks:
         device: where they run.
         backends: one for each network.
         may_fall_back: whether torch runs what OpenVINO cannot compile.
-        checkpoint_sha256: as `hash_weights` returns it; empty for weights of no file.
+        weights: where the modules have theirs from; empty where that is not known.
 
     Attributes:
-        modules, checkpoint_sha256: as given.
+        modules, weights: as given.
         precision: "fp32", "bf16", "fp16" or "int8".
     """
 
@@ -34,11 +34,11 @@ class Networks:
         device: torch.device,
         backends: Sequence[Backend],
         may_fall_back: bool,
-        checkpoint_sha256: Sequence[str] = (),
+        weights: Sequence[CheckpointSet] = (),
         notes: Sequence[str] = (),
     ) -> None:
         self.modules = list(modules)
-        self.checkpoint_sha256 = list(checkpoint_sha256)
+        self.weights = list(weights)
         self.precision = backends[0].precision
         self._device = device
         self._backends = list(backends)
@@ -106,4 +106,4 @@ def load_networks(config: InferenceConfig, device: torch.device, options: RunOpt
     may_fall_back = options.backend == "auto" and not options.compile and not int8
     initial = not options.checkpoints and not all(one.loaded for one in config.networks)
     notes = ["nothing in the config loads weights: the network runs with its initial ones"] * initial
-    return Networks(modules, device, backends, may_fall_back, hash_weights(weights), notes)
+    return Networks(modules, device, backends, may_fall_back, weights, notes)

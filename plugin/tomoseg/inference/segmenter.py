@@ -80,7 +80,7 @@ class Segmenter:
         names: names of the bundle's labels by their value.
         device: where the networks run, e.g. "cpu" or "cuda:0".
         precision: precision of the networks: "fp32", "bf16", "fp16" or "int8".
-        checkpoint_sha256: SHA-256 of the files of the weights in use, and of their networks in int8 where these run.
+        weights: file and SHA-256 of the weights of each network, and its network in int8 where that runs.
         networks: the networks with their weights, one for each checkpoint, as PyTorch modules on the device.
 
     Raises:
@@ -104,7 +104,7 @@ class Segmenter:
         self._locator = Locator(bundle, self.options.roi)
         self._pipeline = pipeline = load_pipeline(bundle, choose_device(self.options.device), self.options)
         self.device, self.precision = str(pipeline.device), pipeline.networks.precision
-        self.checkpoint_sha256, self.networks = pipeline.networks.checkpoint_sha256, pipeline.networks.modules
+        self.weights, self.networks = pipeline.networks.weights, pipeline.networks.modules
 
     @classmethod
     def from_bundle(cls, name_or_folder: str | os.PathLike[str], *, trust: bool = False, **options: Any) -> Segmenter:

@@ -52,7 +52,7 @@ class SetPipeline:
         self.networks = SimpleNamespace(
             precision=first.networks.precision,
             backend=first.networks.backend,
-            checkpoint_sha256=[one for member, _ in self._members for one in member.networks.checkpoint_sha256],
+            weights=[one for member, _ in self._members for one in member.networks.weights],
             modules=[module for member, _ in self._members for module in member.networks.modules],
         )
 

@@ -12,6 +12,7 @@ from tomoseg.inference.checkpoints import require_checkpoint
 from tomoseg.inference.config import InferenceConfig
 
 INT8_SUFFIX = ".xml"
+NO_FILE = "no single file"  # of weights that a config makes of several files, or of none
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,19 @@ def hash_weights(weights: Sequence[CheckpointSet]) -> list[str]:
     return [one.sha256 for one in weights] + [one.int8.sha256 for one in weights if one.int8]
 
 
-def checkpoint_sha256(bundle: Bundle, options: RunOptions) -> list[str]:
-    """Return what `hash_weights` returns, without loading a network; raises as `weights_in_use` does."""
+def name_weights(weights: Sequence[CheckpointSet], root: Path) -> list[str]:
+    """Return the files of the weights as `hash_weights` does their hashes; those of a bundle relative to its folder."""
+    files = [one.checkpoint for one in weights] + [one.int8.xml for one in weights if one.int8]
+    return [
+        NO_FILE if file is None else file.absolute().as_posix().removeprefix(f"{root.as_posix()}/") for file in files
+    ]
+
+
+def find_weights(bundle: Bundle, options: RunOptions) -> list[CheckpointSet]:
+    """Return the weights of a bundle, or of a set of bundles, in use; raises as `weights_in_use` does."""
     bundles = [member for member, _ in bundle.members] or [bundle]
     configs = [InferenceConfig(one, overlap=options.overlap) for one in bundles]
-    return [name for config in configs for name in hash_weights(weights_in_use(config, options))]
+    return [one for config in configs for one in weights_in_use(config, options)]
 
 
 def _find(config: InferenceConfig, path: Path, int8: bool) -> CheckpointSet:

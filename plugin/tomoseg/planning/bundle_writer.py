@@ -1,6 +1,7 @@
 """From a labelled dataset to a MONAI bundle that can be trained on it: the function behind `tomoseg plan`."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tomoseg.bundle.planned import PLAN, PlannedBundle
 from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset, read_description
 from tomoseg.data.inspection.scan import OnScan
-from tomoseg.data.inspection.training_checks import require_trainable, trainable_labels
+from tomoseg.data.inspection.training_checks import find_copies, require_trainable, trainable_labels
 from tomoseg.data.labels import find_ignored
 from tomoseg.data.read import read_volume
 from tomoseg.planning.configs import make_configs
@@ -34,6 +35,7 @@ def plan(
     options: PlanningOptions | None = None,
     *,
     on_scan: OnScan | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> TrainingPlan:
     """Make a MONAI bundle that can be trained on a labelled dataset, each choice with its reason.
 
@@ -43,6 +45,7 @@ def plan(
         output: the bundle's folder, which is made.
         options: options of the plan.
         on_scan: called with the path of each scan before it is read.
+        on_warning: called with each warning.
 
     Returns:
         The choices and their reasons, as configs/plan.json holds them.
@@ -62,6 +65,9 @@ def plan(
     target = Path(output)
     name = require_free(target, options.overwrite)
     data = require_trainable(read_dataset(dataset), scans=options.synthetic is None, on_scan=on_scan)
+    if on_warning is not None:
+        for line in find_copies(reversed(data.pairs), data.pairs):
+            on_warning(line)
     if options.synthetic is not None:
         require_drawable(data, options.synthetic)
     layout = find_layout(data, _lists_pairs(data))
@@ -145,6 +151,7 @@ def _record(plan: TrainingPlan, fingerprint: Fingerprint, options: PlanningOptio
         modality=plan.modality,
         choices={name: {"value": value, "reason": plan.reasons[name]} for name, value in plan.choices().items()},
         dataset_labels={str(value): {"dataset": names[value], "bundle": names[value]} for value in names},
+        ignored=plan.ignored,
         training_bytes=plan.network.training_bytes(plan.patch, plan.batch),
         fingerprint=fingerprint.as_json(),
     )

@@ -131,7 +131,7 @@ class Report:
     """Report of a run; `run_batch` returns it when the run ends.
 
     Attributes:
-        bundle: name, version and SHA-256 of config and checkpoints.
+        bundle: name, version, files of the weights, and SHA-256 of config and weights.
         device: device of the network, such as "cpu" or "cuda:0".
         backend: backend that ran it; all of them, where scans differ.
         precision: precision of the network.

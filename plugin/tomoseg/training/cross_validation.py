@@ -3,7 +3,7 @@
 import gc
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.trust import changed_by_us
 from tomoseg.core.errors import BundleError, MissingPackageError, TrainingError, UsageError
-from tomoseg.core.files import copy_file, read_text, real_path
+from tomoseg.core.files import copy_file, read_text
 from tomoseg.core.json_files import write_json
 from tomoseg.core.tables import write_csv
 from tomoseg.data.datasets import Dataset, Pair
@@ -80,6 +80,7 @@ def cross_validate(
     folder: Path,
     hidden: bool = False,
     negatives: Sequence[Path] = (),
+    on_warning: Callable[[str], None] | None = None,
 ) -> CrossValidation:
     """Train every fold, predict what each held out, choose the post-processing, and put the networks into the bundle.
 
@@ -90,6 +91,7 @@ def cross_validate(
         folder: with a folder for each fold, and `cross_validation/`.
         hidden: show nothing.
         negatives: as `train` takes them.
+        on_warning: called with each warning on a split.
 
     Raises:
         BundleError: the bundle has no folds, or no inference.json such as `tomoseg plan` writes.
@@ -108,7 +110,8 @@ def cross_validate(
     folds: list[Trained] = []
     while not folds or len(folds) < folds[0].folds:
         one = replace(options, fold=len(folds))
-        folds.append(train(bundle, dataset, one, folder / f"fold_{one.fold}", hidden, negatives))
+        place = folder / f"fold_{one.fold}"
+        folds.append(train(bundle, dataset, one, place, hidden, negatives, every_fold=True, on_warning=on_warning))
         gc.collect()  # the cached cases of one fold need not wait for the next one
     if folds[0].folds < 2:
         raise BundleError(f"{bundle.root}: train.json has no folds. Choose one training with --fold none")
@@ -117,11 +120,11 @@ def cross_validate(
     weights = [fold.weights for fold in folds]
     average_weights(weights, target / "average.pt")
     run = RunOptions(device=options.device, threads=options.threads)
-    pairs = [_pair_of(dataset, case) for fold in folds for case in fold.held_out]
+    pairs = [pair for fold in folds for pair in fold.held_out]
     pairs = pairs[:: math.ceil(len(pairs) / MAX_COMPARED_CASES) or 1]
-    with TemporaryDirectory() as place:  # what an earlier run put into the bundle's config counts for nothing
-        single = write_single(bundle, config, Path(place) / bundle.root.name)
-        rows = _predict_held_out(single, dataset, folds, run, target / "predictions", meter, hidden)
+    with TemporaryDirectory() as copy:  # what an earlier run put into the bundle's config counts for nothing
+        single = write_single(bundle, config, Path(copy) / bundle.root.name)
+        rows = _predict_held_out(single, folds, run, target / "predictions", meter, hidden)
         together = _mean_dice(single, weights, pairs, run, meter)
         alone = _mean_dice(single, [target / "average.pt"], pairs, run, meter)
     plain = mean_of_labels([row.plain for row in rows])
@@ -155,7 +158,6 @@ class _Row:
 
 def _predict_held_out(
     bundle: Bundle,
-    dataset: Dataset,
     folds: Sequence[Trained],
     options: RunOptions,
     folder: Path,
@@ -167,23 +169,12 @@ def _predict_held_out(
         monitor.begin(0, 1, sum(len(fold.held_out) for fold in folds))
         for fold in folds:
             segmenter = Segmenter(bundle, replace(options, checkpoints=(str(fold.weights),)))
-            for case in fold.held_out:
-                pair = _pair_of(dataset, case)
+            for pair in fold.held_out:
                 result = segmenter(pair.source)
                 result.save(folder / f"{pair.name}.nii.gz")
                 rows.append(_Row(pair.name, fold.fold, *meter.measure(result.labels, pair)))
                 monitor.step(len(rows), 1, 1)
     return rows
-
-
-def _pair_of(dataset: Dataset, case: dict[str, Any]) -> Pair:
-    """Return the pair of a case that the config lists."""
-    files = case["image"]  # one for each channel, or a single one
-    image = real_path(Path(str(files[0] if isinstance(files, list) else files)))
-    for pair in dataset.pairs:
-        if real_path(pair.image) == image:
-            return pair
-    raise UsageError(f"{image}: the bundle's train.json lists it, but it is no case of {dataset.root}")
 
 
 def _mean_dice(

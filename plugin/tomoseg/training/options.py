@@ -26,6 +26,8 @@ class TrainingOptions:
         init: weights to begin with; a run that goes on has its own, and has to have begun with these.
         resume: go on where an earlier run was stopped.
         overwrite: begin from the start, and replace the bundle's weights in the end.
+        map_labels: the bundle's name of each label value of the dataset, such as 2=anterior,1=posterior, where names
+            differ; values left out are background.
         negatives: folder of NIfTI scans that hold none of the labels, for one window in eight.
         unlabelled: scans without label map to learn from, too; sound ones, see `check_unlabelled`.
         threads: threads of the process, and at most as many processes beside it that prepare batches; by default
@@ -47,6 +49,7 @@ class TrainingOptions:
     init: Annotated[str | None, Option("CHECKPOINT")] = None
     resume: bool = False
     overwrite: bool = False
+    map_labels: Annotated[str | None, Option("VALUE=NAME,…")] = None
     negatives: Annotated[str | None, Option("DIR")] = None
     unlabelled: Annotated[tuple[Path, ...], Option(hidden=True)] = ()
     threads: Annotated[int | None, Option("N")] = None

@@ -8,12 +8,14 @@ from pathlib import Path
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.bundle.registry import find_bundle
+from tomoseg.core.files import staging_folder
 from tomoseg.core.notes import collect_notes, take_note
 from tomoseg.data.datasets import read_dataset
 from tomoseg.data.inspection.training_checks import require_negatives, require_trainable
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
+from tomoseg.training.labels import match_labels
 from tomoseg.training.options import EVERY_FOLD, TrainingOptions
-from tomoseg.training.training import Trained, install, require_same_labels
+from tomoseg.training.training import Trained, install
 from tomoseg.training.training import train as train_fold
 from tomoseg.training.unlabelled import check_unlabelled
 from tomoseg.training.workflow import default_fold, is_first
@@ -43,7 +45,7 @@ def train(
         quiet: draw no progress on standard error.
         on_step: called with the path of each scan that is checked before the training.
         on_note: called with each note.
-        on_warning: called with each unlabelled scan that is left out, and why.
+        on_warning: called with each warning, and with each unlabelled scan that is left out, and why.
 
     Returns:
         The training, or the cross-validation where the fold is "all"; `installed` says whether the bundle has the new
@@ -73,8 +75,7 @@ def train(
     negatives: tuple[Path, ...] = ()
     with collect_notes() as notes:
         dataset = require_trainable(read_dataset(data), scans=with_scans, on_scan=on_scan)
-        if planned is not None:
-            require_same_labels(dataset, planned)
+        dataset = match_labels(dataset, planned, options.map_labels)
         if options.negatives is not None:
             channels = chosen.input_channels
             negatives = require_negatives(Path(options.negatives), chosen.modality, channels, on_scan=on_scan)
@@ -88,10 +89,15 @@ def train(
     if on_note is not None:
         for note in notes:
             on_note(note)
+    models = chosen.root / "models"
+    installed = options.overwrite or not (models / "model.pt").exists()
+    for place in [folder, *[models] * installed]:
+        with staging_folder(place):  # rather an error before the training than after it
+            pass
     if fold == EVERY_FOLD:
-        return cross_validate(chosen, dataset, options, folder, quiet, negatives)
+        return cross_validate(chosen, dataset, options, folder, quiet, negatives, on_warning)
     name = f"fold_{fold}" if isinstance(fold, int) else fold or "all_cases"
-    trained = train_fold(chosen, dataset, options, folder / name, quiet, negatives)
+    trained = train_fold(chosen, dataset, options, folder / name, quiet, negatives, on_warning=on_warning)
     if is_first():
         trained = replace(trained, installed=install(trained.weights, chosen, options.overwrite))
     return trained

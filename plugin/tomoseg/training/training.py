@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +11,10 @@ from pathlib import Path
 import psutil
 
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.bundle.planned import PlannedBundle
-from tomoseg.core.errors import DatasetError, UsageError
+from tomoseg.core.errors import UsageError
 from tomoseg.core.files import copy_file, sha256
 from tomoseg.core.quiet import suppress_warnings
-from tomoseg.data.datasets import Dataset
-from tomoseg.data.inspection.training_checks import trainable_labels
-from tomoseg.data.labels import same_name
+from tomoseg.data.datasets import Dataset, Pair
 from tomoseg.inference.threads import use_threads
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.options import TrainingOptions
@@ -39,7 +36,7 @@ class Trained:
         epochs: that were run, those of earlier runs included.
         best, best_epoch: of the key metric on the cases held out; None without a validation.
         metrics: of the last validation.
-        held_out: the cases that were held out, as the config lists them.
+        held_out: the cases that were held out.
         folds: number of folds that the bundle knows.
         installed: whether the bundle has the weights now.
     """
@@ -50,7 +47,7 @@ class Trained:
     best: float | None
     best_epoch: int
     metrics: dict[str, float]
-    held_out: tuple[dict[str, object], ...]
+    held_out: tuple[Pair, ...]
     folds: int
     installed: bool = False
 
@@ -60,31 +57,6 @@ class Trained:
         return self.folder / LAST
 
 
-def require_same_labels(dataset: Dataset, planned: PlannedBundle) -> None:
-    """Refuse a dataset whose labels have other names or values than those that the bundle was planned for.
-
-    Raises:
-        DatasetError: with both tables; by value, one structure would be learnt under the name of another.
-    """
-    theirs = trainable_labels(dataset)
-    try:
-        ours = {int(value): str(entry["dataset"]) for value, entry in planned.dataset_labels.items()}
-    except (AttributeError, KeyError, TypeError, ValueError):  # a damaged record
-        return
-    unnamed = all(name == f"label_{value}" for value, name in theirs.items())  # nothing names them
-    same = theirs.keys() == ours.keys() and (
-        unnamed or all(same_name(theirs[value]) == same_name(name) for value, name in ours.items())
-    )
-    if ours and not same:
-        got, expected = (
-            ", ".join(f"{value}={name}" for value, name in sorted(side.items())) for side in (theirs, ours)
-        )
-        raise DatasetError(
-            f"{dataset.root}: expected the labels that the bundle was planned for ({expected}), got {got}. "
-            "Renumber the label maps, or plan a bundle for this dataset"
-        )
-
-
 def train(
     bundle: Bundle,
     dataset: Dataset,
@@ -92,6 +64,9 @@ def train(
     folder: Path,
     hidden: bool = False,
     negatives: Sequence[Path] = (),
+    *,
+    every_fold: bool = False,
+    on_warning: Callable[[str], None] | None = None,
 ) -> Trained:
     """Train a bundle, from the beginning or from where an earlier run stopped.
 
@@ -102,9 +77,12 @@ def train(
         folder: for `model.pt`, `model_best.pt`, `state.pt`, `history.csv`, `curve.png` and `tensorboard/`.
         hidden: show nothing.
         negatives: the scans in the folder that the options name, see `require_negatives`.
+        every_fold: the other folds are trained, too, so that one may lack a label.
+        on_warning: called with each warning on the split.
 
     Raises:
         BundleError: the bundle's config fails.
+        DatasetError: the split cannot be trained on.
         UsageError: an earlier run is there, or is to go on with something else than before.
         TrainingError: it cannot continue; its saved state is kept.
         OutputError: the last state cannot be written.
@@ -120,8 +98,11 @@ def train(
         options = replace(options, epochs=int(state.signature["epochs"]))
     with suppress_warnings():
         workflow = TrainingWorkflow(bundle, dataset.root, options, len(dataset.pairs) + len(negatives))
-        workflow.build()
+        for line in workflow.build(dataset, every_fold):
+            if on_warning is not None:
+                on_warning(line)
         signature = workflow.signature(hash_files(dataset, negatives))
+        signature["labels"] = dict(dataset.renumbered.values) or None
         if state is not None:
             _require_unchanged(saved, state.signature, signature)
         title = f"fold {'none' if workflow.fold is None else workflow.fold}"
@@ -137,11 +118,11 @@ def train(
                     session.save()  # a full disk, or a folder without permission, fails before the work
                 if state.epoch < workflow.epochs:
                     workflow.run()
-        held_out = tuple(workflow.held_out())
         workflow.close()  # not after an error: other processes would be waited for in vain
     rows = [row for row in state.history if any(key.startswith("val_") for key in row)]
     metrics = {key: value for key, value in rows[-1].items() if key.startswith("val_")} if rows else {}
-    return Trained(folder, workflow.fold, state.epoch, state.best, state.best_epoch, metrics, held_out, workflow.folds)
+    held_out, folds = tuple(workflow.held_out), workflow.folds
+    return Trained(folder, workflow.fold, state.epoch, state.best, state.best_epoch, metrics, held_out, folds)
 
 
 def install(trained: Path, bundle: Bundle, overwrite: bool) -> bool:

@@ -1,14 +1,12 @@
 """Scans without label map that a training learns from: those that can be read and are none of the dataset's own."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from tomoseg.core.errors import UsageError
-from tomoseg.core.files import real_path, sha256
+from tomoseg.core.files import real_path
 from tomoseg.data.datasets import Dataset
 from tomoseg.data.formats import missing_reader
 from tomoseg.data.inspection.scan import Inspector, OnScan
@@ -55,14 +53,16 @@ def check_unlabelled(folder: Path, dataset: Dataset, on_scan: OnScan | None = No
     found = [path for path in visible_files(folder) if is_volume(path) and real_path(path) not in labels]
     if not found:
         raise UsageError(f"{folder}: expected NIfTI, NRRD or MetaImage files, got none")
-    is_own = _recogniser(dataset)
-    inspector = Inspector(True, on_scan)
+    inspector, channels = Inspector(True, on_scan), len(dataset.channels)
+    tests = (one for path in dataset.test for one in inspector.look_at(path, "image", channels=channels))
+    known = {pair.sha256 for pair in dataset.pairs} | {one.voxels.sha256 for one in tests if one.voxels}
     scans, left_out, own = [], [], 0
     for path in found:
-        if is_own(path):
-            own += 1
-        elif errors := _errors(path, inspector, len(dataset.channels)):
+        sha256, errors = _look_at(path, inspector, channels)
+        if errors:
             left_out.append(f"{path}: {errors[0]}")
+        elif sha256 in known:
+            own += 1
         else:
             scans.append(path)
     if not scans:
@@ -79,29 +79,16 @@ def hash_scans(scans: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _errors(path: Path, inspector: Inspector, channels: int) -> list[str]:
+def _look_at(path: Path, inspector: Inspector, channels: int) -> tuple[str, list[str]]:
+    """Return the SHA-256 of a scan's voxels, and why it cannot be used."""
     if why := missing_reader(path):
-        return [why]
+        return "", [why]
     findings = inspector.look_at(path, "image", channels=channels)
     if len(findings) != 1:
-        return [f"expected one scan, got {len(findings)}"]
+        return "", [f"expected one scan, got {len(findings)}"]
     (found,) = findings
-    if not found.readable or found.errors:
-        return list(found.errors) or ["cannot be read"]
+    if found.errors or found.voxels is None:
+        return "", list(found.errors) or ["cannot be read"]
     if found.channels != channels:
-        return [f"expected {channels} channels in one 4D NIfTI file, got one"]
-    return ["every voxel has the same value"] if found.voxels is not None and found.voxels.constant else []
-
-
-def _recogniser(dataset: Dataset) -> Callable[[Path], bool]:
-    """Return a function that recognises files with the bytes of one of the dataset's scans; few files have one size."""
-    own: dict[int, list[Path]] = defaultdict(list)
-    for path in (*(file for pair in dataset.pairs for file in (pair.image, *pair.other_channels)), *dataset.test):
-        own[path.stat().st_size].append(path)
-    hash_once = cache(sha256)
-
-    def is_own(path: Path) -> bool:
-        alike = own.get(path.stat().st_size, [])
-        return bool(alike) and sha256(path) in map(hash_once, alike)
-
-    return is_own
+        return "", [f"expected {channels} channels in one 4D NIfTI file, got one"]
+    return found.voxels.sha256, ["every voxel has the same value"] if found.voxels.constant else []

@@ -29,7 +29,9 @@ class DiceMeter:
         self.labels = bundle.labels
         sources = {bundle.dataset_values.get(value, value): value for value in self.labels}
         self._mapping = LabelMapping(sources, keep_others=False)
-        self._names = {self._mapping.value(value): name for value, name in trainable_labels(dataset).items()}
+        self._renumbered = dataset.renumbered
+        names = trainable_labels(dataset).items()
+        self._names = {self._mapping.value(self._renumbered.value(value)): name for value, name in names}
         self._ignored = find_ignored(dataset.label_names)
 
     def measure(self, prediction: NDArray[Any], pair: Pair) -> tuple[list[float], list[float]]:
@@ -41,7 +43,7 @@ class DiceMeter:
         """
         drawn = np.rint(read_volume(pair.label).array).astype(np.int32)
         known = drawn != self._ignored if self._ignored is not None else np.True_
-        reference = self._mapping.apply(drawn)
+        reference = self._mapping.apply(self._renumbered.apply(drawn))
         plain, largest = [], []
         for value in self.labels:
             if pair.annotated is not None and self._names.get(value) not in pair.annotated:

@@ -1,12 +1,15 @@
 """A bundle's own training, as MONAI's `ConfigWorkflow` builds and runs it."""
 
 import hashlib
+import logging
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from traceback import format_exception
 from typing import Any
 
 import torch
@@ -24,10 +27,13 @@ from tomoseg.core.errors import (
     UsageError,
     one_line,
     root_cause,
+    some,
 )
-from tomoseg.core.files import open_regular, require_regular, sha256
+from tomoseg.core.files import open_regular, real_path, require_regular, sha256
 from tomoseg.core.memory import is_out_of_memory
 from tomoseg.core.threads import usable_threads
+from tomoseg.data.datasets import Dataset, Pair
+from tomoseg.data.inspection.training_checks import find_copies, missing_labels, trainable_labels
 from tomoseg.inference.config import literal
 from tomoseg.inference.device import choose_device
 from tomoseg.inference.parser import Scripts
@@ -35,6 +41,8 @@ from tomoseg.training.options import TrainingOptions
 from tomoseg.training.resources import plan_cache
 from tomoseg.training.unlabelled import hash_scans
 
+# of a full /dev/shm, by torch itself or by Python's queues between processes
+SHARED_MEMORY = re.compile(r"shared memory|multiprocessing(?s:.*)No space left on device")
 REPLACED_HANDLERS = ("CheckpointSaver", "StatsHandler")  # handlers of ours do what these do, atomically and for people
 
 
@@ -60,6 +68,7 @@ class TrainingWorkflow:
     Attributes:
         fold, epochs, seed: what holds, the bundle's own included.
         folds: number of folds that the config knows; 0 where it has none.
+        held_out: the cases that are held out, in the order of the config.
         loaders: what batches come from.
 
     Raises:
@@ -76,7 +85,8 @@ class TrainingWorkflow:
         self._files = _config_files(bundle, bool(options.unlabelled))
         self._unlabelled = options.unlabelled
         self._init = None if options.init is None else Path(options.init)
-        self._given, self._validated = False, True
+        self._validated = True
+        self.held_out: list[Pair] = []
         raw = _read(self._files)
         self.device = choose_device(options.device)
         overrides: dict[str, Any] = {
@@ -109,7 +119,7 @@ class TrainingWorkflow:
             files = ", ".join(literal(str(path.absolute()))[1:] for path in options.unlabelled)
             overrides[TrainEntry.UNLABELLED_FILES] = f"$[{files}]"
         if TrainEntry.NUM_WORKERS in raw:  # the config may count cores that are not this process's
-            own = str(raw[TrainEntry.NUM_WORKERS]).removeprefix("$")
+            own = "0" if options.threads == 1 else str(raw[TrainEntry.NUM_WORKERS]).removeprefix("$")
             overrides[TrainEntry.NUM_WORKERS] = f"$min({own}, {options.threads or usable_threads()})"
         overrides |= plan_cache(bundle, raw, cases, self.device, len(options.unlabelled))
         with self._reported("cannot be built"), TemporaryDirectory(prefix="tomoseg-") as folder:
@@ -136,7 +146,6 @@ class TrainingWorkflow:
         Raises:
             BundleError: the config lacks an entry that every MONAI bundle has.
         """
-        self._given = True
         parser = self.parser
         for key in ("train::dataset::data", "train::handlers", *(["validate::dataset::data"] if held_out else [])):
             if key not in parser:
@@ -154,17 +163,29 @@ class TrainingWorkflow:
             parser["train::handlers"] = kept
             self._validated = False
 
-    def build(self) -> None:
-        """Run the config's `initialize` and build the trainer, which reads all cases that are cached."""
+    def build(self, dataset: Dataset | None = None, every_fold: bool = False) -> list[str]:
+        """Run the config's `initialize` and build the trainer, which reads all cases that are cached.
+
+        Args:
+            dataset: whose cases the config splits; None after `use_cases`.
+            every_fold: another fold may train on what this one lacks.
+
+        Returns:
+            Warnings on the split.
+        """
+        warnings: list[str] = []
         with self._reported("cannot be built"):
+            if dataset:
+                self._renumber(dataset)
             self._workflow.initialize()
-            folds = None if self._given else self._entry(TrainEntry.FOLDS)
-            self.fold = None if self._given else self._entry(TrainEntry.FOLD)
-            if folds is not None and isinstance(self.fold, int) and self.fold >= len(folds):
+            folds = self._entry(TrainEntry.FOLDS, []) if dataset else []
+            self.fold = self._entry(TrainEntry.FOLD) if dataset else None
+            if folds and isinstance(self.fold, int) and self.fold >= len(folds):
                 raise UsageError(f"fold: expected 0 to {len(folds) - 1}, got {self.fold}")
-            self.folds = 0 if folds is None else len(folds)
-            if not self._given:
-                self._check_split(folds)
+            self.folds = len(folds)
+            if dataset:
+                warnings += self._check_names(folds)
+                warnings += self._check_split(dataset, every_fold)
             self.trainer = self.parser.get_parsed_content("train::trainer")
             # those that batches come from: the trainer's, or both of those that it has as one
             parts = [f"{part}::dataloader" for part in ("train", "unlabelled")] if self._unlabelled else []
@@ -172,22 +193,57 @@ class TrainingWorkflow:
             self.evaluator = self._entry("validate::evaluator") if self._validated else None
             self.seed = int(self._entry(TrainEntry.SEED, 0))
             self.epochs = int(self.trainer.state.max_epochs)
+            for engine in filter(None, (self.trainer, self.evaluator)):
+                engine.logger.setLevel(logging.CRITICAL)  # each error that they log they raise, too
+        return warnings
 
-    def _check_split(self, folds: list[list[str]] | None) -> None:
-        """Refuse what would train on a case that is to be held out, or on none."""
-        ids: list[str] | None = self._entry(TrainEntry.CASE_IDS)
-        if ids:
-            twice = sorted({name for name in ids if ids.count(name) > 1})
-            if twice:
-                raise DatasetError(f"{self._data}: several cases are called {twice[0]!r}. Rename them")
-            unknown = sorted({name for fold in folds or [] for name in fold} - set(ids))
-            if unknown:
-                raise DatasetError(
-                    f"{self._data}: the folds name {unknown[0]!r} ({len(unknown)} such), and no case is called so; "
-                    f"cases are called {ids[0]!r} and the like: correct splits.json, or remove it"
-                )
-        if not self._entry(TrainEntry.TRAIN_CASES, True):
+    def _renumber(self, dataset: Dataset) -> None:
+        """Map a dataset's labels to those of the dataset that the bundle was planned for."""
+        values = dataset.renumbered.values
+        names = {dataset.renumbered.value(value): name for value, name in trainable_labels(dataset).items()}
+        if TrainEntry.ANNOTATED_NAMES in self.parser:  # those by which dataset.json lists drawn labels
+            self.parser[TrainEntry.ANNOTATED_NAMES] = [literal(name) for value, name in sorted(names.items()) if value]
+        if values:
+            steps: list[dict[str, Any]] = list(self.parser["train::deterministic_transforms"])
+            place = [step["_target_"] for step in steps].index("Orientationd")  # after reading and rounding
+            step = {"_target_": "MapLabelValued", "keys": "@label_key", "orig_labels": list(values)}
+            steps.insert(place, step | {"target_labels": list(values.values())})
+            self.parser["train::deterministic_transforms"] = steps
+
+    def _check_names(self, folds: list[dict[str, list[str]]]) -> list[str]:
+        """Return a warning on cases in neither list; refuse folds that name no case, or several by one name."""
+        ids: list[str] = self._entry(TrainEntry.CASE_IDS, [])
+        twice = sorted({name for name in ids if ids.count(name) > 1})
+        if twice:
+            raise DatasetError(f"{self._data}: several cases are called {twice[0]!r}. Rename them")
+        unknown = sorted({name for fold in folds for names in fold.values() for name in names} - set(ids))
+        if ids and unknown:
+            raise DatasetError(
+                f"{self._data}: the folds name {unknown[0]!r} ({len(unknown)} such), and no case is called so; "
+                f"cases are called {ids[0]!r} and the like: correct splits.json, or remove it"
+            )
+        used = folds[self.fold] if folds and isinstance(self.fold, int) else {"train": ids}
+        unused = sorted(set(ids) - {name for names in used.values() for name in names})
+        return [f"fold {self.fold} has in neither list, and does not use: {some(unused)}"] if unused else []
+
+    def _check_split(self, dataset: Dataset, every_fold: bool) -> list[str]:
+        """Return warnings on held-out cases; refuse a split that cannot be learnt from."""
+        if TrainEntry.TRAIN_CASES not in self.parser:  # no bundle of `tomoseg plan`
+            return []
+        pairs = {real_path(pair.label): pair for pair in dataset.pairs}
+        trained, self.held_out = (
+            [pairs[path] for case in self._entry(name, []) if (path := real_path(Path(str(case["label"])))) in pairs]
+            for name in (TrainEntry.TRAIN_CASES, TrainEntry.VALIDATION_CASES)
+        )
+        if not trained:
             raise DatasetError(f"{self._data}: no case is left to train on with --fold {self.fold}; hold fewer out")
+        warnings = [
+            f"{self._data}: no case that fold {self.fold} trains on has the label {label}. Change the folds"
+            for label in missing_labels(dataset, trained)
+        ]
+        if warnings and not every_fold:
+            raise DatasetError(*warnings)
+        return warnings + find_copies(trained, sorted({*self.held_out} - {*trained}, key=lambda pair: pair.image))
 
     def _entry(self, name: str, default: Any = None) -> Any:
         """Return what the config has under a name, the default where it has nothing."""
@@ -204,12 +260,6 @@ class TrainingWorkflow:
         """Return the weights that inference loads: what the config calls so, else the network's."""
         weights: dict[str, torch.Tensor] = (self._entry(TrainEntry.WEIGHTS) or self.network).state_dict()
         return weights
-
-    def held_out(self) -> list[dict[str, Any]]:
-        """Return the cases that are held out, as the config lists them."""
-        with self._reported("cannot be built"):
-            cases: list[dict[str, Any]] = self.parser.get_parsed_content(TrainEntry.VALIDATION_CASES)
-        return cases
 
     def signature(self, data_sha256: str) -> dict[str, Any]:
         """Return what must be the same for a training to go on."""
@@ -249,7 +299,15 @@ class TrainingWorkflow:
                     f"{self._bundle.root}: training ran out of memory on {self.device}; "
                     "plan the bundle with less --memory"
                 ) from error
-            raise BundleError(f"{self._files[0]}: {what}: {type(cause).__name__}: {one_line(cause)}") from error
+            reason = one_line(cause)
+            if SHARED_MEMORY.search("".join(format_exception(cause))):
+                raise MemoryLimitError(
+                    f"{self._bundle.root}: the processes that prepare batches ran out of shared memory, /dev/shm. "
+                    "Enlarge it (docker run --shm-size 8g), or prepare batches in one process with --threads 1"
+                ) from error
+            if not reason.startswith(kind := type(cause).__name__):
+                reason = f"{kind}: {reason}"
+            raise BundleError(f"{self._files[0]}: {what}: {reason}") from error
 
 
 def default_fold(bundle: Bundle) -> int | str | None:

@@ -10,11 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from support.trainings import phantom, tomoseg, write_dataset
+from support.trainings import phantom, same, tiny_bundle, tomoseg, write_dataset
 from tomoseg.core.errors import DatasetError
 from tomoseg.data.datasets import read_dataset
 from tomoseg.data.inspection.training_checks import require_trainable, trainable_labels
 from tomoseg.data.labels import find_ignored
+from tomoseg.data.masks import ROUNDED
 
 Damage = Callable[[Path], None]
 
@@ -48,6 +49,13 @@ def cut_off(root: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def only_where_it_was_not_drawn(root: Path) -> None:
+    content = json.loads((root / "dataset.json").read_text())
+    for case in content["training"]:
+        case["annotated"] = ["Front"]
+    (root / "dataset.json").write_text(json.dumps(content))
+
+
 def empty_class(root: Path) -> None:
     content = json.loads((root / "dataset.json").read_text())
     content["labels"]["3"] = "Nowhere"
@@ -67,6 +75,7 @@ DAMAGES: dict[Damage, str] = {
     undeclared_label: "the label map holds 9, which dataset.json does not name",
     not_a_number: "NaN or infinity in 1 of",
     cut_off: "case_02.nii.gz: ",
+    only_where_it_was_not_drawn: "no case has the label Back part (2)",
     empty_class: "no case has the label Nowhere (3)",
     one_case: "expected at least 2 cases with a label map, got 1",
 }
@@ -96,6 +105,36 @@ def test_each_problem_is_a_line_of_the_command_and_no_bundle_is_written(tmp_path
         assert all(line.startswith("tomoseg: error: ") for line in done.stderr.splitlines())
         assert done.stdout == ""
     assert not (tmp_path / "bundle").exists()
+
+
+def scaled(path: Path) -> None:
+    """As a program that scales its values writes labels."""
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).astype(np.float32) * 0.99999, image.affine), path)
+
+
+def moved(path: Path) -> None:
+    """As a program that writes few decimals."""
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine + np.eye(4, k=3) * 0.03), path)
+
+
+@pytest.mark.parametrize(("change", "told"), [(scaled, ROUNDED), (moved, "as by rounding in a header")])
+def test_harmless_differences_are_noted_by_check_plan_and_train_and_change_nothing(
+    change: Damage, told: str, tmp_path: Path
+) -> None:
+    root = write_dataset(tmp_path / "data", 4)
+    bundle = tiny_bundle(root, tmp_path / "bundle", steps=1)
+    train = ("train", bundle, "--data", root, "--epochs", "2", "--device", "cpu", "--fold", "0", "-o")
+    assert tomoseg(*train, tmp_path / "before").returncode == 0
+    for path in (root / "labelsTr").iterdir():
+        change(path)
+    planned = ("plan", root, "-o", tmp_path / "plan", "--preset", "small", "--device", "cpu")
+    for command in (("check", root, "--voxels"), planned, (*train, tmp_path / "after")):
+        done = tomoseg(*command)
+        assert done.returncode == 0, done.stderr
+        assert told in done.stdout + done.stderr
+    assert same(*(tmp_path / place / "fold_0" / "model.pt" for place in ("before", "after")))
 
 
 def test_a_link_out_of_the_dataset_is_noted(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.trust import hash_code
 from tomoseg.core.files import remove_stale, staging_folder
-from tomoseg.inference.weights import checkpoint_sha256
+from tomoseg.inference.weights import find_weights, hash_weights
 from tomoseg.report.environment import RunEnvironment
 
 MAX_SCANS_IN_FLIGHT = 3  # one is read, one is at the network, one is written
@@ -52,7 +52,7 @@ class RayExecutor:
 
     def __post_init__(self) -> None:
         require_resources(self.options, self.jobs)
-        self.checkpoint_sha256 = checkpoint_sha256(self.bundle, self.options)
+        self.weights = find_weights(self.bundle, self.options)
         self._share: WorkerResources | None = None
         self._workers: list[Started] = []
 
@@ -94,7 +94,7 @@ class RayExecutor:
         return replace(first, hardware={**first.hardware, "workers": machines}, executor=executor)
 
     def _accept(self, started: Started) -> None:
-        check_worker(started, self.bundle, self.options, self.checkpoint_sha256)
+        check_worker(started, self.bundle, self.options, hash_weights(self.weights))
         self._workers.append(started)
 
     def _actors(

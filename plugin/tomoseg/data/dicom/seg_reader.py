@@ -1,6 +1,7 @@
 """DICOM Segmentation objects, read through highdicom into the grid of a scan."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ def read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDArr
             that no label has. If none is called so, each keeps its number.
 
     Returns:
-        (I, J, K) label values.
+        (I, J, K) label values; (label, I, J, K) of 0 and 1 where segments overlap, numbered from 1.
 
     Raises:
-        VolumeError: it is damaged, its segments overlap, or its pixels do not lie on the grid.
+        VolumeError: it is damaged, or its pixels do not lie on the grid.
         MissingPackageError: highdicom is not installed.
     """
     return read_apart(_read_segmentation, path, grid, dict(names))
@@ -57,11 +58,15 @@ def _read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDAr
     from tomoseg.data.dicom.file_reader import read_dataset
 
     highdicom: Any = import_package("highdicom", "highdicom")
-    what = f"{path}: cannot be read as labels that do not overlap"
-    # highdicom raises errors of any kind for damage, overlaps and gaps
-    with errors_as(VolumeError, what, Exception), suppress_warnings():
-        dataset = highdicom.seg.Segmentation.from_dataset(read_dataset(path, pixels=True), copy=False)
-        found = dataset.get_volume(combine_segments=True, dtype=np.uint16)
+    # highdicom raises errors of any kind for damage and gaps
+    with errors_as(VolumeError, f"{path}: cannot be read as labels", Exception), suppress_warnings():
+        load = partial(highdicom.seg.Segmentation.from_dataset, copy=False)
+        dataset = load(read_dataset(path, pixels=True))
+        try:
+            found = dataset.get_volume(combine_segments=True, dtype=np.uint16)
+        except RuntimeError:  # they overlap, and its own tables stay locked
+            dataset = load(read_dataset(path, pixels=True))
+            found = dataset.get_volume(dtype=np.uint16)
         segments = {number: dataset.get_segment_description(number) for number in dataset.segment_numbers}
         place = highdicom.VolumeGeometry(
             grid.affine, grid.shape, coordinate_system="PATIENT", from_reference_convention="RAS"
@@ -74,4 +79,4 @@ def _read_segmentation(path: Path, grid: Grid, names: Mapping[int, str]) -> NDAr
         raise VolumeError(f"{path}: some of its pixels lie outside of the reference's grid")
     with errors_as(VolumeError, str(path), UsageError):
         mapping = LabelMapping.by_name({number: one.segment_label for number, one in segments.items()}, names)
-    return np.asfortranarray(mapping.apply(labels))
+    return np.asfortranarray(mapping.apply(np.moveaxis(labels, -1, 0) if labels.ndim == 4 else labels))

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from tomoseg.core.errors import some
+from tomoseg.core.errors import UsageError, one_line, some
 from tomoseg.core.json_records import to_json
 from tomoseg.data.datasets import DESCRIPTION, PARTS, TEST, Dataset, Pair
 from tomoseg.data.formats import strip_suffix
 from tomoseg.data.inspection.scan import Inspector, ScanFindings, compare_grids
 from tomoseg.data.scan_files import note_outside
+from tomoseg.data.splits import read_splits
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,11 @@ def inspect_dataset(dataset: Dataset, inspector: Inspector) -> DatasetFindings:
     for path in dataset.test:
         (image,) = inspector.look_at(path, "image", dataset.modality, channels=len(dataset.channels))
         cases.append(CaseFindings(strip_suffix(path.name), TEST, image, None))
-    missing = [f"{path}: no such file, though {DESCRIPTION} lists it" for path in dataset.missing]
+    errors = [f"{path}: no such file, though {DESCRIPTION} lists it" for path in dataset.missing]
+    try:
+        read_splits(dataset.root)
+    except UsageError as error:
+        errors.append(one_line(error))
     notes = []
     if not dataset.has_scans:
         notes.append("no scans, label maps only: `tomoseg plan --synthetic 1` draws the images of a training from them")
@@ -164,7 +169,7 @@ def inspect_dataset(dataset: Dataset, inspector: Inspector) -> DatasetFindings:
         if nowhere:
             notes.append(f"no case has {some(nowhere)}, which {DESCRIPTION} names")
     return DatasetFindings(
-        dataset.root, dataset.modality, tuple(cases), labels, tuple(missing), tuple(notes), dataset.has_scans
+        dataset.root, dataset.modality, tuple(cases), labels, tuple(errors), tuple(notes), dataset.has_scans
     )
 
 

@@ -15,6 +15,7 @@ from tomoseg.core.quiet import note_warnings
 from tomoseg.data.geometry import MAX_ROUNDING_VOXELS, Grid
 from tomoseg.data.header import Header, read_headers
 from tomoseg.data.inspection.voxels import VoxelSummary, count_voxels
+from tomoseg.data.masks import ROUNDED
 from tomoseg.data.volume import SeriesSummary, by
 
 Role = Literal["scan", "image", "label"]
@@ -159,7 +160,7 @@ def compare_grids(image: Grid, label: Grid) -> tuple[tuple[str, ...], tuple[str,
 def _label_errors(voxels: VoxelSummary) -> list[str]:
     if not voxels.whole:
         return ["values that are no integers; expected a label map"]
-    if voxels.minimum is not None and voxels.minimum < 0:
+    if voxels.minimum is not None and round(voxels.minimum) < 0:
         return [f"values down to {voxels.minimum:g}; expected labels of 0 and more"]
     many = voxels.values is None and voxels.maximum is not None
     return [f"more than {MAX_LABEL_VALUES} different values; expected a label map"] if many else []
@@ -167,7 +168,8 @@ def _label_errors(voxels: VoxelSummary) -> list[str]:
 
 def _value_notes(voxels: VoxelSummary, role: Role, modality: str | None) -> list[str]:
     if role == "label":
-        return ["nothing is labelled in it"] if voxels.minimum == voxels.maximum == 0 else []
+        notes = ["nothing is labelled in it"] if voxels.minimum == voxels.maximum == 0 else []
+        return notes + [ROUNDED] * bool(voxels.whole and voxels.rounding)
     if voxels.minimum is None:
         return []
     if voxels.constant:

@@ -1,16 +1,17 @@
 """Whether a labelled dataset can be trained from."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.core.notes import take_note
-from tomoseg.data.datasets import LABEL_ENDINGS, Dataset
+from tomoseg.data.datasets import LABEL_ENDINGS, Dataset, Pair
 from tomoseg.data.formats import NIFTI_SUFFIXES
-from tomoseg.data.inspection.dataset import inspect_dataset
+from tomoseg.data.inspection.dataset import CaseFindings, inspect_dataset
 from tomoseg.data.inspection.inspection_report import InspectionReport
 from tomoseg.data.inspection.scan import Inspector, OnScan
-from tomoseg.data.inspection.tables import list_errors
+from tomoseg.data.inspection.tables import list_errors, list_notes
 from tomoseg.data.labels import is_ignored
 
 MIN_CASES = 2  # one to train on, one to look at
@@ -22,7 +23,9 @@ def trainable_labels(dataset: Dataset) -> dict[int, str]:
 
 
 def require_trainable(dataset: Dataset, *, scans: bool = True, on_scan: OnScan | None = None) -> Dataset:
-    """Return the dataset with a name for each label, if it has no errors for a training; take notes on the rest.
+    """Return the dataset with a name for each label and what its voxels hold, if it has no errors for a training.
+
+    Takes notes on its label maps.
 
     Args:
         dataset: what `read_dataset` found.
@@ -48,19 +51,45 @@ def require_trainable(dataset: Dataset, *, scans: bool = True, on_scan: OnScan |
         dataset = replace(dataset, label_names={label.value: f"label_{label.value}" for label in found})
     findings = inspect_dataset(dataset, Inspector(True, on_scan))
     errors = list_errors(InspectionReport(True, datasets=(findings,)))
+    names = dataset.label_names
+    pairs = tuple(_with_voxels(pair, case, names) for pair, case in zip(dataset.pairs, findings.cases, strict=False))
     errors += [
-        f"{dataset.root}: no case has the label {label.name} ({label.value}); "
-        "take it out of dataset.json, or add cases that have it"
-        for label in findings.labels
-        if not label.cases and not is_ignored(label.name)
+        f"{dataset.root}: no case has the label {label}; take it out of dataset.json, or add cases that have it"
+        for label in missing_labels(dataset, pairs)
     ]
     if not findings.labels:
         errors.append(f"{dataset.root}: expected label maps with values above 0, got none")
     if errors:
         raise DatasetError(*errors)
-    for note in findings.notes:
+    labels = replace(findings, notes=(), cases=tuple(replace(case, image=None) for case in findings.cases))
+    for note in (*findings.notes, *list_notes(InspectionReport(True, datasets=(labels,)))):
         take_note(note)
-    return dataset
+    return replace(dataset, pairs=pairs)
+
+
+def _with_voxels(pair: Pair, case: CaseFindings, names: dict[int, str]) -> Pair:
+    """Return a pair with the values and the hash of its voxels."""
+    scan, label = case.scans[0].voxels, case.scans[-1].voxels
+    found = [value for value in (label and label.values) or () if value > 0]
+    drawn = (value for value in found if pair.annotated is None or names.get(value) in pair.annotated)
+    return replace(pair, values=frozenset(drawn), sha256=scan.sha256 if scan else "")
+
+
+def missing_labels(dataset: Dataset, pairs: Iterable[Pair]) -> list[str]:
+    """Return the labels of a dataset that are drawn in none of these cases, each with its value."""
+    drawn = {value for pair in pairs for value in pair.values}
+    return [f"{name} ({value})" for value, name in trainable_labels(dataset).items() if value not in drawn]
+
+
+def find_copies(trained: Iterable[Pair], held_out: Iterable[Pair]) -> list[str]:
+    """Return a line for each held-out case whose scan is that of a case that is trained on."""
+    known = {pair.sha256: pair for pair in trained}
+    return [
+        f"{pair.image}: has the same voxels as {known[pair.sha256].image}. Scores of a case are too good where its "
+        "copy is trained on: remove one of them"
+        for pair in held_out
+        if known.get(pair.sha256, pair) is not pair
+    ]
 
 
 def require_negatives(

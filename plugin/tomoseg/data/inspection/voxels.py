@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.data.masks import count_values
+from tomoseg.data.masks import INTEGER_TOLERANCE, count_values, distance_to_whole
 from tomoseg.data.plausibility import ct_warnings
 
 MIN_ANISOTROPY = 1.01  # an axis whose spacing exceeds the others' by this factor runs across the slices
@@ -24,7 +24,7 @@ class VoxelSummary:
         slice_axis: array axis, 0 to 2, that runs across the slices: that of the largest spacing, else the last.
         slices: number of slices.
         constant_slices: number of those that hold one value only.
-        whole: False if values were counted and one of them is no integer.
+        rounding: largest distance of a value from a whole number; 0 where values were not counted.
         values: number of voxels by value; None where it was not asked, or where there are too many or broken ones.
         hounsfield: why the values do not look like Hounsfield units, None if they do.
         sha256: of shape and values, independent of the file's format and type.
@@ -36,10 +36,15 @@ class VoxelSummary:
     slice_axis: int
     slices: int
     constant_slices: int
-    whole: bool
+    rounding: float
     values: dict[int, int] | None
     hounsfield: str | None
     sha256: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether all values are whole numbers, or nearly."""
+        return self.rounding <= INTEGER_TOLERANCE
 
     @property
     def constant(self) -> bool:
@@ -48,7 +53,7 @@ class VoxelSummary:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        shown = {key: value for key, value in vars(self).items() if key not in ("whole", "hounsfield")}
+        shown = {key: value for key, value in vars(self).items() if key not in ("rounding", "hounsfield")}
         counts = None if self.values is None else {str(value): count for value, count in self.values.items()}
         return shown | {"values": counts}
 
@@ -66,7 +71,7 @@ def count_voxels(array: NDArray[np.float32], spacing: tuple[float, float, float]
     lowest, highest = np.full(array.shape[axis], np.inf), np.full(array.shape[axis], -np.inf)
     digest = hashlib.sha256(str(array.shape).encode())
     non_finite = 0
-    whole = True
+    rounding = 0.0
     values: dict[int, int] | None = {} if most_values else None
     for k in range(array.shape[2]):  # what the readers return lies in memory in this order
         plane = array[:, :, k]
@@ -83,8 +88,8 @@ def count_voxels(array: NDArray[np.float32], spacing: tuple[float, float, float]
             np.maximum(highest, high.max(axis=1 - axis), out=highest)
         if values is not None and finite.any():
             numbers = plane[finite] if broken else plane
-            whole = bool(np.array_equal(numbers, np.rint(numbers)))
-            values = _add(numbers, values) if whole else None
+            rounding = max(rounding, distance_to_whole(numbers))
+            values = _add(np.rint(numbers), values) if rounding <= INTEGER_TOLERANCE else None
             if values is not None and len(values) > most_values:
                 values = None
     minimum, maximum = float(lowest.min()), float(highest.max())
@@ -95,7 +100,7 @@ def count_voxels(array: NDArray[np.float32], spacing: tuple[float, float, float]
         slice_axis=axis,
         slices=array.shape[axis],
         constant_slices=int(np.count_nonzero(lowest >= highest)),
-        whole=whole,
+        rounding=rounding,
         values=values and dict(sorted(values.items())),
         hounsfield=ct_warnings(array),
         sha256=digest.hexdigest(),

@@ -103,6 +103,7 @@ def _details(report: Report) -> dict[str, str]:
         "GPU": ", ".join(hardware.get("gpus", [])),
         "Network ran on": f"{report.device}, {report.backend}, {report.precision}",
         "SHA-256 of the config": report.bundle.get("config_sha256", ""),
+        "Weights": report.bundle.get("checkpoint", ""),
         "SHA-256 of the weights": report.bundle.get("checkpoint_sha256", ""),
         **{f"--{name.replace('_', '-')}": _option(value) for name, value in report.options.items() if value},
     }
