@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,9 +14,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from tomoseg import TomosegError
 from tomoseg.core.notes import collect_notes
 from tomoseg.core.quiet import note_warnings, suppress_warnings
+from tomoseg.core.reader_process import _end_reading
+from tomoseg.data.header import read_headers
 from tomoseg.data.itk_image import read_itk
+from tomoseg.data.nifti import load_nifti
 from tomoseg.data.read import read_volume
 
 
@@ -89,6 +94,27 @@ def test_what_itk_prints_is_heard(tmp_path: Path, capfd: pytest.CaptureFixture[s
         sitk.ReadImage(paths)
     (note,) = notes
     assert note.startswith("Non uniform sampling or missing slices detected")
+    assert capfd.readouterr() == ("", "")
+
+
+def damage(path: Path, at: int, value: bytes) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:at] + value + content[at + len(value) :])
+
+
+@pytest.mark.parametrize("reader", [read_volume, read_headers, load_nifti])
+def test_errors_that_libraries_print_do_not_reach_the_screen(
+    reader: Callable[[Path], object], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _end_reading()  # a new reader process has this test's screen
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.float32), np.eye(4)), tmp_path / "a.nii")
+    damage(tmp_path / "a.nii", 344, b"nx1")  # nibabel logs an error
+    sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkFloat32), str(tmp_path / "a.mha"))
+    content = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "a.mha").write_bytes(content.replace(b"ElementType", b"ElementTipe"))  # MetaIO prints one
+    for path in tmp_path.iterdir():
+        with pytest.raises(TomosegError):
+            reader(path)
     assert capfd.readouterr() == ("", "")
 
 

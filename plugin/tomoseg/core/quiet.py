@@ -1,18 +1,21 @@
 """Keep warnings of libraries off the screen: drop them, or turn them into notes on the current scan."""
 
 import logging
+import os
 import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
+from tempfile import TemporaryFile
 from typing import Any
 
 from tomoseg.core.errors import shorten
 from tomoseg.core.notes import take_note
 
 MAX_NOTE_LENGTH = 200
+STDERR_FD = 2
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")  # may be a value of the patient's
 Listener = Callable[[str], None]
 
@@ -25,11 +28,11 @@ _call_handlers = logging.Logger.callHandlers
 
 def suppress_warnings() -> AbstractContextManager[None]:
     """Drop Python's warnings, and log entries below an error."""
-    return _heard_by(lambda message: None)
+    return _heard_by(_drop)
 
 
 def note_warnings() -> AbstractContextManager[None]:
-    """Make notes (`take_note`) of Python's warnings and of log entries at the level of a warning, in this thread.
+    """Make notes (`take_note`) of Python's warnings and of log entries from the level of a warning on, in this thread.
 
     Example:
         >>> import warnings
@@ -41,6 +44,10 @@ def note_warnings() -> AbstractContextManager[None]:
         ['odd spacing']
     """
     return _heard_by(lambda message: take_note(QUOTED.sub("…", shorten(message, MAX_NOTE_LENGTH))))
+
+
+def _drop(message: str) -> None:
+    pass
 
 
 def hear(message: str) -> bool:
@@ -83,7 +90,23 @@ def _hear_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _hear_record(logger: logging.Logger, record: logging.LogRecord) -> None:
-    if record.levelno >= logging.ERROR:
+    if record.levelno >= logging.ERROR and _listener.get() in (None, _drop):
         _call_handlers(logger, record)
     elif record.levelno >= logging.WARNING:  # nibabel has levels in between
         hear(record.getMessage())
+
+
+@contextmanager
+def native_output() -> Iterator[list[bytes]]:
+    """Yield a list; its one member becomes the output of C libraries to standard error."""
+    said = [b""]
+    with TemporaryFile() as file:
+        screen = os.dup(STDERR_FD)
+        os.dup2(file.fileno(), STDERR_FD)
+        try:
+            yield said
+        finally:
+            os.dup2(screen, STDERR_FD)
+            os.close(screen)
+            file.seek(0)
+            said[0] = file.read()

@@ -23,7 +23,7 @@ import psutil
 from tomoseg.core.errors import MemoryLimitError, TomosegError, VolumeError, one_line, root_cause
 from tomoseg.core.memory import is_out_of_memory, release_unused
 from tomoseg.core.notes import collect_notes, take_note
-from tomoseg.core.quiet import note_warnings
+from tomoseg.core.quiet import hear, native_output, note_warnings
 from tomoseg.core.reading import ReadOptions, current_read_options, read_with
 
 # -I: imports depend on this process, not on the working directory or the environment
@@ -134,7 +134,10 @@ def serve(handle: int) -> None:
             os.chdir(folder)  # paths may be relative
             signal.setitimer(signal.ITIMER_REAL, options.read_timeout)  # without a handler, it ends the process
             with collect_notes() as notes, note_warnings():
-                answer = _answer(function, given, options)
+                with native_output() as said:
+                    answer = _answer(function, given, options)
+                for line in () if answer[0] else said[0].decode(errors="replace").splitlines():
+                    hear(line)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _send(answers, *answer, notes)
             del answer

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tomoseg.core.errors import GeometryError, OutputError, VolumeError, errors_as, one_line
 from tomoseg.core.files import atomic_file, require_regular
+from tomoseg.core.quiet import note_warnings
 from tomoseg.core.reading import require_room
 from tomoseg.data.formats import MGH_SUFFIXES, NIBABEL_SUFFIXES, NIFTI_SUFFIXES, has_suffix, pair_of
 from tomoseg.data.geometry import Grid
@@ -136,7 +137,8 @@ def load_nifti(path: Path) -> nib.spatialimages.SpatialImage:
             kind, start = _read_start(path, file)
         # without header extensions: nibabel reads them whole, and nothing here needs one
         begin = FileHolder(str(voxels), BytesIO(start + bytes(4)))
-        image = kind.from_file_map({"header": begin, "image": begin})
+        with note_warnings():  # for those who read headers by themselves
+            image = kind.from_file_map({"header": begin, "image": begin})
         declared = math.prod(image.shape) * image.get_data_dtype().itemsize
         size, most = require_regular(voxels).stat().st_size, max_expansion(voxels)
     except VolumeError:

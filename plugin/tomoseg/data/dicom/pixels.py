@@ -1,12 +1,9 @@
 """Read the values of DICOM images in any supported transfer syntax."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -21,6 +18,7 @@ from pydicom.uid import (
 )
 
 from tomoseg.core.errors import VolumeError, errors_as
+from tomoseg.core.quiet import native_output
 from tomoseg.core.reading import require_room
 from tomoseg.data.dicom.codestream import CodestreamError, check_codestream
 from tomoseg.data.dicom.file_reader import read_dataset
@@ -28,7 +26,6 @@ from tomoseg.data.dicom.slices import Slice
 from tomoseg.data.formats import DEFLATE_LIMIT
 from tomoseg.data.volume import by
 
-STDERR_FD = 2
 CORRUPT_NOTICE = b"Corrupt JPEG data"
 ALWAYS_PLAUSIBLE_BYTES = 1 << 26  # JPEG 2000 stores an image of one value, however large, in some hundred bytes
 
@@ -136,27 +133,11 @@ def _decode(dataset: Dataset) -> NDArray[Any]:
         dataset.convert_pixel_data({"pyjpegls": "jpeg_ls"}.get(decoder, decoder))
     if syntax not in JPEGTransferSyntaxes:
         return np.asarray(dataset.pixel_array)
-    with _what_libjpeg_says() as said:
+    with native_output() as said:
         pixels = np.asarray(dataset.pixel_array)
     if CORRUPT_NOTICE in said[0]:  # it goes on with grey, and says so on the screen only
         raise CodestreamError("the compressed image is damaged")
     return pixels
-
-
-@contextmanager
-def _what_libjpeg_says() -> Iterator[list[bytes]]:
-    """Yield a list; its one member becomes the output of C libraries to standard error."""
-    said = [b""]
-    with TemporaryFile() as file:
-        screen = os.dup(STDERR_FD)
-        os.dup2(file.fileno(), STDERR_FD)
-        try:
-            yield said
-        finally:
-            os.dup2(screen, STDERR_FD)
-            os.close(screen)
-            file.seek(0)
-            said[0] = file.read()
 
 
 def _streams(dataset: Dataset) -> Iterator[bytes]:

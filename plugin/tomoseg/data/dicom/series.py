@@ -12,7 +12,7 @@ from pydicom import uid as uids
 
 from tomoseg.core.errors import VolumeError, errors_as, shorten, some
 from tomoseg.core.notes import collect_notes
-from tomoseg.core.quiet import suppress_warnings
+from tomoseg.core.quiet import note_warnings
 from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.dicom.pixels import hash_pixels, read_pixels
@@ -103,7 +103,7 @@ def find_series(paths: Sequence[Path]) -> tuple[dict[SeriesSummary, list[Path]],
     """Return the files of each CT or MR series that may be a volume, and the files that are damaged."""
     headers: list[Dataset] = []
     damaged: list[Path] = []
-    with suppress_warnings(), collect_notes():  # the reader of a scan repeats them
+    with collect_notes(), note_warnings():  # the reader of a scan repeats them
         for path in paths:
             try:
                 headers.append(read_header(path))
