@@ -16,6 +16,7 @@ from tomoseg.batch.manifest import Manifest, read_manifest
 from tomoseg.batch.options import OutputOptions
 from tomoseg.core.errors import OutputError, VolumeError, one_line
 from tomoseg.core.files import real_path, sha256, staging_folder
+from tomoseg.core.notes import collect_notes
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.channels import channels_of
 from tomoseg.data.read import read_volume
@@ -97,10 +98,11 @@ class OutputWriter:
         with staging_folder(case.output.parent) as folder, ThreadPoolExecutor(1, "tomoseg-read-again") as pool:
             again = pool.submit(copy_context().run, self._read_again, case)  # with the limits that hold here
             staged = [folder / path.name for path in self.outputs(case)]
-            result.save(staged[0], case.output_type.name)
+            with collect_notes() as notes:
+                result.save(staged[0], case.output_type.name)
             if self.uncertainty:
                 result.save_entropy(staged[1])
-            stats = result.stats
+            stats = result.stats + RunStats(notes=tuple(notes))
             image, why = again.result()
             preview = None
             if self.options.preview:

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -15,9 +15,7 @@ from tomoseg.batch.output import OutputWriter
 from tomoseg.batch.progress import Progress
 from tomoseg.core.errors import MemoryLimitError, OutputError, root_cause
 from tomoseg.core.memory import explain_failure, is_out_of_memory
-from tomoseg.core.notes import collect_notes
 from tomoseg.core.reading import read_with
-from tomoseg.core.run_stats import RunStats
 from tomoseg.data.formats import SCAN_SUFFIXES, has_suffix
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.inference.segmenter import Prepared, Segmenter
@@ -96,9 +94,7 @@ class Stages:
                 if case.output_type.of_series and prepared.series is not None:  # rather now than after the network
                     from tomoseg.data.dicom.reference import read_source  # pydicom takes 0.2 s
 
-                    with collect_notes() as notes:
-                        read_source(case.output, prepared.series, prepared.grid.shape)
-                    prepared = replace(prepared, stats=prepared.stats + RunStats(notes=tuple(notes)))
+                    read_source(case.output, prepared.series, prepared.grid.shape)
                 return Staged(case, prepared, scan.result())
         except Exception as error:  # the bundle's transforms, and the libraries that read files
             return _failure(case, error)

@@ -92,8 +92,8 @@ def watch(
     if isinstance(segmenter, str | os.PathLike):
         segmenter = Segmenter(find_bundle(segmenter), run_options)
     executor = LocalExecutor(segmenter, replace(options or OutputOptions(), follow=True))
-    arrivals = WatchFolder(folder, results, stable_for_s, series, segmenter.bundle.modality, all_files)
-    return _segment_arrivals(executor, arrivals, results, chosen, phase, progress or Progress(), on_error)
+    arrivals = WatchFolder(folder, results, stable_for_s, series, phase, segmenter.bundle.modality, all_files)
+    return _segment_arrivals(executor, arrivals, results, chosen, progress or Progress(), on_error)
 
 
 def _segment_arrivals(
@@ -101,7 +101,6 @@ def _segment_arrivals(
     arrivals: WatchFolder,
     output: Path,
     output_type: OutputType,
-    phase: str | None,
     progress: Progress,
     on_error: Callable[[str], None] | None,
 ) -> Iterator[Report]:
@@ -124,7 +123,7 @@ def _segment_arrivals(
             time.sleep(max(LOOK_EVERY_S, 5 * (time.monotonic() - look)))
             continue
         scans = [waiting.popleft() for _ in range(min(SCANS_PER_ROUND, len(waiting)))]
-        cases = [plan_case(scan, arrivals.folder, output, output_type, phase, key) for scan in scans]
+        cases = [plan_case(scan, arrivals.folder, output, output_type, arrivals.phase, key) for scan in scans]
         clashing = [case for case in cases if owners.setdefault(case.output, case) != case]
         clashes = [case.hide(_clash(case, owners[case.output])) for case in clashing]
         known += cases

@@ -26,13 +26,14 @@ class WatchFolder:
         folder: where scans arrive.
         leave_out: a folder in it that is not looked into, such as that of the results.
         stable_for_s: how long nothing may have changed, in seconds.
-        series, modality, all_files: which scans are taken, as for `find_scans`.
+        series, phase, modality, all_files: which scans are taken, as for `find_scans`.
     """
 
     folder: Path
     leave_out: Path
     stable_for_s: float
     series: str | None = None
+    phase: str | None = None
     modality: str = ""
     all_files: bool = False
     _seen: dict[Path, tuple[State, float]] = field(default_factory=dict, init=False)  # and since when, in seconds

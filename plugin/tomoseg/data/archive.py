@@ -14,7 +14,6 @@ from tomoseg.core.notes import collect_notes, take_note
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.scan_files import DICOM_SUFFIXES, START_BYTES, starts_as_dicom
 
-SUFFIXES = (".zip",)
 KEPT = 4  # unpacked ZIPs; one is read, one is in the network and one is written at a time
 
 _lock = Lock()
@@ -23,7 +22,7 @@ _unpacked: dict[tuple[Path, int, int], TemporaryDirectory[str]] = {}
 
 def is_archive(path: Path) -> bool:
     """Return whether a path is a ZIP by its name."""
-    return has_suffix(path.name, SUFFIXES) and path.is_file()
+    return has_suffix(path.name, (".zip",)) and path.is_file()
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from tomoseg.core.files import open_regular
 from tomoseg.data.formats import DEFLATE_LIMIT
 
 GZIP, BZIP2, ZSTANDARD = b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd"  # how they begin
-MAX_EXPANSION = {GZIP: DEFLATE_LIMIT, BZIP2: math.inf, ZSTANDARD: math.inf}
 # what reading damaged ones raises
 DAMAGE: Any = (OSError, EOFError, ValueError, OverflowError, zlib.error, isal_zlib.error)
 
@@ -52,4 +51,4 @@ def max_expansion(path: Path) -> float:
     """Return how many bytes a byte of a file may hold; 1 unless it is packed."""
     with open_regular(path) as file:
         start = file.read(4)
-    return next((most for magic, most in MAX_EXPANSION.items() if start.startswith(magic)), 1)
+    return DEFLATE_LIMIT if start.startswith(GZIP) else math.inf if start.startswith((BZIP2, ZSTANDARD)) else 1

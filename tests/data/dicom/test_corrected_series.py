@@ -269,7 +269,7 @@ def test_an_uneven_spacing_is_resampled(tmp_path: Path) -> None:
     for path, height in zip(write_series(tmp_path, ARRAY, GRID), heights, strict=True):
         edit(path, put(ImagePositionPatient=[0, 0, height]))
     volume = filled(tmp_path)
-    assert "its slices are 1 to 1.5 mm apart" in volume.warnings[0]
+    assert "its slices are 1 to 1.5 mm apart, the widest gap between 3.0 and 4.5 mm" in volume.warnings[0]
     assert volume.grid.spacing[2] == pytest.approx(8 / (len(volume.array[0, 0]) - 1))
     places = np.arange(volume.array.shape[2]) * volume.grid.spacing[2]
     np.testing.assert_allclose(volume.array[2, 3], np.interp(places, heights, ARRAY[2, 3]), atol=1e-2)

@@ -1,5 +1,6 @@
 """Read the values of DICOM images in any supported transfer syntax."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
@@ -66,14 +67,12 @@ def read_pixels(slices: Sequence[Slice]) -> NDArray[np.float32]:
 
 def _fill(array: NDArray[np.float32], slices: Sequence[Slice]) -> NDArray[np.float32]:
     """Return a slice (J, I) for each index of the grid, interpolated linearly between those that are there."""
-    places = np.array([one.place for one in slices])
-    indices = np.arange(round(places[-1]) + 1)
-    after = np.searchsorted(places, indices).clip(1, len(places) - 1)
-    start, stop = places[after - 1], places[after]
-    shares = ((indices - start) / (stop - start)).clip(0, 1).astype(np.float32)
-    filled = np.empty((len(indices), *array.shape[1:]), np.float32)
-    for index, (upper, share) in enumerate(zip(after, shares, strict=True)):
-        filled[index] = array[upper - 1] * (1 - share) + array[upper] * share
+    places = [one.place for one in slices]
+    filled = np.empty((round(places[-1]) + 1, *array.shape[1:]), np.float32)
+    for index in range(len(filled)):
+        after = min(max(bisect_left(places, index), 1), len(places) - 1)
+        share = (index - places[after - 1]) / (places[after] - places[after - 1])
+        filled[index] = array[after - 1] * (1 - share) + array[after] * share
     return filled
 
 

@@ -250,4 +250,5 @@ def _uneven(gaps: NDArray[np.float64], heights: NDArray[np.float64], deviation: 
         return f"{missing} {reported} missing, between {places} along the slices' normal"
     if np.abs(times - 1).max() <= MAX_DEVIATION:
         return f"its slices do not lie on a straight line, but up to {deviation:.2f} mm off one"
-    return f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart, expected one spacing"
+    widest = " and ".join(f"{height:.1f}" for height in heights[gaps.argmax() :][:2])
+    return f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart, the widest gap between {widest} mm"
