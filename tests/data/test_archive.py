@@ -96,7 +96,7 @@ def test_a_zip_without_a_series_is_skipped_with_a_note(tmp_path: Path) -> None:
     with collect_notes() as notes:
         assert [scan.path.name for scan in find_scans(tmp_path)] == ["doe.zip"]
     assert notes == [f"{tmp_path / 'texts.zip'}: skipped, because it holds no CT or MR series in DICOM"]
-    with pytest.raises(TomosegError, match="contains no NIfTI, NRRD or MetaImage file, and no CT or MR series"):
+    with pytest.raises(TomosegError, match=r"texts\.zip: contains no CT or MR series in DICOM"):
         plan_cases([tmp_path / "texts.zip"], tmp_path / "out")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tomoseg import TomosegError, read_volume
+from tomoseg.batch.cases import plan_cases
 from tomoseg.data.discovery import files_of, find_scans
 from tomoseg.data.header import read_headers
 
@@ -85,6 +86,8 @@ def test_other_formats_are_read_exactly(case: str, tmp_path: Path) -> None:
     assert (header.grid, header.dtype) == (volume.grid, "int16")
     (scan,) = find_scans(tmp_path)
     assert sorted(files_of(scan.path)) == sorted(tmp_path.iterdir())
+    (planned,) = plan_cases(sorted(tmp_path.iterdir()), tmp_path / "out")  # as a shell gives them for *
+    assert planned.input == scan.path
 
 
 def changed(name: str, offset: int, value: bytes, write: Write) -> Write:

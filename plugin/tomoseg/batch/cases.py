@@ -14,7 +14,7 @@ from tomoseg.core.tables import write_csv
 from tomoseg.data.archive import is_archive
 from tomoseg.data.channels import further_files
 from tomoseg.data.discovery import ALL_SERIES, Scan, find_scans
-from tomoseg.data.formats import strip_suffix
+from tomoseg.data.formats import pair_of, strip_suffix
 from tomoseg.data.masks import without_masks
 from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
 from tomoseg.data.scan_files import INDEX_NAME, is_dicom, is_volume
@@ -22,6 +22,7 @@ from tomoseg.data.source import ScanSource
 from tomoseg.report.records import CaseReport
 
 UID = re.compile(r"[0-9.]+")
+OTHER_FORMATS = "NIfTI, NRRD or MetaImage file, and no "
 NOT_IN_NAMES = re.compile(r"[^\w.-]+")  # of files
 
 
@@ -138,7 +139,7 @@ def plan_cases(
     empty = 0
     for given in expanded:
         if given not in folders:
-            scans.append(Scan(given, uid))
+            scans.append(Scan(pair_of(given)[0], uid))
             continue
         if real_path(given) == real_path(target):
             raise UsageError(f"{target}: the output folder is the input folder. Choose another with -o")
@@ -147,7 +148,7 @@ def plan_cases(
         # a folder without any is kept beside others: it fails, and is not skipped in silence
         scans.extend(found or [Scan(given, uid)])
     if empty == len(expanded):
-        anything = "NIfTI, NRRD or MetaImage file, and no CT or MR series in DICOM"
+        anything = f"{'' if all(map(is_archive, folders)) else OTHER_FORMATS}CT or MR series in DICOM"
         wanted = anything if series in (None, ALL_SERIES) else f"series {series}"
         raise UsageError(f"{', '.join(map(str, folders))}: contains no {wanted}")
     scans = list(dict.fromkeys(scans))
