@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from monai.transforms import Compose
 
 from support.bundles import parse_config
 from support.trainings import check_data, tiny_bundle, write_dataset
@@ -76,3 +77,19 @@ def test_lists_of_nnunet_1_without_the_numbers_of_channels_are_found(tmp_path: P
     cases = train_config.get_parsed_content("train_cases")
     assert sorted(Path(case["image"]).name for case in cases) == [f"case_{case:02}_0000.nii.gz" for case in range(6)]
     assert all(Path(path).is_file() for case in cases for path in case.values())
+
+
+@pytest.mark.parametrize(("label_mm", "own"), [(1.0734, False), (1.0716, False), (1.14, True)])
+def test_a_label_map_takes_the_affine_of_its_scan_where_both_differ_by_rounding(
+    label_mm: float, own: bool, tmp_path: Path
+) -> None:
+    """From 1.07145 mm on, `Spacingd` makes one voxel more: trainings ended in their first validation."""
+    dataset = write_dataset(tmp_path / "data", 2)
+    bundle = tiny_bundle(dataset, tmp_path / "bundle")
+    case = {"image": dataset / "imagesTr" / "case_00.nii.gz", "label": dataset / "labelsTr" / "case_00.nii.gz"}
+    for path, length in zip(case.values(), (1.0714, label_mm), strict=True):
+        nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), np.diag([length, 1, 1, 1])), path)
+    parser = parse_config(bundle, "train", dataset_dir=str(dataset))
+    found = Compose(parser.get_parsed_content("train::deterministic_transforms"))(case)
+    assert (found["image"].shape != found["label"].shape) == own
+    assert sorted(found["label"].unique().tolist()) == [0, 1, 2]
