@@ -57,14 +57,14 @@ def test_a_grid_that_does_not_fit_is_reported(tmp_path: Path) -> None:
         read_segmentation(path, Grid((13, 11, 3), grid.affine), NAMES)
 
 
-def test_labels_that_overlap_are_reported(tmp_path: Path) -> None:
+def test_labels_that_overlap_are_layers(tmp_path: Path) -> None:
     series, grid = make_series(tmp_path / "ct", SHAPE)
     path = tmp_path / "x_seg.dcm"
     stack = np.stack([some_labels() > 0, some_labels() > 1, some_labels() > 5]).astype(np.uint8)
     table = tuple(Label(value, f"{value}", default_colour(value)) for value in (1, 2, 3))
     write_dicom_seg(path, label_map(stack, series, table, "test", "1"))
-    with pytest.raises(TomosegError, match=r"x_seg\.dcm: cannot be read as labels that do not overlap"):
-        read_segmentation(path, grid, {})
+    np.testing.assert_array_equal(read_segmentation(path, grid, {}), stack)
+    np.testing.assert_array_equal(read_segmentation(path, grid, {1: "3", 2: "1"})[:2], stack[[2, 0]])
 
 
 def test_other_files_are_no_segmentations(tmp_path: Path) -> None:
