@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from tomoseg.inference.segmentation import Segmentation as Segmentation
     from tomoseg.inference.segmenter import Segmenter as Segmenter
     from tomoseg.label_app.folder import LabelApp as LabelApp
+    from tomoseg.label_app.options import ServerOptions as ServerOptions
     from tomoseg.label_app.server import serve_label_app as serve_label_app
     from tomoseg.planning.bundle_writer import plan as plan
     from tomoseg.planning.options import PlanningOptions as PlanningOptions
@@ -61,6 +62,7 @@ _HOME = {
     "ExecutorOptions": "batch.options",
     "Grid": "data.geometry",
     "LabelApp": "label_app.folder",
+    "ServerOptions": "label_app.options",
     "OutputOptions": "batch.options",
     "PlanningOptions": "planning.options",
     "Progress": "batch.progress",

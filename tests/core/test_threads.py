@@ -20,6 +20,7 @@ from tomoseg.core.errors import UsageError
 from tomoseg.core.threads import choose_threads, stop_spinning, usable_threads
 from tomoseg.inference.threads import use_threads
 from tomoseg.label_app import server
+from tomoseg.label_app.options import ServerOptions
 
 NAME = "hippocampus_mr_segmentation"
 ITK = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
@@ -180,7 +181,7 @@ def test_workers_of_ray_share_the_cores(
 def test_processes_of_the_label_server_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(server, "import_package", lambda *names: None)  # MONAI Label
     with pytest.raises(UsageError, match="no such folder"):
-        server.serve_label_app(str(tmp_path / "none"), None, (), "127.0.0.1", 8000, threads=3)
+        server.serve_label_app(str(tmp_path / "none"), options=ServerOptions(threads=3))
     assert os.environ["OMP_NUM_THREADS"] == "3"
 
 

@@ -6,8 +6,8 @@ import json
 import shutil
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +107,8 @@ def test_a_dicom_session_gives_a_dicom_segmentation(server: Server, dicom_scan: 
     import requests
     from pydicom import dcmread
 
-    archive = tmp_path / "series.zip"
-    with zipfile.ZipFile(archive, "w") as target:
-        for path in dicom_scan.iterdir():
-            target.write(path, path.name)
-    with archive.open("rb") as file:
-        answer = requests.put(
-            f"{server.url}/session/?uncompress=true", files={"files": ("series.zip", file)}, timeout=60
-        )
+    files = [("files", (path.name, path.read_bytes())) for path in dicom_scan.iterdir()]
+    answer = requests.put(f"{server.url}/session/", files=files, timeout=60)
     session = answer.json()["session_id"]
     status, content = server.ask("POST", f"/infer/{NAME}", session_id=session, output="dicom_seg")
     assert status == 200, content
@@ -172,10 +166,11 @@ def test_opens_no_other_file_of_the_computer(server: Server, real_scan: Path) ->
         f"{server.url}/infer/{NAME}", params={"image": "x"}, data={"params": json.dumps(params)}, timeout=60
     )
     assert answer.status_code == 422
-    batch = {"images": [str(real_scan)], "device": "cpu"}
-    status, content = server.ask("POST", f"/batch/infer/{NAME}", batch, run_sync="true")
-    assert status == 200
-    assert "no such image in the studies" in json.loads(content)[str(real_scan)]["error"]
+    for name, wanted in ((str(real_scan), 400), ("nobody", 200)):
+        batch = {"images": [name], "device": "cpu"}
+        status, content = server.ask("POST", f"/batch/infer/{NAME}", batch, run_sync="true")
+        assert status == wanted
+    assert "no such image in the studies" in json.loads(content)["nobody"]["error"]
 
 
 def test_answers_others_while_the_network_runs(server: Server, real_scan: Path, tmp_path: Path) -> None:
@@ -231,23 +226,24 @@ def test_wrong_usage_is_reported_in_one_line(server: Server, tmp_path: Path) -> 
         assert len(done.stderr.strip().splitlines()) == 1
 
 
-FOREIGN = {"main.py": "from tomoseg import x", "ignite.py": "", "lib/__init__.py": "", "numpy.so": "", "x/y.PYC": ""}
+FOREIGN = {"main.py": "from tomoseg import x", ".env": "", "ignite.py": "", "lib/__init__.py": "", "numpy.so": "", "x/y.PYC": ""}
 
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_code_in_the_app_that_tomoseg_did_not_write_never_runs(name: str, tmp_path: Path) -> None:
-    """MONAI Label runs main.py, which finds modules beside it first; by default the app lies in the studies' folder."""
+    """MONAI Label runs main.py, which finds modules beside it first."""
     require_monailabel()
-    app = tmp_path / "studies" / "label_app"
+    app = tmp_path / "app"
     LabelApp(app).write([NAME])
     path = app / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\n{FOREIGN[name]}")
     (app / "__pycache__").mkdir()
-    done = run_inside("label-server", "--studies", app.parent, "--port", free_port())
+    (tmp_path / "studies").mkdir()
+    done = run_inside("label-server", "--studies", tmp_path / "studies", "--app", app, "--port", free_port())
     assert done.returncode == 2
     assert f"{path}: MONAI Label would run it, and tomoseg did not write it" in done.stderr
-    assert [one.name for one in tmp_path.iterdir()] == ["studies"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["app", "studies"]
     assert not (app / "__pycache__").exists()
 
 
@@ -275,8 +271,13 @@ def test_a_bundle_that_changes_while_it_is_served_runs_no_more(
     assert not (tmp_path / "marker").exists()
 
 
-def test_warns_where_others_can_reach_it(real_scan: Path, tmp_path: Path) -> None:
+def test_other_computers_need_a_token(real_scan: Path, tmp_path: Path) -> None:
     require_monailabel()
     (tmp_path / "studies").mkdir()
-    with running_server(tmp_path, str(tmp_path / "studies"), "--host", "0.0.0.0", port=free_port()) as running:
-        assert "tomoseg: warning: anyone who reaches 0.0.0.0 can read the studies" in running.log.read_text()
+    shutil.copy(real_scan, tmp_path / "studies" / "one.nii.gz")
+    token = "a token for this test"
+    with running_server(tmp_path, str(tmp_path / "studies"), "--host", "0.0.0.0", token=token) as running:
+        log = running.log.read_text()
+        assert "tomoseg: warning: whoever is between 0.0.0.0 and a client can read scans and the token" in log
+        assert f"/?token={token}" in log
+        assert replace(running, token="").ask("GET", "/info/")[0] == 401

@@ -45,6 +45,7 @@ class Server:
         studies: the folder, or the archive's URL.
         process: the server.
         log: its output.
+        token: what lets a request in.
     """
 
     url: str
@@ -52,6 +53,7 @@ class Server:
     studies: str
     process: subprocess.Popen[bytes]
     log: Path
+    token: str = ""
 
     @property
     def client(self) -> Any:
@@ -72,6 +74,8 @@ class Server:
         return self._open(Request(f"{self.url}{path}?{urlencode(query)}", data, method="POST"))
 
     def _open(self, request: Request) -> tuple[int, bytes]:
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
         try:
             with urlopen(request, timeout=300) as answer:
                 return answer.status, answer.read()
@@ -98,7 +102,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(folder: Path, studies: str, *arguments: str, port: int = 0, **environment: str) -> Iterator[Server]:
+def running_server(
+    folder: Path, studies: str, *arguments: str, port: int = 0, token: str = "", **environment: str
+) -> Iterator[Server]:
     """Run `tomoseg label-server` and wait until it answers; stop it afterwards.
 
     Args:
@@ -106,16 +112,18 @@ def running_server(folder: Path, studies: str, *arguments: str, port: int = 0, *
         studies: a folder, or the URL of an archive.
         arguments: of the command.
         port: 0 for one that is free.
+        token: what lets a request in; empty where all are.
         environment: variables to set.
     """
     command = [sys.executable, "-m", "tomoseg", "label-server", "--trust", *arguments]
-    with running_command(command, folder, studies, port, environment) as server:
+    command += ["--token", token] if token else []
+    with running_command(command, folder, studies, port, environment, token) as server:
         yield server
 
 
 @contextmanager
 def running_command(
-    command: list[str], folder: Path, studies: str, port: int, environment: dict[str, str]
+    command: list[str], folder: Path, studies: str, port: int, environment: dict[str, str], token: str = ""
 ) -> Iterator[Server]:
     """Run a command that starts MONAI Label with the app in `folder / "app"`; otherwise as `running_server`."""
     port = port or free_port()
@@ -123,11 +131,10 @@ def running_command(
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--studies", studies, "--app", str(app), "--port", str(port)],
-            env=os.environ | ENVIRONMENT | NO_INTERNET | {"MONAI_LABEL_SESSION_PATH": str(folder / "sessions")}
-            | environment,
+            env=os.environ | ENVIRONMENT | NO_INTERNET | environment,
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd=folder,
         )  # fmt: skip
-    server = Server(f"http://127.0.0.1:{port}", app, studies, process, log)
+    server = Server(f"http://127.0.0.1:{port}", app, studies, process, log, token)
     try:
         _wait(server)
         yield server

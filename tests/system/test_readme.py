@@ -31,8 +31,9 @@ ELSEWHERE = {"scripts/demo", "scripts/test", "scripts/bench", "scripts/offline_k
     # by test_label_*.py, with MONAI Label in an environment of its own
     'pip install ".[label]"',
     "tomoseg label-server --studies scans -b hippocampus",
-    "tomoseg label-app scans/label_app --versions",
-    "tomoseg label-app scans/label_app --rollback",
+    "tomoseg label-server --studies scans -b hippocampus --app my_app",
+    "tomoseg label-app my_app --versions",
+    "tomoseg label-app my_app --rollback",
 }
 
 

@@ -10,6 +10,7 @@ from tomoseg.cli.arguments import TrustOption
 from tomoseg.cli.trust import find_trusted
 from tomoseg.core.errors import UsageError
 from tomoseg.core.notes import print_line, print_warning
+from tomoseg.label_app.options import ServerOptions
 
 BundlesOption = Annotated[list[str] | None, typer.Option("-b", "--bundle", metavar="BUNDLE")]
 
@@ -56,31 +57,24 @@ def label_app(
 
 def label_server(
     studies: Annotated[str, typer.Option(metavar="FOLDER|URL")],
+    options: ServerOptions,
     bundle: BundlesOption = None,
     app: Annotated[Path | None, typer.Option()] = None,
-    host: Annotated[str, typer.Option()] = "127.0.0.1",
-    port: Annotated[int, typer.Option()] = 8000,
-    threads: Annotated[int | None, typer.Option(metavar="N")] = None,
-    follow_links: Annotated[bool, typer.Option("--follow-links")] = False,
     trust: TrustOption = False,
 ) -> None:
     """Start MONAI Label's server with bundles as its models, for 3D Slicer and OHIF.
 
     Args:
         studies: a folder of scans, or the URL of a DICOMweb archive.
+        options: where it listens, and who may ask.
         bundle: a bundle to serve, by name, beginning of a name or folder; may be given several times. All if left out.
-        app: the app's folder, made if missing; label_app in the studies' if left out.
-        host: address to listen at; other computers reach only what you name.
-        port: TCP port.
-        threads: threads; by default OMP_NUM_THREADS, else the cores that it may use.
-        follow_links: serve files that are links, too, wherever they lead.
+        app: the app's folder, outside of the studies; by default one in your data folder for each place of studies.
     """
     from tomoseg.label_app.server import serve_label_app
 
     serve_label_app(
-        studies, app, bundle or (), host, port, threads=threads, follow_links=follow_links,
-        gate=lambda one: find_trusted(one, trust), on_warning=print_warning,
-    )  # fmt: skip
+        studies, app, bundle or (), options, gate=lambda one: find_trusted(one, trust), on_warning=print_warning
+    )
 
 
 def _describe(number: int) -> str:

@@ -27,6 +27,7 @@ from tomoseg.label_app.infers.interaction import SUFFIX, ClickTask
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import flag
 from tomoseg.label_app.trainers.train_task import BundleTraining
+from tomoseg.label_app.uploads import named
 from tomoseg.training.workflow import read_train_config
 
 ALL = "all"
@@ -124,7 +125,8 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         if not source:
             raise VolumeError(f"image {image!r}: no such image in the studies, and no such session")
         tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
-        path, reported = task({**request, "image": str(source)})
+        with named(source, f"image {image}"):
+            path, reported = task({**request, "image": str(source)})
         label = path
         if path and not uploaded and flag(request, "save_label"):
             label = studies.save_label(image, path, tag, {"model": request["model"], "params": reported})

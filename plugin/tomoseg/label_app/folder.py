@@ -9,7 +9,7 @@ from pathlib import Path
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle, registered_names
 from tomoseg.bundle.trust import CODE_SUFFIXES, code_files
-from tomoseg.core.errors import BundleError, UsageError, errors_as
+from tomoseg.core.errors import BundleError, OutputError, UsageError, errors_as
 from tomoseg.core.files import atomic_file, read_text
 from tomoseg.core.json_files import read_json, write_json
 from tomoseg.label_app.versions import WeightsVersions
@@ -63,6 +63,8 @@ class LabelApp:
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"{self.root}: expected a folder, got a file")
         found = load_bundles(bundles or registered_names())
+        with errors_as(OutputError, f"{self.root}: cannot be written", OSError):
+            self.root.mkdir(0o700, parents=True, exist_ok=True)
         # a folder is found again from wherever the server is started
         names = [one.name if one.name in registered_names() else str(one.place.resolve()) for one in found]
         write_json(self.root / SETTINGS, {"bundles": names})
@@ -80,6 +82,7 @@ class LabelApp:
         shutil.rmtree(self.root / "__pycache__", ignore_errors=True)  # Python would believe it
         with errors_as(UsageError, f"{self.root}: cannot be read", OSError):
             found = [path for path in code_files(self.root) if path.suffix.lower() in CODE_SUFFIXES]
+            found += self.root.glob(".env")  # MONAI Label would read its settings there
             strange = [path for path in found if path != main or read_text(path, errors="replace") != MAIN]
         if strange:
             raise UsageError(

@@ -1,32 +1,37 @@
 """Starts MONAI Label's own server with our app, on this computer only and without asking the internet for anything."""
 
+import contextlib
+import hashlib
 import os
+import secrets
+import shutil
 import socket
+import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from ipaddress import ip_address
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.trust import require_trusted
-from tomoseg.core.errors import UsageError, errors_as, import_package
+from tomoseg.core.errors import UsageError, errors_as, import_package, one_line
 from tomoseg.core.notes import print_line
 from tomoseg.core.threads import choose_threads
 from tomoseg.label_app.folder import FOLLOW_LINKS, LabelApp
+from tomoseg.label_app.options import ServerOptions
+
+SCHEMES = ("http://", "https://")
+WILDCARDS = ("0.0.0.0", "::")  # all addresses of this computer
+BETWEEN_TRIES_S = 2.0
 
 
 def serve_label_app(
     studies: str,
     app: Path | None = None,
     bundles: Sequence[str] = (),
-    host: str = "127.0.0.1",
-    port: int = 8000,
+    options: ServerOptions | None = None,
     *,
-    threads: int | None = None,
-    follow_links: bool = False,
     gate: Callable[[Bundle], object] = require_trusted,
     on_warning: Callable[[str], None] | None = None,
 ) -> None:
@@ -34,80 +39,160 @@ def serve_label_app(
 
     Args:
         studies: a folder of scans, or the http(s) URL of a DICOMweb archive.
-        app: the app's folder, made if it is not there; None for `label_app` in the studies' folder (for an archive, in
-            the user's data folder).
+        app: the app's folder outside of the studies, made if it is not there; None for one of its own in the user's
+            data folder for each place of studies.
         bundles: bundles to serve; if empty, the app's own, or all that are registered.
-        host: address to listen at.
-        port: TCP port.
-        threads: as in `RunOptions`, of the server and of each process that it starts.
-        follow_links: serve files that are links, too, wherever they lead.
+        options: where it listens, and who may ask.
         gate: called with each bundle before any of its code runs; raises for one that may not.
-        on_warning: called if other computers can reach the server without logging in.
+        on_warning: called if what is sent can be read on the way.
 
     Returns:
         Nothing; the server runs until it is stopped.
 
     Raises:
         MissingPackageError: MONAI Label is not installed.
-        UsageError: the studies are not there, the app has code that is not tomoseg's, the port is taken, or `threads`
-            is below 1.
+        UsageError: the studies are not there or empty, the archive does not answer, the app has code that is not
+            tomoseg's, the port is taken, or other computers would get in without a token.
         BundleError: a bundle is unknown, unusable, or not trusted.
 
     Example:
         >>> import tomoseg
         >>> tomoseg.serve_label_app("scans", bundles=["hippocampus"])  # doctest: +SKIP
     """
-    if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(choose_threads(threads))
+    options = options or ServerOptions()
+    if options.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(choose_threads(options.threads))
     import_package("monailabel", "monailabel", "label")
-    remote = studies.startswith(("http://", "https://"))
+    remote = studies.startswith(SCHEMES)
     if not remote and not Path(studies).is_dir():
         raise UsageError(f"{studies}: no such folder; expected one with scans, or the URL of a DICOMweb archive")
+    studies = studies if remote else str(Path(studies).resolve())
     folder = LabelApp((app or default_app(studies)).resolve())
+    if not remote and folder.root.is_relative_to(studies):
+        raise UsageError(f"--app: {folder.root} lies in the studies, where others may write. Choose another folder")
     # an app that is there keeps its bundles, unless others are named
     served = folder.write(bundles) if bundles or not (folder.root / "main.py").is_file() else folder.bundles
     folder.require_own_code()
     for one in served:
         gate(one)
-    _check_port(host, port)
+    _check_port(options.host, options.port)
+    token = _choose_token(options)
+    options = replace(options, tls_cert=_absolute(options.tls_cert), tls_key=_absolute(options.tls_key))
+    # the working directory is on the path of processes that start, and MONAI Label reads its settings there
+    with contextlib.chdir(folder.root):
+        _serve(studies, folder, options, token, [one.name for one in served], on_warning)
+
+
+def _serve(
+    studies: str,
+    folder: LabelApp,
+    options: ServerOptions,
+    token: str,
+    names: Sequence[str],
+    on_warning: Callable[[str], None] | None,
+) -> None:
     os.environ.setdefault("MONAI_LABEL_TRACKING_ENABLED", "false")
-    if on_warning is not None and (warning := exposure(host)):
-        on_warning(warning)
-    names = ", ".join(one.name for one in served)
-    print_line(f"MONAI Label at http://{host}:{port} with {names}; stop with Ctrl-C")
+    os.environ["MONAI_LABEL_AUTH_ENABLE"] = "false"  # ours stands before it
+    os.environ["MONAI_LABEL_SESSION_PATH"] = str(sessions := folder.root / "sessions")
+    received = folder.root / "received"
+    for private in (sessions, received):  # what a server that was killed left behind
+        shutil.rmtree(private, ignore_errors=True)
+        private.mkdir(0o700)
 
     import logging
 
     from monailabel.main import Main  # reads the settings from the environment
 
+    from tomoseg.label_app.guard import is_loopback, own_names
+    from tomoseg.label_app.login import Login
+    from tomoseg.label_app.web import make_app
+
+    _require_studies(studies, options.wait)
+    secure = options.tls_cert is not None
+    if on_warning is not None and not secure and not is_loopback(options.host):
+        on_warning(
+            f"whoever is between {options.host} and a client can read scans and the token. Give --tls-cert and "
+            "--tls-key, or leave --host out and use an SSH tunnel"
+        )
+    name = socket.gethostname() if options.host in WILDCARDS else options.host
+    address = f"{'https' if secure else 'http'}://{f'[{name}]' if ':' in name else name}:{options.port}"
+    print_line(f"MONAI Label at {address} with {', '.join(names)}; stop with Ctrl-C")
+    if token:
+        print_line(f"log in at {address}/?token={token}, or in 3D Slicer with your name and the password {token}")
+
     # what MONAI Label logs at a lower level names patients
     main = Main(loglevel=logging.WARNING, actions="start_server")
-    arguments = ["start_server", "--app", str(folder.root), "--studies", studies, "--host", host, "--port", str(port)]
-    arguments += ["--verbose", "WARNING", "--log_level", "warning", "--uvicorn_app", "tomoseg.label_app.web:app"]
-    arguments += ["--conf", FOLLOW_LINKS, "true"] if follow_links else []
-    main.action_start_server(main.args_parser().parse_args(arguments))
+    arguments = ["start_server", "--app", str(folder.root), "--studies", studies, "--host", options.host]
+    arguments += ["--port", str(options.port), "--verbose", "WARNING", "--log_level", "warning"]
+    arguments += ["--conf", FOLLOW_LINKS, "true"] if options.follow_links else []
+    arguments += ["--ssl_certfile", options.tls_cert, "--ssl_keyfile", str(options.tls_key)] if options.tls_cert else []
+    parsed = main.args_parser().parse_args(arguments)
+    hosts = own_names(options.host, options.allow_host)
+    logging.getLogger("tomoseg.requests").setLevel(logging.INFO)
+    parsed.uvicorn_app = make_app(Login(token, options.port), hosts, options.max_upload_bytes, received)
+    main.action_start_server(parsed)
+
+
+def _absolute(path: str | None) -> str | None:
+    return path and str(Path(path).resolve())
 
 
 def default_app(studies: str) -> Path:
-    """Return the default folder of the app: beside the studies, to which trained weights belong."""
-    if not studies.startswith(("http://", "https://")):
-        return Path(studies) / "label_app"
-    parts = urlsplit(studies)
-    place = "_".join(part for part in (parts.hostname or "", str(parts.port or ""), parts.path.strip("/")) if part)
-    return user_data_path("tomoseg") / "label_app" / place.replace("/", "_")
+    """Return the default folder of the app: one in the user's data folder for each place of studies.
+
+    Args:
+        studies: a folder, absolute, or the URL of an archive; only its hash shows in the folder's name.
+    """
+    return user_data_path("tomoseg") / "label_app" / hashlib.sha256(os.fsencode(studies)).hexdigest()[:16]
 
 
-def exposure(host: str) -> str:
-    """Return a warning if other computers can reach the server without a log-in, else an empty text."""
-    guarded = os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").strip().lower() in ("1", "true", "yes", "on")
-    with suppress(ValueError):  # a name
-        guarded = guarded or host == "localhost" or ip_address(host).is_loopback
-    if guarded:
-        return ""
-    return (
-        f"anyone who reaches {host} can read the studies, change labels and train, without a log-in. Leave "
-        "--host out and use an SSH tunnel, or set MONAI_LABEL_AUTH_ENABLE and MONAI_LABEL_AUTH_REALM_URI (Keycloak)"
-    )
+def _choose_token(options: ServerOptions) -> str:
+    """Return the token of a server; empty for none.
+
+    Raises:
+        UsageError: other computers would get in without one, unasked.
+    """
+    from tomoseg.label_app.guard import is_loopback
+
+    foreign = not is_loopback(options.host)
+    if options.token == "" and foreign and not options.insecure:
+        raise UsageError(f"--host: {options.host} lets other computers in without a token. Give one, or --insecure")
+    if options.token == "auto" or (options.token is None and foreign and not options.insecure):
+        return secrets.token_urlsafe(24)
+    return options.token or ""
+
+
+def _require_studies(studies: str, wait: bool) -> None:
+    """Make sure that there is an archive that answers, or a scan in the folder.
+
+    Args:
+        studies: a folder, or the URL of an archive.
+        wait: try until there is one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    while True:
+        if not (missing := _missing_studies(studies)):
+            return
+        if not wait:
+            raise UsageError(f"{studies}: {missing}, or --wait")
+        time.sleep(BETWEEN_TRIES_S)
+
+
+def _missing_studies(studies: str) -> str:
+    if not studies.startswith(SCHEMES):
+        from tomoseg.label_app.datastore.local_studies import EXTENSIONS
+
+        found = any(next(Path(studies).glob(pattern), None) for pattern in EXTENSIONS)
+        return "" if found else "has no scan that can be served. Put NIfTI, NRRD or MetaImage files there"
+    from tomoseg.label_app.datastore.dicom_studies import connect
+
+    try:
+        connect(studies.rstrip("/")).search_for_series(limit=1)
+    except Exception as error:  # requests, JSON and the archive each have their own
+        return f"no DICOMweb archive answers there ({one_line(error)}). Check the address, often .../dicom-web"
+    return ""
 
 
 def _check_port(host: str, port: int) -> None:

@@ -1,56 +1,203 @@
-"""MONAI Label's web application with our answers to /infer/ and errors with reasons."""
+"""The server's web application: the routes of MONAI Label that its clients use, and ours in place of some."""
+
+from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, File, Form, HTTPException, Request, UploadFile
+from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.background import BackgroundTasks
-from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
-from monailabel.app import app
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from monailabel.config import settings
-from monailabel.endpoints import infer as stock
-from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.endpoints import activelearning, batch_infer, datastore, infer, info, ohif, scoring, session, train
+from monailabel.endpoints.user.auth import User, get_current_user
+from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import MONAILabelException
+from monailabel.interfaces.utils.app import app_instance
 
 from tomoseg.core.errors import BundleError, MemoryLimitError, TomosegError, UsageError, VolumeError, one_line
+from tomoseg.data.formats import strip_suffix
+from tomoseg.label_app.guard import Guard, require_plain
+from tomoseg.label_app.home import home_page
+from tomoseg.label_app.login import Login, login_routes
+from tomoseg.label_app.proxy import ask_archive
+from tomoseg.label_app.request_log import RequestLog
+from tomoseg.label_app.uploads import LABEL_SUFFIXES, SCAN_SUFFIXES, received
 
+# what 3D Slicer's and OHIF's clients ask MONAI Label for; all else is gone
+STOCK_ROUTES = {
+    activelearning: {("POST", "/activelearning/{strategy}")},
+    batch_infer: {("GET", "/batch/infer"), ("POST", "/batch/infer/{model}"), ("DELETE", "/batch/infer")},
+    datastore: {
+        ("GET", "/datastore/"), ("HEAD", "/datastore/image"), ("GET", "/datastore/image"),
+        ("GET", "/datastore/image/info"), ("HEAD", "/datastore/label"), ("GET", "/datastore/label"),
+        ("GET", "/datastore/label/info"),
+    },
+    info: {("GET", "/info/")},
+    scoring: {("GET", "/scoring/"), ("POST", "/scoring/"), ("POST", "/scoring/{method}"), ("DELETE", "/scoring/")},
+    session: {("GET", "/session/{session_id}"), ("DELETE", "/session/{session_id}")},
+    train: {("GET", "/train/"), ("POST", "/train/"), ("POST", "/train/{model}"), ("DELETE", "/train/")},
+}  # fmt: skip
 FIXED = ("image", "model", "session")
 HTTP_STATUSES = {UsageError: 400, VolumeError: 422, MemoryLimitError: 507, BundleError: 500}
+REMOTE_FONTS = b"https://fonts."
 
 
-# a plain function, which FastAPI runs in a thread: MONAI Label's own is a coroutine that runs the network and blocks
-# all other requests, such as those for the progress of a training
-def run_inference(
-    background_tasks: BackgroundTasks,
-    model: str,
-    image: str = "",
-    session_id: str = "",
-    params: str = Form("{}"),
-    file: UploadFile = File(None),  # noqa: B008 - how FastAPI has it
-    label: UploadFile = File(None),  # noqa: B008
-    output: stock.ResultType | None = None,
-    user: User = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)),  # noqa: B008
-) -> Any:
-    """Run a model on an image of the studies, an uploaded file or a session, as MONAI Label's clients ask for it."""
-    if not image and not session_id and not file:
-        raise HTTPException(400, "expected image=ID, session_id=ID or an uploaded file, got none of them")
-    if Path(image).is_absolute():  # MONAI Label would open any file of this computer
-        raise HTTPException(404, f"image {image!r}: no such image in the studies")
+def make_app(login: Login, hosts: set[str], max_upload_bytes: int, private: Path) -> Guard:
+    """Return the web application of a server.
+
+    Args:
+        login: who may ask.
+        hosts: names of the server.
+        max_upload_bytes: of one request.
+        private: folder that no other user reads, for what clients send.
+    """
+    app = FastAPI(title="tomoseg", openapi_url=None, docs_url=None, redoc_url=None, lifespan=_lifespan)
+    for module, allowed in STOCK_ROUTES.items():
+        app.router.routes += [
+            route for route in module.router.routes if {(method, route.path) for method in route.methods} <= allowed
+        ]
+    app.include_router(login_routes(login))
+    log = RequestLog()
+    _add_pages(app, log)
+    _add_uploads(app, private)
+    app.dependency_overrides[get_current_user] = _annotator
+    app.add_exception_handler(TomosegError, _answer_error)
+    app.add_exception_handler(MONAILabelException, _answer_stock_error)
+    return Guard(app, hosts, login, max_upload_bytes, log)
+
+
+@asynccontextmanager
+async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+    instance = app_instance()
+    instance.server_mode(True)
+    instance.on_init_complete()
+    yield
+
+
+def _annotator(request: Request) -> User:
+    return User(username=request.state.annotator)
+
+
+def _add_pages(app: FastAPI, log: RequestLog) -> None:
+    """Add the first page, OHIF, and OHIF's way to the archive."""
+    viewer = Path(ohif.__file__).parent / "static" / "ohif"
+
+    @app.get("/")
+    def home(request: Request) -> HTMLResponse:
+        # the page has a policy of its own, for its one style and script
+        return HTMLResponse(home_page(app_instance(), str(request.base_url), log.refused), headers={
+            "content-security-policy": "frame-ancestors 'none'"})  # fmt: skip
+
+    @app.get("/ohif/{path:path}")
+    def show(path: str) -> Any:
+        file = viewer / path
+        if path and file.is_file():
+            return FileResponse(file)
+        page = (viewer / "index.html").read_bytes()  # any other address is one of its own pages
+        parts = page.split(b"<link ")
+        return HTMLResponse(b"<link ".join(part for part in parts if REMOTE_FONTS not in part.partition(b">")[0]))
+
+    @app.api_route("/proxy/dicom/{service}/{path:path}", methods=["GET", "POST"])
+    async def proxy(request: Request, service: str, path: str) -> Any:
+        if service not in ("qido", "wado", "stow") or not settings.MONAI_LABEL_STUDIES.startswith("http"):
+            raise HTTPException(404, "there is no such archive")
+        asked = (request.method, service, path, request.url.query, dict(request.headers), await request.body())
+        return await run_in_threadpool(ask_archive, *asked)
+
+
+# plain functions, which FastAPI runs in threads: MONAI Label's own are coroutines, and block all other requests, such
+# as those for the progress of a training, while a network runs
+def _add_uploads(app: FastAPI, private: Path) -> None:
+    """Add what takes files from clients: a model's run, new images, annotations and sessions."""
+
+    @app.post("/infer/{model}")
+    def run_inference(
+        background_tasks: BackgroundTasks,
+        model: str,
+        image: str = "",
+        session_id: str = "",
+        params: str = Form("{}"),
+        file: UploadFile | None = File(None),  # noqa: B008 - how FastAPI has it
+        output: infer.ResultType | None = None,
+    ) -> Any:
+        if not image and not session_id and not file:
+            raise HTTPException(400, "expected image=ID, session_id=ID or an uploaded file, got none of them")
+        asked = _parameters(params)
+        for name in FIXED:  # they would stand for the image and the model of the request
+            asked.pop(name, None)
+        if output == infer.ResultType.dicom_seg:  # ours needs no labels from the client and no program of dcmqi's
+            asked["result_extension"], output = ".dcm", infer.ResultType.image
+        instance = app_instance()
+        request = {**asked, "model": model, "image": image}
+        if session_id and (found := instance.sessions().get_session(session_id)):
+            request["image"] = found.image
+        if file is None:
+            result = instance.infer(request)
+        else:
+            with received([file], SCAN_SUFFIXES, private) as path:
+                result = instance.infer(request | {"image": str(path)})
+        return infer.send_response(instance.datastore(), result, output, background_tasks)
+
+    @app.put("/datastore/image")
+    @app.put("/datastore/")
+    def add_image(
+        request: Request,
+        image: str = "",
+        params: str = Form("{}"),
+        file: UploadFile = File(...),  # noqa: B008
+    ) -> dict[str, str]:
+        studies = app_instance().datastore()
+        name = image or strip_suffix(Path(file.filename or "").name)
+        require_plain({"image": name})
+        if not name or name in studies.list_images():
+            raise HTTPException(409, f"image {name!r}: exists. Choose another name")
+        with received([file], SCAN_SUFFIXES, private) as path:
+            known = {**_parameters(params), "user": request.state.annotator}
+            return {"image": studies.add_image(name, str(path), known)}
+
+    @app.put("/datastore/label")
+    def save_label(
+        request: Request,
+        image: str,
+        tag: str = "",
+        params: str = Form("{}"),
+        label: UploadFile = File(...),  # noqa: B008
+    ) -> dict[str, Any]:
+        instance = app_instance()
+        with received([label], LABEL_SUFFIXES, private) as path:
+            known = {**_parameters(params), "user": request.state.annotator}
+            saved = instance.datastore().save_label(image, str(path), tag or DefaultLabelTag.FINAL.value, known)
+        return {**(instance.on_save_label(image, saved) or {}), "image": image, "label": saved}
+
+    @app.put("/session/")
+    def add_session(
+        expiry: int = 0,
+        files: list[UploadFile] = File(...),  # noqa: B008
+    ) -> dict[str, Any]:
+        with received(files, SCAN_SUFFIXES, private) as path:
+            number, known = app_instance().sessions().add_session(str(path), expiry)
+        return {"session_id": number, "session_info": known.to_json()}
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    """Return what a client sends beside a file.
+
+    Raises:
+        HTTPException: it is no JSON object, or names in it are not plain.
+    """
     try:
-        asked = json.loads(params or "{}")
-        if not isinstance(asked, dict):
-            raise ValueError(type(asked).__name__)
-    except ValueError as error:
+        content = json.loads(text or "{}")
+        if not isinstance(content, dict):
+            raise ValueError(type(content).__name__)
+    except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"params: expected a JSON object: {one_line(error)}") from error
-    for name in FIXED:  # MONAI Label would let them stand for the image and the model of the request
-        asked.pop(name, None)
-    if output == stock.ResultType.dicom_seg:  # by ours, which needs no labels from the client and no program of dcmqi's
-        asked["result_extension"] = ".dcm"
-        output = stock.ResultType.image
-    return stock.run_inference(background_tasks, model, image, session_id, json.dumps(asked), file, label, output)
+    require_plain({key: value for key, value in content.items() if key not in FIXED})
+    return content
 
 
 def _answer_error(request: Request, error: Exception) -> JSONResponse:
@@ -60,13 +207,3 @@ def _answer_error(request: Request, error: Exception) -> JSONResponse:
 
 def _answer_stock_error(request: Request, error: Any) -> JSONResponse:
     return JSONResponse({"detail": error.msg}, 404)
-
-
-# before MONAI Label's own route, for the first that fits is taken
-app.router.routes.insert(
-    0, APIRoute(f"{settings.MONAI_LABEL_API_STR}/infer/{{model}}", run_inference, methods=["POST"])
-)
-# MONAI Label lets any web page that the user visits read the studies from here; its OHIF comes from this very server
-app.user_middleware[:] = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
-app.add_exception_handler(TomosegError, _answer_error)
-app.add_exception_handler(MONAILabelException, _answer_stock_error)
