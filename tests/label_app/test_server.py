@@ -226,7 +226,14 @@ def test_wrong_usage_is_reported_in_one_line(server: Server, tmp_path: Path) -> 
         assert len(done.stderr.strip().splitlines()) == 1
 
 
-FOREIGN = {"main.py": "from tomoseg import x", ".env": "", "ignite.py": "", "lib/__init__.py": "", "numpy.so": "", "x/y.PYC": ""}
+FOREIGN = {
+    "main.py": "from tomoseg import x",
+    ".env": "",
+    "ignite.py": "",
+    "lib/__init__.py": "",
+    "numpy.so": "",
+    "x/y.PYC": "",
+}
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -1,5 +1,6 @@
 """MONAI Label's datastore over a DICOMweb archive; images are read and labels are written by tomoseg."""
 
+import logging
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,16 +15,20 @@ from monailabel.datastore.utils.dicom import dicom_web_download_series, dicom_we
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
 
-from tomoseg.core.errors import OutputError, VolumeError, errors_as
+from tomoseg.core.errors import OutputError, TomosegError, VolumeError, errors_as, one_line
 from tomoseg.core.files import staging_folder
 from tomoseg.core.version import __version__
+from tomoseg.data.dicom.seg_reader import read_segmentation
+from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import Label, unnamed
-from tomoseg.data.nifti import write_map
+from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.data.read import read_volume
 from tomoseg.data.segments import LabelMap
 from tomoseg.data.volume import Volume
 from tomoseg.label_app.datastore.annotation import Annotation, annotation_file
+from tomoseg.label_app.datastore.archived_labels import ArchivedLabels, describe_labels, newest
 
+LOGGER = logging.getLogger(__name__)
 LISTING_FRESH_S = 5.0  # lifetime of the list of the archive's series
 
 
@@ -43,7 +48,7 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
         self._filters = _filters(modalities)
         self._labels = {label.name: label for label in labels}
         self._listed: tuple[float, list[str]] = (0.0, [])
-        self._references: dict[str, str] = {}  # segmentation to the series that it is of; neither ever changes
+        self._segmentations: dict[str, ArchivedLabels] = {}
         super().__init__(
             client=client,
             search_filter=self._filters[0],
@@ -64,16 +69,61 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
         return self._listed[1]
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Return the series that a DICOM Segmentation in the archive refers to."""
+        """Return the series that a DICOM Segmentation in the archive refers to which has labels of the bundles."""
+        labelled = self._labelled()
+        return [uid for uid in self.list_images() if uid in labelled]
+
+    def _labelled(self) -> dict[str, ArchivedLabels]:
+        """Return the newest labels of each image; a segmentation in an archive never changes, so each is read once."""
         for one in self._client.search_for_series(search_filters={"Modality": "SEG"}):
             series = Dataset.from_json(one)
             uid = str(series.SeriesInstanceUID)
-            if uid not in self._references:
+            if uid not in self._segmentations:
                 metadata = self._client.retrieve_series_metadata(str(series.StudyInstanceUID), uid)
-                referenced = Dataset.from_json(metadata[0]).get("ReferencedSeriesSequence")
-                self._references[uid] = str(referenced[0].SeriesInstanceUID) if referenced else ""
-        labelled = set(self._references.values())
-        return [uid for uid in self.list_images() if uid in labelled]
+                known = list(self._labels.values())
+                self._segmentations[uid] = describe_labels(Dataset.from_json(metadata[0]), known)
+        return newest(self._segmentations.values())
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Return the image and the newest label of each labelled series, fetched where they are not here yet."""
+        pairs = []
+        for uid, found in self._labelled().items():
+            try:
+                if uid in self.list_images() and (label := self._fetch_label(uid, found)):
+                    pairs.append({"image": self.get_image_uri(uid), "label": label})
+            except TomosegError as error:
+                LOGGER.warning("series %s: its labels are left out: %s", uid, one_line(error))
+        return pairs
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """Return the path of a label as NIfTI on the grid of its image; empty if there is none."""
+        found = self._labelled().get(label_id) if label_tag == DefaultLabelTag.FINAL else None
+        return (
+            self._fetch_label(label_id, found)
+            if found
+            else str(LocalDatastore.get_label_uri(self, label_id, label_tag))
+        )
+
+    def _fetch_label(self, image_id: str, found: ArchivedLabels) -> str:
+        """Return the path of an image's labels, with the values and names of the bundles' labels."""
+        path = str(LocalDatastore.get_label_uri(self, image_id, DefaultLabelTag.FINAL))
+        known = self.get_label_info(image_id, DefaultLabelTag.FINAL)
+        source = self.source(image_id)
+        if source is None or (known.get("SeriesInstanceUID") == found.series_uid and Path(path).is_file()):
+            return path if source else ""
+        image = read_volume(source)
+        with tempfile.TemporaryDirectory() as folder:
+            fetched, label = Path(folder) / "segmentation", Path(folder) / f"{image_id}.nii.gz"
+            # requests, pydicom and the archive each have their own errors
+            with errors_as(VolumeError, f"series {found.series_uid}: cannot be fetched from the archive", Exception):
+                dicom_web_download_series(found.study_uid, found.series_uid, str(fetched), self._client, False)
+            values = read_segmentation(next(fetched.iterdir()), image.grid, found.names)
+            values = LabelMapping({value: value for value in found.names}, keep_others=False).apply(values)
+            write_label_map(label, values, image.grid, image.header)
+            named = [{"name": list(self._labels)[value - 1], "idx": value} for value in found.names]
+            about = {"label_info": named, "SeriesInstanceUID": found.series_uid}
+            LocalDatastore.save_label(self, image_id, str(label), DefaultLabelTag.FINAL, about)
+        return str(LocalDatastore.get_label_uri(self, image_id, DefaultLabelTag.FINAL))
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Return the series that no DICOM Segmentation in the archive refers to."""
