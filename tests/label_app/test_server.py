@@ -135,7 +135,7 @@ def test_the_panel_changes_the_result(server: Server, real_scan: Path) -> None:
         ("liver", "one", {}, 400, "model 'liver': expected one of hippocampus_mr_segmentation"),
         (NAME, "nobody", {}, 422, "image 'nobody': no such image in the studies"),
         (NAME, "", {}, 400, "expected image=ID, session_id=ID or an uploaded file, got none"),
-        (NAME, "../studies/one", {}, 422, "no such image in the studies"),
+        (NAME, "../studies/one", {}, 400, "image: expected a name without separators"),
         (NAME, "broken", {}, 422, "truncated or damaged"),
         (NAME, "one", {"overlap": 1.5}, 400, "overlap: expected a share from 0 to below 1, got 1.5"),
         (NAME, "one", {"overlap": "much"}, 400, "overlap: expected a number, got 'much'"),
@@ -160,7 +160,7 @@ def test_opens_no_other_file_of_the_computer(server: Server, real_scan: Path) ->
     import requests
 
     status, _ = server.ask("POST", f"/infer/{NAME}", image=str(real_scan))
-    assert status == 404
+    assert status == 400
     params = {"image": str(real_scan), "model": NAME, "session": {"image": str(real_scan)}}
     answer = requests.post(
         f"{server.url}/infer/{NAME}", params={"image": "x"}, data={"params": json.dumps(params)}, timeout=60

@@ -120,10 +120,7 @@ class Guard:
         except HTTPException as error:
             await _refuse(error)(scope, receive, guarded)
             return
-        try:
-            await self.app(scope, receive, guarded)
-        except _TooLargeError as error:
-            await _refuse(HTTPException(413, str(error)))(scope, receive, guarded)
+        await self.app(scope, receive, guarded)
 
     def _check(self, request: Request) -> None:
         host = request.headers.get("host", "")
@@ -160,7 +157,7 @@ class Guard:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > limit:
-                raise _TooLargeError(too_large)
+                raise HTTPException(413, too_large)
             return message
 
         if uploads or request.method in SAFE_METHODS:
@@ -176,10 +173,6 @@ class Guard:
             return messages.pop() if messages else await receive()
 
         return replay
-
-
-class _TooLargeError(Exception):
-    """A body is longer than it may be."""
 
 
 def _check_json(body: bytes) -> None:
