@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from support.label_server import Server, require_monailabel, running_server
 from support.orthanc import Orthanc, running_orthanc
 from support.waiting import wait_until
 from tomoseg import Segmenter, read_volume
+from tomoseg.data.dicom.seg_writer import write_dicom_seg
 from tomoseg.data.dicom.series import read_header
+from tomoseg.data.labels import unnamed
+from tomoseg.data.segments import LabelMap
 
 pytestmark = pytest.mark.slow
 NAME = "hippocampus_mr_segmentation"
@@ -117,6 +121,25 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield running
 
 
+def segmentation(path: Path, scan: Path, labels: Any, names: list[str], date: str) -> Path:
+    """Write a segmentation of a series as another program might, and return its path."""
+    image = read_volume(scan)
+    table = tuple(replace(unnamed(value), name=name) for value, name in enumerate(names, 1))
+    write_dicom_seg(path, LabelMap(labels, image.grid, table, "Another Program", "1", series=image.series))
+    dataset = dcmread(path)
+    dataset.ContentDate = date
+    dataset.save_as(path)
+    return path
+
+
+def test_labels_of_other_programs_do_not_count(
+    server: Server, archive: Orthanc, uid: str, expected: Any, dicom_scan: Path, tmp_path: Path
+) -> None:
+    archive.add(segmentation(tmp_path / "liver.dcm", dicom_scan, np.minimum(expected.labels, 1), ["Liver"], "20300101"))
+    assert server.client.next_sample("random", {})["id"] == uid
+    assert server.ask("GET", "/datastore/label", label=uid, tag="final")[0] == 404
+
+
 def test_a_final_label_goes_back_as_a_segmentation(
     server: Server, archive: Orthanc, uid: str, expected: Any, dicom_scan: Path, tmp_path: Path
 ) -> None:
@@ -124,14 +147,25 @@ def test_a_final_label_goes_back_as_a_segmentation(
     path, reported = server.client.infer(NAME, uid, {"result_extension": ".nii.gz"})
     names = [{"name": name, "idx": value} for name, value in reported["label_names"].items()]
     server.client.save_label(uid, path, params={"label_info": names})
-    (series,) = archive.series("SEG")
-    (stored,) = archive.fetch(series, tmp_path)
-    dataset = dcmread(stored)
+    found = [dcmread(path) for series in archive.series("SEG") for path in archive.fetch(series, tmp_path)]
+    (dataset,) = (one for one in found if one.SegmentSequence[0].SegmentLabel != "Liver")
     assert dataset.ReferencedSeriesSequence[0].SeriesInstanceUID == uid
     assert [one.SegmentLabel for one in dataset.SegmentSequence] == ["anterior", "posterior"]
     assert dataset.PatientID == dcmread(next(dicom_scan.iterdir())).PatientID
     np.testing.assert_array_equal(place(dataset, expected), expected.labels)
     assert server.client.next_sample("random", {}) == {}  # nothing is left to label
+
+
+def test_the_newest_labels_of_an_image_count(
+    server: Server, archive: Orthanc, uid: str, expected: Any, dicom_scan: Path, tmp_path: Path
+) -> None:
+    """Their segments are numbered otherwise, and have names in other letters, or codes."""
+    newest = np.where(expected.labels == 1, 2, 0).astype(np.uint8)
+    newest[20:] = 0
+    archive.add(segmentation(tmp_path / "newest.dcm", dicom_scan, newest, ["Other", "ANTERIOR"], "20310101"))
+    archive.add(segmentation(tmp_path / "old.dcm", dicom_scan, expected.labels, ["posterior", "anterior"], "20010101"))
+    path = server.client.download_label(uid, "final")
+    np.testing.assert_array_equal(read_volume(path).array, newest // 2)
 
 
 def place(dataset: Any, expected: Any) -> Any:

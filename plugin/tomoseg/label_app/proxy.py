@@ -8,8 +8,6 @@ from monailabel.config import settings
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
-from tomoseg.core.errors import one_line
-
 # of QIDO-RS, WADO-RS and STOW-RS: PS3.18, chapter 10
 ROOTS = {"studies", "series", "instances"}
 SEGMENT = re.compile(r"[A-Za-z0-9_.,-]+")
@@ -48,7 +46,7 @@ def ask_archive(method: str, service: str, path: str, query: str, headers: dict[
             auth=(user, password) if user and password else None, timeout=settings.MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT,
         )  # fmt: skip
     except requests.RequestException as error:
-        raise HTTPException(502, f"the archive does not answer: {one_line(type(error).__name__)}") from error
+        raise HTTPException(502, f"the archive does not answer: {type(error).__name__}") from error
     if found.is_redirect:
         raise HTTPException(502, "the archive answers from another address. Give that one to --studies")
     kind = found.headers.get("content-type", "application/octet-stream")

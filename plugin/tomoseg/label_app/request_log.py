@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.types import Message, Send
 
-from tomoseg.core.errors import one_line, printable
+from tomoseg.core.errors import printable, shorten
 
 LOGGER = logging.getLogger("tomoseg.requests")
 SHOWN = ("image", "session_id", "tag")  # of an address: ids, and nothing of a patient
+MAX_REASON = 300  # letters
 KEPT = 20  # refusals on the first page
 
 
@@ -53,6 +54,6 @@ class RequestLog:
 
 def _reason(body: bytes) -> str:
     try:
-        return one_line(str(json.loads(body)["detail"])) if body else ""
+        return shorten(str(json.loads(body)["detail"]), MAX_REASON) if body else ""
     except (ValueError, KeyError, TypeError):
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.background import BackgroundTasks
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from monailabel.config import settings
 from monailabel.endpoints import activelearning, batch_infer, datastore, infer, info, ohif, scoring, session, train
 from monailabel.endpoints.user.auth import User, get_current_user
@@ -44,7 +45,7 @@ STOCK_ROUTES = {
 }  # fmt: skip
 FIXED = ("image", "model", "session")
 HTTP_STATUSES = {UsageError: 400, VolumeError: 422, MemoryLimitError: 507, BundleError: 500}
-REMOTE_FONTS = b"https://fonts."
+REMOTE_FONTS = re.compile(rb"<link [^>]*//fonts\.[^>]*>|@import [^;]*//fonts\.[^;]*;")
 
 
 def make_app(login: Login, hosts: set[str], max_upload_bytes: int, private: Path) -> Guard:
@@ -96,11 +97,12 @@ def _add_pages(app: FastAPI, log: RequestLog) -> None:
     @app.get("/ohif/{path:path}")
     def show(path: str) -> Any:
         file = viewer / path
-        if path and file.is_file():
+        if not path or not file.is_file():
+            file = viewer / "index.html"  # any other address is one of its own pages
+        if file.suffix not in (".html", ".css"):
             return FileResponse(file)
-        page = (viewer / "index.html").read_bytes()  # any other address is one of its own pages
-        parts = page.split(b"<link ")
-        return HTMLResponse(b"<link ".join(part for part in parts if REMOTE_FONTS not in part.partition(b">")[0]))
+        kind = "text/css" if file.suffix == ".css" else "text/html"
+        return Response(REMOTE_FONTS.sub(b"", file.read_bytes()), media_type=kind)
 
     @app.api_route("/proxy/dicom/{service}/{path:path}", methods=["GET", "POST"])
     async def proxy(request: Request, service: str, path: str) -> Any:
