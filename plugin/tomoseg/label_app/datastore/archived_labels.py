@@ -2,10 +2,20 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from tomoseg.core.errors import VolumeError, errors_as, import_package
+from tomoseg.core.quiet import suppress_warnings
+from tomoseg.data.dicom.file_reader import read_dataset
+from tomoseg.data.dicom.reference import read_source
+from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import TISSUE, Code, Label, same_name
+from tomoseg.data.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,41 @@ def describe_labels(metadata: Dataset, known: Sequence[Label]) -> ArchivedLabels
 def newest(found: Iterable[ArchivedLabels]) -> dict[str, ArchivedLabels]:
     """Return the newest labels of each image; those of other programs' labels do not count."""
     return {one.image_id: one for one in sorted(found, key=lambda one: one.when) if one.names and one.image_id}
+
+
+def read_labels(path: Path, image: Volume, names: Mapping[int, str]) -> NDArray[np.uint16]:
+    """Read a segmentation on the grid of its image; segments of other names are background.
+
+    It is read by the images that its frames refer to: highdicom beside MONAI Label is too old to place them by their
+    positions.
+
+    Args:
+        path: the segmentation.
+        image: read from DICOM.
+        names: names of segments by the number of the label that each becomes.
+
+    Returns:
+        (I, J, K) numbers.
+
+    Raises:
+        VolumeError: it is damaged, its segments overlap, or its frames do not refer to the image's.
+    """
+    highdicom: Any = import_package("highdicom", "highdicom")
+    source = read_source(path, image.series, image.grid.shape)
+    instances = [one.instance for one in source.references if one is not None]
+    what = f"{path.name}: cannot be read as labels of its image that do not overlap"
+    # highdicom raises errors of any kind for damage, overlaps and frames of other images
+    with errors_as(VolumeError, what, Exception), suppress_warnings():
+        dataset = highdicom.seg.Segmentation.from_dataset(read_dataset(path, pixels=True), copy=False)
+        frames = dataset.get_pixels_by_source_instance(
+            instances, combine_segments=True, ignore_spatial_locations=True, assert_missing_frames_are_empty=True
+        )
+        segments = {str(one.SegmentLabel): int(one.SegmentNumber) for one in dataset.SegmentSequence}
+    labels = np.ascontiguousarray(frames.transpose(2, 1, 0))
+    if labels.shape != image.grid.shape:
+        raise VolumeError(f"{what}: its frames have another size")
+    numbers = {segments[name]: number for number, name in names.items()}
+    return LabelMapping(numbers, keep_others=False).apply(labels).astype(np.uint16)
 
 
 def _find_number(name: str, segment: Dataset, known: Sequence[Label]) -> int | None:

@@ -18,15 +18,13 @@ from pydicom.dataset import Dataset
 from tomoseg.core.errors import OutputError, TomosegError, VolumeError, errors_as, one_line
 from tomoseg.core.files import staging_folder
 from tomoseg.core.version import __version__
-from tomoseg.data.dicom.seg_reader import read_segmentation
-from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import Label, unnamed
 from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.data.read import read_volume
 from tomoseg.data.segments import LabelMap
 from tomoseg.data.volume import Volume
 from tomoseg.label_app.datastore.annotation import Annotation, annotation_file
-from tomoseg.label_app.datastore.archived_labels import ArchivedLabels, describe_labels, newest
+from tomoseg.label_app.datastore.archived_labels import ArchivedLabels, describe_labels, newest, read_labels
 
 LOGGER = logging.getLogger(__name__)
 LISTING_FRESH_S = 5.0  # lifetime of the list of the archive's series
@@ -117,8 +115,7 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
             # requests, pydicom and the archive each have their own errors
             with errors_as(VolumeError, f"series {found.series_uid}: cannot be fetched from the archive", Exception):
                 dicom_web_download_series(found.study_uid, found.series_uid, str(fetched), self._client, False)
-            values = read_segmentation(next(fetched.iterdir()), image.grid, found.names)
-            values = LabelMapping({value: value for value in found.names}, keep_others=False).apply(values)
+            values = read_labels(next(fetched.iterdir()), image, found.names)
             write_label_map(label, values, image.grid, image.header)
             named = [{"name": list(self._labels)[value - 1], "idx": value} for value in found.names]
             about = {"label_info": named, "SeriesInstanceUID": found.series_uid}
