@@ -49,7 +49,7 @@ def guarded(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def ask(
     server: Server, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """Send a request as it is: no client mends its address or its headers."""
+    """Send a request that no client mends, neither its address nor its headers."""
     place = urlsplit(server.url).netloc
     connection = http.client.HTTPConnection(place, timeout=60)
     connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)

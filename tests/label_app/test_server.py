@@ -285,6 +285,6 @@ def test_other_computers_need_a_token(real_scan: Path, tmp_path: Path) -> None:
     token = "a token for this test"
     with running_server(tmp_path, str(tmp_path / "studies"), "--host", "0.0.0.0", token=token) as running:
         log = running.log.read_text()
-        assert "tomoseg: warning: whoever is between 0.0.0.0 and a client can read scans and the token" in log
+        assert "tomoseg: warning: others between 0.0.0.0 and a client can read scans and the token" in log
         assert f"/?token={token}" in log
         assert replace(running, token="").ask("GET", "/info/")[0] == 401

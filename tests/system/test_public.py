@@ -45,7 +45,7 @@ BEHIND = {
 }
 CLASSES = {
     "Bundle", "EvaluationOptions", "ExecutorOptions", "Grid", "OutputOptions", "PlanningOptions", "Progress",
-    "ReadOptions", "Report", "RunOptions", "Segmentation", "Segmenter", "StreamingEvaluator", "TrainingOptions",
+    "ReadOptions", "Report", "RunOptions", "Segmentation", "Segmenter", "ServerOptions", "StreamingEvaluator", "TrainingOptions",
     "Volume",
 }  # fmt: skip
 ERRORS = {"BatchInterruptedError", "ReportsError", "TomosegError"}

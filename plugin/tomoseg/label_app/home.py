@@ -1,4 +1,4 @@
-"""The server's first page: what there is to do, what was done, and the addresses for the clients."""
+"""The server's first page: how many images have labels, the bundles, and the addresses for the clients."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +13,7 @@ def home_page(app: Any, address: str, refused: Iterable[tuple[str, str, str]]) -
     Args:
         app: the running `TomosegApp`.
         address: of the server, as the browser has it.
-        refused: requests that failed: time, what was asked, and the reason.
+        refused: requests that failed: time, request and reason.
     """
     studies = app.datastore()
     total, labelled = len(studies.list_images()), len(studies.get_labeled_images())

@@ -1,4 +1,4 @@
-"""Who may ask: whoever has the server's token, under the name that they log in with."""
+"""Who may ask: everyone with the server's token, under the name of their log-in."""
 
 from __future__ import annotations
 

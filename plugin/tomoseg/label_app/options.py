@@ -1,4 +1,4 @@
-"""Where the label server listens, who may ask, and what it takes."""
+"""Where the label server listens, who may ask, and how much they may send."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ MIN_LETTERS = 12  # of a token that a person chose
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Where the label server listens, who may ask, and what it takes.
+    """Where the label server listens, who may ask, and how much they may send.
 
     Attributes:
         host: address to listen at; other computers reach only what you name.
         port: TCP port.
-        token: what clients log in with, at least 12 letters, or auto for a new one. Without it, whoever reaches the
-            server may ask; for other computers the server makes one, unless --insecure is given.
+        token: for the log-in of clients, at least 12 letters, or auto for a new one. Without it, everyone who reaches
+            the server may ask; for other computers the server makes one, unless --insecure is given.
         insecure: let other computers in without a token.
         tls_cert: certificate (PEM) for https.
         tls_key: private key (PEM) of the certificate.

@@ -1,4 +1,4 @@
-"""One line in the log for each request that changes something or fails: what was asked, seconds, outcome."""
+"""One line in the log for each request that changes something or fails: request, seconds, outcome."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ class RequestLog:
     """The log of a server.
 
     Attributes:
-        refused: the last refusals: time of day, what was asked, and the reason.
+        refused: the last refusals: time of day, request and reason.
     """
 
     refused: deque[tuple[str, str, str]] = field(default_factory=lambda: deque(maxlen=KEPT))

@@ -44,7 +44,7 @@ def serve_label_app(
         bundles: bundles to serve; if empty, the app's own, or all that are registered.
         options: where it listens, and who may ask.
         gate: called with each bundle before any of its code runs; raises for one that may not.
-        on_warning: called if what is sent can be read on the way.
+        on_warning: called if others can read scans on their way to a client.
 
     Returns:
         Nothing; the server runs until it is stopped.
@@ -111,7 +111,7 @@ def _serve(
     secure = options.tls_cert is not None
     if on_warning is not None and not secure and not is_loopback(options.host):
         on_warning(
-            f"whoever is between {options.host} and a client can read scans and the token. Give --tls-cert and "
+            f"others between {options.host} and a client can read scans and the token. Give --tls-cert and "
             "--tls-key, or leave --host out and use an SSH tunnel"
         )
     name = socket.gethostname() if options.host in WILDCARDS else options.host

@@ -21,6 +21,7 @@ from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
 from tomoseg.core.errors import BundleError, MemoryLimitError, TomosegError, UsageError, VolumeError, one_line
+from tomoseg.core.files import open_regular
 from tomoseg.data.formats import strip_suffix
 from tomoseg.label_app.guard import Guard, require_plain
 from tomoseg.label_app.home import home_page
@@ -102,7 +103,7 @@ def _add_pages(app: FastAPI, log: RequestLog) -> None:
         if file.suffix not in (".html", ".css"):
             return FileResponse(file)
         kind = "text/css" if file.suffix == ".css" else "text/html"
-        return Response(REMOTE_FONTS.sub(b"", file.read_bytes()), media_type=kind)
+        return Response(REMOTE_FONTS.sub(b"", open_regular(file).read()), media_type=kind)
 
     @app.api_route("/proxy/dicom/{service}/{path:path}", methods=["GET", "POST"])
     async def proxy(request: Request, service: str, path: str) -> Any:
