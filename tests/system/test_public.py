@@ -45,8 +45,8 @@ BEHIND = {
 }
 CLASSES = {
     "Bundle", "EvaluationOptions", "ExecutorOptions", "Grid", "OutputOptions", "PlanningOptions", "Progress",
-    "ReadOptions", "Report", "RunOptions", "Segmentation", "Segmenter", "ServerOptions", "StreamingEvaluator", "TrainingOptions",
-    "Volume",
+    "ReadOptions", "Report", "RunOptions", "Segmentation", "Segmenter", "ServerOptions", "StreamingEvaluator",
+    "TrainingOptions", "Volume",
 }  # fmt: skip
 ERRORS = {"BatchInterruptedError", "ReportsError", "TomosegError"}
 NAMES = sorted({*BEHIND.values(), *CLASSES, *ERRORS, "__version__", "read_volume", "read_with"})

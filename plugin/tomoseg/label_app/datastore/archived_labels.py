@@ -26,8 +26,8 @@ class ArchivedLabels:
         series_uid, study_uid: where it is in the archive.
         image_id: SeriesInstanceUID of the image that it refers to; empty where it refers to none.
         when: date and time of its content, which sort as texts.
-        names: its segments' names by the number of the label that each is, from 1 on in the order of the served labels; empty where it
-            has no label of a bundle.
+        names: its segments' names by the number of the label that each is, from 1 on in the order of the served labels;
+            empty where it has no label of a bundle.
     """
 
     series_uid: str
