@@ -183,6 +183,7 @@ def test_regions_of_nnunet_keep_their_names(tmp_path: Path) -> None:
         ({"training": [{"image": "imagesTr/../../a.nii"}]}, "expected a file in the dataset's own folder"),
         ({"training": [{"image": "C:\\a.nii"}]}, "expected a file in the dataset's own folder"),
         ({"training": [{"image": "imagesTr\\..\\..\\a.nii"}]}, "expected a file in the dataset's own folder"),
+        ({"training": [{"image": "a" * 300}]}, r"training\[0\]: image: .*File name too long"),
         ({"training": [{"image": "."}]}, "expected a file in the dataset's own folder"),
         ({"training": entries("a", "b", "a")}, r"training\[2\]: imagesTr/a.nii.gz is listed twice"),
         ({"training": entries("a"), "validation": entries("a")}, r"validation\[0\]: imagesTr/a.nii.gz is listed twice"),

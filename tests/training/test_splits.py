@@ -90,7 +90,7 @@ def test_cases_of_one_name_are_reported(tmp_path: Path) -> None:
 def test_cases_in_neither_list_are_not_trained_on(tmp_path: Path) -> None:
     dataset, names = write(tmp_path, "msd", "patient_{}")
     bundle = tiny_bundle(dataset, tmp_path / "bundle", steps=1)
-    (dataset / "splits_final.json").write_text(json.dumps([{"train": names[:3], "val": names[3:5]}]))
+    (dataset / "splits_final.json").write_text(json.dumps([{"train": names[:3], "val": names[3:5], "test": 5}]))
     config = parse_config(bundle, "train", dataset_dir=str(dataset), fold=0, bundle_root=str(bundle))
     assert [Path(case["label"]).name for case in config.get_parsed_content("train_cases")] == [
         f"{name}.nii.gz" for name in names[:3]

@@ -8,7 +8,7 @@ from itertools import count, takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from tomoseg.core.errors import UsageError, one_line, shorten
+from tomoseg.core.errors import UsageError, errors_as, shorten
 from tomoseg.core.json_files import load_json
 from tomoseg.data.channels import channel_file, channel_number, without_number
 from tomoseg.data.formats import VOLUME_SUFFIXES, has_suffix, strip_suffix
@@ -170,12 +170,8 @@ def read_description(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: the file holds no JSON object.
     """
-    try:
-        content = load_json(path)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as JSON: {one_line(error)}") from error
+    with errors_as(UsageError, f"{path}: cannot be read as JSON", OSError, ValueError):
+        content = load_json(path) if path.exists() else {}
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
@@ -300,7 +296,10 @@ def _inside(root: Path, name: object, where: str) -> Path:
     parts = PureWindowsPath(name)  # knows both kinds of slashes, and drives
     if parts.anchor or ".." in parts.parts or not parts.parts:
         raise _DescriptionError(f"{where}: expected a file in the dataset's own folder, got {name}")
-    return root / name
+    path = root / name
+    with errors_as(_DescriptionError, where, OSError):  # of a name that is too long
+        path.is_file()
+    return path
 
 
 def _files(root: Path, names: object, where: str) -> list[Path]:

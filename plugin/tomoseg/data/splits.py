@@ -9,7 +9,6 @@ from tomoseg.core.json_files import load_json
 SPLITS = ("splits.json", "splits_final.json")  # the second is nnU-Net's
 LISTS = ("train", "val")
 EXPECTED = '{"train": [NAME, …], "val": [NAME, …]}'
-MAX_NAMES = 3  # in an error
 
 
 def read_splits(root: Path) -> list[dict[str, list[str]]]:
@@ -36,5 +35,5 @@ def read_splits(root: Path) -> list[dict[str, list[str]]]:
         if not all(isinstance(names, list) and names and all(isinstance(one, str) for one in names) for names in lists):
             raise UsageError(f"{path}: fold {number}: expected {EXPECTED}, got {shorten(repr(fold), 80)}")
         if both := sorted({*lists[0]} & {*lists[1]}):
-            raise UsageError(f"{path}: fold {number}: {some(both, MAX_NAMES)} in train and in val. Choose one of them")
+            raise UsageError(f"{path}: fold {number}: {some(both)} in train and in val. Choose one of them")
     return folds

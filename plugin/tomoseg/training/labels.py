@@ -42,13 +42,11 @@ def match_labels(dataset: Dataset, planned: PlannedBundle | None, asked: str | N
             f"{dataset.root}: expected the labels that the bundle was planned for ({expected}), got {_table(theirs)}. "
             "Say with --map-labels VALUE=NAME,… which label is which, or plan a bundle for this dataset"
         )
-    changed = {value: other for value, other in matched.items() if value != other and other is not None}
+    others = ((value, matched.get(value) or 0) for value in theirs)  # unnamed values are background
+    changed = {value: other for value, other in others if value != other}
     if changed:
-        shown = ", ".join(f"{value} ({theirs[value]}) as {other}" for value, other in changed.items())
+        shown = ", ".join(f"{value} ({theirs[value]}) as {other or 'background'}" for value, other in changed.items())
         take_note(f"{dataset.root}: labels have other values than those that the bundle was planned for: {shown}")
-    others = {value: name for value, name in theirs.items() if value not in matched}
-    if others:
-        take_note(f"{dataset.root}: background, because --map-labels does not name them: {_table(others)}")
     ignored = find_ignored(dataset.label_names)
     partial = any(pair.annotated is not None and {*theirs.values()} - {*pair.annotated} for pair in dataset.pairs)
     if (partial and not planned.fingerprint.get("partial")) or (ignored is not None and planned.ignored is None):
@@ -58,7 +56,7 @@ def match_labels(dataset: Dataset, planned: PlannedBundle | None, asked: str | N
         )
     if ignored is not None and planned.ignored not in (None, ignored):
         changed[ignored] = planned.ignored
-    return replace(dataset, renumbered=LabelMapping(changed | dict.fromkeys(others, 0)))
+    return replace(dataset, renumbered=LabelMapping(changed))
 
 
 def _planned_labels(planned: PlannedBundle | None) -> dict[int, tuple[str, str]]:

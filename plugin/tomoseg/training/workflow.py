@@ -34,6 +34,7 @@ from tomoseg.core.memory import is_out_of_memory
 from tomoseg.core.threads import usable_threads
 from tomoseg.data.datasets import Dataset, Pair
 from tomoseg.data.inspection.training_checks import find_copies, missing_labels, trainable_labels
+from tomoseg.data.splits import LISTS
 from tomoseg.inference.config import literal
 from tomoseg.inference.device import choose_device
 from tomoseg.inference.parser import Scripts
@@ -86,7 +87,8 @@ class TrainingWorkflow:
         self._unlabelled = options.unlabelled
         self._init = None if options.init is None else Path(options.init)
         self._validated = True
-        self.held_out: list[Pair] = []
+        self.fold: int | str | None = None
+        self.folds, self.held_out = 0, list[Pair]()
         raw = _read(self._files)
         self.device = choose_device(options.device)
         overrides: dict[str, Any] = {
@@ -173,19 +175,11 @@ class TrainingWorkflow:
         Returns:
             Warnings on the split.
         """
-        warnings: list[str] = []
         with self._reported("cannot be built"):
             if dataset:
                 self._renumber(dataset)
             self._workflow.initialize()
-            folds = self._entry(TrainEntry.FOLDS, []) if dataset else []
-            self.fold = self._entry(TrainEntry.FOLD) if dataset else None
-            if folds and isinstance(self.fold, int) and self.fold >= len(folds):
-                raise UsageError(f"fold: expected 0 to {len(folds) - 1}, got {self.fold}")
-            self.folds = len(folds)
-            if dataset:
-                warnings += self._check_names(folds)
-                warnings += self._check_split(dataset, every_fold)
+            warnings = self._split(dataset, every_fold) if dataset else []
             self.trainer = self.parser.get_parsed_content("train::trainer")
             # those that batches come from: the trainer's, or both of those that it has as one
             parts = [f"{part}::dataloader" for part in ("train", "unlabelled")] if self._unlabelled else []
@@ -210,26 +204,27 @@ class TrainingWorkflow:
             steps.insert(place, step | {"target_labels": list(values.values())})
             self.parser["train::deterministic_transforms"] = steps
 
-    def _check_names(self, folds: list[dict[str, list[str]]]) -> list[str]:
-        """Return a warning on cases in neither list; refuse folds that name no case, or several by one name."""
+    def _split(self, dataset: Dataset, every_fold: bool) -> list[str]:
+        """Take over the split of the config; return warnings on it, and refuse what cannot be learnt from."""
+        folds: list[dict[str, list[str]]] = self._entry(TrainEntry.FOLDS, [])
+        self.fold, self.folds = self._entry(TrainEntry.FOLD), len(folds)
+        if folds and isinstance(self.fold, int) and self.fold >= len(folds):
+            raise UsageError(f"fold: expected 0 to {len(folds) - 1}, got {self.fold}")
         ids: list[str] = self._entry(TrainEntry.CASE_IDS, [])
         twice = sorted({name for name in ids if ids.count(name) > 1})
         if twice:
             raise DatasetError(f"{self._data}: several cases are called {twice[0]!r}. Rename them")
-        unknown = sorted({name for fold in folds for names in fold.values() for name in names} - set(ids))
+        named = [{name for part in LISTS for name in fold[part]} for fold in folds]
+        unknown = sorted(set[str]().union(*named) - set(ids))
         if ids and unknown:
             raise DatasetError(
                 f"{self._data}: the folds name {unknown[0]!r} ({len(unknown)} such), and no case is called so; "
                 f"cases are called {ids[0]!r} and the like: correct splits.json, or remove it"
             )
-        used = folds[self.fold] if folds and isinstance(self.fold, int) else {"train": ids}
-        unused = sorted(set(ids) - {name for names in used.values() for name in names})
-        return [f"fold {self.fold} has in neither list, and does not use: {some(unused)}"] if unused else []
-
-    def _check_split(self, dataset: Dataset, every_fold: bool) -> list[str]:
-        """Return warnings on held-out cases; refuse a split that cannot be learnt from."""
+        unused = sorted(set(ids) - named[self.fold]) if named and isinstance(self.fold, int) else []
+        warnings = [f"fold {self.fold} has in neither list, and does not use: {some(unused)}"] if unused else []
         if TrainEntry.TRAIN_CASES not in self.parser:  # no bundle of `tomoseg plan`
-            return []
+            return warnings
         pairs = {real_path(pair.label): pair for pair in dataset.pairs}
         trained, self.held_out = (
             [pairs[path] for case in self._entry(name, []) if (path := real_path(Path(str(case["label"])))) in pairs]
@@ -237,13 +232,14 @@ class TrainingWorkflow:
         )
         if not trained:
             raise DatasetError(f"{self._data}: no case is left to train on with --fold {self.fold}; hold fewer out")
-        warnings = [
+        missing = [
             f"{self._data}: no case that fold {self.fold} trains on has the label {label}. Change the folds"
             for label in missing_labels(dataset, trained)
         ]
-        if warnings and not every_fold:
-            raise DatasetError(*warnings)
-        return warnings + find_copies(trained, sorted({*self.held_out} - {*trained}, key=lambda pair: pair.image))
+        if missing and not every_fold:
+            raise DatasetError(*missing)
+        others = sorted({*self.held_out} - {*trained}, key=lambda pair: pair.image)
+        return warnings + missing + find_copies(trained, others)
 
     def _entry(self, name: str, default: Any = None) -> Any:
         """Return what the config has under a name, the default where it has nothing."""
