@@ -3,6 +3,8 @@
 Exit status: 0 all done, 1 some case failed (the others are done and written), 2 wrong usage.
 """
 
+import atexit
+import gc
 import sys
 from typing import Annotated
 
@@ -42,6 +44,7 @@ INTERRUPTED_STATUS = 130  # what typer makes of Ctrl-C
 def main() -> None:
     """Run the command line; an error that a user can correct is one line on standard error."""
     stop_spinning()
+    atexit.register(gc.freeze)  # else Python looks through all that torch and MONAI made once more as it ends: 3 s
     try:
         status = app(standalone_mode=False)
         if status == INTERRUPTED_STATUS:
