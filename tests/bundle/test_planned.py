@@ -43,7 +43,8 @@ def test_a_bundle_that_was_not_planned_has_the_values_of_its_dataset(bundle_copy
 
 def test_a_planned_training_has_the_entries_that_a_training_uses(bundle: Path) -> None:
     entries = {**read_config(bundle, "train"), **read_config(bundle, "semi_supervised")}
-    assert not [entry for entry in TrainEntry if entry not in entries]
+    missing = {entry for entry in TrainEntry if entry not in entries}
+    assert missing <= {TrainEntry.ANNOTATED_NAMES}  # of datasets that are annotated in part
 
 
 @pytest.mark.parametrize(("suffix", "found"), [("json", True), ("yaml", True), ("yml", True), ("txt", False)])

@@ -43,6 +43,7 @@ from support.strategies import AXIS_ORDERS, ORIENTATIONS, orientations
 from support.tiers import rest_exhaustive
 from tomoseg import Grid, Segmenter, Volume
 from tomoseg.core.reader_process import _Reader
+from tomoseg.data.dicom.slices import Arrangement, Slice
 from tomoseg.inference.sliding_window.placement import Placement
 
 ENOUGH = 0.97  # Dice against the truth
@@ -263,8 +264,14 @@ def without_tilt(affine: Array) -> Array:
     return np.asarray(upright)
 
 
-def by_name(found: tuple[Any, ...]) -> tuple[Any, ...]:
-    return sorted(found[0], key=lambda one: (one.frame.path.name, one.frame.number)), *found[1:]
+def placed(found: Arrangement, slices: Sequence[Slice]) -> Arrangement:
+    """Return an arrangement with its slices in another order."""
+    places = (one.place for one in found.slices)
+    return replace(found, slices=tuple(replace(one, place=at) for one, at in zip(slices, places, strict=True)))
+
+
+def by_name(found: Arrangement) -> Arrangement:
+    return placed(found, sorted(found.slices, key=lambda one: (one.frame.path.name, one.frame.number)))
 
 
 READERS = ("nifti", "itk_image", "dicom.series")
@@ -278,7 +285,7 @@ MUTATIONS: dict[str, tuple[Mutation, Sequence[str]]] = {
     ),
     "slices in the order of the files": (after("tomoseg.data.dicom.series.arrange", by_name), FAMILIES["DICOM"]),
     "slices from the other end": (
-        after("tomoseg.data.dicom.series.arrange", lambda found: (found[0][::-1], *found[1:])),
+        after("tomoseg.data.dicom.series.arrange", lambda found: placed(found, found.slices[::-1])),
         FAMILIES["DICOM"],
     ),
     "the spacing of the rows taken for that of the columns": (
