@@ -119,6 +119,7 @@ def command(inputs: Path, out: Path, *options: str, executor: str = "ray") -> li
     return [sys.executable, "-m", "tomoseg", "segment", str(inputs), "-o", str(out), "-b", NAME, *ray, *options]
 
 
+@pytest.mark.exhaustive  # `test_a_scan_that_kills_every_worker_fails_alone` kills several
 def test_a_worker_that_is_killed_changes_nothing(ray_here: Any, scans: Path, tmp_path: Path) -> None:
     inputs = tmp_path / "scans"
     shutil.copytree(scans, inputs)

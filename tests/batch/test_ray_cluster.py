@@ -104,6 +104,7 @@ def scans(real_scan: Path, tmp_path: Path) -> Path:
     return tmp_path / "scans"
 
 
+@pytest.mark.exhaustive
 def test_a_cluster_by_its_address_and_from_outside_gives_what_this_machine_gives(
     cluster: Cluster, scans: Path, tmp_path: Path
 ) -> None:

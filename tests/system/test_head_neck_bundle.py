@@ -58,7 +58,7 @@ def test_sides_are_the_patients_with_any_axes_and_in_a_mirrored_patient(
         assert right - left > 60, "mm; x runs to the right"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # of the weights, which seldom change
 def test_a_scan_as_fine_as_in_use_has_the_same_organs_with_smooth_borders(
     segmenter: Segmenter, head_neck_data: Path
 ) -> None:

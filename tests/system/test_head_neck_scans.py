@@ -59,6 +59,7 @@ def test_a_head_of_another_hospital_has_its_organs_and_upper_teeth_are_no_mandib
     assert volumes_ml(teeth, image)[MANDIBLE] < 3
 
 
+@pytest.mark.exhaustive  # of the weights, which seldom change
 def test_head_and_shoulders_alone_have_what_they_have_in_the_whole_scan(
     segmenter: Segmenter, head_neck_data: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_head_and_shoulders_alone_have_what_they_have_in_the_whole_scan(
             assert abs(found[value] - expected[value]) < 10
 
 
+@pytest.mark.exhaustive  # of the weights, which seldom change
 def test_on_a_couch_and_in_a_mask_there_are_the_same_organs(
     segmenter: Segmenter, fine: Any, straight: NDArray[Any]
 ) -> None:
@@ -84,6 +86,7 @@ def test_on_a_couch_and_in_a_mask_there_are_the_same_organs(
         assert dice(labels[:, behind:], straight, value) > 0.94
 
 
+@pytest.mark.exhaustive  # of the weights, which seldom change
 def test_fillings_and_their_streaks_take_little_from_the_organs(
     segmenter: Segmenter, fine: Any, straight: NDArray[Any]
 ) -> None:
