@@ -18,7 +18,7 @@ from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.data.nrrd_segmentation import write_nrrd_segmentation
 from tomoseg.data.read import read_volume
 from tomoseg.inference.localisation.locator import Locator
-from tomoseg.label_app.datastore.annotation import read_annotation
+from tomoseg.label_app.datastore.annotation import Annotation, ExpectedLabels, read_annotation
 from tomoseg.label_app.served_labels import ServedLabels
 from tomoseg.label_app.trainers.training_cases import Annotated, prepare_cases
 
@@ -83,6 +83,37 @@ def test_what_does_not_fit_is_refused(labels: Any, grid: Grid, info: Any, messag
         read_annotation(tmp_path / "short.bin", IMAGE, None)
 
 
+HIPPOCAMPUS, NECK = {"anterior": 1, "left anterior": 1, "posterior": 2}, {"mandible": 1}
+# names by value, as they occur; what is wrong with them
+SUBMITTED: dict[str, tuple[dict[int, str], str]] = {
+    "all of a bundle": ({1: "Anterior", 2: "posterior"}, ""),
+    "all of another": ({1: "mandible"}, ""),
+    "of a whole head": ({1: "left_anterior", 2: "posterior"}, ""),
+    "numbers alone": ({}, ""),
+    "nothing drawn": ({7: "anterior"}, "image one: the annotation is empty. Draw a label"),
+    "a name of Slicer's": ({1: "Segment_1", 2: "posterior"}, "segment 1 is no label of a bundle. Name it one of a"),
+    "a structure is missing": ({1: "anterior"}, "image one: posterior is missing. Draw it, or start the server"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUBMITTED)
+def test_what_is_submitted_has_the_labels_of_a_bundle(name: str) -> None:
+    names, wrong = SUBMITTED[name]
+    labels = np.zeros((2, 2, 2), np.uint16)
+    if 7 not in names:
+        labels[0, 0, : max(len(names), 1)] = list(names) or [1]
+    annotation = Annotation(labels, names)
+    expected = ExpectedLabels([HIPPOCAMPUS, NECK])
+    if not wrong:
+        expected.require(annotation, "one")
+        return
+    with pytest.raises(UsageError) as caught:
+        expected.require(annotation, "one")
+    assert wrong in str(caught.value)
+    if labels.any():
+        ExpectedLabels([HIPPOCAMPUS, NECK], accept_unknown=True).require(annotation, "one")
+
+
 def test_pairs_for_training_have_the_bundles_own_values(tmp_path: Path) -> None:
     bundle = find_bundle("hippocampus")
     labels = ServedLabels.of(bundle)
@@ -104,6 +135,7 @@ def test_pairs_for_training_have_the_bundles_own_values(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(cases[0].label).array, np.array([0, 2, 1, 0])[LABELS])
     np.testing.assert_array_equal(read_volume(cases[1].label).array, np.array([0, 1, 2, 0])[LABELS])
     np.testing.assert_array_equal(read_volume(cases[0].image).array, IMAGE.array)
-    assert [line.partition(":")[0] for line in errors] == ["cut", "foreign"]
+    assert [line.partition(":")[0] for line in errors] == ["good", "cut", "foreign", "foreign"]
+    assert errors[0] == "good: vessel is no label of the bundle; its voxels become background"
     with pytest.raises(UsageError, match="expected annotated images to train with, got none"):
         prepare_cases([], labels, Locator(bundle), tmp_path / "cases")

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tomoseg.label_app.datastore.annotation import ExpectedLabels
 from tomoseg.label_app.datastore.local_studies import LocalStudies
+
+ANY = ExpectedLabels([{"anterior": 1}])
 
 
 @pytest.mark.parametrize("earlier", [None, False, True])
@@ -18,8 +21,8 @@ def test_links_are_served_only_if_asked_for(earlier: bool | None, real_scan: Pat
     shutil.copy(real_scan, folder / "own.nii.gz")
     (folder / "linked.nii.gz").symlink_to(real_scan)
     if earlier is not None:
-        LocalStudies(folder, follow_links=earlier)
-    studies = LocalStudies(folder)
+        LocalStudies(folder, ANY, follow_links=earlier)
+    studies = LocalStudies(folder, ANY)
     assert studies.list_images() == ["own"]
     assert (studies.source("own"), studies.source("linked")) == (folder / "own.nii.gz", None)
-    assert sorted(LocalStudies(folder, follow_links=True).list_images()) == ["linked", "own"]
+    assert sorted(LocalStudies(folder, ANY, follow_links=True).list_images()) == ["linked", "own"]

@@ -18,9 +18,10 @@ from tomoseg.label_app.activelearning.acquisition_scores import KINDS
 from tomoseg.label_app.activelearning.scoring import ImageScoring
 from tomoseg.label_app.activelearning.strategies import make_strategies
 from tomoseg.label_app.clicks.correction import BACKGROUND
+from tomoseg.label_app.datastore.annotation import ExpectedLabels
 from tomoseg.label_app.datastore.dicom_studies import DicomStudies, connect
 from tomoseg.label_app.datastore.local_studies import LocalStudies
-from tomoseg.label_app.folder import FOLLOW_LINKS, LabelApp, load_bundles
+from tomoseg.label_app.folder import ACCEPT_UNKNOWN, FOLLOW_LINKS, LabelApp, load_bundles
 from tomoseg.label_app.infers.batch_task import IsolatedBatch
 from tomoseg.label_app.infers.inference import SegmentationTask
 from tomoseg.label_app.infers.interaction import SUFFIX, ClickTask
@@ -58,12 +59,15 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_datastore(self) -> Datastore:
         """Open the folder of studies or the DICOMweb archive."""
-        if not self.studies.startswith(("http://", "https://")):
-            return LocalStudies(Path(self.studies), self.conf.get(FOLLOW_LINKS) == "true")
         models = self.models.values()
+        accept = self.conf.get(ACCEPT_UNKNOWN) == "true"
+        expected = ExpectedLabels([model.labels.bundle_values for model in models], accept)
+        if not self.studies.startswith(("http://", "https://")):
+            return LocalStudies(Path(self.studies), expected, self.conf.get(FOLLOW_LINKS) == "true")
         modalities = dict.fromkeys(model.bundle.modality for model in models)
         labels = [label for model in models for label in model.labels.table]
-        return DicomStudies(connect(self.studies.rstrip("/")), [one for one in modalities if one != "unknown"], labels)
+        known = [one for one in modalities if one != "unknown"]
+        return DicomStudies(connect(self.studies.rstrip("/")), known, labels, expected)
 
     def init_infers(self) -> dict[str, InferTask]:
         """Return a segmentation for each bundle, and corrections by clicks where labels do not overlap."""

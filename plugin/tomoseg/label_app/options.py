@@ -27,6 +27,8 @@ class ServerOptions:
         allow_host: another name of the server, such as that of a proxy in front of it.
         max_upload: limit of what a client may send at once, in bytes or as in 2GB.
         wait: wait for an archive that does not answer yet, and for scans in an empty folder.
+        accept_unknown: take annotations with labels that no bundle has, and incomplete ones; such voxels become
+            background in training.
         follow_links: serve files that are links, too, wherever they lead.
         threads: threads; by default OMP_NUM_THREADS, else the cores that it may use.
 
@@ -48,6 +50,7 @@ class ServerOptions:
     allow_host: Annotated[tuple[str, ...], Option("NAME")] = ()
     max_upload: Annotated[int | str, Option("SIZE")] = "2GB"
     wait: bool = False
+    accept_unknown: bool = False
     follow_links: bool = False
     threads: Annotated[int | None, Option("N")] = None
 

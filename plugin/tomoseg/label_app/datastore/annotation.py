@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import UsageError, VolumeError
+from tomoseg.core.errors import UsageError, VolumeError, some
 from tomoseg.core.files import require_regular
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
 from tomoseg.data.itk_image import segment_names
+from tomoseg.data.labels import same_name
 from tomoseg.data.nifti import write_label_map
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
@@ -35,6 +36,42 @@ class Annotation:
 
     labels: NDArray[np.uint16]
     names: dict[int, str]
+
+
+@dataclass(frozen=True)
+class ExpectedLabels:
+    """What annotations may hold.
+
+    Attributes:
+        bundles: for each served bundle its labels' names, as `same_name` has them, each with the bundle's own value.
+        accept_unknown: take other names and incomplete annotations, too.
+    """
+
+    bundles: Sequence[Mapping[str, int]]
+    accept_unknown: bool = False
+
+    def require(self, annotation: Annotation, image_id: str) -> None:
+        """Refuse an annotation that training would take for background in part.
+
+        Raises:
+            UsageError: it is empty, has a label that no bundle has, or lacks one of the bundle that it is for.
+        """
+        drawn = {same_name(annotation.names.get(value, "")) for value in np.unique(annotation.labels) if value}
+        if not drawn:
+            raise UsageError(f"image {image_id}: the annotation is empty. Draw a label")
+        if self.accept_unknown or not annotation.names:
+            return
+        known = set().union(*self.bundles)
+        if unknown := sorted(drawn - known):
+            expected = ", ".join(sorted(known))
+            raise UsageError(f"image {image_id}: {some(unknown)} is no label of a bundle. Name it one of {expected}")
+        missing = [{*one.values()} - {one[name] for name in drawn & one.keys()} for one in self.bundles]
+        values, bundle = min(zip(missing, self.bundles, strict=True), key=lambda pair: len(pair[0]))
+        if values:
+            names = sorted({name for name, value in bundle.items() if value in values})
+            raise UsageError(
+                f"image {image_id}: {some(names)} is missing. Draw it, or start the server with --accept-unknown"
+            )
 
 
 def read_annotation(path: Path, image: Volume, label_info: Sequence[Mapping[str, Any]] | None) -> Annotation:
@@ -67,7 +104,7 @@ def read_annotation(path: Path, image: Volume, label_info: Sequence[Mapping[str,
 
 @contextmanager
 def annotation_file(
-    image_id: str, image: Volume, label_filename: str, label_info: dict[str, Any]
+    image_id: str, image: Volume, label_filename: str, label_info: dict[str, Any], expected: ExpectedLabels
 ) -> Iterator[tuple[Path, Annotation, dict[str, Any]]]:
     """Read a client's file, and yield it as NIfTI on its image's grid, while it is copied.
 
@@ -78,6 +115,7 @@ def annotation_file(
         VolumeError, UsageError: as for `read_annotation`.
     """
     annotation = read_annotation(Path(label_filename), image, label_info.get("label_info"))
+    expected.require(annotation, image_id)
     named = [{"name": name, "idx": value} for value, name in sorted(annotation.names.items())]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{image_id}.nii.gz"

@@ -23,7 +23,7 @@ from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.data.read import read_volume
 from tomoseg.data.segments import LabelMap
 from tomoseg.data.volume import Volume
-from tomoseg.label_app.datastore.annotation import Annotation, annotation_file
+from tomoseg.label_app.datastore.annotation import Annotation, ExpectedLabels, annotation_file
 from tomoseg.label_app.datastore.archived_labels import ArchivedLabels, describe_labels, newest, read_labels
 
 LOGGER = logging.getLogger(__name__)
@@ -40,9 +40,13 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
         client: of the archive.
         modalities: of the series that are to be labelled, e.g. ["MR"].
         labels: what labels are called, with colours and codes.
+        expected: labels of annotations.
     """
 
-    def __init__(self, client: Any, modalities: Sequence[str], labels: Sequence[Label]) -> None:
+    def __init__(
+        self, client: Any, modalities: Sequence[str], labels: Sequence[Label], expected: ExpectedLabels
+    ) -> None:
+        self._expected = expected
         self._filters = _filters(modalities)
         self._labels = {label.name: label for label in labels}
         self._listed: tuple[float, list[str]] = (0.0, [])
@@ -172,7 +176,7 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
             raise VolumeError(f"image {image_id!r}: no such series in the archive")
         self.get_image_uri(image_id)
         image = read_volume(source)
-        with annotation_file(image_id, image, label_filename, label_info) as (path, annotation, known):
+        with annotation_file(image_id, image, label_filename, label_info, self._expected) as (path, annotation, known):
             if label_tag == DefaultLabelTag.FINAL:
                 known["SeriesInstanceUID"] = self._upload(annotation, image, path.with_name("label.dcm"))
             return str(LocalDatastore.save_label(self, image_id, str(path), label_tag, known))

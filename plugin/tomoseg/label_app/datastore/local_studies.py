@@ -9,7 +9,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 
 from tomoseg.data.formats import DETACHED_SUFFIXES, VOLUME_SUFFIXES
 from tomoseg.data.read import read_volume
-from tomoseg.label_app.datastore.annotation import annotation_file
+from tomoseg.label_app.datastore.annotation import ExpectedLabels, annotation_file
 
 # a file and its detached voxels would be taken apart when it is copied
 EXTENSIONS = [f"*{suffix}" for suffix in VOLUME_SUFFIXES if suffix not in DETACHED_SUFFIXES]
@@ -20,10 +20,12 @@ class LocalStudies(LocalDatastore):  # type: ignore[misc]
 
     Args:
         folder: the scans.
+        expected: labels of annotations.
         follow_links: serve files that are links, too, wherever they lead.
     """
 
-    def __init__(self, folder: Path, follow_links: bool = False) -> None:
+    def __init__(self, folder: Path, expected: ExpectedLabels, follow_links: bool = False) -> None:
+        self._expected = expected
         self._follow_links = follow_links
         super().__init__(
             str(folder),
@@ -60,5 +62,6 @@ class LocalStudies(LocalDatastore):  # type: ignore[misc]
         source = self.source(image_id)
         if source is None or label_tag != DefaultLabelTag.FINAL:
             return str(super().save_label(image_id, label_filename, label_tag, label_info))
-        with annotation_file(image_id, read_volume(source), label_filename, label_info) as (path, _, known):
+        image = read_volume(source)
+        with annotation_file(image_id, image, label_filename, label_info, self._expected) as (path, _, known):
             return str(super().save_label(image_id, str(path), label_tag, known))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import TomosegError, UsageError, VolumeError, one_line
+from tomoseg.core.errors import TomosegError, UsageError, VolumeError, one_line, some
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import same_name
 from tomoseg.data.nifti import write_label_map, write_map
@@ -69,7 +69,7 @@ def prepare_cases(
         folder: for the files, which have names that no config misreads.
 
     Returns:
-        The pairs, and a line for each that was left out.
+        The pairs, and a line for each that was left out or has other labels.
 
     Raises:
         UsageError: none is left.
@@ -79,7 +79,7 @@ def prepare_cases(
     errors: list[str] = []
     for number, pair in enumerate(annotated):
         try:
-            cases += _prepare(pair, labels, locator, folder / f"{number:05}")
+            cases += _prepare(pair, labels, locator, folder / f"{number:05}", errors)
         except (TomosegError, MemoryError) as error:
             errors.append(f"{pair.image_id}: left out: {one_line(error)}")
     if not cases:
@@ -87,10 +87,15 @@ def prepare_cases(
     return cases, errors
 
 
-def _prepare(pair: Annotated, labels: ServedLabels, locator: Locator, stem: Path) -> list[TrainingCase]:
+def _prepare(
+    pair: Annotated, labels: ServedLabels, locator: Locator, stem: Path, notes: list[str]
+) -> list[TrainingCase]:
     image = read_volume(pair.image)
     annotation = read_annotation(pair.label, image, pair.label_info)
     values = _bundle_values(annotation.labels, annotation.names or {v: n for n, v in labels.ids.items()}, labels)
+    drawn = {name for value, name in annotation.names.items() if (annotation.labels == value).any()}
+    if strange := sorted(name for name in drawn if same_name(name) not in labels.bundle_values):
+        notes.append(f"{pair.image_id}: {some(strange)} is no label of the bundle; its voxels become background")
     if not values.any():
         raise UsageError(f"expected some of the labels {', '.join(labels.ids)}, got none of them")
     located = locator.locate(image)
