@@ -84,7 +84,7 @@ def test_what_does_not_fit_is_refused(labels: Any, grid: Grid, info: Any, messag
 
 
 HIPPOCAMPUS, NECK = {"anterior": 1, "left anterior": 1, "posterior": 2}, {"mandible": 1}
-# names by value, as they occur; what is wrong with them
+# names by value, each of them drawn; the error
 SUBMITTED: dict[str, tuple[dict[int, str], str]] = {
     "all of a bundle": ({1: "Anterior", 2: "posterior"}, ""),
     "all of another": ({1: "mandible"}, ""),
