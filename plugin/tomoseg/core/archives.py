@@ -17,6 +17,11 @@ SMALL_BYTES = 100_000_000
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
 
 
+def path_of(member: zipfile.ZipInfo) -> Path:
+    """Return the path of a member; some programs on Windows separate its parts by backslashes."""
+    return Path(member.filename.replace("\\", "/"))
+
+
 def unpack(
     path: Path,
     target: Path,
@@ -45,7 +50,7 @@ def unpack(
         if len(members) > MAX_FILES or size > MAX_BYTES:
             raise kind(f"{path}: more than {MAX_FILES} files or {MAX_BYTES // 10**9} GB. Unpack it yourself")
         for member in members:
-            parts = Path(member.filename.replace("\\", "/")).parts
+            parts = path_of(member).parts
             outside = not parts or ".." in parts or Path(parts[0]).is_absolute() or ":" in parts[0]
             if outside or stat.S_ISLNK(member.external_attr >> 16):
                 raise kind(f"{path}: holds a link or a file outside of itself, {member.filename!r}. Do not use it")

@@ -158,6 +158,7 @@ def test_bad_model_is_one_line(
     [
         ("../evil/plans.json", "outside of itself"),
         ("/evil/plans.json", "outside of itself"),
+        ("..\\evil\\plans.json", "outside of itself"),
         ("a/b.txt", "no plans.json"),
     ],
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tomoseg.core.archives import unpack
+from tomoseg.core.archives import path_of, unpack
 from tomoseg.core.errors import BundleError, UsageError
 
 PLANS, DATASET, POSTPROCESSING = "plans.json", "dataset.json", "postprocessing.json"
@@ -73,7 +73,7 @@ def open_model(path: Path, configuration: str | None) -> Iterator[TrainedModel]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file or folder. Give a results folder of nnU-Net, or a ZIP of one")
     with TemporaryDirectory(prefix="tomoseg-") as folder:
-        unpack(path, Path(folder), lambda _, member: bool(WANTED.fullmatch(Path(member.filename).name)))
+        unpack(path, Path(folder), lambda _, member: bool(WANTED.fullmatch(path_of(member).name)))
         yield _choose(path, Path(folder), configuration)
 
 
