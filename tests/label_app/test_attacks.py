@@ -75,7 +75,6 @@ def as_json(**content: Any) -> tuple[bytes, dict[str, str]]:
 
 UPLOAD = form("file", "scan.nii.gz")
 LABEL = form("label", "label.nii.gz")
-HERE = {"Origin": "http://{place}"}
 # method, address, (body, headers), status
 GONE: dict[str, tuple[str, str]] = {
     "all again": ("POST", "/reload"),
@@ -216,10 +215,10 @@ def test_the_first_page_says_what_there_is(server: Server) -> None:
 
 def test_the_log_has_a_line_a_request(server: Server) -> None:
     assert server.ask_form(f"/infer/{NAME}", {}, image="one")[0] == 200
-    assert server.ask_form(f"/infer/{NAME}", {}, image="nobody")[0] == 422
+    assert server.ask_form(f"/infer/{NAME}", {}, image="absent")[0] == 422
     log = server.log.read_text()
     assert f"POST /infer/{NAME} image=one: 200 after " in log
-    assert f"POST /infer/{NAME} image=nobody: 422 after " in log
+    assert f"POST /infer/{NAME} image=absent: 422 after " in log
     assert "no such image in the studies" in log
 
 

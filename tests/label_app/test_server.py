@@ -166,11 +166,11 @@ def test_opens_no_other_file_of_the_computer(server: Server, real_scan: Path) ->
         f"{server.url}/infer/{NAME}", params={"image": "x"}, data={"params": json.dumps(params)}, timeout=60
     )
     assert answer.status_code == 422
-    for name, wanted in ((str(real_scan), 400), ("nobody", 200)):
+    for name, wanted in ((str(real_scan), 400), ("absent", 200)):
         batch = {"images": [name], "device": "cpu"}
         status, content = server.ask("POST", f"/batch/infer/{NAME}", batch, run_sync="true")
         assert status == wanted
-    assert "no such image in the studies" in json.loads(content)["nobody"]["error"]
+    assert "no such image in the studies" in json.loads(content)["absent"]["error"]
 
 
 def test_answers_others_while_the_network_runs(server: Server, real_scan: Path, tmp_path: Path) -> None:

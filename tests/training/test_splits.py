@@ -35,6 +35,11 @@ def write(folder: Path, layout: str, stem: str = "1.2.840.{}") -> tuple[Path, li
     return dataset, names
 
 
+def train_once(bundle: Path, dataset: Path, out: Path, *options: str) -> Any:
+    """Train for one epoch from the command line."""
+    return tomoseg("train", bundle, "--data", dataset, "--epochs", "1", "--device", "cpu", "-o", out, *options)
+
+
 def name_folds(dataset: Path, names: list[str], file: str = "splits.json") -> None:
     folds: list[dict[str, Any]] = [{"train": names[2:], "val": names[:2]}, {"train": names[:2], "val": names[2:]}]
     (dataset / file).write_text(json.dumps(folds))
@@ -68,7 +73,7 @@ def test_folds_that_name_no_case_train_nothing(tmp_path: Path) -> None:
     dataset, names = write(tmp_path, "nnunet", "patient_{}")
     bundle = tiny_bundle(dataset, tmp_path / "bundle")
     name_folds(dataset, [f"{name}_0000" for name in names])
-    done = tomoseg("train", bundle, "--data", dataset, "--epochs", "1", "--device", "cpu", "-o", tmp_path / "out")
+    done = train_once(bundle, dataset, tmp_path / "out")
     assert done.returncode == 1
     assert "the folds name 'patient_0_0000' (6 such), and no case is called so" in done.stderr
     assert "correct splits.json" in done.stderr
@@ -95,7 +100,7 @@ def test_cases_in_neither_list_are_not_trained_on(tmp_path: Path) -> None:
     assert [Path(case["label"]).name for case in config.get_parsed_content("train_cases")] == [
         f"{name}.nii.gz" for name in names[:3]
     ]
-    done = tomoseg("train", bundle, "--data", dataset, "--epochs", "1", "--device", "cpu", "-o", tmp_path / "out")
+    done = train_once(bundle, dataset, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "warning: fold 0 has in neither list, and does not use: patient_5\n" in done.stderr
 
@@ -131,8 +136,8 @@ def test_a_malformed_file_is_one_line_of_every_command(case: str, sound: Path, t
     dataset = shutil.copytree(sound / "data", tmp_path / "data")
     raw = content if isinstance(content, str | bytes) else json.dumps(content)
     (dataset / "splits.json").write_bytes(raw if isinstance(raw, bytes) else raw.encode())
-    train = ("train", sound / "bundle", "--data", dataset, "-o", tmp_path / "out", "--epochs", "1")
-    for command in (("check", dataset), ("plan", dataset, "-o", tmp_path / "plan"), train):
+    train_command = ("train", sound / "bundle", "--data", dataset, "-o", tmp_path / "out", "--epochs", "1")
+    for command in (("check", dataset), ("plan", dataset, "-o", tmp_path / "plan"), train_command):
         done = tomoseg(*command)
         lines = [line for line in (done.stdout + done.stderr).splitlines() if told in line]
         assert (done.returncode, len(lines)) == (1, 1), done.stderr
@@ -167,25 +172,13 @@ def test_a_label_of_held_out_cases_alone_is_an_error_and_a_warning_where_other_f
         erase(path, 2)
     names = [f"patient_{case}" for case in range(6)]
     name_folds(dataset, names)
-    arguments = (
-        "train",
-        sound / "bundle",
-        "--data",
-        dataset,
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-        "-o",
-        tmp_path / "out",
-    )
     missing = "no case that fold 0 trains on has the label Back part (2)"
-    done = tomoseg(*arguments, "--fold", "0")
+    done = train_once(sound / "bundle", dataset, tmp_path / "out", "--fold", "0")
     assert done.returncode == 1
     assert f"tomoseg: error: {dataset}: {missing}" in done.stderr
     assert not list(tmp_path.rglob("model.pt"))
-    assert tomoseg(*arguments, "--fold", "1").returncode == 0
-    done = tomoseg(*arguments, "--fold", "all", "--overwrite")
+    assert train_once(sound / "bundle", dataset, tmp_path / "out", "--fold", "1").returncode == 0
+    done = train_once(sound / "bundle", dataset, tmp_path / "out", "--fold", "all", "--overwrite")
     assert done.returncode == 0, done.stderr
     assert f"tomoseg: warning: {dataset}: {missing}" in done.stderr
 
@@ -199,19 +192,7 @@ def test_copies_among_training_and_held_out_cases_are_warned_of(sound: Path, tmp
     one, other = (dataset / "imagesTr" / f"patient_{case}.nii.gz" for case in (0, 4))
     done = tomoseg("plan", dataset, "-o", tmp_path / "plan", "--preset", "small", "--device", "cpu")
     assert f"tomoseg: warning: {other}: has the same voxels as {one}" in done.stderr
-    arguments = (
-        "train",
-        sound / "bundle",
-        "--data",
-        dataset,
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-        "-o",
-        tmp_path / "out",
-    )
-    done = tomoseg(*arguments, "--fold", "0")
+    done = train_once(sound / "bundle", dataset, tmp_path / "out", "--fold", "0")
     assert f"tomoseg: warning: {one}: has the same voxels as {other}" in done.stderr
-    done = tomoseg(*arguments, "--fold", "none")
+    done = train_once(sound / "bundle", dataset, tmp_path / "out", "--fold", "none")
     assert "same voxels" not in done.stderr

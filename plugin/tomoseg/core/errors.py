@@ -112,6 +112,16 @@ def import_package(module: str, package: str, extra: str = "") -> ModuleType:
 
 
 @contextmanager
+def errors_name(path: object, name: object) -> Iterator[None]:
+    """Let errors of ours name what a user knows, in place of a temporary file or folder."""
+    try:
+        yield
+    except TomosegError as error:
+        error.args = (str(error).replace(str(path), str(name)),)
+        raise
+
+
+@contextmanager
 def errors_as(kind: type[TomosegError], what: str, *foreign: type[Exception], remedy: str = "") -> Iterator[None]:
     """Raise other errors as one of ours, "WHAT: THEIR MESSAGE"; a `TomosegError` passes unless its kind is named.
 

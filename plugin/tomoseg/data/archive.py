@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 
 from tomoseg.core.archives import unpack
-from tomoseg.core.errors import TomosegError, VolumeError
+from tomoseg.core.errors import VolumeError, errors_name
 from tomoseg.core.files import real_path
 from tomoseg.core.notes import collect_notes, take_note
 from tomoseg.data.formats import has_suffix
@@ -43,12 +43,8 @@ def as_folder(path: Path) -> Iterator[tuple[Path, Callable[[str], str]]]:
     def name(text: str) -> str:
         return text.replace(str(folder), str(path))
 
-    with collect_notes() as notes:
-        try:
-            yield folder, name
-        except TomosegError as error:
-            error.args = (name(str(error)),)
-            raise
+    with collect_notes() as notes, errors_name(folder, path):
+        yield folder, name
     for note in notes:
         take_note(name(note))
 

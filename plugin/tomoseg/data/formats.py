@@ -9,6 +9,7 @@ PAIR_SUFFIXES = (".hdr", ".img", ".hdr.gz", ".img.gz")  # NIfTI in two files
 DETACHED_SUFFIXES = (".nhdr", ".mhd")  # the voxels are in another file
 SEGMENTATION_SUFFIX = ".seg.nrrd"  # 3D Slicer's; never a scan
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+SINGLE_FILE_SUFFIXES = tuple(suffix for suffix in VOLUME_SUFFIXES if suffix not in DETACHED_SUFFIXES)
 MGH_SUFFIXES = (".mgz", ".mgh")  # FreeSurfer's
 NIBABEL_SUFFIXES = (*NIFTI_SUFFIXES, ".nii.bz2", ".nii.zst", *PAIR_SUFFIXES, *MGH_SUFFIXES)
 SCAN_SUFFIXES = (*ITK_SUFFIXES, *NIBABEL_SUFFIXES)  # that are read, though no training or result has them

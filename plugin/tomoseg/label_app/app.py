@@ -12,7 +12,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import processes
 
-from tomoseg.core.errors import BundleError, UsageError, VolumeError
+from tomoseg.core.errors import BundleError, UsageError, VolumeError, errors_name
 from tomoseg.core.version import __version__
 from tomoseg.label_app.activelearning.acquisition_scores import KINDS
 from tomoseg.label_app.activelearning.scoring import ImageScoring
@@ -21,14 +21,13 @@ from tomoseg.label_app.clicks.correction import BACKGROUND
 from tomoseg.label_app.datastore.annotation import ExpectedLabels
 from tomoseg.label_app.datastore.dicom_studies import DicomStudies, connect
 from tomoseg.label_app.datastore.local_studies import LocalStudies
-from tomoseg.label_app.folder import ACCEPT_UNKNOWN, FOLLOW_LINKS, LabelApp, load_bundles
+from tomoseg.label_app.folder import ACCEPT_UNKNOWN, FOLLOW_LINKS, LabelApp, is_dicomweb, load_bundles
 from tomoseg.label_app.infers.batch_task import IsolatedBatch
 from tomoseg.label_app.infers.inference import SegmentationTask
 from tomoseg.label_app.infers.interaction import SUFFIX, ClickTask
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import flag
 from tomoseg.label_app.trainers.train_task import BundleTraining
-from tomoseg.label_app.uploads import named
 from tomoseg.training.workflow import read_train_config
 
 ALL = "all"
@@ -62,7 +61,7 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         models = self.models.values()
         accept = self.conf.get(ACCEPT_UNKNOWN) == "true"
         expected = ExpectedLabels([model.labels.bundle_values for model in models], accept)
-        if not self.studies.startswith(("http://", "https://")):
+        if not is_dicomweb(self.studies):
             return LocalStudies(Path(self.studies), expected, self.conf.get(FOLLOW_LINKS) == "true")
         modalities = dict.fromkeys(model.bundle.modality for model in models)
         labels = [label for model in models for label in model.labels.table]
@@ -129,7 +128,7 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         if not source:
             raise VolumeError(f"image {image!r}: no such image in the studies, and no such session")
         tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
-        with named(source, f"image {image}"):
+        with errors_name(source, f"image {image}"):
             path, reported = task({**request, "image": str(source)})
         label = path
         if path and not uploaded and flag(request, "save_label"):

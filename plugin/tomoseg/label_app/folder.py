@@ -111,6 +111,11 @@ class LabelApp:
         return WeightsVersions(self.root / "models" / bundle.name)
 
 
+def is_dicomweb(studies: str) -> bool:
+    """Return whether studies are the URL of a DICOMweb archive, and no folder."""
+    return studies.startswith(("http://", "https://"))
+
+
 def load_bundles(names: Sequence[str]) -> tuple[Bundle, ...]:
     """Return bundles by name, beginning of a name or folder, and make sure that they can be served.
 

@@ -130,11 +130,11 @@ class Guard:
             name = ""
         if name not in self.hosts:
             raise HTTPException(403, f"host {host!r}: is no name of this server. Start it with --allow-host")
-        site, origin = request.headers.get("sec-fetch-site", ""), request.headers.get("origin")
-        changes = request.method not in SAFE_METHODS
+        origin, changes = request.headers.get("origin"), request.method not in SAFE_METHODS
         foreign = origin is not None and origin.lower() != f"{request.url.scheme}://{host}".lower()
-        embedded = site in ("cross-site", "same-site") and request.headers.get("sec-fetch-mode") != "navigate"
-        if (changes and (foreign or site in ("cross-site", "same-site"))) or embedded:
+        crossing = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        followed = not changes and request.headers.get("sec-fetch-mode") == "navigate"  # a link to here
+        if (changes and foreign) or (crossing and not followed):
             raise HTTPException(403, f"origin {origin!r}: web pages of other servers may not ask")
         path = request.scope.get("raw_path", b"").partition(b"?")[0]
         if HIDDEN_SEPARATORS.search(path) or not all(map(_is_plain, request.scope["path"].split("/"))):

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tomoseg.label_app.folder import is_dicomweb
 from tomoseg.report.html.template import page_environment
 
 
@@ -20,8 +21,8 @@ def home_page(app: Any, address: str, refused: Iterable[tuple[str, str, str]]) -
     models = [(one.name, one.weights.current.number, list(one.labels.ids)) for one in app.models.values()]
     details = {"Studies": app.studies, "Folder of the app": app.app_dir}
     template = page_environment(Path(__file__).parent).get_template("home.html")
-    archive = app.studies.startswith(("http://", "https://"))
     return template.render(
-        address=address.rstrip("/"), total=total, labelled=labelled, models=models, details=details, archive=archive,
+        address=address.rstrip("/"), total=total, labelled=labelled, models=models, details=details,
+        archive=is_dicomweb(app.studies),
         refused=list(refused),
     )  # fmt: skip

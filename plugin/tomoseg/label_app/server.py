@@ -18,10 +18,9 @@ from tomoseg.bundle.trust import require_trusted
 from tomoseg.core.errors import UsageError, errors_as, import_package, one_line
 from tomoseg.core.notes import print_line
 from tomoseg.core.threads import choose_threads
-from tomoseg.label_app.folder import ACCEPT_UNKNOWN, FOLLOW_LINKS, LabelApp
+from tomoseg.label_app.folder import ACCEPT_UNKNOWN, FOLLOW_LINKS, LabelApp, is_dicomweb
 from tomoseg.label_app.options import ServerOptions
 
-SCHEMES = ("http://", "https://")
 WILDCARDS = ("0.0.0.0", "::")  # all addresses of this computer
 BETWEEN_TRIES_S = 2.0
 
@@ -63,7 +62,7 @@ def serve_label_app(
     if options.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(choose_threads(options.threads))
     import_package("monailabel", "monailabel", "label")
-    remote = studies.startswith(SCHEMES)
+    remote = is_dicomweb(studies)
     if not remote and not Path(studies).is_dir():
         raise UsageError(f"{studies}: no such folder; expected one with scans, or the URL of a DICOMweb archive")
     studies = studies if remote else str(Path(studies).resolve())
@@ -182,7 +181,7 @@ def _require_studies(studies: str, wait: bool) -> None:
 
 
 def _missing_studies(studies: str) -> str:
-    if not studies.startswith(SCHEMES):
+    if not is_dicomweb(studies):
         from tomoseg.label_app.datastore.local_studies import EXTENSIONS
 
         found = any(next(Path(studies).glob(pattern), None) for pattern in EXTENSIONS)

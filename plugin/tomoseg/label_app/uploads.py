@@ -9,12 +9,12 @@ from pathlib import Path
 from fastapi import UploadFile
 from starlette.exceptions import HTTPException
 
-from tomoseg.core.errors import TomosegError
-from tomoseg.data.formats import DETACHED_SUFFIXES, SEGMENTATION_SUFFIX, VOLUME_SUFFIXES, has_suffix
+from tomoseg.core.errors import errors_name
+from tomoseg.data.formats import SEGMENTATION_SUFFIX, SINGLE_FILE_SUFFIXES, has_suffix
 from tomoseg.label_app.datastore.annotation import RAW_SUFFIX
 
-SCAN_SUFFIXES = (*(suffix for suffix in VOLUME_SUFFIXES if suffix not in DETACHED_SUFFIXES), ".zip", ".dcm")
-LABEL_SUFFIXES = (SEGMENTATION_SUFFIX, *SCAN_SUFFIXES, RAW_SUFFIX)
+INPUT_SUFFIXES = (*SINGLE_FILE_SUFFIXES, ".zip", ".dcm")  # of scans that are segmented, and not kept
+LABEL_SUFFIXES = (SEGMENTATION_SUFFIX, *INPUT_SUFFIXES, RAW_SUFFIX)
 
 
 @contextmanager
@@ -41,18 +41,8 @@ def received(files: Sequence[UploadFile], suffixes: Sequence[str], folder: Path)
             with (parent / f"{index:06}{_suffix(file.filename or '', suffixes)}").open("wb") as target:
                 shutil.copyfileobj(file.file, target)
         path = parent if len(files) > 1 else next(parent.iterdir())
-        with named(path, "uploaded file"):
+        with errors_name(path, "uploaded file"):
             yield path
-
-
-@contextmanager
-def named(path: Path, name: str) -> Iterator[None]:
-    """Let errors name what a client knows, in place of a file of this computer."""
-    try:
-        yield
-    except TomosegError as error:
-        error.args = (str(error).replace(str(path), name),)
-        raise
 
 
 def _suffix(name: str, suffixes: Sequence[str]) -> str:

@@ -23,12 +23,13 @@ from monailabel.interfaces.utils.app import app_instance
 from tomoseg.core.errors import BundleError, MemoryLimitError, TomosegError, UsageError, VolumeError, one_line
 from tomoseg.core.files import open_regular
 from tomoseg.data.formats import strip_suffix
+from tomoseg.label_app.folder import is_dicomweb
 from tomoseg.label_app.guard import Guard, require_plain
 from tomoseg.label_app.home import home_page
 from tomoseg.label_app.login import Login, login_routes
 from tomoseg.label_app.proxy import ask_archive
 from tomoseg.label_app.request_log import RequestLog
-from tomoseg.label_app.uploads import LABEL_SUFFIXES, SCAN_SUFFIXES, received
+from tomoseg.label_app.uploads import INPUT_SUFFIXES, LABEL_SUFFIXES, received
 
 # what 3D Slicer's and OHIF's clients ask MONAI Label for; all else is gone
 STOCK_ROUTES = {
@@ -107,7 +108,7 @@ def _add_pages(app: FastAPI, log: RequestLog) -> None:
 
     @app.api_route("/proxy/dicom/{service}/{path:path}", methods=["GET", "POST"])
     async def proxy(request: Request, service: str, path: str) -> Any:
-        if service not in ("qido", "wado", "stow") or not settings.MONAI_LABEL_STUDIES.startswith("http"):
+        if service not in ("qido", "wado", "stow") or not is_dicomweb(settings.MONAI_LABEL_STUDIES):
             raise HTTPException(404, "there is no such archive")
         asked = (request.method, service, path, request.url.query, dict(request.headers), await request.body())
         return await run_in_threadpool(ask_archive, *asked)
@@ -142,7 +143,7 @@ def _add_uploads(app: FastAPI, private: Path) -> None:
         if file is None:
             result = instance.infer(request)
         else:
-            with received([file], SCAN_SUFFIXES, private) as path:
+            with received([file], INPUT_SUFFIXES, private) as path:
                 result = instance.infer(request | {"image": str(path)})
         return infer.send_response(instance.datastore(), result, output, background_tasks)
 
@@ -159,7 +160,7 @@ def _add_uploads(app: FastAPI, private: Path) -> None:
         require_plain({"image": name})
         if not name or name in studies.list_images():
             raise HTTPException(409, f"image {name!r}: exists. Choose another name")
-        with received([file], SCAN_SUFFIXES, private) as path:
+        with received([file], INPUT_SUFFIXES, private) as path:
             known = {**_parameters(params), "user": request.state.annotator}
             return {"image": studies.add_image(name, str(path), known)}
 
@@ -182,7 +183,7 @@ def _add_uploads(app: FastAPI, private: Path) -> None:
         expiry: int = 0,
         files: list[UploadFile] = File(...),  # noqa: B008
     ) -> dict[str, Any]:
-        with received(files, SCAN_SUFFIXES, private) as path:
+        with received(files, INPUT_SUFFIXES, private) as path:
             number, known = app_instance().sessions().add_session(str(path), expiry)
         return {"session_id": number, "session_info": known.to_json()}
 

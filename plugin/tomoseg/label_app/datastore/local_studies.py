@@ -7,12 +7,12 @@ from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from tomoseg.data.formats import DETACHED_SUFFIXES, VOLUME_SUFFIXES
+from tomoseg.data.formats import SINGLE_FILE_SUFFIXES
 from tomoseg.data.read import read_volume
 from tomoseg.label_app.datastore.annotation import ExpectedLabels, annotation_file
 
 # a file and its detached voxels would be taken apart when it is copied
-EXTENSIONS = [f"*{suffix}" for suffix in VOLUME_SUFFIXES if suffix not in DETACHED_SUFFIXES]
+EXTENSIONS = [f"*{suffix}" for suffix in SINGLE_FILE_SUFFIXES]
 
 
 class LocalStudies(LocalDatastore):  # type: ignore[misc]
