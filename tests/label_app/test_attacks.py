@@ -127,6 +127,8 @@ REFUSED: dict[str, tuple[str, str, tuple[bytes, dict[str, str]], int]] = {
     "a label under another name": ("PUT", "/datastore/label?image=..%2Fone", LABEL, 400),
     "a label with a path as tag": ("PUT", "/datastore/label?image=one&tag=../x", LABEL, 400),
     "an image that is code": ("PUT", "/datastore/image?image=main", form("file", "main.py"), 400),
+    "an image that the studies do not list": ("PUT", "/datastore/image?image=new", form("file", "scan.zip"), 400),
+    "an image without a format": ("PUT", "/datastore/image?image=new", form("file", "scan"), 400),
     "an image of a path": ("PUT", "/datastore/?image=../main", UPLOAD, 400),
     "an image in place of another": ("PUT", "/datastore/image?image=one", UPLOAD, 409),
     "an image whose name is a path": ("PUT", "/datastore/image", form("file", ".."), 400),

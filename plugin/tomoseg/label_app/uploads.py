@@ -47,7 +47,9 @@ def received(files: Sequence[UploadFile], suffixes: Sequence[str], folder: Path)
 
 def _suffix(name: str, suffixes: Sequence[str]) -> str:
     """Return the suffix by which a file's format is known; a client's own name may say whose it is."""
-    found = next((suffix for suffix in suffixes if has_suffix(name, (suffix,))), "")
-    if not found and "." in name.rpartition("/")[2] and not name.rpartition(".")[2].isdecimal():
-        raise HTTPException(400, f"file: expected one of {', '.join(suffixes)}, got {name[-40:]!r}")
-    return found or ".dcm"
+    if found := next((suffix for suffix in suffixes if has_suffix(name, (suffix,))), ""):
+        return found
+    ending = name.rpartition("/")[2].rpartition(".")
+    if ".dcm" in suffixes and (not ending[1] or ending[2].isdecimal()):  # as scanners name DICOM files
+        return ".dcm"
+    raise HTTPException(400, f"file: expected one of {', '.join(suffixes)}, got {name[-40:]!r}")

@@ -22,7 +22,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from tomoseg.core.errors import BundleError, MemoryLimitError, TomosegError, UsageError, VolumeError, one_line
 from tomoseg.core.files import open_regular
-from tomoseg.data.formats import strip_suffix
+from tomoseg.data.formats import SINGLE_FILE_SUFFIXES, strip_suffix
 from tomoseg.label_app.folder import is_dicomweb
 from tomoseg.label_app.guard import Guard, require_plain
 from tomoseg.label_app.home import home_page
@@ -160,7 +160,7 @@ def _add_uploads(app: FastAPI, private: Path) -> None:
         require_plain({"image": name})
         if not name or name in studies.list_images():
             raise HTTPException(409, f"image {name!r}: exists. Choose another name")
-        with received([file], INPUT_SUFFIXES, private) as path:
+        with received([file], SINGLE_FILE_SUFFIXES, private) as path:
             known = {**_parameters(params), "user": request.state.annotator}
             return {"image": studies.add_image(name, str(path), known)}
 
