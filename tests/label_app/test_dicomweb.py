@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from pydicom import dcmread
 
 from support.browser import Browser, running_browser
+from support.command_line import run_process
 from support.label_server import Server, require_monailabel, running_server
 from support.orthanc import Orthanc, running_orthanc
 from support.waiting import wait_until
@@ -166,6 +167,18 @@ def test_the_newest_labels_of_an_image_count(
     archive.add(segmentation(tmp_path / "old.dcm", dicom_scan, expected.labels, ["posterior", "anterior"], "20010101"))
     path = server.client.download_label(uid, "final")
     np.testing.assert_array_equal(read_volume(path).array, newest // 2)
+
+
+def test_an_earlier_submission_goes_back_to_the_archive(
+    server: Server, archive: Orthanc, uid: str, expected: Any, tmp_path: Path
+) -> None:
+    cache = str(server.app.parent / "cache")
+    done = run_process("label-app", server.app, "--history", uid, "--restore", 1, MONAI_LABEL_DICOMWEB_CACHE_PATH=cache)
+    assert done.returncode == 0, done.stderr
+    assert "restored from version 1" in done.stdout
+    found = [dcmread(path) for series in archive.series("SEG") for path in archive.fetch(series, tmp_path)]
+    newest = max((one for one in found if one.ContentDate < "2030"), key=lambda one: one.ContentDate + one.ContentTime)
+    np.testing.assert_array_equal(place(newest, expected), expected.labels)
 
 
 def place(dataset: Any, expected: Any) -> Any:

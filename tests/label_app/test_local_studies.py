@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tomoseg.label_app.datastore.annotation import ExpectedLabels
+from tomoseg.label_app.datastore.annotation import ExpectedLabels, Submissions
 from tomoseg.label_app.datastore.local_studies import LocalStudies
+from tomoseg.label_app.history import History
 
-ANY = ExpectedLabels([{"anterior": 1}])
+ANY = Submissions(ExpectedLabels([{"anterior": 1}]), History(Path("unused")))
 
 
 @pytest.mark.parametrize("earlier", [None, False, True])

@@ -58,8 +58,8 @@ def test_a_damaged_record_is_reported(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_who_is_killed_while_publishing_changes_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys, torch\nfrom pathlib import Path\nfrom tomoseg.label_app.versions import Weights\n"
-        "weights = Weights(Path(sys.argv[1]))\nprint('ready', flush=True)\n"
+        "import sys, torch\nfrom pathlib import Path\nfrom tomoseg.label_app.versions import WeightsVersions\n"
+        "weights = WeightsVersions(Path(sys.argv[1]))\nprint('ready', flush=True)\n"
         "while True:\n    weights.publish({'layer': torch.zeros(300_000)})\n"
     )
     for wait in (0.02, 0.05, 0.11):

@@ -34,6 +34,8 @@ ELSEWHERE = {"scripts/demo", "scripts/test", "scripts/bench", "scripts/offline_k
     "tomoseg label-server --studies scans -b hippocampus --app my_app",
     "tomoseg label-app my_app --versions",
     "tomoseg label-app my_app --rollback",
+    "tomoseg label-app my_app --history IMAGE",
+    "tomoseg label-app my_app --history IMAGE --restore 3",
 }
 
 

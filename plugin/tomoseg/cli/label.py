@@ -10,6 +10,7 @@ from tomoseg.cli.arguments import TrustOption
 from tomoseg.cli.trust import find_trusted
 from tomoseg.core.errors import UsageError
 from tomoseg.core.notes import print_line, print_warning
+from tomoseg.label_app.folder import LabelApp
 from tomoseg.label_app.options import ServerOptions
 
 BundlesOption = Annotated[list[str] | None, typer.Option("-b", "--bundle", metavar="BUNDLE")]
@@ -21,8 +22,10 @@ def label_app(
     versions: Annotated[bool, typer.Option("--versions")] = False,
     rollback: Annotated[bool, typer.Option("--rollback")] = False,
     to: Annotated[int | None, typer.Option()] = None,
+    history: Annotated[str | None, typer.Option(metavar="IMAGE")] = None,
+    restore: Annotated[int | None, typer.Option(metavar="N")] = None,
 ) -> None:
-    """Write a MONAI Label app that serves bundles, or choose among the weights that were trained in one.
+    """Write a MONAI Label app that serves bundles, or choose among its trained weights or an image's labels.
 
     Args:
         folder: the app's folder; made if it is not there.
@@ -30,12 +33,17 @@ def label_app(
         versions: list the weights that were trained, and stop.
         rollback: use the weights again that the current ones were trained from.
         to: with --rollback: this version; 0 is the bundle's own.
+        history: list the labels that were submitted for an image, and stop.
+        restore: with --history: store this version again, as the newest.
     """
-    from tomoseg.label_app.folder import LabelApp
-
     app = LabelApp(folder)
     if to is not None and not rollback:
         raise UsageError("--to: is for --rollback")
+    if restore is not None and history is None:
+        raise UsageError("--restore: needs an image. Name it with --history")
+    if history is not None:
+        _show_history(app, history, restore)
+        return
     if not versions and not rollback:
         served = app.write(bundle or ())
         start = f"tomoseg label-server --app {folder} --studies STUDIES"
@@ -53,6 +61,19 @@ def label_app(
         for number in weights.numbers:
             facts = "".join(f", {key} {value}" for key, value in weights.version(number).facts.items())
             print_line(f"{one.name}: {_describe(number)}{', in use' if number == current else ''}{facts}")
+
+
+def _show_history(app: LabelApp, image: str, restore: int | None) -> None:
+    if restore is not None:
+        from tomoseg.label_app.server import restore_label
+
+        print_line(f"{image}: {restore_label(app.root, image, restore)}")
+        return
+    submissions = app.history.of(image)
+    if not submissions:
+        raise UsageError(f"image {image!r}: nothing was submitted; its id is the name without the suffix")
+    for one in submissions:
+        print_line(f"{image}: {one}")
 
 
 def label_server(

@@ -1,5 +1,6 @@
 """The app that MONAI Label runs: tomoseg's bundles as its models."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,8 @@ from tomoseg.label_app.activelearning.acquisition_scores import KINDS
 from tomoseg.label_app.activelearning.scoring import ImageScoring
 from tomoseg.label_app.activelearning.strategies import make_strategies
 from tomoseg.label_app.clicks.correction import BACKGROUND
-from tomoseg.label_app.datastore.annotation import ExpectedLabels
-from tomoseg.label_app.datastore.dicom_studies import DicomStudies, connect
-from tomoseg.label_app.datastore.local_studies import LocalStudies
-from tomoseg.label_app.folder import ACCEPT_UNKNOWN, FOLLOW_LINKS, LabelApp, is_dicomweb, load_bundles
+from tomoseg.label_app.datastore.studies import open_studies
+from tomoseg.label_app.folder import ACCEPT_UNKNOWN, FOLLOW_LINKS, LabelApp, load_bundles
 from tomoseg.label_app.infers.batch_task import IsolatedBatch
 from tomoseg.label_app.infers.inference import SegmentationTask
 from tomoseg.label_app.infers.interaction import SUFFIX, ClickTask
@@ -30,6 +29,7 @@ from tomoseg.label_app.request import flag
 from tomoseg.label_app.trainers.train_task import BundleTraining
 from tomoseg.training.workflow import read_train_config
 
+LOGGER = logging.getLogger(__name__)
 ALL = "all"
 IMAGES_SCORED_AT_ONCE = 50  # images; an archive may have thousands
 DESCRIPTION = "Segmentation of CT and MRI with MONAI bundles, for research only"
@@ -45,11 +45,12 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
-        folder = LabelApp(Path(app_dir))
+        self.folder = LabelApp(Path(app_dir))
         named = [name.strip() for name in conf.get("models", "").split(",") if name.strip()]
-        bundles = load_bundles(named) if named else folder.bundles
+        bundles = load_bundles(named) if named else self.folder.bundles
         self._wants_scores = False
-        self.models = {bundle.name: ServedModel(bundle, folder) for bundle in bundles}
+        self._drawn_by: dict[str, str] = {}  # weights by image, since the start
+        self.models = {bundle.name: ServedModel(bundle, self.folder) for bundle in bundles}
         super().__init__(
             app_dir, studies, dict(conf), name="tomoseg", description=DESCRIPTION, version=__version__,
             # clients show these; 3D Slicer places clicks for each of them, so background is one, too
@@ -58,15 +59,8 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_datastore(self) -> Datastore:
         """Open the folder of studies or the DICOMweb archive."""
-        models = self.models.values()
-        accept = self.conf.get(ACCEPT_UNKNOWN) == "true"
-        expected = ExpectedLabels([model.labels.bundle_values for model in models], accept)
-        if not is_dicomweb(self.studies):
-            return LocalStudies(Path(self.studies), expected, self.conf.get(FOLLOW_LINKS) == "true")
-        modalities = dict.fromkeys(model.bundle.modality for model in models)
-        labels = [label for model in models for label in model.labels.table]
-        known = [one for one in modalities if one != "unknown"]
-        return DicomStudies(connect(self.studies.rstrip("/")), known, labels, expected)
+        accept, follow = (self.conf.get(name) == "true" for name in (ACCEPT_UNKNOWN, FOLLOW_LINKS))
+        return open_studies(self.studies, self.folder, list(self.models.values()), accept, follow)
 
     def init_infers(self) -> dict[str, InferTask]:
         """Return a segmentation for each bundle, and corrections by clicks where labels do not overlap."""
@@ -130,10 +124,36 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
         with errors_name(source, f"image {image}"):
             path, reported = task({**request, "image": str(source)})
-        label = path
+        label, weights = path, f"{request['model']} version {reported['weights_version']}"
+        if not uploaded:
+            self._drawn_by[image] = weights
         if path and not uploaded and flag(request, "save_label"):
-            label = studies.save_label(image, path, tag, {"model": request["model"], "params": reported})
+            known = {"model": request["model"], "params": reported, "weights": weights}
+            label = studies.save_label(image, path, tag, known)
         return {"label": label, "tag": tag, "file": path, "params": reported}
+
+    def save_annotation(self, image: str, file: Path, tag: str, known: Mapping[str, Any]) -> dict[str, Any]:
+        """Store what a person drew; the answer says so if another person's labels were there before.
+
+        Args:
+            image: its id.
+            file: what the client sent.
+            tag: of the label; empty for a final one.
+            known: what the client says, and who it is (`user`).
+
+        Raises:
+            VolumeError, UsageError: it is no label of this image; nothing is stored.
+        """
+        tag = tag or DefaultLabelTag.FINAL.value
+        before = self.datastore().get_label_info(image, DefaultLabelTag.ORIGINAL).get("weights", "")
+        known = {**known, "weights": self._drawn_by.get(image, before), "restored": None}
+        answer = {"image": image, "label": self.datastore().save_label(image, str(file), tag, known)}
+        *_, earlier, own = [None, None, *self.folder.history.of(image)]
+        if tag != DefaultLabelTag.FINAL.value or earlier is None or own is None or earlier.user == own.user:
+            return answer
+        note = f"image {image}: had labels by another person, which are kept: {earlier}; yours are version {own.number}"
+        LOGGER.warning(note)
+        return {**answer, "note": note}
 
 
 def _is_trainable(model: ServedModel) -> bool:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.registry import find_bundle, registered_names
@@ -12,6 +13,7 @@ from tomoseg.bundle.trust import CODE_SUFFIXES, code_files
 from tomoseg.core.errors import BundleError, OutputError, UsageError, errors_as
 from tomoseg.core.files import atomic_file, read_text
 from tomoseg.core.json_files import read_json, write_json
+from tomoseg.label_app.history import History
 from tomoseg.label_app.versions import WeightsVersions
 
 FOLLOW_LINKS, ACCEPT_UNKNOWN = "follow_links", "accept_unknown"  # of MONAI Label's --conf
@@ -29,7 +31,7 @@ MISLEADING = re.compile("detection|deepedit|deepgrow|classification", re.IGNOREC
 
 @dataclass(frozen=True)
 class LabelApp:
-    """A folder with `main.py`, `tomoseg.json` (which bundles) and `models/` (weights that were trained).
+    """A folder with `main.py`, `tomoseg.json` (which bundles), `models/` (trained weights) and `history/` (labels).
 
     Attributes:
         root: the folder.
@@ -98,13 +100,37 @@ class LabelApp:
             UsageError: it is no folder that `write` made.
             BundleError: a bundle is unknown or unusable.
         """
+        return load_bundles([str(name) for name in self._setting("bundles")])
+
+    @property
+    def studies(self) -> str:
+        """The studies that it served last.
+
+        Raises:
+            UsageError: it is no folder that `write` made, or it served none yet.
+        """
+        return str(self._setting("studies"))
+
+    def serve(self, studies: str) -> None:
+        """Keep which studies it serves.
+
+        Raises:
+            UsageError, OutputError: it is no folder that `write` made, or cannot be written to.
+        """
+        write_json(self.root / SETTINGS, {"bundles": self._setting("bundles"), "studies": studies})
+
+    def _setting(self, name: str) -> Any:
         path = self.root / SETTINGS
         if not path.exists():
             raise UsageError(f"{path}: missing. Make the app with: tomoseg label-app {self.root}")
         damage, remedy = (OSError, ValueError, KeyError, TypeError), ". Make the app again"
         with errors_as(UsageError, f"{path}: cannot be read", *damage, remedy=remedy):
-            names = [str(name) for name in read_json(path)["bundles"]]
-        return load_bundles(names)
+            return read_json(path)[name]
+
+    @property
+    def history(self) -> History:
+        """The labels that were submitted."""
+        return History(self.root / "history")
 
     def weights(self, bundle: Bundle) -> WeightsVersions:
         """Return the weights that were trained for a bundle."""

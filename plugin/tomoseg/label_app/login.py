@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-MAX_NAME = 100  # letters of an annotator's name
+from tomoseg.label_app.history import MAX_NAME
+
 OPEN_PATHS = {"/auth", "/auth/", "/auth/token", "/auth/token/"}
 PARAMETER = "token"  # of the address that the server prints
 

@@ -19,6 +19,7 @@ from tomoseg.core.errors import UsageError, errors_as, import_package, one_line
 from tomoseg.core.notes import print_line
 from tomoseg.core.threads import choose_threads
 from tomoseg.label_app.folder import ACCEPT_UNKNOWN, FOLLOW_LINKS, LabelApp, is_dicomweb
+from tomoseg.label_app.history import Submission
 from tomoseg.label_app.options import ServerOptions
 
 WILDCARDS = ("0.0.0.0", "::")  # all addresses of this computer
@@ -72,6 +73,7 @@ def serve_label_app(
     # an app that is there keeps its bundles, unless others are named
     served = folder.write(bundles) if bundles or not (folder.root / "main.py").is_file() else folder.bundles
     folder.require_own_code()
+    folder.serve(studies)
     for one in served:
         gate(one)
     _check_port(options.host, options.port)
@@ -131,6 +133,34 @@ def _serve(
     logging.getLogger("tomoseg.requests").setLevel(logging.INFO)
     parsed.uvicorn_app = make_app(Login(token, options.port), hosts, options.max_upload_bytes, received)
     main.action_start_server(parsed)
+
+
+def restore_label(folder: Path, image_id: str, number: int) -> Submission:
+    """Store an earlier submission of an image again, as its newest one, which is returned.
+
+    Args:
+        folder: of the app.
+        image_id: the image.
+        number: of the submission.
+
+    Raises:
+        MissingPackageError: MONAI Label is not installed.
+        UsageError: there is no such submission, or the app has code that is not tomoseg's.
+        VolumeError: the image is no longer there.
+        OutputError: the archive does not take it, or the disk is full.
+    """
+    import_package("monailabel", "monailabel", "label")
+    app = LabelApp(folder.resolve())
+    old = app.history.find(image_id, number)
+    app.require_own_code()
+    with contextlib.chdir(app.root):  # MONAI Label reads its settings in the working directory
+        from tomoseg.label_app.datastore.studies import open_studies
+        from tomoseg.label_app.model import ServedModel
+
+        models = [ServedModel(bundle, app) for bundle in app.bundles]
+        studies = open_studies(app.studies, app, models, accept_unknown=True, follow_links=True)
+        studies.save_label(image_id, str(old.label), "final", {**old.facts, "restored": number})
+    return app.history.of(image_id)[-1]
 
 
 def _absolute(path: str | None) -> str | None:

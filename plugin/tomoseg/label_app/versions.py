@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoseg.core.errors import BundleError, OutputError, UsageError, errors_as
+from tomoseg.core.errors import BundleError, UsageError, errors_as
 from tomoseg.core.files import atomic_file, sha256, staging_folder
 from tomoseg.core.json_files import read_json, write_json
+from tomoseg.label_app.numbered import numbered_folders, take_number
 
 if TYPE_CHECKING:
     import torch
@@ -76,8 +77,8 @@ class WeightsVersions:
     @property
     def numbers(self) -> list[int]:
         """Numbers of all versions, 0 for the bundle's own among them."""
-        found = (int(path.parent.name) for path in self.folder.glob("[0-9][0-9][0-9][0-9]/model.pt"))
-        return sorted({SHIPPED_VERSION, *found})
+        found = numbered_folders(self.folder).items()
+        return [SHIPPED_VERSION, *(number for number, folder in found if (folder / "model.pt").is_file())]
 
     def publish(self, state: dict[str, torch.Tensor], **facts: Any) -> Version:
         """Keep weights as the next version, and use them from now on; a version is there whole or not at all.
@@ -100,7 +101,7 @@ class WeightsVersions:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             known = {"created": now, "from_version": parent, "sha256": sha256(checkpoint), **facts}
             write_json(whole / "version.json", known)
-            number = self._take_number(whole)
+            number = take_number(self.folder, whole)
         self._use(number)
         return self.version(number)
 
@@ -123,15 +124,6 @@ class WeightsVersions:
         version = self.version(number)
         self._use(number)
         return version
-
-    def _take_number(self, whole: Path) -> int:
-        """Rename a finished folder to the next free number."""
-        number = self.numbers[-1] + 1
-        while (self.folder / f"{number:04}").exists():
-            number += 1
-        with errors_as(OutputError, f"{self.folder}: cannot be written to", OSError):
-            whole.rename(self.folder / f"{number:04}")
-        return number
 
     def _use(self, number: int) -> None:
         write_json(self.folder / CURRENT, {"version": number})

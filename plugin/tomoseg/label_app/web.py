@@ -16,7 +16,6 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from monailabel.config import settings
 from monailabel.endpoints import activelearning, batch_infer, datastore, infer, info, ohif, scoring, session, train
 from monailabel.endpoints.user.auth import User, get_current_user
-from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
@@ -25,6 +24,7 @@ from tomoseg.core.files import open_regular
 from tomoseg.data.formats import SINGLE_FILE_SUFFIXES, strip_suffix
 from tomoseg.label_app.folder import is_dicomweb
 from tomoseg.label_app.guard import Guard, require_plain
+from tomoseg.label_app.history import annotator
 from tomoseg.label_app.home import home_page
 from tomoseg.label_app.login import Login, login_routes
 from tomoseg.label_app.proxy import ask_archive
@@ -172,11 +172,10 @@ def _add_uploads(app: FastAPI, private: Path) -> None:
         params: str = Form("{}"),
         label: UploadFile = File(...),  # noqa: B008
     ) -> dict[str, Any]:
-        instance = app_instance()
         with received([label], LABEL_SUFFIXES, private) as path:
-            known = {**_parameters(params), "user": request.state.annotator}
-            saved = instance.datastore().save_label(image, str(path), tag or DefaultLabelTag.FINAL.value, known)
-        return {**(instance.on_save_label(image, saved) or {}), "image": image, "label": saved}
+            known = _parameters(params)
+            known["user"] = annotator(request.state.annotator, known.get("client_id"))
+            return dict(app_instance().save_annotation(image, path, tag, known))
 
     @app.put("/session/")
     def add_session(

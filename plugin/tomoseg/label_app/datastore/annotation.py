@@ -1,6 +1,5 @@
 """Bring a label map from a client into its image's grid, with the names of its values."""
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from tomoseg.data.labels import same_name
 from tomoseg.data.nifti import write_label_map
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
+from tomoseg.label_app.history import History
 
 RAW_SUFFIX = ".bin"  # OHIF's: one byte a voxel, first axis fastest
 NOT_DRAWN = {"background", "foreground_scribbles", "background_scribbles"}  # segments that clients use as tools
@@ -102,25 +102,38 @@ def read_annotation(path: Path, image: Volume, label_info: Sequence[Mapping[str,
     return Annotation(labels, {value: name.lower() for value, name in names.items()})
 
 
-@contextmanager
-def annotation_file(
-    image_id: str, image: Volume, label_filename: str, label_info: dict[str, Any], expected: ExpectedLabels
-) -> Iterator[tuple[Path, Annotation, dict[str, Any]]]:
-    """Read a client's file, and yield it as NIfTI on its image's grid, while it is copied.
+@dataclass(frozen=True)
+class Submissions:
+    """How annotations are taken.
 
-    Yields:
-        A temporary file, its label map, and the client's description with the actual names and values.
-
-    Raises:
-        VolumeError, UsageError: as for `read_annotation`.
+    Attributes:
+        expected: their labels.
+        history: keeps each of them.
     """
-    annotation = read_annotation(Path(label_filename), image, label_info.get("label_info"))
-    expected.require(annotation, image_id)
-    named = [{"name": name, "idx": value} for value, name in sorted(annotation.names.items())]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{image_id}.nii.gz"
-        write_label_map(path, annotation.labels, image.grid, image.header)
-        yield path, annotation, {**label_info, "label_info": named}
+
+    expected: ExpectedLabels
+    history: History
+
+    @contextmanager
+    def take(
+        self, image_id: str, image: Volume, label_filename: str, label_info: dict[str, Any]
+    ) -> Iterator[tuple[Path, Annotation, dict[str, Any]]]:
+        """Read a client's file, and yield it as NIfTI on its image's grid, while it is stored.
+
+        Yields:
+            A file, its label map, and the client's description with the actual names and values.
+
+        Raises:
+            VolumeError, UsageError: as for `read_annotation`.
+        """
+        annotation = read_annotation(Path(label_filename), image, label_info.get("label_info"))
+        self.expected.require(annotation, image_id)
+        known = {**label_info, "label_info": [{"name": n, "idx": v} for v, n in sorted(annotation.names.items())]}
+        facts = {name: known[name] for name in ("user", "weights", "restored", "label_info") if known.get(name)}
+        with self.history.adding(image_id, facts) as folder:
+            path = folder / "label.nii.gz"
+            write_label_map(path, annotation.labels, image.grid, image.header)
+            yield path, annotation, known
 
 
 def _read_raw(path: Path, grid: Grid) -> NDArray[np.uint16]:

@@ -23,7 +23,7 @@ from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.data.read import read_volume
 from tomoseg.data.segments import LabelMap
 from tomoseg.data.volume import Volume
-from tomoseg.label_app.datastore.annotation import Annotation, ExpectedLabels, annotation_file
+from tomoseg.label_app.datastore.annotation import Annotation, Submissions
 from tomoseg.label_app.datastore.archived_labels import ArchivedLabels, describe_labels, newest, read_labels
 
 LOGGER = logging.getLogger(__name__)
@@ -40,13 +40,13 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
         client: of the archive.
         modalities: of the series that are to be labelled, e.g. ["MR"].
         labels: what labels are called, with colours and codes.
-        expected: labels of annotations.
+        submissions: how annotations are taken.
     """
 
     def __init__(
-        self, client: Any, modalities: Sequence[str], labels: Sequence[Label], expected: ExpectedLabels
+        self, client: Any, modalities: Sequence[str], labels: Sequence[Label], submissions: Submissions
     ) -> None:
-        self._expected = expected
+        self._submissions = submissions
         self._filters = _filters(modalities)
         self._labels = {label.name: label for label in labels}
         self._listed: tuple[float, list[str]] = (0.0, [])
@@ -175,10 +175,12 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
         if source is None:
             raise VolumeError(f"image {image_id!r}: no such series in the archive")
         self.get_image_uri(image_id)
+        if label_tag != DefaultLabelTag.FINAL:
+            return str(LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info))
         image = read_volume(source)
-        with annotation_file(image_id, image, label_filename, label_info, self._expected) as (path, annotation, known):
-            if label_tag == DefaultLabelTag.FINAL:
-                known["SeriesInstanceUID"] = self._upload(annotation, image, path.with_name("label.dcm"))
+        with self._submissions.take(image_id, image, label_filename, label_info) as (path, annotation, known):
+            with tempfile.TemporaryDirectory() as folder:
+                known["SeriesInstanceUID"] = self._upload(annotation, image, Path(folder) / "label.dcm")
             return str(LocalDatastore.save_label(self, image_id, str(path), label_tag, known))
 
     def _upload(self, annotation: Annotation, image: Volume, path: Path) -> str:

@@ -9,7 +9,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 
 from tomoseg.data.formats import SINGLE_FILE_SUFFIXES
 from tomoseg.data.read import read_volume
-from tomoseg.label_app.datastore.annotation import ExpectedLabels, annotation_file
+from tomoseg.label_app.datastore.annotation import Submissions
 
 # a file and its detached voxels would be taken apart when it is copied
 EXTENSIONS = [f"*{suffix}" for suffix in SINGLE_FILE_SUFFIXES]
@@ -20,12 +20,12 @@ class LocalStudies(LocalDatastore):  # type: ignore[misc]
 
     Args:
         folder: the scans.
-        expected: labels of annotations.
+        submissions: how annotations are taken.
         follow_links: serve files that are links, too, wherever they lead.
     """
 
-    def __init__(self, folder: Path, expected: ExpectedLabels, follow_links: bool = False) -> None:
-        self._expected = expected
+    def __init__(self, folder: Path, submissions: Submissions, follow_links: bool = False) -> None:
+        self._submissions = submissions
         self._follow_links = follow_links
         super().__init__(
             str(folder),
@@ -63,5 +63,8 @@ class LocalStudies(LocalDatastore):  # type: ignore[misc]
         if source is None or label_tag != DefaultLabelTag.FINAL:
             return str(super().save_label(image_id, label_filename, label_tag, label_info))
         image = read_volume(source)
-        with annotation_file(image_id, image, label_filename, label_info, self._expected) as (path, _, known):
+        with self._submissions.take(image_id, image, label_filename, label_info) as (path, _, known):
+            if there := self.get_label_uri(image_id, label_tag):
+                info = self.get_label_info(image_id, label_tag)
+                self._submissions.history.keep(image_id, Path(there), info.get("label_info"))
             return str(super().save_label(image_id, str(path), label_tag, known))
