@@ -132,7 +132,7 @@ class Study:
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             cases = [(self._cases[label].image, self._cases[label].label) for label in labelled]
             state = fine_tune(
-                self._bundle, cases, [], start, FineTuningOptions(epochs, LEARNING_RATE_SCALE, "cpu"), Path(folder)
+                self._bundle, cases, start, FineTuningOptions(epochs, LEARNING_RATE_SCALE, "cpu"), Path(folder)
             )
         path = self._scratch / f"{name}.pt"
         torch.save(state, path)

@@ -87,11 +87,28 @@ def write_export(folder: Path, scan: Path) -> Path:
 
 def write_settings(folder: Path, scan: Path) -> Path:
     LabelApp(folder).write(["hippocampus"])
+    LabelApp(folder).serve("/scans")
     return folder / "tomoseg.json"
 
 
+def write_submission(folder: Path, scan: Path) -> Path:
+    history = LabelApp(folder).history
+    names = [{"name": "anterior", "idx": 1}]
+    facts = {"user": "ann", "weights": "hippocampus version 1", "restored": 1, "label_info": names}
+    with history.adding("one", facts) as staging:
+        (staging / "label.nii.gz").touch()
+    return history.of("one")[0].label.with_name("submission.json")
+
+
 def write_weights(folder: Path, scan: Path) -> Path:
-    facts: dict[str, Any] = {"cases": 1, "epochs": 2, "learning_rate_scale": 0.1, "best_metric": 0.5}
+    facts: dict[str, Any] = {
+        "cases": 1,
+        "epochs": 2,
+        "learning_rate_scale": 0.1,
+        "held_out": 5,
+        "dice": 0.5,
+        "dice_before": 0.4,
+    }
     WeightsVersions(folder).publish({"layer": torch.zeros(2)}, **facts)
     return folder / "0001" / "version.json"
 
@@ -111,7 +128,8 @@ def write_progress(folder: Path, scan: Path) -> Path:
     from tomoseg.training.fine_tuning import Progress
 
     task: Any = SimpleNamespace(_stats_file=folder / "train_stats.json")
-    BundleTraining._save_stats(task, Progress(1, 2, 0.5, 0.6), 0.0, ended=False)
+    compared = {"held_out": 5, "dice": 0.6, "dice_before": 0.5, "best_metric": 0.6}
+    BundleTraining._save_stats(task, Progress(1, 2, 0.5), 0.0, compared, ended=True)
     return folder / "train_stats.json"
 
 
@@ -133,6 +151,7 @@ WRITERS: dict[str, Callable[[Path, Path], Path]] = {
     "manifest": write_manifest,
     "plan": write_plan,
     "report": write_report,
+    "submission": write_submission,
     "training_progress": write_progress,
     "weights_version": write_weights,
 }

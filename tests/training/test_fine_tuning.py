@@ -42,8 +42,8 @@ def cases(real_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pai
 def test_weights_come_out_and_the_bundle_stays(bundle: Bundle, cases: list[Pair], tmp_path: Path) -> None:
     before = {path: sha256(path) for path in bundle.root.rglob("*") if path.is_file()}
     reported: list[Progress] = []
-    state = fine_tune(bundle, cases, [], None, FineTuningOptions(2, 1.0, "cpu"), tmp_path, reported.append)
-    assert [(one.epoch, one.epochs, one.best_metric) for one in reported] == [(1, 2, None), (2, 2, None)]
+    state = fine_tune(bundle, cases, None, FineTuningOptions(2, 1.0, "cpu"), tmp_path, reported.append)
+    assert [(one.epoch, one.epochs) for one in reported] == [(1, 2), (2, 2)]
     assert {path: sha256(path) for path in bundle.root.rglob("*") if path.is_file()} == before
     weights = tmp_path / "weights.pt"
     torch.save(state, weights)
@@ -52,34 +52,10 @@ def test_weights_come_out_and_the_bundle_stays(bundle: Bundle, cases: list[Pair]
 
     # from there, with a rate of nearly nothing, the same weights come back
     (tmp_path / "again").mkdir()
-    again = fine_tune(
-        bundle, cases, cases[:1], weights, FineTuningOptions(1, 1e-9, "cpu"), tmp_path / "again", reported.append
-    )
-    assert reported[-1].best_metric is not None
+    again = fine_tune(bundle, cases, weights, FineTuningOptions(1, 1e-9, "cpu"), tmp_path / "again")
     assert state.keys() == again.keys()
     for name, tensor in state.items():
         torch.testing.assert_close(again[name], tensor, rtol=0, atol=1e-6)
-
-
-def test_the_weights_that_were_best_on_the_cases_held_out_come_back(
-    bundle: Bundle, cases: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    metrics = iter((0.5, 0.9, 0.9, 0.4))
-    validated: list[dict[str, torch.Tensor]] = []
-    collect = TrainingSession._collect_metrics
-
-    def noted(session: TrainingSession, engine: Engine) -> None:
-        assert engine.state.key_metric_name is not None
-        engine.state.metrics[engine.state.key_metric_name] = next(metrics)
-        validated.append({name: tensor.clone() for name, tensor in session._workflow.weights().items()})
-        collect(session, engine)
-
-    monkeypatch.setattr(TrainingSession, "_collect_metrics", noted)
-    reported: list[Progress] = []
-    state = fine_tune(bundle, cases, cases[:1], None, FineTuningOptions(4, 1.0, "cpu"), tmp_path, reported.append)
-    assert [one.best_metric for one in reported] == [0.5, 0.9, 0.9, 0.9]
-    assert all(torch.equal(tensor, validated[1][name]) for name, tensor in state.items())
-    assert not all(torch.equal(tensor, validated[3][name]) for name, tensor in state.items())
 
 
 def test_an_epoch_is_each_case_once(cases: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +69,7 @@ def test_an_epoch_is_each_case_once(cases: list[Pair], tmp_path: Path, monkeypat
         step(session, engine)
 
     monkeypatch.setattr(TrainingSession, "_step", noted)
-    fine_tune(planned, [*cases, cases[0]], [], None, FineTuningOptions(1, 1.0, "cpu"), tmp_path)
+    fine_tune(planned, [*cases, cases[0]], None, FineTuningOptions(1, 1.0, "cpu"), tmp_path)
     assert lengths == [2, 2], "three cases, a batch of two"
 
 
@@ -111,10 +87,10 @@ def test_what_cannot_be_trained_is_reported(bundle: Bundle, cases: list[Pair], t
     content["level_loss"]["_target_"] = "NoSuchLoss"
     config.write_text(json.dumps(content))
     with pytest.raises(BundleError, match="training failed"):
-        fine_tune(bundle, cases, [], None, FineTuningOptions(1, 1.0, "cpu"), tmp_path / "one")
+        fine_tune(bundle, cases, None, FineTuningOptions(1, 1.0, "cpu"), tmp_path / "one")
     config.write_text("{")
     with pytest.raises(BundleError, match=r"train\.json: cannot be read"):
-        fine_tune(bundle, cases, [], None, FineTuningOptions(1, 1.0, "cpu"), tmp_path / "two")
+        fine_tune(bundle, cases, None, FineTuningOptions(1, 1.0, "cpu"), tmp_path / "two")
     config.unlink()
     with pytest.raises(BundleError, match=r"expected configs/train\.json, got none"):
-        fine_tune(bundle, cases, [], None, FineTuningOptions(1, 1.0, "cpu"), tmp_path / "three")
+        fine_tune(bundle, cases, None, FineTuningOptions(1, 1.0, "cpu"), tmp_path / "three")

@@ -20,7 +20,7 @@ from tomoseg.label_app.activelearning.scoring import ImageScoring
 from tomoseg.label_app.activelearning.strategies import make_strategies
 from tomoseg.label_app.clicks.correction import BACKGROUND
 from tomoseg.label_app.datastore.studies import open_studies
-from tomoseg.label_app.folder import ACCEPT_UNKNOWN, FOLLOW_LINKS, LabelApp, load_bundles
+from tomoseg.label_app.folder import LabelApp, load_bundles
 from tomoseg.label_app.infers.batch_task import IsolatedBatch
 from tomoseg.label_app.infers.inference import SegmentationTask
 from tomoseg.label_app.infers.interaction import SUFFIX, ClickTask
@@ -59,8 +59,11 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_datastore(self) -> Datastore:
         """Open the folder of studies or the DICOMweb archive."""
-        accept, follow = (self.conf.get(name) == "true" for name in (ACCEPT_UNKNOWN, FOLLOW_LINKS))
+        accept, follow = self._asked("accept_unknown"), self._asked("follow_links")
         return open_studies(self.studies, self.folder, list(self.models.values()), accept, follow)
+
+    def _asked(self, option: str) -> bool:
+        return bool(self.conf.get(option) == "true")
 
     def init_infers(self) -> dict[str, InferTask]:
         """Return a segmentation for each bundle, and corrections by clicks where labels do not overlap."""
@@ -70,7 +73,8 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Return a training for each bundle that has a training config."""
-        return {name: BundleTraining(model) for name, model in self.models.items() if _is_trainable(model)}
+        models, always = self.models.values(), self._asked("always")
+        return {model.name: BundleTraining(model, always) for model in models if _is_trainable(model)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Return the choices of the next image."""

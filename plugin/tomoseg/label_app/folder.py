@@ -16,7 +16,6 @@ from tomoseg.core.json_files import read_json, write_json
 from tomoseg.label_app.history import History
 from tomoseg.label_app.versions import WeightsVersions
 
-FOLLOW_LINKS, ACCEPT_UNKNOWN = "follow_links", "accept_unknown"  # of MONAI Label's --conf
 MAIN = '''"""A MONAI Label app that runs tomoseg's bundles; written by `tomoseg label-app`."""
 
 # MONAI Label looks in here for a class that derives from MONAILabelApp

@@ -9,6 +9,7 @@ from tomoseg.core.errors import UsageError
 from tomoseg.core.options import Option
 from tomoseg.core.threads import choose_threads
 
+CONF = ("follow_links", "accept_unknown", "always")  # options that are the app's, as MONAI Label's --conf
 MIN_LETTERS = 12  # of a token that a person chose
 
 
@@ -29,6 +30,7 @@ class ServerOptions:
         wait: wait for an archive that does not answer yet, and for scans in an empty folder.
         accept_unknown: take annotations with labels that no bundle has, and incomplete ones; such voxels become
             background in training.
+        always: use newly trained weights also where they are worse on the labels that are held out.
         follow_links: serve files that are links, too, wherever they lead.
         threads: threads; by default OMP_NUM_THREADS, else the cores that it may use.
 
@@ -51,6 +53,7 @@ class ServerOptions:
     max_upload: Annotated[int | str, Option("SIZE")] = "2GB"
     wait: bool = False
     accept_unknown: bool = False
+    always: bool = False
     follow_links: bool = False
     threads: Annotated[int | None, Option("N")] = None
 

@@ -18,9 +18,9 @@ from tomoseg.bundle.trust import require_trusted
 from tomoseg.core.errors import UsageError, errors_as, import_package, one_line
 from tomoseg.core.notes import print_line
 from tomoseg.core.threads import choose_threads
-from tomoseg.label_app.folder import ACCEPT_UNKNOWN, FOLLOW_LINKS, LabelApp, is_dicomweb
+from tomoseg.label_app.folder import LabelApp, is_dicomweb
 from tomoseg.label_app.history import Submission
-from tomoseg.label_app.options import ServerOptions
+from tomoseg.label_app.options import CONF, ServerOptions
 
 WILDCARDS = ("0.0.0.0", "::")  # all addresses of this computer
 BETWEEN_TRIES_S = 2.0
@@ -125,8 +125,8 @@ def _serve(
     main = Main(loglevel=logging.WARNING, actions="start_server")
     arguments = ["start_server", "--app", str(folder.root), "--studies", studies, "--host", options.host]
     arguments += ["--port", str(options.port), "--verbose", "WARNING", "--log_level", "warning"]
-    for name, asked in ((FOLLOW_LINKS, options.follow_links), (ACCEPT_UNKNOWN, options.accept_unknown)):
-        arguments += ["--conf", name, "true"] if asked else []
+    for name in CONF:
+        arguments += ["--conf", name, "true"] if getattr(options, name) else []
     arguments += ["--ssl_certfile", options.tls_cert, "--ssl_keyfile", str(options.tls_key)] if options.tls_cert else []
     parsed = main.args_parser().parse_args(arguments)
     hosts = own_names(options.host, options.allow_host)

@@ -80,11 +80,12 @@ class WeightsVersions:
         found = numbered_folders(self.folder).items()
         return [SHIPPED_VERSION, *(number for number, folder in found if (folder / "model.pt").is_file())]
 
-    def publish(self, state: dict[str, torch.Tensor], **facts: Any) -> Version:
-        """Keep weights as the next version, and use them from now on; a version is there whole or not at all.
+    def publish(self, state: dict[str, torch.Tensor], use: bool = True, **facts: Any) -> Version:
+        """Keep weights as the next version; a version is there whole or not at all.
 
         Args:
             state: what `load_state_dict` of the bundle's network takes.
+            use: whether to use them from now on.
             facts: kept beside it.
 
         Raises:
@@ -102,7 +103,8 @@ class WeightsVersions:
             known = {"created": now, "from_version": parent, "sha256": sha256(checkpoint), **facts}
             write_json(whole / "version.json", known)
             number = take_number(self.folder, whole)
-        self._use(number)
+        if use:
+            self._use(number)
         return self.version(number)
 
     def roll_back(self, to: int | None = None) -> Version:

@@ -20,13 +20,12 @@ from tomoseg.inference.threads import use_threads
 from tomoseg.training.history import Row
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.options import TrainingOptions
-from tomoseg.training.session import BEST, LAST, TrainingSession
+from tomoseg.training.session import LAST, TrainingSession
 from tomoseg.training.state import TrainingState
 from tomoseg.training.workflow import TrainingWorkflow, read_train_config
 
 State = dict[str, torch.Tensor]
 Pair = tuple[Path, Path]  # an image and its label map, which has the values of the bundle's own channels
-MAX_VALIDATIONS = 10  # in one training, at most
 
 
 @dataclass(frozen=True)
@@ -60,19 +59,16 @@ class Progress:
     Attributes:
         epoch, epochs: those done, and all.
         loss: mean over the last epoch.
-        best_metric: the bundle's own key metric on the cases held out, the best so far; None without such cases.
     """
 
     epoch: int
     epochs: int
     loss: float
-    best_metric: float | None
 
 
 def fine_tune(
     bundle: Bundle,
     cases: Sequence[Pair],
-    held_out: Sequence[Pair],
     start: Path | None,
     recipe: FineTuningOptions,
     folder: Path,
@@ -83,8 +79,6 @@ def fine_tune(
     Args:
         bundle: the bundle; it does not change.
         cases: to train on.
-        held_out: to validate on, by the bundle's own key metric; the best weights are returned. If there are none, the
-            last ones are.
         start: weights to start from; None for new ones.
         recipe: how long and how fast.
         folder: for the copy and all that it writes; left for the caller to remove.
@@ -105,11 +99,9 @@ def fine_tune(
     begin = None if start is None else inference.load_network(start).state_dict()
     try:
         options = TrainingOptions(device=recipe.device)
-        workflow = TrainingWorkflow(
-            replace(bundle, root=copy, trusted=True), folder, options, len(cases) + len(held_out)
-        )
-        workflow.use_cases(cases, held_out)
-        _override(workflow.parser, bool(held_out), recipe, folder)
+        workflow = TrainingWorkflow(replace(bundle, root=copy, trusted=True), folder, options, len(cases))
+        workflow.use_cases(cases)
+        _override(workflow.parser, recipe, folder)
         workflow.build()
         if begin is not None:
             workflow.network.load_state_dict(begin, strict=False)  # without the heads for deep supervision
@@ -125,38 +117,33 @@ def fine_tune(
 class _Reporter(TrainingMonitor):
     """Hands each epoch on and shows nothing."""
 
-    def __init__(self, state: TrainingState, on_epoch: Callable[[Progress], None]) -> None:
+    def __init__(self, on_epoch: Callable[[Progress], None]) -> None:
         super().__init__("", hidden=True)
-        self._state = state
         self._on_epoch = on_epoch
 
     def finish_epoch(self, row: Row, epochs: int) -> None:
-        self._on_epoch(Progress(int(row["epoch"]), epochs, row["loss"], self._state.best))
+        self._on_epoch(Progress(int(row["epoch"]), epochs, row["loss"]))
 
 
 def _train(workflow: TrainingWorkflow, folder: Path, on_epoch: Callable[[Progress], None]) -> State:
-    """Run a workflow; return the best weights on the cases held out, the last ones without such cases."""
+    """Run a workflow; return the last weights."""
     folder.mkdir()
-    state = TrainingState({})
-    with _Reporter(state, on_epoch) as monitor:
+    with _Reporter(on_epoch) as monitor:
         advice = "train with a smaller learning_rate_scale"
-        with closing(TrainingSession(workflow, folder, state, monitor, advice)):
+        with closing(TrainingSession(workflow, folder, TrainingState({}), monitor, advice)):
             workflow.run()
     workflow.close()
-    weights = require_regular(folder / (LAST if state.best is None else BEST))
-    found: State = torch.load(weights, map_location="cpu", weights_only=True)
+    found: State = torch.load(require_regular(folder / LAST), map_location="cpu", weights_only=True)
     return found
 
 
-def _override(parser: ConfigParser, validated: bool, recipe: FineTuningOptions, folder: Path) -> None:
+def _override(parser: ConfigParser, recipe: FineTuningOptions, folder: Path) -> None:
     """Set in the config's own words for how long and how fast it trains, and where it may write."""
     if TrainEntry.CHECKPOINT_FOLDER in parser:
         parser[TrainEntry.CHECKPOINT_FOLDER] = literal(str(folder / "train"))
     if "train::trainer::max_epochs" not in parser:
         raise BundleError("train.json: expected the entry 'train::trainer::max_epochs': every MONAI bundle has it")
     _set_source(parser, "train::trainer::max_epochs", recipe.epochs)
-    if validated and TrainEntry.VALIDATION_INTERVAL in parser:
-        parser[TrainEntry.VALIDATION_INTERVAL] = max(recipe.epochs // MAX_VALIDATIONS, 1)
     if recipe.learning_rate_scale != 1 and "optimizer::lr" in parser:
         rate = parser.get_parsed_content("optimizer::lr")
         parser["optimizer::lr"] = float(rate) * recipe.learning_rate_scale

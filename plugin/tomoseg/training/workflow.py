@@ -136,34 +136,27 @@ class TrainingWorkflow:
             )
         self.parser: ConfigParser = self._workflow.parser
 
-    def use_cases(self, train: Sequence[tuple[Path, Path]], held_out: Sequence[tuple[Path, Path]]) -> None:
-        """Train on these pairs of image and label map, each once in an epoch, in place of a dataset.
+    def use_cases(self, cases: Sequence[tuple[Path, Path]]) -> None:
+        """Train on these pairs of image and label map, each once in an epoch, in place of a dataset; validate nothing.
 
         Call it before `build`.
-
-        Args:
-            train: to train on.
-            held_out: to validate on; without any, nothing is validated.
 
         Raises:
             BundleError: the config lacks an entry that every MONAI bundle has.
         """
         parser = self.parser
-        for key in ("train::dataset::data", "train::handlers", *(["validate::dataset::data"] if held_out else [])):
+        for key in ("train::dataset::data", "train::handlers"):
             if key not in parser:
                 raise BundleError(f"{self._files[0]}: expected the entry {key!r}: every MONAI bundle has it")
         for entry in (TrainEntry.LISTED, TrainEntry.LISTED_VALIDATION):  # of a planned bundle: its dataset is not there
             if entry in parser:
                 parser[entry] = []
         if TrainEntry.STEPS in parser:  # of an epoch of a planned bundle, for any number of cases
-            parser[TrainEntry.STEPS] = math.ceil(len(train) / int(parser.get_parsed_content(TrainEntry.BATCH_SIZE)))
-        parser["train::dataset::data"] = _datalist(train)
-        if held_out:
-            parser["validate::dataset::data"] = _datalist(held_out)
-        else:
-            kept = [one for one in parser["train::handlers"] if not _is_handler(one, ("ValidationHandler",))]
-            parser["train::handlers"] = kept
-            self._validated = False
+            parser[TrainEntry.STEPS] = math.ceil(len(cases) / int(parser.get_parsed_content(TrainEntry.BATCH_SIZE)))
+        parser["train::dataset::data"] = _datalist(cases)
+        kept = [one for one in parser["train::handlers"] if not _is_handler(one, ("ValidationHandler",))]
+        parser["train::handlers"] = kept
+        self._validated = False
 
     def build(self, dataset: Dataset | None = None, every_fold: bool = False) -> list[str]:
         """Run the config's `initialize` and build the trainer, which reads all cases that are cached.

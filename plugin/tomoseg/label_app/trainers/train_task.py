@@ -1,7 +1,6 @@
 """MONAI Label's task that trains a bundle on annotated images."""
 
 import os
-import random
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -20,32 +19,34 @@ from tomoseg.core.notes import print_line
 from tomoseg.inference.localisation.locator import Locator
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import chosen, flag, number
-from tomoseg.label_app.trainers.training_cases import Annotated, TrainingCase, prepare_cases
-from tomoseg.training.fine_tuning import FineTuningOptions, Pair, Progress, fine_tune
+from tomoseg.label_app.trainers.training_cases import Annotated, prepare_cases
+from tomoseg.label_app.trainers.validation import compare, is_held_out
+from tomoseg.training.fine_tuning import FineTuningOptions, Progress, fine_tune
 from tomoseg.training.workflow import read_train_config
 
 DEFAULT_EPOCHS = 30
 DEFAULT_LEARNING_RATE_SCALE = 0.1
 STATS_FILE = "train_stats.json"
-HELD_OUT_SEED = 12345  # which cases are held out
 
 
 class BundleTraining(TrainTask):  # type: ignore[misc]
-    """Fine-tunes a bundle by its own train config; the weights become a new version, which is used from then on.
+    """Fine-tunes a bundle by its own train config; the weights become a new version.
 
+    It is used from then on if it is not worse than the one in use on labelled images that no version was trained on.
     MONAI Label runs it in a process of its own and kills that to stop it: until the last step nothing is changed.
 
     Args:
         model: the bundle.
+        always: use the new version also where it is worse.
 
     Raises:
         BundleError: it has no train config.
     """
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: ServedModel, always: bool) -> None:
         super().__init__(f"Train {model.name} on the annotated images")
         read_train_config(model.bundle)
-        self._model = model
+        self._model, self._always = model, always
         self._stats_file = model.weights.folder / STATS_FILE
 
     def config(self) -> dict[str, Any]:
@@ -55,7 +56,6 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
             "max_epochs": DEFAULT_EPOCHS,
             "pretrained": True,
             "learning_rate_scale": DEFAULT_LEARNING_RATE_SCALE,
-            "val_split": 0.0,
         }
 
     def stats(self) -> dict[str, Any]:
@@ -70,12 +70,9 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
         """Train; see `config` for what a request may say.
 
         Raises:
-            UsageError: a value is wrong, or nothing is annotated.
+            UsageError: a value is wrong, or nothing is annotated, or only images that are held out.
             BundleError: the bundle's config fails.
         """
-        share = number(request, "val_split", 0.0) or 0.0
-        if not 0 <= share < 1:
-            raise UsageError(f"val_split: expected a share from 0 to below 1, got {share}")
         recipe = FineTuningOptions(
             epochs=int(number(request, "max_epochs", DEFAULT_EPOCHS) or 0),
             learning_rate_scale=number(request, "learning_rate_scale", DEFAULT_LEARNING_RATE_SCALE) or 0.0,
@@ -89,25 +86,31 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
             cases, errors = prepare_cases(find_annotated(datastore), self._model.labels, locator, staging)
             for problem in errors:
                 print_line(problem)
-            train, held_out = _split(cases, share)
-            print_line(f"training {self._model.name} on {len(train)} cases, {len(held_out)} held out")
+            held_out = [case for case in cases if is_held_out(datastore, case.image_id)]
+            train = [(case.image, case.label) for case in cases if case not in held_out]
+            if not train:
+                raise UsageError("all labelled images are held out to compare weights. Label more")
+            print_line(f"training {self._model.name} on {len(train)} cases; {len(held_out)} are held out")
 
             def tell(progress: Progress) -> None:
-                metric = "" if progress.best_metric is None else f", best metric {progress.best_metric:.4f}"
-                print_line(f"epoch {progress.epoch}/{progress.epochs}: loss {progress.loss:.4f}{metric}")
-                self._save_stats(progress, begin, ended=False)
+                print_line(f"epoch {progress.epoch}/{progress.epochs}: loss {progress.loss:.4f}")
+                self._save_stats(progress, begin, {})
                 self._last = progress
 
             start = self._model.checkpoint if flag(request, "pretrained", default=True) else None
-            state = fine_tune(self._model.bundle, train, held_out, start, recipe, staging, tell)
+            state = fine_tune(self._model.bundle, train, start, recipe, staging, tell)
+            compared = compare(self._model, state, held_out, recipe.device, staging)
+            used = self._always or compared.get("dice", 0) >= compared.get("dice_before", 0)
             facts = {"cases": len(train), "epochs": recipe.epochs, "learning_rate_scale": recipe.learning_rate_scale}
-            best = {"best_metric": self._last.best_metric} if held_out else {}
-            version = self._model.weights.publish(state, **facts, **best)
-        self._save_stats(self._last, begin, ended=True)
-        print_line(f"version {version.number} of the weights is in use")
-        return {"version": version.number, "left_out": errors}
+            version = self._model.weights.publish(state, used, **facts, **compared)
+        # Slicer shows the best metric as accuracy
+        accuracy = {"best_metric": compared["dice" if used else "dice_before"]} if "dice" in compared else {}
+        self._save_stats(self._last, begin, compared | accuracy, ended=True)
+        shown = ", ".join(f"{name} {value}" for name, value in compared.items())
+        print_line(f"version {version.number} of the weights is {'in use' if used else 'worse and not used'}: {shown}")
+        return {"version": version.number, "used": used, **compared, "left_out": errors}
 
-    def _save_stats(self, progress: Progress, begin: float, ended: bool) -> None:
+    def _save_stats(self, progress: Progress, begin: float, more: dict[str, Any], ended: bool = False) -> None:
         elapsed = str(timedelta(seconds=int(time.time() - begin)))
         stats = {
             "start_ts": int(begin),
@@ -117,9 +120,7 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
             "total_time" if ended else "current_time": elapsed,
             "process": os.getpid(),
         }
-        if progress.best_metric is not None:
-            stats["best_metric"] = progress.best_metric
-        write_json(self._stats_file, stats)
+        write_json(self._stats_file, stats | more)
 
 
 def find_annotated(datastore: Datastore) -> Iterator[Annotated]:
@@ -129,14 +130,3 @@ def find_annotated(datastore: Datastore) -> Iterator[Annotated]:
         image_id = datastore._to_id(image.name)[0]
         info = datastore.get_label_info(image_id, DefaultLabelTag.FINAL)
         yield Annotated(image_id, image, Path(entry["label"]), info.get("label_info") or None)
-
-
-def _split(cases: list[TrainingCase], share: float) -> tuple[list[Pair], list[Pair]]:
-    """Return pairs to train on and pairs held out, always the same of the same; no image is among both."""
-    images = list(dict.fromkeys(case.image_id for case in cases))
-    held = min(round(share * len(images)), len(images) - 1)
-    held_out = set(random.Random(HELD_OUT_SEED).sample(images, len(images))[:held])
-    sides: tuple[list[Pair], list[Pair]] = [], []
-    for case in cases:
-        sides[case.image_id in held_out].append((case.image, case.label))
-    return sides
