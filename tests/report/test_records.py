@@ -224,7 +224,7 @@ def test_a_run_measures_its_labels(real_run: Path, dicom_scan: Path) -> None:
         assert int(row["voxels"]) == inside.size
         assert float(row["mean"]) == pytest.approx(inside.mean(), rel=1e-5)
         assert float(row["sd"]) == pytest.approx(inside.std(), rel=1e-5)
-        wanted = measure_labels(labels, (int(row["label"]),))[int(row["label"])]
+        (wanted,) = measure_labels(labels, {int(row["label"]): row["name"]}, 1.0)
         assert tuple(int(row[f"first_{axis}"]) for axis in "ijk") == wanted.first
         assert tuple(int(row[f"stop_{axis}"]) for axis in "ijk") == wanted.stop
 

@@ -13,22 +13,31 @@ from hypothesis import strategies as st
 
 from tomoseg.report import statistics
 from tomoseg.report.html.findings import find_outliers
-from tomoseg.report.statistics import LabelMeasure, measure_labels
+from tomoseg.report.records import LabelVolume
+from tomoseg.report.statistics import measure_labels
 
 SHAPES = npst.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9)
 FLOATS = st.floats(width=32)
+VOXEL_ML = 0.5
 
 
-def oracle(mask: np.ndarray, scan: np.ndarray | None) -> LabelMeasure:
+def measure(labels: np.ndarray, values: tuple[int, ...], scan: np.ndarray | None = None) -> tuple[LabelVolume, ...]:
+    return measure_labels(labels, {value: f"label {value}" for value in values}, VOXEL_ML, scan)
+
+
+def oracle(value: int, mask: np.ndarray, scan: np.ndarray | None) -> LabelVolume:
     """Measure one label the plain way."""
     places = np.argwhere(mask)
     if not len(places):
-        return LabelMeasure()
+        return LabelVolume(value, f"label {value}", 0, 0.0)
     values = np.empty(0) if scan is None else scan[mask].astype(np.float64)
     values = values[np.isfinite(values)]
     first, last = places.min(axis=0), places.max(axis=0)
-    return LabelMeasure(
+    return LabelVolume(
+        label=value,
+        name=f"label {value}",
         voxels=len(places),
+        volume_ml=len(places) * VOXEL_ML,
         mean=float(values.mean()) if len(values) else None,
         sd=float(values.std()) if len(values) else None,
         first=tuple(first.tolist()),
@@ -37,11 +46,11 @@ def oracle(mask: np.ndarray, scan: np.ndarray | None) -> LabelMeasure:
     )
 
 
-def assert_same(found: LabelMeasure, wanted: LabelMeasure) -> None:
+def assert_same(found: LabelVolume, wanted: LabelVolume) -> None:
     scale = 1e-9 * max(abs(wanted.mean or 0), wanted.sd or 0, 1e-30)
     assert found.mean == (wanted.mean if wanted.mean is None else pytest.approx(wanted.mean, rel=1e-9, abs=scale))
     assert found.sd == (wanted.sd if wanted.sd is None else pytest.approx(wanted.sd, rel=1e-6, abs=scale))
-    plain = ("voxels", "first", "stop", "touches_border")
+    plain = ("label", "name", "voxels", "volume_ml", "first", "stop", "touches_border")
     assert [getattr(found, name) for name in plain] == [getattr(wanted, name) for name in plain]
 
 
@@ -68,22 +77,21 @@ def test_labels_are_measured_as_numpy_does(arrays: tuple[np.ndarray, np.ndarray]
     image = scan if with_scan else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics, "SLAB_VOXELS", slab)
-        found = measure_labels(labels, (1, 2, 4), image)
-    assert list(found) == [1, 2, 4]
-    for value, measure in found.items():
-        assert_same(measure, oracle(labels == value, image))
+        found = measure(labels, (1, 2, 4), image)
+    for value, one in zip((1, 2, 4), found, strict=True):
+        assert_same(one, oracle(value, labels == value, image))
 
 
 @given(label_maps(), st.sampled_from((1, 7, statistics.SLAB_VOXELS)))
 @settings(deadline=None)
 def test_labels_that_overlap_are_measured_one_by_one(arrays: tuple[np.ndarray, np.ndarray], slab: int) -> None:
     labels, scan = arrays
-    stacked = np.stack([labels, (labels > 3).astype(labels.dtype), labels % 2])
+    stacked = np.stack([labels > 0, labels > 3, labels % 2]).astype(labels.dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics, "SLAB_VOXELS", slab)
-        found = measure_labels(stacked, (1, 2, 3), scan)
-    for value, measure in found.items():
-        assert_same(measure, oracle(stacked[value - 1] != 0, scan))
+        found = measure(stacked, (1, 2, 3), scan)
+    for value, one in zip((1, 2, 3), found, strict=True):
+        assert_same(one, oracle(value, stacked[value - 1] != 0, scan))
 
 
 def test_the_sd_is_exact_far_from_zero() -> None:
@@ -92,9 +100,8 @@ def test_the_sd_is_exact_far_from_zero() -> None:
     labels[15:] = 2
     scan = np.full(labels.shape, 1e9, np.float32)
     scan[:15, ::2] += 64
-    found = measure_labels(labels, (1, 2), scan)
-    assert (found[1].mean, found[1].sd) == (1e9 + 32, 32)
-    assert (found[2].mean, found[2].sd) == (1e9, 0)
+    found = measure(labels, (1, 2), scan)
+    assert [(one.mean, one.sd) for one in found] == [(1e9 + 32, 32), (1e9, 0)]
 
 
 def test_memory_does_not_grow_with_the_volume() -> None:
@@ -104,7 +111,7 @@ def test_memory_does_not_grow_with_the_volume() -> None:
     peaks: list[int] = []
     for size in (60, 120):
         tracemalloc.start()
-        measure_labels(labels[:size], (1, 2, 3), scan[:size])
+        measure(labels[:size], (1, 2, 3), scan[:size])
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] * 1.2
@@ -113,8 +120,8 @@ def test_memory_does_not_grow_with_the_volume() -> None:
 
 def test_a_scan_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a scan of shape \(2, 3, 4\), as the labels have, got \(2, 3, 5\)"):
-        measure_labels(np.zeros((2, 3, 4), np.uint8), (1,), np.zeros((2, 3, 5), np.float32))
-    assert measure_labels(np.ones((2, 3, 4), np.uint8), ()) == {}
+        measure(np.zeros((2, 3, 4), np.uint8), (1,), np.zeros((2, 3, 5), np.float32))
+    assert measure(np.ones((2, 3, 4), np.uint8), ()) == ()
 
 
 def flags(volumes: Any) -> list[bool]:

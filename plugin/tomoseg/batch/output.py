@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from tomoseg.data.read import read_volume
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.report.preview import save_preview
 from tomoseg.report.records import CaseReport, LabelVolume
-from tomoseg.report.statistics import LabelMeasure, measure_labels
+from tomoseg.report.statistics import measure_labels
 
 
 @dataclass(frozen=True)
@@ -165,13 +165,15 @@ def _count_again(case: Case, rows: Sequence[LabelVolume]) -> tuple[LabelVolume, 
     if case.output_type.of_series:
         raise VolumeError(f"{case.output}: has no grid of its own")
     volume = read_volume(case.output, channels=channels_of(case.output) or 1)
-    labels = [np.rint(channel).astype(np.uint16) for channel in volume.channels]
-    found = measure_labels(np.stack(labels) if len(labels) > 1 else labels[0], [row.label for row in rows])
+    labels = np.rint(volume.array).astype(np.uint16)
+    if volume.other_channels:
+        labels = np.stack([channel > 0.5 for channel in volume.channels]).astype(np.uint16)
+    measured = measure_labels(labels, {row.label: row.name for row in rows}, volume.grid.voxel_volume_ml)
+    found = {one.label: one for one in measured}
     again = []
     for row in rows:
-        counted = {**asdict(found[row.label]), "volume_ml": found[row.label].voxels * volume.grid.voxel_volume_ml}
-        unchanged = {"mean": row.mean, "sd": row.sd} if counted["voxels"] == row.voxels else {}
-        again.append(replace(row, **counted | unchanged))
+        one = found[row.label]
+        again.append(replace(one, mean=row.mean, sd=row.sd) if one.voxels == row.voxels else one)
     return tuple(again)
 
 
@@ -189,9 +191,7 @@ def _measure(result: Segmentation, image: NDArray[np.float32] | None, all_measur
     """Return the volume of each label, and all other measures if they are asked for."""
     names, voxel_ml = result.names, result.grid.voxel_volume_ml
     if all_measures:
-        found = measure_labels(result.labels, tuple(names), image)
-    else:
-        found = {value: LabelMeasure(count) for value, count in result.voxel_counts.items()}
+        return measure_labels(result.labels, names, voxel_ml, image)
     return tuple(
-        LabelVolume(value, names[value], volume_ml=one.voxels * voxel_ml, **asdict(one)) for value, one in found.items()
+        LabelVolume(value, names[value], count, count * voxel_ml) for value, count in result.voxel_counts.items()
     )
