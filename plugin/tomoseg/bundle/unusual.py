@@ -7,36 +7,20 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tomoseg.bundle.trust import ARCHIVES, CODE_SUFFIXES, code_files
+from tomoseg.bundle.trust import CODE_SUFFIXES, code_files
 from tomoseg.core.errors import one_line
 from tomoseg.core.files import read_text
 
 USUAL_PACKAGES = ("glob", "ignite", "monai", "numpy", "torch", "tomoseg")
-# names which one cannot see the end of; `import os` for its paths is usual
-MODULES = {
-    *("builtins", "ctypes", "importlib", "io", "marshal", "os", "pathlib", "pickle", "runpy", "shutil", "socket"),
-    *("subprocess", "sys", "urllib"),
-}
-CALLS = {
-    *("breakpoint", "call", "check_call", "check_output", "compile", "download", "download_and_extract"),
-    *("download_url", "eval", "exec", "execv", "fork", "getattr", "globals", "hub", "import_module", "input", "load"),
-    *("load_module", "loads", "locals", "open", "popen", "Popen", "read_csv", "read_pickle", "remove", "rmtree"),
-    *("run_module", "setattr", "spawn", "system", "unlink", "urlopen", "urlretrieve", "vars", "write_bytes"),
-    *("write_text", "CompilationUnit", "Process", "load_inline", "load_library", "memmap", "save", "savez", "start"),
-    *("symlink_to", "tofile", "touch", "write"),
-}
+# "modules" and "calls": names which one cannot see the end of (`import os` for its paths is usual)
+NAMES = json.loads(files(__package__).joinpath("unusual.json").read_text(encoding="utf-8"))
+MODULES, CALLS = {*NAMES["modules"]}, {*NAMES["calls"]}
+KINDS = dict.fromkeys(CODE_SUFFIXES, "compiled code") | NAMES["kinds"]
 RUNS = {"run", "run_workflow"}  # as targets; an expression that begins a bundle's evaluator is usual
-KINDS = dict.fromkeys(CODE_SUFFIXES, "compiled code") | {
-    ".py": "Python code",
-    ".ts": "compiled network",
-    ".ptl": "compiled network",
-    ".engine": "compiled network",
-    ".zip": "packed code",
-    ".egg": "packed code",
-}
 MAX_BYTES = 10_000_000
 USUAL = "$setattr(torch.backends.cudnn, 'benchmark', True)"  # in most bundles of the zoo
 
@@ -53,7 +37,7 @@ def find_unusual(root: Path) -> list[str]:
     found = []
     for path in code_files(root):
         name = path.relative_to(root)
-        kind = KINDS.get(path.suffix.lower(), "compiled network" if path.suffix.lower() in ARCHIVES else "")
+        kind = KINDS.get(path.suffix.lower(), "")
         lines = [kind] if kind else []
         found += [f"{name}: {line}" for line in lines or (_read(path) if "configs" in name.parts[:-1] else [])]
     # a config's text may hold codes that move a terminal's cursor

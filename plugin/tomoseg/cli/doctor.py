@@ -1,6 +1,5 @@
 """Checks of an installation: packages and their versions, devices, bundles."""
 
-import csv
 import os
 import platform
 import subprocess
@@ -8,7 +7,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires
-from importlib.resources import files
 from typing import Final
 
 import torch
@@ -17,6 +15,7 @@ from packaging.requirements import Requirement
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle, registered_names
 from tomoseg.core.errors import TomosegError, advise, one_line
+from tomoseg.core.tables import read_rows
 from tomoseg.core.version import __version__
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.inference.threads import use_threads
@@ -55,8 +54,7 @@ class Part:
     extra: str = ""
 
 
-ROWS: Final = csv.DictReader(files(__package__).joinpath("parts.csv").read_text(encoding="utf-8").splitlines())
-PARTS: Final = [Part(**row) for row in ROWS]
+PARTS: Final = [Part(**row) for row in read_rows(__package__, "parts.csv")]
 
 
 def examine_installation() -> list[Finding]:

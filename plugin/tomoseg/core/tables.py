@@ -1,7 +1,8 @@
-"""Tables as CSV."""
+"""Tables as CSV: those that are written, and those that are part of the package."""
 
 import csv
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,8 @@ def _cell(value: object) -> object:
         except ValueError:
             return f"'{value}"
     return value
+
+
+def read_rows(package: str, name: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file that is part of a package, by the names of its columns."""
+    return list(csv.DictReader(files(package).joinpath(name).read_text(encoding="utf-8").splitlines()))

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
+from tomoseg.core.tables import read_rows
 from tomoseg.evaluation.case import LabelScores
 
 
@@ -27,33 +29,9 @@ class Metric:
     explanation: str
 
 
-METRICS = (
-    Metric("dice", "Dice", "", lambda s: s.overlap.dice, 3, "Twice the overlap over the sum of both volumes (F1)."),
-    Metric("jaccard", "Jaccard", "", lambda s: s.overlap.jaccard, 3, "The intersection over the union."),
-    Metric(
-        "precision", "Precision", "", lambda s: s.overlap.precision, 3, "The share of the prediction that is right.",
-    ),
-    Metric("recall", "Recall", "", lambda s: s.overlap.recall, 3, "The share of the reference that was found."),
-    Metric(
-        "accuracy", "Accuracy", "", lambda s: s.overlap.accuracy, 4,
-        "The share of all voxels that are right; close to 1 for every small structure.",
-    ),
-    Metric(
-        "hd95_mm", "HD95", "mm", lambda s: s.surface.hd95_mm, 2,
-        "95 % Hausdorff distance: the larger of the 95th percentiles of the distances in both directions.",
-    ),
-    Metric("assd_mm", "ASSD", "mm", lambda s: s.surface.assd_mm, 2, "Average symmetric surface distance."),
-    Metric(
-        "nsd", "NSD", "", lambda s: s.surface.nsd, 3,
-        "Normalised surface distance: the share of both surfaces within the tolerance of the other.",
-    ),
-    Metric(
-        "volume_error_ml", "Volume error", "mL", lambda s: s.volume_error_ml, 2,
-        "Predicted minus reference volume.",
-    ),
-    Metric(
-        "relative_volume_error", "Relative volume error", "", lambda s: s.overlap.relative_volume_error, 3,
-        "The same as a share of the reference volume.",
-    ),
-)  # fmt: skip
+# `of` names an attribute of `LabelScores`
+METRICS = tuple(
+    Metric(**row | {"of": attrgetter(row["of"]), "decimals": int(row["decimals"])})  # type: ignore[arg-type]
+    for row in read_rows(__package__, "metrics.csv")
+)
 BY_KEY = {metric.key: metric for metric in METRICS}

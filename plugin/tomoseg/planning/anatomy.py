@@ -7,10 +7,9 @@ HL7's map of TG-263 to SNOMED CT, https://github.com/HL7/fhir-mCODE-ig. What TG-
 has no name for radiotherapy.
 """
 
-import csv
 from dataclasses import dataclass
-from importlib.resources import files
 
+from tomoseg.core.tables import read_rows
 from tomoseg.data.labels import Code, split_side
 
 SNOMED = "SCT"
@@ -68,8 +67,8 @@ def _key(words: tuple[str, ...]) -> str:
 def _read_organs() -> dict[tuple[str, ...], Anatomy]:
     """Return the known structures by words and side; of two with one name, such as A_Carotid, the first."""
     known: dict[tuple[str, ...], Anatomy] = {}
-    rows = files(__package__).joinpath(ORGANS).read_text(encoding="utf-8").splitlines()[1:]
-    for tg263, sides, value, meaning, others, category in csv.reader(rows):
+    for row in read_rows(__package__, ORGANS):
+        tg263, sides, value, meaning, others, category = row.values()
         code = Code(value, SNOMED, meaning)
         names = filter(None, (tg263, tg263.replace("_", " ").lower(), meaning.lower(), *others.split(";")))
         keys = [_key(split_side(name)[0]) for name in names]
