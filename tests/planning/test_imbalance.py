@@ -47,7 +47,7 @@ def planned(sampling: str, labels: tuple[LabelPrint, ...] = LABELS, size: int = 
 @given(volumes=st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=12))
 def test_smaller_labels_come_more_often_and_none_takes_all(volumes: list[float]) -> None:
     labels = [LabelPrint(value, f"organ {value}", 9, 9, ml) for value, ml in enumerate(volumes, start=1)]
-    ratios, _ = choose_ratios("inverse-volume", labels, cut=True)
+    ratios = choose_ratios("inverse-volume", labels)
     assert all(1 / MAX_SAMPLING_RATIO <= ratio <= MAX_SAMPLING_RATIO for ratio in ratios)
     for ml, ratio in zip(volumes, ratios, strict=True):
         assert all(ratio >= other for more, other in zip(volumes, ratios, strict=True) if more > ml)

@@ -130,7 +130,7 @@ def test_sides_are_paired_by_name(tmp_path: Path, names: list[str], pairs: Any, 
     data = read_dataset(remove_scans(write_dataset(tmp_path / "data")))
     taken = take_fingerprint(data, data.label_names)
     object.__setattr__(taken, "labels", tuple(labels))
-    drawing, _ = choose_drawing(taken, 1, (20.0,) * 3, (2.0,) * 3)
+    drawing = choose_drawing(taken, 1, (20.0,) * 3, (2.0,) * 3)
     assert (drawing.pairs, drawing.mirror_prob) == (pairs, 0.5 if mirrored else 0)
     assert drawing.translation_mm == (2.0, 2.0, 2.0)
 

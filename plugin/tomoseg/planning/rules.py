@@ -1,21 +1,23 @@
-"""The rules: from a fingerprint and what may be used, every choice and its reason. No torch, no files, no chance.
+"""The rules: from a fingerprint and what may be used, every choice and its reason. No torch, no chance.
 
 Most follow nnU-Net (Isensee et al., Nature Methods 18, 203-211, 2021); where they differ, the reason says so.
+The sentences of the reasons stand in `templates/reasons.jinja`.
 """
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tomoseg.core.errors import UsageError
 from tomoseg.data.labels import split_side
 from tomoseg.planning.fingerprint import Fingerprint
-from tomoseg.planning.imbalance import LossName, choose_loss, choose_ratios
+from tomoseg.planning.imbalance import LOSSES, MAX_SAMPLING_RATIO, LossName, choose_ratios
 from tomoseg.planning.network import Network, Triple, shape_levels, triple
 from tomoseg.planning.options import PlanningOptions
 from tomoseg.planning.presets import BATCHES, PRESETS
-from tomoseg.planning.synthesis import INTENSITIES_REASON, Drawing, choose_drawing
+from tomoseg.planning.synthesis import Drawing, choose_drawing
+from tomoseg.planning.template import render_macros
 
 Spacing = tuple[float, float, float]
 
@@ -54,8 +56,8 @@ class TrainingPlan:
         steps: of an epoch.
         epochs: by device.
         folds: of the cross-validation.
-        reasons: why, by choice.
         drawing: how images are drawn from label maps; None where all are scans.
+        reasons: why, by choice.
         guessed: whether the modality was guessed from the values.
     """
 
@@ -78,8 +80,8 @@ class TrainingPlan:
     steps: int
     epochs: dict[str, int]
     folds: int
-    reasons: dict[str, str]
     drawing: Drawing | None = None
+    reasons: dict[str, str] = field(default_factory=dict)
     guessed: bool = False
 
     @property
@@ -125,7 +127,7 @@ class TrainingPlan:
                 "parameters": self.network.parameters,
             },
             "mirror_axes": list(self.mirror_axes),
-            "loss": choose_loss(self.loss, self.masked)[0],
+            "loss": f"{'marginal ' * self.masked}{LOSSES[self.loss]}",
             "sampling": self._describe_sampling(),
             "steps": self.steps,
             "folds": self.folds,
@@ -164,47 +166,31 @@ def decide(
     Raises:
         UsageError: nothing fits into the memory, or a label is asked for that is none.
     """
-    reasons: dict[str, str] = {}
     sources = tuple(label.value for label in fingerprint.labels)
     labels = {index: label.name for index, label in enumerate(fingerprint.labels, start=1)}
-    reasons["labels"] = (
-        "as in the dataset"
-        if sources == tuple(labels)
-        else f"the dataset's values {', '.join(map(str, sources))}, numbered from 1 on without gaps"
-    )
     preset = PRESETS[options.preset]
-    spacing, reasons["spacing_mm"] = choose_spacing(fingerprint, preset.edge[options.trained_on] ** 3)
+    spacing, coarse_mm, windows = choose_spacing(fingerprint, preset.edge[options.trained_on] ** 3)
     shape = _shape(fingerprint, spacing)
-    patch, network, reasons["patch"], reasons["network"] = choose_network(shape, spacing, len(labels) + 1, options)
+    patch, network = choose_network(shape, spacing, len(labels) + 1, options)
     network = replace(network, channels=len(fingerprint.channels))
-    batch, reasons["batch"] = choose_batch(network, patch, shape, fingerprint, options)
-    drawing = None
+    intensities, nonzero, drawing = None, False, None
     if options.synthetic is None:
-        intensities, nonzero, reasons["intensities"] = choose_intensities(fingerprint, modality)
+        intensities, nonzero = choose_intensities(fingerprint, modality)
     else:
-        intensities, nonzero, reasons["intensities"] = None, False, INTENSITIES_REASON
         moved_mm = [voxels * mm for voxels, mm in zip(moved_by(patch, spacing), spacing, strict=True)]
         window_mm = [voxels * mm for voxels, mm in zip(patch, spacing, strict=True)]
-        drawing, reasons["images"] = choose_drawing(fingerprint, options.synthetic, window_mm, moved_mm)
-    mirror_axes, reasons["mirror_axes"] = choose_mirroring(fingerprint)
+        drawing = choose_drawing(fingerprint, options.synthetic, window_mm, moved_mm)
     crop = triple(
         size if coarse else math.ceil(size * CROP_PER_WINDOW / 2 - size / 2) * 2 + size
         for size, coarse in zip(patch, coarse_axes(spacing), strict=True)
     )
     largest = [math.ceil(mm / by) for mm, by in zip(fingerprint.largest_extent_mm, spacing, strict=True)]
     reached = [size + 2 * moved for size, moved in zip(patch, moved_by(patch, spacing), strict=True)]
-    cut = any(size > reach for size, reach in zip(largest, reached, strict=True))
-    _, reasons["loss"] = choose_loss(options.loss, fingerprint.partial or ignored is not None)
-    ratios, reasons["sampling"] = choose_ratios(options.sampling, fingerprint.labels, cut)
-    if options.synthetic == 1:
-        reasons["sampling"] = "all windows are drawn, and placed as the choice of images says"
-    reasons["steps"] = (
-        f"an epoch is {EPOCH_STEPS} steps for any number of cases; {preset.epochs['cpu']} epochs on a CPU, where "
-        f"AdamW comes near nnU-Net's accuracy within them, and {preset.epochs['cuda']} on a GPU, where they cost little"
-    )
-    folds = min(FOLDS, fingerprint.cases)
-    reasons["folds"] = f"{folds} parts of the {fingerprint.cases} training cases"
-    return TrainingPlan(
+    names = {label.value: label.name for label in fingerprint.labels}
+    # a body hardly differs in left and right, unless labels have a side
+    sided = [name for name in names.values() if split_side(name)[1]]
+    opposite = [names[value] for pair in fingerprint.opposite[:1] for value in pair]
+    plan = TrainingPlan(
         modality=modality,
         labels=labels,
         sources=sources,
@@ -213,20 +199,38 @@ def decide(
         spacing_mm=spacing,
         patch=patch,
         crop=crop,
-        cut=cut,
-        batch=batch,
+        cut=any(size > reach for size, reach in zip(largest, reached, strict=True)),
+        batch=choose_batch(network, patch, shape, fingerprint, options),
         network=network,
         intensities=intensities,
         nonzero=nonzero,
-        mirror_axes=mirror_axes,
+        mirror_axes=() if sided or opposite else (0,),
         loss=options.loss,
-        ratios=ratios,
+        ratios=choose_ratios(options.sampling, fingerprint.labels),
         steps=EPOCH_STEPS,
         epochs=preset.epochs,
-        folds=folds,
-        reasons=reasons,
+        folds=min(FOLDS, fingerprint.cases),
         drawing=drawing,
     )
+    reasons = render_macros(
+        "reasons.jinja",
+        plan.choices(),
+        plan=plan,
+        fingerprint=fingerprint,
+        options=options,
+        preset=preset,
+        coarse_mm=coarse_mm,
+        windows=windows,
+        shape=shape,
+        whole=all(edge >= size for edge, size in zip(patch, shape, strict=True)),
+        share=math.prod(shape) / math.prod(patch),
+        coarsest=MIN_VOXELS,
+        largest_batch=BATCHES[options.trained_on],
+        largest_ratio=MAX_SAMPLING_RATIO,
+        sided=sided,
+        opposite=opposite,
+    )
+    return replace(plan, reasons=reasons)
 
 
 def coarse_axes(spacing: Spacing) -> tuple[bool, bool, bool]:
@@ -241,22 +245,27 @@ def moved_by(patch: Triple, spacing: Spacing) -> Triple:
     )
 
 
-def choose_spacing(fingerprint: Fingerprint, voxels: int) -> tuple[Spacing, str]:
-    """Return the network's grid: the median spacing, the 10th percentile on a coarse axis, coarser for large scans."""
-    spacing = list(fingerprint.median_spacing_mm)
-    reason = "the median of the scans"
+def choose_spacing(fingerprint: Fingerprint, voxels: int) -> tuple[Spacing, float, float]:
+    """Return the network's grid: the median spacing, the 10th percentile on a coarse axis, coarser for large scans.
+
+    Args:
+        fingerprint: of the dataset.
+        voxels: of the largest window.
+
+    Returns:
+        The spacing; the percentile in mm, 0 without a coarse axis; and how many windows hold the median scan, 0 where
+        these are few enough.
+    """
+    spacing, coarse_mm, windows = list(fingerprint.median_spacing_mm), 0.0, 0.0
     worst = max(range(3), key=lambda axis: spacing[axis])
     others = [spacing[axis] for axis in range(3) if axis != worst]
     if spacing[worst] > MIN_ANISOTROPY * max(others):
-        spacing[worst] = max(fingerprint.coarse_spacing_mm[worst], max(others))
-        reason += f"; on the coarse axis the 10th percentile, {spacing[worst]:g} mm instead of the median"
+        spacing[worst] = coarse_mm = max(fingerprint.coarse_spacing_mm[worst], max(others))
     median = math.prod(_shape(fingerprint, _lengths(spacing)))
     if median > MAX_WINDOWS * voxels:
-        excess = median / (MAX_WINDOWS * voxels)
-        spacing = _coarsen(spacing, excess)
-        share = f"1/{MAX_WINDOWS * excess:.0f}"
-        reason += f"; then coarser, for a window could hold no more than {share} of the median scan"
-    return _lengths(spacing), reason
+        windows = median / voxels
+        spacing = _coarsen(spacing, windows / MAX_WINDOWS)
+    return _lengths(spacing), coarse_mm, windows
 
 
 def _coarsen(spacing: list[float], factor: float) -> list[float]:
@@ -269,9 +278,7 @@ def _coarsen(spacing: list[float], factor: float) -> list[float]:
     return [max(length, high) for length in spacing]
 
 
-def choose_network(
-    shape: Triple, spacing: Spacing, scores: int, options: PlanningOptions
-) -> tuple[Triple, Network, str, str]:
+def choose_network(shape: Triple, spacing: Spacing, scores: int, options: PlanningOptions) -> tuple[Triple, Network]:
     """Return the window and the network: as much of the median scan as memory and time allow.
 
     Args:
@@ -286,27 +293,13 @@ def choose_network(
         box = _box(shape, spacing, voxels)
         patch, network = _fit(box, shape, spacing, scores, options)
         if network.training_bytes(patch, min(BATCHES["cpu"], BATCHES[options.trained_on])) <= options.memory_bytes:
-            break
+            return patch, network
         voxels *= 0.9
         if voxels < MIN_PATCH_VOXELS**3:
             raise UsageError(
                 f"memory: expected at least {network.training_bytes(patch, 2) / 1e9:.1f} GB for {scores} labels, got "
                 f"{options.memory_bytes / 1e9:.1f} GB; allow more with --memory, or choose --preset small"
             )
-    whole = all(edge >= size for edge, size in zip(patch, shape, strict=True))
-    holds = "the whole median scan" if whole else f"1/{math.prod(shape) / math.prod(patch):.1f} of the median scan"
-    why_patch = (
-        f"holds {holds} ({'×'.join(map(str, shape))} voxels); multiples of {'×'.join(map(str, network.divisor))}, "
-        f"which {len(network.strides)} levels ask for; needs about {network.training_bytes(patch, 2) / 1e9:.1f} GB "
-        f"with a batch of 2, of {options.memory_bytes / 1e9:.1f} GB"
-    )
-    why_network = (
-        f"axes are halved down to {MIN_VOXELS} voxels, the fine ones first; {network.filters[0]} features double up to "
-        f"{network.filters[-1]}: {options.preset} starts with at most {preset.features[options.trained_on]} on a "
-        f"{'CPU' if options.trained_on == 'cpu' else 'GPU'} and keeps within {preset.parameters:g} million weights "
-        f"({network.parameters / 1e6:.2f})"
-    )
-    return patch, network, why_patch, why_network
 
 
 def _box(shape: Triple, spacing: Spacing, voxels: float) -> Triple:
@@ -345,11 +338,11 @@ def _fit(box: Triple, shape: Triple, spacing: Spacing, scores: int, options: Pla
 
 def choose_batch(
     network: Network, patch: Triple, shape: Triple, fingerprint: Fingerprint, options: PlanningOptions
-) -> tuple[int, str]:
+) -> int:
     """Return the windows of a step: 2 on a CPU, more on a GPU while memory and the dataset allow it."""
     most = BATCHES[options.trained_on]
     if options.trained_on == "cpu":
-        return most, "on a CPU more steps are worth more than larger ones"
+        return most
     dataset = math.prod(shape) * fingerprint.cases
     batch = 2
     while (
@@ -358,38 +351,18 @@ def choose_batch(
         and math.prod(patch) * (batch + 1) <= MAX_BATCH_SHARE * dataset
     ):
         batch += 1
-    return batch, f"up to {most}, as far as memory allows and a batch is no more than 5 % of the dataset"
+    return batch
 
 
 def choose_intensities(
     fingerprint: Fingerprint, modality: str
-) -> tuple[tuple[float, float, float, float] | None, bool, str]:
-    """Return the normalisation: by the fingerprint in CT, by each image in MRI."""
-    if modality == "CT":
-        low, high = fingerprint.intensity_low, fingerprint.intensity_high
-        mean, sd = fingerprint.intensity_mean, fingerprint.intensity_sd
-        if high > low and sd > 0:
-            reason = (
-                "Hounsfield units mean the same in every scan; these are percentiles, mean and SD of the foreground"
-            )
-            return (low, high, mean, sd), False, reason
-    nonzero = fingerprint.zeros > MIN_MASKED_SHARE
-    reason = "the units of an MRI scanner mean nothing"
-    if nonzero:
-        reason += f"; {fingerprint.zeros:.0%} of the voxels are 0 (median), so they are left out"
-    return None, nonzero, reason
-
-
-def choose_mirroring(fingerprint: Fingerprint) -> tuple[tuple[int, ...], str]:
-    """Return the axes to mirror: left and right, which a body hardly differs in, unless labels have a side."""
-    named = [label.name for label in fingerprint.labels if split_side(label.name)[1]]
-    if named:
-        return (), f"{' and '.join(named[:2])} {'has' if len(named) == 1 else 'have'} a side"
-    if fingerprint.opposite:
-        names = {label.value: label.name for label in fingerprint.labels}
-        one, other = (names[value] for value in fingerprint.opposite[0])
-        return (), f"{one} and {other} always lie beside each other, in the same order from left to right"
-    return (0,), "left and right only: no label has a side, and a body mirrored otherwise is none (nnU-Net mirrors all)"
+) -> tuple[tuple[float, float, float, float] | None, bool]:
+    """Return the normalisation, of CT by the fingerprint, of MRI by each image; and whether zeros are left out."""
+    low, high = fingerprint.intensity_low, fingerprint.intensity_high
+    mean, sd = fingerprint.intensity_mean, fingerprint.intensity_sd
+    if modality == "CT" and high > low and sd > 0:
+        return (low, high, mean, sd), False
+    return None, fingerprint.zeros > MIN_MASKED_SHARE
 
 
 def _shape(fingerprint: Fingerprint, spacing: Spacing) -> Triple:

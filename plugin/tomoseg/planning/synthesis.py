@@ -11,7 +11,6 @@ from tomoseg.planning.fingerprint import Fingerprint, LabelPrint
 from tomoseg.planning.network import triple
 
 MAX_LABEL_VALUE = 2**15 - 1  # each value has a look, and label maps are cached as int16
-INTENSITIES_REASON = "drawn images have no units; scans are scaled in the same way"
 
 
 @dataclass(frozen=True)
@@ -22,15 +21,20 @@ class Drawing:
         share: of the training samples that are drawn, in (0, 1]; the others are scans.
         scans: whether the dataset has scans; they are validated on.
         pairs: left and right value of each structure, as the dataset has them.
-        mirror_prob: share of the drawn images in which left and right are exchanged.
+        alone: the name of a label that has a side and no partner, which forbids mirrors; empty where there is none.
         translation_mm: by which windows are moved at most, along each axis.
     """
 
     share: float
     scans: bool
     pairs: tuple[tuple[int, int], ...]
-    mirror_prob: float
+    alone: str
     translation_mm: tuple[float, float, float]
+
+    @property
+    def mirror_prob(self) -> float:
+        """Share of the drawn images in which left and right are exchanged."""
+        return 0.0 if self.alone else 0.5
 
     @property
     def translations_mm(self) -> list[list[float]]:
@@ -53,8 +57,8 @@ def require_drawable(dataset: Dataset, share: float) -> None:
 
 def choose_drawing(
     fingerprint: Fingerprint, share: float, window_mm: Sequence[float], moved_mm: Sequence[float]
-) -> tuple[Drawing, str]:
-    """Return how images are drawn, and why.
+) -> Drawing:
+    """Return how images are drawn.
 
     Args:
         fingerprint: of the dataset.
@@ -68,17 +72,9 @@ def choose_drawing(
     alone = sided - {value for pair in pairs for value in pair}
     places = zip(fingerprint.median_extent_mm, window_mm, moved_mm, strict=True)
     translation = triple(float(f"{max(moved, (extent - window) / 2):.4g}") for extent, window, moved in places)
-    reason = "a network that has seen every contrast segments scans of any (Billot et al. 2023); "
-    if alone:
-        names = {label.value: label.name for label in fingerprint.labels}
-        reason += f"never mirrored, for {names[min(alone)]} has a side and no partner by its name"
-    else:
-        reason += "half of them are mirrored" + (f", with the labels of {len(pairs)} pairs exchanged" if pairs else "")
-    reason += f"; windows lie up to {'×'.join(f'{mm:g}' for mm in translation)} mm from the middle of the labels"
+    names = {label.value: label.name for label in fingerprint.labels}
     has_scans = not math.isnan(fingerprint.intensity_mean)
-    if not has_scans:
-        reason += "; there are no scans: validation is on images drawn from the label maps that are held out"
-    return Drawing(share, has_scans, pairs, 0.0 if alone else 0.5, translation), reason
+    return Drawing(share, has_scans, pairs, names[min(alone)] if alone else "", translation)
 
 
 def find_pairs(labels: Sequence[LabelPrint]) -> tuple[tuple[int, int], ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,18 @@ def render(name: str, /, folder: Path = TEMPLATES, **values: Any) -> str:
         values: by their names in the template.
     """
     return _environment(folder).get_template(name).render(values)
+
+
+def render_macros(name: str, macros: Iterable[str], /, **values: Any) -> dict[str, str]:
+    """Return the texts of some macros of a template without arguments, each in one line, by their names.
+
+    Args:
+        name: of the template.
+        macros: their names.
+        values: by their names in the template.
+    """
+    module = _environment(TEMPLATES).get_template(name).make_module(values)
+    return {macro: " ".join(str(getattr(module, macro)()).split()) for macro in macros}
 
 
 def render_config(name: str, /, folder: Path = TEMPLATES, **values: Any) -> Json:

@@ -51,9 +51,10 @@ def _measure(
     voxels = sum(int(np.count_nonzero(mask_of(labels, value, slab))) for slab in slabs)
 
     def intensities() -> Iterator[NDArray[np.float64]]:
-        for slab in slabs if scan is not None else ():
-            found = scan[slab][mask_of(labels, value, slab)]
-            yield found[np.isfinite(found)].astype(np.float64)
+        for slab in slabs:
+            if scan is not None:
+                found = scan[slab][mask_of(labels, value, slab)]
+                yield found[np.isfinite(found)].astype(np.float64)
 
     mean = sd = None
     if count := sum(part.size for part in intensities()):
