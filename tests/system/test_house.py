@@ -34,7 +34,7 @@ def test_only_weights_are_large(checkout: Path, project_files: list[Path]) -> No
 def test_the_package_holds_its_rooms(checkout: Path, project_files: list[Path]) -> None:
     package = Path("plugin", "tomoseg")
     held = {path.relative_to(package).parts[0] for path in project_files if path.is_relative_to(package)}
-    assert held == {*rooms(checkout), "__init__.py", "__main__.py", "py.typed"}
+    assert held == {*rooms(checkout), "__init__.py", "__init__.pyi", "__main__.py", "py.typed"}
     assert len(rooms(checkout)) == 13
 
 

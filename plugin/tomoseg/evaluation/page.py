@@ -45,7 +45,7 @@ def write_page(evaluation: Evaluation, worst: Sequence[WorstCase], path: Path) -
         "evaluation.html",
         evaluation=evaluation,
         when=f"{started}tomoseg {__version__}",
-        details=_details(evaluation),
+        within=", ".join(map(evaluation.config.name, sorted(evaluation.config.within_slices))),
         metrics=METRICS,
         boxes=[(metric, _boxes(metric, scored, groups)) for metric in PLOTTED_METRICS],
         agreements=[
@@ -68,18 +68,3 @@ def _boxes(metric: Metric, scored: Sequence[LabelSummary], groups: Mapping[int, 
 def _agreement(found: VolumeAgreement, rows: Sequence[Row]) -> AgreementPlot:
     points = [Point(case.name, (one.predicted_ml + one.reference_ml) / 2, one.volume_error_ml) for case, one in rows]
     return plan_agreement(points, found.bias_ml, (found.low_ml, found.high_ml))
-
-
-def _details(evaluation: Evaluation) -> dict[str, str]:
-    config = evaluation.config
-    return {
-        "Predictions": str(evaluation.predictions),
-        "References": str(evaluation.references),
-        "Tolerance": f"{config.tolerance_mm:g} mm",
-        **{
-            f"Tolerance of {config.name(value)}": f"{length:g} mm"
-            for value, length in sorted(config.tolerances_mm.items())
-        },
-        "Ignored value": "" if config.ignore is None else str(config.ignore),
-        "Within the reference's slices": ", ".join(config.name(value) for value in sorted(config.within_slices)),
-    }

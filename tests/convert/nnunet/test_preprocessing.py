@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
 from tomoseg import Grid
+from tomoseg.convert.nnunet.network import TEMPLATES
 from tomoseg.convert.nnunet.plans import Channel, Resampling
-from tomoseg.convert.nnunet.preprocessing import preprocessing_steps
 from tomoseg.inference.sliding_window.placement import place
+from tomoseg.planning.template import render_config
 
 NONE = Resampling(resamples=False)
 CT = Channel("CTNormalization", True, mean=-20.0, std=150.0, low=-400.0, high=300.0)
@@ -28,7 +28,10 @@ UNIT, RGB, AS_IT_IS = (Channel(f"{name}Normalization") for name in ("RescaleTo01
 
 def steps(channels: list[Channel], resampling: Resampling = NONE) -> Compose:
     """Return the transforms, built of the text of a config, as a bundle holds it."""
-    entries = json.loads(json.dumps(preprocessing_steps("image", (1.5, 1.5, 2.0), channels, resampling)))
+    masked = [index for index, one in enumerate(channels) if one.in_mask]
+    values = {"channels": channels, "masked": masked, "resampling": resampling, "spacing": (1.5, 1.5, 2.0)}
+    values["parts"] = [f"image_{index}" for index in range(len(channels))]
+    _, *entries = render_config("preprocessing", TEMPLATES, axcodes=None, **values)  # without LoadImaged
     return ConfigParser({"steps": {"_target_": "Compose", "transforms": entries}}).get_parsed_content("steps")
 
 

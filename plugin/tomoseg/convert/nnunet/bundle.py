@@ -19,7 +19,6 @@ from tomoseg.convert.nnunet.licences import restricted_task
 from tomoseg.convert.nnunet.network import TEMPLATES, convert_weights, network_config
 from tomoseg.convert.nnunet.plans import Plans, read_plans
 from tomoseg.convert.nnunet.postprocessing import postprocessing_steps
-from tomoseg.convert.nnunet.preprocessing import preprocessing_steps
 from tomoseg.convert.nnunet.source import DATASET, PLANS, TrainedModel, open_model
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import sha256
@@ -150,7 +149,11 @@ def _inference_config(
         dataset="scans",
         datalist=Layout(False, files=len(plans.channels)).datalist,
         axcodes=axcodes,
-        preprocessing=preprocessing_steps("image", plans.along_file(plans.spacing), plans.channels, plans.resampling),
+        spacing=plans.along_file(plans.spacing),
+        channels=plans.channels,
+        masked=[index for index, one in enumerate(plans.channels) if one.in_mask],
+        parts=[f"image_{index}" for index in range(len(plans.channels))],
+        resampling=plans.resampling,
         window=plans.along_file(plans.patch),
     )
     return config | {"nnunet_windows": True} | ({"tta": True} if mirror else {})

@@ -63,7 +63,7 @@ def write_page(report: Report, path: Path) -> None:
         report=report,
         when=_when(report),
         machine=_machine(report),
-        details=_details(report),
+        system=_system(),
         home=path.absolute().parent,
         base=base,
         statuses=STATUSES,
@@ -92,22 +92,8 @@ def _machine(report: Report) -> str:
     return str(report.hardware.get("cpu", report.device))
 
 
-def _details(report: Report) -> dict[str, str]:
-    hardware = report.hardware
+def _system() -> dict[str, str]:
+    """Return what the page says of the software that ran."""
     packages = ", ".join(f"{name} {version}" for name, version in installed_packages().items())
-    return {
-        "tomoseg": f"{__version__}, Python {platform.python_version()}, {packages}",
-        "System": platform.platform(),
-        "CPU": f"{hardware['cpu']}, {hardware['cores']} cores" if hardware else "",
-        "Memory": f"{hardware['memory_bytes'] / 1e9:.0f} GB" if hardware else "",
-        "GPU": ", ".join(hardware.get("gpus", [])),
-        "Network ran on": f"{report.device}, {report.backend}, {report.precision}",
-        "SHA-256 of the config": report.bundle.get("config_sha256", ""),
-        "Weights": report.bundle.get("checkpoint", ""),
-        "SHA-256 of the weights": report.bundle.get("checkpoint_sha256", ""),
-        **{f"--{name.replace('_', '-')}": _option(value) for name, value in report.options.items() if value},
-    }
-
-
-def _option(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else "yes" if value is True else str(value)
+    versions = {"tomoseg": __version__, "python": platform.python_version(), "packages": packages}
+    return {**versions, "platform": platform.platform()}
