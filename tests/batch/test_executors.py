@@ -31,6 +31,12 @@ TIMED = ("started", "finished", "seconds", "hardware", *MEMORY)
 MakeExecutor = Callable[[OutputOptions], Executor]
 
 
+# where Ray needs no test of its own in each run of continuous integration: its workers take long to start
+SELDOM_RAY = pytest.mark.parametrize(
+    "make_executor", ["local", pytest.param("ray", marks=pytest.mark.exhaustive)], indirect=True
+)
+
+
 @pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.slow)])
 def make_executor(request: pytest.FixtureRequest) -> Iterator[MakeExecutor]:
     if request.param == "local":
@@ -96,6 +102,7 @@ def test_label_maps_and_report_are_those_of_a_plain_batch(
     assert report.pending == ()
 
 
+@SELDOM_RAY
 def test_existing_results_are_kept_or_replaced(make_executor: MakeExecutor, scans: Path, tmp_path: Path) -> None:
     cases = planned(scans, tmp_path)[:1]
     cases[0].output.write_bytes(b"somebody's")
@@ -142,6 +149,7 @@ class Record(Progress):
         self.windows.append((path, done, total))
 
 
+@SELDOM_RAY
 def test_progress_follows_the_batch(make_executor: MakeExecutor, scans: Path, tmp_path: Path) -> None:
     record, executor = Record(), make_executor(OutputOptions())
     report = run_batch(planned(scans, tmp_path), executor, record)

@@ -184,7 +184,7 @@ def command(scans: Path, out: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="kill -9")
-@pytest.mark.parametrize("kills", rest_exhaustive([8, 50]))
+@pytest.mark.parametrize("kills", rest_exhaustive([4, 50]))
 def test_killed_at_random_moments_it_ends_as_if_it_never_was(scans: Path, tmp_path: Path, kills: int) -> None:
     subprocess.run(command(scans, tmp_path / "whole"), check=True, capture_output=True)
     wanted = contents(tmp_path / "whole")

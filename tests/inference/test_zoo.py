@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,9 +24,14 @@ DENSE = (
 )
 
 
+def heavy_exhaustive(names: Iterable[str]) -> list[Any]:
+    """Return the names; the network that takes longest runs with `scripts/test --all`."""
+    return [pytest.param(name, marks=[pytest.mark.exhaustive] * ("UNEST" in name)) for name in names]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not ZOO.is_dir(), reason="the zoo's configs are not on this machine")
-@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("name", heavy_exhaustive(BUNDLES))
 def test_a_bundle_of_the_zoo(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     if name.startswith("swin"):
         pytest.importorskip("einops", reason="SwinUNETR needs einops")
@@ -51,7 +58,7 @@ def test_a_bundle_of_the_zoo(name: str, tmp_path: Path, caplog: pytest.LogCaptur
 
 @pytest.mark.slow
 @pytest.mark.skipif(not ZOO.is_dir(), reason="the zoo's configs are not on this machine")
-@pytest.mark.parametrize("name", SEGMENTED)
+@pytest.mark.parametrize("name", heavy_exhaustive(SEGMENTED))
 def test_segment_runs_a_bundle_of_the_zoo(name: str, tmp_path: Path) -> None:
     """Its config on disk is the zoo's but for a small window; the judge gets the smallest override that it needs."""
     if "swin" in name:

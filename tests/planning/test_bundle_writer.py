@@ -176,8 +176,8 @@ def test_stock_monai_trains_evaluates_and_infers_and_the_engine_agrees(
         np.testing.assert_array_equal(voxels(nib.load(stock)), voxels(nib.load(tmp_path / "ours" / stock.name)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("planned", rest_exhaustive(KINDS), indirect=True)
+@pytest.mark.exhaustive  # continuous integration has the shipped bundles' in `test_monai_bundle`
+@pytest.mark.parametrize("planned", KINDS, indirect=True)
 def test_two_processes_train_and_score_together(planned: tuple[Path, Path], tmp_path: Path) -> None:
     dataset, bundle = planned
     place = Place(bundle, bundle.parent)

@@ -228,7 +228,7 @@ def test_a_network_learns_from_both_channels(planned: Path, tmp_path: Path) -> N
     assert min(dice(found.labels, two_channels(99)[1], label) for label in NAMES.values()) > 0.6
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_folds_are_compared_and_the_bundle_gets_weights(planned: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(planned / "bundle_files", tmp_path / "bundle")
     options = TrainingOptions(epochs=1, device="cpu")

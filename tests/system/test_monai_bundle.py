@@ -72,6 +72,7 @@ def segmented(place: Place, scans: Path, cases: tuple[str, ...], tmp_path_factor
     return Segmented(scans, output, cases)
 
 
+@one_bundle
 def test_inference_writes_uint8_labels_in_each_scans_own_grid(place: Place, segmented: Segmented) -> None:
     names = [*segmented.cases, "reoriented", "oblique"]
     assert sorted(path.name for path in segmented.labels.iterdir()) == sorted(f"{name}_seg.nii.gz" for name in names)
@@ -84,12 +85,14 @@ def test_inference_writes_uint8_labels_in_each_scans_own_grid(place: Place, segm
         assert set(np.unique(voxels(labels))) == expected
 
 
+@one_bundle
 def test_inference_gives_the_same_labels_with_any_order_of_the_axes(segmented: Segmented) -> None:
     straight = segmented.label_map(segmented.cases[0])
     turned = _with_axes(segmented.label_map("reoriented"), "".join(nib.aff2axcodes(straight.affine)))
     np.testing.assert_array_equal(voxels(turned), voxels(straight))
 
 
+@one_bundle
 def test_inference_on_an_oblique_anisotropic_scan_finds_what_the_expert_drew(
     place: Place, data: Path, segmented: Segmented
 ) -> None:
@@ -105,6 +108,7 @@ def test_inference_on_an_oblique_anisotropic_scan_finds_what_the_expert_drew(
         assert found > max(0.5, 0.85 * dice(voxels(straight), voxels(drawn), label))
 
 
+@one_bundle
 def test_evaluation_scores_what_inference_writes(
     place: Place, data: Path, segmented: Segmented, tmp_path: Path
 ) -> None:

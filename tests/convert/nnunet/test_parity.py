@@ -68,7 +68,9 @@ def assert_same(segmenter: Segmenter, scan: Path, reference: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "scan"), PAIRS)
+@pytest.mark.parametrize(
+    ("kind", "scan"), [pytest.param(*pair, marks=[pytest.mark.exhaustive] * ("folds" in pair)) for pair in PAIRS]
+)
 def test_stored_labels(kind: str, scan: str, scans: dict[str, Path], imported: Imported) -> None:
     assert_same(imported(kind), scans[scan], stored(kind, scan))
 

@@ -192,6 +192,7 @@ def test_a_scan_of_a_series_gives_a_dicom_segmentation_with_sides(folder: Path, 
     assert header.count("SCT^7771000^Left") == header.count("SCT^24028007^Right") == 2
 
 
+@pytest.mark.exhaustive
 def test_a_turned_head_gives_the_same_volumes(segmenter: Segmenter, folder: Path) -> None:
     scan = read_volume(folder / "head.nii.gz")
     straight, turned = segmenter(scan), segmenter(moved(scan, (20.0, -25.0, 30.0), np.array([40.0, -30.0, 20.0])))
