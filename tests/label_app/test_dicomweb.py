@@ -14,6 +14,7 @@ from pydicom import dcmread
 
 from support.browser import Browser, running_browser
 from support.command_line import run_process
+from support.dicom_results import run_dciodvfy
 from support.label_server import Server, require_monailabel, running_server
 from support.orthanc import Orthanc, running_orthanc
 from support.waiting import wait_until
@@ -144,12 +145,20 @@ def test_labels_of_other_programs_do_not_count(
 def test_a_final_label_goes_back_as_a_segmentation(
     server: Server, archive: Orthanc, uid: str, expected: Any, dicom_scan: Path, tmp_path: Path
 ) -> None:
+    from monailabel.client import MONAILabelClient
 
     path, reported = server.client.infer(NAME, uid, {"result_extension": ".nii.gz"})
     names = [{"name": name, "idx": value} for name, value in reported["label_names"].items()]
-    server.client.save_label(uid, path, params={"label_info": names})
+    client = MONAILabelClient(server.url, client_id="ann")
+    client.save_label(uid, path, params={"label_info": names})
     found = [dcmread(path) for series in archive.series("SEG") for path in archive.fetch(series, tmp_path)]
     (dataset,) = (one for one in found if one.SegmentSequence[0].SegmentLabel != "Liver")
+    assert {one.SegmentAlgorithmType for one in dataset.SegmentSequence} == {"SEMIAUTOMATIC"}
+    assert dataset.SegmentSequence[0].SegmentAlgorithmName == NAME
+    assert str(dataset.ContentCreatorName) == "ann^"
+    assert dataset.SoftwareVersions[-1] == f"{NAME} weights 0"
+    complaints = run_dciodvfy(archive.fetch(archive.series("SEG")[-1], tmp_path)[0])
+    assert not [line for line in complaints if line.startswith("Error")]
     assert dataset.ReferencedSeriesSequence[0].SeriesInstanceUID == uid
     assert [one.SegmentLabel for one in dataset.SegmentSequence] == ["anterior", "posterior"]
     assert dataset.PatientID == dcmread(next(dicom_scan.iterdir())).PatientID

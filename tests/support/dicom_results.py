@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,14 @@ from tomoseg.data.segments import LabelMap
 from tomoseg.data.volume import DicomSeries
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+
+
+def run_dciodvfy(path: Path) -> list[str]:
+    """Return what dicom3tools says of a file, nothing where it is not installed."""
+    if shutil.which("dciodvfy") is None:
+        return []
+    done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
+    return (done.stdout + done.stderr).splitlines()
 
 
 def label_map(

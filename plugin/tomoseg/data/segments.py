@@ -27,6 +27,7 @@ class LabelMap:
         algorithm, version: what found the labels.
         header: the scan's NIfTI header, if it had one.
         series: the DICOM series that the scan was read from, if any.
+        person: who drew or corrected the labels, empty for someone unknown; None where the algorithm alone did.
     """
 
     labels: NDArray[np.unsignedinteger[Any]]
@@ -36,6 +37,7 @@ class LabelMap:
     version: str
     header: nib.Nifti1Header | None = None
     series: DicomSeries | None = None
+    person: str | None = None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Segmentation(LabelMap):
         version: of the bundle.
         header: the scan's NIfTI header, if it had one.
         series: the DICOM series that the scan was read from, if any.
+        person: who drew or corrected the labels; None, because the bundle alone did.
         warnings: reasons why the labels may be wrong.
         location: structures found in a whole scan, for a bundle that was trained on crops; None for a scan that was
             segmented without a search.

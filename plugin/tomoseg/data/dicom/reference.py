@@ -187,13 +187,13 @@ def adopt(dataset: Dataset, source: Source) -> None:
     dataset.PositionReferenceIndicator = source.header.get("PositionReferenceIndicator")
 
 
-def series_number(source: Source) -> int:
-    """Return a series number for a result, which follows from the scan's."""
+def series_number(source: Source, earlier: int = 0) -> int:
+    """Return a series number for a result, which follows from the scan's and from how many there were before."""
     try:
         number = int(source.header.get("SeriesNumber") or 0)
     except (TypeError, ValueError):
         number = 0
-    return min(max(number, 0) + SERIES_OFFSET, MAX_INTEGER_STRING)
+    return min(max(number, 0) + SERIES_OFFSET * (earlier + 1), MAX_INTEGER_STRING)
 
 
 def text(value: str, limit: int = 64, default: str = "") -> str:

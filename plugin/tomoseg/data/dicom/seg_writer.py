@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.config import disable_value_validation
 from pydicom.uid import CTImageStorage, generate_uid
+from pydicom.valuerep import DSfloat
 
 from tomoseg.core.errors import OutputError, import_package
 from tomoseg.core.version import __version__
@@ -24,9 +25,10 @@ from tomoseg.data.segments import LabelMap, find_segments
 
 # https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_7162.html
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+SRGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
-def write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False) -> None:
+def write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False, earlier: int = 0) -> None:
     """Write a label map as a DICOM Segmentation of the scan's own slices, atomically.
 
     Each slice that holds a segment becomes a frame at the slice's own position, so that tilted and oblique series
@@ -41,6 +43,7 @@ def write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False) -> None
         found: the labels; some of the table may not occur.
         labelmap: one frame a slice that holds the values (Label Map Segmentation, in the standard since 2024), in place
             of one for each segment. Labels may not overlap.
+        earlier: number of segmentations of the series before this one, for a series number of its own.
 
     Raises:
         OutputError: the name has another suffix, the labels fit neither series nor table or overlap where they may
@@ -50,6 +53,7 @@ def write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False) -> None
     """
     highdicom = import_package("highdicom", "highdicom")
     labels, algorithm = found.labels, found.algorithm
+    maker = algorithm if found.person is None else found.person or "a person"
     if labelmap and labels.ndim == 4:
         raise OutputError(f"{path}: a label map segmentation cannot hold labels that overlap. Write a binary one")
     if labelmap and not hasattr(highdicom.seg.SegmentationTypeValues, "LABELMAP"):
@@ -69,20 +73,23 @@ def write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False) -> None
             segmentation_type="LABELMAP" if labelmap else "BINARY",
             segment_descriptions=descriptions,
             series_instance_uid=generate_uid(),
-            series_number=series_number(source),
+            series_number=series_number(source, earlier),
             sop_instance_uid=generate_uid(),
             instance_number=1,
             manufacturer="tomoseg",
             manufacturer_model_name=text(algorithm, default="tomoseg"),
-            software_versions=(f"tomoseg {__version__}", text(f"{algorithm} {found.version}")),
+            software_versions=(f"tomoseg {__version__}", *filter(None, [text(f"{algorithm} {found.version}")])),
             device_serial_number="0",  # may not be empty, and a program has none
             content_label="SEGMENTATION",
-            content_description=text(f"Segmentation by {algorithm} {found.version}"),
-            content_creator_name="tomoseg^",
+            content_description=text(f"Segmentation by {maker} {'' if found.person else found.version}"),
             omit_empty_frames=bool(frames.any()),
-            series_description=text(f"Segmentation by {algorithm}"),
+            series_description=text(f"Segmentation by {maker}"),
         )
         adopt(dataset, source)
+        dataset.SeriesDate, dataset.SeriesTime = dataset.ContentDate, dataset.ContentTime
+        creator = text(maker.replace("=", " "), 63) if found.person else "tomoseg" if found.person is None else ""
+        dataset.ContentCreatorName = creator if "^" in creator or not creator else f"{creator}^"
+        _note_compression(dataset, source.header)
         _refer(dataset, source)
         save(dataset, path)
 
@@ -114,39 +121,54 @@ def _image(source: Source, index: int) -> Dataset:
     image.Columns, image.Rows, _ = source.shape
     image.ImagePositionPatient = source.positions[index].tolist()
     image.ImageOrientationPatient = source.orientation.tolist()
-    image.PixelSpacing = list(source.spacing)
-    image.SliceThickness = source.thickness
+    # in at most 16 characters
+    image.PixelSpacing = [DSfloat(one, auto_format=True) for one in source.spacing]
+    image.SliceThickness = DSfloat(source.thickness, auto_format=True)
     if source.gap > 0:
-        image.SpacingBetweenSlices = source.gap
-    for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        if keyword in source.header:
-            image.add(source.header[keyword])
+        image.SpacingBetweenSlices = DSfloat(source.gap, auto_format=True)
     return image
+
+
+def _note_compression(dataset: Dataset, header: Dataset) -> None:
+    """Say whether the scan was compressed with loss; older highdicom rejects scans that do not say how much."""
+    dataset.LossyImageCompression = "01" if str(header.get("LossyImageCompression") or "") == "01" else "00"
+    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        if dataset.LossyImageCompression == "01" and header.get(keyword):
+            dataset.add(header[keyword])
 
 
 def _describe(label: Label, number: int, found: LabelMap) -> Dataset:
     import highdicom as hd
 
     name = text(label.name, default=f"Label {label.value}")
-    family, made_by = _concept(ARTIFICIAL_INTELLIGENCE), text(found.algorithm, default="tomoseg")
-    found_by = hd.AlgorithmIdentificationSequence(made_by, family, text(found.version, default="unknown"))
+    made_by, found_by = text(found.algorithm, default="" if found.person is not None else "tomoseg"), None
+    if made_by:
+        family, version = _concept(ARTIFICIAL_INTELLIGENCE), text(found.version, default="unknown")
+        found_by = hd.AlgorithmIdentificationSequence(made_by, family, version)
     description: Dataset = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=name,
         segmented_property_category=_concept(label.category),
         segmented_property_type=_concept(label.kind),
-        algorithm_type="AUTOMATIC",
+        algorithm_type="AUTOMATIC" if found.person is None else "SEMIAUTOMATIC" if made_by else "MANUAL",
         algorithm_identification=found_by,
         tracking_uid=generate_uid(),
         tracking_id=name,
     )
-    convert = getattr(hd.color.CIELabColor, "from_rgb", None)  # from highdicom 0.27 on; older ones write no colour
-    if convert is not None:
-        description.RecommendedDisplayCIELabValue = list(convert(*label.colour).value)
+    description.RecommendedDisplayCIELabValue = list(hd.color.CIELabColor(*_cielab(label.colour)).value)
     if label.modifiers:
         kind = description.SegmentedPropertyTypeCodeSequence[0]
         kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(code) for code in label.modifiers]
     return description
+
+
+def _cielab(colour: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Return an sRGB colour, 0 to 255, in CIELab, as newer highdicom does (CIE 15; IEC 61966-2-1)."""
+    scaled = np.array(colour) / 255
+    linear = np.where(scaled > 0.04045, ((scaled + 0.055) / 1.055) ** 2.4, scaled / 12.92)
+    x, y, z = np.clip(SRGB_TO_XYZ @ linear / SRGB_TO_XYZ.sum(axis=1), 0, 1)
+    x, y, z = (np.cbrt(one) if one > (6 / 29) ** 3 else one * 841 / 108 + 4 / 29 for one in (x, y, z))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 def _concept(code: Code) -> Any:

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from pydicom.dataset import Dataset
 
 from tomoseg.core.errors import OutputError, TomosegError, VolumeError, errors_as, one_line
 from tomoseg.core.files import staging_folder
-from tomoseg.core.version import __version__
 from tomoseg.data.labels import Label, unnamed
 from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.data.read import read_volume
@@ -180,18 +179,24 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
         image = read_volume(source)
         with self._submissions.take(image_id, image, label_filename, label_info) as (path, annotation, known):
             with tempfile.TemporaryDirectory() as folder:
-                known["SeriesInstanceUID"] = self._upload(annotation, image, Path(folder) / "label.dcm")
+                known["SeriesInstanceUID"] = self._upload(image_id, annotation, image, known, Path(folder))
             return str(LocalDatastore.save_label(self, image_id, str(path), label_tag, known))
 
-    def _upload(self, annotation: Annotation, image: Volume, path: Path) -> str:
+    def _upload(
+        self, image_id: str, annotation: Annotation, image: Volume, known: Mapping[str, Any], folder: Path
+    ) -> str:
         """Send labels to the archive; return their SeriesInstanceUID."""
         from tomoseg.data.dicom.seg_writer import write_dicom_seg
 
         values = annotation.names or {label.value: label.name for label in self._labels.values()}
         present = set(range(1, int(annotation.labels.max(initial=0)) + 1))
         table = [_label(self._labels, value, values.get(value)) for value in sorted(present | values.keys())]
-        found = LabelMap(annotation.labels, image.grid, tuple(table), "MONAI Label", __version__, series=image.series)
-        write_dicom_seg(path, found)
+        algorithm, _, version = str(known.get("weights") or "").partition(" version ")
+        found = LabelMap(
+            annotation.labels, image.grid, tuple(table), algorithm, f"weights {version}" if version else "",
+            series=image.series, person=str(known.get("user") or ""),
+        )  # fmt: skip
+        write_dicom_seg(path := folder / "label.dcm", found, earlier=len(self._submissions.history.of(image_id)))
         # requests and the archive each have their own errors
         with errors_as(OutputError, "the archive does not take the segmentation", Exception):
             return str(dicom_web_upload_dcm(str(path), self._client))
