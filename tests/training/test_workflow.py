@@ -139,7 +139,10 @@ def test_stopped_after_any_epoch_it_goes_on_as_if_it_had_not_been(
             state, weights = load_state(stopped / "state.pt"), torch.load(stopped / "model.pt", weights_only=True)
             assert state.epoch == last
             assert all(torch.equal(state.objects["ema"][f"module.{name}"], kept) for name, kept in weights.items())
+            half_written = stopped / ".0123456789abcdef.state.pt"  # by a process that was killed
+            half_written.touch()
             run(place, stopped, epochs=3, resume=True)
+            assert not half_written.exists()
             for name in ("model.pt", "model_best.pt"):
                 assert same(stopped / name, whole / name)
             assert (stopped / "history.csv").read_text().count("\n") == 4

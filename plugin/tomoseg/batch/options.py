@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from tomoseg.core.errors import UsageError
 from tomoseg.core.options import Option, require_choices
+from tomoseg.data.output_types import OutputTypeName
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,24 @@ class OutputOptions:
     def __post_init__(self) -> None:
         if self.key_table is not None and not self.anonymous:
             raise UsageError("key table: lists numbers; add --anonymous")
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """Which scans are taken of what is given, and the format of their labels.
+
+    Attributes:
+        output_type: file format of the labels; by default that of the output's suffix, and nifti for a folder.
+        series: SeriesInstanceUID or description (may be a pattern) of the DICOM series to segment; all for every scan.
+            By default those of the bundle's modality, if there are any.
+        phase: value of the images to read, if a DICOM series has several at each place; e.g. AcquisitionNumber=2.
+        all_files: segment also label maps beside their scans.
+    """
+
+    output_type: OutputTypeName | None = None
+    series: Annotated[str | None, Option("all|UID|DESCRIPTION*")] = None
+    phase: Annotated[str | None, Option("KEYWORD=VALUE")] = None
+    all_files: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Bundles that the user added: copies in the user's data folder, each with a record of where it came from."""
 
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from tomoseg.core.files import sha256, staging_folder
 from tomoseg.core.json_files import write_json
 
 ZOO = re.compile(r"zoo:(?P<name>[A-Za-z0-9][A-Za-z0-9_-]*)(@(?P<version>[0-9][0-9A-Za-z.]*))?")
-LEFT_OUT = (".git", "__pycache__")
+LEFT_OUT = {".git", "__pycache__"}
 MAX_DEPTH = 3  # folders in a ZIP above the bundle
 # fetches a bundle of MONAI's model zoo: its name, its version or None, and the folder that is to hold it
 Fetch = Callable[[str, str | None, Path], Path]
@@ -91,20 +90,20 @@ def _copy(source: Path, target: Path) -> None:
     """Copy a bundle's regular files."""
     if not (source / "configs").is_dir():
         raise BundleError(f"{source}: not a MONAI bundle: expected a folder 'configs'. Give the folder that has it")
-    count = size = 0
-    for place, folders, names in os.walk(source):
-        folders[:] = [name for name in folders if name not in LEFT_OUT]
-        for path in (Path(place, name) for name in (*folders, *names)):
-            if (path.is_symlink() and path.is_dir()) or not (path.is_dir() or path.is_file()):
-                raise BundleError(f"{path}: expected a file or a folder, got a link to a folder or a device. Remove it")
-        count, size = count + len(names), size + sum(Path(place, name).stat().st_size for name in names)
-        if count > MAX_FILES or size > MAX_BYTES:
-            raise BundleError(f"{source}: more than {MAX_FILES} files or {MAX_BYTES // 10**9} GB. Give one bundle")
-        made = target / Path(place).relative_to(source)
-        made.mkdir()
-        for name in names:
-            with errors_as(OutputError, f"{made / name}: cannot be copied", OSError):
-                shutil.copyfile(Path(place, name), made / name)
+    files = [path for path in source.rglob("*") if LEFT_OUT.isdisjoint(path.relative_to(source).parts)]
+    for path in files:
+        if (path.is_symlink() and path.is_dir()) or not (path.is_dir() or path.is_file()):
+            raise BundleError(f"{path}: expected a file or a folder, got a link to a folder or a device. Remove it")
+    if len(files) > MAX_FILES or sum(path.stat().st_size for path in files) > MAX_BYTES:
+        raise BundleError(f"{source}: more than {MAX_FILES} files or {MAX_BYTES // 10**9} GB. Give one bundle")
+    for path in files:
+        made = target / path.relative_to(source)
+        with errors_as(OutputError, f"{made}: cannot be copied", OSError):
+            if path.is_dir():
+                made.mkdir(parents=True, exist_ok=True)
+            else:
+                made.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, made)
 
 
 def _find_bundle(folder: Path) -> Path:

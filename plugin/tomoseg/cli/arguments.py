@@ -4,18 +4,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import wraps
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
 from tomoseg.core.options import FieldType, field_texts, field_types
-from tomoseg.data.output_types import OutputTypeName
 
 # options of several commands; without a help here, the docstring of each command has the same
 BundleOption = Annotated[str, typer.Option("-b", "--bundle", metavar="BUNDLE")]
-OutputTypeOption = Annotated[str | None, typer.Option(metavar="|".join(get_args(OutputTypeName)))]
-AllFilesOption = Annotated[bool, typer.Option("--all-files")]
-SeriesOption = Annotated[str | None, typer.Option(metavar="all|UID|DESCRIPTION*")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 TrustOption = Annotated[bool, typer.Option("--trust", help="Run the bundle's code without asking, and remember it.")]

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from tomoseg.batch.options import ExecutorOptions, OutputOptions
+from tomoseg.batch.options import ExecutorOptions, OutputOptions, ScanOptions
 from tomoseg.bundle.options import RunOptions
-from tomoseg.cli.arguments import AllFilesOption, BundleOption, OutputTypeOption, QuietOption, SeriesOption, TrustOption
+from tomoseg.cli.arguments import BundleOption, QuietOption, TrustOption
 from tomoseg.cli.loading import import_engine
 from tomoseg.core.errors import OutputError, one_line
 from tomoseg.core.notes import print_error, print_line
@@ -22,10 +22,7 @@ def segment(
     *,
     bundle: BundleOption = "",
     trust: TrustOption = False,
-    output_type: OutputTypeOption = None,
-    series: SeriesOption = None,
-    phase: Annotated[str | None, typer.Option(metavar="KEYWORD=VALUE")] = None,
-    all_files: AllFilesOption = False,
+    scans: ScanOptions,
     written: OutputOptions,
     statistics: Annotated[bool, typer.Option("--statistics")] = False,
     report: Annotated[Path | None, typer.Option()] = None,
@@ -40,11 +37,6 @@ def segment(
         inputs: scans: files, DICOM folders, folders of them, or patterns.
         output: file name (.nii.gz) for one scan, else a folder.
         bundle: a registered name, its beginning, or a folder written as ./name.
-        output_type: file format of the labels; by default that of the output's suffix, and nifti for a folder.
-        series: SeriesInstanceUID or description (may be a pattern) of the DICOM series to segment; all for every scan.
-            By default those of the bundle's modality, if there are any.
-        phase: value of the images to read, if a DICOM series has several at each place; e.g. AcquisitionNumber=2.
-        all_files: segment also label maps beside their scans.
         statistics: write statistics.csv for a single output file, too.
         report: file of the report; OUT/report.json if OUT is a folder.
         strict: exit with 1 if a result has a warning.
@@ -59,9 +51,8 @@ def segment(
     try:
         with BatchProgress(quiet) as progress:
             result = segment_batch(
-                bundle, inputs, output, output_type=output_type, series=series, phase=phase, all_files=all_files,
-                options=replace(written, measure=False), report=report, statistics=statistics, run_options=options,
-                executor=executor, progress=progress,
+                bundle, inputs, output, **vars(scans), options=replace(written, measure=False), report=report,
+                statistics=statistics, run_options=options, executor=executor, progress=progress,
             )  # fmt: skip
         unsaved = False
     except ReportsError as error:  # the label maps that could be written are good
@@ -83,10 +74,7 @@ def watch(
     *,
     bundle: BundleOption = "",
     trust: TrustOption = False,
-    output_type: OutputTypeOption = None,
-    series: SeriesOption = None,
-    phase: Annotated[str | None, typer.Option(metavar="KEYWORD=VALUE")] = None,
-    all_files: AllFilesOption = False,
+    scans: ScanOptions,
     settle: Annotated[float, typer.Option(metavar="SECONDS", min=0)] = 10,
     written: OutputOptions,
     quiet: QuietOption = False,
@@ -98,10 +86,6 @@ def watch(
         inbox: folder in which scans arrive.
         output: folder of the results.
         bundle: a registered name, its beginning, or a folder written as ./name.
-        output_type: file format of the labels; nifti by default.
-        series: DICOM series to segment, as for segment.
-        phase: value of the images to read, as for segment.
-        all_files: segment also label maps beside their scans.
         settle: segment a scan when it has not changed for this time, in seconds.
     """
     import_engine(bundle, trust)
@@ -112,8 +96,8 @@ def watch(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped like this
     with BatchProgress(quiet, numbered=False) as progress:
         rounds = watch_folder(
-            bundle, inbox, output, output_type=output_type, series=series, phase=phase, all_files=all_files,
-            stable_for_s=settle, options=written, run_options=options, progress=progress, on_error=print_error,
+            bundle, inbox, output, **vars(scans), stable_for_s=settle,
+            options=written, run_options=options, progress=progress, on_error=print_error,
         )  # fmt: skip
         if not quiet:
             print_line(f"{inbox}: waiting for scans; results go to {output}; Ctrl-C ends it")

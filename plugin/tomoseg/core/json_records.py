@@ -45,7 +45,8 @@ def from_json(kind: Any, value: Any) -> Any:
         kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
         return tuple(from_json(one, entry) for one, entry in zip(kinds, value, strict=True))
     if get_origin(kind) is dict and isinstance(value, Mapping):
-        return {from_json(parts[0], key): from_json(parts[1], entry) for key, entry in value.items()}
+        keys = [int(key) if parts[0] is int else from_json(parts[0], key) for key in value]  # JSON has texts as keys
+        return {key: from_json(parts[1], entry) for key, entry in zip(keys, value.values(), strict=True)}
     if is_dataclass(kind) and isinstance(value, Mapping) and value.keys() <= {one.name for one in fields(kind)}:
         hints: Any = get_type_hints(kind)
         with_values: Any = {name: from_json(hints[name], entry) for name, entry in value.items()}

@@ -1,14 +1,11 @@
 """One training from its beginning, or from where it stopped, to the weights of a bundle."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import psutil
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import UsageError
@@ -19,7 +16,7 @@ from tomoseg.inference.threads import use_threads
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.pretrained import load_matching
-from tomoseg.training.session import BEST, LAST, STATE, TrainingSession
+from tomoseg.training.session import BEST, CURVE, LAST, STATE, TABLE, TrainingSession
 from tomoseg.training.state import TrainingState, load_state
 from tomoseg.training.workflow import TrainingWorkflow, is_first
 
@@ -178,11 +175,8 @@ def _require_unchanged(path: Path, before: dict[str, object], now: dict[str, obj
 
 def _clear(folder: Path, keep: bool) -> None:
     """Remove half-written files of killed processes and, for a new training, the files of an earlier one."""
-    for path in folder.glob(".*.*"):
-        pid = path.name.split(".")[1]
-        if path.is_file() and pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+    for name in (STATE, LAST, BEST, TABLE, CURVE):
+        for path in (*folder.glob(f".*.{name}"), *[folder / name] * (not keep)):
             path.unlink(missing_ok=True)
     if not keep:
-        for name in (STATE, LAST, BEST, "history.csv", "curve.png"):
-            (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,21 +15,7 @@ from tomoseg.core.errors import VolumeError
 
 # key of a MetaTensor's meta: a list of one line for each cleaning transform
 CLEANING = "cleaning"
-
-
-@dataclass(frozen=True, eq=False)
-class Channel:
-    """One channel of an image.
-
-    Attributes:
-        array: (I, J, K), any real dtype; not to be written to.
-        spacing: mm along (I, J, K).
-        source: what errors call the image.
-    """
-
-    array: NDArray[Any]
-    spacing: tuple[float, float, float]
-    source: str
+Spacing = tuple[float, float, float]
 
 
 class Cleaner(MapTransform):  # type: ignore[misc]
@@ -59,8 +44,14 @@ class Cleaner(MapTransform):  # type: ignore[misc]
         return cleaned
 
     @abstractmethod
-    def clean(self, channel: Channel) -> tuple[NDArray[Any], str]:
-        """Return the cleaned channel, (I, J, K), and a note of a few words."""
+    def clean(self, channel: NDArray[Any], spacing: Spacing, source: str) -> tuple[NDArray[Any], str]:
+        """Return the cleaned channel, and a note of a few words.
+
+        Args:
+            channel: (I, J, K), any real dtype; not to be written to.
+            spacing: mm along (I, J, K).
+            source: what errors call the image.
+        """
 
     def _clean_image(self, image: Any, key: str) -> Any:
         meta = image.meta if isinstance(image, MetaTensor) else {}
@@ -72,7 +63,7 @@ class Cleaner(MapTransform):  # type: ignore[misc]
                 f"got {array.dtype} {array.shape}; LoadImaged with ensure_channel_first makes them"
             )
         i, j, k = image.pixdim.tolist() if isinstance(image, MetaTensor) else (1.0, 1.0, 1.0)
-        done = [self.clean(Channel(channel, (i, j, k), source)) for channel in array]
+        done = [self.clean(channel, (i, j, k), source) for channel in array]
         values = np.stack([channel for channel, _ in done])
         result, *_ = convert_to_dst_type(values, image, dtype=image.dtype if array.dtype.kind == "f" else values.dtype)
         if isinstance(result, MetaTensor):
@@ -93,19 +84,19 @@ class FiniteCleaner(Cleaner):
 
     name: ClassVar[str]
 
-    def clean(self, channel: Channel) -> tuple[NDArray[np.float32], str]:
+    def clean(self, channel: NDArray[Any], spacing: Spacing, source: str) -> tuple[NDArray[np.float32], str]:
         """Return the channel after `filter`, and a note."""
-        array = np.array(channel.array, dtype=np.float32)
+        array = np.array(channel, dtype=np.float32)
         if not np.isfinite(array).all():
             raise VolumeError(
-                f"{channel.source}: {type(self).__name__} expected finite values, "
+                f"{source}: {type(self).__name__} expected finite values, "
                 f"got {np.count_nonzero(~np.isfinite(array))} that are not; ReplaceNonFinited replaces them"
             )
         # along an axis of one voxel there is nothing to compare, and ITK and wavelets stumble over it
-        spacing = tuple(mm for mm, size in zip(channel.spacing, array.shape, strict=True) if size > 1)
-        if array.min() == array.max() or len(spacing) < 2:
+        sides = tuple(mm for mm, size in zip(spacing, array.shape, strict=True) if size > 1)
+        if array.min() == array.max() or len(sides) < 2:
             return array, f"{self.name}: nothing to do, all values are one or lie in one line"
-        filtered, note = self.filter(array.squeeze(), spacing)
+        filtered, note = self.filter(array.squeeze(), sides)
         return filtered.reshape(array.shape), f"{self.name}{note}"
 
     @abstractmethod

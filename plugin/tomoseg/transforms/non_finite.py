@@ -7,7 +7,7 @@ from monai.config import KeysCollection
 from numpy.typing import NDArray
 
 from tomoseg.core.errors import UsageError, VolumeError
-from tomoseg.transforms.cleaner import Channel, Cleaner
+from tomoseg.transforms.cleaner import Cleaner, Spacing
 
 
 class ReplaceNonFinited(Cleaner):
@@ -30,19 +30,18 @@ class ReplaceNonFinited(Cleaner):
             raise UsageError(f"nan: expected a finite value in place of NaN, got {nan}")
         self.nan = nan
 
-    def clean(self, channel: Channel) -> tuple[NDArray[Any], str]:
+    def clean(self, channel: NDArray[Any], spacing: Spacing, source: str) -> tuple[NDArray[Any], str]:
         """Return the channel without NaN and infinity, and a note."""
-        array = channel.array
-        finite = np.isfinite(array)
+        finite = np.isfinite(channel)
         if finite.all():
-            return array, "no NaN or infinite values"
+            return channel, "no NaN or infinite values"
         if not finite.any():
-            raise VolumeError(f"{channel.source}: expected a scan, got nothing but NaN and infinite values")
-        lowest, highest = array.min(where=finite, initial=np.inf), array.max(where=finite, initial=-np.inf)
+            raise VolumeError(f"{source}: expected a scan, got nothing but NaN and infinite values")
+        lowest, highest = channel.min(where=finite, initial=np.inf), channel.max(where=finite, initial=-np.inf)
         nan = lowest if self.nan is None else self.nan
-        unknown = np.count_nonzero(np.isnan(array))
-        infinite = array.size - np.count_nonzero(finite) - unknown
+        unknown = np.count_nonzero(np.isnan(channel))
+        infinite = channel.size - np.count_nonzero(finite) - unknown
         return (
-            np.nan_to_num(array, nan=nan, posinf=highest, neginf=lowest),
+            np.nan_to_num(channel, nan=nan, posinf=highest, neginf=lowest),
             f"{unknown} NaN replaced by {nan:g}, {infinite} infinite values by {lowest:g} or {highest:g}",
         )

@@ -8,14 +8,11 @@ from typing import Final
 
 import torch
 
-from tomoseg.convert.export import torch_files
+from tomoseg.convert.export import runtimes
 from tomoseg.convert.export.export_source import ExportSource
-from tomoseg.convert.export.onnx_file import read_onnx, write_onnx
-from tomoseg.convert.export.openvino_files import read_openvino, write_int8, write_openvino
 from tomoseg.convert.export.options import FormatName
 from tomoseg.convert.export.parity import Parity, Runner
 from tomoseg.convert.export.samples import Samples
-from tomoseg.convert.export.torch_files import read_tensorrt, write_tensorrt
 from tomoseg.core.errors import MissingPackageError, UsageError
 
 # largest difference of a logit from torch's in fp32, relative to their range
@@ -85,13 +82,17 @@ class Format:
 FORMATS: Final[dict[str, Format]] = {
     entry.name: entry
     for entry in (
-        Format("onnx", ".onnx", write_onnx, read_onnx, ("onnx", "onnxscript", "onnxruntime")),
-        Format("torchscript", ".ts", torch_files.write_torchscript, torch_files.read_torchscript),
-        Format("torch-export", ".pt2", torch_files.write_program, torch_files.read_program),
-        Format("openvino", ".xml", write_openvino, read_openvino, ("openvino",), extra=""),
-        Format("openvino-int8", "_int8.xml", write_int8, read_openvino, ("openvino", "nncf"), tolerance=None),
+        Format("onnx", ".onnx", runtimes.write_onnx, runtimes.read_onnx, ("onnx", "onnxscript", "onnxruntime")),
+        Format("torchscript", ".ts", runtimes.write_torchscript, runtimes.read_torchscript),
+        Format("torch-export", ".pt2", runtimes.write_program, runtimes.read_program),
+        Format("openvino", ".xml", runtimes.write_openvino, runtimes.read_openvino, ("openvino",), extra=""),
         Format(
-            "tensorrt", "_trt.ts", write_tensorrt, read_tensorrt, ("torch_tensorrt",), "tensorrt", TF32_TOLERANCE, True
+            "openvino-int8", "_int8.xml", runtimes.write_int8, runtimes.read_openvino, ("openvino", "nncf"),
+            tolerance=None,
+        ),
+        Format(
+            "tensorrt", "_trt.ts", runtimes.write_tensorrt, runtimes.read_tensorrt, ("torch_tensorrt",), "tensorrt",
+            TF32_TOLERANCE, True,
         ),
     )
-}
+}  # fmt: skip

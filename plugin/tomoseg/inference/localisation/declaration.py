@@ -6,6 +6,7 @@ from typing import Any
 
 from tomoseg.bundle.metadata import Bundle, read_label
 from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.json_records import from_json
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Label, unnamed
 
@@ -27,8 +28,13 @@ class Region:
     name: str
     box_mm: tuple[Corner, Corner]
     mirrored: bool
-    labels: Mapping[int, int]
+    labels: dict[int, int]
     volume_ml: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        low, high = self.volume_ml
+        if not all(a < b for a, b in zip(*self.box_mm, strict=True)) or not 0 <= low < high:
+            raise ValueError(f"region {self.name!r}: box_mm {self.box_mm}, volume_ml {self.volume_ml}")
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ class Localisation:
     least_score: float
     largest_spacing_mm: float
     regions: tuple[Region, ...]
-    asymmetry: tuple[str, str] | None
-    label_table: tuple[Label, ...]
+    asymmetry: tuple[str, str] | None = None
+    label_table: tuple[Label, ...] = ()
 
     def is_crop(self, grid: Grid) -> bool:
         """Return whether a scan is a crop already, by its extent along its own axes."""
@@ -72,7 +78,7 @@ def read_localisation(bundle: Bundle) -> Localisation | None:
     if declared is None:
         return None
     try:
-        return _parse(declared, bundle.label_table)
+        return _read(declared, bundle.label_table)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(
             f"{bundle.metadata_file}: localisation: expected template, crop_mm, spacing_mm, margin_mm, least_score, "
@@ -82,33 +88,15 @@ def read_localisation(bundle: Bundle) -> Localisation | None:
         ) from error
 
 
-def _parse(declared: Mapping[str, Any], own: Mapping[int, Label]) -> Localisation:
-    regions = tuple(_region(entry) for entry in declared["regions"])
+def _read(declared: dict[str, Any], own: Mapping[int, Label]) -> Localisation:
+    found: Localisation = from_json(Localisation, {key: entry for key, entry in declared.items() if key != "labels"})
     table = {int(value): _label(int(value), entry, own) for value, entry in declared["labels"].items()}
-    used = [value for region in regions for value in region.labels.values()]
-    if not regions or len(set(used)) < len(used) or set(used) != set(table) or 0 in table:
+    used = [value for region in found.regions for value in region.labels.values()]
+    if not used or len(set(used)) < len(used) or set(used) != set(table) or 0 in table:
         raise ValueError(f"regions use the labels {sorted(used)}, declared are {sorted(table)}")
-    pair = declared.get("asymmetry")
-    if pair is not None:
-        left, right = pair
-        if not {left, right} <= {region.name for region in regions}:
-            raise ValueError(f"no regions {left!r} and {right!r}")
-        pair = (str(left), str(right))
-    return Localisation(
-        template=str(declared["template"]), crop_mm=float(declared["crop_mm"]),
-        spacing_mm=_corner(declared["spacing_mm"]), margin_mm=_corner(declared["margin_mm"]),
-        least_score=float(declared["least_score"]), largest_spacing_mm=float(declared["largest_spacing_mm"]),
-        regions=regions, asymmetry=pair, label_table=tuple(table[value] for value in sorted(table)),
-    )  # fmt: skip
-
-
-def _region(entry: Mapping[str, Any]) -> Region:
-    first, last = map(_corner, entry["box_mm"])
-    low, high = map(float, entry["volume_ml"])
-    if not all(a < b for a, b in zip(first, last, strict=True)) or not 0 <= low < high:
-        raise ValueError(f"region {entry['name']!r}: box_mm {entry['box_mm']}, volume_ml {entry['volume_ml']}")
-    labels = {int(value): int(merged) for value, merged in entry["labels"].items()}
-    return Region(str(entry["name"]), (first, last), bool(entry["mirrored"]), labels, (low, high))
+    if found.asymmetry and not {*found.asymmetry} <= {region.name for region in found.regions}:
+        raise ValueError(f"no regions {' and '.join(map(repr, found.asymmetry))}")
+    return replace(found, label_table=tuple(table[value] for value in sorted(table)))
 
 
 def _label(value: int, entry: Mapping[str, Any], own: Mapping[int, Label]) -> Label:
@@ -116,8 +104,3 @@ def _label(value: int, entry: Mapping[str, Any], own: Mapping[int, Label]) -> La
     base = own.get(int(entry["of"]), unnamed(value))  # the metadata may say less than the network
     label = read_label(value, str(entry["name"]), dict(entry))
     return replace(base, value=value, name=label.name, colour=label.colour, side=label.side)
-
-
-def _corner(values: Any) -> Corner:
-    x, y, z = map(float, values)
-    return x, y, z
