@@ -19,8 +19,8 @@ from phantom import phantom
 from tomoseg import find_bundle
 from tomoseg.convert.export.export import export
 from tomoseg.convert.export.export_source import ExportSource, load_origin
-from tomoseg.convert.export.runtimes import read_onnx
 from tomoseg.convert.export.parity import NetworkParity, Parity, Runner
+from tomoseg.convert.export.runtimes import read_onnx
 from tomoseg.convert.export.samples import real_samples
 from tomoseg.core.errors import BackendError
 from tomoseg.core.files import sha256
