@@ -40,7 +40,7 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """Which scans are taken of what is given, and the format of their labels.
+    """Which scans to take from the inputs, and the format of their labels.
 
     Attributes:
         output_type: file format of the labels; by default that of the output's suffix, and nifti for a folder.
