@@ -7,13 +7,14 @@ from typing import Any
 
 from tomoseg.bundle.configs import SAFE_NAME, find_config
 from tomoseg.bundle.planned import PlannedBundle
-from tomoseg.core.errors import BundleError, one_line, shorten
+from tomoseg.core.errors import BundleError, errors_as, shorten
 from tomoseg.core.json_files import load_json
 from tomoseg.data.labels import TISSUE, Code, Label, default_colour
 
 MAX_CHANNELS = 1000  # of one image
 MAX_MEMBERS = 1000  # of one set
 MAX_TEXT = 2000  # letters
+WRONG_TYPES = (AttributeError, KeyError, TypeError, ValueError)  # what JSON of another form raises
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,10 @@ class Bundle:
         Raises:
             BundleError: it is missing or is not a JSON object.
         """
-        try:
+        with errors_as(BundleError, f"{self.metadata_file}: cannot be read as JSON", OSError, ValueError):
+            if not self.metadata_file.exists():
+                raise BundleError(f"{self.metadata_file}: missing; every MONAI bundle has one")
             content = load_json(self.metadata_file)
-        except FileNotFoundError as error:
-            raise BundleError(f"{self.metadata_file}: missing; every MONAI bundle has one") from error
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{self.metadata_file}: cannot be read as JSON: {one_line(error)}") from error
         if not isinstance(content, dict):
             raise BundleError(f"{self.metadata_file}: expected a JSON object, got {type(content).__name__}")
         return content
@@ -120,17 +119,14 @@ class Bundle:
             BundleError: the metadata names them in another form.
         """
         members = self.metadata.get("members", [])
-        try:
+        where, remedy = f"{self.metadata_file}: members: cannot be read", ". Import the set again"
+        with errors_as(BundleError, where, *WRONG_TYPES, remedy=remedy):
             if len(members) > MAX_MEMBERS:
                 raise ValueError(f"{len(members)} bundles, at most {MAX_MEMBERS} are allowed")
             if unsafe := [entry["folder"] for entry in members if not SAFE_NAME.fullmatch(entry["folder"])]:
                 raise ValueError(f"{unsafe[0]!r} is no name of a folder")
             folders = [self.root / "members" / entry["folder"] for entry in members]
             values = [{int(value): int(own) for value, own in entry["labels"].items()} for entry in members]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise BundleError(
-                f"{self.metadata_file}: members: cannot be read: {one_line(error)}. Import the set again"
-            ) from error
         bundles = (Bundle(folder.name, folder, trusted=self.trusted) for folder in folders)
         return tuple(zip(bundles, values, strict=True))
 
@@ -191,13 +187,9 @@ class Bundle:
         channels = self._tensor("outputs", "pred").get("channel_def", {})
         if not isinstance(channels, dict):
             return {}
-        try:
+        with errors_as(BundleError, f"{self.metadata_file}: channel_def: expected integer label values", ValueError):
             # names go to terminals and into files
             return {int(value): shorten(str(name), MAX_TEXT) for value, name in channels.items()}
-        except ValueError as error:
-            raise BundleError(
-                f"{self.metadata_file}: channel_def: expected integer label values: {one_line(error)}"
-            ) from error
 
     @property
     def labels(self) -> dict[int, str]:
@@ -225,14 +217,12 @@ class Bundle:
             BundleError: the table is no table of colours and codes.
         """
         table = self.metadata.get("label_table", {})
-        try:
+        expected = (
+            f"{self.metadata_file}: label_table: expected for each label a color [R, G, B], a volume_ml [LOW, HIGH] "
+            "and codes (category, type, modifier, laterality) with value, scheme and meaning"
+        )
+        with errors_as(BundleError, expected, *WRONG_TYPES):
             return {value: read_label(value, name, table.get(str(value), {})) for value, name in self.channels.items()}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise BundleError(
-                f"{self.metadata_file}: label_table: expected for each label a color [R, G, B], a volume_ml "
-                "[LOW, HIGH] and codes (category, type, modifier, laterality) with value, scheme and meaning: "
-                f"{one_line(error)}"
-            ) from error
 
     def _without_clicks(self, channels: int) -> int:
         """Return how many of a network's channels are the scan's; those of DeepEdit take clicks, too."""

@@ -12,7 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tomoseg.core.errors import OutputError, one_line
+from tomoseg.core.errors import OutputError, errors_as, one_line
 
 # A path that is no valid UTF-8 holds lone surrogates: as \udcff they are readable, and in JSON the very same path.
 UNENCODABLE = "backslashreplace"
@@ -123,16 +123,11 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be made, or a write in it fails.
     """
-    try:
+    remedy = ". Choose a folder that you may write to"
+    with errors_as(OutputError, f"{parent}: cannot be written to", OSError, remedy=remedy):
         parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(None, f"{STAGING}{os.getpid()}-", parent, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"{parent}: cannot be written to: {one_line(error)}. Choose a folder that you may write to"
-        ) from error
 
 
 def remove_stale(parent: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
-from tomoseg.core.errors import OutputError, one_line
+from tomoseg.core.errors import OutputError, errors_as
 from tomoseg.core.files import open_regular, real_path
 
 KEY_BYTES = 32
@@ -25,7 +25,7 @@ def load_key() -> bytes:
         OutputError: it cannot be read or written.
     """
     path = Path(platformdirs.user_config_dir("tomoseg", appauthor=False)) / "pseudonyms.key"
-    try:
+    with errors_as(OutputError, f"{path}: cannot be read or written", OSError):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
@@ -33,8 +33,6 @@ def load_key() -> bytes:
                 file.write(secrets.token_bytes(KEY_BYTES))
         with open_regular(path) as file:
             key = file.read(KEY_BYTES)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read or written: {one_line(error)}") from error
     if len(key) < KEY_BYTES:
         raise OutputError(f"{path}: expected a key of {KEY_BYTES} bytes, got {len(key)}. Remove it.")
     return key

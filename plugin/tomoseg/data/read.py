@@ -109,14 +109,12 @@ def _name(source: Image) -> str:
 
 def _read_path(path: Path, channels: int, series: str | None, phase: str | None) -> Volume:
     with errors_as(VolumeError, f"{path}: cannot be read", OSError):
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError as error:
-            raise VolumeError(f"{path}: no such file; expected {EXPECTED}") from error
+        if not path.exists():
+            raise VolumeError(f"{path}: no such file; expected {EXPECTED}")
         if not path.is_dir():
             if not path.is_file():  # a pipe would wait for ever
                 raise VolumeError(f"{path}: expected {EXPECTED}, got something that is neither file nor folder")
-            if size == 0:
+            if path.stat().st_size == 0:
                 raise VolumeError(f"{path}: the file is empty; expected {EXPECTED}")
             if not is_dicom(path):
                 if phase is not None:

@@ -11,7 +11,7 @@ import torch
 
 from tomoseg.bundle.configs import find_config
 from tomoseg.bundle.registry import as_folder
-from tomoseg.core.errors import BundleError, import_package, one_line, root_cause
+from tomoseg.core.errors import BundleError, errors_as, import_package, one_line, root_cause
 from tomoseg.core.files import atomic_file, require_regular
 
 # wrappers of a network that put their name before each weight's: DistributedDataParallel, torch.compile
@@ -132,8 +132,6 @@ def _is_weights(content: dict[Any, Any]) -> bool:
 
 def _read_safetensors(path: Path) -> Weights:
     package = import_package("safetensors.torch", "safetensors")
-    try:
+    with errors_as(BundleError, f"{path}: cannot be read as safetensors", Exception):  # it has errors of its own
         weights: Weights = package.load_file(require_regular(path))
-    except Exception as error:  # safetensors has errors of its own
-        raise BundleError(f"{path}: cannot be read as safetensors: {one_line(error)}") from error
     return weights

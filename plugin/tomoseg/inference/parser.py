@@ -19,7 +19,7 @@ from monai.networks import nets
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.trust import code_files
-from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.errors import BundleError, errors_as
 from tomoseg.core.files import require_regular
 
 MACRO = re.compile(r"%(?P<path>[^%]+\.(?:json|ya?ml))(?:(?:::|#)(?P<id>.+))?")
@@ -84,17 +84,13 @@ def make_parser(bundle: Bundle, device: torch.device) -> tuple[ConfigParser, tup
     """
     path = bundle.inference_config
     parser = ConfigParser()
-    try:
+    with errors_as(BundleError, f"{path}: cannot be read", Exception):  # of json, of yaml or of MONAI
         config = ConfigParser.load_config_file(str(require_regular(path)))
         if "preprocessing" not in config and len(bundle.inference_configs) > 1:  # it changes entries of the usual one
             config = ConfigParser.load_config_files([str(require_regular(one)) for one in bundle.inference_configs])
         parser.set(_include(config, bundle.root, path.parent))
         if bundle.metadata_file.is_file():
             parser.read_meta(str(require_regular(bundle.metadata_file)))
-    except BundleError:
-        raise
-    except Exception as error:  # of json, of yaml or of MONAI
-        raise BundleError(f"{path}: cannot be read: {one_line(error)}") from error
     return parser, tuple(_adapt(parser, device))
 
 

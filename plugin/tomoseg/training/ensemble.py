@@ -9,7 +9,7 @@ import torch
 
 from tomoseg.bundle.configs import Json, write_config
 from tomoseg.bundle.metadata import Bundle
-from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.errors import BundleError, errors_as
 from tomoseg.core.files import read_text
 from tomoseg.inference.checkpoints import read_weights, save_weights
 
@@ -50,14 +50,11 @@ def read_inference(bundle: Bundle) -> Json:
         BundleError: it is missing, no JSON, or not such as `tomoseg plan` writes.
     """
     path = bundle.inference_config
-    try:
+    expected = f"{path}: expected a JSON config such as `tomoseg plan` writes"
+    remedy = "; so the folds cannot be put into it"
+    with errors_as(BundleError, expected, OSError, ValueError, KeyError, TypeError, remedy=remedy):
         config: Json = json.loads(read_text(path))
         targets = [step["_target_"] for step in config["postprocessing"]["transforms"]]
         if "AsDiscreted" not in targets or "network_def" not in config or "evaluator" not in config:
             raise KeyError("AsDiscreted, network_def, evaluator")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(
-            f"{path}: expected a JSON config such as `tomoseg plan` writes: {one_line(error)}; so the folds cannot be "
-            "put into it"
-        ) from error
     return config

@@ -25,6 +25,7 @@ from tomoseg.core.errors import (
     MemoryLimitError,
     TomosegError,
     UsageError,
+    errors_as,
     one_line,
     root_cause,
     some,
@@ -343,8 +344,6 @@ def _is_handler(entry: Any, names: tuple[str, ...]) -> bool:
 
 
 def _read(paths: list[Path]) -> dict[str, Any]:
-    try:
+    with errors_as(BundleError, f"{paths[0]}: cannot be read", Exception):  # of json, of yaml or of MONAI
         content: dict[str, Any] = ConfigParser.load_config_files([str(require_regular(path)) for path in paths])
-    except Exception as error:  # MONAI's parser: its own errors, json's and yaml's
-        raise BundleError(f"{paths[0]}: cannot be read: {one_line(error)}") from error
     return content

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tomoseg.bundle.options import RunOptions
-from tomoseg.core.errors import TomosegError, UsageError, import_package, one_line, shorten
+from tomoseg.core.errors import TomosegError, UsageError, errors_as, import_package, one_line, shorten
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.core.threads import usable_threads
 
@@ -184,7 +184,6 @@ def _require_reachable(address: str) -> None:
         return
     if not colon or not port.isdigit():
         raise UsageError(f"Ray: expected auto, HOST:PORT or ray://HOST:PORT as the address, got {address!r}")
-    try:
+    remedy = ". Start it with `ray start --head`"
+    with errors_as(UsageError, f"Ray at {address}: no answer", OSError, OverflowError, remedy=remedy):
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
-    except (OSError, OverflowError) as error:
-        raise UsageError(f"Ray at {address}: no answer: {one_line(error)}. Start it with `ray start --head`") from error

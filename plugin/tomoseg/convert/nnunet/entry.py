@@ -1,17 +1,15 @@
 """Values of a JSON file that a stranger wrote: each is checked before it is used."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tomoseg.core.errors import BundleError, one_line, shorten
-from tomoseg.core.files import read_text
+from tomoseg.core.errors import BundleError, errors_as, shorten
+from tomoseg.core.json_files import load_json
 
 SHOWN = 60  # characters of a value that is wrong
-MAX_BYTES = 100 * 10**6  # plans of nnU-Net have some 10 kB
 Choice = TypeVar("Choice")
 
 
@@ -93,11 +91,7 @@ def read_entry(path: Path) -> Entry:
     Raises:
         BundleError: it is missing, too large, or no JSON.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BundleError(f"{path}: is larger than {MAX_BYTES // 10**6} MB. Give the file as nnU-Net wrote it")
-        return Entry(json.loads(read_text(path)), str(path))
-    except FileNotFoundError as error:
-        raise BundleError(f"{path}: is missing. Give a results folder of nnU-Net that was trained") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: cannot be read as JSON: {one_line(error)}") from error
+    with errors_as(BundleError, f"{path}: cannot be read as JSON", OSError, ValueError):
+        if not path.exists():
+            raise BundleError(f"{path}: is missing. Give a results folder of nnU-Net that was trained")
+        return Entry(load_json(path), str(path))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.errors import BundleError, errors_as
 from tomoseg.core.files import sha256
 from tomoseg.inference.backends.openvino_model import import_openvino, openvino_core
 
@@ -74,10 +74,8 @@ def find_int8(xml: Path, checkpoints_sha256: Sequence[str], definition: Any) -> 
     weights = xml.with_suffix(".bin")
     if not weights.is_file():
         raise BundleError(f"{weights}: missing; the int8 network {xml.name} has its weights in this file. {AGAIN}")
-    try:
+    with errors_as(BundleError, f"{xml}: cannot be read as a network of OpenVINO", RuntimeError, remedy=f". {AGAIN}"):
         model = openvino_core().read_model(xml, weights)
-    except RuntimeError as error:
-        raise BundleError(f"{xml}: cannot be read as a network of OpenVINO: {one_line(error)}. {AGAIN}") from error
     if _entry(model, "precision") != "int8":
         raise BundleError(f"{xml}: expected a network in int8 that tomoseg made, got another one. {AGAIN}")
     for key, values, what in (

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from tomoseg.core.errors import BackendError, one_line
+from tomoseg.core.errors import BackendError, errors_as
 from tomoseg.core.files import private_cache
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,10 +34,9 @@ class TorchNetwork:
         """Compile by running a window of zeros once, where compiling was asked for."""
         if not self._compiled:
             return
-        try:
+        # torch's compiler and the network are foreign code
+        with errors_as(BackendError, "torch.compile cannot compile the network", Exception):
             self(torch.zeros((1, *shape[1:]), device=self._device))
-        except Exception as error:  # torch's compiler and the network are foreign code
-            raise BackendError(f"torch.compile cannot compile the network: {one_line(error)}") from error
         self._compiled = False
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tomoseg.bundle.metadata import Bundle, read_label
-from tomoseg.core.errors import BundleError, one_line
+from tomoseg.bundle.metadata import WRONG_TYPES, Bundle, read_label
+from tomoseg.core.errors import BundleError, errors_as
 from tomoseg.core.json_records import from_json
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Label, unnamed
@@ -77,15 +77,12 @@ def read_localisation(bundle: Bundle) -> Localisation | None:
     declared = bundle.metadata.get("localisation")
     if declared is None:
         return None
-    try:
+    expected = (
+        f"{bundle.metadata_file}: localisation: expected template, crop_mm, spacing_mm, margin_mm, least_score, "
+        "largest_spacing_mm, regions (name, box_mm, mirrored, labels, volume_ml) and labels (name, of, laterality)"
+    )
+    with errors_as(BundleError, expected, *WRONG_TYPES):
         return _read(declared, bundle.label_table)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"{bundle.metadata_file}: localisation: expected template, crop_mm, spacing_mm, margin_mm, least_score, "
-            "largest_spacing_mm, regions (name, box_mm, mirrored, labels, volume_ml) and labels (name, of, "
-            "laterality): "
-            f"{type(error).__name__}: {one_line(error)}"
-        ) from error
 
 
 def _read(declared: dict[str, Any], own: Mapping[int, Label]) -> Localisation:
