@@ -4,13 +4,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.report.html.pictures import embed
-from tomoseg.report.records import CaseReport, Report
+from tomoseg.report.records import CaseReport, LabelVolume, Report
 
 STATUSES = {"failed": "failed", "pending": "not run", "skipped": "skipped", "done": "done"}  # the gravest first
 KINDS = ("reason", "warning", "outlier", "edge", "note")  # of findings, the gravest first
@@ -77,6 +76,7 @@ class Column:
         volumes_ml: by the index of the case, without those that have no labels.
         usual: range of usual volumes; None for a few scans.
         outliers: the indices of the cases that stand out.
+        at_edge: the indices of the cases in which the label reaches the edge of the scan.
         decimals: with which they are shown.
     """
 
@@ -85,29 +85,31 @@ class Column:
     volumes_ml: dict[int, float]
     usual: ReferenceRange | None
     outliers: frozenset[int]
+    at_edge: frozenset[int]
     decimals: int
 
     def show(self, volume_ml: float) -> str:
         """Return a volume as it stands in the table; a plain 0 for an absent label."""
         return f"{volume_ml:.{self.decimals}f}" if volume_ml else "0"
 
+    def explain_outlier(self, index: int) -> str:
+        """Return in plain words why the volume of a case stands out."""
+        usual, volume_ml = self.usual, self.volumes_ml[index]
+        assert usual is not None
+        if not volume_ml:
+            return f"{self.name} is missing; {usual.present} of {len(usual.outliers)} scans have it."
+        size = "large" if volume_ml > usual.median_ml else "small"
+        low, high = map(self.show, usual.range_ml)
+        return (
+            f"{self.name} is unusually {size}: {self.show(volume_ml)} mL, where the median is "
+            f"{self.show(usual.median_ml)} mL and {low} to {high} mL is usual."
+        )
 
-class Cell(NamedTuple):
-    """One volume in the table.
-
-    Attributes:
-        text: in mL; "" for a scan without the label.
-        sign: an arrow for a volume that stands out.
-        reported: why it is marked.
-        at_edge: the label reaches the edge of the scan.
-        volume_ml: None for a scan without the label.
-    """
-
-    text: str = ""
-    sign: str = ""
-    reported: str = ""
-    at_edge: bool = False
-    volume_ml: float | None = None
+    def explain(self, index: int) -> str:
+        """Return why the volume of a case is marked; nothing where it is not."""
+        edge = f"{self.name} reaches the edge of the scan and may be cut off there."
+        outlier = [self.explain_outlier(index)] if index in self.outliers else []
+        return " ".join([*outlier, *[edge] * (index in self.at_edge)])
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,14 @@ class Row:
     Attributes:
         place: where it lies below the folder of all.
         look: (kind, text) of its findings.
-        cells: a volume a column.
+        index: of the case; -1 for a scan that has not run.
         case: None for a scan that has not run.
         picture: its preview as a `data:` URI; "" for none.
     """
 
     place: Path
     look: tuple[tuple[str, str], ...]
-    cells: tuple[Cell, ...]
+    index: int = -1
     case: CaseReport | None = None
     picture: str = ""
 
@@ -147,17 +149,19 @@ class Row:
 def make_columns(cases: Sequence[CaseReport]) -> list[Column]:
     """Return a column for each label that the scans have or lack."""
     # a whole scan and a crop have labels of one number and another meaning
-    volumes: dict[tuple[int, str], dict[int, float]] = {}
+    measured: dict[tuple[int, str], dict[int, LabelVolume]] = {}
     for index, case in enumerate(cases):
         for row in case.labels if case.status != "failed" else ():
-            volumes.setdefault((row.label, row.name), {})[index] = row.volume_ml
+            measured.setdefault((row.label, row.name), {})[index] = row
     columns = []
-    for (label, name), found in sorted(volumes.items()):
+    for (label, name), rows in sorted(measured.items()):
+        found = {index: row.volume_ml for index, row in rows.items()}
+        at_edge = frozenset(index for index, row in rows.items() if row.touches_border)
         usual = find_outliers(list(found.values()))
         outliers = [] if usual is None else np.array(list(found))[usual.outliers].tolist()
         middle = float(np.median([volume for volume in found.values() if volume] or [1.0]))
         decimals = min(max(2 - math.floor(math.log10(middle)), 0), 6)  # three digits of a usual volume
-        columns.append(Column(label, name, found, usual, frozenset(outliers), decimals))
+        columns.append(Column(label, name, found, usual, frozenset(outliers), at_edge, decimals))
     return columns
 
 
@@ -166,25 +170,10 @@ def make_rows(report: Report, columns: Sequence[Column], base: Path | None) -> l
     pictures = embed([case.preview for case in report.cases])
     rows = []
     for index, (case, picture) in enumerate(zip(report.cases, pictures, strict=True)):
-        look, cells = tuple(_look(index, case, columns)), tuple(_cells(index, case, columns))
-        rows.append(Row(_below(case.input, base), look, cells, case, picture))
-    late, empty = (("", "The run ended before its turn."),), (Cell(),) * len(columns)
-    rows += [Row(_below(name, base), late, empty) for name in report.pending]
+        rows.append(Row(_below(case.input, base), tuple(_look(index, case, columns)), index, case, picture))
+    late = (("", "The run ended before its turn."),)
+    rows += [Row(_below(name, base), late) for name in report.pending]
     return sorted(rows, key=lambda row: list(STATUSES).index(row.status))
-
-
-def explain_outlier(column: Column, volume_ml: float) -> str:
-    """Return in plain words why a volume stands out."""
-    usual = column.usual
-    assert usual is not None
-    if not volume_ml:
-        return f"{column.name} is missing; {usual.present} of {len(usual.outliers)} scans have it."
-    size = "large" if volume_ml > usual.median_ml else "small"
-    low, high = map(column.show, usual.range_ml)
-    return (
-        f"{column.name} is unusually {size}: {column.show(volume_ml)} mL, where the median is "
-        f"{column.show(usual.median_ml)} mL and {low} to {high} mL is usual."
-    )
 
 
 def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[tuple[str, str]]:
@@ -195,7 +184,7 @@ def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[t
     if case.status == "skipped":
         yield "", case.reason or "An earlier run has done it."
     yield from (("warning", text) for text in case.warnings)
-    outliers = [explain_outlier(column, column.volumes_ml[index]) for column in columns if index in column.outliers]
+    outliers = [column.explain_outlier(index) for column in columns if index in column.outliers]
     yield from (("outlier", text) for text in outliers[:MAX_NAMED])
     if len(outliers) > MAX_NAMED:
         yield "outlier", f"{len(outliers) - MAX_NAMED} more volumes stand out; they are marked in the row."
@@ -204,23 +193,6 @@ def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[t
         verb = "reaches" if len(at_edge) == 1 else "reach"
         yield "edge", f"{', '.join(at_edge[:MAX_NAMED])}{more} {verb} the edge of the scan and may be cut off there."
     yield from (("note", text) for text in case.stats.notes)
-
-
-def _cells(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[Cell]:
-    at_edge = {(row.label, row.name) for row in case.labels if row.touches_border}
-    for column in columns:
-        volume_ml, sign, reported = column.volumes_ml.get(index), "", []
-        if volume_ml is None:
-            yield Cell()
-            continue
-        if index in column.outliers:
-            assert column.usual is not None
-            sign = "▲ " if volume_ml > column.usual.median_ml else "▼ "
-            reported.append(explain_outlier(column, volume_ml))
-        cut = (column.label, column.name) in at_edge
-        if cut:
-            reported.append(f"{column.name} reaches the edge of the scan and may be cut off there.")
-        yield Cell(column.show(volume_ml), sign, " ".join(reported), cut, volume_ml)
 
 
 def _below(name: str, base: Path | None) -> Path:
