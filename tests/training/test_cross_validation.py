@@ -30,8 +30,7 @@ from tomoseg.core.files import sha256
 from tomoseg.data.components import largest_component
 from tomoseg.data.overlap import dice
 from tomoseg.training.card import write_accuracy
-from tomoseg.training.cross_validation import CrossValidation, cross_validate
-from tomoseg.training.ensemble import average_weights
+from tomoseg.training.cross_validation import CrossValidation, average_weights, cross_validate
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.state import load_state
 from tomoseg.training.training import train

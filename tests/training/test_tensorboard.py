@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tomoseg.training.tensorboard import Board
+from tomoseg.training.history import Board
 
 WITHOUT = find_spec("tensorboard") is None
 

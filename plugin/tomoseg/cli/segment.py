@@ -9,11 +9,21 @@ import typer
 
 from tomoseg.batch.options import ExecutorOptions, OutputOptions, ScanOptions
 from tomoseg.bundle.options import RunOptions
+from tomoseg.bundle.registry import describe_all
 from tomoseg.cli.arguments import BundleOption, QuietOption, TrustOption
-from tomoseg.cli.loading import import_engine
-from tomoseg.core.errors import OutputError, one_line
+from tomoseg.cli.lazy_import import collector_paused, deferred
+from tomoseg.cli.trust import find_trusted
+from tomoseg.core.errors import OutputError, UsageError, one_line
 from tomoseg.core.notes import print_error, print_line
+from tomoseg.core.reader_process import start_reading
 from tomoseg.data.output_types import names_output_file
+
+# what few bundles use: MONAI imports it at once, and our search for heads SimpleITK;
+# torch.distributed.optim is ignite's wish, and brings sympy
+SELDOM_USED = (
+    "itk", "matplotlib", "nrrd", "pandas", "pydicom", "scipy", "SimpleITK", "skimage", "sklearn",
+    "torch.distributed.optim",
+)  # fmt: skip
 
 
 def segment(
@@ -103,3 +113,26 @@ def watch(
             print_line(f"{inbox}: waiting for scans; results go to {output}; Ctrl-C ends it")
         for _ in rounds:
             pass
+
+
+def import_engine(bundle: str, trust: bool) -> None:
+    """Import what segments scans, torch and MONAI among it, which takes 1 to 2 s; if there is a bundle that may run.
+
+    Args:
+        bundle: name or folder.
+        trust: let it run without asking.
+
+    Raises:
+        UsageError: no bundle was given; with the names to choose from.
+        BundleError: there is no such bundle.
+    """
+    if not bundle:
+        raise UsageError(f"expected a bundle with -b. Choose one of: {describe_all()}")
+    find_trusted(bundle, trust)
+    start_reading("tomoseg.data.read")
+    with collector_paused():
+        import torch  # noqa: F401 - its own imports are not deferred
+
+        with deferred(*SELDOM_USED):
+            import tomoseg.batch.segment
+            import tomoseg.batch.watch  # noqa: F401 - with its own imports

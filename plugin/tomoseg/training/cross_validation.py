@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -11,19 +12,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tomoseg.bundle.configs import write_config
+import torch
+
+from tomoseg.bundle.configs import Json, write_config
 from tomoseg.bundle.ensemble import KEEP_LARGEST, ensemble_config, keep_components, single_config
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.trust import changed_by_us
-from tomoseg.core.errors import BundleError, MissingPackageError, TrainingError, UsageError
+from tomoseg.core.errors import BundleError, MissingPackageError, TrainingError, UsageError, errors_as
 from tomoseg.core.files import copy_file, read_text
 from tomoseg.core.json_files import write_json
 from tomoseg.core.tables import write_csv
 from tomoseg.data.datasets import Dataset, Pair
+from tomoseg.inference.checkpoints import read_weights, save_weights
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.training.card import write_accuracy
-from tomoseg.training.ensemble import average_weights, read_inference, write_single
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.options import EVERY_FOLD, TrainingOptions
 from tomoseg.training.training import Trained, train
@@ -240,3 +243,49 @@ def _write_summary(
         "averaged_weights": result.averaged,
     }
     write_json(path, content)
+
+
+def average_weights(checkpoints: Sequence[Path], target: Path) -> None:
+    """Write the mean of the weights of several checkpoints.
+
+    Raises:
+        BundleError: one cannot be read.
+        OutputError: the mean cannot be written.
+    """
+    several = [read_weights(path, "model") for path in checkpoints]
+    mean = {
+        name: torch.stack([weights[name].double() for weights in several]).mean(dim=0).to(tensor.dtype)
+        for name, tensor in several[0].items()
+    }
+    save_weights(target, mean)
+
+
+def write_single(bundle: Bundle, config: Json, folder: Path) -> Bundle:
+    """Write a bundle's configs with another inference config; return that bundle, which has no weights of its own.
+
+    Args:
+        bundle: the bundle.
+        config: of its inference.
+        folder: a new one.
+    """
+    shutil.copytree(bundle.root / "configs", folder / "configs")
+    single = Bundle(bundle.name, folder, trusted=True)  # as the bundle is, which was trained just now
+    write_config(single.inference_config, config)
+    return single
+
+
+def read_inference(bundle: Bundle) -> Json:
+    """Return a bundle's inference.json.
+
+    Raises:
+        BundleError: it is missing, no JSON, or not such as `tomoseg plan` writes.
+    """
+    path = bundle.inference_config
+    expected = f"{path}: expected a JSON config such as `tomoseg plan` writes"
+    remedy = "; so the folds cannot be put into it"
+    with errors_as(BundleError, expected, OSError, ValueError, KeyError, TypeError, remedy=remedy):
+        config: Json = json.loads(read_text(path))
+        targets = [step["_target_"] for step in config["postprocessing"]["transforms"]]
+        if "AsDiscreted" not in targets or "network_def" not in config or "evaluator" not in config:
+            raise KeyError("AsDiscreted, network_def, evaluator")
+    return config

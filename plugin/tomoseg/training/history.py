@@ -1,7 +1,9 @@
-"""What happened in each epoch, as a table and as a picture."""
+"""What happened in each epoch, as a table, as a picture, and for TensorBoard."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from tomoseg.core.files import atomic_file
 from tomoseg.core.tables import write_csv
@@ -41,3 +43,33 @@ def draw_curve(path: Path, rows: Sequence[Row]) -> None:
     figure.legend(loc="outside upper center", ncols=4, frameon=False)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+class Board:
+    """Writes rows as TensorBoard reads them; does nothing where it is not installed.
+
+    Args:
+        folder: of the event files.
+        epoch: rows after it, of an earlier run, are dropped.
+    """
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        self._writer: Any = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=epoch + 1)
+
+    def add(self, row: Row) -> None:
+        """Add the values of an epoch."""
+        if self._writer is None:
+            return
+        for name, value in row.items():
+            if name != "epoch":
+                self._writer.add_scalar(name, value, int(row["epoch"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write the remaining entries and close the log."""
+        if self._writer is not None:
+            self._writer.close()

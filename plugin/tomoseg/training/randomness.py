@@ -1,11 +1,10 @@
 """Chance that is the same whether a training was interrupted or not."""
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from ignite.utils import manual_seed
 from monai.data import set_rnd
 
 SEED_STRIDE = 1_000_003  # a prime, so that no epoch of one seed is the next epoch of the next
@@ -23,9 +22,7 @@ def seed_epoch(loaders: Sequence[Any], seed: int, epoch: int) -> None:
         epoch: from 1 on.
     """
     number = (seed * SEED_STRIDE + epoch * 7919) % MAX_SEED
-    random.seed(number)
-    np.random.seed(number)
-    torch.manual_seed(number)
+    manual_seed(number)
     for index, loader in enumerate(loaders):
         _seed_loader(loader, (number + index) % MAX_SEED, epoch)
 

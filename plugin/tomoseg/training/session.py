@@ -10,11 +10,10 @@ from ignite.engine import Engine, Events
 
 from tomoseg.core.errors import OutputError, TrainingError, one_line
 from tomoseg.inference.checkpoints import save_weights
-from tomoseg.training.history import Row, draw_curve, save_table
+from tomoseg.training.history import Board, Row, draw_curve, save_table
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.randomness import seed_epoch
 from tomoseg.training.state import TrainingState, collect_objects
-from tomoseg.training.tensorboard import Board
 from tomoseg.training.workflow import TrainingWorkflow, is_first
 
 SAVE_EVERY_S = 30.0  # so much is lost by a kill, and not more than an epoch

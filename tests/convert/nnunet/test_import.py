@@ -17,10 +17,9 @@ from support.command_line import run_inside
 from support.nnunet.models import KINDS, write_model
 from support.nnunet.scans import SCANS, write_scan
 from tomoseg import RunOptions, Segmenter, find_bundle
-from tomoseg.convert.nnunet.bundle import import_nnunet, plain_text
+from tomoseg.convert.nnunet.bundle import import_nnunet, plain_text, restricted_task
 from tomoseg.convert.nnunet.entry import Entry
 from tomoseg.convert.nnunet.labels import read_labels
-from tomoseg.convert.nnunet.licences import restricted_task
 from tomoseg.convert.nnunet.plans import Plans, read_plans
 from tomoseg.inference.config import InferenceConfig
 

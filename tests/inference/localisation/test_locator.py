@@ -23,10 +23,9 @@ from tomoseg.inference.localisation import template as template_module
 from tomoseg.inference.localisation.assembly import assemble
 from tomoseg.inference.localisation.crop import cut_out, head_frame, nearest, within
 from tomoseg.inference.localisation.declaration import read_localisation
-from tomoseg.inference.localisation.locator import Locator
+from tomoseg.inference.localisation.locator import Locator, parse_rois
 from tomoseg.inference.localisation.raster import canonical, rotation_of
 from tomoseg.inference.localisation.registration import register
-from tomoseg.inference.localisation.roi import parse_rois
 from tomoseg.inference.localisation.template import Template, load_template
 
 HIPPOCAMPI_MM = np.array([(-26.0, -22.0, -10.0, 1.0), (26.0, -22.0, -10.0, 1.0)]).T

@@ -15,13 +15,13 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.convert.nnunet.checkpoint import Checkpoint, read_checkpoint
 from tomoseg.convert.nnunet.entry import Entry, read_entry
 from tomoseg.convert.nnunet.labels import ModelLabels, read_channels, read_labels
-from tomoseg.convert.nnunet.licences import restricted_task
 from tomoseg.convert.nnunet.network import TEMPLATES, convert_weights, network_config
 from tomoseg.convert.nnunet.plans import Plans, read_plans
 from tomoseg.convert.nnunet.postprocessing import postprocessing_steps
 from tomoseg.convert.nnunet.source import DATASET, PLANS, TrainedModel, open_model
 from tomoseg.core.errors import UsageError
 from tomoseg.core.files import sha256
+from tomoseg.core.tables import read_rows
 from tomoseg.inference.checkpoints import save_weights
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.planning.fingerprint import LabelPrint
@@ -34,6 +34,9 @@ AXCODES = re.compile(r"(?=.*[RL])(?=.*[AP])(?=.*[SI])[RLAPSI]{3}")
 AS_IN_FILE = "file"
 UNKNOWN = "unknown"
 MR = re.compile(r"\b(mri?|t1|t2|flair|adc|dwi|swi|pd)", re.IGNORECASE)
+# TotalSegmentator's tasks whose weights need a licence, with a pattern of the name of the dataset that a model was
+# trained on; from its public tables `map_tasks_config.py` and `map_to_binary.py`, as of November 2026
+RESTRICTED = read_rows(__package__, "restricted_models.csv")
 
 
 @dataclass(frozen=True)
@@ -231,3 +234,8 @@ def _notes(facts: dict[str, Any], axes: str, asked: str | None, plans: Plans) ->
     if task := restricted_task(facts["dataset"]):
         notes.append(f"looks like TotalSegmentator's {task!r}, whose weights need a licence; see its documentation")
     return tuple(notes)
+
+
+def restricted_task(dataset: str) -> str | None:
+    """Return the task of TotalSegmentator that a dataset's name stands for and that needs a licence, if any."""
+    return next((row["task"] for row in RESTRICTED if re.search(row["dataset"], dataset, re.IGNORECASE)), None)
