@@ -21,6 +21,7 @@ from support.trainings import write_dataset
 from tomoseg import Segmenter, TomosegError, find_bundle, segment_batch
 from tomoseg.batch.options import OutputOptions
 from tomoseg.bundle.metadata import Bundle
+from tomoseg.bundle.precision import PRECISION, MeasuredPrecision
 from tomoseg.core.json_files import SCHEMA_VERSION
 from tomoseg.label_app.folder import LabelApp
 from tomoseg.label_app.score_store import AcquisitionScores
@@ -67,6 +68,11 @@ def write_cross_validation(folder: Path, scan: Path) -> Path:
 def write_plan(folder: Path, scan: Path) -> Path:
     plan(write_dataset(folder / "data"), folder / "bundle", PlanningOptions(4 * 10**9, "cpu", "small"))
     return folder / "bundle" / "configs" / "plan.json"
+
+
+def write_precision(folder: Path, scan: Path) -> Path:
+    MeasuredPrecision(("ab" * 32,), 2, {"front": 0.9}, {"bf16": {"front": -0.001}}).save(folder)
+    return folder / PRECISION
 
 
 def write_inspection(folder: Path, scan: Path) -> Path:
@@ -150,6 +156,7 @@ WRITERS: dict[str, Callable[[Path, Path], Path]] = {
     "inspection": write_inspection,
     "manifest": write_manifest,
     "plan": write_plan,
+    "precision": write_precision,
     "report": write_report,
     "submission": write_submission,
     "training_progress": write_progress,

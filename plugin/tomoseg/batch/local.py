@@ -114,6 +114,7 @@ def describe_environment(segmenter: Segmenter | None = None) -> RunEnvironment:
     hardware = describe_hardware(gpus, torch.get_num_threads())
     if segmenter is None:
         return RunEnvironment(hardware=hardware)
+    hardware["advice"] = segmenter.advice
     return RunEnvironment(segmenter.device, segmenter.backend, segmenter.precision, hardware)
 
 

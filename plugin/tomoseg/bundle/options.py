@@ -23,8 +23,9 @@ class RunOptions:
     Attributes:
         device: device of the network; auto is the first CUDA GPU, else the CPU.
         backend: backend of the network; auto is OpenVINO on a CPU where it is installed, else torch.
-        precision: precision of the network; auto is fp16 on a GPU if the bundle's evaluator has `amp`, else fp32;
-            int8 needs `tomoseg export` first.
+        precision: precision of the network; auto is fp16 on a GPU if the bundle's evaluator has `amp`, bf16 on a CPU
+            that gains by it if the bundle was measured to lose nothing (`tomoseg doctor --measure`), else fp32; int8
+            needs `tomoseg export` first.
         overlap: overlap of neighbouring windows, a share in [0, 1).
         tta: average the predictions over mirrorings along the bundle's `mirror_axes`; slower.
         max_memory: limit of RAM, and of the GPU's memory, in bytes or as in 6GB.

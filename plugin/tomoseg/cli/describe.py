@@ -10,8 +10,9 @@ from tomoseg.bundle.registry import find_bundle, registered_names
 from tomoseg.bundle.store import add_bundle, remove_bundle
 from tomoseg.bundle.trust import is_trusted
 from tomoseg.bundle.unusual import find_unusual
-from tomoseg.cli.arguments import JsonOption
+from tomoseg.cli.arguments import JsonOption, TrustOption
 from tomoseg.cli.terminal import print_table, status
+from tomoseg.cli.trust import find_trusted
 from tomoseg.core.errors import BundleError, UsageError, one_line
 from tomoseg.core.json_files import SCHEMA_VERSION, format_json
 from tomoseg.core.notes import print_json, print_line
@@ -92,8 +93,28 @@ def _summarise(name: str) -> dict[str, Any]:
         return {"name": name, "error": one_line(error)}
 
 
-def doctor() -> None:
-    """Check the installation, and list missing packages."""
+def doctor(
+    measure: Annotated[str, typer.Option("--measure", metavar="BUNDLE")] = "",
+    data: Annotated[Path | None, typer.Option("--data", metavar="DATASET")] = None,
+    trust: TrustOption = False,
+) -> None:
+    """Check the installation, and list missing packages; or measure how fast a bundle's network is here.
+
+    Args:
+        measure: bundle whose network is timed in each precision.
+        data: with --measure: labelled cases that the network has not seen; what each precision does to their Dice is
+            written into the bundle, and `--precision auto` follows it.
+    """
+    if data is not None and not measure:
+        raise UsageError("--data: is for --measure. Give a bundle with --measure BUNDLE.")
+    if measure:
+        from tomoseg.cli.measure import COLUMNS, measure_bundle
+
+        bundle = find_trusted(measure, trust)
+        with status(f"measuring {bundle.name}"):
+            rows = list(measure_bundle(bundle, data))
+        print_table("", COLUMNS, rows)
+        return
     from tomoseg.cli.doctor import examine_installation
 
     findings = examine_installation()

@@ -14,7 +14,7 @@ from tomoseg.cli.arguments import BundleOption, QuietOption, TrustOption
 from tomoseg.cli.lazy_import import collector_paused, deferred
 from tomoseg.cli.trust import find_trusted
 from tomoseg.core.errors import OutputError, UsageError, one_line
-from tomoseg.core.notes import print_error, print_line
+from tomoseg.core.notes import print_error, print_line, print_note
 from tomoseg.core.reader_process import start_reading
 from tomoseg.data.output_types import names_output_file
 
@@ -74,6 +74,8 @@ def segment(
         raise
     if not quiet and len(result.cases) > 1:
         print_summary(result, page)
+    if not quiet and result.hardware.get("advice"):
+        print_note(result.hardware["advice"])
     if result.failed or unsaved or (strict and any(case.warnings for case in result.cases)):
         raise typer.Exit(1)
 

@@ -90,6 +90,7 @@ class InferenceConfig:
         overlap: of the sliding window; None for the bundle's own.
 
     Attributes:
+        bundle: as given.
         preprocessing, postprocessing: the bundle's transforms.
         image_keys: keys of the loaded images: one, or one for each channel.
         image_key, prediction_key: keys of the network's input and of the prediction.
@@ -109,6 +110,7 @@ class InferenceConfig:
 
     def __init__(self, bundle: Bundle, device: torch.device = CPU, overlap: float | None = None) -> None:
         require_trusted(bundle)
+        self.bundle = bundle
         self._path = bundle.inference_config
         self._root = bundle.root
         self._device = device

@@ -189,7 +189,7 @@ class StreamingEvaluator(SupervisedEvaluator):  # type: ignore[misc]
                 make_backend(self._backend, module, self._device, self._precision, key, compiled=False)
                 for module, key in zip(modules, keys, strict=True)
             ]
-            self._networks = Networks(modules, self._device, backends, self._may_fall_back)
+            self._networks = Networks(modules, self._device, backends, self._may_fall_back, self._precision)
             self._fingerprints = now
         return self._networks
 

@@ -6,11 +6,12 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from tomoseg.bundle.options import RunOptions
+from tomoseg.bundle.precision import safe_precisions
 from tomoseg.core.errors import BackendError, UsageError, one_line
 from tomoseg.inference.backends import Backend, choose_backend, choose_precision, make_backend
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.sliding_window.windows import place_windows
-from tomoseg.inference.weights import CheckpointSet, asks_for_int8, weights_in_use
+from tomoseg.inference.weights import CheckpointSet, asks_for_int8, hash_weights, weights_in_use
 
 
 class Networks:
@@ -21,6 +22,7 @@ class Networks:
         device: where they run.
         backends: one for each network.
         may_fall_back: whether torch runs what OpenVINO cannot compile.
+        torch_precision: in which torch does.
         weights: where the modules have theirs from; empty where that is not known.
 
     Attributes:
@@ -34,6 +36,7 @@ class Networks:
         device: torch.device,
         backends: Sequence[Backend],
         may_fall_back: bool,
+        torch_precision: str,
         weights: Sequence[CheckpointSet] = (),
         notes: Sequence[str] = (),
     ) -> None:
@@ -43,6 +46,7 @@ class Networks:
         self._device = device
         self._backends = list(backends)
         self._may_fall_back = may_fall_back
+        self._torch_precision = torch_precision
         self._notes = list(notes)
 
     @property
@@ -73,7 +77,8 @@ class Networks:
 
     def on_torch(self) -> list[Backend]:
         """Return the networks as PyTorch runs them, for inputs of any shape."""
-        return [make_backend("torch", one, self._device, self.precision, "", compiled=False) for one in self.modules]
+        precision = self._torch_precision
+        return [make_backend("torch", one, self._device, precision, "", compiled=False) for one in self.modules]
 
 
 def load_networks(config: InferenceConfig, device: torch.device, options: RunOptions) -> Networks:
@@ -91,12 +96,15 @@ def load_networks(config: InferenceConfig, device: torch.device, options: RunOpt
     int8 = asks_for_int8(options)
     if int8 and options.precision not in ("auto", "int8"):
         raise UsageError(f"checkpoint: one is in int8, which does not go with --precision {options.precision}")
-    precision = choose_precision("int8" if int8 else options.precision, device, config.amp)
-    name = choose_backend(options.backend, device, precision)
+    weights = weights_in_use(config, options)
+    name = choose_backend(options.backend, device, "int8" if int8 else options.precision)
+    measured = name == "openvino" and not options.compile  # what was measured is OpenVINO's
+    bundle, known = config.bundle, hash_weights(weights)
+    safe = safe_precisions(bundle.root, known, bundle.labels.values()) if measured else frozenset[str]()
+    precision = choose_precision("int8" if int8 else options.precision, device, config.amp, safe)
     if options.compile and (options.backend == "openvino" or int8):
         raise UsageError("compile: is for the torch backend. Use --backend torch")
     name = "torch" if options.compile else name
-    weights = weights_in_use(config, options)
     own = [] if options.checkpoints else [config.ready(one.module) for one in config.networks]
     modules = own or [config.load_network(one.checkpoint) for one in weights if one.checkpoint is not None]
     backends = [
@@ -106,4 +114,5 @@ def load_networks(config: InferenceConfig, device: torch.device, options: RunOpt
     may_fall_back = options.backend == "auto" and not options.compile and not int8
     initial = not options.checkpoints and not all(one.loaded for one in config.networks)
     notes = ["nothing in the config loads weights: the network runs with its initial ones"] * initial
-    return Networks(modules, device, backends, may_fall_back, weights, notes)
+    on_torch = "fp32" if options.precision == "auto" and name == "openvino" else precision
+    return Networks(modules, device, backends, may_fall_back, on_torch, weights, notes)

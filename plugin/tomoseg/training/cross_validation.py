@@ -29,6 +29,7 @@ from tomoseg.inference.segmenter import Segmenter
 from tomoseg.training.card import write_accuracy
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.options import EVERY_FOLD, TrainingOptions
+from tomoseg.training.precision import save_precision
 from tomoseg.training.training import Trained, train
 from tomoseg.training.validation_dice import DiceMeter, mean_of_labels
 from tomoseg.training.workflow import world_size
@@ -146,6 +147,8 @@ def cross_validate(
         scores = {fold.fold: [row.plain for row in rows if row.fold == fold.fold] for fold in folds}
         largest_only = [meter.labels[label] for label in chosen]
         write_accuracy(bundle.root / "docs" / "README.md", names, scores, largest_only, averaged)
+        held_out = [((fold.weights,), pair) for fold in folds for pair in fold.held_out]
+        save_precision(bundle, dataset, held_out, [target / "average.pt"] if averaged else weights, options, hidden)
     result = CrossValidation(target, len(rows), meter.labels, tuple(plain), chosen, averaged, installed)
     _write_summary(target / "summary.json", result, folds, rows, together, alone)
     return result

@@ -14,7 +14,8 @@ from tomoseg.data.datasets import read_dataset
 from tomoseg.data.inspection.training_checks import require_negatives, require_trainable
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
 from tomoseg.training.labels import match_labels
-from tomoseg.training.options import EVERY_FOLD, TrainingOptions
+from tomoseg.training.options import EVERY_FOLD, NO_FOLD, TrainingOptions
+from tomoseg.training.precision import save_precision
 from tomoseg.training.training import Trained, install
 from tomoseg.training.training import train as train_fold
 from tomoseg.training.unlabelled import check_unlabelled
@@ -100,4 +101,7 @@ def train(
     trained = train_fold(chosen, dataset, options, folder / name, quiet, negatives, on_warning=on_warning)
     if is_first():
         trained = replace(trained, installed=install(trained.weights, chosen, options.overwrite))
+        if trained.installed and trained.fold not in (None, NO_FOLD):  # else every case was trained on
+            held_out = [((trained.weights,), pair) for pair in trained.held_out]
+            save_precision(chosen, dataset, held_out, [trained.weights], options, quiet)
     return trained

@@ -1,7 +1,8 @@
 """What runs a network: PyTorch on CPUs and GPUs, OpenVINO on CPUs."""
 
+from collections.abc import Collection
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 
@@ -10,7 +11,10 @@ from tomoseg.inference.backends.int8_network import Int8Network
 from tomoseg.inference.backends.openvino_network import OpenvinoNetwork
 from tomoseg.inference.backends.torch_network import TorchNetwork
 
-__all__ = ["Backend", "choose_backend", "choose_precision", "make_backend"]
+__all__ = ["Backend", "choose_backend", "choose_precision", "computes_faster", "make_backend"]
+
+# by one of which a processor gains, as `torch.cpu.get_capabilities` calls them
+INSTRUCTIONS: Final = {"bf16": ("amx_bf16", "avx512_bf16")}
 
 
 class Backend(Protocol):
@@ -63,19 +67,30 @@ def choose_backend(name: str, device: torch.device, precision: str = "fp32") -> 
     return name
 
 
-def choose_precision(name: str, device: torch.device, amp: bool) -> str:
-    """Return "fp32", "bf16", "fp16" or "int8" for a `PrecisionName`; auto is what the bundle's evaluator would use.
+def computes_faster(precision: str) -> bool:
+    """Return whether this processor has instructions that make a precision faster than fp32."""
+    found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 has none
+    return any(found.get(name, False) for name in INSTRUCTIONS[precision])
+
+
+def choose_precision(name: str, device: torch.device, amp: bool, safe: Collection[str] = ()) -> str:
+    """Return "fp32", "bf16", "fp16" or "int8" for a `PrecisionName`.
+
+    auto is what the bundle's evaluator would use on a GPU, and the fastest safe one on a CPU that gains by it.
 
     Args:
         name: name of the precision option.
         device: device of the network.
         amp: whether the bundle's evaluator runs with automatic mixed precision, which MONAI does on GPUs only.
+        safe: precisions that were measured to leave the bundle's labels as good.
 
     Raises:
         UsageError: the device does not have it.
     """
+    if name == "auto" and device.type == "cpu":
+        return next((one for one in INSTRUCTIONS if one in safe and computes_faster(one)), "fp32")
     if name == "auto":
-        return "fp16" if amp and device.type == "cuda" else "fp32"
+        return "fp16" if amp else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise UsageError("precision: fp16 needs a GPU. Use --precision bf16 on a CPU")
     if name == "int8" and device.type != "cpu":

@@ -1,0 +1,80 @@
+"""What faster precisions than fp32 do to the labels of a bundle, measured on cases that its network had not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from tomoseg.bundle.configs import as_plain
+from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.json_files import read_json, write_json
+from tomoseg.core.json_records import from_json
+
+PRECISION: Final = "configs/precision.json"
+MAX_CHANGE: Final = 0.002  # of the mean Dice of each label, up to which a precision counts as safe
+
+
+@dataclass(frozen=True)
+class MeasuredPrecision:
+    """The contents of `configs/precision.json`.
+
+    Attributes:
+        weights: SHA-256 of each file of weights that the measurement holds for.
+        cases: number of cases.
+        dice: mean Dice of each label in fp32, by the label's name.
+        change: change of these in another precision, by the precision's name.
+    """
+
+    weights: tuple[str, ...]
+    cases: int
+    dice: dict[str, float]
+    change: dict[str, dict[str, float]]
+
+    def save(self, root: Path) -> None:
+        """Write it into a bundle's folder, atomically.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        write_json(root / PRECISION, as_plain(asdict(self)))
+
+
+def read_precision(root: Path) -> MeasuredPrecision | None:
+    """Return what was measured for the bundle in a folder; None where nothing was.
+
+    Raises:
+        BundleError: the file is damaged.
+    """
+    path = root / PRECISION
+    if not path.is_file():
+        return None
+    try:
+        measured: MeasuredPrecision = from_json(MeasuredPrecision, read_json(path))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{path}: cannot be read: {one_line(error)}. Measure it again, or remove the file."
+        ) from error
+    return measured
+
+
+def safe_precisions(root: Path, weights: Collection[str], labels: Collection[str]) -> frozenset[str]:
+    """Return the precisions in which no label's mean Dice changed by more than `MAX_CHANGE`.
+
+    Args:
+        root: the bundle's folder.
+        weights: SHA-256 of the files of weights in use.
+        labels: names of the bundle's labels; one that was not measured makes no precision safe.
+
+    Raises:
+        BundleError: as for `read_precision`.
+    """
+    measured = read_precision(root)
+    if measured is None or not weights or not set(weights) <= set(measured.weights):
+        return frozenset()
+    return frozenset(
+        name
+        for name, change in measured.change.items()
+        if set(labels) <= change.keys() and max(map(abs, change.values()), default=1.0) <= MAX_CHANGE
+    )

@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Measure a bundle's precisions on cases held out: `scripts/benchmark/precision.py BUNDLE DATASET FOLD`.
+
+FOLD is a number in the dataset's `splits.json`, or `validation` for the cases that `dataset.json` keeps for it. The
+weights are the bundle's, or with --checkpoint those of the fold, for a bundle whose own weights saw all cases. The
+result goes into the bundle's `configs/precision.json`. Run it with a Python that has tomoseg.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tomoseg import find_bundle
+from tomoseg.core.notes import print_line
+from tomoseg.data.datasets import Dataset, Pair, read_dataset
+from tomoseg.data.inspection.training_checks import require_trainable
+from tomoseg.data.splits import read_splits
+from tomoseg.training.precision import measure_precision
+
+
+def held_out(dataset: Dataset, fold: str) -> list[Pair]:
+    """Return the cases that a fold holds out."""
+    if fold == "validation":
+        return [pair for pair in dataset.pairs if pair.part == fold]
+    names = read_splits(dataset.root)[int(fold)]["val"]
+    return [pair for pair in dataset.pairs if pair.name in names]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("bundle", metavar="BUNDLE", help="name or folder")
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="labelled dataset")
+    parser.add_argument("fold", metavar="FOLD", help="number, or validation")
+    parser.add_argument("--checkpoint", type=Path, help="weights that did not see the fold")
+    options = parser.parse_args()
+    bundle = find_bundle(options.bundle)
+    own = bundle.root / "models" / "model.pt"
+    dataset = require_trainable(read_dataset(options.dataset))
+    cases = [((options.checkpoint or own,), pair) for pair in held_out(dataset, options.fold)]
+    measured = measure_precision(bundle, dataset, cases, [own], limit=len(cases), on_case=print_line)
+    measured.save(bundle.root)
+    for name, change in measured.change.items():
+        print_line(f"{name}: " + ", ".join(f"{label} {value:+.5f}" for label, value in change.items()))
+
+
+if __name__ == "__main__":
+    main()
