@@ -20,6 +20,7 @@ from tomoseg.inference import backends
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.precision import measure_precision
 from tomoseg.training.run import train
+from tomoseg.training.training import Trained
 
 HASH = "ab" * 32
 LABELS = ("anterior", "posterior")
@@ -131,6 +132,7 @@ def test_a_training_measures_the_cases_that_it_held_out(tmp_path: Path, faster: 
     found = read_precision(folder)
     assert found is not None
     assert found.weights == (sha256(folder / "models" / "model.pt"),)
+    assert isinstance(trained, Trained)
     assert found.cases == len(trained.held_out)
     assert set(found.dice) == set(found.change["bf16"]) == {"Front", "Back part"}
     assert is_trusted(find_bundle(folder))
