@@ -94,7 +94,7 @@ def test_the_default_is_the_safe_one_where_the_processor_gains(
     torch.save({name: 2 * value for name, value in segmenter.networks[0].state_dict().items()}, other)
     cases: list[tuple[dict[str, Any], str]] = [
         ({"precision": "fp32"}, "fp32"),
-        ({"backend": "torch"}, "fp32"),  # what was measured is OpenVINO's
+        ({"backend": "torch"}, "fp32"),  # the measurement is OpenVINO's
         ({"checkpoints": (str(other),)}, "fp32"),
         ({"checkpoints": (str(small_bundle / "models" / "model.pt"),)}, "bf16"),
     ]

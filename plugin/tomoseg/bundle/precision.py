@@ -42,7 +42,7 @@ class MeasuredPrecision:
 
 
 def read_precision(root: Path) -> MeasuredPrecision | None:
-    """Return what was measured for the bundle in a folder; None where nothing was.
+    """Return the measurement of the bundle in a folder; None where there is none.
 
     Raises:
         BundleError: the file is damaged.

@@ -37,7 +37,7 @@ def measure_bundle(bundle: Bundle, data: Path | None) -> Iterator[tuple[str, ...
     Args:
         bundle: a trusted one.
         data: labelled dataset that its network has not seen, on which the change of Dice is measured first and written
-            into the bundle; None to show what was measured before.
+            into the bundle; None to show an earlier measurement.
 
     Raises:
         UsageError: there is nothing to measure on this machine.

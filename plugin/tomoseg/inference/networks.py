@@ -98,7 +98,7 @@ def load_networks(config: InferenceConfig, device: torch.device, options: RunOpt
         raise UsageError(f"checkpoint: one is in int8, which does not go with --precision {options.precision}")
     weights = weights_in_use(config, options)
     name = choose_backend(options.backend, device, "int8" if int8 else options.precision)
-    measured = name == "openvino" and not options.compile  # what was measured is OpenVINO's
+    measured = name == "openvino" and not options.compile  # the measurement is OpenVINO's
     bundle, known = config.bundle, hash_weights(weights)
     safe = safe_precisions(bundle.root, known, bundle.labels.values()) if measured else frozenset[str]()
     precision = choose_precision("int8" if int8 else options.precision, device, config.amp, safe)

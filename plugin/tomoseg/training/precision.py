@@ -81,7 +81,7 @@ def save_precision(
     options: TrainingOptions,
     hidden: bool,
 ) -> None:
-    """Measure the weights that a training put into a bundle, and write what was found there; a fault is a line.
+    """Measure the weights that a training put into a bundle, and write the result there; a fault is a line.
 
     Args:
         bundle: the bundle.

@@ -13,7 +13,7 @@ from tomoseg.inference.backends.torch_network import TorchNetwork
 
 __all__ = ["Backend", "choose_backend", "choose_precision", "computes_faster", "make_backend"]
 
-# by one of which a processor gains, as `torch.cpu.get_capabilities` calls them
+# a processor gains by one of these instructions, named as in `torch.cpu.get_capabilities`
 INSTRUCTIONS: Final = {"bf16": ("amx_bf16", "avx512_bf16")}
 
 
