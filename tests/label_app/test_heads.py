@@ -66,7 +66,8 @@ def found(model: ServedModel, head: Path) -> Segmentation:
 
 @pytest.fixture(scope="module")
 def scene(model: ServedModel, fine: Path) -> Scene:
-    return look(model, fine, CPU, model.weights.current)
+    scene = look(model.segmenter(CPU), fine)
+    return replace(scene, result=model.labels.serve(scene.result))
 
 
 def test_served_labels_are_the_segmenters_without_sides(model: ServedModel, found: Segmentation) -> None:
@@ -101,7 +102,7 @@ def test_doubts_reach_client_and_log(
     flipped = np.asanyarray(scan.dataobj)[:, ::-1, ::-1]
     path = tmp_path / "upside_down.nii.gz"
     nib.save(nib.Nifti1Image(np.where(flipped > 150, 0, flipped), scan.affine), path)
-    scene = look(model, path, CPU, model.weights.current)
+    scene = look(model.segmenter(CPU), path)
     warnings = describe_answer(scene.result, model.labels, 0)["warnings"]
     assert any("the MNI152 head fits badly" in warning for warning in warnings)
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [

@@ -18,12 +18,14 @@ from hatchling.builders.wheel import WheelBuilder
 from support.command_line import run_inside
 from support.evaluations import write_cases
 from support.trainings import write_dataset
-from tomoseg import Segmenter, TomosegError, find_bundle, segment_batch
+from tomoseg import Segmenter, TomosegError, find_bundle, read_volume, segment_batch
 from tomoseg.batch.options import OutputOptions
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.precision import PRECISION, MeasuredPrecision
 from tomoseg.core.json_files import SCHEMA_VERSION
+from tomoseg.inference.localisation.template import load_template
 from tomoseg.label_app.folder import LabelApp
+from tomoseg.label_app.known_heads import KnownHeads
 from tomoseg.label_app.score_store import AcquisitionScores
 from tomoseg.label_app.versions import WeightsVersions
 from tomoseg.planning.bundle_writer import plan
@@ -106,6 +108,12 @@ def write_submission(folder: Path, scan: Path) -> Path:
     return history.of("one")[0].label.with_name("submission.json")
 
 
+def write_head(folder: Path, scan: Path) -> Path:
+    volume = read_volume(scan)
+    KnownHeads(folder)(load_template("MNI152"), volume.array, volume.grid)
+    return next(folder.glob("*.json"))
+
+
 def write_weights(folder: Path, scan: Path) -> Path:
     facts: dict[str, Any] = {
         "cases": 1,
@@ -154,6 +162,7 @@ WRITERS: dict[str, Callable[[Path, Path], Path]] = {
     "export": write_export,
     "image_scores": write_scores,
     "inspection": write_inspection,
+    "known_head": write_head,
     "manifest": write_manifest,
     "plan": write_plan,
     "precision": write_precision,

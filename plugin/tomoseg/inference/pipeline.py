@@ -26,7 +26,7 @@ from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import split_side
 from tomoseg.data.volume import Volume
 from tomoseg.inference.config import InferenceConfig, volume_to_load
-from tomoseg.inference.networks import load_networks
+from tomoseg.inference.networks import Networks, load_networks
 from tomoseg.inference.sliding_window.blend import blend_whole
 from tomoseg.inference.sliding_window.ensemble import averaged
 from tomoseg.inference.sliding_window.fused_postprocessing import recognise_inferer, recognise_postprocessing
@@ -99,6 +99,7 @@ class Pipeline:
         bundle: the bundle.
         device: where the network runs.
         options: how it is run.
+        networks: those of another pipeline of the bundle; None to load them.
 
     Attributes:
         config: the bundle's inference config.
@@ -110,7 +111,9 @@ class Pipeline:
         UsageError: the options do not go together, or not with the bundle.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device, options: RunOptions) -> None:
+    def __init__(
+        self, bundle: Bundle, device: torch.device, options: RunOptions, networks: Networks | None = None
+    ) -> None:
         self.bundle = bundle
         self.device = device
         self._options = options
@@ -127,7 +130,7 @@ class Pipeline:
         # under a limit, its memory is counted in RAM
         where = device if options.max_memory is None else torch.device("cpu")
         self._preprocess = DevicePreprocessing(config.preprocessing, config.image_keys, where)
-        self.networks = load_networks(config, device, options)
+        self.networks = networks or load_networks(config, device, options)
         # a bundle's transforms may keep state: Invertd switches off what the preprocessing records
         self._transforms_lock = threading.Lock()
 

@@ -30,9 +30,11 @@ from tomoseg.inference.device import choose_device
 from tomoseg.inference.label_map import find_label_table, to_label_map
 from tomoseg.inference.localisation.assembly import MergedLabels, assemble
 from tomoseg.inference.localisation.crop import nearest
-from tomoseg.inference.localisation.locator import LocatedRegions, Locator
+from tomoseg.inference.localisation.locator import FindHead, LocatedRegions, Locator
+from tomoseg.inference.localisation.registration import register
+from tomoseg.inference.pipeline import Pipeline
 from tomoseg.inference.segmentation import Segmentation
-from tomoseg.inference.set_pipeline import load_pipeline
+from tomoseg.inference.set_pipeline import SetPipeline, load_pipeline
 from tomoseg.inference.sliding_window.peak_memory import PeakMemory
 from tomoseg.inference.sliding_window.stream import OnWindow
 from tomoseg.inference.threads import use_threads
@@ -75,6 +77,8 @@ class Segmenter:
     Args:
         bundle: the bundle.
         options: how it is run.
+        like: another of this bundle with the same device and weights, whose networks it shares.
+        find_head: finds the template's head in a whole scan.
 
     Attributes:
         bundle, options: as given.
@@ -96,14 +100,24 @@ class Segmenter:
         {1: 'anterior', 2: 'posterior'}
     """
 
-    def __init__(self, bundle: Bundle, options: RunOptions | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: RunOptions | None = None,
+        *,
+        like: Segmenter | None = None,
+        find_head: FindHead = register,
+    ) -> None:
         self.bundle = bundle
         self.options = options or RunOptions()
         self.names = bundle.labels
         use_threads(self.options.threads)
-        self._network_lock = threading.Lock()  # a backend runs one window at a time
-        self._locator = Locator(bundle, self.options.roi)
-        self._pipeline = pipeline = load_pipeline(bundle, choose_device(self.options.device), self.options)
+        # a backend runs one window at a time
+        self._network_lock: threading.Lock = like._network_lock if like else threading.Lock()
+        self._locator = Locator(bundle, self.options.roi, find_head)
+        device, shared = choose_device(self.options.device), like._pipeline if like else None
+        self._pipeline: Pipeline | SetPipeline = load_pipeline(bundle, device, self.options, shared)
+        pipeline = self._pipeline
         self.device, self.precision = str(pipeline.device), pipeline.networks.precision
         self.weights, self.networks = pipeline.networks.weights, pipeline.networks.modules
 

@@ -94,6 +94,10 @@ class SetPipeline:
         raise BundleError(f"{self.bundle.root}: a set of bundles has no probabilities. Ask one of its members")
 
 
-def load_pipeline(bundle: Bundle, device: torch.device, options: RunOptions) -> Pipeline | SetPipeline:
-    """Return what runs a bundle, or a set of bundles; raises as `Pipeline` does."""
-    return (SetPipeline if bundle.members else Pipeline)(bundle, device, options)
+def load_pipeline(
+    bundle: Bundle, device: torch.device, options: RunOptions, like: Pipeline | SetPipeline | None = None
+) -> Pipeline | SetPipeline:
+    """Return what runs a bundle, with the networks of another one if given, or a set; raises as `Pipeline` does."""
+    if bundle.members:
+        return SetPipeline(bundle, device, options)
+    return Pipeline(bundle, device, options, like.networks if isinstance(like, Pipeline) else None)

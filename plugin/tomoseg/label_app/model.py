@@ -1,5 +1,6 @@
 """A bundle as the app serves it: its labels, the weights in use, and segmenters that are ready."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,13 +15,29 @@ from tomoseg.bundle.trust import require_trusted
 from tomoseg.core.files import sha256
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.segmenter import Segmenter
+from tomoseg.label_app.clicks.scene import Scene, look
 from tomoseg.label_app.folder import LabelApp
+from tomoseg.label_app.known_heads import KnownHeads
 from tomoseg.label_app.last_used import LastUsed
 from tomoseg.label_app.score_store import AcquisitionScores
 from tomoseg.label_app.served_labels import ServedLabels
 from tomoseg.label_app.versions import Version
 
-MAX_LOADED_SEGMENTERS = 2  # each with a network in memory
+MAX_SEGMENTERS = 4  # of one set of weights, with different options
+MAX_SCENES = 2  # images, with their results and log-probabilities
+
+
+class _Loaded:
+    """The one set of weights in memory on a device, with its results for the last images.
+
+    Args:
+        first: has the networks.
+    """
+
+    def __init__(self, first: Segmenter) -> None:
+        self.first = first
+        self.segmenters = LastUsed[Segmenter](MAX_SEGMENTERS)
+        self.scenes = LastUsed[Scene](MAX_SCENES)
 
 
 class ServedModel:
@@ -34,6 +51,7 @@ class ServedModel:
         name: what MONAI Label calls it.
         labels: the labels that it serves.
         weights: the versions of its weights.
+        heads: where heads lie in scans.
     """
 
     def __init__(self, bundle: Bundle, folder: LabelApp) -> None:
@@ -42,7 +60,8 @@ class ServedModel:
         self.name = bundle.name
         self.labels = ServedLabels.of(bundle)
         self.weights = folder.weights(bundle)
-        self._loaded = LastUsed[Segmenter](MAX_LOADED_SEGMENTERS)
+        self.heads = KnownHeads(folder.root / "heads")
+        self._loaded = defaultdict[str, LastUsed[_Loaded]](lambda: LastUsed(1))  # by device
         self._sha256 = cache(sha256)
 
     @cached_property
@@ -70,7 +89,7 @@ class ServedModel:
         return AcquisitionScores(self.weights.folder / "scores.json", self.checkpoint_sha256)
 
     def segmenter(self, options: RunOptions, version: Version | None = None) -> Segmenter:
-        """Return a segmenter; the last few are kept.
+        """Return a segmenter; all of a device share their networks, and the last few are kept.
 
         Args:
             options: how the bundle is run.
@@ -79,10 +98,38 @@ class ServedModel:
         Raises:
             UsageError, BundleError: as for `Segmenter`; also where the bundle's code changed since it was loaded.
         """
+        return self._segmenter(*self._load(options, version))
+
+    def scene(self, source: Path, options: RunOptions, version: Version) -> Scene:
+        """Return what the network makes of an image, from a moment ago if it is the same.
+
+        Args:
+            source: the image.
+            options: how the bundle is run; where the structures are, if that is given by hand.
+            version: of the weights.
+
+        Raises:
+            TomosegError: it cannot be segmented.
+        """
+        # clients send the bundle's own settings, too
+        overlap = None if options.overlap == getattr(self.config.inferer, "overlap", None) else options.overlap
+        tta = None if options.tta == self.config.tta else options.tta
+        loaded, wanted = self._load(replace(options, overlap=overlap, tta=tta), version)
+        found = source.stat() if source.exists() else None
+        key = (source, found and found.st_mtime_ns, found and found.st_size, wanted)
+        return loaded.scenes.get(key, lambda: look(self._segmenter(loaded, wanted), source))
+
+    def _load(self, options: RunOptions, version: Version | None) -> tuple[_Loaded, RunOptions]:
+        """Return the loaded weights of a version on a device, and the options with these weights."""
         require_trusted(self.bundle)
         trained = (version or self.weights.current).checkpoint
-        wanted = replace(options, checkpoints=(str(trained),) if trained else options.checkpoints)
-        return self._loaded.get(wanted, lambda: Segmenter(self.bundle, wanted))
+        weights = RunOptions(device=options.device, checkpoints=(str(trained),) if trained else ())
+        loaded = self._loaded[options.device].get(weights, lambda: _Loaded(Segmenter(self.bundle, weights)))
+        return loaded, replace(options, checkpoints=weights.checkpoints)
+
+    def _segmenter(self, loaded: _Loaded, options: RunOptions) -> Segmenter:
+        first, heads = loaded.first, self.heads
+        return loaded.segmenters.get(options, lambda: Segmenter(self.bundle, options, like=first, find_head=heads))
 
     @contextmanager
     def turn(self, device: str) -> Iterator[None]:

@@ -60,8 +60,7 @@ def serve_label_app(
         >>> tomoseg.serve_label_app("scans", bundles=["hippocampus"])  # doctest: +SKIP
     """
     options = options or ServerOptions()
-    if options.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(choose_threads(options.threads))
+    os.environ["OMP_NUM_THREADS"] = str(choose_threads(options.threads))  # of all processes of the app
     import_package("monailabel", "monailabel", "label")
     remote = is_dicomweb(studies)
     if not remote and not Path(studies).is_dir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import WHOLE
 from tomoseg.core.errors import UsageError
+from tomoseg.data.geometry import Grid
 from tomoseg.data.volume import Volume
 from tomoseg.inference.localisation.crop import Crop, cut_out, head_frame
 from tomoseg.inference.localisation.declaration import Localisation, Region, read_localisation
 from tomoseg.inference.localisation.raster import Matrix
-from tomoseg.inference.localisation.registration import register
-from tomoseg.inference.localisation.template import load_template
+from tomoseg.inference.localisation.registration import Registration, register
+from tomoseg.inference.localisation.template import Template, load_template
 
 Corners = tuple[NDArray[np.float64], NDArray[np.float64]]  # first and last corner, RAS+ mm
+FindHead = Callable[[Template, NDArray[np.float32], Grid], Registration]  # as `register` does
 BOX_MARGIN_MM = 12.0  # round a box, for a structure that lies beside where the template has it
 
 
@@ -83,6 +85,7 @@ class Locator:
     Args:
         bundle: what declares how.
         rois: places given by hand, as for `parse_rois`; without any they are looked for.
+        find_head: finds the template in a scan.
 
     Raises:
         BundleError: the declaration is no such thing.
@@ -90,7 +93,8 @@ class Locator:
         MissingPackageError: the template is not installed.
     """
 
-    def __init__(self, bundle: Bundle, rois: Sequence[str] = ()) -> None:
+    def __init__(self, bundle: Bundle, rois: Sequence[str] = (), find_head: FindHead = register) -> None:
+        self._find_head = find_head
         self.localisation: Localisation | None = read_localisation(bundle)
         if (rois or self.localisation) and bundle.input_channels > 1:
             raise UsageError(f"bundle {bundle.name}: crops are taken of scans of one channel, and it takes several")
@@ -116,7 +120,7 @@ class Locator:
         if declared.is_crop(scan.grid):
             return None
         template = load_template(declared.template)
-        found = register(template, scan.array, scan.grid)
+        found = self._find_head(template, scan.array, scan.grid)
         boxes = ((region, (np.array(region.box_mm[0]), np.array(region.box_mm[1]))) for region in declared.regions)
         places = tuple(_place(scan, declared, region, found.matrix, box) for region, box in boxes)
         scaling = abs(float(np.linalg.det(found.matrix[:3, :3])))

@@ -1,16 +1,15 @@
 """An image with what the network made of it, which clicks correct."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from tomoseg.bundle.options import RunOptions
 from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 from tomoseg.inference.segmentation import Segmentation
+from tomoseg.inference.segmenter import Prepared, Segmenter
 from tomoseg.label_app.answer import log_warnings
 from tomoseg.label_app.clicks.log_probabilities import CropProbabilities, LocalProbabilities
-from tomoseg.label_app.model import ServedModel
-from tomoseg.label_app.versions import Version
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,34 +18,34 @@ class Scene:
 
     Attributes:
         volume: the image.
-        result: labels with the served numbers.
-        log_probabilities: the network's around any place of the image.
+        segmenter: what ran the network.
+        prepared: the image as the network has it.
+        result: labels with the bundle's own values.
     """
 
     volume: Volume
+    segmenter: Segmenter
+    prepared: Prepared
     result: Segmentation
-    log_probabilities: LocalProbabilities | CropProbabilities
+
+    @cached_property
+    def log_probabilities(self) -> LocalProbabilities | CropProbabilities:
+        """The network's around any place of the image."""
+        if self.prepared.located is None:
+            return LocalProbabilities(self.segmenter, self.prepared, self.volume.grid)
+        crops = [place.crop for place in self.result.places]
+        looks = [(self.segmenter.prepare(crop.volume, as_it_is=True), crop.scan_grid) for crop in crops]
+        return CropProbabilities(self.result.places, [LocalProbabilities(self.segmenter, *look) for look in looks])
 
 
-def look(model: ServedModel, source: Path, options: RunOptions, version: Version) -> Scene:
-    """Return an image with the result of the network and its log_probabilities.
-
-    Args:
-        model: the bundle.
-        source: the image.
-        options: how the bundle is run; where the structures are, if that is given by hand.
-        version: of the weights.
+def look(segmenter: Segmenter, source: Path) -> Scene:
+    """Return an image with the result of the network.
 
     Raises:
         TomosegError: it cannot be segmented.
     """
     volume = read_volume(source)
-    segmenter = model.segmenter(options, version)
     prepared = segmenter.prepare(volume)
     result = segmenter.predict(prepared)
-    if prepared.located is None:
-        return Scene(volume, model.labels.serve(result), LocalProbabilities(segmenter, prepared, volume.grid))
     log_warnings(result, source)
-    crops = [place.crop for place in result.places]
-    seen = [LocalProbabilities(segmenter, segmenter.prepare(one.volume, as_it_is=True), one.scan_grid) for one in crops]
-    return Scene(volume, model.labels.serve(result), CropProbabilities(result.places, seen))
+    return Scene(volume, segmenter, prepared, result)

@@ -9,7 +9,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from tomoseg.inference.segmentation import Segmentation
-from tomoseg.label_app.answer import describe_answer, keep_largest, log_warnings, write_answer
+from tomoseg.label_app.answer import describe_answer, keep_largest, write_answer
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import InferRequest, chosen, parse_infer_request
 from tomoseg.label_app.versions import Version
@@ -78,9 +78,7 @@ class SegmentationTask(BundleTask):
         return super().info() | version
 
     def _segment(self, request: Mapping[str, Any], asked: InferRequest, version: Version) -> Segmentation:
-        source = Path(str(request["image"]))
-        result = self._model.segmenter(asked.options, version)(source)
-        log_warnings(result, source)
+        result = self._model.scene(Path(str(request["image"])), asked.options, version).result
         if asked.largest_component:
             result = keep_largest(result)  # before both sides have the same labels
         return self._model.labels.serve(result)

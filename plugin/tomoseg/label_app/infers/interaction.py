@@ -12,14 +12,11 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.label_app.clicks.correction import BACKGROUND, correct, parse_clicks
 from tomoseg.label_app.clicks.log_probabilities import CropProbabilities
-from tomoseg.label_app.clicks.scene import Scene, look
 from tomoseg.label_app.infers.inference import BundleTask
-from tomoseg.label_app.last_used import LastUsed
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import InferRequest
 from tomoseg.label_app.versions import Version
 
-MAX_SCENES = 2  # images, with their results and log_probabilities
 SUFFIX = "_clicks"
 
 
@@ -38,25 +35,18 @@ class ClickTask(BundleTask):
         labels = model.labels.ids | {BACKGROUND: len(model.labels.ids) + 1}
         description = f"Correct {model.name} by clicks on a label or on background"
         super().__init__(model, InferType.DEEPEDIT, labels, description, {})
-        self._scenes = LastUsed[Scene](MAX_SCENES)
 
     def _segment(self, request: Mapping[str, Any], asked: InferRequest, version: Version) -> Segmentation:
         clicks = parse_clicks(request, self._model.labels.ids)
         options = RunOptions(device=asked.options.device, roi=asked.options.roi)
-        scene = self._scene(Path(str(request["image"])), options, version)
+        scene = self._model.scene(Path(str(request["image"])), options, version)
         if isinstance(scene.log_probabilities, CropProbabilities):
             scene.log_probabilities.require_inside(clicks)
         begin = time.perf_counter()
         channels = [0, *self._model.labels.values]  # of the network, by the number that is served
-        scan, find = scene.volume, scene.log_probabilities
-        labels = correct(scene.result.labels, scan.array, scan.grid, clicks, lambda box: find(box)[channels])
-        stats = replace(scene.result.stats, seconds={"correction": time.perf_counter() - begin})
+        scan, find, result = scene.volume, scene.log_probabilities, self._model.labels.serve(scene.result)
+        labels = correct(result.labels, scan.array, scan.grid, clicks, lambda box: find(box)[channels])
+        stats = replace(result.stats, seconds={"correction": time.perf_counter() - begin})
         # where structures were found, and how large, holds no longer once something is changed
-        location = None if clicks else scene.result.location
-        return replace(scene.result, labels=labels, stats=stats, location=location)
-
-    def _scene(self, source: Path, options: RunOptions, version: Version) -> Scene:
-        """Return an image with its result and log_probabilities, from a moment ago if it is the same."""
-        found = source.stat() if source.exists() else None
-        key = (source, found and found.st_mtime_ns, found and found.st_size, options, version.checkpoint)
-        return self._scenes.get(key, lambda: look(self._model, source, options, version))
+        location = None if clicks else result.location
+        return replace(result, labels=labels, stats=stats, location=location)

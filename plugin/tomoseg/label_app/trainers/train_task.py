@@ -82,7 +82,7 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
         remove_stale(folder)
         begin = time.time()
         with staging_folder(folder) as staging:
-            locator = Locator(self._model.bundle)
+            locator = Locator(self._model.bundle, find_head=self._model.heads)
             cases, errors = prepare_cases(find_annotated(datastore), self._model.labels, locator, staging)
             for problem in errors:
                 print_line(problem)

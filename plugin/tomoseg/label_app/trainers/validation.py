@@ -13,6 +13,7 @@ from monailabel.interfaces.datastore import Datastore
 from tomoseg.bundle.options import RunOptions
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.read import read_volume
+from tomoseg.inference.segmenter import Segmenter
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.trainers.training_cases import TrainingCase
 from tomoseg.label_app.versions import Version
@@ -52,7 +53,8 @@ def compare(
 
 def measure_dice(model: ServedModel, version: Version, cases: Sequence[TrainingCase], device: str) -> float:
     """Return the mean Dice of a version of the weights, by MONAI, over the labels and the cases."""
-    segmenter = model.segmenter(RunOptions(device=device, backend="torch"), version)
+    weights = (str(version.checkpoint),) if version.checkpoint else ()
+    segmenter = Segmenter(model.bundle, RunOptions(device=device, backend="torch", checkpoints=weights))
     numbers = LabelMapping({value: number for number, value in enumerate(model.labels.values, 1)}, keep_others=False)
     metric = DiceMetric(include_background=False, ignore_empty=False, num_classes=len(model.labels.values) + 1)
     for case in cases:
