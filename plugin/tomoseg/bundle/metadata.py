@@ -9,11 +9,15 @@ from tomoseg.bundle.configs import SAFE_NAME, find_config
 from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.core.errors import BundleError, errors_as, shorten
 from tomoseg.core.json_files import load_json
-from tomoseg.data.labels import TISSUE, Code, Label, default_colour
+from tomoseg.core.json_records import from_json
+from tomoseg.data.labels import Label, default_colour
 
 MAX_CHANNELS = 1000  # of one image
 MAX_MEMBERS = 1000  # of one set
 MAX_TEXT = 2000  # letters
+# of an entry of a label table, by the field of `Label`
+LABEL_FIELDS = {"color": "colour", "category": "category", "type": "kind", "modifier": "modifier", "laterality": "side"}
+LABEL_FIELDS |= {name: name for name in ("roi_name", "volume_ml")}
 WRONG_TYPES = (AttributeError, KeyError, TypeError, ValueError)  # what JSON of another form raises
 
 
@@ -248,25 +252,11 @@ def read_label(value: int, name: str, entry: dict[str, Any]) -> Label:
     Raises:
         AttributeError, KeyError, TypeError, ValueError: it is no such entry.
     """
-    red, green, blue = (int(part) for part in entry.get("color", default_colour(value)))
-    if not all(0 <= part <= 255 for part in (red, green, blue)):
+    fields = {ours: entry[theirs] for theirs, ours in LABEL_FIELDS.items() if entry.get(theirs) is not None}
+    label: Label = from_json(Label, {"value": value, "name": name, "colour": default_colour(value), **fields})
+    if max(label.colour) > 255:
         raise ValueError(f"color {entry['color']}")
-    codes = {
-        key: Code(str(entry[key]["value"]), str(entry[key]["scheme"]), str(entry[key]["meaning"]))
-        for key in ("category", "type", "modifier", "laterality")
-        if key in entry
-    }
-    volume_ml = entry.get("volume_ml")
-    if volume_ml is not None and not (len(volume_ml) == 2 and 0 <= volume_ml[0] < volume_ml[1]):
-        raise ValueError(f"volume_ml {volume_ml}")
-    return Label(
-        value,
-        name,
-        (red, green, blue),
-        codes.get("category", TISSUE),
-        codes.get("type", TISSUE),
-        codes.get("modifier"),
-        codes.get("laterality"),
-        None if entry.get("roi_name") is None else str(entry["roi_name"]),
-        None if volume_ml is None else (float(volume_ml[0]), float(volume_ml[1])),
-    )
+    low, high = label.volume_ml or (0, 1)
+    if not 0 <= low < high:
+        raise ValueError(f"volume_ml {entry['volume_ml']}")
+    return label

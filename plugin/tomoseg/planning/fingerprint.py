@@ -81,9 +81,9 @@ class LabelPrint:
 
     value: int
     name: str
-    cases: int
-    annotated: int
-    median_ml: float
+    cases: int = 0
+    annotated: int = 0
+    median_ml: float = 0.0
     low_ml: float | None = None
     high_ml: float | None = None
 

@@ -1,6 +1,7 @@
 """What the labels of a planned bundle mean to other systems: codes, colours, names for radiotherapy."""
 
 import colorsys
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from tomoseg.bundle.configs import Json
@@ -15,7 +16,7 @@ SMALLER, LARGER = 0.5, 1.5
 PLAIN, RIGHT, LEFT = (0.75, 0.95), (0.55, 1.0), (0.9, 0.65)
 
 
-def label_table(labels: tuple[LabelPrint, ...]) -> Json:
+def label_table(labels: Sequence[LabelPrint]) -> Json:
     """Return the `label_table` of metadata.json; a label that nothing is known of has no entry.
 
     Args:

@@ -5,7 +5,7 @@ from importlib.metadata import packages_distributions, version
 
 from tomoseg.bundle.configs import Json, as_plain
 from tomoseg.data.datasets import UNNAMED_CHANNELS
-from tomoseg.planning.fingerprint import Fingerprint
+from tomoseg.planning.fingerprint import Fingerprint, LabelPrint
 from tomoseg.planning.label_table import label_table
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.rules import TrainingPlan
@@ -25,7 +25,7 @@ def make_metadata(plan: TrainingPlan, fingerprint: Fingerprint, layout: Layout, 
         source: where it comes from, and under which licence.
     """
     inputs = fingerprint.channels if len(fingerprint.channels) > 1 else UNNAMED_CHANNELS
-    metadata = describe_bundle(plan.labels, plan.patch, plan.modality, inputs, label_table(fingerprint.labels), title)
+    metadata = describe_bundle(plan.labels, plan.patch, plan.modality, inputs, title, fingerprint.labels)
     if layout.itk:
         packages = metadata["required_packages_version"]
         packages["itk"] = _version(packages_distributions()["itk"][0])  # it comes in parts, as itk-io
@@ -33,7 +33,12 @@ def make_metadata(plan: TrainingPlan, fingerprint: Fingerprint, layout: Layout, 
 
 
 def describe_bundle(
-    labels: Mapping[int, str], patch: Sequence[int], modality: str, inputs: Sequence[str], table: Json, title: str
+    labels: Mapping[int, str],
+    patch: Sequence[int],
+    modality: str,
+    inputs: Sequence[str],
+    title: str,
+    prints: Sequence[LabelPrint] = (),
 ) -> Json:
     """Return metadata.json of a bundle that nothing is known of but these.
 
@@ -42,8 +47,8 @@ def describe_bundle(
         patch: the window, in voxels.
         modality: "CT", "MR" or another of DICOM's.
         inputs: names of the scan's channels.
-        table: what labels mean to other systems.
         title: of the training data.
+        prints: what the training data say of the labels, in their order; nothing by default.
     """
     metadata: Json = as_plain(
         render_config(
@@ -53,7 +58,7 @@ def describe_bundle(
             modality=modality,
             title=title,
             inputs=dict(enumerate(inputs)),
-            table=table,
+            table=label_table(prints or [LabelPrint(value, name) for value, name in labels.items()]),
             packages={name: _version(name) for name in REQUIRED_PACKAGES},
             version=_version,
         )

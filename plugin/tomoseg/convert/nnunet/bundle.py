@@ -24,8 +24,6 @@ from tomoseg.core.files import sha256
 from tomoseg.core.tables import read_rows
 from tomoseg.inference.checkpoints import save_weights
 from tomoseg.inference.config import InferenceConfig
-from tomoseg.planning.fingerprint import LabelPrint
-from tomoseg.planning.label_table import label_table
 from tomoseg.planning.layout import Layout
 from tomoseg.planning.metadata import describe_bundle
 from tomoseg.planning.template import render, render_config
@@ -195,9 +193,8 @@ def _metadata(plans: Plans, labels: ModelLabels, channels: list[str], facts: dic
     names = [plain_text(channel) for channel in channels]
     ct = any(channel.scheme == "CTNormalization" for channel in plans.channels) or "CT" in map(str.upper, names)
     modality = "CT" if ct else "MR" if any(map(MR.search, names)) else names[0]
-    prints = tuple(LabelPrint(value, label, 0, 0, 0.0) for value, label in labels.names.items())
     patch = plans.along_file(plans.patch)
-    metadata = describe_bundle(labels.names, patch, modality, names, label_table(prints), facts["dataset"])
+    metadata = describe_bundle(labels.names, patch, modality, names, facts["dataset"])
     metadata["network_data_format"]["outputs"]["pred"]["num_channels"] = labels.heads
     return metadata | {
         "changelog": {metadata["version"]: "imported from nnU-Net by tomoseg"},

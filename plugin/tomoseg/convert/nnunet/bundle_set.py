@@ -11,8 +11,6 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.convert.nnunet.bundle import ImportedModel, import_nnunet
 from tomoseg.core.errors import UsageError
 from tomoseg.data.labels import same_name
-from tomoseg.planning.fingerprint import LabelPrint
-from tomoseg.planning.label_table import label_table
 from tomoseg.planning.metadata import describe_bundle
 
 
@@ -61,10 +59,9 @@ def import_set(
             value = values.setdefault(same_name(label), len(values) + 1)
             names.setdefault(value, label)
         first = members[0]
-        prints = tuple(LabelPrint(value, label, 0, 0, 0.0) for value, label in names.items())
         patch = first.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
         channels = list(first.input_names.values())
-        metadata = describe_bundle(names, patch, first.modality, channels, label_table(prints), name) | {
+        metadata = describe_bundle(names, patch, first.modality, channels, name) | {
             "changelog": {"0.1.0": "imported from nnU-Net by tomoseg"},
             "copyright": "; ".join(dict.fromkeys(str(member.metadata["copyright"]) for member in members)),
             "data_source": "; ".join(str(member.metadata["data_source"]) for member in members),
