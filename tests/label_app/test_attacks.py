@@ -15,6 +15,7 @@ import pytest
 
 from support.command_line import run_inside
 from support.label_server import Server, free_port, require_monailabel, running_server
+from tomoseg.label_app.history import KEPT
 
 pytestmark = pytest.mark.slow
 NAME = "hippocampus_mr_segmentation"
@@ -303,6 +304,31 @@ def test_every_call_of_the_client_that_stays(server: Server, real_scan: Path, tm
     client.train_start(NAME, {"max_epochs": 1, "dataset": "CacheDataset"})
     assert client.train_status(False)["status"] in ("SUBMITTED", "RUNNING", "DONE", "ERROR")
     client.train_stop()
+
+
+def test_a_flood_of_labels_with_forged_names(server: Server, real_scan: Path) -> None:
+    from monailabel.client import MONAILabelClient
+
+    server.client.upload_image(str(real_scan), "flooded")
+    path, _ = server.client.infer(NAME, "flooded", {})
+    forged = {"user": "mallory", "weights": "mallory", "restored": 7, "image": "../one", "created": "mallory"}
+    forged["label_info"] = [{"name": "anterior", "idx": 1}, {"name": "posterior", "idx": 2}]
+    clients = ["\x1b[2Jbob\n\u202e", "x" * 5000, {"a": ["b"]}, *map(str, range(KEPT))]
+    for client in clients:
+        answer = MONAILabelClient(server.url, client_id=client).save_label("flooded", path, params=dict(forged))
+    assert answer["note"].startswith("image flooded: had labels by another person, which are kept: version 22 by 18, ")
+    done = run_inside("label-app", server.app, "--history", "flooded")
+    lines = done.stdout.splitlines()
+    assert (done.returncode, len(lines)) == (0, KEPT)
+    assert lines[-1].startswith("flooded: version 23 by 19, 20")
+    assert lines[-1].endswith(f", from {NAME} version 0")
+    assert all(len(line) < 300 for line in lines)
+    log = server.log.read_text()
+    assert not [one for one in ("mallory", "\x1b", "\u202e") if one in done.stdout + log]
+    assert r"version 1 by \x1b[2Jbob \u202e" in log
+    (folder,) = (one for one in (server.app / "history").iterdir() if len([*one.iterdir()]) == KEPT)
+    assert len(folder.name) == 32
+    assert sorted(one.name for one in folder.iterdir()) == [f"{number:04}" for number in range(4, 24)]
 
 
 STARTS = {

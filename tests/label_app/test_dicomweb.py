@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from pydicom import dcmread
 
 from support.browser import Browser, running_browser
-from support.command_line import run_process
+from support.command_line import run_inside, run_process
 from support.dicom_results import run_dciodvfy
 from support.label_server import Server, require_monailabel, running_server
 from support.orthanc import Orthanc, running_orthanc
@@ -185,6 +185,10 @@ def test_an_earlier_submission_goes_back_to_the_archive(
     done = run_process("label-app", server.app, "--history", uid, "--restore", 1, MONAI_LABEL_DICOMWEB_CACHE_PATH=cache)
     assert done.returncode == 0, done.stderr
     assert "restored from version 1" in done.stdout
+    listed = run_inside("label-app", server.app, "--history", uid).stdout.splitlines()
+    assert [line.partition(", 20")[0] for line in listed] == [
+        f"{uid}: version 1 by ann", f"{uid}: version 2 by someone unknown", f"{uid}: version 3 by ann"
+    ]  # fmt: skip
     found = [dcmread(path) for series in archive.series("SEG") for path in archive.fetch(series, tmp_path)]
     newest = max((one for one in found if one.ContentDate < "2030"), key=lambda one: one.ContentDate + one.ContentTime)
     np.testing.assert_array_equal(place(newest, expected), expected.labels)

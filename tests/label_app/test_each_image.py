@@ -1,15 +1,13 @@
-"""Work on many images: one after the other, a bad one is reported; the last used ones are kept."""
+"""Work on many images: one after the other, a bad one is reported."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
 
 from tomoseg.core.errors import UsageError
 from tomoseg.label_app.each_image import for_each_image, limit_images
-from tomoseg.label_app.last_used import LastUsed
 
 
 @pytest.mark.parametrize(
@@ -36,16 +34,3 @@ def test_a_bad_image_is_reported_and_the_others_are_done(capsys: pytest.CaptureF
     assert for_each_image(["a", "bad", "b"], work, "scored") == {"bad": "no such image"}
     assert done == ["a", "b"]
     assert capsys.readouterr().out.splitlines() == ["1/3 a: scored", "2/3 bad: failed: no such image", "3/3 b: scored"]
-
-
-def test_the_value_that_was_used_longest_ago_goes_first() -> None:
-    made: list[str] = []
-    kept = LastUsed[int](2)
-
-    def make(key: str) -> int:
-        made.append(key)
-        return ord(key)
-
-    for key in "abacab":
-        assert kept.get(key, partial(make, key)) == ord(key)
-    assert made == ["a", "b", "c", "b"]

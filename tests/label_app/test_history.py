@@ -100,6 +100,19 @@ def test_a_forged_history_is_shown_in_lines(tmp_path: Path, name: str) -> None:
     assert "\x1b" not in done.stdout
 
 
+def test_a_huge_history_is_cut_by_the_next_submission(tmp_path: Path) -> None:
+    history = History(tmp_path / "app" / "history")
+    submit(history, "one", user="ann")
+    place = history.of("one")[0].label.parents[1]
+    for number in range(2, 3000):
+        (place / f"{number:04}").mkdir()
+    (place / f"{2999:04}" / "label.nii.gz").touch()
+    assert len(run_inside("label-app", tmp_path / "app", "--history", "one").stdout.splitlines()) == 2
+    submit(history, "one", user="bob")
+    assert [path.name for path in sorted(place.iterdir())] == [f"{number:04}" for number in range(2981, 3001)]
+    assert history.of("one")[-1].user == "bob"
+
+
 @pytest.mark.parametrize(
     ("login", "client", "name"),
     [

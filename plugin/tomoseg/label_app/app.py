@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from tomoseg.label_app.infers.interaction import SUFFIX, ClickTask
 from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import flag
 from tomoseg.label_app.trainers.train_task import BundleTraining
-from tomoseg.training.workflow import read_train_config
 
 LOGGER = logging.getLogger(__name__)
 ALL = "all"
@@ -73,8 +73,12 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Return a training for each bundle that has a training config."""
-        models, always = self.models.values(), self._asked("always")
-        return {model.name: BundleTraining(model, always) for model in models if _is_trainable(model)}
+        found: dict[str, TrainTask] = {}
+        for model in self.models.values():
+            with suppress(BundleError):  # it has no training config
+                if not model.labels.overlapping:  # they would need an annotation for each
+                    found[model.name] = BundleTraining(model, self._asked("always"))
+        return found
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Return the choices of the next image."""
@@ -158,11 +162,3 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         note = f"image {image}: had labels by another person, which are kept: {earlier}; yours are version {own.number}"
         LOGGER.warning(note)
         return {**answer, "note": note}
-
-
-def _is_trainable(model: ServedModel) -> bool:
-    try:
-        read_train_config(model.bundle)
-    except BundleError:
-        return False
-    return not model.labels.overlapping  # they would need an annotation for each

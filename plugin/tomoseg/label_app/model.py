@@ -1,10 +1,9 @@
 """A bundle as the app serves it: its labels, the weights in use, and segmenters that are ready."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from filelock import FileLock
@@ -14,11 +13,11 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.trust import require_trusted
 from tomoseg.core.files import sha256
 from tomoseg.inference.config import InferenceConfig
+from tomoseg.inference.localisation.locator import FindHead
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.label_app.clicks.scene import Scene, look
 from tomoseg.label_app.folder import LabelApp
 from tomoseg.label_app.known_heads import KnownHeads
-from tomoseg.label_app.last_used import LastUsed
 from tomoseg.label_app.score_store import AcquisitionScores
 from tomoseg.label_app.served_labels import ServedLabels
 from tomoseg.label_app.versions import Version
@@ -31,13 +30,18 @@ class _Loaded:
     """The one set of weights in memory on a device, with its results for the last images.
 
     Args:
-        first: has the networks.
+        bundle: the bundle.
+        weights: device and checkpoint.
+        find_head: finds the template's head in a whole scan.
     """
 
-    def __init__(self, first: Segmenter) -> None:
-        self.first = first
-        self.segmenters = LastUsed[Segmenter](MAX_SEGMENTERS)
-        self.scenes = LastUsed[Scene](MAX_SCENES)
+    def __init__(self, bundle: Bundle, weights: RunOptions, find_head: FindHead) -> None:
+        first = Segmenter(bundle, weights)
+        self.weights = weights
+        self.segmenter = segmenter = lru_cache(MAX_SEGMENTERS)(
+            lambda options: Segmenter(bundle, options, like=first, find_head=find_head)
+        )
+        self.scene = lru_cache(MAX_SCENES)(lambda options, source, changed: look(segmenter(options), source))
 
 
 class ServedModel:
@@ -61,7 +65,7 @@ class ServedModel:
         self.labels = ServedLabels.of(bundle)
         self.weights = folder.weights(bundle)
         self.heads = KnownHeads(folder.root / "heads")
-        self._loaded = defaultdict[str, LastUsed[_Loaded]](lambda: LastUsed(1))  # by device
+        self._loaded: dict[str, _Loaded] = {}  # by device
         self._sha256 = cache(sha256)
 
     @cached_property
@@ -88,17 +92,14 @@ class ServedModel:
         """Acquisition scores of the images under the weights in use."""
         return AcquisitionScores(self.weights.folder / "scores.json", self.checkpoint_sha256)
 
-    def segmenter(self, options: RunOptions, version: Version | None = None) -> Segmenter:
-        """Return a segmenter; all of a device share their networks, and the last few are kept.
-
-        Args:
-            options: how the bundle is run.
-            version: of the weights; None for those in use now.
+    def segmenter(self, options: RunOptions) -> Segmenter:
+        """Return a segmenter of the weights in use; all of a device share their networks, and the last few are kept.
 
         Raises:
             UsageError, BundleError: as for `Segmenter`; also where the bundle's code changed since it was loaded.
         """
-        return self._segmenter(*self._load(options, version))
+        loaded, wanted = self._load(options, self.weights.current)
+        return loaded.segmenter(wanted)
 
     def scene(self, source: Path, options: RunOptions, version: Version) -> Scene:
         """Return what the network makes of an image, from a moment ago if it is the same.
@@ -116,20 +117,17 @@ class ServedModel:
         tta = None if options.tta == self.config.tta else options.tta
         loaded, wanted = self._load(replace(options, overlap=overlap, tta=tta), version)
         found = source.stat() if source.exists() else None
-        key = (source, found and found.st_mtime_ns, found and found.st_size, wanted)
-        return loaded.scenes.get(key, lambda: look(self._segmenter(loaded, wanted), source))
+        return loaded.scene(wanted, source, found and (found.st_mtime_ns, found.st_size))
 
-    def _load(self, options: RunOptions, version: Version | None) -> tuple[_Loaded, RunOptions]:
+    def _load(self, options: RunOptions, version: Version) -> tuple[_Loaded, RunOptions]:
         """Return the loaded weights of a version on a device, and the options with these weights."""
         require_trusted(self.bundle)
-        trained = (version or self.weights.current).checkpoint
-        weights = RunOptions(device=options.device, checkpoints=(str(trained),) if trained else ())
-        loaded = self._loaded[options.device].get(weights, lambda: _Loaded(Segmenter(self.bundle, weights)))
+        weights = RunOptions(options.device, checkpoints=(str(version.checkpoint),) if version.checkpoint else ())
+        if (loaded := self._loaded.pop(options.device, None)) is None or loaded.weights != weights:
+            loaded = None  # it goes before others take memory
+            loaded = _Loaded(self.bundle, weights, self.heads)
+        self._loaded[options.device] = loaded
         return loaded, replace(options, checkpoints=weights.checkpoints)
-
-    def _segmenter(self, loaded: _Loaded, options: RunOptions) -> Segmenter:
-        first, heads = loaded.first, self.heads
-        return loaded.segmenters.get(options, lambda: Segmenter(self.bundle, options, like=first, find_head=heads))
 
     @contextmanager
     def turn(self, device: str) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Bring a label map from a client into its image's grid, with the names of its values."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.core.errors import UsageError, VolumeError, some
+from tomoseg.core.errors import TomosegError, UsageError, VolumeError, some
 from tomoseg.core.files import require_regular
 from tomoseg.data.formats import has_suffix
 from tomoseg.data.geometry import Grid
@@ -20,6 +20,7 @@ from tomoseg.data.read import read_volume
 from tomoseg.data.volume import Volume
 from tomoseg.label_app.history import History
 
+FINAL = "final"  # MONAI Label's tag of what annotators save
 RAW_SUFFIX = ".bin"  # OHIF's: one byte a voxel, first axis fastest
 NOT_DRAWN = {"background", "foreground_scribbles", "background_scribbles"}  # segments that clients use as tools
 TOLERANCE_VOXELS = 0.01
@@ -116,9 +117,16 @@ class Submissions:
 
     @contextmanager
     def take(
-        self, image_id: str, image: Volume, label_filename: str, label_info: dict[str, Any]
+        self, studies: Any, image_id: str, image: Volume, label_filename: str, label_info: dict[str, Any]
     ) -> Iterator[tuple[Path, Annotation, dict[str, Any]]]:
         """Read a client's file, and yield it as NIfTI on its image's grid, while it is stored.
+
+        Args:
+            studies: MONAI Label's datastore, whose present label is kept.
+            image_id: the image.
+            image: its voxels and grid.
+            label_filename: the client's file.
+            label_info: the client's description.
 
         Yields:
             A file, its label map, and the client's description with the actual names and values.
@@ -130,6 +138,10 @@ class Submissions:
         self.expected.require(annotation, image_id)
         known = {**label_info, "label_info": [{"name": n, "idx": v} for v, n in sorted(annotation.names.items())]}
         facts = {name: known[name] for name in ("user", "weights", "restored", "label_info") if known.get(name)}
+        with suppress(TomosegError):  # an unreadable one of an archive stays there
+            if there := studies.get_label_uri(image_id, FINAL):
+                info = studies.get_label_info(image_id, FINAL)
+                self.history.keep(image_id, Path(there), info.get("label_info"))
         with self.history.adding(image_id, facts) as folder:
             path = folder / "label.nii.gz"
             write_label_map(path, annotation.labels, image.grid, image.header)

@@ -177,7 +177,7 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
         if label_tag != DefaultLabelTag.FINAL:
             return str(LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info))
         image = read_volume(source)
-        with self._submissions.take(image_id, image, label_filename, label_info) as (path, annotation, known):
+        with self._submissions.take(self, image_id, image, label_filename, label_info) as (path, annotation, known):
             with tempfile.TemporaryDirectory() as folder:
                 known["SeriesInstanceUID"] = self._upload(image_id, annotation, image, known, Path(folder))
             return str(LocalDatastore.save_label(self, image_id, str(path), label_tag, known))

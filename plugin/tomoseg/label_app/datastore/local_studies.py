@@ -63,8 +63,5 @@ class LocalStudies(LocalDatastore):  # type: ignore[misc]
         if source is None or label_tag != DefaultLabelTag.FINAL:
             return str(super().save_label(image_id, label_filename, label_tag, label_info))
         image = read_volume(source)
-        with self._submissions.take(image_id, image, label_filename, label_info) as (path, _, known):
-            if there := self.get_label_uri(image_id, label_tag):
-                info = self.get_label_info(image_id, label_tag)
-                self._submissions.history.keep(image_id, Path(there), info.get("label_info"))
+        with self._submissions.take(self, image_id, image, label_filename, label_info) as (path, _, known):
             return str(super().save_label(image_id, str(path), label_tag, known))
