@@ -38,7 +38,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 @pytest.fixture(scope="module")
 def page(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    save_evaluation(evaluation, folder, images=evaluation.predictions.with_name("scans"), worst=3)
+    save_evaluation(evaluation, folder, scans=find_images(evaluation.predictions.with_name("scans")), worst=3)
     return folder / "evaluation.html"
 
 

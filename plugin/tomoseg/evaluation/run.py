@@ -74,9 +74,7 @@ def evaluate(
     folder = None if output is None else Path(output)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder for the results, got a file")
-    images = None if options.images is None else Path(options.images)
-    if images is not None:  # rather before all cases than after
-        find_images(images)
+    scans = {} if options.images is None else find_images(Path(options.images))
     own = None if bundle is None else find_bundle(bundle)
     if own is not None:
         options = replace(options, planned=own.dataset_values)
@@ -89,7 +87,7 @@ def evaluate(
         rows = ((pseudonym(key, case.name), case.prediction or "", case.reference or "") for case in found.cases)
         write_csv(Path(options.key_table), ("number", "prediction", "reference"), rows, private=True)
     if folder is not None:
-        save_evaluation(found, folder, images=images, worst=options.worst, key=key)
+        save_evaluation(found, folder, scans=scans, worst=options.worst, key=key)
     return _hide(found, key)
 
 
@@ -153,23 +151,21 @@ def _compare(
 
 
 def save_evaluation(
-    evaluation: Evaluation, folder: Path, *, images: Path | None = None, worst: int, key: bytes | None = None
+    evaluation: Evaluation, folder: Path, *, scans: dict[str, Path] | None = None, worst: int, key: bytes | None = None
 ) -> None:
     """Write evaluation.json, metrics.csv, summary.csv and evaluation.html.
 
     Args:
         evaluation: result of the evaluation.
         folder: folder of the files.
-        images: a folder of scans, for the pictures of the worst cases; those of a dataset are known.
+        scans: by the names of cases, for the pictures of the worst; those that a dataset names are known.
         worst: how many cases to show.
         key: of the pseudonyms of the cases; None where their names may be shown.
 
     Raises:
         OutputError: one of them cannot be written.
-        UsageError: there is no scan among the images.
     """
-    scans = {} if images is None else find_images(images)
-    shown = [replace(one, case=hide_case(one.case, key)) for one in draw_worst(evaluation, worst, scans)]
+    shown = [replace(one, case=hide_case(one.case, key)) for one in draw_worst(evaluation, worst, scans or {})]
     evaluation = _hide(evaluation, key)
     evaluation.save(folder / "evaluation.json")
     evaluation.save_cases(folder / "metrics.csv")

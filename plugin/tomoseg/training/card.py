@@ -20,7 +20,7 @@ def write_accuracy(
     dice: Mapping[int | str | None, Sequence[Sequence[float]]],
     largest: Sequence[str],
     averaged: bool,
-) -> bool:
+) -> None:
     """Put a table of Dice into a card, in place of "Not measured yet." or of an earlier table of this kind.
 
     Args:
@@ -30,14 +30,11 @@ def write_accuracy(
         largest: names of the labels that the bundle cuts down to their largest component; the table is without that.
         averaged: whether the bundle has the mean of the folds' weights, and not all networks.
 
-    Returns:
-        Whether it was written.
-
     Raises:
         OutputError: it cannot be written.
     """
     if not path.is_file():
-        return False
+        return
     every = np.array([case for cases in dice.values() for case in cases], dtype=np.float64)
     known = np.isfinite(every)
     draws = resample(np.where(known, every, 0.0), known.astype(np.float64))
@@ -47,8 +44,6 @@ def write_accuracy(
         measured=MEASURED, folds=list(dice), rows=rows, largest=largest, averaged=averaged
     )
     text = replace_accuracy(read_text(path), section.rstrip("\n"))
-    if text is None:
-        return False
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return True
+    if text is not None:
+        with atomic_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")

@@ -224,14 +224,13 @@ def _architecture(chosen: Entry) -> Architecture:
     """Return the network; plans from before nnU-Net 2.2 describe it by other names."""
     if "architecture" in chosen:
         name, arguments = chosen["architecture"]["network_class_name"], chosen["architecture"]["arch_kwargs"]
-        features = arguments["features_per_stage"]
     else:
         name, arguments = chosen["UNet_class_name"], _from_old(chosen)
-        features = arguments["features_per_stage"]
     short = name.text().rpartition(".")[2]
     if short not in NETWORKS:
         raise BundleError(f"{name.where}: the network {short!r} cannot be imported, only {' and '.join(NETWORKS)}")
     _require_known(arguments)
+    features = arguments["features_per_stage"]
     stages = len(features.elements())
     if not 2 <= stages <= MAX_STAGES:
         raise features.error(f"2 to {MAX_STAGES} stages")
