@@ -69,7 +69,7 @@ def test_an_image_s_id_is_no_path(tmp_path: Path, image: str) -> None:
     submit(history, image)
     assert [one.number for one in history.of(image)] == [1]
     assert [path.name for path in tmp_path.iterdir()] == ["app"]
-    assert [path.name for path in (tmp_path / "app").iterdir()] == ["history"]
+    assert sorted(path.name for path in (tmp_path / "app").iterdir()) == [".history.lock", "history"]
 
 
 FORGED = {
@@ -200,6 +200,23 @@ def test_labels_that_came_another_way_are_kept_too(server: Server) -> None:
     assert "version 1 by someone unknown" in save(server, "bob", "old", 3)["note"]
     assert run_inside("label-app", server.app, "--history", "old", "--restore", 1).returncode == 0
     np.testing.assert_array_equal(final(server, "old"), before)
+
+
+@pytest.mark.slow
+def test_a_restored_label_needs_its_image(server: Server) -> None:
+    assert save(server, "ann", "old", 1)
+    run_inside("label-app", server.app, "-b", NAME)  # an app that is made again keeps its history
+    scan = Path(server.studies) / "old.nii.gz"
+    for moved, message in ((scan, "no such image in the studies"), (scan.parent, "has no scan that can be served")):
+        moved.rename(away := moved.with_name(f"{moved.name}.away"))
+        done = run_inside("label-app", server.app, "--history", "old", "--restore", 1)
+        assert not moved.exists()
+        away.rename(moved)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    done = run_inside("label-app", server.app, "--history", "old", "--restore", 1)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from tomoseg.cli.arguments import TrustOption
 from tomoseg.cli.trust import find_trusted
 from tomoseg.core.errors import UsageError
 from tomoseg.core.notes import print_line, print_warning
-from tomoseg.label_app.folder import LabelApp
 from tomoseg.label_app.options import ServerOptions
 
 BundlesOption = Annotated[list[str] | None, typer.Option("-b", "--bundle", metavar="BUNDLE")]
@@ -36,13 +35,15 @@ def label_app(
         history: list the labels that were submitted for an image, and stop.
         restore: with --history: store this version again, as the newest.
     """
+    from tomoseg.label_app.folder import LabelApp
+
     app = LabelApp(folder)
     if to is not None and not rollback:
         raise UsageError("--to: is for --rollback")
     if restore is not None and history is None:
         raise UsageError("--restore: needs an image. Name it with --history")
     if history is not None:
-        _show_history(app, history, restore)
+        _show_history(folder, history, restore)
         return
     if not versions and not rollback:
         served = app.write(bundle or ())
@@ -63,13 +64,11 @@ def label_app(
             print_line(f"{one.name}: {_describe(number)}{', in use' if number == current else ''}{facts}")
 
 
-def _show_history(app: LabelApp, image: str, restore: int | None) -> None:
-    if restore is not None:
-        from tomoseg.label_app.server import restore_label
+def _show_history(folder: Path, image: str, restore: int | None) -> None:
+    from tomoseg.label_app.folder import LabelApp
+    from tomoseg.label_app.server import restore_label
 
-        print_line(f"{image}: {restore_label(app.root, image, restore)}")
-        return
-    submissions = app.history.of(image)
+    submissions = LabelApp(folder).history.of(image) if restore is None else [restore_label(folder, image, restore)]
     if not submissions:
         raise UsageError(f"image {image!r}: nothing was submitted; its id is the name without the suffix")
     for one in submissions:

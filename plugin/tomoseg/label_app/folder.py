@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,10 @@ class LabelApp:
             self.root.mkdir(0o700, parents=True, exist_ok=True)
         # a folder is found again from wherever the server is started
         names = [one.name if one.name in registered_names() else str(one.place.resolve()) for one in found]
-        write_json(self.root / SETTINGS, {"bundles": names})
+        settings: dict[str, Any] = {"bundles": names}
+        with suppress(UsageError):  # it served none yet
+            settings["studies"] = self.studies
+        write_json(self.root / SETTINGS, settings)
         with atomic_file(main) as temporary:
             temporary.write_text(MAIN, encoding="utf-8")
         return found

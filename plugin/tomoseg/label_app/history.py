@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from tomoseg.core.errors import SchemaVersionError, UsageError, shorten
 from tomoseg.core.files import remove_stale, sha256, staging_folder
 from tomoseg.core.json_files import read_json, write_json
@@ -93,7 +95,8 @@ class History:
         self.folder.mkdir(0o700, parents=True, exist_ok=True)
         place = self._place(image_id)
         remove_stale(place)
-        with staging_folder(place) as staging:
+        # one at a time, so that the newest is the one that was stored last
+        with FileLock(self.folder.with_name(".history.lock")), staging_folder(place) as staging:
             (whole := staging / "whole").mkdir()
             yield whole
             now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -15,7 +15,7 @@ from platformdirs import user_data_path
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.trust import require_trusted
-from tomoseg.core.errors import UsageError, errors_as, import_package, one_line
+from tomoseg.core.errors import OutputError, UsageError, errors_as, import_package, one_line
 from tomoseg.core.notes import print_line
 from tomoseg.core.threads import choose_threads
 from tomoseg.label_app.folder import LabelApp, is_dicomweb
@@ -144,7 +144,7 @@ def restore_label(folder: Path, image_id: str, number: int) -> Submission:
 
     Raises:
         MissingPackageError: MONAI Label is not installed.
-        UsageError: there is no such submission, or the app has code that is not tomoseg's.
+        UsageError: there is no such submission, the app has code that is not tomoseg's, or the studies are gone.
         VolumeError: the image is no longer there.
         OutputError: the archive does not take it, or the disk is full.
     """
@@ -152,7 +152,10 @@ def restore_label(folder: Path, image_id: str, number: int) -> Submission:
     app = LabelApp(folder.resolve())
     old = app.history.find(image_id, number)
     app.require_own_code()
-    with contextlib.chdir(app.root):  # MONAI Label reads its settings in the working directory
+    # MONAI Label reads its settings in the working directory; requests and the archive each have their own errors
+    failed = f"image {image_id}: cannot be stored"
+    with contextlib.chdir(app.root), errors_as(OutputError, failed, Exception):
+        _require_studies(app.studies, wait=False)
         from tomoseg.label_app.datastore.studies import open_studies
         from tomoseg.label_app.model import ServedModel
 

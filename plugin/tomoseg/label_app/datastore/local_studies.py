@@ -7,6 +7,7 @@ from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 
+from tomoseg.core.errors import VolumeError
 from tomoseg.data.formats import SINGLE_FILE_SUFFIXES
 from tomoseg.data.read import read_volume
 from tomoseg.label_app.datastore.annotation import Submissions
@@ -60,7 +61,9 @@ class LocalStudies(LocalDatastore):  # type: ignore[misc]
             VolumeError, UsageError: it is no label of this image; nothing is saved.
         """
         source = self.source(image_id)
-        if source is None or label_tag != DefaultLabelTag.FINAL:
+        if source is None:
+            raise VolumeError(f"image {image_id!r}: no such image in the studies")
+        if label_tag != DefaultLabelTag.FINAL:
             return str(super().save_label(image_id, label_filename, label_tag, label_info))
         image = read_volume(source)
         with self._submissions.take(self, image_id, image, label_filename, label_info) as (path, _, known):
