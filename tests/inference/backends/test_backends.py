@@ -215,6 +215,43 @@ def test_a_branch_that_would_be_frozen_is_noticed(cache: Path) -> None:
     assert blobs(cache) == []
 
 
+class Frozen(torch.nn.Module):
+    """Adds what depends on the size of the traced window, as positional encodings do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv3d(1, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.layer(x) + float(x.shape[2])
+        return scores
+
+
+def test_a_size_that_the_trace_has_frozen_is_noticed_on_small_windows(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks are traced on a small window; one that does not fit all sizes, on a whole one."""
+    from tomoseg.inference.backends import openvino_network
+    from tomoseg.inference.backends.openvino_model import convert
+
+    traced: list[tuple[int, ...]] = []
+
+    def listed(network: torch.nn.Module, window: torch.Tensor) -> Any:
+        traced.append(tuple(window.shape))
+        return convert(network, window)
+
+    monkeypatch.setattr(openvino_network, "convert", listed)
+    window = torch.randn(1, 1, 48, 64, 96)
+    for network, expected in ((Scaled(2.0), 1), (Frozen(), 3)):
+        traced.clear()
+        with torch.no_grad():
+            wanted = network(window)
+        found = make_backend("openvino", network, CPU, "fp32", "", compiled=False)(window)
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+        assert len(traced) == expected
+        assert all(2 * np.prod(shape) <= window.numel() for shape in traced[: 2 if expected > 1 else None])
+
+
 def test_a_home_that_cannot_be_written_does_no_harm(cache: Path, small: Path, real_scan: Path) -> None:
     (cache / "tomoseg").touch()  # a file where the folder should be
     (cache / ".cache").touch()
