@@ -19,6 +19,7 @@ from support.label_server import Server, require_monailabel, running_server
 from support.waiting import wait_until
 from tomoseg import read_volume
 from tomoseg.core.errors import UsageError
+from tomoseg.label_app.folder import LabelApp
 from tomoseg.label_app.history import KEPT, History, annotator
 
 NAME = "hippocampus_mr_segmentation"
@@ -203,19 +204,20 @@ def test_labels_that_came_another_way_are_kept_too(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_a_restored_label_needs_its_image(server: Server) -> None:
-    assert save(server, "ann", "old", 1)
+def test_a_restored_label_needs_its_image(server: Server, tmp_path: Path) -> None:
+    save(server, "ann", "one", 1)
     run_inside("label-app", server.app, "-b", NAME)  # an app that is made again keeps its history
-    scan = Path(server.studies) / "old.nii.gz"
-    for moved, message in ((scan, "no such image in the studies"), (scan.parent, "has no scan that can be served")):
-        moved.rename(away := moved.with_name(f"{moved.name}.away"))
-        done = run_inside("label-app", server.app, "--history", "old", "--restore", 1)
-        assert not moved.exists()
-        away.rename(moved)
-        assert done.returncode == 2
+    arguments = ("label-app", server.app, "--history", "one", "--restore", 1)
+    LabelApp(server.app).serve(str(tmp_path / "moved"))
+    gone = run_inside(*arguments)
+    (tmp_path / "moved").mkdir()
+    shutil.copy(Path(server.studies) / "old.nii.gz", tmp_path / "moved")
+    absent = run_inside(*arguments)
+    LabelApp(server.app).serve(server.studies)
+    for done, message in ((gone, "has no scan that can be served"), (absent, "no such image in the studies")):
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert message in done.stderr
-        assert done.stderr.count("\n") == 1
-    done = run_inside("label-app", server.app, "--history", "old", "--restore", 1)
+    done = run_inside(*arguments)
     assert done.returncode == 0, done.stderr
 
 
