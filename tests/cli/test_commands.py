@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import nibabel as nib
@@ -85,6 +87,19 @@ def test_one_of_several_series_is_chosen(dicom_scan: Path, tmp_path: Path) -> No
     assert json.loads((tmp_path / "again" / "report.json").read_text())["cases"][0]["series"] == uid
 
 
+def other_options() -> list[dict[str, str]]:
+    return list(csv.DictReader(files("tomoseg.cli").joinpath("other_tools.csv").read_text("utf-8").splitlines()))
+
+
+@pytest.mark.parametrize("row", other_options(), ids=lambda row: row["option"])
+def test_an_option_of_another_tool_is_answered_with_ours(row: dict[str, str], tmp_path: Path) -> None:
+    done = run_inside("segment", "scan.nii", row["option"], "1", "-o", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert complaint(done).endswith(f"{row['option']} is {row['of']}'s. Here: {row['ours']}.")
+    for option in re.findall(r"(?<!\w)--?[a-z][a-z-]*", row["ours"]):
+        assert option in run_inside("segment", "--help").stdout, "it is an option of ours"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -92,7 +107,12 @@ def test_one_of_several_series_is_chosen(dicom_scan: Path, tmp_path: Path) -> No
         (["scan.nii", "-o", "out"], f"; {NAME} (MR: anterior, posterior)"),
         (["scan.nii", "-o", "out", "-b", "liver"], "bundle 'liver': no such name or folder. Choose one of"),
         (["scan.nii", "-o", "out", "-b", "."], "not a MONAI bundle: expected a folder 'configs'"),
-        (["scan.nii", "-o", "out", "-b", NAME, "--device", "tpu"], "expected auto, cpu, cuda or cuda:N, got 'tpu'"),
+        (
+            ["scan.nii", "-o", "out", "-b", NAME, "--device", "tpu"],
+            "expected auto, cpu, cuda, cuda:N or mps, got 'tpu'",
+        ),
+        (["scan.nii", "-o", "out", "-b", NAME, "--device", "mps"], "device: mps asked for, but torch finds no GPU of"),
+        (["scan.nii", "-o", "out", "-b", NAME, "--device", "gpu"], "device: cuda asked for, but there are 0 CUDA dev"),
         (["scan.nii", "-o", "out", "-b", NAME, "--overlap", "1.5"], "overlap: expected a share from 0 to below 1"),
         (["scan.nii", "-o", "out", "-b", NAME, "--max-memory", "much"], "max_memory: expected a size such as 6GB"),
         (

@@ -12,7 +12,7 @@ from tomoseg.core.threads import choose_threads
 BackendName = Literal["auto", "torch", "openvino"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 CleanerName = Literal["non-finite", "denoise", "denoise-curvature", "bias-field"]
-DEVICES = "auto|cpu|cuda[:N]"
+DEVICES = "auto|cpu|cuda[:N]|mps"
 WHOLE = "whole"  # a region of interest: the whole scan
 
 
@@ -21,7 +21,7 @@ class RunOptions:
     """Options to run a bundle. The defaults are the bundle's own settings.
 
     Attributes:
-        device: device of the network; auto is the first CUDA GPU, else the CPU.
+        device: device of the network; auto is the first CUDA GPU, else the CPU; mps is Apple's GPU.
         backend: backend of the network; auto is OpenVINO on a CPU where it is installed, else torch.
         precision: precision of the network; auto is fp16 on a GPU if the bundle's evaluator has `amp`, bf16 on a CPU
             that gains by it if the bundle was measured to lose nothing (`tomoseg doctor --measure`), else fp32; int8
@@ -72,7 +72,7 @@ class RunOptions:
     threads: Annotated[int | None, Option("N")] = None
 
     def __post_init__(self) -> None:
-        require_device_name(self.device)
+        object.__setattr__(self, "device", device_name(self.device))
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise UsageError(f"overlap: expected a share from 0 to below 1, got {self.overlap}")
         require_choices(self)
@@ -90,10 +90,19 @@ class RunOptions:
         return ReadOptions(self.read_timeout, self.allow_large, self.fill_gaps, self.one_series, self.max_memory_bytes)
 
 
-def require_device_name(name: str) -> None:
-    """Raise UsageError if a name is not "auto", "cpu", "cuda" or "cuda:N"; whether the device exists is not checked."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name, re.ASCII):
-        raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+def device_name(name: str) -> str:
+    """Return torch's name of a device that a user gives, or "auto"; whether the device exists is not checked.
+
+    Args:
+        name: "auto", "cpu", "cuda", "cuda:N", "mps" (Apple's GPU), or "gpu", which is "cuda".
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    name = "cuda" if name == "gpu" else name
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name, re.ASCII):
+        raise UsageError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    return name
 
 
 def parse_size(size: int | str, option: str = "max_memory") -> int:

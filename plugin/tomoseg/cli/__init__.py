@@ -5,6 +5,7 @@ Exit status: 0 all done, 1 some case failed (the others are done and written), 2
 
 import atexit
 import gc
+import os
 import sys
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from tomoseg.cli.evaluate import evaluate
 from tomoseg.cli.export import export
 from tomoseg.cli.import_model import import_model
 from tomoseg.cli.label import label_app, label_server
+from tomoseg.cli.other_tools import find_counterpart
 from tomoseg.cli.plan import plan
 from tomoseg.cli.segment import segment, watch
 from tomoseg.cli.train import train
@@ -44,6 +46,7 @@ INTERRUPTED_STATUS = 130  # what typer makes of Ctrl-C
 def main() -> None:
     """Run the command line; an error that a user can correct is one line on standard error."""
     stop_spinning()
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # read when torch is imported
     atexit.register(gc.freeze)  # else Python looks through all that torch and MONAI made once more as it ends: 3 s
     try:
         status = app(standalone_mode=False)
@@ -51,7 +54,8 @@ def main() -> None:
             print_error("interrupted; finished results are kept")
         sys.exit(status)
     except TyperException as error:
-        print_error(f"{error.format_message()} See `tomoseg --help` and `tomoseg COMMAND --help`.")
+        advice = find_counterpart(sys.argv[1:]) or "See `tomoseg --help` and `tomoseg COMMAND --help`."
+        print_error(f"{error.format_message()} {advice}")
         sys.exit(2)
     except TomosegError as error:
         print_error(one_line(error, 2000))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tomoseg.bundle.options import DEVICES, require_device_name
+from tomoseg.bundle.options import DEVICES, device_name
 from tomoseg.core.errors import UsageError
 from tomoseg.core.options import Option
 from tomoseg.core.threads import choose_threads
@@ -65,7 +65,7 @@ class TrainingOptions:
             raise UsageError(f"epochs: expected at least 1, got {self.epochs}")
         if self.seed is not None and not 0 <= self.seed < 2**31:
             raise UsageError(f"seed: expected a number from 0 to {2**31 - 1}, got {self.seed}")
-        require_device_name(self.device)
+        object.__setattr__(self, "device", device_name(self.device))
         choose_threads(self.threads)
         if self.resume and self.overwrite:
             raise UsageError("--resume and --overwrite: choose one")

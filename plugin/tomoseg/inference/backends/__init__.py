@@ -90,7 +90,7 @@ def choose_precision(name: str, device: torch.device, amp: bool, safe: Collectio
     if name == "auto" and device.type == "cpu":
         return next((one for one in INSTRUCTIONS if one in safe and computes_faster(one)), "fp32")
     if name == "auto":
-        return "fp16" if amp else "fp32"
+        return "fp16" if amp and device.type == "cuda" else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise UsageError("precision: fp16 needs a GPU. Use --precision bf16 on a CPU")
     if name == "int8" and device.type != "cpu":
