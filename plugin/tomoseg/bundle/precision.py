@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from tomoseg.bundle.configs import as_plain
-from tomoseg.core.errors import BundleError, one_line
+from tomoseg.core.errors import BundleError, errors_as
 from tomoseg.core.json_files import read_json, write_json
 from tomoseg.core.json_records import from_json
 
@@ -50,12 +50,9 @@ def read_precision(root: Path) -> MeasuredPrecision | None:
     path = root / PRECISION
     if not path.is_file():
         return None
-    try:
+    remedy = ". Measure it again, or remove the file."
+    with errors_as(BundleError, f"{path}: cannot be read", OSError, ValueError, remedy=remedy):
         measured: MeasuredPrecision = from_json(MeasuredPrecision, read_json(path))
-    except (OSError, ValueError) as error:
-        raise BundleError(
-            f"{path}: cannot be read: {one_line(error)}. Measure it again, or remove the file."
-        ) from error
     return measured
 
 

@@ -140,14 +140,12 @@ def read_dataset(folder: str | os.PathLike[str]) -> Dataset:
     if not root.is_dir():
         raise UsageError(f"{root}: {LAYOUTS}, got {'a file' if root.exists() else 'no such folder'}")
     description = read_description(root / DESCRIPTION)
-    try:
+    with errors_as(UsageError, str(root / DESCRIPTION), _DescriptionError):
         channels = _read_channels(description)
         names = read_label_names(description.get("labels") or {})
         lists = _read_lists(description)
         known = set(names.values())
         found = _named_alike(root, description, channels) if lists is None else _listed(root, lists, known)
-    except _DescriptionError as error:
-        raise UsageError(f"{root / DESCRIPTION}: {error}") from error
     if not found.pairs:
         lonely = [*found.images_without_label[:1], *found.labels_without_image[:1]]
         shown = f" ({' and '.join(path.name for path in lonely)})" if lonely else ""

@@ -16,6 +16,7 @@ from tomoseg.bundle.trust import require_trusted
 from tomoseg.core.errors import BundleError, UsageError
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.geometry import Grid
+from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.volume import Volume
 from tomoseg.inference.label_map import to_label_map
 from tomoseg.inference.pipeline import Pipeline, Prediction
@@ -82,10 +83,7 @@ class SetPipeline:
             labels = to_label_map(member.bundle, found.array, found.affine, scan)
             if labels.ndim != 3:
                 raise BundleError(f"{member.bundle.root}: its labels may overlap. Leave it out of the set")
-            own = np.zeros(int(labels.max(initial=0)) + 1, merged.dtype)
-            for value in range(1, len(own)):
-                own[value] = values.get(value, 0)
-            np.copyto(merged[0], own[labels], where=labels > 0)
+            np.copyto(merged[0], LabelMapping(values, keep_others=False).apply(labels), where=labels > 0)
             ran += found.stats
         return Prediction(merged, scan.affine, ran)
 

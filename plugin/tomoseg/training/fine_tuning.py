@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.planned import TrainEntry
 from tomoseg.bundle.trust import require_trusted
-from tomoseg.core.errors import BundleError, UsageError, one_line
+from tomoseg.core.errors import BundleError, UsageError, errors_as
 from tomoseg.core.files import require_regular
 from tomoseg.inference.config import InferenceConfig, literal
 from tomoseg.inference.threads import use_threads
@@ -97,7 +97,7 @@ def fine_tune(
     inference = InferenceConfig(bundle)
     wanted = list(inference.build_network().state_dict())
     begin = None if start is None else inference.load_network(start).state_dict()
-    try:
+    with errors_as(BundleError, f"bundle {bundle.name}: training failed", BundleError):
         options = TrainingOptions(device=recipe.device)
         workflow = TrainingWorkflow(replace(bundle, root=copy, trusted=True), folder, options, len(cases))
         workflow.use_cases(cases)
@@ -106,8 +106,6 @@ def fine_tune(
         if begin is not None:
             workflow.network.load_state_dict(begin, strict=False)  # without the heads for deep supervision
         weights = _train(workflow, folder / "training", on_epoch)
-    except BundleError as error:
-        raise BundleError(f"bundle {bundle.name}: training failed: {one_line(error)}") from error
     missing = [name for name in wanted if name not in weights]
     if missing:
         raise BundleError(f"the trained network lacks {missing[0]!r}, which the bundle's inference network has")

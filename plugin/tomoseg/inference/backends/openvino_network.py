@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class OpenvinoNetwork:
         network = self._int8.sha256 if self._int8 else describe_network(self._network)
         processor = (core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES"))
         described = (network, shape, sorted(hints.items()), ov.get_version(), CACHE_FORMAT, *processor)
-        path = cache_folder() / f"{self._key[:16]}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.blob"
+        name = f"{self._key[:16]}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.blob"
+        path = private_cache("openvino") / name
         compiled = _load(core, path, hints) if self._key else None
         if compiled is None:
             if self._int8:
@@ -150,11 +152,6 @@ def _sample(logits: torch.Tensor) -> torch.Tensor:
     return logits[:, :, ::3, ::3, ::3].clone()
 
 
-def cache_folder() -> Path:
-    """Return the folder where compiled networks are kept."""
-    return private_cache("openvino")
-
-
 def _compile_int8(ov: Any, core: Any, xml: Path, shape: tuple[int, ...], hints: dict[str, Any]) -> Any:
     """Return a network compiled as it was exported, which is when it was checked."""
     try:
@@ -187,8 +184,5 @@ def _load(core: Any, path: Path, hints: dict[str, Any]) -> Any:
 def _keep(compiled: Any, path: Path) -> None:
     """Put a compiled network where the next process finds it; completely or not at all, also beside other processes."""
     blob = compiled.export_model().getvalue()
-    try:
-        with atomic_file(path) as temporary:
-            temporary.write_bytes(hashlib.sha256(blob).digest() + blob)
-    except OutputError:  # a read-only home: the next process compiles again
-        return
+    with suppress(OutputError), atomic_file(path) as temporary:  # in a read-only home, the next process compiles again
+        temporary.write_bytes(hashlib.sha256(blob).digest() + blob)

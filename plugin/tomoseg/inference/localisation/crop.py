@@ -63,20 +63,16 @@ class Crop:
         if (stop <= first).any():
             return None
         i, j, k = map(slice, first.tolist(), stop.tolist())
-        return (i, j, k), self.scan_part((i, j, k))
+        return (i, j, k), self.scan_grid.part((i, j, k))
 
     @property
     def scan_grid(self) -> Grid:
         """The scan's grid in the mm of the frame."""
         return Grid(self.scan.shape, self.frame @ self.scan.affine)
 
-    def scan_part(self, box: Box) -> Grid:
-        """Return the grid of the scan's voxels in a box, in the mm of the frame."""
-        return self.scan_grid.part(box)
-
     def covers(self, box: Box) -> NDArray[np.bool_]:
         """Return which of the scan's voxels in a box have their centre in the crop, (I, J, K)."""
-        part = self.scan_part(box)
+        part = self.scan_grid.part(box)
         return within(part.shape, part.index_to(self.volume.grid), self.volume.grid.shape)
 
 
