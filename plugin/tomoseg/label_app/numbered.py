@@ -17,14 +17,9 @@ def take_number(parent: Path, whole: Path) -> int:
     Raises:
         OutputError: it cannot be renamed.
     """
-    number = max(numbered_folders(parent), default=0)
+    number = max(numbered_folders(parent), default=0) + 1
+    while (parent / f"{number:04}").exists():  # of another kind
+        number += 1
     with errors_as(OutputError, f"{parent}: cannot be written to", OSError):
-        while True:
-            number += 1
-            try:
-                whole.rename(target := parent / f"{number:04}")
-            except OSError:
-                if not target.exists():  # another process took it in between
-                    raise
-            else:
-                return number
+        whole.rename(parent / f"{number:04}")
+    return number
