@@ -5,7 +5,7 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser, download, download_large_files
 
-from tomoseg.core.errors import BundleError, one_line, root_cause
+from tomoseg.core.errors import BundleError, errors_as
 from tomoseg.core.files import real_path, require_regular
 from tomoseg.core.quiet import suppress_warnings
 
@@ -29,7 +29,8 @@ def fetch_from_zoo(name: str, version: str | None, folder: Path) -> Path:
     where = f"zoo:{name}{f'@{version}' if version else ''}"
     # MONAI's default needs another package
     more = {} if find_spec("huggingface_hub") else {"source": "github"}
-    try:
+    # MONAI's downloader: errors of urllib, of its hashes and of ZIPs
+    with errors_as(BundleError, f"{where}: cannot be fetched", Exception, SystemExit, root=True):
         with suppress_warnings():
             download(name=name, version=version, bundle_dir=str(folder), progress=False, **more)
         root = folder / name
@@ -42,10 +43,6 @@ def fetch_from_zoo(name: str, version: str | None, folder: Path) -> Path:
                 raise BundleError(f"{where}: {listed[0].name}: a path leads out of the bundle: {entry['path']!r}")
         if listed:
             download_large_files(str(root))
-    except BundleError:
-        raise
-    except (Exception, SystemExit) as error:  # MONAI's downloader: errors of urllib, of its hashes and of ZIPs
-        raise BundleError(f"{where}: cannot be fetched: {one_line(root_cause(error))}") from error
     if not root.is_dir():
         raise BundleError(f"{where}: expected a folder {name} in the download, got none")
     return root

@@ -122,7 +122,9 @@ def errors_name(path: object, name: object) -> Iterator[None]:
 
 
 @contextmanager
-def errors_as(kind: type[TomosegError], what: str, *foreign: type[Exception], remedy: str = "") -> Iterator[None]:
+def errors_as(
+    kind: type[TomosegError], what: str, *foreign: type[BaseException], remedy: str = "", root: bool = False
+) -> Iterator[None]:
     """Raise other errors as one of ours, "WHAT: THEIR MESSAGE"; a `TomosegError` passes unless its kind is named.
 
     Args:
@@ -130,13 +132,14 @@ def errors_as(kind: type[TomosegError], what: str, *foreign: type[Exception], re
         what: the path or option, and what failed.
         foreign: kinds of errors that the code inside may raise.
         remedy: follows their message.
+        root: give the message of the error that caused theirs, if there is one.
     """
     try:
         yield
     except foreign as error:
         if isinstance(error, TomosegError) and type(error) not in foreign:
             raise
-        raise kind(f"{what}: {one_line(error)}{remedy}") from error
+        raise kind(f"{what}: {one_line(root_cause(error) if root else error)}{remedy}") from error
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.trust import require_trusted
-from tomoseg.core.errors import BundleError, one_line, root_cause
+from tomoseg.core.errors import BundleError, errors_as
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.volume import Volume
 from tomoseg.inference.checkpoints import fit_names, numpy_values, read_weights
@@ -212,10 +212,9 @@ class InferenceConfig:
     def network_definition(self) -> Any:
         """The entry `network_def` with its references resolved, without building it."""
         parser = ConfigParser(copy.deepcopy(self._parser.get()))  # it caches its entries, built or not
-        try:
+        # MONAI's parser, on a config that may refer to anything
+        with errors_as(BundleError, f"{self._path}: 'network_def' cannot be read", Exception, root=True):
             return parser.get_parsed_content("network_def", instantiate=False, eval_expr=False).get_config()
-        except Exception as error:  # MONAI's parser, on a config that may refer to anything
-            raise BundleError(f"{self._path}: 'network_def' cannot be read: {one_line(root_cause(error))}") from error
 
     def load_network(self, checkpoint: Path) -> torch.nn.Module:
         """Return the bundle's network with the weights of a checkpoint, on the device.
@@ -246,11 +245,11 @@ class InferenceConfig:
         if key not in self._parser and default is not None:
             return default
         self._require(key, "tomoseg runs it")
-        try:
-            with suppress_warnings(), self.scripts.importable(), torch.serialization.safe_globals(numpy_values()):
-                return (parser or self._parser).get_parsed_content(key)
-        except Exception as error:  # the config may call any foreign code
-            raise BundleError(f"{self._path}: {key!r} cannot be built: {one_line(root_cause(error))}") from error
+        # the config may call any foreign code
+        failing = errors_as(BundleError, f"{self._path}: {key!r} cannot be built", Exception, root=True)
+        known = torch.serialization.safe_globals(numpy_values())
+        with failing, suppress_warnings(), self.scripts.importable(), known:
+            return (parser or self._parser).get_parsed_content(key)
 
     def _build_transforms(self, key: str) -> Any:
         transforms = self._build(key)

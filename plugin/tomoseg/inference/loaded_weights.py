@@ -12,7 +12,7 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser, ReferenceResolver
 from monai.handlers import CheckpointLoader
 
-from tomoseg.core.errors import BundleError, one_line, root_cause
+from tomoseg.core.errors import BundleError, errors_as
 from tomoseg.core.files import require_regular, sha256
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.inference.checkpoints import Weights, fit_names, read_weights
@@ -133,12 +133,10 @@ def _run(loader: CheckpointLoader, checkpoint: Path, networks: Collection[int]) 
         if loader.strict_shape:
             _put(target, weights, checkpoint, loader.strict)
             continue
-        try:  # MONAI skips the weights of another shape
+        # errors of torch, ignite or MONAI, which skips the weights of another shape
+        with errors_as(BundleError, f"{checkpoint}: cannot be loaded", Exception, root=True), suppress_warnings():
             loader.load_path = str(require_regular(checkpoint))
-            with suppress_warnings():
-                loader(Engine(lambda engine, batch: None))
-        except Exception as error:  # of torch, ignite or MONAI
-            raise BundleError(f"{checkpoint}: cannot be loaded: {one_line(root_cause(error))}") from error
+            loader(Engine(lambda engine, batch: None))
 
 
 def _put(network: torch.nn.Module, weights: Weights, checkpoint: Path, strict: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tomoseg.core.errors import TrainingError, one_line, root_cause
+from tomoseg.core.errors import TrainingError, errors_as
 from tomoseg.core.files import atomic_file, require_regular
 from tomoseg.inference.checkpoints import save_object
 
@@ -51,16 +51,13 @@ def load_state(path: Path) -> TrainingState:
     """
     if not path.is_file():
         raise TrainingError(f"{path}: there is no training to go on with. Leave out --resume")
-    try:
+    what, remedy = f"{path}: cannot be read, so the training cannot continue", ". Start again with --overwrite"
+    # torch.load: errors of pickle, zip, torch and the operating system
+    with errors_as(TrainingError, what, Exception, remedy=remedy, root=True):
         content = torch.load(require_regular(path), map_location="cpu", weights_only=True)
         if content.pop("format") != STATE_FORMAT:
             raise ValueError("written by another version of tomoseg")
         return TrainingState(**content)
-    except Exception as error:  # torch.load: errors of pickle, zip, torch and the operating system
-        raise TrainingError(
-            f"{path}: cannot be read, so the training cannot continue: {one_line(root_cause(error))}. Start again with "
-            "--overwrite"
-        ) from error
 
 
 def collect_objects(parser: Any) -> dict[str, Any]:
