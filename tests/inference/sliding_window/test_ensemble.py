@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from support.bundles import load_network
-from tomoseg import Segmenter, TomosegError, read_volume, segment_batch
+from tomoseg import RunOptions, Segmenter, TomosegError, find_bundle, read_volume, segment_batch
 from tomoseg.batch.options import OutputOptions
 from tomoseg.inference.sliding_window.ensemble import averaged
 from tomoseg.inference.sliding_window.probabilities import sigmoid_entropy, softmax_entropy
@@ -181,15 +181,17 @@ def test_the_entropy_lies_in_the_grid_of_the_scan(network: torch.nn.Module, real
     with torch.no_grad():
         logits = network(torch.from_numpy((image - image.mean()) / image.std())[None, None])[0]
     wanted = softmax_entropy(logits, activated=True)[0].numpy()
-    result = Segmenter.from_bundle("hippocampus", uncertainty=True)(scan)
+    full = RunOptions(uncertainty=True, precision="fp32")
+    segmenter = Segmenter(find_bundle("hippocampus"), full)
+    result = segmenter(scan)
     assert result.entropy is not None
     np.testing.assert_allclose(result.entropy, wanted, atol=2e-3)
     assert result.entropy[result.labels > 0].mean() > 5 * np.median(result.entropy)
 
     fine = nib.Nifti1Image(image.repeat(2, axis=2), scan.affine @ np.diag([1, 1, 0.5, 1]))
-    assert Segmenter.from_bundle("hippocampus", uncertainty=True)(fine).entropy.shape == fine.shape  # type: ignore[union-attr]
+    assert segmenter(fine).entropy.shape == fine.shape  # type: ignore[union-attr]
 
-    report = segment_batch(Segmenter.from_bundle("hippocampus", uncertainty=True), [real_scan], tmp_path / "s.nii.gz")
+    report = segment_batch(segmenter, [real_scan], tmp_path / "s.nii.gz")
     assert not report.failed
     written = nib.load(tmp_path / "s_entropy.nii.gz")
     np.testing.assert_array_equal(written.get_fdata(dtype="float32"), result.entropy)
