@@ -368,7 +368,8 @@ def test_a_shipped_bundle_run_by_monai(bundle: Path, data: Path, cases: tuple[st
         )
     assert_same_files(tmp_path / "torch", tmp_path / "stock")
     found = voxels(nib.load(next((tmp_path / "auto").iterdir())))
-    np.testing.assert_array_equal(found, Segmenter.from_bundle(bundle, device="cpu", roi=("whole",))(scan).labels)
+    segmenter = Segmenter.from_bundle(bundle, device="cpu", roi=("whole",), precision="fp32")
+    np.testing.assert_array_equal(found, segmenter(scan).labels)
     assert found.max() >= 2
 
 

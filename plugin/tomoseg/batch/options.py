@@ -15,6 +15,7 @@ class OutputOptions:
     Attributes:
         overwrite: replace files that are there already.
         preview: write a picture (PNG) beside each label map.
+        neurological: draw it with the patient's right at the right; by default it is at the left, as in radiology.
         anonymous: write numbers in place of paths and UIDs, into names of files, reports, pictures and messages.
         key_table: a CSV with the path and the series behind each number, which only you may read.
         measure: measure intensity and position of each label, too, and not only its volume.
@@ -28,12 +29,15 @@ class OutputOptions:
 
     overwrite: bool = False
     preview: bool = False
+    neurological: bool = False
     anonymous: bool = False
     key_table: Annotated[str | None, Option("CSV")] = None
     measure: Annotated[bool, Option(hidden=True)] = True
     follow: Annotated[bool, Option(hidden=True)] = False
 
     def __post_init__(self) -> None:
+        if self.neurological and not self.preview:
+            raise UsageError("neurological: is for pictures. Add --preview")
         if self.key_table is not None and not self.anonymous:
             raise UsageError("key table: lists numbers; add --anonymous")
 

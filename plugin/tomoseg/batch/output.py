@@ -35,12 +35,14 @@ class OutputWriter:
         options: which files, and which are replaced.
         uncertainty: there is an entropy map.
         channels: how many each scan has.
+        hounsfield: scans are in Hounsfield units.
     """
 
     run: str
     options: OutputOptions = field(default_factory=OutputOptions)
     uncertainty: bool = False
     channels: int = 1
+    hounsfield: bool = False
 
     def outputs(self, case: Case) -> list[Path]:
         """Return the files without which the case is not done."""
@@ -108,7 +110,7 @@ class OutputWriter:
             if self.options.preview:
                 picture = folder / case.picture.name
                 if image is not None:
-                    why = _draw(picture, case, result, image)
+                    why = self._draw(picture, case, result, image)
                 if why:
                     stats += RunStats(notes=(f"no preview: {why}",))
                 else:
@@ -125,6 +127,17 @@ class OutputWriter:
             for path in staged:
                 path.replace(case.output.with_name(path.name))
         return replace(report, stats=stats + RunStats({"writing": time.perf_counter() - start}))
+
+    def _draw(self, path: Path, case: Case, result: Segmentation, image: NDArray[np.float32]) -> str:
+        """Draw the preview; return why there is none."""
+        try:
+            save_preview(
+                path, np.nan_to_num(image), {"": result.as_one_map().labels}, result.grid, result.label_table,
+                title=case.name, hounsfield=self.hounsfield, neurological=self.options.neurological,
+            )  # fmt: skip
+        except Exception as error:  # matplotlib; the labels are good without the picture
+            return one_line(error)
+        return ""
 
     def _read_again(self, case: Case) -> tuple[NDArray[np.float32] | None, str]:
         """Return the first channel of the scan, (I, J, K), or the reason why it cannot be read; None if unneeded."""
@@ -175,16 +188,6 @@ def _count_again(case: Case, rows: Sequence[LabelVolume]) -> tuple[LabelVolume, 
         one = found[row.label]
         again.append(replace(one, mean=row.mean, sd=row.sd) if one.voxels == row.voxels else one)
     return tuple(again)
-
-
-def _draw(path: Path, case: Case, result: Segmentation, image: NDArray[np.float32]) -> str:
-    """Draw the preview; return why there is none."""
-    try:
-        rows = {"": result.as_one_map().labels}
-        save_preview(path, np.nan_to_num(image), rows, result.grid, result.label_table, title=case.name)
-    except Exception as error:  # matplotlib; the labels are good without the picture
-        return one_line(error)
-    return ""
 
 
 def _measure(result: Segmentation, image: NDArray[np.float32] | None, all_measures: bool) -> tuple[LabelVolume, ...]:

@@ -135,7 +135,7 @@ SEGMENT = """
 import sys
 from tomoseg import Segmenter
 import numpy as np
-segmenter = Segmenter.from_bundle("hippocampus", backend="openvino")
+segmenter = Segmenter.from_bundle("hippocampus", backend="openvino", precision="fp32")
 print(int(segmenter({scan!r}).labels.astype(int).sum()), "openvino_telemetry" in sys.modules)
 """
 
