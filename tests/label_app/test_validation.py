@@ -20,6 +20,7 @@ from tomoseg.label_app.model import ServedModel
 
 require_monailabel()
 from tomoseg.label_app.datastore.studies import open_studies  # noqa: E402
+from tomoseg.label_app.trainers import validation  # noqa: E402
 from tomoseg.label_app.trainers.train_task import BundleTraining  # noqa: E402
 from tomoseg.label_app.trainers.training_cases import TrainingCase  # noqa: E402
 from tomoseg.label_app.trainers.validation import is_held_out, measure_dice  # noqa: E402
@@ -59,7 +60,7 @@ def test_the_measure_is_the_mean_dice(real_scan: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_weights_are_used_where_they_are_not_worse(
-    real_scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    real_scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [str(number) for number in range(100)]
     held_out = [image for image in images if is_held_out(known(), image)][:5]
@@ -100,7 +101,16 @@ def test_weights_are_used_where_they_are_not_worse(
     assert (done["version"], done["used"]) == (3, False)
     assert done["dice"] < done["dice_before"]
     assert model.weights.current.number == 2
-    assert "version 3 of the weights is worse and not used: held_out 5, dice 0." in capsys.readouterr().out
+    assert "version 3 of the weights is not used: held_out 5, dice 0." in capsys.readouterr().out
     assert model.weights.version(3).facts["dice"] == done["dice"]
     assert train(10, always=True)["used"]
     assert model.weights.current.number == 4
+
+    def fail(*_: Any) -> float:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(validation, "measure_dice", fail)
+    done = train(1e-6)
+    assert (done["version"], done["used"]) == (5, False)
+    assert done["validation"] == "not validated, for the comparison failed: CUDA out of memory"
+    assert model.weights.version(5).checkpoint is not None

@@ -100,14 +100,15 @@ class BundleTraining(TrainTask):  # type: ignore[misc]
             start = self._model.checkpoint if flag(request, "pretrained", default=True) else None
             state = fine_tune(self._model.bundle, train, start, recipe, staging, tell)
             compared = compare(self._model, state, held_out, recipe.device, staging)
-            used = self._always or compared.get("dice", 0) >= compared.get("dice_before", 0)
+            tried = "held_out" in compared  # a comparison that failed proves nothing for the new weights
+            used = self._always or not tried or compared.get("dice", -1) >= compared.get("dice_before", 0)
             facts = {"cases": len(train), "epochs": recipe.epochs, "learning_rate_scale": recipe.learning_rate_scale}
             version = self._model.weights.publish(state, used, **facts, **compared)
         # Slicer shows the best metric as accuracy
         accuracy = {"best_metric": compared["dice" if used else "dice_before"]} if "dice" in compared else {}
         self._save_stats(self._last, begin, compared | accuracy, ended=True)
         shown = ", ".join(f"{name} {value}" for name, value in compared.items())
-        print_line(f"version {version.number} of the weights is {'in use' if used else 'worse and not used'}: {shown}")
+        print_line(f"version {version.number} of the weights is {'in use' if used else 'not used'}: {shown}")
         return {"version": version.number, "used": used, **compared, "left_out": errors}
 
     def _save_stats(self, progress: Progress, begin: float, more: dict[str, Any], ended: bool = False) -> None:

@@ -11,6 +11,7 @@ from monai.metrics import DiceMetric
 from monailabel.interfaces.datastore import Datastore
 
 from tomoseg.bundle.options import RunOptions
+from tomoseg.core.errors import TomosegError, one_line
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.read import read_volume
 from tomoseg.inference.segmenter import Segmenter
@@ -41,13 +42,19 @@ def compare(
         cases: that are held out.
         device: where the network runs.
         folder: for the new weights, while they are measured.
+
+    Returns:
+        "held_out" and both; or "validation", why there are no two to compare.
     """
     images = len({case.image_id for case in cases})
     if images < MIN_HELD_OUT:
         return {"validation": f"not validated, for only {images} of {MIN_HELD_OUT} labelled images are held out"}
     torch.save(state, new := folder / "new.pt")
     versions = {"dice": Version(-1, new, {}), "dice_before": model.weights.current}
-    found = {name: round(measure_dice(model, version, cases, device), 4) for name, version in versions.items()}
+    try:
+        found = {name: round(measure_dice(model, version, cases, device), 4) for name, version in versions.items()}
+    except (TomosegError, MemoryError, RuntimeError) as error:  # a training is not lost by it
+        return {"held_out": images, "validation": f"not validated, for the comparison failed: {one_line(error)}"}
     return {"held_out": images, **found}
 
 
