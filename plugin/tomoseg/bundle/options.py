@@ -42,6 +42,7 @@ class RunOptions:
         roi: for a bundle that was trained on crops: NAME=X,Y,Z with the centre of a region's box or NAME=X,Y,Z,X,Y,Z
             with two corners, in RAS+ mm of the scan, or "whole" for scans that are such crops. By default tomoseg
             recognises whole scans by their extent, and searches for the regions.
+        labels: only these labels in all outputs: names, or patterns such as "parotid*", with commas between them.
         threads: threads of the process; by default OMP_NUM_THREADS, else the cores that it may use.
 
     Raises:
@@ -69,6 +70,7 @@ class RunOptions:
     compile: bool = False
     clean: tuple[CleanerName, ...] = ()
     roi: Annotated[tuple[str, ...], Option(f"NAME=X,Y,Z|{WHOLE}")] = ()
+    labels: Annotated[tuple[str, ...], Option("NAME,PATTERN*")] = ()
     threads: Annotated[int | None, Option("N")] = None
 
     def __post_init__(self) -> None:

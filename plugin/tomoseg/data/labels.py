@@ -1,6 +1,7 @@
 """What a label means: its name, its colour, and its code in a terminology that other systems know."""
 
 import colorsys
+import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,33 @@ def require_distinct(names: Iterable[str]) -> None:
             both = f"{known[same]!r} and {name!r}"
             raise UsageError(f"labels: {both} are one name but for case and blanks. Rename one of them")
         known[same] = name
+
+
+def select_labels(patterns: Iterable[str], table: Iterable[Label]) -> tuple[Label, ...]:
+    """Return the labels of a table that are meant.
+
+    Args:
+        patterns: names, or patterns such as "parotid*", several in one text between commas; case, blanks and
+            underscores make no difference. None for all labels.
+        table: the labels to choose from.
+
+    Raises:
+        UsageError: a pattern means no label; the names are listed.
+
+    Example:
+        >>> from tomoseg.data.labels import select_labels, unnamed
+        >>> [label.name for label in select_labels(["LABEL_?"], [unnamed(1), unnamed(12)])]
+        ['label 1']
+    """
+    labels, chosen = tuple(table), set[str]()
+    names = {same_name(label.name): label.name for label in labels}
+    wanted = [part.strip() for pattern in patterns for part in pattern.split(",")]
+    for pattern in wanted:
+        found = fnmatch.filter(names, same_name(pattern))
+        if not found:
+            raise UsageError(f"labels: no label is called {pattern!r}. Choose from {', '.join(names.values())}")
+        chosen.update(found)
+    return tuple(label for label in labels if not wanted or same_name(label.name) in chosen)
 
 
 def is_ignored(name: str | None) -> bool:

@@ -1,5 +1,6 @@
 """Label maps in a scan's grid, from what a bundle's post-processing returns, and what their values mean."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,16 @@ from numpy.typing import NDArray
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.errors import BundleError
 from tomoseg.data.geometry import Grid
-from tomoseg.data.labels import Label, unnamed
+from tomoseg.data.labels import Label, same_name, select_labels, unnamed
+from tomoseg.inference.localisation.declaration import read_localisation
+
+
+def require_labels(bundle: Bundle, patterns: Sequence[str]) -> None:
+    """Raise UsageError for a label that neither a crop nor a whole scan can have, as far as the metadata says it."""
+    declared = read_localisation(bundle)
+    table = [*bundle.label_table.values(), *(declared.label_table if declared else ())]
+    if table:
+        select_labels(patterns, [label for label in table if same_name(label.name) != "background"])
 
 
 def to_label_map(

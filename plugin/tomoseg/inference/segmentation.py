@@ -1,6 +1,7 @@
 """The result for one scan."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.core.run_stats import RunStats
+from tomoseg.data.label_mapping import LabelMapping
+from tomoseg.data.labels import select_labels
 from tomoseg.data.nifti import write_map
 from tomoseg.data.output_types import choose_output_type
 from tomoseg.data.segments import LabelMap
@@ -84,6 +87,24 @@ class Segmentation(LabelMap):
         for value, mask in enumerate(self.labels, 1):
             labels[mask > 0] = value
         return replace(self, labels=labels)
+
+    def keep(self, names: Sequence[str]) -> Self:
+        """Return the result with some of its labels, which keep their values; the rest becomes background.
+
+        Structures of a whole scan that hold another label, too, are left out of `location`.
+
+        Args:
+            names: of the labels, or patterns, as `RunOptions.labels` takes them.
+
+        Raises:
+            UsageError: there is no such label.
+        """
+        table = select_labels(names, self.label_table)
+        values = {label.value: label.value for label in table}
+        labels = LabelMapping(values, keep_others=False).apply(self.labels)
+        whole = {place.region.name for place in self.places if values.keys() >= {*place.region.labels.values()}}
+        location = self.location and self.location.keep(whole)
+        return replace(self, labels=labels, label_table=table, location=location)
 
     def save(self, path: str | os.PathLike[str], output_type: str | None = None) -> None:
         """Write the labels; the file is there whole or not at all.

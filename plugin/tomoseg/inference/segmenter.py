@@ -27,7 +27,7 @@ from tomoseg.data.source import ScanSource
 from tomoseg.data.volume import DicomSeries, Volume, require_finite
 from tomoseg.inference.backends import computes_faster
 from tomoseg.inference.device import choose_device
-from tomoseg.inference.label_map import find_label_table, to_label_map
+from tomoseg.inference.label_map import find_label_table, require_labels, to_label_map
 from tomoseg.inference.localisation.assembly import MergedLabels, assemble
 from tomoseg.inference.localisation.crop import nearest
 from tomoseg.inference.localisation.locator import FindHead, LocatedRegions, Locator
@@ -89,7 +89,7 @@ class Segmenter:
         networks: the networks with their weights, one for each checkpoint, as PyTorch modules on the device.
 
     Raises:
-        UsageError: the device does not exist, or the options do not go together.
+        UsageError: the device or a label does not exist, or the options do not go together.
         UntrustedBundleError: the bundle's code may not run.
         BundleError: the bundle's config or checkpoint is missing, damaged, or does not fit the other.
 
@@ -111,6 +111,7 @@ class Segmenter:
         self.bundle = bundle
         self.options = options or RunOptions()
         self.names = bundle.labels
+        require_labels(bundle, self.options.labels)
         use_threads(self.options.threads)
         # a backend runs one window at a time
         self._network_lock: threading.Lock = like._network_lock if like else threading.Lock()
@@ -261,6 +262,8 @@ class Segmenter:
             warnings=(*prepared.warnings, *found.warnings),
             stats=prepared.stats + ran + RunStats(peak_bytes=peak.bytes, peak_vram_bytes=peak.vram_bytes),
         )  # fmt: skip
+        if self.options.labels:
+            result = result.keep(self.options.labels)
         return replace(result, warnings=(*result.warnings, *self._volume_warnings(result)))
 
     def probabilities(self, prepared: Prepared, grid: Grid | None = None) -> NDArray[np.float32]:

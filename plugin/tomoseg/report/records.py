@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +88,12 @@ class Location:
     icv_ml: float | None
     asymmetry_percent: float | None
     regions: tuple[RegionVolume, ...]
+
+    def keep(self, names: Collection[str]) -> Location:
+        """Return it with some of the structures; without one of them, the asymmetry says nothing."""
+        regions = tuple(region for region in self.regions if region.name in names)
+        asymmetry = self.asymmetry_percent if len(regions) == len(self.regions) else None
+        return replace(self, regions=regions, asymmetry_percent=asymmetry)
 
 
 @dataclass(frozen=True)

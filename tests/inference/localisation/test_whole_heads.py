@@ -157,6 +157,10 @@ def test_one_side_by_hand(folder: Path) -> None:
     assert result.names == NAMES
     assert result.location is not None
     assert result.location.asymmetry_percent is None
+    for names, regions in (("right*", 1), ("right anterior", 0)):  # a volume of both parts is not that of one
+        kept = result.keep([names])
+        assert kept.location is not None
+        assert len(kept.location.regions) == regions
 
 
 def test_a_box_in_the_wrong_place_is_reported(folder: Path) -> None:

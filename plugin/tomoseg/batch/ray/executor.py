@@ -19,6 +19,7 @@ from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.trust import hash_code
 from tomoseg.core.files import remove_stale, staging_folder
+from tomoseg.inference.label_map import require_labels
 from tomoseg.inference.weights import find_weights, hash_weights
 from tomoseg.report.environment import RunEnvironment
 
@@ -52,6 +53,7 @@ class RayExecutor:
 
     def __post_init__(self) -> None:
         require_resources(self.options, self.jobs)
+        require_labels(self.bundle, self.options.labels)
         self.weights = find_weights(self.bundle, self.options)
         self._share: WorkerResources | None = None
         self._workers: list[Started] = []
