@@ -68,6 +68,9 @@ def test_a_precision_is_safe_if_each_label_was_measured_with_these_weights(
 
 def test_without_a_measurement_or_weights_nothing_is_safe(tmp_path: Path) -> None:
     assert safe_precisions(tmp_path, [HASH], LABELS) == set()
+    change = {"bf16": dict.fromkeys(LABELS, 0.0)}  # of labels that the network does not find, or of another dataset
+    MeasuredPrecision((HASH,), 4, {"anterior": 0.9, "posterior": 0.1}, change).save(tmp_path)
+    assert safe_precisions(tmp_path, [HASH], LABELS) == set()
     measured(anterior=0.0, posterior=0.0).save(tmp_path)
     assert safe_precisions(tmp_path, [], LABELS) == set()
 

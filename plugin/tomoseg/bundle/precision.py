@@ -14,6 +14,7 @@ from tomoseg.core.json_records import from_json
 
 PRECISION: Final = "configs/precision.json"
 MAX_CHANGE: Final = 0.002  # of the mean Dice of each label, up to which a precision counts as safe
+MIN_DICE: Final = 0.3  # of each label in fp32; what the network does not find changes by nothing
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def read_precision(root: Path) -> MeasuredPrecision | None:
 
 
 def safe_precisions(root: Path, weights: Collection[str], labels: Collection[str]) -> frozenset[str]:
-    """Return the precisions in which no label's mean Dice changed by more than `MAX_CHANGE`.
+    """Return the precisions in which no label's mean Dice changed by more than `MAX_CHANGE`, if all were found.
 
     Args:
         root: the bundle's folder.
@@ -69,6 +70,8 @@ def safe_precisions(root: Path, weights: Collection[str], labels: Collection[str
     """
     measured = read_precision(root)
     if measured is None or not weights or not set(weights) <= set(measured.weights):
+        return frozenset()
+    if not all(measured.dice.get(label, 0.0) >= MIN_DICE for label in labels):
         return frozenset()
     return frozenset(
         name

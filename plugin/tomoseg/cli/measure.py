@@ -12,6 +12,7 @@ from monai.utils import fall_back_tuple
 
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
+from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.bundle.precision import read_precision, safe_precisions
 from tomoseg.bundle.trust import changed_by_us
 from tomoseg.core.errors import BackendError, UsageError, one_line
@@ -24,6 +25,7 @@ from tomoseg.inference.networks import load_networks
 from tomoseg.inference.sliding_window.fused_postprocessing import recognise_inferer
 from tomoseg.inference.threads import use_threads
 from tomoseg.inference.weights import hash_weights, weights_in_use
+from tomoseg.training.labels import match_labels
 from tomoseg.training.precision import can_measure, measure_precision
 
 RUNS = 5
@@ -51,7 +53,7 @@ def measure_bundle(bundle: Bundle, data: Path | None) -> Iterator[tuple[str, ...
             raise UsageError(
                 "--data: this machine has no faster precision to measure. Use one with AVX-512 BF16 or AMX."
             )
-        dataset = require_trainable(read_dataset(data))
+        dataset = match_labels(require_trainable(read_dataset(data)), PlannedBundle.read(bundle.root), None)
         held_out = [(tuple(config.checkpoints), pair) for pair in dataset.pairs]
         measured = measure_precision(bundle, dataset, held_out, config.checkpoints)
         with changed_by_us(bundle):

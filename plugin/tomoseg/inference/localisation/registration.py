@@ -2,13 +2,15 @@
 
 Rigid with one size first, then affine, coarse to fine, from several starts. Mutual information, the objective, has a
 maximum, too, where a large template has its dark rim in the air around the head. So the choice between maxima depends
-on the share of the scan's variance within the brain that the tissues explain. Each start runs on one thread and looks
-at every voxel of the template, so the result is the same on any number of cores.
+on the share of the scan's variance within the brain that the tissues explain. Each start runs on one thread, beside
+others, and looks at every voxel of the template, so the result is the same on any number of cores.
 """
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,7 @@ from tomoseg.inference.localisation.template import CENTRE_MM, Template
 STARTS_PER_SIZE = 4
 HISTOGRAM_BINS = 32  # of the joint histogram
 MATRIX_DECIMALS = 6
-# two registrations that shared the template's images crashed in SimpleITK 2.5
-_one_registers = threading.Lock()
+_one_registers = threading.Lock()  # it takes all threads
 GOOD_SIMILARITY = 0.3  # similarity of a registration that needs no other
 
 
@@ -98,7 +99,7 @@ def _register(template: Template, image: sitk.Image) -> Registration:
         matrices = find_starts(template, to_array(rough), affine_of(rough), STARTS_PER_SIZE)
         for stage in STAGES:
             starts = [_resized(matrix, size) for matrix in matrices for size in stage.sizes]
-            refined = [_refine(template, levels, whole[4.0], stage, matrix) for matrix in starts]
+            refined = _refine_all(template, levels, whole[4.0], stage, starts)
             refined = sorted(refined, key=lambda one: -one.similarity)[: stage.kept]
             matrices = [one.matrix for one in refined]
         found += refined
@@ -113,9 +114,34 @@ def _resized(matrix: Matrix, size: float) -> Matrix:
     return np.asarray(from_matvec(turn * size, place + (turn - turn * size) @ CENTRE_MM))
 
 
-def _refine(
-    template: Template, levels: Mapping[float, sitk.Image], judged: sitk.Image, stage: Stage, matrix: Matrix
-) -> Registration:
+def _refine_all(
+    template: Template, levels: Mapping[float, sitk.Image], judged: sitk.Image, stage: Stage, starts: Sequence[Matrix]
+) -> list[Registration]:
+    """Climb from several matrices at once; threads have images of their own: SimpleITK 2.5 crashes with shared ones."""
+    threads = min(len(starts), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads())
+    own: SimpleQueue[tuple[Template, sitk.Image, sitk.Image]] = SimpleQueue()
+    for _ in range(threads):
+        images = {spacing: (_copy(image), _copy(mask)) for spacing, (image, mask) in template.levels.items()}
+        own.put((replace(template, levels=images), _copy(levels[stage.scan_mm]), _copy(judged)))
+
+    def climb(matrix: Matrix) -> Registration:
+        images = own.get()
+        try:
+            return _refine(*images, stage, matrix)
+        finally:
+            own.put(images)
+
+    with ThreadPoolExecutor(threads, "tomoseg-register") as pool:
+        return list(pool.map(climb, starts))
+
+
+def _copy(image: sitk.Image) -> sitk.Image:
+    copy = sitk.Image(image)
+    copy.MakeUnique()
+    return copy
+
+
+def _refine(template: Template, scan: sitk.Image, judged: sitk.Image, stage: Stage, matrix: Matrix) -> Registration:
     """Climb from a matrix, the template's mm to the scan's."""
     fixed, mask = template.levels[stage.template_mm]
     transform = sitk.AffineTransform(3) if stage.affine else sitk.Similarity3DTransform()
@@ -131,7 +157,7 @@ def _refine(
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
     try:
-        method.Execute(fixed, _limited(template, levels[stage.scan_mm], matrix))
+        method.Execute(fixed, _limited(template, scan, matrix))
     except RuntimeError:  # too little of the template is in view
         return Registration(matrix, 0.0, 0.0)
     turn = np.array(transform.GetMatrix()).reshape(3, 3)
