@@ -40,7 +40,7 @@ def collector_paused() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()  # nor shall it look through them at exit
+        gc.freeze()  # nor look through them at exit
         if was_enabled:
             gc.enable()
 

@@ -19,7 +19,7 @@ from tomoseg.core.reader_process import start_reading
 from tomoseg.data.output_types import names_output_file
 
 # what few bundles use: MONAI imports it at once, and our search for heads SimpleITK;
-# torch.distributed.optim is ignite's wish, and brings sympy
+# ignite imports torch.distributed.optim, which brings sympy
 SELDOM_USED = (
     "itk", "matplotlib", "nrrd", "pandas", "pydicom", "scipy", "SimpleITK", "skimage", "sklearn",
     "torch.distributed.optim",

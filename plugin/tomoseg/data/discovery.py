@@ -75,7 +75,7 @@ def _find_series(files: list[Path], folder: Path) -> tuple[list[tuple[SeriesSumm
     loose, archives = list(filter(is_dicom, files)), list(filter(is_archive, files))
     if not loose and not archives:
         return [], set()
-    from tomoseg.data.dicom.series import find_series  # pydicom takes 0.2 s, and not everybody has DICOM
+    from tomoseg.data.dicom.series import find_series  # pydicom takes 0.2 s, and many folders hold no DICOM
 
     listed, damaged = find_series(loose)
     found = [(one, common_folder(its) or folder) for one, its in listed.items()]

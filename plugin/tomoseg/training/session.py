@@ -16,7 +16,7 @@ from tomoseg.training.randomness import seed_epoch
 from tomoseg.training.state import TrainingState, collect_objects
 from tomoseg.training.workflow import TrainingWorkflow, is_first
 
-SAVE_EVERY_S = 30.0  # so much is lost by a kill, and not more than an epoch
+SAVE_EVERY_S = 30.0  # a kill loses this much at most, and never more than an epoch
 
 STATE, LAST, BEST = "state.pt", "model.pt", "model_best.pt"
 TABLE, CURVE = "history.csv", "curve.png"

@@ -115,7 +115,7 @@ def train(
                     session.save()  # a full disk, or a folder without permission, fails before the work
                 if state.epoch < workflow.epochs:
                     workflow.run()
-        workflow.close()  # not after an error: other processes would be waited for in vain
+        workflow.close()  # not after an error: it would wait for other processes without an end
     rows = [row for row in state.history if any(key.startswith("val_") for key in row)]
     metrics = {key: value for key, value in rows[-1].items() if key.startswith("val_")} if rows else {}
     held_out, folds = tuple(workflow.held_out), workflow.folds
