@@ -14,10 +14,10 @@ from tomoseg.inference.device import choose_device
 from tomoseg.training.options import TrainingOptions
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cuda:-1", "CPU", "meta", "", "cuda:\u0661"])
+@pytest.mark.parametrize("name", ["cuda:x", "cuda:", "cuda:-1", "CPU", "meta", "", "cuda:\u0661"])
 def test_a_name_that_is_none_is_refused_wherever_it_is_given(name: str) -> None:
     for take in (choose_device, lambda name: RunOptions(device=name), lambda name: TrainingOptions(device=name)):
-        with pytest.raises(TomosegError, match=r"^device: expected auto, cpu, cuda or cuda:N, got "):
+        with pytest.raises(TomosegError, match=r"^device: expected auto, cpu, cuda, cuda:N or mps, got "):
             take(name)
 
 
@@ -27,6 +27,13 @@ def test_a_gpu_that_is_not_there_is_refused(name: str, monkeypatch: pytest.Monke
     assert RunOptions(device=name).device == name  # another machine may have it
     with pytest.raises(TomosegError, match=f"^device: {name} asked for, but there are 0 CUDA devices. Use --device"):
         choose_device(name)
+
+
+def test_a_gpu_is_cudas_and_apples_has_to_be_there() -> None:
+    assert RunOptions(device="gpu").device == TrainingOptions(device="gpu").device == "cuda"
+    if not torch.backends.mps.is_available():
+        with pytest.raises(TomosegError, match=r"^device: mps asked for, but torch finds no GPU of Apple here\. Use"):
+            choose_device("mps")
 
 
 def test_the_spelling_is_checked_without_torch() -> None:

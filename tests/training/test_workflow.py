@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import re
 import shutil
@@ -103,6 +104,8 @@ def test_the_validation_is_streamed_and_has_monais_numbers(place: Path, tmp_path
         evaluator.run()
         assert getattr(evaluator, "_logged", set()) == set()
         found[kind] = dict(evaluator.state.metrics)
+        shared = logging.getLogger(f"ignite.engine.engine.{kind.__name__}")
+        assert shared.isEnabledFor(logging.WARNING), "other engines of the process still say what they have to"
     assert found[StreamingEvaluator] == found[SupervisedEvaluator]
     assert found[StreamingEvaluator]
 
@@ -311,7 +314,7 @@ def test_init_takes_what_fits_and_reports_the_rest_by_name(place: Path, uninterr
         ({"fold": "x"}, "fold: expected a number, all, none or validation, got 'x'"),
         ({"epochs": 0}, "epochs: expected at least 1, got 0"),
         ({"seed": -1}, "seed: expected a number from 0"),
-        ({"device": "tpu"}, "device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),
+        ({"device": "tpu"}, "device: expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
         ({"init": "nowhere.pt"}, "nowhere.pt: no such checkpoint"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite: choose one"),
     ],

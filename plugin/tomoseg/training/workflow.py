@@ -182,7 +182,8 @@ class TrainingWorkflow:
             self.seed = int(self._entry(TrainEntry.SEED, 0))
             self.epochs = int(self.trainer.state.max_epochs)
             for engine in filter(None, (self.trainer, self.evaluator)):
-                engine.logger.setLevel(logging.CRITICAL)  # each error that they log they raise, too
+                # each error that they log they raise, too; ignite's logger is that of all engines of the class
+                engine.logger = logging.Logger(engine.logger.name, logging.CRITICAL)
         return warnings
 
     def _renumber(self, dataset: Dataset) -> None:
