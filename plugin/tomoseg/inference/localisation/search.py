@@ -7,8 +7,12 @@ Fourier domain.
 """
 
 import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
+import SimpleITK as sitk
 from nibabel.affines import from_matvec
 from numpy.typing import NDArray
 from scipy import fft, ndimage
@@ -44,8 +48,8 @@ def find_starts(template: Template, scan: NDArray[np.float32], affine: Matrix, m
     tissues = [ndimage.gaussian_filter(tissue, SPACING_MM / FINEST_MM / 2.355) for tissue in template.tissues]
     offsets = np.stack(np.meshgrid(*(np.arange(-reach, reach + 1) for reach in half), indexing="ij"), -1)
     around = offsets.reshape(-1, 3) @ steps.T
-    starts: dict[float, list[tuple[float, Matrix]]] = {size: [] for size in TEMPLATE_SIZES}
-    for *angles, size in itertools.product(ANGLES_DEG, ANGLES_DEG, ANGLES_DEG, TEMPLATE_SIZES):
+
+    def best_place(angles: Sequence[float], size: float) -> tuple[float, Matrix]:
         turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * size
         points = around @ np.linalg.inv(turn).T + CENTRE_MM
         indices = (points - template.affine[:3, 3]) / FINEST_MM
@@ -56,9 +60,15 @@ def find_starts(template: Template, scan: NDArray[np.float32], affine: Matrix, m
         similarities = _similarities(kernels, moments, shape, half)[tuple(map(slice, scan.shape))]
         place = np.unravel_index(int(np.argmax(similarities)), similarities.shape)
         matrix = from_matvec(turn, steps @ np.array(place) + affine[:3, 3] - turn @ CENTRE_MM)
-        starts[size].append((float(similarities[place]), matrix))
-    ranked = (sorted(places, key=lambda start: -start[0]) for places in starts.values())
-    return [matrix for places in ranked for _, matrix in places[:most]]
+        return float(similarities[place]), matrix
+
+    turns = list(itertools.product(ANGLES_DEG, repeat=3))
+    found: list[Matrix] = []
+    with ThreadPoolExecutor(sitk.ProcessObject.GetGlobalDefaultNumberOfThreads(), "tomoseg-search") as pool:
+        for size in TEMPLATE_SIZES:
+            places = pool.map(partial(best_place, size=size), turns)
+            found += [matrix for _, matrix in sorted(places, key=lambda start: -start[0])[:most]]
+    return found
 
 
 def _similarities(
