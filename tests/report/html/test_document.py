@@ -6,7 +6,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hatchling.builders.wheel import WheelBuilder
+from PIL import Image
 
 from support.browser import Browser
 from support.pages import (
@@ -21,19 +23,20 @@ from support.pages import (
 )
 from tomoseg.report.html.document import write_page
 from tomoseg.report.html.pictures import PICTURE_SIZES
+from tomoseg.report.records import Location, RegionVolume
 
 
 def test_failures_stand_first_and_tell_why(browser: Browser, tmp_path: Path) -> None:
     open_page(browser, mixed_report(), tmp_path)
-    assert read_names(browser)[:4] == ["a.nii.gz", "c.nii.gz", "d.nii.gz", "b12.nii.gz"]
-    assert read_column(browser, 1)[:5] == ["failed"] * 3 + ["skipped", "done"]
+    assert read_names(browser)[:4] == ["a.nii.gz", "c.nii.gz", "d.nii.gz", "b0.nii.gz"]
+    assert read_column(browser, 1) == ["failed"] * 3 + ["done"] * 13
     assert read_column(browser, 2)[:3] == [DAMAGED, DAMAGED, "expected one 3D volume, got 4D"]
     panel = browser.evaluate("document.querySelector('.failures').innerText.split('\\n').filter(line => line)")
     assert panel == [
         "3 scans failed", DAMAGED, "sub/a.nii.gz", "c.nii.gz", "expected one 3D volume, got 4D", "d.nii.gz",
     ]  # fmt: skip
     verdict = browser.evaluate("document.querySelector('.verdict').innerText")
-    assert verdict == "13 of 16 scans have labels · 3 failed · 1 skipped (done earlier) · 2 with unusual volumes"
+    assert verdict == "13 of 16 scans have labels · 3 failed · 1 done by an earlier run · 2 with unusual volumes"
     when = browser.evaluate("document.querySelector('.when').innerText")
     assert when.startswith("20 November 2026, 11:03 to 11:42 UTC, 39 min 45 s · ")
     assert when.endswith("openvino, fp32")
@@ -66,7 +69,7 @@ def test_a_click_on_a_head_sorts(browser: Browser, tmp_path: Path) -> None:
     ]  # by number, folders after files
 
     browser.click("thead th:nth-child(2) button")
-    assert read_column(browser, 1)[:4] == ["failed"] * 3 + ["skipped"]
+    assert read_column(browser, 1)[:4] == ["failed"] * 3 + ["done"]
     browser.click("thead th:nth-child(3) button")
     assert read_column(browser, 2)[3].startswith("organ_")  # what failed, then what stands out
     browser.click("thead th:nth-child(4) button")
@@ -94,7 +97,7 @@ def test_volumes_that_stand_out_are_flagged_in_plain_words(browser: Browser, tmp
     assert notes["b11.nii.gz"].split("\n\n") == [absent, "the gantry is tilted by 12.5°"]
     assert "organ_1, organ_2 reach the edge of the scan and may be cut off there." in notes["b12.nii.gz"]
     assert browser.evaluate("document.querySelectorAll('.cut').length") == 2
-    assert read_column(browser, 1, ".median") == ["11.4"]
+    assert read_column(browser, 2, ".median") == ["11.4"]
 
 
 def test_seven_scans_are_too_few_to_stand_out(browser: Browser, tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_search_and_filters_choose_rows(browser: Browser, tmp_path: Path) -> Non
     browser.evaluate("document.querySelector('input').select()")
     browser.type("nii.gz")
     assert len(read_names(browser)) == 16
-    wanted = {"failed": 3, "skipped": 1, "outlier": 2, "edge": 1, "note": 1, "": 16}
+    wanted = {"failed": 3, "earlier": 1, "outlier": 2, "edge": 1, "note": 1, "": 16}
     for kind, count in wanted.items():
         browser.click(f".chips [data-kind='{kind}']")
         assert len(read_names(browser)) == count, kind
@@ -126,23 +129,87 @@ def test_search_and_filters_choose_rows(browser: Browser, tmp_path: Path) -> Non
 def test_a_click_enlarges_a_preview(browser: Browser, picture: Path, tmp_path: Path) -> None:
     open_page(browser, mixed_report(picture), tmp_path)
     assert browser.evaluate("document.querySelectorAll('tbody img').length") == 13
-    browser.click("tbody tr:nth-child(4) img")
+    browser.click("tbody tr:nth-child(16) img")
     shown = "document.querySelector('dialog').open && document.querySelector('figcaption').textContent"
-    assert browser.evaluate(shown).startswith("b12.nii.gz\nAn earlier run has done it.\norgan_1, organ_2 reach")
+    assert browser.evaluate(shown).startswith("b12.nii.gz\nDone by an earlier run.\norgan_1, organ_2 reach")
     browser.evaluate("document.querySelector('dialog img').decode()")
     size = browser.evaluate("(({naturalWidth, width}) => [naturalWidth, width])(document.querySelector('dialog img'))")
     assert size == [1080, 1100]
-    browser.press("ArrowRight")
-    assert browser.evaluate(shown).startswith("b0.nii.gz")
     browser.press("ArrowLeft")
-    browser.press("ArrowLeft")  # there is none before it
+    assert browser.evaluate(shown).startswith("b11.nii.gz")
+    browser.press("ArrowRight")
+    browser.press("ArrowRight")  # there is none after it
     assert browser.evaluate(shown).startswith("b12.nii.gz")
     assert browser.evaluate("document.querySelector('dialog a').href") == picture.as_uri()
-    browser.click("dialog [data-step='1']")
+    browser.click("dialog [data-step='-1']")
     browser.press("Escape")
     assert browser.evaluate(shown) is False
     focused = "new Promise(done => setTimeout(() => done(document.activeElement.closest('tr').cells[1].innerText), 50))"
-    assert browser.evaluate(focused).startswith("b0.nii.gz")  # the one that was shown last
+    assert browser.evaluate(focused).startswith("b11.nii.gz")  # the one that was shown last
+
+
+def test_a_scan_without_labels_is_no_success(browser: Browser, tmp_path: Path) -> None:
+    open_page(browser, make_report(done_case("full.nii", 1.0), done_case("air.nii", 0.0, status="skipped")), tmp_path)
+    verdict = browser.evaluate("document.querySelector('.verdict').innerText")
+    assert verdict == "1 of 2 scans have labels · 1 without any label · 1 done by an earlier run"
+    assert read_column(browser, 1) == ["no labels", "done"]
+    assert read_column(browser, 2)[0].split("\n\n") == ["No voxel has a label.", "Done by an earlier run."]
+
+
+def test_a_whole_head_has_its_totals(browser: Browser, tmp_path: Path) -> None:
+    sides = [RegionVolume(f"{side} hippocampus", 9, 2.5, None, (0.0, 0.0, 0.0)) for side in ("left", "right")]
+    head = Location("MNI152", 0.8, 1.0, 1512.3, -0.01, tuple(sides))
+    open_page(browser, make_report(done_case("head.nii", 1.0, location=head)), tmp_path)
+    (look,) = read_column(browser, 2)
+    assert look == ("left hippocampus 2.50 mL, right hippocampus 2.50 mL, asymmetry 0.0 %, intracranial volume 1512 mL")
+
+
+def test_pictures_of_many_rows_of_slices_have_the_height_of_others(
+    browser: Browser, picture: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (1680, 2900), "green").save(tmp_path / "tall.png")
+    cases = [done_case(f"{one.stem}.nii", 1.0, preview=str(one)) for one in (picture, tmp_path / "tall.png")]
+    open_page(browser, make_report(*cases), tmp_path)
+    heights = browser.evaluate("[...document.querySelectorAll('tbody img')].map(one => one.height)")
+    assert heights[0] == heights[1]
+    browser.click("tbody tr:nth-child(2) img")
+    browser.evaluate("document.querySelector('dialog img').decode()")
+    # it is as wide as others, scrolls by itself, and the buttons stay in view
+    assert browser.evaluate("document.querySelector('dialog img').width > 1000")
+    assert browser.evaluate("document.querySelector('dialog p').getBoundingClientRect().bottom < innerHeight")
+    assert browser.evaluate("(one => one.scrollHeight > one.clientHeight)(document.querySelector('dialog figure'))")
+
+
+@pytest.mark.parametrize("width", [1280, 900])
+def test_many_labels_and_scans_scroll_within_the_table(browser: Browser, tmp_path: Path, width: int) -> None:
+    volumes = [float(value) for value in range(1, 118)]
+    cases = [done_case(f"{index}.nii", *volumes) for index in range(60)]
+    open_page(browser, make_report(*cases), tmp_path, width=width)
+    choose_label(browser, -1)
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    browser.evaluate("document.querySelector('.scroll').scrollTo(4000, 1500)")
+    inside = "(one => [one.scrollLeft, one.scrollTop])(document.querySelector('.scroll'))"
+    assert browser.evaluate(inside) == [4000, 1500]
+    # names and heads stay where they can be seen
+    for selector, side in (
+        ("tbody tr:nth-child(30) th", "left"),
+        (".fixed", "left"),
+        (".median th", "left"),
+        ("thead", "top"),
+    ):
+        place, edge = (
+            browser.evaluate(f"document.querySelector('{one}').getBoundingClientRect().{side}")
+            for one in (f".scroll {selector}", ".scroll")
+        )
+        assert abs(place - edge) < 2, selector
+
+
+def test_paper_breaks_between_scans(browser: Browser, picture: Path, tmp_path: Path) -> None:
+    open_page(browser, mixed_report(picture), tmp_path, media="print")
+    style = "getComputedStyle(document.querySelector('{}')).{}"
+    assert browser.evaluate(style.format("tbody tr", "breakInside")) == "avoid"
+    assert browser.evaluate(style.format(".scroll", "overflow")) == "visible"
+    assert browser.evaluate(style.format(".controls", "display")) == "none"
 
 
 def test_a_run_that_was_interrupted_says_so(browser: Browser, tmp_path: Path) -> None:
@@ -158,6 +225,13 @@ def test_a_run_that_was_interrupted_says_so(browser: Browser, tmp_path: Path) ->
     assert "2 not run" in browser.evaluate("document.querySelector('.verdict').innerText")
 
 
+def choose_label(browser: Browser, value: int) -> None:
+    browser.evaluate(
+        f"(() => {{ const choice = document.querySelector('select'); choice.value = {value}; "
+        "choice.dispatchEvent(new Event('change')); })()"
+    )
+
+
 def test_many_labels_are_shown_one_at_a_time(browser: Browser, tmp_path: Path) -> None:
     cases = [done_case(f"{index}.nii", *(float(value + index) for value in range(1, 31))) for index in range(9)]
     open_page(browser, make_report(*cases), tmp_path)
@@ -167,19 +241,13 @@ def test_many_labels_are_shown_one_at_a_time(browser: Browser, tmp_path: Path) -
         found: list[str] = browser.evaluate(f"{cells}.map(cell => cell.innerText)")
         return [text.split()[0] for text in found]
 
-    def choose(value: int) -> None:
-        browser.evaluate(
-            f"(() => {{ const choice = document.querySelector('select'); choice.value = {value}; "
-            "choice.dispatchEvent(new Event('change')); })()"
-        )
-
     heads = "thead tr:first-child .v"
     assert visible(heads) == ["organ_1"]
-    choose(16)
+    choose_label(browser, 16)
     assert visible(heads) == ["organ_17"]
     assert visible("tbody .v") == [f"{value}.0" for value in range(17, 26)]
     assert visible(".median .v") == ["21.0"]
-    choose(-1)
+    choose_label(browser, -1)
     assert len(visible(heads)) == len(visible(".median .v")) == 30
     assert len(visible("tbody .v")) == 270
     browser.open(tmp_path / "report.html", scripts=False)

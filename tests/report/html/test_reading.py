@@ -139,7 +139,7 @@ def test_it_can_be_looked_at(browser: Browser, picture: Path, tmp_path: Path, wi
     browser.screenshot(tmp_path / "page.png")
     image = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)[::2]
     assert image.shape[1] == width
-    assert image.shape[0] > 750
+    assert image.shape[0] > 600
     background = np.median(image.reshape(-1, 3), axis=0)
     assert (background < 60).all() if dark else (background > 200).all()
     colours = len(np.unique(image.reshape(-1, 3), axis=0))

@@ -14,7 +14,10 @@ from tomoseg.report.html.template import write_html
 from tomoseg.report.records import Report
 from tomoseg.report.text import show_duration, show_moment
 
-FINDINGS = {"warning": "with warnings", "outlier": "unusual volumes", "edge": "at the edge", "note": "with notes"}
+FINDINGS = {
+    "warning": "with warnings", "outlier": "unusual volumes", "edge": "at the edge", "note": "with notes",
+    "earlier": "done by an earlier run",
+}  # fmt: skip
 FILTERS = STATUSES | FINDINGS
 
 

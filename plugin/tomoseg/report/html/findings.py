@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.report.html.pictures import embed
-from tomoseg.report.records import CaseReport, LabelVolume, Report
+from tomoseg.report.records import CaseReport, LabelVolume, Location, Report
+from tomoseg.report.text import show_number
 
-STATUSES = {"failed": "failed", "pending": "not run", "skipped": "skipped", "done": "done"}  # the gravest first
-KINDS = ("reason", "warning", "outlier", "edge", "note")  # of findings, the gravest first
+STATUSES = {"failed": "failed", "pending": "not run", "empty": "no labels", "done": "done"}  # the gravest first
+KINDS = ("reason", "empty", "warning", "outlier", "edge", "note")  # of findings, the gravest first
 MAX_NAMED = 6  # outliers and labels at the edge that are listed one by one
 
 # Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993): a modified z-score beyond 3.5 is an outlier. 1.4826
@@ -132,13 +133,18 @@ class Row:
 
     @property
     def status(self) -> str:
-        """Status of the case; "pending" for a scan that did not run."""
-        return "pending" if self.case is None else self.case.status
+        """One of `STATUSES`; a result of an earlier run is as good as one of this run."""
+        if self.case is None:
+            return "pending"
+        if self.case.status == "failed":
+            return "failed"
+        return "done" if any(row.voxels for row in self.case.labels) else "empty"
 
     @property
     def kinds(self) -> set[str]:
         """Status and kinds of findings, to filter by."""
-        return {self.status, *(kind for kind, _ in self.look if kind)}
+        earlier = ["earlier"] if self.case is not None and self.case.status == "skipped" else []
+        return {self.status, *earlier, *(kind for kind, _ in self.look if kind)}
 
     @property
     def rank(self) -> int:
@@ -181,8 +187,10 @@ def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[t
     if case.status == "failed":
         yield "reason", case.reason.removeprefix(f"{case.input}: ")
         return
+    if not any(row.voxels for row in case.labels):
+        yield "empty", "No voxel has a label."
     if case.status == "skipped":
-        yield "", case.reason or "An earlier run has done it."
+        yield "", case.reason or "Done by an earlier run."
     yield from (("warning", text) for text in case.warnings)
     outliers = [column.explain_outlier(index) for column in columns if index in column.outliers]
     yield from (("outlier", text) for text in outliers[:MAX_NAMED])
@@ -193,6 +201,18 @@ def _look(index: int, case: CaseReport, columns: Sequence[Column]) -> Iterable[t
         verb = "reaches" if len(at_edge) == 1 else "reach"
         yield "edge", f"{', '.join(at_edge[:MAX_NAMED])}{more} {verb} the edge of the scan and may be cut off there."
     yield from (("note", text) for text in case.stats.notes)
+    if case.location is not None:
+        yield "", _describe_head(case.location)
+
+
+def _describe_head(location: Location) -> str:
+    """Return the totals of a whole head in one line."""
+    parts = [f"{region.name} {show_number(region.volume_ml, 2)} mL" for region in location.regions]
+    if location.asymmetry_percent is not None:
+        parts.append(f"asymmetry {show_number(location.asymmetry_percent, 1)} %")
+    if location.icv_ml is not None:
+        parts.append(f"intracranial volume {show_number(location.icv_ml, 0)} mL")
+    return ", ".join(parts)
 
 
 def _below(name: str, base: Path | None) -> Path:

@@ -71,7 +71,8 @@ const sheet = document.styleSheets[0];
 function choose() {
   const first = heads.findIndex((head) => head.classList.contains("v"));
   const label = Number(choice.value);
-  const chosen = [`.v:nth-child(${first + label + 1})`, `.median .v:nth-child(${label + 2})`];
+  const before = document.querySelectorAll(".median > :not(.v)").length;
+  const chosen = [`.v:nth-child(${first + label + 1})`, `.median .v:nth-child(${before + label + 1})`];
   const cells = label < 0 ? ".v" : `tr:not(.median) > ${chosen[0]}, ${chosen[1]}`;
   if (choice.dataset.rule) sheet.deleteRule(Number(choice.dataset.rule));
   choice.dataset.rule = sheet.insertRule(`table :is(${cells}) { display: table-cell !important; }`, sheet.cssRules.length);
