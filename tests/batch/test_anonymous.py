@@ -15,7 +15,7 @@ from tomoseg.batch.cases import plan_cases
 from tomoseg.core.errors import OutputError, UsageError
 from tomoseg.core.pseudonyms import load_key, pseudonym
 
-SECRET = ("Mueller", "Schmidt", "Huber", "19540312", "1.2.840.113619")
+SECRET = ("Mueller", "Schmidt", "Huber", "19540312", "1.2.840.113619", "2026-01-02")
 KEY = bytes(32)
 
 

@@ -107,6 +107,7 @@ def test_a_second_series_leaves_the_first_result_alone(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "doe_1_seg.nii.gz").read_bytes() == content
     again = segment_batch(segmenter, [tmp_path / "in" / "doe"], tmp_path / "out")
     assert [(case.status, case.series) for case in again.cases] == [("skipped", "1.2.1"), ("skipped", "1.2.2")]
+    assert [case.study for case in again.cases] == ["phantom, 2026-01-02"] * 2
     add(tmp_path / "in" / "doe", "1.2.3", 3)  # another series in the folder changes nothing in these
     later = next(watch(segmenter, tmp_path / "in", tmp_path / "late", stable_for_s=0))
     assert sorted(case.status for case in later.cases) == ["done"] * 3

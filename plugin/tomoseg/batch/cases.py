@@ -63,7 +63,7 @@ class Case:
             return report
         stats = replace(report.stats, notes=tuple(map(self._without_names, report.stats.notes)))
         return replace(
-            report, input=self.number, series=None, stats=stats, reason=self._without_names(report.reason),
+            report, input=self.number, series=None, study="", stats=stats, reason=self._without_names(report.reason),
             warnings=tuple(map(self._without_names, report.warnings)),
         )  # fmt: skip
 

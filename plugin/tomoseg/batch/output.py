@@ -118,7 +118,8 @@ class OutputWriter:
                     preview = str(case.picture)
             report = CaseReport(
                 str(case.input), str(case.output), "done", series=result.series.uid if result.series else None,
-                stats=stats, warnings=result.warnings, location=result.location, preview=preview,
+                study=result.series.description if result.series else "", stats=stats,
+                warnings=result.warnings, location=result.location, preview=preview,
                 voxels=math.prod(result.grid.shape), labels=_measure(result, image, self.options.measure),
             )  # fmt: skip
             report = case.hide(report)

@@ -34,12 +34,14 @@ class DicomSeries:
             columns), the second down a column (over its rows).
         indices: of the frames along the third axis, the first and the last among them; where there is none, voxels are
             interpolated. Empty for one frame at each index.
+        description: descriptions of study and series, and the date of the study; empty where the files have none.
     """
 
     uid: str
     modality: str
     frames: tuple[DicomFrame, ...]
     indices: tuple[int, ...] = ()
+    description: str = ""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ class CaseReport:
         status: "done" if the label map was written, "failed" if not, "skipped" if it was there already and left alone.
         reason: one line that says why it is not "done".
         series: SeriesInstanceUID of a DICOM scan.
+        study: descriptions of its study and series, and the study's date.
         stats: times, memory and backend.
         warnings: reasons why the labels may be wrong.
         voxels: number of voxels of the scan.
@@ -119,6 +120,7 @@ class CaseReport:
     status: Literal["done", "failed", "skipped"]
     reason: str = ""
     series: str | None = None
+    study: str = ""
     stats: RunStats = field(default_factory=RunStats)
     voxels: int = 0
     labels: tuple[LabelVolume, ...] = ()

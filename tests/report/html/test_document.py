@@ -156,6 +156,13 @@ def test_a_scan_without_labels_is_no_success(browser: Browser, tmp_path: Path) -
     assert read_column(browser, 2)[0].split("\n\n") == ["No voxel has a label.", "Done by an earlier run."]
 
 
+def test_a_study_is_known_by_its_own_words(browser: Browser, tmp_path: Path) -> None:
+    open_page(browser, make_report(done_case("a", 1.0, series="1.2.3", study="Neck, T1 axial, 2026-01-02")), tmp_path)
+    assert read_column(browser, 0)[0].split("\n") == [
+        "a", "Neck, T1 axial, 2026-01-02", "series 1.2.3", "Open the labels",
+    ]  # fmt: skip
+
+
 def test_a_whole_head_has_its_totals(browser: Browser, tmp_path: Path) -> None:
     sides = [RegionVolume(f"{side} hippocampus", 9, 2.5, None, (0.0, 0.0, 0.0)) for side in ("left", "right")]
     head = Location("MNI152", 0.8, 1.0, 1512.3, -0.01, tuple(sides))

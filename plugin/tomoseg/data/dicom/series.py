@@ -1,5 +1,6 @@
 """DICOM series: found by their SeriesInstanceUID, ordered by position, read through pydicom."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -43,7 +44,8 @@ PLACE_KEYWORDS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpaci
 PLANE_KEYWORDS = ("PatientID", "Modality", "Rows", "Columns", "PixelSpacing", "ImageOrientationPatient")
 HEADER_KEYWORDS = [
     "SOPClassUID", "SOPInstanceUID", "PatientID", "Modality", "SeriesDescription", "SeriesNumber", "Rows",
-    "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "PixelRepresentation", *COPIED_KEYWORDS,
+    "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "PixelRepresentation", "StudyDescription",
+    "StudyDate", *COPIED_KEYWORDS,
 ]  # fmt: skip
 MAX_SERIES_IN_ERROR = 8
 
@@ -64,7 +66,8 @@ def read_dicom(path: Path, series: str | None = None, phase: str | None = None) 
     array = read_pixels(found.slices)
     there = {round(one.place): one.frame for one in found.slices if abs(one.place - round(one.place)) < MAX_DEVIATION}
     uid = str(headers[0].SeriesInstanceUID)
-    series_read = DicomSeries(uid, _modality(headers[0]), tuple(there.values()), tuple(there))
+    known_by = _describe_study(headers[0])
+    series_read = DicomSeries(uid, _modality(headers[0]), tuple(there.values()), tuple(there), known_by)
     volume = make_volume(array, found.grid.affine, str(path), found.notes)
     return replace(volume, series=series_read, warnings=found.warnings)
 
@@ -215,6 +218,13 @@ def summarise_series(headers: Sequence[Dataset]) -> SeriesSummary:
     return SeriesSummary(
         str(first.get("SeriesInstanceUID", "")), _modality(first), description, images, number * number.isdecimal()
     )
+
+
+def _describe_study(header: Dataset) -> str:
+    """Return the descriptions of study and series and the date, in one line."""
+    year_first = re.sub(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", str(header.get("StudyDate") or ""))
+    parts = (header.get("StudyDescription"), header.get("SeriesDescription"), year_first)
+    return ", ".join(shorten(str(part), 60) for part in parts if part)
 
 
 def _modality(header: Dataset) -> str:
