@@ -79,7 +79,7 @@ def test_a_read_only_folder_is_reported_for_each_scan(scans: Path, tmp_path: Pat
     disk = tmp_path / "disk"
     done = run_on_small_disk('read_only; "$@"; echo "status: $?"', disk, tmp_path / "kept", *command(scans, disk))
     assert "status: 1\n" in done.stdout
-    assert "8 failed of 8\n" in done.stdout
+    assert "failed: 8\n" in done.stdout
     lines = done.stderr.splitlines()
     assert len(lines) == 9  # and the report
     assert all("Read-only file system" in line for line in lines)

@@ -18,11 +18,14 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from typer.main import get_command
 
 import tomoseg
 from support.command_line import complaint, run_inside, run_process
 from support.dicoms import write_series
 from tomoseg import Grid
+from tomoseg.cli import COMMANDS, app
+from tomoseg.cli.terminal import print_table
 
 NAME = "hippocampus_mr_segmentation"
 
@@ -280,6 +283,36 @@ def test_reports_what_there_is() -> None:
     assert described["modality"] == "MR"
     assert "anterior" in run_inside("info").stdout
     assert run_inside("info", "liver").returncode == 2
+
+
+def test_the_list_of_commands_has_whole_sentences() -> None:
+    shown = " ".join(run_inside("--help").stdout.split())
+    assert "..." not in shown.partition("Commands:")[2]
+    for command in COMMANDS:
+        assert " ".join(str(command.__doc__).split("\n\n")[0].split()) in shown, command.__name__
+
+
+@pytest.mark.parametrize("name", sorted(get_command(app).commands))  # type: ignore[attr-defined]
+def test_each_help_has_words_for_types_and_two_examples_that_can_be_typed(name: str) -> None:
+    shown = run_inside(name, "--help").stdout
+    assert re.findall(r"\b(TEXT|PATH|INTEGER|FLOAT|DIRECTORY|FILENAME|DIR)\b", shown) == []
+    examples = shown.partition("Examples:\n")[2].splitlines()
+    assert len(examples) == 2
+    for line in examples:
+        program, command, *words = line.split()
+        assert (program, command) == ("tomoseg", name)
+        get_command(app).commands[name].make_context(name, words)  # type: ignore[attr-defined]
+
+
+def test_the_name_of_a_bundle_is_never_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")  # 80 columns, and no codes of colours
+    print_table("", ("name", "labels"), [("hippocampus_mr_segmentation", "word " * 40), ("head_neck", "word")])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("hippocampus_mr_segmentation" in line for line in lines) == 1
+    assert max(map(len, lines)) <= 80
 
 
 def test_doctor_finds_a_sound_installation() -> None:

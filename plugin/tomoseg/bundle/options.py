@@ -57,7 +57,7 @@ class RunOptions:
     device: Annotated[str, Option(DEVICES)] = "auto"
     backend: BackendName = "auto"
     precision: PrecisionName = "auto"
-    overlap: float | None = None
+    overlap: Annotated[float | None, Option("SHARE")] = None
     tta: bool | None = None
     max_memory: Annotated[int | str | None, Option("SIZE")] = None
     read_timeout: Annotated[float, Option("SECONDS")] = 600
@@ -66,7 +66,7 @@ class RunOptions:
     one_series: bool = False
     uncertainty: bool = False
     skip_empty: bool | None = None
-    checkpoints: Annotated[tuple[str, ...], Option("PATH", ("--checkpoint",))] = ()
+    checkpoints: Annotated[tuple[str, ...], Option("WEIGHTS", ("--checkpoint",))] = ()
     compile: bool = False
     clean: tuple[CleanerName, ...] = ()
     roi: Annotated[tuple[str, ...], Option(f"NAME=X,Y,Z|{WHOLE}")] = ()

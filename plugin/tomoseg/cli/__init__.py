@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from tomoseg.cli.arguments import with_options
+from tomoseg.cli.arguments import add_command
 from tomoseg.cli.describe import bundles, check, doctor, info
 from tomoseg.cli.evaluate import evaluate
 from tomoseg.cli.export import export
@@ -32,14 +32,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 COMMANDS = (
     segment, watch, plan, train, evaluate, export, check, info, bundles, doctor, label_app, label_server,
 )  # fmt: skip
 for command in COMMANDS:
-    app.command()(with_options(command))
-app.command("import")(with_options(import_model))  # a word of Python's own
+    add_command(app, command)
+add_command(app, import_model, "import")  # a word of Python's own
 INTERRUPTED_STATUS = 130  # what typer makes of Ctrl-C
 
 

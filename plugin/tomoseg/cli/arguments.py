@@ -45,6 +45,14 @@ def with_options(command: Command) -> Command:
     return call
 
 
+def add_command(app: typer.Typer, command: Command, name: str | None = None) -> None:
+    """Add a command with all of its summary in the list of commands, and with its docstring's examples in its help."""
+    text = inspect.cleandoc(command.__doc__ or "")
+    examples = text.partition("\n\nExamples:\n")[2]
+    epilog = f"\b\nExamples:\n{examples}"  # \b: lines stay lines
+    app.command(name, short_help=text.partition("\n")[0], epilog=epilog)(with_options(command))
+
+
 def options_of(options: Any) -> list[inspect.Parameter]:
     """Return typer's parameter for each field of an options class; its help is what the docstring says of the field."""
     texts, found = field_texts(options), []

@@ -24,6 +24,10 @@ def info(bundle: Annotated[str, typer.Argument(metavar="BUNDLE")] = "", as_json:
 
     Args:
         bundle: a name or a folder; all bundles if left out.
+
+    Examples:
+        tomoseg info
+        tomoseg info hippocampus --json
     """
     chosen = [find_bundle(name) for name in ([bundle] if bundle else registered_names())]
     described = [{**one.describe(), "unusual": find_unusual(one.root)} for one in chosen]
@@ -54,6 +58,10 @@ def bundles(
         add: copy a bundle into your data folder: a folder, a ZIP, or zoo:NAME or zoo:NAME@VERSION of MONAI's model zoo.
         name: with --add: call it so.
         remove: remove a bundle that was added.
+
+    Examples:
+        tomoseg bundles
+        tomoseg bundles --add zoo:spleen_ct_segmentation
     """
     if (add and remove) or (name and not add):
         raise UsageError("--add, --name, --remove: expected --add SOURCE with or without --name, or --remove NAME")
@@ -104,6 +112,10 @@ def doctor(
         measure: bundle whose network is timed in each precision.
         data: with --measure: labelled cases that the network has not seen; what each precision does to their Dice is
             written into the bundle, and `--precision auto` follows it.
+
+    Examples:
+        tomoseg doctor
+        tomoseg doctor --measure hippocampus
     """
     if data is not None and not measure:
         raise UsageError("--data: is for --measure. Give a bundle with --measure BUNDLE.")
@@ -125,7 +137,7 @@ def doctor(
 
 
 def check(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...")],
+    paths: Annotated[list[Path], typer.Argument(metavar="SCAN|FOLDER...")],
     voxels: Annotated[bool, typer.Option("--voxels")] = False,
     *,
     reading: ReadOptions,
@@ -136,6 +148,10 @@ def check(
     Args:
         paths: scans, folders with scans, or labelled datasets.
         voxels: read the voxels, too, not only the headers.
+
+    Examples:
+        tomoseg check scans/
+        tomoseg check dataset/ --voxels
     """
     from tomoseg.data.inspection.inspection_report import inspect
     from tomoseg.data.inspection.tables import list_errors, list_notes, tabulate

@@ -25,9 +25,9 @@ SHOWN_METRICS = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(metavar="PRED")],
-    references: Annotated[Path, typer.Argument(metavar="REF")],
-    output: Annotated[Path, typer.Option("-o", "--output")],
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS")],
+    references: Annotated[Path, typer.Argument(metavar="REFERENCES")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER")],
     *,
     bundle: BundleOption = "",
     trust: TrustOption = False,
@@ -42,6 +42,10 @@ def evaluate(
         references: reference label map, a folder of them, or a labelled dataset.
         output: folder of the results.
         bundle: a registered name, its beginning, or a folder written as ./name.
+
+    Examples:
+        tomoseg evaluate results/ references/ -o evaluation/
+        tomoseg evaluate results/ references/ -o evaluation/ --tolerance 2 --worst 10
     """
     chosen = find_trusted(bundle, trust) if bundle else None
 

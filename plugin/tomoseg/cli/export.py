@@ -17,9 +17,9 @@ from tomoseg.core.notes import print_json, print_line
 def export(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE")],
     format_name: Annotated[str, typer.Option("--format", metavar="|".join(get_args(FormatName)))],
-    output: Annotated[Path | None, typer.Option("-o", "--output")] = None,
-    calibration: Annotated[list[Path] | None, typer.Option()] = None,
-    checkpoint: Annotated[Path | None, typer.Option()] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE")] = None,
+    calibration: Annotated[list[Path] | None, typer.Option(metavar="SCANS")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(metavar="WEIGHTS")] = None,
     max_dice_loss: Annotated[float, typer.Option(metavar="LOSS")] = MAX_DICE_LOSS,
     overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
     trust: TrustOption = False,
@@ -35,6 +35,10 @@ def export(
         checkpoint: weights in place of the bundle's.
         max_dice_loss: largest difference between 1 and the mean Dice of int8 with fp32.
         overwrite: replace existing files.
+
+    Examples:
+        tomoseg export hippocampus --format onnx -o network.onnx
+        tomoseg export hippocampus --format int8 --calibration scans/
     """
     chosen = find_trusted(bundle, trust)
     with status("loading the network") as show:

@@ -34,6 +34,10 @@ def import_model(
         axcodes: orientation that the network expects; by default RAS where nnU-Net turns scans to it, else that of each
             file.
         overwrite: replace a bundle that is there.
+
+    Examples:
+        tomoseg import nnUNetTrainer__nnUNetPlans__3d_fullres/ -o liver
+        tomoseg import model.zip -o liver --folds all --checkpoint best
     """
     from tomoseg.convert.nnunet.bundle import import_nnunet
     from tomoseg.convert.nnunet.bundle_set import import_set

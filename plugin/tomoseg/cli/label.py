@@ -16,11 +16,11 @@ BundlesOption = Annotated[list[str] | None, typer.Option("-b", "--bundle", metav
 
 
 def label_app(
-    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER")],
     bundle: BundlesOption = None,
     versions: Annotated[bool, typer.Option("--versions")] = False,
     rollback: Annotated[bool, typer.Option("--rollback")] = False,
-    to: Annotated[int | None, typer.Option()] = None,
+    to: Annotated[int | None, typer.Option(metavar="N")] = None,
     history: Annotated[str | None, typer.Option(metavar="IMAGE")] = None,
     restore: Annotated[int | None, typer.Option(metavar="N")] = None,
 ) -> None:
@@ -34,6 +34,10 @@ def label_app(
         to: with --rollback: this version; 0 is the bundle's own.
         history: list the labels that were submitted for an image, and stop.
         restore: with --history: store this version again, as the newest.
+
+    Examples:
+        tomoseg label-app app/ -b hippocampus
+        tomoseg label-app app/ --versions
     """
     from tomoseg.label_app.folder import LabelApp
 
@@ -79,7 +83,7 @@ def label_server(
     studies: Annotated[str, typer.Option(metavar="FOLDER|URL")],
     options: ServerOptions,
     bundle: BundlesOption = None,
-    app: Annotated[Path | None, typer.Option()] = None,
+    app: Annotated[Path | None, typer.Option(metavar="FOLDER")] = None,
     trust: TrustOption = False,
 ) -> None:
     """Start MONAI Label's server with bundles as its models, for 3D Slicer and OHIF.
@@ -89,6 +93,10 @@ def label_server(
         options: where it listens, and who may ask.
         bundle: a bundle to serve, by name, beginning of a name or folder; may be given several times. All if left out.
         app: the app's folder, outside of the studies; by default one in your data folder for each place of studies.
+
+    Examples:
+        tomoseg label-server --studies scans/ -b hippocampus
+        tomoseg label-server --studies http://127.0.0.1:8042/dicom-web
     """
     from tomoseg.label_app.server import serve_label_app
 

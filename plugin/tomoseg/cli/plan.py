@@ -26,6 +26,10 @@ def plan(
     Args:
         dataset: scans and label maps in the layout of the Decathlon, of nnU-Net, or in two folders.
         output: folder of the new bundle.
+
+    Examples:
+        tomoseg plan dataset/ -o mine
+        tomoseg plan dataset/ -o mine --modality CT --memory 12GB
     """
     from tomoseg.planning.bundle_writer import plan as make_plan
 

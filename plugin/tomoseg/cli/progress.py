@@ -87,5 +87,5 @@ def print_summary(report: Report, page: Path | None) -> None:
     if report.failed:
         rows = [(case.input, case.reason.removeprefix(f"{case.input}: ")) for case in report.failed]
         print_table("", ("failed", "why"), rows)
-    reported = ", ".join(f"{counts[status]} {name}" for status, name in STATUSES.items() if counts[status])
-    print_line(f"{reported} of {len(report.cases)}{f'; see {page}' if page else ''}")
+    reported = ", ".join(f"{name}: {counts[status]}" for status, name in STATUSES.items() if counts[status])
+    print_line(f"{reported}{f'; see {page}' if page else ''}")

@@ -27,15 +27,15 @@ SELDOM_USED = (
 
 
 def segment(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...")],
-    output: Annotated[Path, typer.Option("-o", "--output")],
+    inputs: Annotated[list[str], typer.Argument(metavar="SCAN...")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE|FOLDER")],
     *,
     bundle: BundleOption = "",
     trust: TrustOption = False,
     scans: ScanOptions,
     written: OutputOptions,
     statistics: Annotated[bool, typer.Option("--statistics")] = False,
-    report: Annotated[Path | None, typer.Option()] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     strict: Annotated[bool, typer.Option("--strict")] = False,
     quiet: QuietOption = False,
     executor: ExecutorOptions,
@@ -50,6 +50,10 @@ def segment(
         statistics: write statistics.csv for a single output file, too.
         report: file of the report; OUT/report.json if OUT is a folder.
         strict: exit with 1 if a result has a warning.
+
+    Examples:
+        tomoseg segment scan.nii.gz -o seg.nii.gz -b hippocampus
+        tomoseg segment scans/ -o results/ -b hippocampus --preview
     """
     import_engine(bundle, trust)
 
@@ -81,8 +85,8 @@ def segment(
 
 
 def watch(
-    inbox: Annotated[Path, typer.Argument(metavar="INBOX")],
-    output: Annotated[Path, typer.Option("-o", "--output")],
+    inbox: Annotated[Path, typer.Argument(metavar="FOLDER")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER")],
     *,
     bundle: BundleOption = "",
     trust: TrustOption = False,
@@ -99,6 +103,10 @@ def watch(
         output: folder of the results.
         bundle: a registered name, its beginning, or a folder written as ./name.
         settle: segment a scan when it has not changed for this time, in seconds.
+
+    Examples:
+        tomoseg watch inbox/ -o results/ -b hippocampus
+        tomoseg watch inbox/ -o results/ -b hippocampus --output-type dicom-seg
     """
     import_engine(bundle, trust)
 

@@ -18,8 +18,8 @@ def train(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE")],
     data: Annotated[Path, typer.Option(metavar="DATASET")],
     *,
-    unlabelled: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output")] = None,
+    unlabelled: Annotated[Path | None, typer.Option(metavar="FOLDER")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FOLDER")] = None,
     trust: TrustOption = False,
     options: TrainingOptions,
     quiet: QuietOption = False,
@@ -31,6 +31,10 @@ def train(
         data: labelled dataset.
         unlabelled: folder of unlabelled scans like those of the dataset, to learn from, too.
         output: folder for checkpoints; by default `train` in the bundle.
+
+    Examples:
+        tomoseg train ./mine --data dataset/
+        tomoseg train ./mine --data dataset/ --fold all --epochs 100
     """
     chosen = find_trusted(bundle, trust)
 

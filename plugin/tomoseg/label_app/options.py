@@ -43,9 +43,9 @@ class ServerOptions:
         500000000
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    token: Annotated[str | None, Option("auto|TEXT")] = None
+    host: Annotated[str, Option("ADDRESS")] = "127.0.0.1"
+    port: Annotated[int, Option("N")] = 8000
+    token: Annotated[str | None, Option("auto|SECRET")] = None
     insecure: bool = False
     tls_cert: Annotated[str | None, Option("FILE")] = None
     tls_key: Annotated[str | None, Option("FILE")] = None

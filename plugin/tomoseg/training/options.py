@@ -43,14 +43,14 @@ class TrainingOptions:
     """
 
     fold: Annotated[int | str | None, Option(f"K|{EVERY_FOLD}|{NO_FOLD}|{VALIDATION_FOLD}")] = None
-    epochs: int | None = None
-    seed: int | None = None
+    epochs: Annotated[int | None, Option("N")] = None
+    seed: Annotated[int | None, Option("N")] = None
     device: Annotated[str, Option(DEVICES)] = "auto"
-    init: Annotated[str | None, Option("CHECKPOINT")] = None
+    init: Annotated[str | None, Option("WEIGHTS")] = None
     resume: bool = False
     overwrite: bool = False
     map_labels: Annotated[str | None, Option("VALUE=NAME,…")] = None
-    negatives: Annotated[str | None, Option("DIR")] = None
+    negatives: Annotated[str | None, Option("FOLDER")] = None
     unlabelled: Annotated[tuple[Path, ...], Option(hidden=True)] = ()
     threads: Annotated[int | None, Option("N")] = None
 
