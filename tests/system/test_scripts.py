@@ -77,6 +77,15 @@ def check_demo(printed: str, folder: Path) -> None:
         assert re.search(rf"{side} hippocampus +{volume:.2f}", printed)
         centre = apply_affine(labels.affine, np.argwhere(np.isin(labels.get_fdata(), values)).mean(axis=0))
         assert (centre[0] < 0) == (side == "left")
+    assert "symmetric, so left and right agree" in printed
+    assert "-0.0 %" not in printed
+    listed = re.search(r"Label map, picture and report:\n((?:  .+\n)+)", printed)
+    assert listed is not None
+    assert [Path(line).name for line in listed[1].splitlines()] == [
+        "mni152_seg.nii.gz", "mni152_seg.png", "report.html",
+    ]  # fmt: skip
+    assert (results / "report.html").is_file()
+    assert printed.splitlines()[-1].endswith("segment SCAN -o results -b hippocampus --preview")
     assert abs(imread(results / "mni152_seg.png")[..., :3].std(axis=-1)).max() > 0.1  # some of it is in colour
 
 
