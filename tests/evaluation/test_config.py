@@ -9,7 +9,8 @@ import pytest
 
 from tomoseg import TomosegError
 from tomoseg.data.label_mapping import LabelMapping
-from tomoseg.evaluation.config import EvaluationConfig, make_protocol, parse_labels
+from tomoseg.data.label_names import parse_labels
+from tomoseg.evaluation.config import EvaluationConfig, make_protocol
 
 NAMES = {1: "Anterior", 2: "posterior"}
 

@@ -29,7 +29,7 @@ def plan(
 
     Examples:
         tomoseg plan dataset/ -o mine
-        tomoseg plan dataset/ -o mine --modality CT --memory 12GB
+        tomoseg plan dataset/ -o mine --label-names 1=anterior,2=posterior
     """
     from tomoseg.planning.bundle_writer import plan as make_plan
 

@@ -1,5 +1,6 @@
 """Show a batch: two bars (batch, current scan), a line for each result, and a summary."""
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -45,10 +46,12 @@ class BatchProgress(ProgressBars, Progress):
             self._input = path
             self._bars.reset(self._scan, total=total, description=escape(printable(path.name)), visible=True)
         self._bars.update(self._scan, completed=done, visible=done < total)
+        self.tell_each_minute(printable(f"{path}: {done} of {total} windows"))
 
     def on_case(self, report: CaseReport) -> None:
         """Print the result of a case."""
         self._done += 1
+        self._printed = time.monotonic()
         self._failed += report.status == "failed"
         self._voxels += report.voxels
         counted = [f"{self._voxels / 1e6:.0f} million voxels"] if self._voxels >= 1e6 else []

@@ -16,9 +16,10 @@ from tomoseg.core.reading import current_read_options, set_read_options
 from tomoseg.core.tables import write_csv
 from tomoseg.core.threads import choose_threads
 from tomoseg.data.label_mapping import LabelMapping
+from tomoseg.data.label_names import parse_labels
 from tomoseg.data.labels import find_ignored, is_ignored
 from tomoseg.evaluation.case import CaseScores, hide_case, score_case
-from tomoseg.evaluation.config import EvaluationConfig, make_protocol, parse_labels
+from tomoseg.evaluation.config import EvaluationConfig, make_protocol
 from tomoseg.evaluation.label_map import layers_of
 from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.evaluation.page import write_page

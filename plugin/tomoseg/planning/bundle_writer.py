@@ -15,6 +15,7 @@ from tomoseg.core.errors import DatasetError, UsageError
 from tomoseg.data.datasets import DESCRIPTION, PARTS, Dataset, read_dataset, read_description
 from tomoseg.data.inspection.scan import OnScan
 from tomoseg.data.inspection.training_checks import find_copies, require_trainable, trainable_labels
+from tomoseg.data.label_names import parse_labels
 from tomoseg.data.labels import find_ignored
 from tomoseg.data.read import read_volume
 from tomoseg.planning.configs import make_configs
@@ -64,7 +65,9 @@ def plan(
     options = options or PlanningOptions()
     target = Path(output)
     name = require_free(target, options.overwrite)
-    data = require_trainable(read_dataset(dataset), scans=options.synthetic is None, on_scan=on_scan)
+    data = require_trainable(
+        _named(read_dataset(dataset), options.label_names), scans=options.synthetic is None, on_scan=on_scan
+    )
     if on_warning is not None:
         for line in find_copies(reversed(data.pairs), data.pairs):
             on_warning(line)
@@ -109,6 +112,15 @@ def plan(
             (staging / path).parent.mkdir(parents=True, exist_ok=True)
             (staging / path).write_text(text, encoding="utf-8")
     return made
+
+
+def _named(dataset: Dataset, names: str | None) -> Dataset:
+    """Return a dataset with the names that the user gives its labels."""
+    if names is None:
+        return dataset
+    if dataset.label_names:
+        raise UsageError(f"label names: {dataset.root / DESCRIPTION} has them. Leave out --label-names")
+    return replace(dataset, label_names=parse_labels(names, "label names"))
 
 
 def _lists_pairs(dataset: Dataset) -> bool:

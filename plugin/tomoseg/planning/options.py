@@ -22,6 +22,7 @@ class PlanningOptions:
         device: what the bundle will be trained on; auto is a GPU where the computer has one.
         preset: how large the network may be.
         modality: what the scans are; by default as the dataset says, or as its values look.
+        label_names: names of the labels of a dataset that does not name them, or a JSON file with them.
         loss: the last two are for labels that are rare or small.
         sampling: how often windows lie on each label: all alike, smaller ones more often, or as the ratios say (1 for
             labels left out).
@@ -42,6 +43,7 @@ class PlanningOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     preset: PresetName = "medium"
     modality: Annotated[str | None, Option("CT|MR")] = None
+    label_names: Annotated[str | None, Option("1=NAME,2=NAME|FILE")] = None
     loss: LossName = "dice-ce"
     sampling: Annotated[str, Option(f"{UNIFORM}|{INVERSE_VOLUME}|NAME=RATIO,…")] = UNIFORM
     synthetic: Annotated[float | None, Option("SHARE")] = None

@@ -9,8 +9,8 @@ from tomoseg.core.notes import take_note
 from tomoseg.data.datasets import Dataset
 from tomoseg.data.inspection.training_checks import trainable_labels
 from tomoseg.data.label_mapping import LabelMapping
+from tomoseg.data.label_names import parse_labels
 from tomoseg.data.labels import find_ignored, same_name
-from tomoseg.evaluation.config import parse_labels
 
 
 def match_labels(dataset: Dataset, planned: PlannedBundle | None, asked: str | None = None) -> Dataset:

@@ -21,7 +21,6 @@ class TrainingMonitor(ProgressBars):
     def __init__(self, title: str, hidden: bool = False) -> None:
         super().__init__(TaskProgressColumn(), hidden=hidden, recent_s=SPEED_PERIOD_S)
         self._title = title
-        self._hidden = hidden
         self._task = self._bars.add_task(title)
         self._start = 0.0
         self._first = 0
@@ -34,11 +33,7 @@ class TrainingMonitor(ProgressBars):
     def step(self, done: int, epoch: int, epochs: int) -> None:
         """Show the number of finished steps, the last of them in `epoch`."""
         self._bars.update(self._task, completed=done, description=f"{self._title}, epoch {epoch} of {epochs}")
-
-    def tell(self, text: str) -> None:
-        """Print a line."""
-        if not self._hidden:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.tell_each_minute(f"{self._title}: epoch {epoch} of {epochs}, step {done}")
 
     def finish_epoch(self, row: Row, epochs: int) -> None:
         """Print what an epoch gave: each of them where there is no bar, else those with a validation."""

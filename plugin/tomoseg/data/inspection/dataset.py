@@ -201,7 +201,8 @@ def _inspect_pair(pair: Pair, dataset: Dataset, inspector: Inspector) -> CaseFin
         present = {value for value in label.voxels.values if value > 0}
         unknown = sorted(present - set(dataset.label_names))
         if unknown:
-            errors.append(f"the label map holds {some(unknown)}, which {DESCRIPTION} does not name")
+            table = DESCRIPTION if (dataset.root / DESCRIPTION).exists() else "--label-names"
+            errors.append(f"the label map holds {some(unknown)}, which {table} does not name")
         notes.extend(_contradictions(pair, {dataset.label_names[value] for value in present if value not in unknown}))
     return CaseFindings(pair.name, pair.part, image, label, same, tuple(errors), tuple(notes))
 

@@ -54,7 +54,7 @@ def require_trainable(dataset: Dataset, *, scans: bool = True, on_scan: OnScan |
     names = dataset.label_names
     pairs = tuple(_with_voxels(pair, case, names) for pair, case in zip(dataset.pairs, findings.cases, strict=False))
     errors += [
-        f"{dataset.root}: no case has the label {label}; take it out of dataset.json, or add cases that have it"
+        f"{dataset.root}: no case has the label {label}; leave out its name, or add cases that have it"
         for label in missing_labels(dataset, pairs)
     ]
     if not findings.labels:
