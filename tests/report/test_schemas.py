@@ -87,6 +87,14 @@ def write_bundle(folder: Path, scan: Path) -> Path:
     return printed(folder / "info.json", "info", "--json")
 
 
+def write_bundles(folder: Path, scan: Path) -> Path:
+    return printed(folder / "bundles.json", "bundles", "--json")
+
+
+def write_installation(folder: Path, scan: Path) -> Path:
+    return printed(folder / "doctor.json", "doctor", "--json")
+
+
 def write_export(folder: Path, scan: Path) -> Path:
     output = folder / "network.ts"
     command = ("export", "hippocampus", "--format", "torchscript", "-o", output, "--json")
@@ -156,12 +164,14 @@ def printed(path: Path, *arguments: object) -> Path:
 WRITERS: dict[str, Callable[[Path, Path], Path]] = {
     "app_settings": write_settings,
     "bundle": write_bundle,
+    "bundles": write_bundles,
     "cross_validation": write_cross_validation,
     "current_version": write_current,
     "evaluation": write_evaluation,
     "export": write_export,
     "image_scores": write_scores,
     "inspection": write_inspection,
+    "installation": write_installation,
     "known_head": write_head,
     "manifest": write_manifest,
     "plan": write_plan,
@@ -171,6 +181,14 @@ WRITERS: dict[str, Callable[[Path, Path], Path]] = {
     "training_progress": write_progress,
     "weights_version": write_weights,
 }
+
+
+def test_commands_that_write_a_file_print_it(tmp_path: Path) -> None:
+    data, (predictions, references) = write_dataset(tmp_path / "data"), write_cases(tmp_path)
+    planned = run_inside("plan", data, "-o", tmp_path / "bundle", "--preset", "small", "--device", "cpu", "--json")
+    assert json.loads(planned.stdout) == json.loads((tmp_path / "bundle" / "configs" / "plan.json").read_text("utf-8"))
+    compared = run_inside("evaluate", predictions, references, "-o", tmp_path / "out", "--json")
+    assert json.loads(compared.stdout) == json.loads((tmp_path / "out" / "evaluation.json").read_text("utf-8"))
 
 
 def parts(schema: Any) -> Iterator[dict[str, Any]]:

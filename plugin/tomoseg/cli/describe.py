@@ -1,6 +1,7 @@
 """`tomoseg info`, `bundles`, `doctor` and `check`."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,6 +106,7 @@ def doctor(
     measure: Annotated[str, typer.Option("--measure", metavar="BUNDLE")] = "",
     data: Annotated[Path | None, typer.Option("--data", metavar="DATASET")] = None,
     trust: TrustOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check the installation, and list missing packages; or measure how fast a bundle's network is here.
 
@@ -119,6 +121,8 @@ def doctor(
     """
     if data is not None and not measure:
         raise UsageError("--data: is for --measure. Give a bundle with --measure BUNDLE.")
+    if as_json and measure:
+        raise UsageError("--json: is for the checks. Leave out --measure.")
     if measure:
         from tomoseg.cli.measure import COLUMNS, measure_bundle
 
@@ -130,9 +134,13 @@ def doctor(
     from tomoseg.cli.doctor import examine_installation
 
     findings = examine_installation()
-    rows = [("ok" if finding.good else "bad", finding.what, finding.found) for finding in findings]
-    print_table("", ("", "what", "found"), rows)
-    if not all(finding.good for finding in findings):
+    ok = all(finding.good for finding in findings)
+    if as_json:
+        print_json(format_json({"ok": ok, "findings": list(map(asdict, findings))}))
+    else:
+        rows = [("ok" if finding.good else "bad", finding.what, finding.found) for finding in findings]
+        print_table("", ("", "what", "found"), rows)
+    if not ok:
         raise typer.Exit(1)
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tomoseg.cli.arguments import BundleOption, QuietOption, TrustOption
+from tomoseg.cli.arguments import BundleOption, JsonOption, QuietOption, TrustOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.cli.trust import find_trusted
-from tomoseg.core.notes import print_error, print_line, print_note
+from tomoseg.core.files import read_text
+from tomoseg.core.notes import print_error, print_json, print_line, print_note
 from tomoseg.core.reading import ReadOptions, read_with
 from tomoseg.evaluation.options import EvaluationOptions
 from tomoseg.report.text import show_number
@@ -34,6 +35,7 @@ def evaluate(
     options: EvaluationOptions,
     reading: ReadOptions,
     quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare label maps with reference label maps of the same file names.
 
@@ -67,7 +69,9 @@ def evaluate(
             found = compare(predictions, references, options, bundle=chosen, output=output, on_case=print_case)
     for note in found.notes:
         print_note(note)
-    if not quiet:
+    if as_json:
+        print_json(read_text(output / "evaluation.json"))
+    elif not quiet:
         _print_summary(found)
         print_line(f"{len(found.done)} of {len(found.cases)} cases; see {output / 'evaluation.html'}")
     if found.failed:

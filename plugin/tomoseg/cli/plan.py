@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from tomoseg.bundle.planned import PLAN
 from tomoseg.bundle.registry import as_folder
-from tomoseg.cli.arguments import QuietOption
+from tomoseg.cli.arguments import JsonOption, QuietOption
 from tomoseg.cli.terminal import print_table, status
 from tomoseg.core.errors import DatasetError
-from tomoseg.core.notes import collect_notes, print_error, print_line, print_note, print_warning
+from tomoseg.core.files import read_text
+from tomoseg.core.notes import collect_notes, print_error, print_json, print_line, print_note, print_warning
 from tomoseg.core.reading import ReadOptions, read_with
 from tomoseg.planning.options import PlanningOptions
 
@@ -20,6 +22,7 @@ def plan(
     options: PlanningOptions,
     reading: ReadOptions,
     quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a MONAI bundle for training on a labelled dataset, with a reason for each choice.
 
@@ -40,10 +43,13 @@ def plan(
         for problem in error.errors:
             print_error(problem)
         raise typer.Exit(1) from None
-    if quiet:
+    if not quiet:
+        for note in notes:
+            print_note(note)
+    if as_json:
+        print_json(read_text(output / PLAN))
+    if quiet or as_json:
         return
-    for note in notes:
-        print_note(note)
     rows = []
     for choice, value in made.choices().items():
         shown = ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, dict) else str(value)
