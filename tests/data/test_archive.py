@@ -1,4 +1,4 @@
-"""ZIPs with DICOM series: each series is a scan, whose errors and results are called as the ZIP."""
+"""ZIPs with DICOM series or one NIfTI file: each is a scan, whose errors and results are called as the ZIP."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -71,6 +72,30 @@ def test_each_series_in_a_zip_is_a_scan(tmp_path: Path) -> None:
     assert [scan.path for scan in inspect([path], voxels=True).scans] == [path, path]
 
 
+def zip_of_volumes(path: Path, *names: str) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, nib.Nifti1Image(ARRAY, GRID.affine).to_bytes())
+        file.writestr("__MACOSX/._a.nii", b"a Mac adds such files")
+    return path
+
+
+def test_a_zip_of_one_nifti_file_is_a_scan(tmp_path: Path) -> None:
+    path = zip_of_volumes(tmp_path / "roe.zip", "export/a.nii")
+    np.testing.assert_array_equal(read_volume(path).array, ARRAY)
+    for given in (tmp_path, path):
+        assert [(scan.path, scan.series) for scan in find_scans(given)] == [(path, None)]
+        assert [case.output.name for case in plan_cases([given], tmp_path / "out")] == ["roe_seg.nii.gz"]
+    (found,) = inspect([path]).scans
+    assert found.grid is not None
+    assert found.grid.shape == GRID.shape
+    two = zip_of_volumes(tmp_path / "two.zip", "a.nii", "b.nii")
+    with pytest.raises(TomosegError, match=r"two\.zip: contains no"):
+        plan_cases([two], tmp_path / "out")
+    with pytest.raises(TomosegError, match=r"two\.zip"):
+        read_volume(two)
+
+
 def test_errors_and_warnings_name_the_zip(tmp_path: Path) -> None:
     path = zipped(tmp_path / "doe.zip", 1, gone=1)
     with pytest.raises(TomosegError, match="pass --fill-gaps") as caught:
@@ -95,7 +120,9 @@ def test_a_zip_without_a_series_is_skipped_with_a_note(tmp_path: Path) -> None:
     zipped(tmp_path / "doe.zip", 1)
     with collect_notes() as notes:
         assert [scan.path.name for scan in find_scans(tmp_path)] == ["doe.zip"]
-    assert notes == [f"{tmp_path / 'texts.zip'}: skipped, because it holds no CT or MR series in DICOM"]
+    assert notes == [
+        f"{tmp_path / 'texts.zip'}: skipped, because it holds neither CT or MR series in DICOM nor one other scan"
+    ]
     with pytest.raises(TomosegError, match=r"texts\.zip: contains no CT or MR series in DICOM"):
         plan_cases([tmp_path / "texts.zip"], tmp_path / "out")
 

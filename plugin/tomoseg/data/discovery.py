@@ -48,7 +48,7 @@ def find_scans(
     spread over.
 
     Args:
-        folder: searched to its depth, and ZIPs in it for DICOM; hidden files and folders are left out. Or a ZIP.
+        folder: searched to its depth, and ZIPs in it; hidden files and folders are left out. Or a ZIP.
         series: only DICOM series of this UID or description, which may be a pattern; "all" for scans of any kind and
             modality.
         leave_out: a folder that is not searched.
@@ -59,19 +59,22 @@ def find_scans(
     files = [folder] if is_archive(folder) else visible_files(folder, leave_out)
     volumes = list(filter(is_volume, files)) if every else []
     scans = [Scan(path) for path in (volumes if all_files else without_masks(volumes))]
-    found, failing = _find_series(files, folder)
+    found, others = _find_series(files, folder)
     places: dict[Path, list[SeriesSummary]] = defaultdict(list)
     for one, place in found:
         places[place].append(one)
     chosen = _choose([one for one, _ in found], series, modality, folder)
     scans += [Scan(place, one.uid, _tag(one, places[place])) for one, place in found if one in chosen]
-    if every:  # no file could be read: it is a scan that fails
-        scans += [Scan(place) for place in failing - places.keys()]
+    if every:
+        scans += [Scan(place) for place in others - places.keys()]
     return sorted(scans, key=lambda scan: (scan.path, scan.series or ""))
 
 
 def _find_series(files: list[Path], folder: Path) -> tuple[list[tuple[SeriesSummary, Path]], set[Path]]:
-    """Return the folder or ZIP of each CT or MR series among files, and those of damaged DICOM files."""
+    """Return the folder or ZIP of each CT or MR series among files, and those that are one scan without a series.
+
+    These are ZIPs of one other file, and what holds damaged DICOM files, which the reader reports.
+    """
     loose, archives = list(filter(is_dicom, files)), list(filter(is_archive, files))
     if not loose and not archives:
         return [], set()
@@ -79,21 +82,21 @@ def _find_series(files: list[Path], folder: Path) -> tuple[list[tuple[SeriesSumm
 
     listed, damaged = find_series(loose)
     found = [(one, common_folder(its) or folder) for one, its in listed.items()]
-    failing = {one.parent for one in damaged}
+    others = {one.parent for one in damaged}
     for archive in archives:
         try:
             with as_folder(archive) as (unpacked, _):
-                listed, damaged = find_series(dicom_files(unpacked))
+                listed, damaged = find_series(dicom_files(unpacked)) if unpacked.is_dir() else ({}, [unpacked])
         except VolumeError:  # its reader reports it
             listed, damaged = {}, [archive]
         if damaged:
-            failing.add(archive)
+            others.add(archive)
         elif not listed:
-            take_note(f"{archive}: skipped, because it holds no CT or MR series in DICOM")
+            take_note(f"{archive}: skipped, because it holds neither CT or MR series in DICOM nor one other scan")
         # a folder that was unpacked beside its ZIP is no other scan
         known = {one for one, place in found if place.is_relative_to(archive.with_suffix(""))}
         found += [(one, archive) for one in listed if one not in known]
-    return found, failing
+    return found, others
 
 
 def _choose(found: list[SeriesSummary], asked: str | None, modality: str, folder: Path) -> list[SeriesSummary]:

@@ -45,9 +45,9 @@ def read_volume(
 
     Args:
         source: path of a NIfTI file (.nii, .nii.gz, .nii.bz2, .nii.zst, .hdr with .img), FreeSurfer file (.mgz, .mgh),
-            NRRD file (.nrrd, .nhdr), MetaImage file (.mha, .mhd), of a folder or a ZIP with a DICOM series below it or
-            of a multi-frame DICOM file; or a nibabel image, or a SimpleITK image. Of several channels: a 4D NIfTI file
-            or image, or one of these for each channel.
+            NRRD file (.nrrd, .nhdr), MetaImage file (.mha, .mhd), of a folder or a ZIP with a DICOM series below it, of
+            a ZIP with one of these files, or of a multi-frame DICOM file; or a nibabel image, or a SimpleITK image. Of
+            several channels: a 4D NIfTI file or image, or one of these for each channel.
         series: SeriesInstanceUID of the series to read where the folder holds several.
         channels: how many are expected.
         allow_non_finite: keep NaN and infinity, for a transform that replaces them.
