@@ -14,7 +14,8 @@ from tomoseg.core.tables import write_csv
 from tomoseg.data.archive import is_archive
 from tomoseg.data.channels import further_files
 from tomoseg.data.discovery import ALL_SERIES, Scan, find_scans
-from tomoseg.data.formats import pair_of, strip_suffix
+from tomoseg.data.formats import SPLIT_ENDING, pair_of, strip_suffix
+from tomoseg.data.labels import NOT_IN_FILE_NAMES
 from tomoseg.data.masks import without_masks
 from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
 from tomoseg.data.scan_files import INDEX_NAME, is_dicom, is_volume
@@ -23,7 +24,6 @@ from tomoseg.report.records import CaseReport
 
 UID = re.compile(r"[0-9.]+")
 OTHER_FORMATS = "NIfTI, NRRD or MetaImage file, and no "
-NOT_IN_NAMES = re.compile(r"[^\w.-]+")  # of files
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ class Case:
     def picture(self) -> Path:
         """The preview's file."""
         return self.output.with_name(f"{strip_suffix(self.output.name)}.png")
+
+    @property
+    def split_folder(self) -> Path:
+        """The folder of a file for each label."""
+        return self.output.with_name(f"{strip_suffix(self.output.name)}{SPLIT_ENDING}")
 
     @property
     def entropy(self) -> Path:
@@ -228,7 +233,7 @@ def plan_case(
         tree = scan.path.absolute().parent.relative_to(base.absolute())
     except ValueError:  # the base itself is the scan
         tree = Path()
-    parts = (strip_suffix(_name(scan.path)), scan.tag, NOT_IN_NAMES.sub("_", phase or ""))
+    parts = (strip_suffix(_name(scan.path)), scan.tag, NOT_IN_FILE_NAMES.sub("_", phase or ""))
     place, number = tree / "_".join(filter(None, parts)), ""
     if key is not None:
         if output_type.of_series:

@@ -1,6 +1,6 @@
 """Manifest of a finished scan: hash of the input, hash of the run settings, hashes of the outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Manifest:
     Attributes:
         scan: SHA-256 over the files of the scan.
         run: SHA-256 over the bundle, its weights and the options that matter.
-        outputs: SHA-256 of each file that was made, by its name.
+        outputs: SHA-256 of each file that was made, by its place below the manifest's folder.
         case: what the report says of it.
     """
 
@@ -42,13 +42,14 @@ class Manifest:
         """
         write_json(path, asdict(self))
 
-    def made(self, path: Path) -> bool:
-        """Return whether an output file is unchanged."""
-        return path.is_file() and not path.is_symlink() and self.outputs.get(path.name) == sha256(path)
+    def made(self, folder: Path, path: Path) -> bool:
+        """Return whether an output file below the manifest's folder is unchanged."""
+        known = self.outputs.get(path.relative_to(folder).as_posix())
+        return known is not None and path.is_file() and not path.is_symlink() and known == sha256(path)
 
-    def proves(self, scan: str, run: str, outputs: Sequence[Path]) -> bool:
+    def proves(self, scan: str, run: str, folder: Path, outputs: Iterable[Path]) -> bool:
         """Return whether this run made these outputs from this scan, and none has changed."""
-        return (self.scan, self.run) == (scan, run) and all(map(self.made, outputs))
+        return (self.scan, self.run) == (scan, run) and all(self.made(folder, path) for path in outputs)
 
 
 def read_manifest(path: Path) -> Manifest | None:

@@ -14,6 +14,7 @@ class OutputOptions:
 
     Attributes:
         overwrite: replace files that are there already.
+        split: write a file for each label, too, named as it, into a folder beside the label map.
         preview: write a picture (PNG) beside each label map.
         neurological: draw it with the patient's right at the right; by default it is at the left, as in radiology.
         anonymous: write numbers in place of paths and UIDs, into names of files, reports, pictures and messages.
@@ -28,6 +29,7 @@ class OutputOptions:
     """
 
     overwrite: bool = False
+    split: bool = False
     preview: bool = False
     neurological: bool = False
     anonymous: bool = False

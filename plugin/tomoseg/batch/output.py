@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from tomoseg.batch.cases import Case
 from tomoseg.batch.manifest import Manifest, read_manifest
 from tomoseg.batch.options import OutputOptions
-from tomoseg.core.errors import OutputError, VolumeError, one_line
+from tomoseg.core.errors import OutputError, SchemaVersionError, VolumeError, one_line
 from tomoseg.core.files import real_path, sha256, staging_folder
 from tomoseg.core.notes import collect_notes
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.channels import channels_of
+from tomoseg.data.labels import file_names
 from tomoseg.data.read import read_volume
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.report.preview import save_preview
@@ -62,15 +64,19 @@ class OutputWriter:
         if self.options.overwrite:
             return None
         manifest = read_manifest(case.manifest) if case.resumable else None
-        outputs = self.outputs(case)
+        outputs, folder = self.outputs(case), case.output.parent
         scan = "" if manifest is None else hash_scan()
         manifest = manifest if scan else None
         asked = [*outputs, *([case.picture] if self.options.preview else [])]
-        if manifest is not None and manifest.proves(scan, self.run, asked):
+        if manifest is not None and self.options.split:
+            names = file_names({row.label: row.name for row in manifest.case.labels})
+            asked += [case.split_folder / f"{name}.nii.gz" for name in names.values()]
+        if manifest is not None and manifest.proves(scan, self.run, folder, asked):
             return _skipped(manifest, case)
-        for path in filter(Path.exists, outputs):
+        split = case.split_folder.glob("*.nii.gz") if self.options.split else ()
+        for path in filter(Path.exists, (*outputs, *split)):
             # files of an interrupted run are replaced; other files are not
-            if manifest is None or not manifest.made(path):
+            if manifest is None or not manifest.made(folder, path):
                 raise OutputError(f"{path}: exists. Pass --overwrite to replace it")
             if self.options.follow and manifest.scan == scan and manifest.run != self.run:
                 note = "made by another bundle, other weights or other options; kept"
@@ -104,6 +110,8 @@ class OutputWriter:
                 result.save(staged[0], case.output_type.name)
             if self.uncertainty:
                 result.save_entropy(staged[1])
+            if self.options.split:
+                staged += result.save_each(folder / case.split_folder.name)
             stats = result.stats + RunStats(notes=tuple(notes))
             image, why = again.result()
             preview = None
@@ -123,10 +131,20 @@ class OutputWriter:
                 voxels=math.prod(result.grid.shape), labels=_measure(result, image, self.options.measure),
             )  # fmt: skip
             report = case.hide(report)
+            earlier = None
+            with suppress(SchemaVersionError):  # it is replaced
+                earlier = read_manifest(case.manifest) if case.resumable else None
+            hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in staged}
             if case.resumable:
-                Manifest(scan, self.run, {path.name: sha256(path) for path in staged}, report).save(case.manifest)
-            for path in staged:
-                path.replace(case.output.with_name(path.name))
+                Manifest(scan, self.run, hashes, report).save(case.manifest)
+            for place in hashes:
+                target = case.output.parent / place
+                target.parent.mkdir(exist_ok=True)
+                (folder / place).replace(target)
+            if earlier is not None:  # of labels that this run has not
+                for path in case.split_folder.glob("*.nii.gz"):
+                    if f"{path.parent.name}/{path.name}" not in hashes and earlier.made(case.output.parent, path):
+                        path.unlink()
         return replace(report, stats=stats + RunStats({"writing": time.perf_counter() - start}))
 
     def _draw(self, path: Path, case: Case, result: Segmentation, image: NDArray[np.float32]) -> str:
@@ -152,12 +170,13 @@ class OutputWriter:
 
 def _require_inside(case: Case) -> None:
     """Raise OutputError if a link below the folder of all results leads out of it."""
-    if case.folder is not None and not real_path(case.output.parent).is_relative_to(real_path(case.folder)):
-        raise OutputError(f"{case.output.parent}: a link leads out of {case.folder}. Remove it.")
+    for folder in (case.output.parent, case.split_folder):
+        if case.folder is not None and not real_path(folder).is_relative_to(real_path(case.folder)):
+            raise OutputError(f"{folder}: a link leads out of {case.folder}. Remove it.")
 
 
 def _skipped(manifest: Manifest, case: Case, *notes: str) -> CaseReport:
-    preview = str(case.picture) if manifest.made(case.picture) else None
+    preview = str(case.picture) if manifest.made(case.output.parent, case.picture) else None
     try:
         labels = _count_again(case, manifest.case.labels)
     except VolumeError:

@@ -88,7 +88,8 @@ def _make_report(
         "checkpoint": ", ".join(name_weights(executor.weights, bundle.root.absolute())),
         "checkpoint_sha256": " ".join(hash_weights(executor.weights)),
     }
-    written = {"overwrite": executor.output.overwrite, "preview": executor.output.preview}
+    output = executor.output
+    written = {"overwrite": output.overwrite, "split": output.split, "preview": output.preview}
     output_types = sorted({case.output_type.name for case in cases})
     return Report(
         bundle={"name": bundle.name, "version": bundle.version, **files},

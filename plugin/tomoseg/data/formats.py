@@ -7,6 +7,7 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 PAIR_SUFFIXES = (".hdr", ".img", ".hdr.gz", ".img.gz")  # NIfTI in two files
 DETACHED_SUFFIXES = (".nhdr", ".mhd")  # the voxels are in another file
+SPLIT_ENDING = "_labels"  # of the folder with a file for each label, beside their label map
 SEGMENTATION_SUFFIX = ".seg.nrrd"  # 3D Slicer's; never a scan
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 SINGLE_FILE_SUFFIXES = tuple(suffix for suffix in VOLUME_SUFFIXES if suffix not in DETACHED_SUFFIXES)

@@ -14,6 +14,7 @@ LEFT, RIGHT = {"left", "lt", "lh", "l"}, {"right", "rt", "rh", "r"}
 WORDS = re.compile(r"[A-Z]+[0-9]+|(?<![A-Za-z])[a-z][0-9]+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 JOINED = re.compile(r"([LR])(?=[A-Z][a-z])|(?<=[a-z])([LR])\b")  # LParotid, ParotidL
 IGNORE = "ignore"  # nnU-Net's name of the label whose voxels count neither as foreground nor as background
+NOT_IN_FILE_NAMES = re.compile(r"[^\w.-]+")
 GOLDEN_RATIO = 0.618034  # steps of it round the circle of hues never come close to each other
 
 
@@ -109,6 +110,22 @@ def select_labels(patterns: Iterable[str], table: Iterable[Label]) -> tuple[Labe
             raise UsageError(f"labels: no label is called {pattern!r}. Choose from {', '.join(names.values())}")
         chosen.update(found)
     return tuple(label for label in labels if not wanted or same_name(label.name) in chosen)
+
+
+def file_names(names: Mapping[int, str]) -> dict[int, str]:
+    """Return a name for the file of each label, without suffix: that of the label, where a file can have it.
+
+    Example:
+        >>> from tomoseg.data.labels import file_names
+        >>> file_names({1: "liver", 2: "left/right", 3: "Liver"})
+        {1: 'liver', 2: 'left_right', 3: 'Liver_3'}
+    """
+    found: dict[int, str] = {}
+    for value, name in names.items():
+        plain = NOT_IN_FILE_NAMES.sub("_", name).strip(".") or "label"
+        taken = {other.casefold() for other in found.values()}
+        found[value] = f"{plain}_{value}" if plain.casefold() in taken else plain
+    return found
 
 
 def is_ignored(name: str | None) -> bool:

@@ -12,7 +12,7 @@ from tomoseg.core.notes import take_note
 from tomoseg.data.channels import FIRST_CHANNEL
 from tomoseg.data.datasets import DESCRIPTION, FOLDERS, LABEL_ENDINGS, Dataset, described_labels, read_dataset
 from tomoseg.data.dicom.seg_reader import is_segmentation
-from tomoseg.data.formats import SCAN_SUFFIXES, has_suffix, pair_of, strip_suffix
+from tomoseg.data.formats import SCAN_SUFFIXES, SPLIT_ENDING, has_suffix, pair_of, strip_suffix
 from tomoseg.data.scan_files import visible_files
 
 # of names that `tomoseg segment` gives: `_labelmap.dcm` beside those of datasets
@@ -127,6 +127,8 @@ def _collect(side: Path) -> dict[Key, Path]:
     files = [path for path in visible_files(side) if has_suffix(path.name, SCAN_SUFFIXES) or is_segmentation(path)]
     files = [path for path in files if path == pair_of(path)[0]]
     stems = {(path.parent, strip_suffix(path.name)) for path in files}
+    split = {folder / f"{stem}{SPLIT_ENDING}" for folder, stem in stems}  # masks of single labels
+    files = [path for path in files if path.parent not in split]
     entropies = {(folder, f"{stem}{ENTROPY_ENDING}") for folder, stem in stems}
     return _by_key((path for path in files if (path.parent, strip_suffix(path.name)) not in entropies), side)
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.label_mapping import LabelMapping
-from tomoseg.data.labels import select_labels
-from tomoseg.data.nifti import write_map
+from tomoseg.data.labels import file_names, select_labels
+from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.data.output_types import choose_output_type
 from tomoseg.data.segments import LabelMap
 from tomoseg.inference.localisation.locator import RegionCrop
@@ -123,6 +123,18 @@ class Segmentation(LabelMap):
         """
         target = Path(path)
         choose_output_type(output_type, target).write(target, self)
+
+    def save_each(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write a NIfTI file of 0 and 1 for each label, named as it, e.g. "liver.nii.gz"; return the files.
+
+        Raises:
+            OutputError: as for `save`.
+        """
+        paths = {value: Path(folder) / f"{name}.nii.gz" for value, name in file_names(self.names).items()}
+        for value, path in paths.items():
+            mask = self.labels[value - 1] > 0 if self.overlapping else self.labels == value
+            write_label_map(path, mask.astype(np.uint8), self.grid, self.header)
+        return list(paths.values())
 
     def save_entropy(self, path: str | os.PathLike[str]) -> None:
         """Write the entropy as NIfTI, float32; the file is there whole or not at all.
