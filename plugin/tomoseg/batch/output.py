@@ -23,7 +23,6 @@ from tomoseg.data.channels import channels_of
 from tomoseg.data.labels import file_names
 from tomoseg.data.read import read_volume
 from tomoseg.inference.segmentation import Segmentation
-from tomoseg.report.preview import save_preview
 from tomoseg.report.records import CaseReport, LabelVolume
 from tomoseg.report.statistics import measure_labels
 
@@ -37,14 +36,12 @@ class OutputWriter:
         options: which files, and which are replaced.
         uncertainty: there is an entropy map.
         channels: how many each scan has.
-        hounsfield: scans are in Hounsfield units.
     """
 
     run: str
     options: OutputOptions = field(default_factory=OutputOptions)
     uncertainty: bool = False
     channels: int = 1
-    hounsfield: bool = False
 
     def outputs(self, case: Case) -> list[Path]:
         """Return the files without which the case is not done."""
@@ -150,10 +147,7 @@ class OutputWriter:
     def _draw(self, path: Path, case: Case, result: Segmentation, image: NDArray[np.float32]) -> str:
         """Draw the preview; return why there is none."""
         try:
-            save_preview(
-                path, np.nan_to_num(image), {"": result.as_one_map().labels}, result.grid, result.label_table,
-                title=case.name, hounsfield=self.hounsfield, neurological=self.options.neurological,
-            )  # fmt: skip
+            result.save_preview(path, image, title=case.name, neurological=self.options.neurological)
         except Exception as error:  # matplotlib; the labels are good without the picture
             return one_line(error)
         return ""

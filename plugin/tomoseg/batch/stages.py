@@ -73,7 +73,7 @@ class Stages:
         self.run = hash_run(bundle, hash_weights(segmenter.weights), options, segmenter.precision)
         self._segmenter = segmenter
         self._one_is_prepared = Lock()
-        self._writer = OutputWriter(self.run, output, options.uncertainty, bundle.input_channels, bundle.hounsfield)
+        self._writer = OutputWriter(self.run, output, options.uncertainty, bundle.input_channels)
 
     def segment(self, case: Case, progress: Progress | None = None) -> Outcome:
         """Run all stages of one case, one after the other."""

@@ -1,22 +1,31 @@
 """The result for one scan."""
 
 import os
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoseg.core.files import open_regular
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import file_names, select_labels
 from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.data.output_types import choose_output_type
 from tomoseg.data.segments import LabelMap
+from tomoseg.data.volume import Volume, by
 from tomoseg.inference.localisation.locator import RegionCrop
+from tomoseg.report.preview import save_preview
 from tomoseg.report.records import Location
+
+MAX_SHOWN = 4  # labels in one line
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +49,8 @@ class Segmentation(LabelMap):
         entropy: (I, J, K) float32, 0 where the network is certain and 1 where all labels are equally likely; None
             unless requested.
         stats: seconds, windows, memory, backend, precision and notes of the run.
+        hounsfield: the scan is in Hounsfield units.
+        read_scan: reads the scan again; None for the results of a batch.
 
     Example:
         >>> import tomoseg
@@ -53,6 +64,25 @@ class Segmentation(LabelMap):
     places: tuple[RegionCrop, ...] = ()
     entropy: NDArray[np.float32] | None = None
     stats: RunStats = field(default_factory=RunStats)
+    hounsfield: bool = False
+    read_scan: Callable[[], Volume] | None = None
+
+    def __repr__(self) -> str:
+        found = sorted(((ml, name) for name, ml in self.volumes_ml.items() if ml), reverse=True)
+        shown = [f"{name} {ml:.2f} mL" for ml, name in found[:MAX_SHOWN]] or ["no label"]
+        more = [f"{len(found) - MAX_SHOWN} more labels"] if len(found) > MAX_SHOWN else []
+        more += [f"{len(self.warnings)} warnings"] if self.warnings else []
+        return f"Segmentation({by(self.grid.shape)}: {', '.join(shown + more)})"
+
+    def _repr_html_(self) -> str:
+        """Return the picture for a notebook, or the text where the scan cannot be read again."""
+        text = escape(repr(self))
+        with TemporaryDirectory() as folder, suppress(Exception):  # of readers and matplotlib; the text is enough
+            self.save_preview(path := Path(folder) / "preview.png")
+            with open_regular(path) as file:
+                picture = b64encode(file.read()).decode()
+            return f'<img src="data:image/png;base64,{picture}" style="max-width: 100%"><p>{text}</p>'
+        return f"<p>{text}</p>"
 
     @property
     def names(self) -> dict[int, str]:
@@ -135,6 +165,35 @@ class Segmentation(LabelMap):
             mask = self.labels[value - 1] > 0 if self.overlapping else self.labels == value
             write_label_map(path, mask.astype(np.uint8), self.grid, self.header)
         return list(paths.values())
+
+    def save_preview(
+        self,
+        path: str | os.PathLike[str],
+        image: NDArray[np.float32] | None = None,
+        *,
+        title: str = "",
+        neurological: bool = False,
+    ) -> None:
+        """Write a picture (PNG) of slices that show each label, with the patient's right at the left.
+
+        Args:
+            path: ends in .png.
+            image: (I, J, K) intensities; by default the scan is read again.
+            title: stands above.
+            neurological: draw the patient's right at the right.
+
+        Raises:
+            ValueError: no image is given, and the scan cannot be read again.
+            OutputError: the picture cannot be written.
+        """
+        if image is None:
+            if self.read_scan is None:
+                raise ValueError("expected an image to draw the labels over")
+            image = self.read_scan().array
+        save_preview(
+            Path(path), np.nan_to_num(image), {"": self.as_one_map().labels}, self.grid, self.label_table,
+            title=title, hounsfield=self.hounsfield, neurological=neurological,
+        )  # fmt: skip
 
     def save_entropy(self, path: str | os.PathLike[str]) -> None:
         """Write the entropy as NIfTI, float32; the file is there whole or not at all.

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
@@ -170,7 +171,8 @@ class Segmenter:
             BundleError: the bundle fails on it.
             MemoryLimitError: it needs more memory than the options allow.
         """
-        return self.predict(self.prepare(source, series, phase=phase), on_window)
+        result = self.predict(self.prepare(source, series, phase=phase), on_window)
+        return replace(result, read_scan=partial(self._read, source, series, phase))
 
     def prepare(
         self,
@@ -193,18 +195,10 @@ class Segmenter:
             release_unused()
         with PeakMemory(self._pipeline.device) as peak:
             start = time.perf_counter()
-            allowed = self._pipeline.replaces_non_finite
-            expected = self.bundle.input_channels
-            with read_with(self.options.reading):
-                if isinstance(source, Volume):
-                    volume = source
-                elif isinstance(source, ScanSource):
-                    volume = source.read(expected, allow_non_finite=allowed)
-                else:
-                    volume = read_volume(source, series, channels=expected, allow_non_finite=allowed, phase=phase)
+            volume, expected = self._read(source, series, phase), self.bundle.input_channels
             if len(volume.channels) != expected:
                 raise VolumeError(f"{volume.source}: expected {expected} channels, got {len(volume.channels)}")
-            if not allowed and volume is source:
+            if not self._pipeline.replaces_non_finite and volume is source:
                 require_finite(volume)
             warnings = scan_warnings(volume, self.bundle.modality, self.bundle.hounsfield)
             seconds = {"reading": time.perf_counter() - start}
@@ -237,6 +231,15 @@ class Segmenter:
             stats=stats, warnings=(*volume.warnings, *warnings),
         )  # fmt: skip
 
+    def _read(self, source: Source | Volume | ScanSource, series: str | None, phase: str | None) -> Volume:
+        if isinstance(source, Volume):
+            return source
+        how: dict[str, Any] = {"allow_non_finite": self._pipeline.replaces_non_finite}
+        with read_with(self.options.reading):
+            if isinstance(source, ScanSource):
+                return source.read(self.bundle.input_channels, **how)
+            return read_volume(source, series, channels=self.bundle.input_channels, phase=phase, **how)
+
     def predict(self, prepared: Prepared, on_window: OnWindow | None = None) -> Segmentation:
         """Run network and post-processing on a scan; otherwise as for a call.
 
@@ -259,7 +262,7 @@ class Segmenter:
             labels=found.labels, label_table=table, algorithm=self.bundle.name, version=self.bundle.version,
             grid=prepared.grid, header=prepared.header, series=prepared.series,
             entropy=found.entropy, location=found.location, places=found.places,
-            warnings=(*prepared.warnings, *found.warnings),
+            warnings=(*prepared.warnings, *found.warnings), hounsfield=self.bundle.hounsfield,
             stats=prepared.stats + ran + RunStats(peak_bytes=peak.bytes, peak_vram_bytes=peak.vram_bytes),
         )  # fmt: skip
         if self.options.labels:
