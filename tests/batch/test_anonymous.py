@@ -54,7 +54,7 @@ def test_nothing_that_is_written_names_a_scan(real_scan: Path, dicom_scan: Path,
     assert sorted(case.status for case in again.cases) == ["failed", "failed", "skipped", "skipped"]
     assert [case.input for case in first.cases] == [case.input for case in again.cases]
     written = [path for path in out.rglob("*") if path.is_file()]
-    assert len(written) == 9  # three reports; two label maps, pictures and manifests
+    assert len(written) == 13  # three reports; two label maps, each with a picture, a manifest and two tables
     names = [path.relative_to(out).as_posix() for path in written]
     texts = [path.read_bytes().decode("utf-8", "replace") for path in written if path.suffix != ".gz"]
     told = "".join([repr(first), repr(again), repr(calls), *names, *texts])

@@ -38,7 +38,9 @@ def test_segments_one_scan_into_one_file(real_scan: Path, tmp_path: Path) -> Non
     assert done.stderr == ""
     assert "anterior" in done.stdout
     assert " mL" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["seg.nii.gz", "seg.png", "statistics.csv"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "seg.ctbl", "seg.label", "seg.nii.gz", "seg.png", "statistics.csv",
+    ]  # fmt: skip
     assert set(np.unique(np.asanyarray(nib.load(tmp_path / "new" / "seg.nii.gz").dataobj))) == {0, 1, 2}
 
 
@@ -57,7 +59,8 @@ def test_segments_a_folder_and_reports_what_failed(real_scan: Path, tmp_path: Pa
     ]
     out = tmp_path / "out"
     written = sorted(path.relative_to(out).as_posix() for path in out.rglob("[!.]*") if path.is_file())
-    assert written == ["report.html", "report.json", "statistics.csv", "sub/good_seg.nii.gz"]
+    labels = ["sub/good_seg.ctbl", "sub/good_seg.label", "sub/good_seg.nii.gz"]
+    assert written == ["report.html", "report.json", "statistics.csv", *labels]
     report = json.loads((out / "report.json").read_text())
     assert sorted(case["status"] for case in report["cases"]) == ["done", "failed", "failed"]
 
@@ -196,6 +199,8 @@ def test_options_reach_the_report(bundle_copy: Path, real_scan: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {
         "mni_left_seg_entropy.nii.gz",
+        "mni_left_seg.ctbl",
+        "mni_left_seg.label",
         "mni_left_seg.nii.gz",
         "report.html",
         "report.json",

@@ -20,6 +20,7 @@ from tomoseg.core.files import real_path, sha256, staging_folder
 from tomoseg.core.notes import collect_notes
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.channels import channels_of
+from tomoseg.data.label_tables import write_label_tables
 from tomoseg.data.labels import file_names
 from tomoseg.data.read import read_volume
 from tomoseg.inference.segmentation import Segmentation
@@ -107,6 +108,8 @@ class OutputWriter:
                 result.save(staged[0], case.output_type.name)
             if self.uncertainty:
                 result.save_entropy(staged[1])
+            if case.output_type.name == "nifti":
+                staged += write_label_tables(staged[0], result.label_table)
             if self.options.split:
                 staged += result.save_each(folder / case.split_folder.name)
             stats = result.stats + RunStats(notes=tuple(notes))
