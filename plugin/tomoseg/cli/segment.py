@@ -13,6 +13,7 @@ from tomoseg.bundle.registry import describe_all
 from tomoseg.cli.arguments import BundleOption, QuietOption, TrustOption
 from tomoseg.cli.lazy_import import collector_paused, deferred
 from tomoseg.cli.trust import find_trusted
+from tomoseg.cli.viewers import list_viewers
 from tomoseg.core.errors import OutputError, UsageError, one_line
 from tomoseg.core.notes import print_error, print_line, print_note
 from tomoseg.core.reader_process import start_reading
@@ -78,6 +79,9 @@ def segment(
         raise
     if not quiet and len(result.cases) > 1:
         print_summary(result, page)
+    if not quiet and len(result.cases) == 1 and (output_file := result.cases[0].output):
+        for command in list_viewers(Path(result.cases[0].input), Path(output_file)):
+            print_line(f"open it with: {command}")
     if not quiet and result.hardware.get("advice"):
         print_note(result.hardware["advice"])
     if result.failed or unsaved or (strict and any(case.warnings for case in result.cases)):
