@@ -291,10 +291,10 @@ def test_reports_what_there_is() -> None:
 
 
 def test_the_list_of_commands_has_whole_sentences() -> None:
-    shown = " ".join(run_inside("--help").stdout.split())
+    shown = "".join(run_inside("--help").stdout.split())
     assert "..." not in shown.partition("Commands:")[2]
     for command in COMMANDS:
-        assert " ".join(str(command.__doc__).split("\n\n")[0].split()) in shown, command.__name__
+        assert "".join(str(command.__doc__).split("\n\n")[0].split()) in shown, command.__name__
 
 
 @pytest.mark.parametrize("name", sorted(get_command(app).commands))  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
 @pytest.fixture
 def scan(tmp_path: Path) -> Path:
     values = np.repeat(np.array([-900, 100, 400, -900], np.float32), 8).reshape(32, 1, 1)
-    image = nib.Nifti1Image(np.broadcast_to(values, (32, 24, 24)).copy(), np.diag([*SPACING, 1.0]))
+    noisy = values + np.random.default_rng(0).normal(0, 5, (32, 24, 24)).astype(np.float32)
+    image = nib.Nifti1Image(noisy, np.diag([*SPACING, 1.0]))
     nib.save(image, tmp_path / "ct.nii.gz")
     return tmp_path / "ct.nii.gz"
 
@@ -53,3 +55,24 @@ def test_a_result_whose_scan_is_gone_is_a_line(segmenter: Segmenter, scan: Path,
         batch.save_preview(tmp_path / "x.png")
     batch.save_preview(tmp_path / "x.png", np.zeros(batch.grid.shape, np.float32))
     assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_a_viewer_in_a_notebook_has_names_and_colours(segmenter: Segmenter, scan: Path) -> None:
+    pytest.importorskip("ipyniivue")
+    result = segmenter(scan)
+    widget = result.view()
+    labels = widget.volumes[1].colormap_label
+    assert labels.labels == ["background", *result.names.values()]
+    assert labels.lut == [0, 0, 0, 0, *(part for one in result.label_table for part in (*one.colour, 255))]
+    np.testing.assert_array_equal(nib.load(widget.volumes[1].path).get_fdata(), result.labels)
+    np.testing.assert_allclose(nib.load(widget.volumes[0].path).get_fdata(), nib.load(scan).get_fdata())
+
+
+def test_without_the_viewer_there_is_a_line_of_advice(
+    segmenter: Segmenter, scan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = segmenter(scan)
+    monkeypatch.setattr(sys, "path", [])  # as if nothing were installed
+    monkeypatch.delitem(sys.modules, "ipyniivue", raising=False)
+    assert result.view() is None
+    assert capsys.readouterr().out == "view: needs the package ipyniivue. Install it with: pip install ipyniivue\n"

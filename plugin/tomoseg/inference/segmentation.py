@@ -6,17 +6,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from html import escape
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tomoseg.core.files import open_regular
+from tomoseg.core.notes import print_line
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.label_mapping import LabelMapping
-from tomoseg.data.labels import file_names, select_labels
+from tomoseg.data.labels import Label, file_names, select_labels
 from tomoseg.data.nifti import write_label_map, write_map
 from tomoseg.data.output_types import choose_output_type
 from tomoseg.data.segments import LabelMap
@@ -24,6 +27,7 @@ from tomoseg.data.volume import Volume, by
 from tomoseg.inference.localisation.locator import RegionCrop
 from tomoseg.report.preview import save_preview
 from tomoseg.report.records import Location
+from tomoseg.report.text import count_noun
 
 MAX_SHOWN = 4  # labels in one line
 
@@ -70,8 +74,8 @@ class Segmentation(LabelMap):
     def __repr__(self) -> str:
         found = sorted(((ml, name) for name, ml in self.volumes_ml.items() if ml), reverse=True)
         shown = [f"{name} {ml:.2f} mL" for ml, name in found[:MAX_SHOWN]] or ["no label"]
-        more = [f"{len(found) - MAX_SHOWN} more labels"] if len(found) > MAX_SHOWN else []
-        more += [f"{len(self.warnings)} warnings"] if self.warnings else []
+        more = [count_noun(len(found) - MAX_SHOWN, "more label")] if len(found) > MAX_SHOWN else []
+        more += [count_noun(len(self.warnings), "warning")] if self.warnings else []
         return f"Segmentation({by(self.grid.shape)}: {', '.join(shown + more)})"
 
     def _repr_html_(self) -> str:
@@ -194,6 +198,37 @@ class Segmentation(LabelMap):
             Path(path), np.nan_to_num(image), {"": self.as_one_map().labels}, self.grid, self.label_table,
             title=title, hounsfield=self.hounsfield, neurological=neurological,
         )  # fmt: skip
+
+    def view(self) -> Any:
+        """Show scan and labels, with names and colours, in a notebook (NiiVue, of the package `ipyniivue`).
+
+        Returns:
+            The widget; None, after a line of advice, where the package is not installed.
+
+        Raises:
+            ValueError: the scan cannot be read again.
+        """
+        if find_spec("ipyniivue") is None:
+            print_line("view: needs the package ipyniivue. Install it with: pip install ipyniivue")
+            return None
+        if self.read_scan is None:
+            raise ValueError("expected a result of a call of a segmenter, which can read the scan again")
+        folder = TemporaryDirectory(prefix="tomoseg-")
+        scan, labels = Path(folder.name) / "scan.nii.gz", Path(folder.name) / "labels.nii.gz"
+        write_map(scan, self.read_scan().array, self.grid, self.header)
+        self.as_one_map().save(labels)
+        table = {0: Label(0, "background", (0, 0, 0)), **{label.value: label for label in self.label_table}}
+        shown = [table.get(value, table[0]) for value in range(max(table) + 1)]
+        colours: dict[str, list[Any]] = {
+            key: [label.colour[place] for label in shown] for place, key in enumerate(("R", "G", "B"))
+        }
+        widget = import_module("ipyniivue").NiiVue()
+        widget.load_volumes([{"path": scan}, {"path": labels, "opacity": 0.5}])
+        widget.volumes[1].set_colormap_label(
+            {**colours, "A": [255 * (label.value > 0) for label in shown], "labels": [label.name for label in shown]}
+        )
+        widget.files = folder  # which go with the widget
+        return widget
 
     def save_entropy(self, path: str | os.PathLike[str]) -> None:
         """Write the entropy as NIfTI, float32; the file is there whole or not at all.
