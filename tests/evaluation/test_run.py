@@ -234,7 +234,7 @@ def test_head_and_neck_organs_that_were_not_contoured_are_left_out(tmp_path: Pat
         (["predictions", "references", "--labels", "liver"], "labels: expected 1=NAME,2=NAME or a JSON file"),
         (["predictions", "references", "-b", "liver"], "bundle 'liver': no such name or folder"),
         (["predictions", "references", "--images", "nowhere"], "nowhere: expected scans, got no NIfTI"),
-        (["predictions"], "Missing argument 'REF'"),
+        (["predictions"], "Missing argument 'REFERENCES'"),
     ],
 )
 def test_wrong_usage_is_reported_in_a_line(arguments: list[str], message: str, tmp_path: Path) -> None:

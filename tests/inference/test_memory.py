@@ -216,7 +216,7 @@ def test_a_scan_that_is_too_large_is_reported_and_the_rest_are_done(real_scan: P
     assert [case.status for case in report.cases] == ["failed", "done"]
     assert f"MB of memory, --max-memory allows {-(-limit // 10**6)} MB" in report.cases[0].reason
     assert report.cases[0].reason.startswith(str(tmp_path / "scans" / "a_large.nii.gz: "))
-    assert [path.name for path in (tmp_path / "out").glob("[!.]*_seg*")] == ["b_small_seg.nii.gz"]
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*_seg.nii.gz")] == ["b_small_seg.nii.gz"]
 
 
 RUN = """

@@ -5,7 +5,6 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from html import escape
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from tomoseg.core.files import open_regular
 from tomoseg.core.notes import print_line
 from tomoseg.core.run_stats import RunStats
+from tomoseg.core.templates import make_environment
 from tomoseg.data.label_mapping import LabelMapping
 from tomoseg.data.labels import Label, file_names, select_labels
 from tomoseg.data.nifti import write_label_map, write_map
@@ -80,13 +80,13 @@ class Segmentation(LabelMap):
 
     def _repr_html_(self) -> str:
         """Return the picture for a notebook, or the text where the scan cannot be read again."""
-        text = escape(repr(self))
+        picture = ""
         with TemporaryDirectory() as folder, suppress(Exception):  # of readers and matplotlib; the text is enough
             self.save_preview(path := Path(folder) / "preview.png")
             with open_regular(path) as file:
                 picture = b64encode(file.read()).decode()
-            return f'<img src="data:image/png;base64,{picture}" style="max-width: 100%"><p>{text}</p>'
-        return f"<p>{text}</p>"
+        template = make_environment(Path(__file__).parent).get_template("segmentation.html")
+        return template.render(picture=picture, text=repr(self))
 
     @property
     def names(self) -> dict[int, str]:
