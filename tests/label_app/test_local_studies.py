@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tomoseg.label_app.datastore.annotation import ExpectedLabels, Submissions
-from tomoseg.label_app.datastore.local_studies import LocalStudies
+from support.label_server import require_monailabel
 from tomoseg.label_app.history import History
+
+require_monailabel()
+from tomoseg.label_app.datastore.annotation import ExpectedLabels, Submissions  # noqa: E402
+from tomoseg.label_app.datastore.local_studies import LocalStudies  # noqa: E402
 
 ANY = Submissions(ExpectedLabels([{"anterior": 1}]), History(Path("unused")))
 
