@@ -61,7 +61,7 @@ def measure_bundle(bundle: Bundle, data: Path | None) -> Iterator[tuple[str, ...
     known = read_precision(bundle.root)
     safe = safe_precisions(bundle.root, hash_weights(weights), bundle.labels.values())
     for precision in ("fp32", "bf16"):
-        change = list(known.change.get(precision, {}).values()) if known else []
+        change = [round(value, 4) + 0.0 for value in known.change.get(precision, {}).values()] if known else []  # no -0
         shown = f"{min(change):+.4f} to {max(change):+.4f}, {known.cases} cases" if known and change else "not measured"
         used = "yes" if precision in safe and computes_faster(precision) else "no"
         speed = time_window(config, precision)
