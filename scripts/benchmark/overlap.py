@@ -7,34 +7,22 @@ and the mean Dice of each label with its change from an overlap of 0.5. Run it w
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from precision import held_out
-from tomoseg import RunOptions, Segmenter, find_bundle
+from precision import read_arguments
+from tomoseg import RunOptions, Segmenter
 from tomoseg.core.notes import print_line
-from tomoseg.data.datasets import read_dataset
-from tomoseg.data.inspection.training_checks import require_trainable
 from tomoseg.training.validation_dice import DiceMeter, mean_of_labels
 
 OVERLAPS = (0.5, 0.25, 0.125, 0.0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("bundle", metavar="BUNDLE", help="name or folder")
-    parser.add_argument("dataset", type=Path, metavar="DATASET", help="labelled dataset")
-    parser.add_argument("fold", metavar="FOLD", help="number, or validation")
-    parser.add_argument("--checkpoint", type=Path, help="weights that did not see the fold")
-    options = parser.parse_args()
-    bundle = find_bundle(options.bundle)
-    dataset = require_trainable(read_dataset(options.dataset))
-    meter, pairs = DiceMeter(bundle, dataset), held_out(dataset, options.fold)
-    weights = (str(options.checkpoint),) if options.checkpoint else ()
+    bundle, dataset, pairs, checkpoint = read_arguments(__doc__ or "")
+    meter, weights = DiceMeter(bundle, dataset), (str(checkpoint),) if checkpoint else ()
     names = [name.replace("_", " ") for name in meter.labels.values()]
     print_line(f"| overlap | windows | seconds | {' | '.join(names)} |")
     print_line(f"|---|---|---|{'---|' * len(names)}")

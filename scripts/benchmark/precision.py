@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from tomoseg import find_bundle
+from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.notes import print_line
 from tomoseg.data.datasets import Dataset, Pair, read_dataset
 from tomoseg.data.inspection.training_checks import require_trainable
@@ -27,17 +28,22 @@ def held_out(dataset: Dataset, fold: str) -> list[Pair]:
     return [pair for pair in dataset.pairs if pair.name in names]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+def read_arguments(doc: str) -> tuple[Bundle, Dataset, list[Pair], Path | None]:
+    """Return bundle, dataset, cases held out, and the weights that did not see them if others than the bundle's."""
+    parser = argparse.ArgumentParser(description=doc.partition(":")[0])
     parser.add_argument("bundle", metavar="BUNDLE", help="name or folder")
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="labelled dataset")
     parser.add_argument("fold", metavar="FOLD", help="number, or validation")
     parser.add_argument("--checkpoint", type=Path, help="weights that did not see the fold")
     options = parser.parse_args()
-    bundle = find_bundle(options.bundle)
-    own = bundle.root / "models" / "model.pt"
     dataset = require_trainable(read_dataset(options.dataset))
-    cases = [((options.checkpoint or own,), pair) for pair in held_out(dataset, options.fold)]
+    return find_bundle(options.bundle), dataset, held_out(dataset, options.fold), options.checkpoint
+
+
+def main() -> None:
+    bundle, dataset, pairs, checkpoint = read_arguments(__doc__ or "")
+    own = bundle.root / "models" / "model.pt"
+    cases = [((checkpoint or own,), pair) for pair in pairs]
     measured = measure_precision(bundle, dataset, cases, [own], limit=len(cases), on_case=print_line)
     measured.save(bundle.root)
     for name, change in measured.change.items():

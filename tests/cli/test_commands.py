@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
+import itertools
 import json
 import os
 import re
@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 import nibabel as nib
@@ -26,6 +25,7 @@ from support.dicoms import write_series
 from tomoseg import Grid
 from tomoseg.cli import COMMANDS, app
 from tomoseg.cli.terminal import print_table
+from tomoseg.core.tables import read_rows
 
 NAME = "hippocampus_mr_segmentation"
 
@@ -93,11 +93,7 @@ def test_one_of_several_series_is_chosen(dicom_scan: Path, tmp_path: Path) -> No
     assert json.loads((tmp_path / "again" / "report.json").read_text())["cases"][0]["series"] == uid
 
 
-def other_options() -> list[dict[str, str]]:
-    return list(csv.DictReader(files("tomoseg.cli").joinpath("other_tools.csv").read_text("utf-8").splitlines()))
-
-
-@pytest.mark.parametrize("row", other_options(), ids=lambda row: row["option"])
+@pytest.mark.parametrize("row", read_rows("tomoseg.cli", "other_tools.csv"), ids=lambda row: row["option"])
 def test_an_option_of_another_tool_is_answered_with_ours(row: dict[str, str], tmp_path: Path) -> None:
     done = run_inside("segment", "scan.nii", row["option"], "1", "-o", "out", cwd=tmp_path)
     assert done.returncode == 2
@@ -306,7 +302,10 @@ def test_each_help_has_words_for_types_and_two_examples_that_can_be_typed(name: 
     for line in examples:
         program, command, *words = line.split()
         assert (program, command) == ("tomoseg", name)
-        get_command(app).commands[name].make_context(name, words)  # type: ignore[attr-defined]
+        get_command(app).commands[name].make_context(name, [*words])  # type: ignore[attr-defined]
+        for option, value in itertools.pairwise(words):
+            choices = re.search(rf"{option} ([a-z0-9-]+(?:\|[a-z0-9-]+)+)\b", " ".join(shown.split()))
+            assert choices is None or value in choices[1].split("|"), line
 
 
 def test_the_name_of_a_bundle_is_never_broken(

@@ -105,6 +105,14 @@ def test_the_default_is_the_safe_one_where_the_processor_gains(
         assert Segmenter.from_bundle(small_bundle, device="cpu", **options).precision == expected
 
 
+def test_a_damaged_measurement_is_read_only_where_it_decides(small_bundle: Path) -> None:
+    (small_bundle / PRECISION).write_text("{")
+    record(small_bundle)
+    assert Segmenter.from_bundle(small_bundle, device="cpu", precision="fp32").precision == "fp32"
+    with pytest.raises(TomosegError, match=r"precision\.json: cannot be read"):
+        Segmenter.from_bundle(small_bundle, device="cpu")
+
+
 def test_a_processor_that_does_not_gain_keeps_fp32(small_bundle: Path, slower: None) -> None:
     measure_as_safe(small_bundle)
     segmenter = Segmenter.from_bundle(small_bundle, device="cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import pickle
 import re
 import sys
 from io import BytesIO
@@ -45,6 +46,15 @@ def test_a_result_is_one_line_and_a_picture(segmenter: Segmenter, scan: Path) ->
         assert "<b>" not in shown
         picture = Image.open(BytesIO(base64.b64decode(re.findall(r"base64,([^\"]+)", shown)[0])))
         assert len(set(picture.convert("RGB").resize((90, 40)).getdata())) > 10
+
+
+def test_a_result_goes_into_other_processes(segmenter: Segmenter, scan: Path) -> None:
+    """Without the segmenter's networks and locks."""
+    for source in (scan, read_volume(scan)):
+        result = segmenter(source)
+        copy = pickle.loads(pickle.dumps(result))
+        np.testing.assert_array_equal(copy.labels, result.labels)
+        assert copy._repr_html_() == result._repr_html_()
 
 
 def test_a_result_whose_scan_is_gone_is_a_line(segmenter: Segmenter, scan: Path, tmp_path: Path) -> None:

@@ -90,13 +90,17 @@ def _copy(source: Path, target: Path) -> None:
     """Copy a bundle's regular files."""
     if not (source / "configs").is_dir():
         raise BundleError(f"{source}: not a MONAI bundle: expected a folder 'configs'. Give the folder that has it")
-    files = [path for path in source.rglob("*") if LEFT_OUT.isdisjoint(path.relative_to(source).parts)]
-    for path in files:
+    found, size = list[Path](), 0
+    for path in source.rglob("*"):  # a folder may be any, even all of a disk
+        if not LEFT_OUT.isdisjoint(path.relative_to(source).parts):
+            continue
         if (path.is_symlink() and path.is_dir()) or not (path.is_dir() or path.is_file()):
             raise BundleError(f"{path}: expected a file or a folder, got a link to a folder or a device. Remove it")
-    if len(files) > MAX_FILES or sum(path.stat().st_size for path in files) > MAX_BYTES:
-        raise BundleError(f"{source}: more than {MAX_FILES} files or {MAX_BYTES // 10**9} GB. Give one bundle")
-    for path in files:
+        found.append(path)
+        size += path.stat().st_size
+        if len(found) > MAX_FILES or size > MAX_BYTES:
+            raise BundleError(f"{source}: more than {MAX_FILES} files or {MAX_BYTES // 10**9} GB. Give one bundle")
+    for path in found:
         made = target / path.relative_to(source)
         with errors_as(OutputError, f"{made}: cannot be copied", OSError):
             if path.is_dir():

@@ -38,7 +38,7 @@ def export(
 
     Examples:
         tomoseg export hippocampus --format onnx -o network.onnx
-        tomoseg export hippocampus --format int8 --calibration scans/
+        tomoseg export hippocampus --format openvino-int8 --calibration scans/
     """
     chosen = find_trusted(bundle, trust)
     with status("loading the network") as show:

@@ -1,8 +1,8 @@
 """Options of other tools, which people type, and ours for the same."""
 
-import csv
 from collections.abc import Iterable
-from importlib.resources import files
+
+from tomoseg.core.tables import read_rows
 
 
 def find_counterpart(arguments: Iterable[str]) -> str:
@@ -13,7 +13,6 @@ def find_counterpart(arguments: Iterable[str]) -> str:
         >>> find_counterpart(["segment", "ct.nii.gz", "--nr_thr=4"])
         "--nr_thr is TotalSegmentator's. Here: --threads."
     """
-    table = csv.DictReader(files(__package__).joinpath("other_tools.csv").read_text("utf-8").splitlines())
-    known = {row["option"]: row for row in table}
+    known = {row["option"]: row for row in read_rows(__package__, "other_tools.csv")}
     found = next((name for one in arguments if (name := one.partition("=")[0]) in known), "")
     return f"{found} is {known[found]['of']}'s. Here: {known[found]['ours']}." if found else ""

@@ -97,11 +97,12 @@ def load_networks(config: InferenceConfig, device: torch.device, options: RunOpt
     if int8 and options.precision not in ("auto", "int8"):
         raise UsageError(f"checkpoint: one is in int8, which does not go with --precision {options.precision}")
     weights = weights_in_use(config, options)
-    name = choose_backend(options.backend, device, "int8" if int8 else options.precision)
-    measured = name == "openvino" and not options.compile  # the measurement is OpenVINO's
-    bundle, known = config.bundle, hash_weights(weights)
-    safe = safe_precisions(bundle.root, known, bundle.labels.values()) if measured else frozenset[str]()
-    precision = choose_precision("int8" if int8 else options.precision, device, config.amp, safe)
+    asked = "int8" if int8 else options.precision
+    name = choose_backend(options.backend, device, asked)
+    safe = frozenset[str]()
+    if asked == "auto" and name == "openvino" and not options.compile:  # the measurement is OpenVINO's
+        safe = safe_precisions(config.bundle.root, hash_weights(weights), config.bundle.labels.values())
+    precision = choose_precision(asked, device, config.amp, safe)
     if options.compile and (options.backend == "openvino" or int8):
         raise UsageError("compile: is for the torch backend. Use --backend torch")
     name = "torch" if options.compile else name

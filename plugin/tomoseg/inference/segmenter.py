@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import MemoryLimitError, VolumeError
 from tomoseg.core.memory import megabytes, release_unused
-from tomoseg.core.reading import read_with
+from tomoseg.core.reading import ReadOptions, read_with
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.geometry import Grid
 from tomoseg.data.plausibility import at_border, scan_warnings, volume_warnings
@@ -172,7 +173,7 @@ class Segmenter:
             MemoryLimitError: it needs more memory than the options allow.
         """
         result = self.predict(self.prepare(source, series, phase=phase), on_window)
-        return replace(result, read_scan=partial(self._read, source, series, phase))
+        return replace(result, read_scan=self._reader(source, series, phase))
 
     def prepare(
         self,
@@ -195,7 +196,7 @@ class Segmenter:
             release_unused()
         with PeakMemory(self._pipeline.device) as peak:
             start = time.perf_counter()
-            volume, expected = self._read(source, series, phase), self.bundle.input_channels
+            volume, expected = self._reader(source, series, phase)(), self.bundle.input_channels
             if len(volume.channels) != expected:
                 raise VolumeError(f"{volume.source}: expected {expected} channels, got {len(volume.channels)}")
             if not self._pipeline.replaces_non_finite and volume is source:
@@ -231,14 +232,12 @@ class Segmenter:
             stats=stats, warnings=(*volume.warnings, *warnings),
         )  # fmt: skip
 
-    def _read(self, source: Source | Volume | ScanSource, series: str | None, phase: str | None) -> Volume:
-        if isinstance(source, Volume):
-            return source
-        how: dict[str, Any] = {"allow_non_finite": self._pipeline.replaces_non_finite}
-        with read_with(self.options.reading):
-            if isinstance(source, ScanSource):
-                return source.read(self.bundle.input_channels, **how)
-            return read_volume(source, series, channels=self.bundle.input_channels, phase=phase, **how)
+    def _reader(
+        self, source: Source | Volume | ScanSource, series: str | None, phase: str | None
+    ) -> Callable[[], Volume]:
+        """Return what reads a scan; it goes with results, also into other processes, without the networks."""
+        allowed = self._pipeline.replaces_non_finite
+        return partial(_read, source, series, phase, self.bundle.input_channels, allowed, self.options.reading)
 
     def predict(self, prepared: Prepared, on_window: OnWindow | None = None) -> Segmentation:
         """Run network and post-processing on a scan; otherwise as for a call.
@@ -327,3 +326,19 @@ class Segmenter:
             return labels, entropy
 
         return assemble(located, prepared.grid, predict, on_window), ran
+
+
+def _read(
+    source: Source | Volume | ScanSource,
+    series: str | None,
+    phase: str | None,
+    channels: int,
+    allow_non_finite: bool,
+    reading: ReadOptions,
+) -> Volume:
+    if isinstance(source, Volume):
+        return source
+    with read_with(reading):
+        if isinstance(source, ScanSource):
+            return source.read(channels, allow_non_finite=allow_non_finite)
+        return read_volume(source, series, channels=channels, allow_non_finite=allow_non_finite, phase=phase)
