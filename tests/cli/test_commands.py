@@ -244,8 +244,11 @@ def test_a_bundle_without_weights_is_wrong_usage(bundle_copy: Path, real_scan: P
     assert not (tmp_path / "seg.nii.gz").exists()
 
 
-def test_check_reports_what_is_wrong(real_scan: Path, dicom_scan: Path, tmp_path: Path) -> None:
-    scans = tmp_path / "scans"
+def test_check_reports_what_is_wrong(
+    real_scan: Path, dicom_scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scans = Path("scans")
     shutil.copytree(dicom_scan, scans / "series")
     shutil.copy(real_scan, scans / "good.nii.gz")
     done = run_inside("check", scans, "--voxels")
@@ -308,15 +311,20 @@ def test_each_help_has_words_for_types_and_two_examples_that_can_be_typed(name: 
             assert choices is None or value in choices[1].split("|"), line
 
 
-def test_the_name_of_a_bundle_is_never_broken(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("is_terminal", "columns"), [(True, 80), (False, 100)])
+def test_a_table_fits_its_terminal_or_100_columns_and_breaks_no_name(
+    is_terminal: bool, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal)
     monkeypatch.setenv("TERM", "dumb")  # 80 columns, and no codes of colours
-    print_table("", ("name", "labels"), [("hippocampus_mr_segmentation", "word " * 40), ("head_neck", "word")])
+    row = ("hippocampus_mr_segmentation", "0.3.2", "word " * 40 + "parotid_right", "q" * 250)
+    print_table("", ("name", "version", "labels", "path"), [row, ("head_neck", "1", "one\ntwo", "\x1b[2J")])
     lines = capsys.readouterr().out.splitlines()
-    assert sum("hippocampus_mr_segmentation" in line for line in lines) == 1
-    assert max(map(len, lines)) <= 80
+    assert sum("hippocampus_mr_segmentation" in line and "0.3.2" in line for line in lines) == 1
+    assert sum("parotid_right" in line for line in lines) == 1
+    assert "".join(line.split("│")[3].strip() for line in lines if "q" in line) == row[3]
+    assert any("two" in line and "one" not in line for line in lines)
+    assert max(map(len, lines)) <= columns
 
 
 def test_doctor_finds_a_sound_installation() -> None:

@@ -61,7 +61,7 @@ def test_labels_are_matched_by_name_or_as_the_user_says(
 @pytest.mark.parametrize(
     ("names", "layout", "asked", "told"),
     [
-        ({"Front": 1, "Side": 2}, "nnunet", None, "got 1=Front, 2=Side. Say with --map-labels"),
+        ({"Front": 1, "Side": 2}, "nnunet", None, "got 1=Front, 2=Side. Give them these names, which `tomoseg train"),
         ({"Front": 1, "Back part": 3}, "plain", None, "got 1=label_1, 3=label_3"),
         ({"Front": 1, "Side": 2}, "msd", "1=Front", "planned for (1=Front, 2=Back part)"),
         ({"Front": 1, "Side": 2}, "msd", "1=Front,2=Side", "planned for (1=Front, 2=Back part)"),

@@ -39,7 +39,7 @@ def info(bundle: Annotated[str, typer.Argument(metavar="BUNDLE")] = "", as_json:
     for entry in described:
         shown = {key: ", ".join(f"{k} {_shown(v)}" for k, v in value.items() if v) if isinstance(value, dict)
                  else str(value) for key, value in entry.items()}  # fmt: skip
-        shown["unusual"] = "; ".join(entry["unusual"]) or "nothing unusual"
+        shown["unusual"] = "\n".join(entry["unusual"]) or "nothing unusual"
         print_table(entry["name"], ("", ""), shown.items())
 
 

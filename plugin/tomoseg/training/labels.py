@@ -40,7 +40,7 @@ def match_labels(dataset: Dataset, planned: PlannedBundle | None, asked: str | N
         expected = _table({value: names[-1] for value, names in ours.items()})
         raise DatasetError(
             f"{dataset.root}: expected the labels that the bundle was planned for ({expected}), got {_table(theirs)}. "
-            "Say with --map-labels VALUE=NAME,… which label is which, or plan a bundle for this dataset"
+            "Give them these names, which `tomoseg train --map-labels VALUE=NAME,…` does too, or plan a bundle"
         )
     others = ((value, matched.get(value) or 0) for value in theirs)  # unnamed values are background
     changed = {value: other for value, other in others if value != other}
