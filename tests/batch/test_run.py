@@ -162,6 +162,24 @@ def test_other_formats_hold_the_same_labels(
     assert voxels == sum(counted.values())
 
 
+def test_a_report_comes_with_its_segmentation(segmenter: Segmenter, dicom_scan: Path, tmp_path: Path) -> None:
+    def segment() -> str:
+        (case,) = segment_batch(segmenter, [dicom_scan], tmp_path / "out", output_type="dicom-sr").cases
+        return case.status
+
+    assert segment() == "done"
+    report, seg = tmp_path / "out" / "mni_dicom_sr.dcm", tmp_path / "out" / "mni_dicom_seg.dcm"
+    assert visible(tmp_path / "out") == [seg.name, report.name]
+    uid = pydicom.dcmread(report).SOPInstanceUID
+    assert segment() == "skipped"
+    seg.unlink()
+    assert segment() == "done"
+    assert pydicom.dcmread(report).SOPInstanceUID == uid
+    (study,) = pydicom.dcmread(report).CurrentRequestedProcedureEvidenceSequence
+    referred = [one.ReferencedSOPInstanceUID for series in study.ReferencedSeriesSequence for one in series[0x00081199]]
+    assert pydicom.dcmread(seg).SOPInstanceUID in referred
+
+
 def test_a_format_that_refers_to_dicom_needs_dicom(segmenter: Segmenter, real_scan: Path, tmp_path: Path) -> None:
     report = segment_batch(segmenter, [real_scan], tmp_path / "seg.dcm")
     assert "mni_left.nii.gz: expected a DICOM series: dicom-seg refers to one" in report.cases[0].reason

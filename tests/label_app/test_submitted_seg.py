@@ -122,6 +122,6 @@ def test_each_submission_has_a_series_number_of_its_own(tmp_path: Path) -> None:
     series, _ = make_series(tmp_path / "scan", SHAPE, SeriesNumber=3)
     numbers = []
     for earlier in range(3):
-        write_dicom_seg(path := tmp_path / "seg.dcm", drawn(series, "ann"), earlier=earlier)
+        write_dicom_seg(path := tmp_path / "seg.dcm", replace(drawn(series, "ann"), earlier=earlier))
         numbers.append(int(dcmread(path).SeriesNumber))
     assert numbers == [1003, 2003, 3003]

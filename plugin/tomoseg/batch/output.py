@@ -46,7 +46,8 @@ class OutputWriter:
 
     def outputs(self, case: Case) -> list[Path]:
         """Return the files without which the case is not done."""
-        return [case.output, *([case.entropy] if self.uncertainty else [])]
+        entropy = [case.entropy] if self.uncertainty else []
+        return [case.output, *entropy, *case.output_type.further_files(case.output)]
 
     def find_existing(self, case: Case, hash_scan: Callable[[], str]) -> CaseReport | None:
         """Return the report of an earlier run that made just this, if its manifest proves it.
@@ -105,7 +106,7 @@ class OutputWriter:
             again = pool.submit(copy_context().run, self._read_again, case)  # with the limits that hold here
             staged = [folder / path.name for path in self.outputs(case)]
             with collect_notes() as notes:
-                result.save(staged[0], case.output_type.name)
+                case.output_type.write(staged[0], replace(result, origin=self.run))
             if self.uncertainty:
                 result.save_entropy(staged[1])
             if case.output_type.name == "nifti":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # each writer is imported when it is used: NIfTI needs no pyd
     from tomoseg.data.segments import LabelMap
 
 
-OutputTypeName = Literal["nifti", "nrrd", "dicom-seg", "dicom-labelmap", "rtstruct"]
+OutputTypeName = Literal["nifti", "nrrd", "dicom-seg", "dicom-labelmap", "dicom-sr", "rtstruct"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class OutputType:
         write: writes a file, atomically.
         packages: that it needs, where a platform may lack them.
         of_series: whether it refers to a DICOM series, and so needs one.
+        further_endings: of the names of the files that it writes beside this one.
     """
 
     name: OutputTypeName
@@ -37,6 +38,12 @@ class OutputType:
     write: Callable[[Path, LabelMap], None]
     packages: tuple[str, ...] = ()
     of_series: bool = False
+    further_endings: tuple[str, ...] = ()
+
+    def further_files(self, path: Path) -> list[Path]:
+        """Return the files that are written beside a file of this format."""
+        stem = path.name.removesuffix(self.ending) if path.name.endswith(self.ending) else path.stem
+        return [path.with_name(f"{stem}{ending}") for ending in self.further_endings]
 
 
 def _write_nifti(path: Path, found: LabelMap) -> None:
@@ -64,15 +71,24 @@ def _write_rtstruct(path: Path, found: LabelMap) -> None:
     write_rtstruct(path, found)
 
 
+def _write_dicom_sr(path: Path, found: LabelMap) -> None:
+    from tomoseg.data.dicom.sr_writer import write_dicom_sr
+
+    write_dicom_sr(path, found, *OUTPUT_TYPES["dicom-sr"].further_files(path))
+
+
 DICOM = (".dcm",)
+HIGHDICOM = ("highdicom",)
+SEG_ENDING = "_seg.dcm"
 DICOM_LABELMAP = partial(_write_dicom_seg, labelmap=True)
 OUTPUT_TYPES: dict[str, OutputType] = {
     entry.name: entry
     for entry in (
         OutputType("nifti", NIFTI_SUFFIXES, "_seg.nii.gz", _write_nifti),
         OutputType("nrrd", (".nrrd",), SEGMENTATION_SUFFIX, _write_nrrd),
-        OutputType("dicom-seg", DICOM, "_seg.dcm", _write_dicom_seg, ("highdicom",), of_series=True),
-        OutputType("dicom-labelmap", DICOM, "_labelmap.dcm", DICOM_LABELMAP, ("highdicom",), of_series=True),
+        OutputType("dicom-seg", DICOM, SEG_ENDING, _write_dicom_seg, HIGHDICOM, of_series=True),
+        OutputType("dicom-labelmap", DICOM, "_labelmap.dcm", DICOM_LABELMAP, HIGHDICOM, of_series=True),
+        OutputType("dicom-sr", DICOM, "_sr.dcm", _write_dicom_sr, HIGHDICOM, True, (SEG_ENDING,)),
         OutputType("rtstruct", DICOM, "_rtstruct.dcm", _write_rtstruct, of_series=True),
     )
 }

@@ -16,6 +16,15 @@ from tomoseg.data.labels import Label
 from tomoseg.data.volume import DicomSeries, by
 
 
+@dataclass(frozen=True)
+class Predecessor:
+    """A DICOM result that another one takes the place of: its SOP class, and its SOP instance and series by UID."""
+
+    sop_class: str
+    instance: str
+    series: str
+
+
 @dataclass(frozen=True, eq=False)
 class LabelMap:
     """Labels with everything that a format may store of them; a `Segmentation` is one.
@@ -28,6 +37,10 @@ class LabelMap:
         header: the scan's NIfTI header, if it had one.
         series: the DICOM series that the scan was read from, if any.
         person: who drew or corrected the labels, empty for someone unknown; None where the algorithm alone did.
+        origin: a text that stands for all besides the scan that decided the labels. UIDs of DICOM results follow from
+            it and the scan, so that the same result has the same UIDs; without it, each file has new ones.
+        earlier: number of results of the series before this one, for a series number of its own.
+        replaces: DICOM results that this one takes the place of.
     """
 
     labels: NDArray[np.unsignedinteger[Any]]
@@ -38,6 +51,9 @@ class LabelMap:
     header: nib.Nifti1Header | None = None
     series: DicomSeries | None = None
     person: str | None = None
+    origin: str = ""
+    earlier: int = 0
+    replaces: tuple[Predecessor, ...] = ()
 
 
 @dataclass(frozen=True)

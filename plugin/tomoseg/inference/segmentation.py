@@ -46,6 +46,9 @@ class Segmentation(LabelMap):
         header: the scan's NIfTI header, if it had one.
         series: the DICOM series that the scan was read from, if any.
         person: who drew or corrected the labels; None, because the bundle alone did.
+        origin: UIDs of DICOM results follow from it, as in `LabelMap`.
+        earlier: number of results of the series before this one.
+        replaces: DICOM results that this one takes the place of.
         warnings: reasons why the labels may be wrong.
         location: structures found in a whole scan, for a bundle that was trained on crops; None for a scan that was
             segmented without a search.
@@ -147,8 +150,8 @@ class Segmentation(LabelMap):
             path: missing folders are made.
             output_type: "nifti" (.nii.gz, .nii; labels that may overlap become its fourth axis), "nrrd" (.nrrd, best
                 .seg.nrrd; 3D Slicer's segmentation), or for a scan read from DICOM "dicom-seg", "dicom-labelmap"
-                (DICOM's newer form, which fewer systems read) or "rtstruct" (.dcm). By default what the path ends in,
-                with "dicom-seg" for .dcm.
+                (DICOM's newer form, which fewer systems read), "dicom-sr" (a report of the volumes, and beside it
+                STEM_seg.dcm) or "rtstruct" (.dcm). By default what the path ends in, with "dicom-seg" for .dcm.
 
         Raises:
             UsageError: the path does not fit the output type.

@@ -188,7 +188,7 @@ def test_everything_is_referred_to(tmp_path: Path, storage: str) -> None:
         assert region.ReferencedFrameOfReferenceUID == source.FrameOfReferenceUID
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyID"):
         assert dataset[keyword].value == source[keyword].value != ""
-    assert dataset.SeriesNumber == source.SeriesNumber + 1000
+    assert dataset.SeriesNumber == source.SeriesNumber + 20_000
 
 
 def test_regions_say_what_they_are(tmp_path: Path, tilted: Series) -> None:

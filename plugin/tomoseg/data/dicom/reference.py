@@ -19,16 +19,19 @@ from tomoseg.core.errors import OutputError, VolumeError, errors_as
 from tomoseg.core.files import atomic_file
 from tomoseg.core.notes import take_note
 from tomoseg.core.quiet import suppress_warnings
+from tomoseg.core.version import __version__
 from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.dicom.functional_groups import FrameGroups, read_functional_groups
 from tomoseg.data.formats import has_suffix
+from tomoseg.data.labels import Code
+from tomoseg.data.segments import LabelMap
 from tomoseg.data.volume import DicomSeries, by
 
 # what makes `save_as` write the preamble and all of the file's meta information; pydicom 3 renamed it
 WHOLE_FILE = {"enforce_file_format": True} if int(__version_info__[0]) >= 3 else {"write_like_original": False}
 SUFFIXES = (".dcm",)
 UTF_8 = "ISO_IR 192"  # holds all characters of the scan's own character set
-SERIES_OFFSET = 1000
+SERIES_STEP = 1000
 MAX_INTEGER_STRING = 2**31 - 1  # of an integer string
 # must be there, and may be empty
 REQUIRED_KEYWORDS = (
@@ -41,12 +44,18 @@ OPTIONAL_KEYWORDS = (
     "ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
     "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
 )  # fmt: skip
+EQUIPMENT_KEYWORDS = (
+    "Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName", "DeviceSerialNumber",
+    "SoftwareVersions",
+)  # fmt: skip
+# https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_7005.html
+ACQUISITION_EQUIPMENT = Code("109101", "DCM", "Acquisition Equipment")
 HEADER_KEYWORDS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
     "PositionReferenceIndicator", "Modality", "Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", *REQUIRED_KEYWORDS,
-    *OPTIONAL_KEYWORDS,
+    *OPTIONAL_KEYWORDS, *EQUIPMENT_KEYWORDS,
 ]  # fmt: skip
 
 
@@ -185,15 +194,50 @@ def adopt(dataset: Dataset, source: Source) -> None:
     dataset.StudyInstanceUID = source.study
     dataset.FrameOfReferenceUID = source.frame_of_reference
     dataset.PositionReferenceIndicator = source.header.get("PositionReferenceIndicator")
+    scanner = Dataset()
+    for keyword in EQUIPMENT_KEYWORDS:
+        if source.header.get(keyword):
+            scanner.add(deepcopy(source.header[keyword]))
+    if "Manufacturer" in scanner:  # which the standard asks for
+        scanner.PurposeOfReferenceCodeSequence = [code_item(ACQUISITION_EQUIPMENT)]
+        dataset.ContributingEquipmentSequence = [scanner]
 
 
-def series_number(source: Source, earlier: int = 0) -> int:
-    """Return a series number for a result, which follows from the scan's and from how many there were before."""
+def make_uid(kind: str, found: LabelMap, source: Source) -> str:
+    """Return the UID of a part of a result: always the same for one scan and one origin, or a new one without origin.
+
+    Args:
+        kind: what the UID is of, e.g. "SEG series"; no two parts of a result share it.
+        found: the labels.
+        source: the series, whose images count and not its own UID.
+    """
+    if not found.origin:
+        return str(generate_uid())
+    images = sorted(one.instance for one in source.instances())
+    return str(generate_uid(entropy_srcs=[kind, __version__, found.origin, *images]))
+
+
+def code_item(code: Code) -> Dataset:
+    """Return a code as an item of a sequence."""
+    item = Dataset()
+    setattr(item, "LongCodeValue" if len(code.value) > 16 else "CodeValue", code.value)
+    item.CodingSchemeDesignator, item.CodeMeaning = code.scheme, text(code.meaning, default=code.value)
+    return item
+
+
+def series_number(source: Source, found: LabelMap, offset: int) -> int:
+    """Return a series number for a result, which follows from the scan's and from how many there were before.
+
+    Args:
+        source: the series.
+        found: the labels.
+        offset: of the results of one kind.
+    """
     try:
         number = int(source.header.get("SeriesNumber") or 0)
     except (TypeError, ValueError):
         number = 0
-    return min(max(number, 0) + SERIES_OFFSET * (earlier + 1), MAX_INTEGER_STRING)
+    return min(max(number, 0) + offset + SERIES_STEP * found.earlier, MAX_INTEGER_STRING)
 
 
 def text(value: str, limit: int = 64, default: str = "") -> str:

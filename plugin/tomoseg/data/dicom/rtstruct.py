@@ -11,19 +11,30 @@ from pydicom.config import disable_value_validation
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.tag import Tag
-from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 
 from tomoseg.core.errors import OutputError
 from tomoseg.core.version import __version__
 from tomoseg.data.dicom.contours import trace_contours
-from tomoseg.data.dicom.reference import Reference, Source, adopt, read_source, save, series_number, text
+from tomoseg.data.dicom.reference import (
+    Reference,
+    Source,
+    adopt,
+    code_item,
+    make_uid,
+    read_source,
+    save,
+    series_number,
+    text,
+)
 from tomoseg.data.dicom.slices import MAX_DEVIATION
 from tomoseg.data.geometry import Grid
-from tomoseg.data.labels import Code, Label
+from tomoseg.data.labels import Label
 from tomoseg.data.segments import LabelMap, Segment, find_segments, mask_of
 from tomoseg.data.volume import LPS_TO_RAS
 
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # retired, and still what everybody writes for a study
+SERIES_OFFSET = 20_000
 ANATOMY = ("123037004", "91723000")  # SNOMED CT's "anatomical structure", in both of its codes
 CONTOUR_DATA = Tag("ContourData")
 COORDINATE_DECIMALS = 4  # of a mm; leaves a number of 16 characters eleven digits before the point
@@ -50,7 +61,7 @@ def write_rtstruct(path: Path, found: LabelMap) -> None:
         segments = find_segments(path, found.labels, found.grid.shape, found.label_table)
         steps = _in_plane_steps(path, found.grid, source)
         made_by = text(f"{found.algorithm} {found.version}")
-        dataset = _describe(source, found.algorithm, made_by)
+        dataset = _describe(source, found, made_by)
         dataset.StructureSetROISequence = [_region(one.label, source, made_by) for one in segments]
         dataset.ROIContourSequence = [_outline(found.labels, one, source, steps) for one in segments]
         dataset.RTROIObservationsSequence = [_observe(one.label) for one in segments]
@@ -71,12 +82,12 @@ def _in_plane_steps(path: Path, grid: Grid, source: Source) -> NDArray[np.float6
     return np.asarray(affine[:3, :2])
 
 
-def _describe(source: Source, algorithm: str, made_by: str) -> FileDataset:
+def _describe(source: Source, found: LabelMap, made_by: str) -> FileDataset:
     """Return all but the regions."""
-    now = datetime.now()
+    now, algorithm = datetime.now(), found.algorithm
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = RTStructureSetStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.MediaStorageSOPInstanceUID = UID(make_uid("RTSTRUCT", found, source))
     # explicit lengths of decimal strings end at 64 KiB, which a large contour exceeds
     meta.TransferSyntaxUID = ImplicitVRLittleEndian
     dataset = FileDataset("", {}, preamble=bytes(128), file_meta=meta)
@@ -85,8 +96,8 @@ def _describe(source: Source, algorithm: str, made_by: str) -> FileDataset:
     dataset.InstanceCreationDate = dataset.StructureSetDate = now.strftime("%Y%m%d")
     dataset.InstanceCreationTime = dataset.StructureSetTime = now.strftime("%H%M%S")
     dataset.Modality = "RTSTRUCT"
-    dataset.SeriesInstanceUID = generate_uid()
-    dataset.SeriesNumber, dataset.InstanceNumber = series_number(source), 1
+    dataset.SeriesInstanceUID = make_uid("RTSTRUCT series", found, source)
+    dataset.SeriesNumber, dataset.InstanceNumber = series_number(source, found, SERIES_OFFSET), 1
     dataset.SeriesDescription = text(f"Contours by {algorithm}")
     dataset.OperatorsName = None
     dataset.Manufacturer = "tomoseg"
@@ -95,6 +106,8 @@ def _describe(source: Source, algorithm: str, made_by: str) -> FileDataset:
     dataset.StructureSetLabel = text(algorithm, 16, "tomoseg")
     dataset.StructureSetName = made_by
     dataset.ApprovalStatus = "UNAPPROVED"
+    if before := [one for one in found.replaces if one.sop_class == RTStructureSetStorage]:
+        dataset.PredecessorStructureSetSequence = [Reference(one.sop_class, one.instance).item() for one in before]
     dataset.ReferencedFrameOfReferenceSequence = [_refer(source)]
     return dataset
 
@@ -156,20 +169,13 @@ def _contour(points: NDArray[np.float64], reference: Reference | None) -> Datase
 
 def _observe(label: Label) -> Dataset:
     """Return what a region means."""
-    kind = _code(label.kind)
+    kind = code_item(label.kind)
     if label.modifiers:
-        kind.SegmentedPropertyTypeModifierCodeSequence = [_code(code) for code in label.modifiers]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [code_item(code) for code in label.modifiers]
     item = Dataset()
     item.ObservationNumber = item.ReferencedROINumber = label.value
-    item.SegmentedPropertyCategoryCodeSequence = [_code(label.category)]
+    item.SegmentedPropertyCategoryCodeSequence = [code_item(label.category)]
     item.RTROIIdentificationCodeSequence = [kind]
     item.RTROIInterpretedType = "ORGAN" if label.category.value in ANATOMY else ""
     item.ROIInterpreter = ""
-    return item
-
-
-def _code(code: Code) -> Dataset:
-    item = Dataset()
-    setattr(item, "LongCodeValue" if len(code.value) > 16 else "CodeValue", code.value)
-    item.CodingSchemeDesignator, item.CodeMeaning = code.scheme, text(code.meaning, default=code.value)
     return item

@@ -8,28 +8,39 @@ afterwards.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.config import disable_value_validation
-from pydicom.uid import CTImageStorage, generate_uid
+from pydicom.uid import CTImageStorage
 from pydicom.valuerep import DSfloat
 
 from tomoseg.core.errors import OutputError, import_package
 from tomoseg.core.version import __version__
-from tomoseg.data.dicom.reference import REQUIRED_KEYWORDS, Source, adopt, read_source, save, series_number, text
+from tomoseg.data.dicom.reference import (
+    REQUIRED_KEYWORDS,
+    Source,
+    adopt,
+    make_uid,
+    read_source,
+    save,
+    series_number,
+    text,
+)
 from tomoseg.data.labels import Code, Label
 from tomoseg.data.segments import LabelMap, find_segments
 
 # https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_7162.html
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+SERIES_OFFSET = 1000
+MAX_SHORT_TEXT = 1024  # characters of DICOM's VR ST
 SRGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
-def write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False, earlier: int = 0) -> None:
-    """Write a label map as a DICOM Segmentation of the scan's own slices, atomically.
+def write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False) -> Dataset:
+    """Write a label map as a DICOM Segmentation of the scan's own slices, atomically, and return it.
 
     Each slice that holds a segment becomes a frame at the slice's own position, so that tilted and oblique series
     need no resampling. A label that does not occur is a segment without frames; if none occurs, each segment has one
@@ -43,7 +54,6 @@ def write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False, earlier
         found: the labels; some of the table may not occur.
         labelmap: one frame a slice that holds the values (Label Map Segmentation, in the standard since 2024), in place
             of one for each segment. Labels may not overlap.
-        earlier: number of segmentations of the series before this one, for a series number of its own.
 
     Raises:
         OutputError: the name has another suffix, the labels fit neither series nor table or overlap where they may
@@ -62,19 +72,23 @@ def write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False, earlier
         source = read_source(path, found.series, labels.shape[-3:])
         segments = find_segments(path, labels, source.shape, found.label_table)
         values = [segment.label.value for segment in segments]
+        kind = "LABELMAP" if labelmap else "BINARY"
         numbers = values if labelmap else list(range(1, len(values) + 1))
         labelled = zip(segments, numbers, strict=True)
-        descriptions = [_describe(one.label, number, found) for one, number in labelled]
+        descriptions = [
+            _describe(one.label, number, found, make_uid(f"{kind} segment {number}", found, source))
+            for one, number in labelled
+        ]
         frames = _frames(labels, values, numbers)
         slices = range(len(frames)) if frames.any() else range(1)
         dataset = highdicom.seg.Segmentation(
             source_images=[_image(source, index) for index in slices],
             pixel_array=frames[: len(slices)],
-            segmentation_type="LABELMAP" if labelmap else "BINARY",
+            segmentation_type=kind,
             segment_descriptions=descriptions,
-            series_instance_uid=generate_uid(),
-            series_number=series_number(source, earlier),
-            sop_instance_uid=generate_uid(),
+            series_instance_uid=make_uid(f"{kind} series", found, source),
+            series_number=series_number(source, found, SERIES_OFFSET),
+            sop_instance_uid=make_uid(kind, found, source),
             instance_number=1,
             manufacturer="tomoseg",
             manufacturer_model_name=text(algorithm, default="tomoseg"),
@@ -89,9 +103,13 @@ def write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False, earlier
         dataset.SeriesDate, dataset.SeriesTime = dataset.ContentDate, dataset.ContentTime
         creator = text(maker.replace("=", " "), 63) if found.person else "tomoseg" if found.person is None else ""
         dataset.ContentCreatorName = creator if "^" in creator or not creator else f"{creator}^"
+        replaced = [one.instance for one in found.replaces if one.sop_class == dataset.SOPClassUID]
+        if replaced:  # no attribute of a Segmentation refers to an earlier one
+            dataset.DerivationDescription = f"Replaces {', '.join(replaced)}"[:MAX_SHORT_TEXT]
         _note_compression(dataset, source.header)
         _refer(dataset, source)
         save(dataset, path)
+    return cast(Dataset, dataset)
 
 
 def _frames(
@@ -137,28 +155,28 @@ def _note_compression(dataset: Dataset, header: Dataset) -> None:
             dataset.add(header[keyword])
 
 
-def _describe(label: Label, number: int, found: LabelMap) -> Dataset:
+def _describe(label: Label, number: int, found: LabelMap, uid: str) -> Dataset:
     import highdicom as hd
 
     name = text(label.name, default=f"Label {label.value}")
     made_by, found_by = text(found.algorithm, default="" if found.person is not None else "tomoseg"), None
     if made_by:
-        family, version = _concept(ARTIFICIAL_INTELLIGENCE), text(found.version, default="unknown")
+        family, version = concept(ARTIFICIAL_INTELLIGENCE), text(found.version, default="unknown")
         found_by = hd.AlgorithmIdentificationSequence(made_by, family, version)
     description: Dataset = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=name,
-        segmented_property_category=_concept(label.category),
-        segmented_property_type=_concept(label.kind),
+        segmented_property_category=concept(label.category),
+        segmented_property_type=concept(label.kind),
         algorithm_type="AUTOMATIC" if found.person is None else "SEMIAUTOMATIC" if made_by else "MANUAL",
         algorithm_identification=found_by,
-        tracking_uid=generate_uid(),
+        tracking_uid=uid,
         tracking_id=name,
     )
     description.RecommendedDisplayCIELabValue = list(hd.color.CIELabColor(*_cielab(label.colour)).value)
     if label.modifiers:
         kind = description.SegmentedPropertyTypeCodeSequence[0]
-        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(code) for code in label.modifiers]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [concept(code) for code in label.modifiers]
     return description
 
 
@@ -171,7 +189,8 @@ def _cielab(colour: tuple[int, int, int]) -> NDArray[np.float64]:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-def _concept(code: Code) -> Any:
+def concept(code: Code) -> Any:
+    """Return a code as highdicom takes it."""
     import highdicom as hd
 
     return hd.sr.CodedConcept(code.value, code.scheme, text(code.meaning, default=code.value))

@@ -195,8 +195,9 @@ class DicomStudies(DICOMWebDatastore):  # type: ignore[misc]
         found = LabelMap(
             annotation.labels, image.grid, tuple(table), algorithm, f"weights {version}" if version else "",
             series=image.series, person=str(known.get("user") or ""),
+            earlier=len(self._submissions.history.of(image_id)),
         )  # fmt: skip
-        write_dicom_seg(path := folder / "label.dcm", found, earlier=len(self._submissions.history.of(image_id)))
+        write_dicom_seg(path := folder / "label.dcm", found)
         # requests and the archive each have their own errors
         with errors_as(OutputError, "the archive does not take the segmentation", Exception):
             return str(dicom_web_upload_dcm(str(path), self._client))
