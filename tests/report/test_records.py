@@ -137,13 +137,14 @@ def test_a_path_that_is_no_utf8_stands_in_both(tmp_path: Path) -> None:
 
 
 def test_statistics_are_those_of_the_labels(tmp_path: Path) -> None:
-    present = LabelVolume(1, "liver, left", 8, 0.123456789, -60.25, 0.0, (0, 2, 3), (3, 4, 5), True)
+    present = LabelVolume(1, "liver, left", 8, 0.123456789, -60.25, 0.0, (0, 2, 3), (3, 4, 5), True, 0.9, 0.75)
     absent = LabelVolume(2, "spleen", 0, 0.0)
     failed = CaseReport("b.nii", None, "failed", "b.nii: damaged")
     report = make_report(CaseReport("a.nii", "o.nii", "done", labels=(present, absent)), failed)
     assert STATISTICS_COLUMNS == (
         "input", "label", "name", "voxels", "volume_ml", "mean", "sd",
         "first_i", "first_j", "first_k", "stop_i", "stop_j", "stop_k", "touches_border",
+        "expected_dice", "expected_dice_low", "presence",
         "volume_per_icv", "icv_ml", "asymmetry_percent",
     )  # fmt: skip
     one, other = (list(row.values()) for row in rows(report, tmp_path))
@@ -162,11 +163,14 @@ def test_statistics_are_those_of_the_labels(tmp_path: Path) -> None:
         "4",
         "5",
         "yes",
+        "0.9",
+        "0.75",
+        "",
         "",
         "",
         "",
     ]
-    assert other == ["a.nii", "2", "spleen", "0", "0", *[""] * 8, "no", "", "", ""]
+    assert other == ["a.nii", "2", "spleen", "0", "0", *[""] * 8, "no", *[""] * 6]
 
 
 def test_structures_have_rows_of_their_own(tmp_path: Path) -> None:
@@ -175,8 +179,8 @@ def test_structures_have_rows_of_their_own(tmp_path: Path) -> None:
     case = CaseReport("a.nii", "o.nii", "done", labels=(LabelVolume(1, "left part", 4, 4.0),), location=location)
     label, left, right = (list(row.values()) for row in rows(make_report(case), tmp_path))
     assert label[:5] == ["a.nii", "1", "left part", "4", "4"]
-    assert left == ["a.nii", "", "left", "4", "4", *[""] * 9, "2.5", "1600", "28.5714"]
-    assert right == ["a.nii", "", "right", "3", "3", *[""] * 9, "", "1600", "28.5714"]
+    assert left == ["a.nii", "", "left", "4", "4", *[""] * 12, "2.5", "1600", "28.5714"]
+    assert right == ["a.nii", "", "right", "3", "3", *[""] * 12, "", "1600", "28.5714"]
 
 
 def test_a_folder_that_cannot_be_written_to_is_reported(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tomoseg.batch.cases import Case
 from tomoseg.batch.manifest import Manifest, read_manifest
 from tomoseg.batch.options import OutputOptions
+from tomoseg.bundle.confidence import ExpectedDice
 from tomoseg.core.errors import OutputError, SchemaVersionError, VolumeError, one_line
 from tomoseg.core.files import real_path, sha256, staging_folder
 from tomoseg.core.notes import collect_notes
@@ -204,7 +205,10 @@ def _count_again(case: Case, rows: Sequence[LabelVolume]) -> tuple[LabelVolume, 
     again = []
     for row in rows:
         one = found[row.label]
-        again.append(replace(one, mean=row.mean, sd=row.sd) if one.voxels == row.voxels else one)
+        unchanged = one.voxels == row.voxels
+        again.append(
+            replace(row, first=one.first, stop=one.stop, touches_border=one.touches_border) if unchanged else one
+        )
     return tuple(again)
 
 
@@ -212,7 +216,14 @@ def _measure(result: Segmentation, image: NDArray[np.float32] | None, all_measur
     """Return the volume of each label, and all other measures if they are asked for."""
     names, voxel_ml = result.names, result.grid.voxel_volume_ml
     if all_measures:
-        return measure_labels(result.labels, names, voxel_ml, image)
-    return tuple(
-        LabelVolume(value, names[value], count, count * voxel_ml) for value, count in result.voxel_counts.items()
-    )
+        rows = measure_labels(result.labels, names, voxel_ml, image)
+    else:
+        counts = result.voxel_counts.items()
+        rows = tuple(LabelVolume(value, names[value], count, count * voxel_ml) for value, count in counts)
+    return tuple(_with_expected_dice(row, result.expected_dice.get(row.label)) for row in rows)
+
+
+def _with_expected_dice(row: LabelVolume, known: ExpectedDice | None) -> LabelVolume:
+    if known is None:
+        return row
+    return replace(row, expected_dice=known.dice, expected_dice_low=known.low, presence=known.presence)

@@ -8,11 +8,12 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, TextColumn
 
 from tomoseg.batch.progress import Progress
+from tomoseg.bundle.confidence import ExpectedDice
 from tomoseg.cli.terminal import print_table
 from tomoseg.core.errors import printable
 from tomoseg.core.notes import print_error, print_line, print_note, print_warning
 from tomoseg.core.progress import ProgressBars
-from tomoseg.report.records import CaseReport, Report
+from tomoseg.report.records import CaseReport, LabelVolume, Report
 
 STATUSES = {"done": "done", "skipped": "done by an earlier run", "failed": "failed"}
 SPEED_PERIOD_S = 600  # the time left is that of the scans of the last minutes; one may take half a minute
@@ -79,9 +80,16 @@ def print_case(case: CaseReport, quiet: bool, place: str = "") -> None:
     for note in stats.notes:
         print_note(f"{case.input}: {note}")
     if not quiet:
-        volumes = ", ".join(f"{row.name} {row.volume_ml:.2f} mL" for row in case.labels)
+        volumes = ", ".join(map(_describe_label, case.labels))
         skipped = f", {stats.skipped_windows} of {stats.windows} windows skipped" if stats.skipped_windows else ""
         print_line(f"{place}{case.input} -> {case.output}: {volumes} ({stats.total_seconds:.1f} s{skipped})")
+
+
+def _describe_label(row: LabelVolume) -> str:
+    """Return name, volume and expected Dice of a label."""
+    if row.expected_dice is None:
+        return f"{row.name} {row.volume_ml:.2f} mL"
+    return f"{row.name} {row.volume_ml:.2f} mL, Dice {ExpectedDice(row.expected_dice, row.expected_dice_low)}"
 
 
 def print_summary(report: Report, page: Path | None) -> None:

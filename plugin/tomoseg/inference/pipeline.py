@@ -2,19 +2,20 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureTyped, LoadImaged, Spacingd
+from monai.transforms import Compose, EnsureTyped, Lambdad, LoadImaged, MapLabelValued, Spacingd
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tomoseg.bundle.confidence import RAW_TEMPERATURE, ExpectedDice, expect_dice, read_confidence
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.core.errors import BundleError, TomosegError, UsageError, one_line, root_cause
@@ -49,12 +50,17 @@ class Prediction:
         affine: 4×4, voxel indices of `array` to RAS+ mm.
         stats: times and memory.
         entropy: (I, J, K) float32 in the scan's grid, if requested.
+        sums: (temperature, logit, 5), as `StreamedLabels` has them; None where MONAI ran the bundle, or where its
+            post-processing gives labels other values.
+        expected_dice: by the values of the labels, where it is known.
     """
 
     array: NDArray[Any]
     affine: NDArray[np.float64]
     stats: RunStats
     entropy: NDArray[np.float32] | None = None
+    sums: NDArray[np.float64] | None = None
+    expected_dice: Mapping[int, ExpectedDice] = field(default_factory=dict)
 
 
 class DevicePreprocessing:
@@ -105,6 +111,7 @@ class Pipeline:
         config: the bundle's inference config.
         networks: its networks.
         replaces_non_finite: whether the options or the bundle's own preprocessing replace NaN and infinite values.
+        temperatures: as `Engine` has them.
 
     Raises:
         BundleError: the config or the checkpoint is missing, damaged, or does not fit the other.
@@ -131,6 +138,8 @@ class Pipeline:
         where = device if options.max_memory is None else torch.device("cpu")
         self._preprocess = DevicePreprocessing(config.preprocessing, config.image_keys, where)
         self.networks = networks or load_networks(config, device, options)
+        self._confidence = read_confidence(bundle.root, [one.sha256 for one in self.networks.weights])
+        self.temperatures = (self._confidence.temperature if self._confidence else RAW_TEMPERATURE,)
         # a bundle's transforms may keep state: Invertd switches off what the preprocessing records
         self._transforms_lock = threading.Lock()
 
@@ -293,8 +302,10 @@ class Pipeline:
         )
         inferer = recognise_inferer(config.inferer)
         self._require_sides(image)
-        uncertainty = self._options.uncertainty
-        return Engine(inferer, fused, self.networks, self.device, self._limits, self._mirror_axes, uncertainty)
+        return Engine(
+            inferer, fused, self.networks, self.device, self._limits, self._mirror_axes,
+            self._options.uncertainty, self.temperatures,
+        )  # fmt: skip
 
     def _run_streamed(
         self, data: dict[str, Any], scan: Grid, name: str, on_window: OnWindow | None, target: Grid | None
@@ -310,7 +321,12 @@ class Pipeline:
             labels = as_prediction(torch.from_numpy(array), image, found.grid)
             array, affine, seconds = self._postprocess(engine.fused.rest, data, labels, affine)
             ran += RunStats(seconds)
-        return Prediction(array, affine, ran, found.entropy)
+        changed = any(isinstance(step, MapLabelValued | Lambdad) for step in engine.fused.rest.transforms)
+        overlapping = engine.fused.threshold is not None
+        if changed or (overlapping and len(array) != len(found.array)) or found.sums is None:
+            return Prediction(array, affine, ran, found.entropy)
+        expected = expect_dice(found.sums[0], overlapping, self.bundle.channels, self._confidence)
+        return Prediction(array, affine, ran, found.entropy, found.sums, expected)
 
     def _run_dense(self, data: dict[str, Any], note: str) -> Prediction:
         """Run the bundle's own inferer, or its evaluator, and its post-processing on the whole volume."""

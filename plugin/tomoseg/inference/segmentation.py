@@ -2,7 +2,7 @@
 
 import os
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoseg.bundle.confidence import ExpectedDice
 from tomoseg.core.files import open_regular
 from tomoseg.core.notes import print_line
 from tomoseg.core.run_stats import RunStats
@@ -55,6 +56,7 @@ class Segmentation(LabelMap):
         places: segmented crops of a whole scan.
         entropy: (I, J, K) float32, 0 where the network is certain and 1 where all labels are equally likely; None
             unless requested.
+        expected_dice: the Dice that each label likely has, by its value; none where MONAI ran the bundle.
         stats: seconds, windows, memory, backend, precision and notes of the run.
         hounsfield: the scan is in Hounsfield units.
         read_scan: reads the scan again; None for the results of a batch.
@@ -70,6 +72,7 @@ class Segmentation(LabelMap):
     location: Location | None = None
     places: tuple[RegionCrop, ...] = ()
     entropy: NDArray[np.float32] | None = None
+    expected_dice: Mapping[int, ExpectedDice] = field(default_factory=dict)
     stats: RunStats = field(default_factory=RunStats)
     hounsfield: bool = False
     read_scan: Callable[[], Volume] | None = None
@@ -115,6 +118,15 @@ class Segmentation(LabelMap):
     def volumes_ml(self) -> dict[str, float]:
         """Volume of each label in millilitres, 0 for a label that does not occur."""
         return {self.names[value]: count * self.grid.voxel_volume_ml for value, count in self.voxel_counts.items()}
+
+    @property
+    def _described_labels(self) -> list[Label]:
+        """The label table, with the expected Dice in the names."""
+        found = self.expected_dice
+        return [
+            replace(label, name=f"{label.name}: Dice {found[label.value]}") if label.value in found else label
+            for label in self.label_table
+        ]
 
     def as_one_map(self) -> Self:
         """Return labels that may overlap as one label map (I, J, K); where several lie, the last wins."""
@@ -198,7 +210,7 @@ class Segmentation(LabelMap):
                 raise ValueError("expected an image to draw the labels over")
             image = self.read_scan().array
         save_preview(
-            Path(path), np.nan_to_num(image), {"": self.as_one_map().labels}, self.grid, self.label_table,
+            Path(path), np.nan_to_num(image), {"": self.as_one_map().labels}, self.grid, self._described_labels,
             title=title, hounsfield=self.hounsfield, neurological=neurological,
         )  # fmt: skip
 

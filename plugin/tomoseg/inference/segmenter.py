@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import numpy as np
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
+from tomoseg.bundle.confidence import ExpectedDice
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
@@ -251,16 +252,16 @@ class Segmenter:
                 prediction = self._pipeline.predict(prepared.data, prepared.grid, prepared.name, on_window)
                 labels = to_label_map(self.bundle, prediction.array, prediction.affine, prepared.grid)
                 found, ran = MergedLabels(labels, prediction.entropy), prediction.stats
-                table = find_label_table(self.bundle, labels)
+                table, expected = find_label_table(self.bundle, labels), prediction.expected_dice
             else:
-                found, ran = self._predict_crops(prepared, prepared.located, on_window)
+                found, ran, expected = self._predict_crops(prepared, prepared.located, on_window)
                 table = prepared.located.localisation.label_table
         if ran.planned_bytes:
             ran = replace(ran, planned_bytes=max(ran.planned_bytes, prepared.stats.peak_bytes))
         result = Segmentation(
             labels=found.labels, label_table=table, algorithm=self.bundle.name, version=self.bundle.version,
             grid=prepared.grid, header=prepared.header, series=prepared.series,
-            entropy=found.entropy, location=found.location, places=found.places,
+            entropy=found.entropy, location=found.location, places=found.places, expected_dice=expected,
             warnings=(*prepared.warnings, *found.warnings), hounsfield=self.bundle.hounsfield,
             stats=prepared.stats + ran + RunStats(peak_bytes=peak.bytes, peak_vram_bytes=peak.vram_bytes),
         )  # fmt: skip
@@ -307,17 +308,19 @@ class Segmenter:
 
     def _predict_crops(
         self, prepared: Prepared, located: LocatedRegions, on_window: OnWindow | None
-    ) -> tuple[MergedLabels, RunStats]:
+    ) -> tuple[MergedLabels, RunStats, dict[int, ExpectedDice]]:
         """Segment the structures of a scan, each in its crop; return the labels of the scan, and what that took."""
-        ran = RunStats()
+        ran, expected = RunStats(), dict[int, ExpectedDice]()
+        last: Mapping[int, ExpectedDice] = {}
 
         def predict(crop: Volume, target: Grid) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-            nonlocal ran
+            nonlocal ran, last
             start = time.perf_counter()
             data = self._pipeline.prepare(crop)
             ran += RunStats({"preprocessing": time.perf_counter() - start})
             found = self._pipeline.predict(data, crop.grid, prepared.name, target=target)
             ran += found.stats
+            last = found.expected_dice
             grid = target if Grid(found.array.shape[-3:], found.affine).matches(target) else crop.grid
             labels, entropy = to_label_map(self.bundle, found.array, found.affine, grid), found.entropy
             if grid is not target:
@@ -325,7 +328,13 @@ class Segmenter:
                 entropy = None if entropy is None else nearest(entropy, grid, target)
             return labels, entropy
 
-        return assemble(located, prepared.grid, predict, on_window), ran
+        def finish(done: int, total: int) -> None:
+            values = located.places[done - 1].region.labels
+            expected.update({values[value]: one for value, one in last.items() if value in values})
+            if on_window is not None:
+                on_window(done, total)
+
+        return assemble(located, prepared.grid, predict, finish), ran, expected
 
 
 def _read(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tomoseg.core.run_stats import RunStats
 from tomoseg.data.geometry import Grid
 from tomoseg.inference.networks import Networks
+from tomoseg.inference.sliding_window.confidence import FACES, ConfidenceSums
 from tomoseg.inference.sliding_window.discretizer import Interpolated
 from tomoseg.inference.sliding_window.ensemble import averaged
 from tomoseg.inference.sliding_window.fused_postprocessing import FusedPostprocessing
@@ -37,6 +38,7 @@ class Engine:
         limits: what a run may take.
         mirror_axes: axes of the window, 0 to 2 along (D, H, W), over whose mirrorings the logits are averaged.
         uncertainty: whether a map of the entropy is made, too.
+        temperatures: of the probabilities that are summed for each label; none for no sums.
     """
 
     inferer: SlidingWindowInferer
@@ -46,6 +48,7 @@ class Engine:
     limits: Limits
     mirror_axes: tuple[int, ...] = ()
     uncertainty: bool = False
+    temperatures: tuple[float, ...] = ()
 
     def label(
         self,
@@ -75,7 +78,7 @@ class Engine:
             if self.fused.interpolated:
                 grid = target or scan
                 placement, shape = placement.seen_from(scan, target) if target else placement, grid.shape
-        outputs = _Outputs(self.fused, placement, shape, network, self.uncertainty)
+        outputs = _Outputs(self, placement, shape, network)
         start = time.perf_counter()
         backends, notes = self.networks.compiled(tuple(image.shape), self.inferer)
         voxels = image.as_tensor().to(self.device)
@@ -86,7 +89,8 @@ class Engine:
         limits = replace(self.limits, batch_size=backends[0].batch_size)
         predict = averaged(backends, self.mirror_axes)
         ran += StreamedRun(voxels, self.inferer, predict, outputs.make, limits, name).run(on_window)
-        return StreamedLabels(outputs.labels, grid, outputs.entropy, ran)
+        voxel_ml = float(abs(np.linalg.det(np.asarray(image.affine, dtype=np.float64)[:3, :3]))) / 1000
+        return StreamedLabels(outputs.labels, grid, outputs.entropy, ran, outputs.collect_sums(voxel_ml))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +102,14 @@ class StreamedLabels:
         grid: where they lie; None for the grid of the image.
         entropy: (I, J, K) float32 in the scan's grid, where it was asked for.
         stats: times and memory.
+        sums: (temperature, logit, 5), as `ConfidenceSums` has them, in mL and cm²; None where they were not asked for.
     """
 
     array: NDArray[np.unsignedinteger[Any]]
     grid: Grid | None
     entropy: NDArray[np.float32] | None
     stats: RunStats
+    sums: NDArray[np.float64] | None = None
 
 
 def as_prediction(labels: torch.Tensor, image: MetaTensor, grid: Grid | None) -> MetaTensor:
@@ -123,12 +129,12 @@ def as_prediction(labels: torch.Tensor, image: MetaTensor, grid: Grid | None) ->
 class _Outputs:
     """The arrays that the engine fills."""
 
-    def __init__(
-        self, fused: FusedPostprocessing, placement: Placement, scan: Shape, network: Shape, uncertainty: bool
-    ) -> None:
+    def __init__(self, engine: Engine, placement: Placement, scan: Shape, network: Shape) -> None:
         self.labels: NDArray[Any] = np.empty(0)
-        self.entropy = np.zeros(scan, np.float32) if uncertainty else None
-        self._fused = fused
+        self.entropy = np.zeros(scan, np.float32) if engine.uncertainty else None
+        self._fused = fused = engine.fused
+        self._temperatures = engine.temperatures
+        self._sums: list[ConfidenceSums] = []
         self._placement = placement
         self._shape = scan if fused.interpolated else network
         self._where = placement if fused.interpolated else identity_placement(network)
@@ -140,12 +146,22 @@ class _Outputs:
         self.labels = np.zeros((logits if overlapping else 1, *self._shape), dtype)
         discretizer = self._fused.decide(logits)
         parts = [slice(index, index + 1) for index in range(logits)] if overlapping else [slice(None)]
+        summed = (1 if overlapping else logits, self._fused.activated, overlapping, self._temperatures)
+        self._sums = [ConfidenceSums(*summed) for _ in parts]
         outputs = [
-            Output(values, self._where, discretizer, itemgetter(part))
-            for values, part in zip(self.labels, parts, strict=True)
+            Output(values, self._where, discretizer, itemgetter(part), sums if self._temperatures else None)
+            for values, part, sums in zip(self.labels, parts, self._sums, strict=True)
         ]
         if self.entropy is not None:
             entropy = sigmoid_entropy if overlapping else softmax_entropy
             chosen = partial(entropy, activated=self._fused.activated)
             outputs.append(Output(self.entropy, self._placement, Interpolated(), chosen))
         return outputs
+
+    def collect_sums(self, voxel_ml: float) -> NDArray[np.float64] | None:
+        """Return the sums (temperature, logit, 5) in mL and cm², None where they were not asked for."""
+        if not self._temperatures:
+            return None
+        units = np.array([voxel_ml] * FACES + [voxel_ml ** (2 / 3)])
+        sums: NDArray[np.float64] = np.concatenate([one.sums for one in self._sums], axis=1) * units
+        return sums

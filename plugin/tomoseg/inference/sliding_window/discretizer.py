@@ -14,6 +14,7 @@ softmax: Activation = partial(torch.softmax, dim=-1)
 MIXED_UINT8 = 255
 VOXELS_AT_ONCE = 1 << 19  # decided at once
 MIXED_INT16 = 2**15 - 1
+POSSIBLE_MARGIN = 7.0  # of logits: a thousandth of the background's probability
 
 
 class Discretizer(ABC):
@@ -28,8 +29,13 @@ class Discretizer(ABC):
     mixed = MIXED_UINT8
 
     @abstractmethod
-    def at_voxels(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the value (D, H, W) at each voxel of the network's grid for logits (labels, D, H, W)."""
+    def at_voxels(self, logits: torch.Tensor, possible: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the value at each voxel of the network's grid.
+
+        Args:
+            logits: (labels, D, H, W).
+            possible: (D, H, W) bool, filled with where a label has a logit within `POSSIBLE_MARGIN` of the background.
+        """
 
     def activate(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the logits (points, labels) after the activation, for interpolation."""
@@ -66,11 +72,24 @@ class ArgMax(Discretizer):
     def _dtype(self) -> torch.dtype:
         return torch.uint8 if self.labels <= MIXED_UINT8 else torch.int16
 
-    def at_voxels(self, logits: torch.Tensor) -> torch.Tensor:
+    def at_voxels(self, logits: torch.Tensor, possible: torch.Tensor | None = None) -> torch.Tensor:
         """Return the label with the highest logit at each voxel."""
-        # three times as fast as torch.argmax on CPUs
-        parts = torch.split(logits, _rows(logits), dim=1)
-        return torch.cat([part.max(dim=0).indices.to(self._dtype) for part in parts])
+        rows, values = _rows(logits), []
+        for first in range(0, logits.shape[1], rows):
+            part = logits[:, first : first + rows]
+            if len(part) == 1:
+                values.append(torch.zeros_like(part[0], dtype=self._dtype))
+                continue
+            # the highest logit alone takes a twentieth of the time that its index takes
+            ahead = part[1:].amax(dim=0) - part[0]
+            labelled = (ahead > 0).flatten().nonzero()[:, 0]
+            found = torch.zeros(ahead.numel(), dtype=self._dtype, device=part.device)
+            best = part[1:].flatten(1).index_select(1, labelled).max(dim=0).indices
+            found[labelled] = (best + 1).to(self._dtype)
+            values.append(found.view(ahead.shape))
+            if possible is not None:
+                torch.gt(ahead, -POSSIBLE_MARGIN, out=possible[first : first + rows])
+        return torch.cat(values)
 
     def at_points(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the label with the highest logit at each point."""
@@ -89,8 +108,10 @@ class Threshold(Discretizer):
     threshold: float
     activation: Activation | None = None
 
-    def at_voxels(self, logits: torch.Tensor) -> torch.Tensor:
+    def at_voxels(self, logits: torch.Tensor, possible: torch.Tensor | None = None) -> torch.Tensor:
         """Return 1 at each voxel whose logit reaches the threshold, else 0."""
+        if possible is not None:  # probabilities are all above
+            torch.gt(logits[0], -POSSIBLE_MARGIN, out=possible)
         parts = torch.split(logits[0], _rows(logits))
         return torch.cat([(self.activate(part) >= self.threshold).to(torch.uint8) for part in parts])
 
@@ -102,6 +123,6 @@ class Threshold(Discretizer):
 class Interpolated(Discretizer):
     """The one logit itself, interpolated at every voxel of the scan."""
 
-    def at_voxels(self, logits: torch.Tensor) -> torch.Tensor:
+    def at_voxels(self, logits: torch.Tensor, possible: torch.Tensor | None = None) -> torch.Tensor:
         """Return `mixed` at each voxel, so that each is interpolated."""
         return torch.full(logits.shape[1:], self.mixed, dtype=torch.uint8, device=logits.device)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch.special import entr
 
+SMALLEST = 1e-6  # probability that has a logit
 ROUNDING = 1e-2  # by which probabilities in half precision may miss a sum of 1
 
 
@@ -20,9 +21,20 @@ def to_probabilities(logits: torch.Tensor, activated: bool, overlapping: bool = 
     """
     if overlapping:
         return logits.clamp(0, 1) if activated else logits.sigmoid()
-    if activated and bool(logits.min() >= 0) and bool((logits.sum(dim=0) - 1).abs().max() < ROUNDING):
-        return logits
-    return logits.softmax(dim=0)
+    return logits if activated and _sum_to_1(logits) else logits.softmax(dim=0)
+
+
+def to_logits(logits: torch.Tensor, activated: bool, overlapping: bool) -> torch.Tensor:
+    """Return logits of what the network gives, which may be probabilities; the arguments are those of the above."""
+    if overlapping:
+        return logits.logit(SMALLEST) if activated else logits
+    return logits.clamp(min=SMALLEST).log() if activated and _sum_to_1(logits) else logits
+
+
+def _sum_to_1(logits: torch.Tensor) -> bool:
+    if not logits.numel():
+        return True
+    return bool(logits.min() >= 0) and bool((logits.sum(dim=0) - 1).abs().max() < ROUNDING)
 
 
 def softmax_entropy(logits: torch.Tensor, activated: bool) -> torch.Tensor:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from tomoseg.inference.sliding_window.blend import Slab
+from tomoseg.inference.sliding_window.confidence import ConfidenceSums
 from tomoseg.inference.sliding_window.discretizer import Discretizer
 from tomoseg.inference.sliding_window.placement import Placement
 
@@ -64,12 +65,16 @@ class PaddedSlab:
         before: voxels of zeros in front of it, along (rows, A, B).
         cells: (rows, A, B), zeros included: the value that a voxel and its upper neighbours share, else `mixed`.
         first: index of the first row in the whole volume.
+        values: (rows, A, B), the value at each voxel of the logits.
+        possible: (rows, A, B) bool, the voxels that may have a label; empty where nothing is summed.
     """
 
     logits: torch.Tensor
     before: tuple[int, int, int]
     cells: torch.Tensor
     first: int
+    values: torch.Tensor
+    possible: torch.Tensor
 
     @property
     def stop(self) -> int:
@@ -85,10 +90,19 @@ class Restorer:
         placement: where the scan's voxels lie in the network's grid.
         slab_axis: the axis of the network's grid along which the slabs come.
         discretizer: turns logits into values.
+        sums: added up over the logits; None for none.
     """
 
-    def __init__(self, values: NDArray[Any], placement: Placement, slab_axis: int, discretizer: Discretizer) -> None:
+    def __init__(
+        self,
+        values: NDArray[Any],
+        placement: Placement,
+        slab_axis: int,
+        discretizer: Discretizer,
+        sums: ConfidenceSums | None = None,
+    ) -> None:
         self._values = values
+        self._sums = sums
         self._decision = discretizer
         self._device = torch.device("cpu")
         self._inside = placement.inside
@@ -125,6 +139,9 @@ class Restorer:
         else:
             for target, where, points in self._planes(frame):
                 self._fill_points(target, where, frame, points)
+        if self._sums is not None:
+            known = max(self._received - frame.first - frame.before[0], 0)
+            self._sums.add(frame.logits[:, known:], frame.values[known:], frame.possible[known:])
         self._received = frame.stop
 
     def finish(self) -> None:
@@ -153,11 +170,14 @@ class Restorer:
         logits = slab.logits
         for axis in range(3):
             logits = logits.narrow(axis + 1, int(start[axis]), int(stop[axis] - start[axis]))
-        values = self._decision.at_voxels(logits)
+        summed = self._sums is not None
+        possible = torch.empty(logits.shape[1:] if summed else 0, dtype=torch.bool, device=logits.device)
+        values = padded = self._decision.at_voxels(logits, possible if summed else None)
         pads = [int(size) for axis in (2, 1, 0) for size in (before[axis], after[axis])]
         if any(pads):
-            values = torch.nn.functional.pad(values, pads)
-        return PaddedSlab(logits, (int(before[0]), int(before[1]), int(before[2])), self._agreed(values), int(first))
+            padded = torch.nn.functional.pad(values, pads)
+        zeros = (int(before[0]), int(before[1]), int(before[2]))
+        return PaddedSlab(logits, zeros, self._agreed(padded), int(first), values, possible)
 
     def _agreed(self, values: torch.Tensor) -> torch.Tensor:
         low = high = values

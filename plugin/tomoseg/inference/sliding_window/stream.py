@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tomoseg.core.memory import OUT_OF_MEMORY_ERRORS, is_out_of_memory, release_unused
 from tomoseg.core.run_stats import RunStats
 from tomoseg.inference.sliding_window.blend import Blend, Predictor, Slab
+from tomoseg.inference.sliding_window.confidence import ConfidenceSums
 from tomoseg.inference.sliding_window.discretizer import Discretizer
 from tomoseg.inference.sliding_window.memory_plan import MemoryEstimate, MemoryPlan, make_plan
 from tomoseg.inference.sliding_window.peak_memory import CPU, PeakMemory
@@ -49,12 +50,14 @@ class Output:
         placement: where the voxels of `values` lie in the network's grid.
         discretizer: turns logits into values.
         logits: picks its logits (some, D, H, W) out of all of them (labels, D, H, W).
+        sums: added up over these logits; None for none.
     """
 
     values: NDArray[Any]
     placement: Placement
     discretizer: Discretizer
     logits: Callable[[torch.Tensor], torch.Tensor]
+    sums: ConfidenceSums | None = None
 
 
 @dataclass
@@ -167,7 +170,9 @@ class StreamedRun:
             self._leave_gpu(error)
             self._blend = Blend(self.windows, weights, logits[0], self.plan.dtype, self.plan.device)
         axis = self.windows.slab_axis
-        self._restorers = [Restorer(one.values, one.placement, axis, one.discretizer) for one in self._outputs]
+        self._restorers = [
+            Restorer(one.values, one.placement, axis, one.discretizer, one.sums) for one in self._outputs
+        ]
         return logits
 
     def _logits(self, pending: Corners) -> Sequence[torch.Tensor]:
