@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write the table of an evaluation into a model card: `scripts/benchmark/accuracy_table.py EVALUATION CARD`.
 
-EVALUATION is what `tomoseg evaluate` wrote. The table replaces what stands between the two comments of the card that
-begin `<!-- accuracy` and `<!-- end of accuracy`. Run it with a Python that has tomoseg, e.g. `.venv/bin/python`.
+EVALUATION is what `tomoseg evaluate` wrote; `replace_table` says where the table goes. Run it with a Python that has
+tomoseg, e.g. `.venv/bin/python`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import sys
 from pathlib import Path
 
-BEGIN, END = "<!-- accuracy: written by scripts/benchmark/accuracy_table.py -->\n", "<!-- end of accuracy -->"
+from card_tables import replace_table
+
 Row = dict[str, str]
 
 
@@ -56,11 +56,7 @@ def main() -> None:
     parser.add_argument("evaluation", type=Path, metavar="EVALUATION", help="folder of `tomoseg evaluate`")
     parser.add_argument("card", type=Path, metavar="CARD", help="model card, changed in place")
     options = parser.parse_args()
-    before, begin, rest = options.card.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        sys.exit(f"error: {options.card}: has no place for the table. Add the lines `{BEGIN.strip()}` and `{END}`")
-    options.card.write_text(f"{before}{begin}\n{make_table(options.evaluation)}\n{end}{after}", "utf-8")
+    replace_table(options.card, "accuracy", Path(__file__).name, make_table(options.evaluation))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from support.evaluations import write_cases
 from support.trainings import write_dataset
 from tomoseg import Segmenter, TomosegError, find_bundle, read_volume, segment_batch
 from tomoseg.batch.options import OutputOptions
+from tomoseg.bundle.domain import DOMAIN, Domain
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.precision import PRECISION, MeasuredPrecision
 from tomoseg.core.json_files import SCHEMA_VERSION
@@ -75,6 +76,12 @@ def write_plan(folder: Path, scan: Path) -> Path:
 def write_precision(folder: Path, scan: Path) -> Path:
     MeasuredPrecision(("ab" * 32,), 2, {"front": 0.9}, {"bf16": {"front": -0.001}}).save(folder)
     return folder / PRECISION
+
+
+def write_domain(folder: Path, scan: Path) -> Path:
+    sides = ((1.0, 2.0),) * 3
+    Domain(2, sides, sides, (0.5,), (((0.0, 1.0),),), (0.1, 0.2), (0.0,) * 512, 0.5).save(folder)
+    return folder / DOMAIN
 
 
 def write_inspection(folder: Path, scan: Path) -> Path:
@@ -167,6 +174,7 @@ WRITERS: dict[str, Callable[[Path, Path], Path]] = {
     "bundles": write_bundles,
     "cross_validation": write_cross_validation,
     "current_version": write_current,
+    "domain": write_domain,
     "evaluation": write_evaluation,
     "export": write_export,
     "image_scores": write_scores,

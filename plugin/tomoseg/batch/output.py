@@ -129,7 +129,7 @@ class OutputWriter:
             report = CaseReport(
                 str(case.input), str(case.output), "done", series=result.series.uid if result.series else None,
                 study=result.series.description if result.series else "", stats=stats,
-                warnings=result.warnings, location=result.location, preview=preview,
+                warnings=result.warnings, location=result.location, out_of_domain=result.out_of_domain, preview=preview,
                 voxels=math.prod(result.grid.shape), labels=_measure(result, image, self.options.measure),
             )  # fmt: skip
             report = case.hide(report)

@@ -27,7 +27,7 @@ from tomoseg.data.segments import LabelMap
 from tomoseg.data.volume import Volume, by
 from tomoseg.inference.localisation.locator import RegionCrop
 from tomoseg.report.preview import save_preview
-from tomoseg.report.records import Location
+from tomoseg.report.records import Location, OutOfDomain
 from tomoseg.report.text import count_noun
 
 MAX_SHOWN = 4  # labels in one line
@@ -53,6 +53,7 @@ class Segmentation(LabelMap):
         warnings: reasons why the labels may be wrong.
         location: structures found in a whole scan, for a bundle that was trained on crops; None for a scan that was
             segmented without a search.
+        out_of_domain: how unlike the training cases it is; None for a bundle that does not say what these are like.
         places: segmented crops of a whole scan.
         entropy: (I, J, K) float32, 0 where the network is certain and 1 where all labels are equally likely; None
             unless requested.
@@ -70,6 +71,7 @@ class Segmentation(LabelMap):
 
     warnings: tuple[str, ...] = ()
     location: Location | None = None
+    out_of_domain: OutOfDomain | None = None
     places: tuple[RegionCrop, ...] = ()
     entropy: NDArray[np.float32] | None = None
     expected_dice: Mapping[int, ExpectedDice] = field(default_factory=dict)

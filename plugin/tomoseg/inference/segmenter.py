@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from tomoseg.bundle.confidence import ExpectedDice
+from tomoseg.bundle.domain import read_domain
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
@@ -30,10 +31,11 @@ from tomoseg.data.source import ScanSource
 from tomoseg.data.volume import DicomSeries, Volume, require_finite
 from tomoseg.inference.backends import computes_faster
 from tomoseg.inference.device import choose_device
+from tomoseg.inference.domain import compare, join, tell
 from tomoseg.inference.label_map import find_label_table, require_labels, to_label_map
 from tomoseg.inference.localisation.assembly import MergedLabels, assemble
 from tomoseg.inference.localisation.crop import nearest
-from tomoseg.inference.localisation.locator import FindHead, LocatedRegions, Locator
+from tomoseg.inference.localisation.locator import FindHead, LocatedRegions, Locator, RegionCrop
 from tomoseg.inference.localisation.registration import register
 from tomoseg.inference.pipeline import Pipeline
 from tomoseg.inference.segmentation import Segmentation
@@ -41,6 +43,7 @@ from tomoseg.inference.set_pipeline import SetPipeline, load_pipeline
 from tomoseg.inference.sliding_window.peak_memory import PeakMemory
 from tomoseg.inference.sliding_window.stream import OnWindow
 from tomoseg.inference.threads import use_threads
+from tomoseg.report.records import OutOfDomain
 
 if TYPE_CHECKING:
     from tomoseg.data.read import Source
@@ -55,6 +58,7 @@ class Prepared:
         image_key: under which `data` has the network's input.
         located: where the crops are; None for a scan that is segmented whole.
         stats: times and memory so far.
+        out_of_domain: as `Segmentation` has it; None for a scan that is segmented in crops, too.
         warnings: reasons why the scan may not suit the bundle.
     """
 
@@ -66,6 +70,7 @@ class Prepared:
     header: nib.Nifti1Header | None
     series: DicomSeries | None
     stats: RunStats
+    out_of_domain: OutOfDomain | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -118,6 +123,7 @@ class Segmenter:
         use_threads(self.options.threads)
         # a backend runs one window at a time
         self._network_lock: threading.Lock = like._network_lock if like else threading.Lock()
+        self._domain = read_domain(bundle.root)
         self._locator = Locator(bundle, self.options.roi, find_head)
         device, shared = choose_device(self.options.device), like._pipeline if like else None
         self._pipeline: Pipeline | SetPipeline = load_pipeline(bundle, device, self.options, shared)
@@ -210,6 +216,7 @@ class Segmenter:
                 seconds["cleaning"] = time.perf_counter() - start
             start = time.perf_counter()
             located, data = None if as_it_is else self._locator.locate(volume), {}
+            unlike = OutOfDomain(0.0) if self._domain else None
             if located is not None:
                 seconds["locating"] = time.perf_counter() - start
             else:
@@ -218,6 +225,7 @@ class Segmenter:
                 image = data[self._pipeline.config.image_key]
                 if not warnings and bool((image == image.flatten()[:1]).all()):
                     warnings.append("what the bundle's preprocessing leaves of it holds one value: is this a scan?")
+                unlike = compare(image, volume.grid, self._domain)
                 seconds["preprocessing"] = time.perf_counter() - start
         limit = self.options.max_memory_bytes
         if limit is not None and peak.bytes > limit:
@@ -230,7 +238,8 @@ class Segmenter:
         return Prepared(
             data=data, image_key=self._pipeline.config.image_key, located=located,
             grid=volume.grid, name=volume.source, header=volume.header, series=volume.series,
-            stats=stats, warnings=(*volume.warnings, *warnings),
+            stats=stats, out_of_domain=unlike and replace(unlike, reasons=(*warnings, *unlike.reasons)),
+            warnings=(*volume.warnings, *warnings, *tell(unlike)),
         )  # fmt: skip
 
     def _reader(
@@ -256,13 +265,15 @@ class Segmenter:
             else:
                 found, ran, expected = self._predict_crops(prepared, prepared.located, on_window)
                 table = prepared.located.localisation.label_table
+        unlike = self._compare_places(found.places)
         if ran.planned_bytes:
             ran = replace(ran, planned_bytes=max(ran.planned_bytes, prepared.stats.peak_bytes))
         result = Segmentation(
             labels=found.labels, label_table=table, algorithm=self.bundle.name, version=self.bundle.version,
             grid=prepared.grid, header=prepared.header, series=prepared.series,
             entropy=found.entropy, location=found.location, places=found.places, expected_dice=expected,
-            warnings=(*prepared.warnings, *found.warnings), hounsfield=self.bundle.hounsfield,
+            out_of_domain=join(prepared.out_of_domain, unlike), hounsfield=self.bundle.hounsfield,
+            warnings=(*prepared.warnings, *found.warnings, *tell(unlike)),
             stats=prepared.stats + ran + RunStats(peak_bytes=peak.bytes, peak_vram_bytes=peak.vram_bytes),
         )  # fmt: skip
         if self.options.labels:
@@ -296,6 +307,18 @@ class Segmenter:
             raise ValueError(f"{prepared.name}: only crops of this scan are segmented; prepare them with as_it_is=True")
         with self._network_lock:
             return self._pipeline.probabilities(prepared.data, grid or prepared.grid)
+
+    def _compare_places(self, places: Sequence[RegionCrop]) -> OutOfDomain | None:
+        """Return how unlike the training cases the crops of a scan are, if the bundle says what those are like."""
+        found: OutOfDomain | None = None
+        for place in places if self._domain else ():
+            one = compare(
+                self._pipeline.prepare(place.crop.volume)[self._pipeline.config.image_key], None, self._domain
+            )
+            if one is not None:
+                reasons = tuple(f"{place.region.name}: {reason}" for reason in one.reasons)
+                found = join(found, replace(one, reasons=reasons))
+        return found
 
     def _volume_warnings(self, result: Segmentation) -> list[str]:
         """Return why labels may be wrong, by the volumes that the bundle declares to be plausible."""

@@ -82,6 +82,7 @@ def describe_answer(result: Segmentation, labels: ServedLabels, version: int) ->
         "notes": list(result.stats.notes),
         "warnings": list(result.warnings),
         "location": None if result.location is None else asdict(result.location),
+        "out_of_domain": None if result.out_of_domain is None else asdict(result.out_of_domain),
         "latencies": {stage: round(seconds, 3) for stage, seconds in result.stats.seconds.items()}
         | {"total": round(result.stats.total_seconds, 3)},
     }

@@ -105,6 +105,19 @@ class Location:
 
 
 @dataclass(frozen=True)
+class OutOfDomain:
+    """How unlike the cases that its bundle was trained on a scan is.
+
+    Attributes:
+        distance: 0 for a scan amid them, above 1 for one that is unlike them.
+        reasons: each difference with its size; none for a scan that fits.
+    """
+
+    distance: float
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class CaseReport:
     """The outcome for one input.
 
@@ -121,6 +134,7 @@ class CaseReport:
         labels: one entry for each label of the bundle.
         preview: path of the picture, None where there is none.
         location: where the structures are in a whole scan, for a bundle that was trained on crops.
+        out_of_domain: how unlike the training cases it is; None for a bundle that does not say what these are like.
     """
 
     input: str
@@ -135,6 +149,7 @@ class CaseReport:
     preview: str | None = None
     warnings: tuple[str, ...] = ()
     location: Location | None = None
+    out_of_domain: OutOfDomain | None = None
 
     @classmethod
     def failure(cls, path: Path, reason: str, series: str | None = None) -> CaseReport:

@@ -13,6 +13,7 @@ from tomoseg.core.notes import collect_notes, take_note
 from tomoseg.data.datasets import read_dataset
 from tomoseg.data.inspection.training_checks import require_negatives, require_trainable
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
+from tomoseg.training.domain import save_domain
 from tomoseg.training.labels import match_labels
 from tomoseg.training.options import EVERY_FOLD, NO_FOLD, TrainingOptions
 from tomoseg.training.precision import save_precision
@@ -95,13 +96,19 @@ def train(
     for place in [folder, *[models] * installed]:
         with staging_folder(place):  # rather an error before the training than after it
             pass
+    pairs = [pair for pair in dataset.pairs if pair.part == "training" and pair.has_scan]
     if fold == EVERY_FOLD:
-        return cross_validate(chosen, dataset, options, folder, quiet, negatives, on_warning)
+        result = cross_validate(chosen, dataset, options, folder, quiet, negatives, on_warning)
+        if result.installed:
+            save_domain(chosen, pairs, options, quiet)
+        return result
     name = f"fold_{fold}" if isinstance(fold, int) else fold or "all_cases"
     trained = train_fold(chosen, dataset, options, folder / name, quiet, negatives, on_warning=on_warning)
     if is_first():
         trained = replace(trained, installed=install(trained.weights, chosen, options.overwrite))
-        if trained.installed and trained.fold not in (None, NO_FOLD):  # else every case was trained on
-            held_out = [((trained.weights,), pair) for pair in trained.held_out]
-            save_precision(chosen, dataset, held_out, [trained.weights], options, quiet)
+        if trained.installed:
+            held_out = () if trained.fold in (None, NO_FOLD) else trained.held_out  # else every case was trained on
+            cases = [((trained.weights,), pair) for pair in held_out]
+            save_precision(chosen, dataset, cases, [trained.weights], options, quiet)
+            save_domain(chosen, [pair for pair in pairs if pair not in held_out], options, quiet)
     return trained
