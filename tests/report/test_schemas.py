@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,12 @@ import pytest
 import torch
 from hatchling.builders.wheel import WheelBuilder
 
-from support.command_line import run_inside
+from support.command_line import run_inside, run_process
 from support.evaluations import write_cases
 from support.trainings import write_dataset
 from tomoseg import Segmenter, TomosegError, find_bundle, read_volume, segment_batch
+from tomoseg.batch.archive.queue import Queue
+from tomoseg.batch.archive.rules import FoundSeries, Rule
 from tomoseg.batch.options import OutputOptions
 from tomoseg.bundle.domain import DOMAIN, Domain
 from tomoseg.bundle.metadata import Bundle
@@ -162,6 +165,23 @@ def write_progress(folder: Path, scan: Path) -> Path:
     return folder / "train_stats.json"
 
 
+def write_archive_status(folder: Path, scan: Path) -> Path:
+    with closing(Queue(folder / "state")) as queue:
+        found = [(FoundSeries("1.2", f"1.2.{number}", 9, "CT"), Rule("organs", "CT")) for number in (3, 4)]
+        queue.observe(found, 0)
+        for _ in found:
+            entry = queue.next_due(0, 100)
+            assert entry is not None
+            queue.fail(entry, "the archive is down", 100, for_good=entry.uid == "1.2.3")
+    return printed(folder / "status.json", "watch", "--status", folder / "state", "--json")
+
+
+def write_log(folder: Path, scan: Path) -> Path:
+    done = run_process("watch", "--status", folder, "--log-json")
+    (folder / "line.json").write_text(done.stderr)
+    return folder / "line.json"
+
+
 def printed(path: Path, *arguments: object) -> Path:
     """Write what a command prints to a file."""
     path.write_text(run_inside(*arguments).stdout, encoding="utf-8")
@@ -170,6 +190,7 @@ def printed(path: Path, *arguments: object) -> Path:
 
 WRITERS: dict[str, Callable[[Path, Path], Path]] = {
     "app_settings": write_settings,
+    "archive_status": write_archive_status,
     "bundle": write_bundle,
     "bundles": write_bundles,
     "cross_validation": write_cross_validation,
@@ -181,6 +202,7 @@ WRITERS: dict[str, Callable[[Path, Path], Path]] = {
     "inspection": write_inspection,
     "installation": write_installation,
     "known_head": write_head,
+    "log_line": write_log,
     "manifest": write_manifest,
     "plan": write_plan,
     "precision": write_precision,

@@ -29,9 +29,13 @@ class Orthanc:
 
     Attributes:
         url: of its REST interface; DICOMweb is at `/dicom-web`.
+        dicom_port: where it takes C-STORE.
+        process: that runs it.
     """
 
     url: str
+    dicom_port: int
+    process: subprocess.Popen[bytes]
 
     @property
     def dicomweb(self) -> str:
@@ -62,22 +66,29 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path) -> Iterator[Orthanc]:
-    """Start an empty archive in a folder; skip the test where Orthanc is not installed."""
+def running_orthanc(folder: Path, port: int | None = None, **settings: Any) -> Iterator[Orthanc]:
+    """Start an archive that keeps its files in a folder; skip the test where Orthanc is not installed.
+
+    Args:
+        folder: with nothing in it, or with an archive that ran there before.
+        port: of HTTP; by default a free one.
+        settings: further settings of Orthanc.
+    """
     command = shutil.which("Orthanc") or shutil.which("orthanc", path=f"/usr/sbin{os.pathsep}{os.environ['PATH']}")
     if command is None or not PLUGIN.is_file():
         pytest.skip("there is no Orthanc with DICOMweb. Install it with: apt-get install orthanc orthanc-dicomweb")
-    port = free_port()
+    port, dicom_port = port or free_port(), free_port()
     configuration = {
-        "HttpPort": port, "DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
+        "HttpPort": port, "DicomPort": dicom_port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
+        "DicomCheckCalledAet": False, "DicomAlwaysAllowStore": True,
         "StorageDirectory": str(folder / "storage"), "IndexDirectory": str(folder / "storage"),
         "Plugins": [str(PLUGIN)],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}, **settings,
     }  # fmt: skip
     (folder / "orthanc.json").write_text(json.dumps(configuration))
     with (folder / "orthanc.log").open("wb") as log:
         process = subprocess.Popen([command, str(folder / "orthanc.json")], stdout=log, stderr=log, cwd=folder)
-    archive = Orthanc(f"http://127.0.0.1:{port}")
+    archive = Orthanc(f"http://127.0.0.1:{port}", dicom_port, process)
     try:
         end = time.monotonic() + STARTING_S
         while True:

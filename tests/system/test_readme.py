@@ -24,7 +24,7 @@ FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # a block under this comment is not run: `<!-- not run: why -->`
 NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\n+```[^\n]*\n.*?^```", re.MULTILINE | re.DOTALL)
 # languages of blocks that cannot run here (a cluster), pictures, and directives of Sphinx
-SHOWN = {"", "sh", "slurm", "text", "{include}", "{toctree}"}
+SHOWN = {"", "sh", "slurm", "text", "yaml", "{include}", "{toctree}"}
 FIRST = ("tasks/segment.md",)  # other pages use its results
 # these are run, each in a place of its own, by test_scripts.py, test_offline_kit.py and test_extras.py
 ELSEWHERE = {"scripts/demo", "scripts/test", "scripts/bench", "scripts/offline_kit tomoseg_kit", "pip install ."} | {

@@ -19,6 +19,7 @@ from tomoseg.data.labels import NOT_IN_FILE_NAMES
 from tomoseg.data.masks import without_masks
 from tomoseg.data.output_types import OutputType, choose_output_type, names_output_file
 from tomoseg.data.scan_files import INDEX_NAME, is_dicom, is_volume
+from tomoseg.data.segments import Predecessor
 from tomoseg.data.source import ScanSource
 from tomoseg.report.records import CaseReport
 
@@ -40,6 +41,7 @@ class Case:
         resumable: whether a manifest proves that it is done; not for a single file that was named.
         other_channels: the files of the channels after the first.
         number: pseudonym of the scan in all outputs; empty where its path may be shown.
+        earlier, replaces: for DICOM results, as in `LabelMap`.
     """
 
     input: Path
@@ -51,6 +53,8 @@ class Case:
     phase: str | None = None
     folder: Path | None = None
     number: str = ""
+    earlier: int = 0
+    replaces: tuple[Predecessor, ...] = ()
 
     @property
     def shown(self) -> str:

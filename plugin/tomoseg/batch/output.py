@@ -107,7 +107,8 @@ class OutputWriter:
             again = pool.submit(copy_context().run, self._read_again, case)  # with the limits that hold here
             staged = [folder / path.name for path in self.outputs(case)]
             with collect_notes() as notes:
-                case.output_type.write(staged[0], replace(result, origin=self.run))
+                named = replace(result, origin=self.run, earlier=case.earlier, replaces=case.replaces)
+                case.output_type.write(staged[0], named)
             if self.uncertainty:
                 result.save_entropy(staged[1])
             if case.output_type.name == "nifti":

@@ -20,8 +20,9 @@ from tomoseg.cli.import_model import import_model
 from tomoseg.cli.label import label_app, label_server
 from tomoseg.cli.other_tools import find_counterpart
 from tomoseg.cli.plan import plan
-from tomoseg.cli.segment import segment, watch
+from tomoseg.cli.segment import segment
 from tomoseg.cli.train import train
+from tomoseg.cli.watch import watch
 from tomoseg.core.errors import TomosegError, one_line
 from tomoseg.core.notes import print_error
 from tomoseg.core.threads import stop_spinning

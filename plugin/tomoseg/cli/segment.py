@@ -1,6 +1,5 @@
-"""`tomoseg segment` and `watch`."""
+"""`tomoseg segment`."""
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -86,47 +85,6 @@ def segment(
         print_note(result.hardware["advice"])
     if result.failed or unsaved or (strict and any(case.warnings for case in result.cases)):
         raise typer.Exit(1)
-
-
-def watch(
-    inbox: Annotated[Path, typer.Argument(metavar="FOLDER")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER")],
-    *,
-    bundle: BundleOption = "",
-    trust: TrustOption = False,
-    scans: ScanOptions,
-    settle: Annotated[float, typer.Option(metavar="SECONDS", min=0)] = 10,
-    written: OutputOptions,
-    quiet: QuietOption = False,
-    options: RunOptions,
-) -> None:
-    """Segment the scans of a folder, and new ones as they arrive, until Ctrl-C.
-
-    Args:
-        inbox: folder in which scans arrive.
-        output: folder of the results.
-        bundle: a registered name, its beginning, or a folder written as ./name.
-        settle: segment a scan when it has not changed for this time, in seconds.
-
-    Examples:
-        tomoseg watch inbox/ -o results/ -b hippocampus
-        tomoseg watch inbox/ -o results/ -b hippocampus --output-type dicom-seg
-    """
-    import_engine(bundle, trust)
-
-    from tomoseg.batch.watch import watch as watch_folder
-    from tomoseg.cli.progress import BatchProgress
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped like this
-    with BatchProgress(quiet, numbered=False) as progress:
-        rounds = watch_folder(
-            bundle, inbox, output, **vars(scans), stable_for_s=settle,
-            options=written, run_options=options, progress=progress, on_error=print_error,
-        )  # fmt: skip
-        if not quiet:
-            print_line(f"{inbox}: waiting for scans; results go to {output}; Ctrl-C ends it")
-        for _ in rounds:
-            pass
 
 
 def import_engine(bundle: str, trust: bool) -> None:

@@ -5,9 +5,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 
 from tomoseg.core.errors import printable
 
+_as_json = False
 _collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
 
 
@@ -37,9 +39,15 @@ def take_note(note: str) -> None:
         notes.append(note)
 
 
+def log_as_json() -> None:
+    """Print lines and messages as JSON from now on, one object a line, as `log_line.schema.json` describes it."""
+    global _as_json
+    _as_json = True
+
+
 def print_line(message: str) -> None:
     """Print a result on standard output, in one line."""
-    print(printable(message), flush=True)
+    print(_format("info", message) if _as_json else printable(message), flush=True)
 
 
 def print_json(text: str) -> None:
@@ -64,4 +72,10 @@ def print_error(message: str) -> None:
 
 
 def _print(level: str, message: str) -> None:
-    print(f"tomoseg: {level}: {printable(message)}", file=sys.stderr, flush=True)
+    shown = _format(level, message) if _as_json else f"tomoseg: {level}: {printable(message)}"
+    print(shown, file=sys.stderr, flush=True)
+
+
+def _format(level: str, message: str) -> str:
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"schema_version": 1, "time": time, "level": level, "message": printable(message)})

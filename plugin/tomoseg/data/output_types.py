@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,7 +32,7 @@ class OutputType:
         further_endings: of the names of the files that it writes beside this one.
     """
 
-    name: OutputTypeName
+    name: str
     suffixes: tuple[str, ...]
     ending: str
     write: Callable[[Path, LabelMap], None]
@@ -92,6 +92,25 @@ OUTPUT_TYPES: dict[str, OutputType] = {
         OutputType("rtstruct", DICOM, "_rtstruct.dcm", _write_rtstruct, of_series=True),
     )
 }
+
+
+def combine(names: Sequence[str]) -> OutputType:
+    """Return a format that writes the files of several formats, e.g. of "dicom-sr" and "rtstruct".
+
+    Args:
+        names: of the formats; one whose file another writes, too, may be left out.
+    """
+    named = [OUTPUT_TYPES[name] for name in dict.fromkeys(names)]
+    kinds = [kind for kind in named if not any(kind.ending in other.further_endings for other in named)]
+    endings = tuple(ending for kind in kinds for ending in (kind.ending, *kind.further_endings))
+
+    def write(path: Path, found: LabelMap) -> None:
+        for kind in kinds:
+            kind.write(path.with_name(path.name.removesuffix(endings[0]) + kind.ending), found)
+
+    packages = tuple({package for kind in kinds for package in kind.packages})
+    name = "+".join(kind.name for kind in kinds)
+    return replace(kinds[0], name=name, write=write, packages=packages, further_endings=endings[1:])
 
 
 def names_output_file(output: Path) -> bool:
