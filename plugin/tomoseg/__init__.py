@@ -10,8 +10,9 @@ result.save("seg.nii.gz")
 ```
 
 Behind each command of `tomoseg` stands a function in here: `segment_batch`, `watch`, `inspect` (the command check),
-`plan`, `train`, `evaluate`, `export`, `find_bundle` (info), `registered_names` (bundles), `examine_installation`
-(doctor), `LabelApp` (label-app) and `serve_label_app` (label-server). All that is not named in `__all__` is private.
+`plan`, `train`, `evaluate`, `calibrate`, `export`, `find_bundle` (info), `registered_names` (bundles),
+`examine_installation` (doctor), `LabelApp` (label-app) and `serve_label_app` (label-server). All that is not named in
+`__all__` is private.
 """
 
 from importlib import import_module

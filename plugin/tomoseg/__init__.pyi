@@ -32,6 +32,7 @@ from tomoseg.label_app.server import serve_label_app as serve_label_app
 from tomoseg.planning.bundle_writer import plan as plan
 from tomoseg.planning.options import PlanningOptions as PlanningOptions
 from tomoseg.report.records import Report as Report
+from tomoseg.training.calibration import calibrate as calibrate
 from tomoseg.training.options import TrainingOptions as TrainingOptions
 from tomoseg.training.run import train as train
 

@@ -23,6 +23,7 @@ from tomoseg import Segmenter, TomosegError, find_bundle, read_volume, segment_b
 from tomoseg.batch.archive.queue import Queue
 from tomoseg.batch.archive.rules import FoundSeries, Rule
 from tomoseg.batch.options import OutputOptions
+from tomoseg.bundle.confidence import CONFIDENCE, Confidence, LabelConfidence
 from tomoseg.bundle.domain import DOMAIN, Domain
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.bundle.precision import PRECISION, MeasuredPrecision
@@ -74,6 +75,12 @@ def write_cross_validation(folder: Path, scan: Path) -> Path:
 def write_plan(folder: Path, scan: Path) -> Path:
     plan(write_dataset(folder / "data"), folder / "bundle", PlanningOptions(4 * 10**9, "cpu", "small"))
     return folder / "bundle" / "configs" / "plan.json"
+
+
+def write_confidence(folder: Path, scan: Path) -> Path:
+    label = LabelConfidence(2.0, (1.0, 0.0, 0.5, 0.2, 0.0), ((-3.0, 0.1), (2.0, 0.9)), 2.0, (), 1.0, 3, 30, 0.9, 0.05)
+    Confidence(("0" * 64,), 2.0, {"liver": label}).save(folder)
+    return folder / CONFIDENCE
 
 
 def write_precision(folder: Path, scan: Path) -> Path:
@@ -193,6 +200,7 @@ WRITERS: dict[str, Callable[[Path, Path], Path]] = {
     "archive_status": write_archive_status,
     "bundle": write_bundle,
     "bundles": write_bundles,
+    "confidence": write_confidence,
     "cross_validation": write_cross_validation,
     "current_version": write_current,
     "domain": write_domain,

@@ -31,6 +31,7 @@ from tomoseg.transforms import CLEANERS
 
 BEHIND = {
     "bundles": "registered_names",
+    "calibrate": "calibrate",
     "check": "inspect",
     "doctor": "examine_installation",
     "evaluate": "evaluate",
@@ -53,8 +54,8 @@ NAMES = sorted({*BEHIND.values(), *CLASSES, *ERRORS, "__version__", "read_volume
 CALLABLES = [name for name in NAMES if name not in ERRORS and name != "__version__"]
 # load a bundle, or train one
 SLOW = {
-    "Progress", "Report", "Segmentation", "Segmenter", "StreamingEvaluator", "evaluate", "examine_installation",
-    "export", "plan", "segment_batch", "train", "watch",
+    "Progress", "Report", "Segmentation", "Segmenter", "StreamingEvaluator", "calibrate", "evaluate",
+    "examine_installation", "export", "plan", "segment_batch", "train", "watch",
 }  # fmt: skip
 OPTIONS = [name for name in NAMES if name.endswith("Options")]
 

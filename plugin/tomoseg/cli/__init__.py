@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from tomoseg.cli.arguments import add_command
+from tomoseg.cli.calibrate import calibrate
 from tomoseg.cli.describe import bundles, check, doctor, info
 from tomoseg.cli.evaluate import evaluate
 from tomoseg.cli.export import export
@@ -36,7 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 COMMANDS = (
-    segment, watch, plan, train, evaluate, export, check, info, bundles, doctor, label_app, label_server,
+    segment, watch, plan, train, evaluate, calibrate, export, check, info, bundles, doctor, label_app, label_server,
 )  # fmt: skip
 for command in COMMANDS:
     add_command(app, command)

@@ -139,7 +139,7 @@ class Pipeline:
         self._preprocess = DevicePreprocessing(config.preprocessing, config.image_keys, where)
         self.networks = networks or load_networks(config, device, options)
         self._confidence = read_confidence(bundle.root, [one.sha256 for one in self.networks.weights])
-        self.temperatures = (self._confidence.temperature if self._confidence else RAW_TEMPERATURE,)
+        self.temperatures: tuple[float, ...] = (self._confidence.temperature if self._confidence else RAW_TEMPERATURE,)
         # a bundle's transforms may keep state: Invertd switches off what the preprocessing records
         self._transforms_lock = threading.Lock()
 

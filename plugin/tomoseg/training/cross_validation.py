@@ -26,6 +26,7 @@ from tomoseg.core.tables import write_csv
 from tomoseg.data.datasets import Dataset, Pair
 from tomoseg.inference.checkpoints import read_weights, save_weights
 from tomoseg.inference.segmenter import Segmenter
+from tomoseg.training.calibration import save_confidence
 from tomoseg.training.card import write_accuracy
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.options import EVERY_FOLD, TrainingOptions
@@ -148,7 +149,9 @@ def cross_validate(
         largest_only = [meter.labels[label] for label in chosen]
         write_accuracy(bundle.root / "docs" / "README.md", names, scores, largest_only, averaged)
         held_out = [((fold.weights,), pair) for fold in folds for pair in fold.held_out]
-        save_precision(bundle, dataset, held_out, [target / "average.pt"] if averaged else weights, options, hidden)
+        files = [target / "average.pt"] if averaged else weights
+        save_precision(bundle, dataset, held_out, files, options, hidden)
+        save_confidence(bundle, dataset, held_out, files, options, hidden)
     result = CrossValidation(target, len(rows), meter.labels, tuple(plain), chosen, averaged, installed)
     _write_summary(target / "summary.json", result, folds, rows, together, alone)
     return result

@@ -12,6 +12,7 @@ from tomoseg.core.files import staging_folder
 from tomoseg.core.notes import collect_notes, take_note
 from tomoseg.data.datasets import read_dataset
 from tomoseg.data.inspection.training_checks import require_negatives, require_trainable
+from tomoseg.training.calibration import save_confidence
 from tomoseg.training.cross_validation import CrossValidation, cross_validate
 from tomoseg.training.domain import save_domain
 from tomoseg.training.labels import match_labels
@@ -110,5 +111,6 @@ def train(
             held_out = () if trained.fold in (None, NO_FOLD) else trained.held_out  # else every case was trained on
             cases = [((trained.weights,), pair) for pair in held_out]
             save_precision(chosen, dataset, cases, [trained.weights], options, quiet)
+            save_confidence(chosen, dataset, cases, [trained.weights], options, quiet)
             save_domain(chosen, [pair for pair in pairs if pair not in held_out], options, quiet)
     return trained

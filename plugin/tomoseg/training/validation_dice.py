@@ -16,6 +16,8 @@ from tomoseg.data.labels import find_ignored
 from tomoseg.data.overlap import dice
 from tomoseg.data.read import read_volume
 
+IGNORED = -1  # value of reference voxels
+
 
 class DiceMeter:
     """Scores label maps of a bundle against those of a dataset.
@@ -41,19 +43,35 @@ class DiceMeter:
             prediction: (I, J, K) labels of the bundle, in the scan's grid.
             pair: the reference.
         """
-        drawn = np.rint(read_volume(pair.label).array).astype(np.int32)
-        known = drawn != self._ignored if self._ignored is not None else np.True_
-        reference = self._mapping.apply(self._renumbered.apply(drawn))
+        reference, drawn = self.read(pair), self.drawn_labels(pair)
+        known = reference != IGNORED
         plain, largest = [], []
         for value in self.labels:
-            if pair.annotated is not None and self._names.get(value) not in pair.annotated:
+            if value not in drawn:
                 plain.append(math.nan)
                 largest.append(math.nan)
                 continue
-            found, true = prediction == value, (reference == value) & known
+            found, true = prediction == value, reference == value
             plain.append(dice(found & known, true))
             largest.append(dice(largest_component(found) & known, true))
         return plain, largest
+
+    def read(self, pair: Pair) -> NDArray[np.int32]:
+        """Return the reference (I, J, K) with the bundle's values, and `IGNORED` where it counts for nothing."""
+        drawn = np.rint(read_volume(pair.label).array).astype(np.int32)
+        reference: NDArray[np.int32] = self._mapping.apply(self._renumbered.apply(drawn)).astype(np.int32)
+        if self._ignored is not None:
+            reference[drawn == self._ignored] = IGNORED
+        return reference
+
+    def drawn_labels(self, pair: Pair) -> dict[int, str]:
+        """Return the bundle's labels that are annotated in a case, by their values."""
+        annotated = pair.annotated
+        return {
+            value: name
+            for value, name in self.labels.items()
+            if annotated is None or self._names.get(value) in annotated
+        }
 
 
 def mean_of_labels(dice: Sequence[Sequence[float]] | NDArray[np.float64]) -> list[float]:
