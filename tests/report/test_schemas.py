@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import jsonschema
 import pytest
@@ -17,6 +18,7 @@ import torch
 from hatchling.builders.wheel import WheelBuilder
 
 from support.command_line import run_inside, run_process
+from support.dicoms import make_series
 from support.evaluations import write_cases
 from support.trainings import write_dataset
 from tomoseg import Segmenter, TomosegError, find_bundle, read_volume, segment_batch
@@ -183,6 +185,17 @@ def write_archive_status(folder: Path, scan: Path) -> Path:
     return printed(folder / "status.json", "watch", "--status", folder / "state", "--json")
 
 
+def write_mercure_result(folder: Path, scan: Path) -> Path:
+    places = [folder / "in", folder / "out"]
+    for place in places:
+        place.mkdir()
+    make_series(places[0], (20, 24, 12), modality="MR")
+    (places[0] / "task.json").write_text(json.dumps({"process": {"settings": {"bundle": "hippocampus"}}}))
+    with patch.dict("os.environ", {"MERCURE_IN_DIR": str(places[0]), "MERCURE_OUT_DIR": str(places[1])}):
+        assert run_inside("mercure").returncode == 0
+    return places[1] / "result.json"
+
+
 def write_log(folder: Path, scan: Path) -> Path:
     done = run_process("watch", "--status", folder, "--log-json")
     (folder / "line.json").write_text(done.stderr)
@@ -212,6 +225,7 @@ WRITERS: dict[str, Callable[[Path, Path], Path]] = {
     "known_head": write_head,
     "log_line": write_log,
     "manifest": write_manifest,
+    "mercure_result": write_mercure_result,
     "plan": write_plan,
     "precision": write_precision,
     "report": write_report,

@@ -39,6 +39,7 @@ BEHIND = {
     "info": "find_bundle",
     "label_app": "LabelApp",
     "label_server": "serve_label_app",
+    "mercure": "segment_batch",
     "plan": "plan",
     "segment": "segment_batch",
     "train": "train",

@@ -19,6 +19,7 @@ from tomoseg.cli.evaluate import evaluate
 from tomoseg.cli.export import export
 from tomoseg.cli.import_model import import_model
 from tomoseg.cli.label import label_app, label_server
+from tomoseg.cli.mercure import mercure
 from tomoseg.cli.other_tools import find_counterpart
 from tomoseg.cli.plan import plan
 from tomoseg.cli.segment import segment
@@ -37,7 +38,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 COMMANDS = (
-    segment, watch, plan, train, evaluate, calibrate, export, check, info, bundles, doctor, label_app, label_server,
+    segment, watch, mercure, plan, train, evaluate, calibrate, export, check, info, bundles, doctor, label_app,
+    label_server,
 )  # fmt: skip
 for command in COMMANDS:
     add_command(app, command)

@@ -130,6 +130,11 @@ class Segmentation(LabelMap):
             for label in self.label_table
         ]
 
+    @property
+    def calibrated_dice(self) -> dict[int, float]:
+        """The Dice that each label likely has, by its value, where cases with references have shown it."""
+        return {value: one.dice for value, one in self.expected_dice.items() if one.low is not None}
+
     def as_one_map(self) -> Self:
         """Return labels that may overlap as one label map (I, J, K); where several lie, the last wins."""
         if not self.overlapping:

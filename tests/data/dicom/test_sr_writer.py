@@ -17,6 +17,8 @@ from pydicom import Dataset, dcmread
 
 from support.dicom_results import label_map, run_dciodvfy
 from support.dicoms import make_series
+from tomoseg import Segmentation
+from tomoseg.bundle.confidence import ExpectedDice
 from tomoseg.data.dicom.rtstruct import write_rtstruct
 from tomoseg.data.dicom.sr_writer import write_dicom_sr
 from tomoseg.data.geometry import Grid
@@ -73,6 +75,17 @@ def test_highdicom_reads_volumes_and_what_they_are_of(tmp_path: Path, series: Di
         assert region.referenced_segment_numbers == [numbers[label.name]]
     known = {instance for _, _, instance, _ in read.get_evidence()}
     assert known == {seg.SOPInstanceUID, *(dcmread(one.path).SOPInstanceUID for one in series.frames)}
+
+
+def test_the_expected_dice_stands_beside_the_volume(tmp_path: Path, series: DicomSeries) -> None:
+    found = labelled(series)
+    values = vars(found) | {"expected_dice": {1: ExpectedDice(0.8512, 0.7, 1.0), 2: ExpectedDice(0.9, None, 1.0)}}
+    report, _ = write(tmp_path, Segmentation(**values))
+    assert not [line for line in run_dciodvfy(tmp_path / "a_sr.dcm") if line.startswith("Error")]
+    groups = hd.sr.Comprehensive3DSR.from_dataset(report).content.get_volumetric_roi_measurement_groups()
+    read = [{one.name.value: one.value for one in group.get_measurements()} for group in groups]
+    assert [one.get("expected_dice") for one in read] == [0.851, None, None]
+    assert read[0]["118565006"] == pytest.approx(24 * VOXEL_ML)
 
 
 def test_dcmqi_reads_the_same_volumes(tmp_path: Path, series: DicomSeries) -> None:

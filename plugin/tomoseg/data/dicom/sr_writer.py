@@ -29,6 +29,8 @@ from tomoseg.data.segments import LabelMap, Segment, find_segments, mask_of
 SERIES_OFFSET = 40_000
 REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 VOLUME = Code("118565006", "SCT", "Volume")
+EXPECTED_DICE = Code("expected_dice", "99TOMOSEG", "Expected Dice coefficient")  # no scheme has one
+NO_UNITS = Code("1", "UCUM", "no units")
 CUBIC_CENTIMETRE = Code("cm3", "UCUM", "cubic centimeter")
 DEVICE = Code("121007", "DCM", "Device")
 # https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_100.html
@@ -39,7 +41,7 @@ PROCEDURES = {
 
 
 def write_dicom_sr(path: Path, found: LabelMap, segmentation: Path) -> None:
-    """Write the volume of each label as a measurement report, and the Segmentation that it refers to.
+    """Write volume and expected Dice of each label as a measurement report, and the Segmentation that it refers to.
 
     Args:
         path: of the report, ends in .dcm.
@@ -107,6 +109,9 @@ def _measure(hd: Any, found: LabelMap, segment: Segment, region: Any, item: Data
     label, box = segment.label, segment.box
     voxels = 0 if box is None else int(mask_of(found.labels, label.value, box).sum())
     volume = round(voxels * found.grid.voxel_volume_ml, 6)
+    measured = [(VOLUME, volume, CUBIC_CENTIMETRE)]
+    if (dice := found.calibrated_dice.get(label.value)) is not None:
+        measured.append((EXPECTED_DICE, round(dice, 3), NO_UNITS))
     site = hd.sr.FindingSite(concept(label.kind), laterality=concept(label.side)) if label.side else None
     return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(item.TrackingUID, item.TrackingID),
@@ -115,7 +120,7 @@ def _measure(hd: Any, found: LabelMap, segment: Segment, region: Any, item: Data
         finding_type=concept(label.kind),
         finding_sites=None if site is None else [site],
         algorithm_id=hd.sr.AlgorithmIdentification(*made_by),
-        measurements=[hd.sr.Measurement(concept(VOLUME), volume, concept(CUBIC_CENTIMETRE))],
+        measurements=[hd.sr.Measurement(concept(name), value, concept(unit)) for name, value, unit in measured],
     )
 
 
