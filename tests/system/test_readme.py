@@ -177,7 +177,7 @@ def test_training_commands(checkout: Path, workplace: Path, hippocampus_data: Pa
 
 @pytest.mark.slow
 def test_python(checkout: Path, workplace: Path) -> None:
-    (block,) = blocks(checkout, "python")
+    (block,) = (block for block in blocks(checkout, "python") if "monai.visualize" not in block)  # test_explain.py
     subprocess.run([sys.executable, "-c", block], cwd=workplace, check=True)
     assert (workplace / "labels" / "scan_seg.nii.gz").is_file()
 
