@@ -27,7 +27,7 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.data.read import read_volume
 from tomoseg.inference.segmenter import Segmenter
-from tomoseg.label_app.activelearning.acquisition_scores import expected_dice, mean_entropy, mirrored
+from tomoseg.label_app.activelearning.acquisition_scores import mean_entropy
 from tomoseg.label_app.activelearning.choice import choose_random, choose_uncertain
 from tomoseg.label_app.trainers.training_cases import TrainingCase
 from tomoseg.training.fine_tuning import FineTuningOptions, fine_tune
@@ -150,9 +150,8 @@ class Study:
             result = segmenter(volume)
             if by == "entropy":
                 found[name] = {by: mean_entropy(result)}
-            else:  # the bundle mirrors along its first axis, which is the scans' own
-                flipped, along = mirrored(volume, volume.grid.affine, 0)
-                found[name] = {by: expected_dice(result, [np.flip(segmenter(flipped).labels, along)])}
+            else:
+                found[name] = {by: float(np.mean([one.dice for one in result.expected_dice.values()] or [0.0]))}
         return found
 
     def _measure(self, weights: Path) -> float:

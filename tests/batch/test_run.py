@@ -13,6 +13,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+from support.command_line import run_inside
 from support.progress import Calls
 from tomoseg import ReportsError, Segmenter, TomosegError, segment_batch
 from tomoseg.batch.options import OutputOptions
@@ -40,6 +41,39 @@ def scans(tmp_path: Path, real_scan: Path) -> Path:
 def visible(folder: Path) -> list[str]:
     reports = {"report.html", "report.json", "statistics.csv"}
     return sorted({path.name for path in folder.iterdir() if not path.name.startswith(".")} - reports)
+
+
+def test_results_below_a_dice_are_listed_worst_first(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:
+    """The shipped bundle is calibrated: noise makes it less sure, and each value has a lower bound."""
+    image = nib.load(scans / "d.nii.gz")
+    noise = np.random.default_rng(0).normal(0, 3 * np.std(image.get_fdata()), image.shape)
+    nib.save(nib.Nifti1Image((image.get_fdata() + noise).astype("float32"), image.affine), scans / "d.nii.gz")
+    good = [scans / "a good #1.nii.gz", scans / "d.nii.gz"]
+    report = segment_batch(segmenter, good, tmp_path / "out", options=OutputOptions(min_dice=1.0))
+    for case in report.cases:
+        for row in case.labels:
+            assert row.expected_dice is not None
+            assert row.expected_dice_low is not None
+            assert 0 <= row.expected_dice_low < row.expected_dice < 1
+    for clean, noisy in zip(report.cases[0].labels, report.cases[1].labels, strict=True):
+        assert clean.expected_dice is not None
+        assert noisy.expected_dice is not None
+        assert clean.expected_dice > 0.8 > noisy.expected_dice
+    with (tmp_path / "out" / "review.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    values = [float(row["expected_dice"]) for row in rows]
+    assert len(values) == 4
+    assert values == sorted(values)
+    assert rows[0]["input"] == str(scans / "d.nii.gz")
+    assert [row.name for _, row in report.doubtful(0.8)] == [row["name"] for row in rows[:2]]
+    done = run_inside("segment", good[1], "-o", tmp_path / "one.nii.gz", "-b", "hippocampus", "--min-dice", "0.8")
+    assert done.returncode == 1
+    assert done.stderr.count("below --min-dice") == 2
+    done = run_inside("segment", good[0], "-o", tmp_path / "two.nii.gz", "-b", "hippocampus", "--min-dice", "0.8")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "review.csv").read_text(encoding="utf-8").count("\n") == 1  # the names of its columns
+    done = run_inside("segment", good[0], "-o", tmp_path / "two.nii.gz", "-b", "hippocampus", "--min-dice", "80")
+    assert done.returncode == 2
 
 
 def test_bad_scans_are_recorded_and_the_rest_are_done(segmenter: Segmenter, scans: Path, tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tomoseg import Grid, Segmentation, Segmenter, Volume, read_volume
+from tomoseg import Segmenter, Volume, read_volume
 from tomoseg.bundle.registry import find_bundle
-from tomoseg.data.labels import unnamed
 from tomoseg.inference.config import InferenceConfig
-from tomoseg.label_app.activelearning.acquisition_scores import describe_image, expected_dice, mean_entropy, mirrored
+from tomoseg.label_app.activelearning.acquisition_scores import describe_image, mean_entropy
 from tomoseg.label_app.activelearning.choice import choose_diverse, choose_random, choose_uncertain
 from tomoseg.label_app.score_store import AcquisitionScores
 
@@ -24,8 +23,8 @@ NUMBERS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.floats(0
 @given(NUMBERS)
 def test_the_most_uncertain_is_chosen(values: dict[str, float]) -> None:
     scores = {name: {"entropy": value, "expected_dice": value} for name, value in values.items()}
-    assert values[str(choose_uncertain(list(values), scores))] == max(values.values())
-    assert values[str(choose_uncertain(list(values), scores, "expected_dice"))] == min(values.values())
+    assert values[str(choose_uncertain(list(values), scores, "entropy"))] == max(values.values())
+    assert values[str(choose_uncertain(list(values), scores))] == min(values.values())
     assert choose_uncertain(["elsewhere"], scores) is None
     assert choose_random(list(values), random.Random(0)) in values
 
@@ -48,30 +47,6 @@ def test_a_noisy_scan_is_less_certain(real_scan: Path) -> None:
     assert mean_entropy(segmenter(noisy)) > 1.2 * mean_entropy(segmenter(volume))
     with pytest.raises(ValueError, match="uncertainty=True"):
         mean_entropy(Segmenter.from_bundle("hippocampus", device="cpu")(volume))
-
-
-@pytest.mark.parametrize("orientation", ["RAS", "LPS", "SRA", "PIR"])
-def test_mirroring_is_along_the_networks_axis(orientation: str) -> None:
-    from nibabel.orientations import axcodes2ornt, inv_ornt_aff
-
-    shape = (4, 5, 6)
-    affine = inv_ornt_aff(axcodes2ornt(orientation), shape)
-    scan_shape = tuple(shape[i] for i in np.argsort(axcodes2ornt(orientation)[:, 0].astype(int)))
-    array = np.random.default_rng(0).random(scan_shape, np.float32)
-    volume = Volume(array, Grid(scan_shape, np.linalg.inv(affine)), "scan")
-    flipped, along = mirrored(volume, np.eye(4), 0)
-    assert {"R", "L"} & {volume.grid.orientation[along]}
-    np.testing.assert_array_equal(np.flip(flipped.array, along), array)
-
-
-def test_expected_dice_of_the_same_is_one_and_of_nothing_in_common_zero() -> None:
-    labels = np.zeros((4, 4, 4), np.uint8)
-    labels[:2], labels[2:] = 1, 2
-    grid = Grid((4, 4, 4), np.eye(4))
-    result = Segmentation(labels, grid, (unnamed(1), unnamed(2)), "test", "0")
-    assert expected_dice(result, [labels, labels]) == 1
-    assert expected_dice(result, [labels[::-1]]) == 0
-    assert expected_dice(result, [labels, labels[::-1]]) == 0.5
 
 
 def test_features_tell_scans_apart(real_scan: Path) -> None:

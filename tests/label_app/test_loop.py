@@ -90,10 +90,10 @@ def test_the_most_uncertain_image_comes_first(server: Server, studies: Path) -> 
     assert found["noisiest"]["entropy"] > found["calm"]["entropy"]
     assert all(0 < entry["expected_dice"] <= 1 for entry in found.values())
 
-    order = sorted(SCANS, key=lambda name: -found[name]["entropy"])
+    order = sorted(SCANS, key=lambda name: found[name]["expected_dice"])
     first = server.client.next_sample("uncertain", {})
     assert first["id"] == order[0]
-    assert first["entropy"] == pytest.approx(found[order[0]]["entropy"])
+    assert first["expected_dice"] == pytest.approx(found[order[0]]["expected_dice"])
     assert Path(first["path"]) == studies / f"{order[0]}.nii.gz"
     # another client works on that one
     assert server.client.next_sample("uncertain", {})["id"] == order[1]

@@ -14,6 +14,7 @@ class OutputOptions:
 
     Attributes:
         overwrite: replace files that are there already.
+        min_dice: list labels whose expected Dice is lower in review.csv, worst first, and exit with 1 if there are any.
         split: write a file for each label, too, named as it, into a folder beside the label map.
         preview: write a picture (PNG) beside each label map.
         neurological: draw it with the patient's right at the right; by default it is at the left, as in radiology.
@@ -29,6 +30,7 @@ class OutputOptions:
     """
 
     overwrite: bool = False
+    min_dice: Annotated[float | None, Option("DICE")] = None
     split: bool = False
     preview: bool = False
     neurological: bool = False
@@ -38,6 +40,8 @@ class OutputOptions:
     follow: Annotated[bool, Option(hidden=True)] = False
 
     def __post_init__(self) -> None:
+        if self.min_dice is not None and not 0 <= self.min_dice <= 1:
+            raise UsageError(f"min-dice: expected a Dice from 0 to 1, got {self.min_dice}")
         if self.neurological and not self.preview:
             raise UsageError("neurological: is for pictures. Add --preview")
         if self.key_table is not None and not self.anonymous:

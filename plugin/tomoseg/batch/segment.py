@@ -117,6 +117,8 @@ def segment_batch(
 
     def save(made: Report) -> None:
         try:
+            if options.min_dice is not None:
+                made.save_review((target.parent if is_file else target) / "review.csv", options.min_dice)
             if not is_file:
                 save_reports(made, target, json_file)
                 return

@@ -14,7 +14,7 @@ from tomoseg.cli.lazy_import import collector_paused, deferred
 from tomoseg.cli.trust import find_trusted
 from tomoseg.cli.viewers import list_viewers
 from tomoseg.core.errors import OutputError, UsageError, one_line
-from tomoseg.core.notes import print_error, print_line, print_note
+from tomoseg.core.notes import print_error, print_line, print_note, print_warning
 from tomoseg.core.reader_process import start_reading
 from tomoseg.data.output_types import names_output_file
 
@@ -83,7 +83,10 @@ def segment(
             print_line(f"open it with: {command}")
     if not quiet and result.hardware.get("advice"):
         print_note(result.hardware["advice"])
-    if result.failed or unsaved or (strict and any(case.warnings for case in result.cases)):
+    doubtful = [] if written.min_dice is None else result.doubtful(written.min_dice)
+    for case, row in doubtful:
+        print_warning(f"{case.input}: {row.name}: expected Dice {row.expected_dice:.2f}, below --min-dice")
+    if result.failed or unsaved or doubtful or (strict and any(case.warnings for case in result.cases)):
         raise typer.Exit(1)
 
 

@@ -1,7 +1,7 @@
 """The labels of a result, and one by one, as the formats need them that name each of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class LabelMap:
         algorithm, version: what found the labels.
         header: the scan's NIfTI header, if it had one.
         series: the DICOM series that the scan was read from, if any.
+        expected_dice: what to say of how good a label is, by its value.
         person: who drew or corrected the labels, empty for someone unknown; None where the algorithm alone did.
         origin: a text that stands for all besides the scan that decided the labels. UIDs of DICOM results follow from
             it and the scan, so that the same result has the same UIDs; without it, each file has new ones.
@@ -51,6 +52,7 @@ class LabelMap:
     header: nib.Nifti1Header | None = None
     series: DicomSeries | None = None
     person: str | None = None
+    expected_dice: Mapping[int, object] = field(default_factory=dict)
     origin: str = ""
     earlier: int = 0
     replaces: tuple[Predecessor, ...] = ()

@@ -74,10 +74,14 @@ def describe_answer(result: Segmentation, labels: ServedLabels, version: int) ->
         labels: of the bundle.
         version: of the weights, 0 for the bundle's own.
     """
+    known = result.expected_dice
     return {
         "label_names": {label.name: label.value for label in result.label_table},
         "label_colors": {label.name: list(label.colour) for label in result.label_table} | labels.colours,
         "volumes_ml": {name: round(volume, 3) for name, volume in result.volumes_ml.items()},
+        "expected_dice": {
+            label.name: asdict(known[label.value]) for label in result.label_table if label.value in known
+        },
         "weights_version": version,
         "notes": list(result.stats.notes),
         "warnings": list(result.warnings),

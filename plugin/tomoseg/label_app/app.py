@@ -88,7 +88,9 @@ class TomosegApp(MONAILabelApp):  # type: ignore[misc]
         """Return the acquisition scores by name."""
         return {
             "entropy": ImageScoring("How undecided the scores of an image are", ["entropy"], self.models),
-            "expected_dice": ImageScoring("Dice between mirrored predictions", ["expected_dice"], self.models),
+            "expected_dice": ImageScoring(
+                "Dice that the labels of an image likely have", ["expected_dice"], self.models
+            ),
             "features": ImageScoring("What the network makes of an image", ["features"], self.models),
             ALL: ImageScoring("All of these", list(KINDS), self.models),
         }

@@ -80,7 +80,10 @@ class ServedLabels:
             numbers = {value: label.value for value, label in served.items()}
             labels = LabelMapping(numbers, keep_others=False).apply(result.labels)
         table = {label.value: label for label in (*self.table, *served.values())}
-        return replace(result, labels=labels, label_table=tuple(label for _, label in sorted(table.items())))
+        best_first = sorted(result.expected_dice.items(), key=lambda known: -known[1].dice)
+        expected = {served[value].value: one for value, one in best_first if value in served}  # the worst of both sides
+        label_table = tuple(label for _, label in sorted(table.items()))
+        return replace(result, labels=labels, label_table=label_table, expected_dice=expected)
 
 
 def _whole_labels(bundle: Bundle) -> tuple[tuple[Label, int], ...]:

@@ -21,6 +21,7 @@ STATISTICS_COLUMNS = (
     "expected_dice", "expected_dice_low", "presence",
     "volume_per_icv", "icv_ml", "asymmetry_percent",
 )  # fmt: skip
+REVIEW_COLUMNS = ("input", "output", "label", "name", "voxels", "expected_dice", "expected_dice_low", "presence")
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,26 @@ class Report:
     def failed(self) -> list[CaseReport]:
         """Cases that failed."""
         return [case for case in self.cases if case.status == "failed"]
+
+    def doubtful(self, min_dice: float) -> list[tuple[CaseReport, LabelVolume]]:
+        """Return the labels whose expected Dice is below a limit, worst first, with their cases."""
+        found = [(row.expected_dice, case, row) for case in self.cases for row in case.labels]
+        low = [(dice, case, row) for dice, case, row in found if dice is not None and dice < min_dice]
+        return [(case, row) for _, case, row in sorted(low, key=lambda one: one[0])]
+
+    def save_review(self, path: Path, min_dice: float) -> None:
+        """Write the labels of `doubtful` as CSV, atomically; the columns are `REVIEW_COLUMNS`.
+
+        Args:
+            path: of the file.
+            min_dice: the limit, from 0 to 1.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        low = self.doubtful(min_dice)
+        rows = ((case.input, case.output, *_statistics(row)[:3], *_statistics(row)[13:16]) for case, row in low)
+        write_csv(path, REVIEW_COLUMNS, rows)
 
     def save(self, path: Path) -> None:
         """Write the report as JSON, atomically.

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
 from support.bundles import SHARED
-from support.dicom_results import LABEL_MAP, label_map, read_by_hand, read_labels
+from support.dicom_results import LABEL_MAP, label_map, read_by_hand, read_labels, run_dciodvfy
 from support.dicoms import DIRECTIONS, make_series
 from support.disk import full_disk
 from support.slices import read_slices
@@ -51,6 +52,18 @@ def random_labels(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> NDArray[np.u
 def write(path: Path, labels: NDArray[Any], series: DicomSeries, labelmap: bool = False, table: Any = TABLE) -> Dataset:
     write_dicom_seg(path, label_map(labels, series, table, "hippocampus", "1.2.0"), labelmap)
     return dcmread(path)
+
+
+@pytest.mark.parametrize("labelmap", [False, True])
+def test_a_segment_says_how_good_it_is_expected_to_be(labelmap: bool, tmp_path: Path) -> None:
+    series, _ = make_series(tmp_path / "dicom", SHAPE)
+    found = replace(label_map(random_labels(), series, TABLE, "x", "1"), expected_dice={1: "0.91, at least 0.84"})
+    path = tmp_path / "seg.dcm"
+    write_dicom_seg(path, found, labelmap)
+    texts = [one.get("SegmentDescription") for one in dcmread(path).SegmentSequence]
+    assert texts[-3:] == ["Expected Dice 0.91, at least 0.84", None, None]
+    # it does not know the new label maps
+    assert labelmap or not [line for line in run_dciodvfy(path) if line.startswith("Error")]
 
 
 def read_by_dcmqi(path: Path, folder: Path, series: DicomSeries) -> tuple[list[NDArray[np.int64]], list[Any]]:

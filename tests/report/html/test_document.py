@@ -23,7 +23,7 @@ from support.pages import (
 )
 from tomoseg.report.html.document import write_page
 from tomoseg.report.html.pictures import PICTURE_SIZES
-from tomoseg.report.records import Location, RegionVolume
+from tomoseg.report.records import CaseReport, LabelVolume, Location, RegionVolume
 
 
 def test_failures_stand_first_and_tell_why(browser: Browser, tmp_path: Path) -> None:
@@ -76,6 +76,22 @@ def test_a_click_on_a_head_sorts(browser: Browser, tmp_path: Path) -> None:
     assert read_column(browser, 3)[0] == "2.5 s"
     assert read_column(browser, 3)[-4] == "1 min 30 s"
     assert sorted(read_names(browser)) == sorted(as_written)
+
+
+def test_the_least_sure_scans_are_found_by_a_click(browser: Browser, tmp_path: Path) -> None:
+    def scan(name: str, *dice: float | None) -> CaseReport:
+        rows = [LabelVolume(value, f"organ_{value}", 9, 1.0, expected_dice=one) for value, one in enumerate(dice, 1)]
+        return replace(done_case(name), labels=tuple(rows))
+
+    open_page(
+        browser,
+        replace(mixed_report(), cases=(scan("a", 0.9, 0.8), scan("b", None, 0.4), scan("c", 0.7, None))),
+        tmp_path,
+    )
+    assert read_column(browser, 3) == ["0.80", "0.40", "0.70"]
+    browser.click("thead th:nth-child(4) button")
+    assert read_column(browser, 3) == ["0.40", "0.70", "0.80"]
+    assert browser.evaluate("document.querySelector('tbody tr td:nth-child(4)').title") == "organ_2, not calibrated"
 
 
 def test_volumes_that_stand_out_are_flagged_in_plain_words(browser: Browser, tmp_path: Path) -> None:

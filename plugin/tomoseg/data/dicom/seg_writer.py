@@ -173,6 +173,8 @@ def _describe(label: Label, number: int, found: LabelMap, uid: str) -> Dataset:
         tracking_uid=uid,
         tracking_id=name,
     )
+    if label.value in found.expected_dice:
+        description.SegmentDescription = f"Expected Dice {found.expected_dice[label.value]}"
     description.RecommendedDisplayCIELabValue = list(hd.color.CIELabColor(*_cielab(label.colour)).value)
     if label.modifiers:
         kind = description.SegmentedPropertyTypeCodeSequence[0]

@@ -1,18 +1,15 @@
 """Acquisition scores of unlabelled images, for the strategies."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
-from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from tomoseg.bundle.options import RunOptions
-from tomoseg.data.overlap import count_overlap
 from tomoseg.data.volume import Volume
 from tomoseg.inference.segmentation import Segmentation
 from tomoseg.label_app.answer import log_warnings
@@ -38,25 +35,11 @@ def entropy_score(model: ServedModel, crops: Sequence[Volume], device: str) -> f
 
 
 def expected_dice_score(model: ServedModel, crops: Sequence[Volume], device: str) -> float:
-    """Return the expected Dice between the prediction and those of the mirrored image, the mean over its crops.
-
-    Args:
-        model: a bundle that declares axes that may be mirrored.
-        crops: of the image.
-        device: where the network runs.
-    """
-    segmenter = model.segmenter(RunOptions(device=device, tta=False))
-    values = []
-    for crop in crops:
-        prepared = segmenter.prepare(crop, as_it_is=True)
-        affine = np.asarray(prepared.image.affine, dtype=np.float64)
-        others = []
-        for axis in model.config.mirror_axes:
-            flipped, along = mirrored(crop, affine, axis)
-            labels = segmenter.predict(segmenter.prepare(flipped, as_it_is=True)).labels
-            others.append(np.flip(labels, along + labels.ndim - 3))
-        values.append(expected_dice(segmenter.predict(prepared), others))
-    return float(np.mean(values))
+    """Return the expected Dice of one image, the mean over its labels and crops; 0 where no label is found."""
+    segmenter = model.segmenter(RunOptions(device=device))
+    results = (segmenter.predict(segmenter.prepare(crop, as_it_is=True)) for crop in crops)
+    values = [[one.dice for one in result.expected_dice.values()] or [0.0] for result in results]
+    return float(np.mean([np.mean(dice) for dice in values]))
 
 
 def features_score(model: ServedModel, crops: Sequence[Volume], device: str) -> list[float]:
@@ -94,42 +77,6 @@ def mean_entropy(result: Segmentation) -> float:
         raise ValueError("there is no entropy; ask for it with uncertainty=True")
     labelled = result.labels.any(axis=0) if result.overlapping else result.labels != 0
     return float(result.entropy.sum(dtype=np.float64) / max(np.count_nonzero(labelled), 1))
-
-
-def expected_dice(one: Segmentation, others: Iterable[NDArray[Any]]) -> float:
-    """Return the Dice that a result has with other predictions of the same image, averaged over labels and predictions.
-
-    Where they disagree, some must be wrong: Roy et al., NeuroImage 195:11 (2019), https://arxiv.org/abs/1811.09800.
-
-    Args:
-        one: the result.
-        others: labels of its shape.
-    """
-    values = [_dice(_mask(one.labels, value), _mask(other, value)) for other in others for value in one.names]
-    return float(np.mean(values)) if values else 1.0
-
-
-def mirrored(volume: Volume, network_affine: NDArray[np.float64], axis: int) -> tuple[Volume, int]:
-    """Return a scan mirrored in place, and the axis of its array along which it was.
-
-    Args:
-        volume: the scan.
-        network_affine: 4×4, indices of the network's input to RAS+ mm.
-        axis: of the network's input, 0 to 2; the scan's axis that runs closest to it is mirrored.
-    """
-    to_network = np.linalg.solve(network_affine, volume.grid.affine)
-    along = int(np.flatnonzero(io_orientation(to_network)[:, 0] == axis)[0])
-    return replace(volume, array=np.ascontiguousarray(np.flip(volume.array, along))), along
-
-
-def _mask(labels: NDArray[Any], value: int) -> NDArray[np.bool_]:
-    return np.asarray(labels[value - 1] != 0 if labels.ndim == 4 else labels == value)
-
-
-def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Return the Dice; 1 for a label that neither of them has."""
-    overlap = count_overlap(one, other, one.size)
-    return overlap.dice if overlap.predicted or overlap.reference else 1.0
 
 
 def describe_image(image: torch.Tensor, network: torch.nn.Module, inferer: Any) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ def choose_random(candidates: Sequence[str], generator: random.Random | None = N
     return (generator or random.Random()).choice(sorted(candidates))
 
 
-def choose_uncertain(candidates: Sequence[str], scores: Scores, by: str = "entropy") -> str | None:
+def choose_uncertain(candidates: Sequence[str], scores: Scores, by: str = "expected_dice") -> str | None:
     """Return the image that the model is least sure of.
 
     Args:

@@ -40,23 +40,18 @@ class ImageScoring(ScoringMethod):  # type: ignore[misc]
             How many images were `scored`, and why some `failed`.
 
         Raises:
-            UsageError: there is no such model, or it has no such score.
+            UsageError: there is no such model.
         """
         model = choose_model(self._models, request)
         device = name_to_device(chosen(request, "device"))
-        kinds = [kind for kind in self._kinds if kind != "expected_dice" or model.config.mirror_axes]
-        if not kinds:
-            raise UsageError(
-                f"bundle {model.name}: declares no mirror_axes in its inference config, so no expected Dice"
-            )
         known = model.acquisition_scores.read()
-        wanting = [one for one in datastore.list_images() if not set(kinds) <= known.get(one, {}).keys()]
+        wanting = [one for one in datastore.list_images() if not set(self._kinds) <= known.get(one, {}).keys()]
         wanting = limit_images(wanting, request, "limit")
 
         def score(image: str) -> None:
             with model.turn(device):
                 crops = find_crops(model, read_volume(datastore.source(image)), device)
-                missing = [kind for kind in kinds if kind not in known.get(image, {})]
+                missing = [kind for kind in self._kinds if kind not in known.get(image, {})]
                 found = {kind: KINDS[kind](model, crops, device) for kind in missing}
             model.acquisition_scores.add(image, found)
 

@@ -14,7 +14,7 @@ from tomoseg.label_app.model import ServedModel
 from tomoseg.label_app.request import Json, chosen
 
 RESERVED_S = 3600  # so long an image that was handed out is not handed out again, if there are others
-MEASURES = ("entropy", "expected_dice")
+MEASURES = ("expected_dice", "entropy")  # the first by default
 Chosen = tuple[str | None, dict[str, Any]]
 Choice = Callable[[ServedModel, Json, list[str], list[str]], Chosen]
 
@@ -38,7 +38,7 @@ class NextImage(Strategy):  # type: ignore[misc]
         """Return the `id` of the next image, None if all are labelled.
 
         Args:
-            request: `model`, the first if absent, and for `uncertain` `by`, "entropy" or "expected_dice".
+            request: `model`, the first if absent, and for `uncertain` `by`, "expected_dice" or "entropy".
             datastore: the studies.
 
         Raises:

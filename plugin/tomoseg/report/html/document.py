@@ -73,6 +73,7 @@ def write_page(report: Report, path: Path) -> None:
         columns=columns,
         rows=rows,
         illustrated=any(row.picture for row in rows),
+        expecting=any(row.doubtful for row in rows),
         counts=counts,
         chips=[(kind, f"{name} {counts[kind]}") for kind, name in FILTERS.items() if 0 < counts[kind] < len(rows)],
         reasons=reasons,

@@ -132,6 +132,13 @@ class Row:
     picture: str = ""
 
     @property
+    def doubtful(self) -> LabelVolume | None:
+        """The label with the lowest expected Dice; None where none is known."""
+        rows = self.case.labels if self.case is not None else ()
+        known = [(row.expected_dice, place) for place, row in enumerate(rows) if row.expected_dice is not None]
+        return rows[min(known)[1]] if known else None
+
+    @property
     def status(self) -> str:
         """One of `STATUSES`; a result of an earlier run is as good as one of this run."""
         if self.case is None:
