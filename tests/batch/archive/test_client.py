@@ -178,7 +178,7 @@ def test_images_are_saved_once_each_up_to_a_number(forger: Forger, images: list[
     archive = Archive(forger.url)
     assert archive.fetch(STUDY, SERIES, tmp_path / "in" / "series", 1 << 20, 3) == 3
     assert [path.name for path in sorted((tmp_path / "in" / "series").iterdir())] == [
-        "000001.dcm", "000002.dcm", "000003.dcm"
+        "000000.dcm", "000001.dcm", "000002.dcm"
     ]  # fmt: skip
     with pytest.raises(TooLargeError, match="more than 2 images"):
         archive.fetch(STUDY, SERIES, tmp_path / "in" / "again", 1 << 20, 2)

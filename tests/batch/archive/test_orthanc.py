@@ -189,10 +189,3 @@ def test_many_series_wait(archive: Orthanc, small_bundle: Path, tmp_path: Path) 
     found = results(archive, tmp_path / "results")
     referred = {one.ReferencedSeriesSequence[0].SeriesInstanceUID for one in found["SEG"]}
     assert (len(found["SEG"]), len(referred)) == (count, count)
-
-
-def test_a_second_process_is_kept_out(archive: Orthanc, small_bundle: Path, tmp_path: Path) -> None:
-    with watching(archive, tmp_path / "state", "-b", small_bundle):
-        wait_until((tmp_path / "state" / "status.html").is_file, "the first process")
-        second = run_process("watch", archive.dicomweb, "-o", tmp_path / "state", "-b", small_bundle)
-    assert (second.returncode, "another `tomoseg watch` uses it" in second.stderr) == (2, True)

@@ -21,7 +21,6 @@ from tomoseg.core.errors import TomosegError, UsageError, VolumeError, import_pa
 from tomoseg.core.files import require_regular, staging_folder
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.file_reader import read_dataset
-from tomoseg.data.dicom.reference import save
 
 MAX_ANSWER_BYTES = 1 << 26  # of a search
 MAX_ANSWER_S = 3600.0
@@ -34,6 +33,9 @@ TAGS = {
     "0020000D": "study", "0020000E": "uid", "00080060": "modality", "00180015": "body_part",
     "0008103E": "description", "00081010": "station", "00201209": "images",
 }  # fmt: skip
+# without a change of the transfer syntax, which would be work for the archive
+AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+MAX_SERIES = 1_000_000
 REFUSED = "FailedSOPSequence"
 
 
@@ -52,6 +54,8 @@ class _Session(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         kwargs |= {"stream": True, "allow_redirects": False, "timeout": MAX_SILENCE_S}
+        if "multipart" in str(request.headers.get("Accept")):
+            request.headers["Accept"] = AS_STORED
         if self.verify is not True:  # REQUESTS_CA_BUNDLE would take its place: psf/requests#3829
             kwargs["verify"] = self.verify
         response = super().send(request, **kwargs)
@@ -89,7 +93,7 @@ class Archive:
     """
 
     def __init__(self, url: str, ca_file: Path | None = None) -> None:
-        api = import_package("dicomweb_client.api", "dicomweb-client")
+        client = import_package("dicomweb_client", "dicomweb-client")
         logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)  # it would log what the archive says
         self.url = url.rstrip("/")
         self._session = _Session()
@@ -101,7 +105,7 @@ class Archive:
                 raise UsageError("the archive's address holds a user or a password. Put them into ~/.netrc")
             if ca_file is not None:
                 self._session.verify = str(require_regular(ca_file))
-            self._client = api.DICOMwebClient(self.url, self._session)
+            self._client = client.DICOMwebClient(self.url, self._session)
         except OSError as error:
             raise UsageError(f"{ca_file}: cannot be read: {one_line(error)}. Check --ca-file") from error
         except (ValueError, AttributeError) as error:
@@ -142,6 +146,8 @@ class Archive:
                 found = [one for one in map(_read_found, page) if one is not None and one.uid not in seen]
             yield from found
             seen |= {one.uid for one in found}
+            if len(seen) > MAX_SERIES:
+                raise ArchiveError(f"{self.url}: holds more than {MAX_SERIES} series. Limit them with --days")
             offset += len(page)
             if not found:  # also of an archive that knows no offset
                 return
@@ -158,17 +164,20 @@ class Archive:
         self._session.limit = max_bytes
         try:
             with staging_folder(folder.parent) as staging, self._asking("retrieval"), disable_value_validation():
-                for dataset in self._client.iter_series(study, series):
+                (staging / "images").mkdir()
+                # bytes of each file, which no parser has seen yet
+                for content in self._client.iter_bulkdata(f"{self.url}/studies/{study}/series/{series}"):
+                    path = staging / "images" / f"{len(instances):06}.dcm"
+                    path.write_bytes(content)
+                    dataset = read_dataset(path, ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
                     if (dataset.StudyInstanceUID, dataset.SeriesInstanceUID) != (study, series):
                         raise VolumeError(f"{series}: the archive sent images of another series. Look into its log")
                     if dataset.SOPInstanceUID in instances:
-                        continue
+                        path.unlink()
                     instances.add(dataset.SOPInstanceUID)
                     if len(instances) > max_images:
                         raise TooLargeError(f"{series}: the archive sent more than {max_images} images")
-                    save(dataset, staging / "images" / f"{len(instances):06}.dcm")
-                if instances:
-                    (staging / "images").replace(folder)
+                (staging / "images").replace(folder)
         finally:
             self._session.limit = MAX_ANSWER_BYTES
         return len(instances)
@@ -192,7 +201,7 @@ class Archive:
                 yield
         except TomosegError:
             raise
-        except requests.RequestException as error:
+        except OSError as error:  # of requests, or of the disk
             reason = getattr(error.args[0], "reason", error) if error.args else error  # what urllib3 wrapped
             raise ArchiveError(f"{self.url}: {what} failed: {one_line(reason or error)}") from error
         except Exception as error:  # of pydicom, json and the client

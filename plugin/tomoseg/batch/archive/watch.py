@@ -190,7 +190,7 @@ class _Watcher:
         report = run_batch([case], executor)
         (record,) = report.cases
         cases = self._cases.setdefault(entry.bundle, deque(maxlen=MAX_CASES_ON_PAGE))
-        cases.append(record)
+        cases.append(replace(record, output=None))  # which does not stay
         with suppress(OutputError):  # a page is written again after the next series
             save_reports(replace(report, cases=tuple(cases)), self._state / executor.bundle.name)
         if record.status == "failed":
