@@ -2,8 +2,9 @@
 """Measure a bundle's precisions on cases held out: `scripts/benchmark/precision.py BUNDLE DATASET FOLD`.
 
 FOLD is a number in the dataset's `splits.json`, or `validation` for the cases that `dataset.json` keeps for it. The
-weights are the bundle's, or with --checkpoint those of the fold, for a bundle whose own weights saw all cases. The
-result goes into the bundle's `configs/precision.json`. Run it with a Python that has tomoseg.
+weights are the bundle's, or with --checkpoint those of the fold, for a bundle whose own weights saw all cases. int8 is
+measured where `tomoseg export --format openvino-int8` put it beside these weights. The result goes into the bundle's
+`configs/precision.json`, and a table of it into the card. Run it with a Python that has tomoseg.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from card_tables import replace_table
 from tomoseg import find_bundle
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.notes import print_line
 from tomoseg.data.datasets import Dataset, Pair, read_dataset
 from tomoseg.data.inspection.training_checks import require_trainable
 from tomoseg.data.splits import read_splits
+from tomoseg.inference.backends.int8_network import int8_path
 from tomoseg.training.precision import measure_precision
 
 
@@ -44,10 +47,17 @@ def main() -> None:
     bundle, dataset, pairs, checkpoint = read_arguments(__doc__ or "")
     own = bundle.root / "models" / "model.pt"
     cases = [((checkpoint or own,), pair) for pair in pairs]
-    measured = measure_precision(bundle, dataset, cases, [own], limit=len(cases), on_case=print_line)
+    shipped = [path for path in (own, int8_path(own)) if path.is_file()]
+    measured = measure_precision(bundle, dataset, cases, shipped, limit=len(cases), on_case=print_line)
     measured.save(bundle.root)
-    for name, change in measured.change.items():
-        print_line(f"{name}: " + ", ".join(f"{label} {value:+.5f}" for label, value in change.items()))
+    names = list(measured.change)
+    table = [f"| label | Dice in fp32 | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
+    for label, dice in measured.dice.items():
+        changes = " | ".join(f"{round(measured.change[name][label], 4) + 0.0:+.4f}" for name in names)  # no -0
+        table.append(f"| {label.replace('_', ' ')} | {dice:.4f} | {changes} |")
+    for line in table:
+        print_line(line)
+    replace_table(bundle.root / "docs" / "README.md", "precision", Path(__file__).name, "\n".join(table) + "\n")
 
 
 if __name__ == "__main__":

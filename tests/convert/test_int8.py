@@ -48,7 +48,7 @@ def scans(real_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(bundle_folder: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Export]:
     """A copy of the bundle with its network in int8 beside the weights, and the notes on it."""
     bundle = tmp_path_factory.mktemp("bundle") / "copy"
-    shutil.copytree(bundle_folder, bundle, ignore=shutil.ignore_patterns("train", "eval"))
+    shutil.copytree(bundle_folder, bundle, ignore=shutil.ignore_patterns("train", "eval", "*_int8.*"))
     return bundle, export(find_bundle(bundle), "openvino-int8", calibration=[scans])
 
 

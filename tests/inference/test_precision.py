@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from support.bundles import dice
 from support.command_line import run_inside
 from support.trainings import check_data, tiny_bundle, write_dataset
 from tomoseg import Segmenter, TomosegError, find_bundle
@@ -17,6 +18,7 @@ from tomoseg.bundle.precision import MAX_CHANGE, PRECISION, MeasuredPrecision, r
 from tomoseg.bundle.trust import is_trusted, record
 from tomoseg.core.files import sha256
 from tomoseg.inference import backends
+from tomoseg.inference.weights import hash_weights
 from tomoseg.training.options import TrainingOptions
 from tomoseg.training.precision import measure_precision
 from tomoseg.training.run import train
@@ -105,6 +107,19 @@ def test_the_default_is_the_safe_one_where_the_processor_gains(
         assert Segmenter.from_bundle(small_bundle, device="cpu", **options).precision == expected
 
 
+def test_the_bundle_comes_with_a_safe_network_in_int8(real_scan: Path) -> None:
+    fast = Segmenter.from_bundle("hippocampus", device="cpu", fast=True)
+    assert (fast.options.precision, fast.precision, fast.backend) == ("int8", "int8", "openvino")
+    assert safe_precisions(fast.bundle.root, hash_weights(fast.weights), fast.names.values()) == {"bf16", "int8"}
+    assert sum(path.stat().st_size for path in (fast.bundle.root / "models").glob("*_int8.*")) < 25e6
+    full = Segmenter.from_bundle("hippocampus", device="cpu", precision="fp32")
+    found, wanted = (one(real_scan).labels for one in (fast, full))
+    for label in full.names:
+        assert dice(found, wanted, label) > 0.98
+    with pytest.raises(TomosegError, match="fast: is --precision int8, and does not go with --precision bf16"):
+        Segmenter.from_bundle("hippocampus", fast=True, precision="bf16")
+
+
 def test_a_damaged_measurement_is_read_only_where_it_decides(small_bundle: Path) -> None:
     (small_bundle / PRECISION).write_text("{")
     record(small_bundle)
@@ -162,7 +177,7 @@ def test_the_measured_dice_are_those_of_the_labels(hippocampus_data: Path, faste
         bundle, dataset, [((weights,), pair) for pair in dataset.pairs], [weights], limit=2, on_case=seen.append
     )
     assert found.cases == 2
-    assert len(seen) == 4, "each in two precisions"
+    assert len(seen) == 6, "each in three precisions"
     assert all(value > 0.8 for value in found.dice.values())
     assert all(abs(value) < 0.01 for value in found.change["bf16"].values())
 

@@ -25,7 +25,8 @@ class RunOptions:
         backend: backend of the network; auto is OpenVINO on a CPU where it is installed, else torch.
         precision: precision of the network; auto is fp16 on a GPU if the bundle's evaluator has `amp`, bf16 on a CPU
             that gains by it if the bundle was measured to lose nothing (`tomoseg doctor --measure`), else fp32; int8
-            needs `tomoseg export` first.
+            runs on CPUs, and other bundles than those of tomoseg need `tomoseg export` first.
+        fast: run in int8, as --precision int8 does.
         overlap: overlap of neighbouring windows, a share in [0, 1).
         tta: average the predictions over mirrorings along the bundle's `mirror_axes`; slower.
         max_memory: limit of RAM, and of the GPU's memory, in bytes or as in 6GB.
@@ -57,6 +58,7 @@ class RunOptions:
     device: Annotated[str, Option(DEVICES)] = "auto"
     backend: BackendName = "auto"
     precision: PrecisionName = "auto"
+    fast: bool = False
     overlap: Annotated[float | None, Option("SHARE")] = None
     tta: bool | None = None
     max_memory: Annotated[int | str | None, Option("SIZE")] = None
@@ -75,6 +77,10 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", device_name(self.device))
+        if self.fast:
+            if self.precision not in ("auto", "int8"):
+                raise UsageError(f"fast: is --precision int8, and does not go with --precision {self.precision}")
+            object.__setattr__(self, "precision", "int8")
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise UsageError(f"overlap: expected a share from 0 to below 1, got {self.overlap}")
         require_choices(self)

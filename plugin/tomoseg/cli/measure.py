@@ -15,10 +15,11 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.planned import PlannedBundle
 from tomoseg.bundle.precision import read_precision, safe_precisions
 from tomoseg.bundle.trust import changed_by_us
-from tomoseg.core.errors import BackendError, UsageError, one_line
+from tomoseg.core.errors import BackendError, BundleError, UsageError, one_line
 from tomoseg.data.datasets import read_dataset
 from tomoseg.data.inspection.training_checks import require_trainable
-from tomoseg.inference.backends import computes_faster
+from tomoseg.inference.backends import INSTRUCTIONS, computes_faster
+from tomoseg.inference.backends.int8_network import int8_path
 from tomoseg.inference.config import InferenceConfig
 from tomoseg.inference.device import CPU
 from tomoseg.inference.networks import load_networks
@@ -60,10 +61,11 @@ def measure_bundle(bundle: Bundle, data: Path | None) -> Iterator[tuple[str, ...
             measured.save(bundle.root)
     known = read_precision(bundle.root)
     safe = safe_precisions(bundle.root, hash_weights(weights), bundle.labels.values())
-    for precision in ("fp32", "bf16"):
+    int8 = ["int8"] * (bool(weights) and all(int8_path(path).is_file() for path in config.checkpoints))
+    for precision in ("fp32", "bf16", *int8):
         change = [round(value, 4) + 0.0 for value in known.change.get(precision, {}).values()] if known else []  # no -0
         shown = f"{min(change):+.4f} to {max(change):+.4f}, {known.cases} cases" if known and change else "not measured"
-        used = "yes" if precision in safe and computes_faster(precision) else "no"
+        used = "yes" if precision in {*INSTRUCTIONS} & safe and computes_faster(precision) else "no"
         speed = time_window(config, precision)
         yield (precision, *speed, *(("", "") if precision == "fp32" else (shown, used)))
 
@@ -75,7 +77,7 @@ def time_window(config: InferenceConfig, precision: str) -> tuple[str, str]:
         inferer = recognise_inferer(config.inferer)
         window = torch.randn(1, config.bundle.input_channels, *fall_back_tuple(inferer.roi_size, USUAL_WINDOW))
         backends, _ = networks.compiled(tuple(window.shape[1:]), inferer)
-    except BackendError as error:
+    except (BackendError, BundleError) as error:  # the network in int8 may be of other weights
         return one_line(error), "—"
     seconds = []
     with torch.no_grad():

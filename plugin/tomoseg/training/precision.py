@@ -15,6 +15,7 @@ from tomoseg.core.errors import TomosegError, one_line
 from tomoseg.core.files import sha256
 from tomoseg.data.datasets import Dataset, Pair
 from tomoseg.inference.backends import INSTRUCTIONS, computes_faster
+from tomoseg.inference.backends.int8_network import int8_path
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.training.monitor import TrainingMonitor
 from tomoseg.training.options import TrainingOptions
@@ -42,6 +43,8 @@ def measure_precision(
 ) -> MeasuredPrecision:
     """Return the mean Dice of each label in fp32, and its change in each precision that is faster here.
 
+    Networks in int8 count where `tomoseg export` put them beside all of the weights.
+
     Args:
         bundle: whose labels they are.
         dataset: of the cases.
@@ -56,7 +59,8 @@ def measure_precision(
     """
     meter, chosen = DiceMeter(bundle, dataset), held_out[:: math.ceil(len(held_out) / limit) or 1]
     means = {}
-    for precision in ("fp32", *filter(computes_faster, INSTRUCTIONS)):
+    int8 = ["int8"] * all(int8_path(path).is_file() for weights, _ in chosen for path in weights)
+    for precision in ("fp32", *filter(computes_faster, INSTRUCTIONS), *int8):
         dice = []
         for weights, cases in groupby(chosen, lambda held: held[0]):
             files = tuple(map(str, weights))
