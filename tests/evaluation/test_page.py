@@ -143,6 +143,20 @@ def test_cases_are_sorted_searched_and_chosen_by_label(browser: Browser, page: P
     assert found == [*sorted(found[:-2], key=float), "∞", "∞"]
 
 
+def test_tables_scroll_by_themselves_with_their_first_column_in_sight(browser: Browser, page: Path) -> None:
+    browser.open(page, width=800)
+    assert browser.evaluate("document.documentElement.scrollWidth") == 800
+    for selector in (".summary", "#cases-table"):
+        place = f"document.querySelector('.scroll:has({selector})')"
+        assert browser.evaluate(f"{place}.scrollTo(300, 0), {place}.scrollLeft") > 100
+        for cell in ("thead .fixed", "tbody th"):
+            left = f"document.querySelector('{selector} {cell}').getBoundingClientRect().left"
+            assert abs(browser.evaluate(f"{left} - {place}.getBoundingClientRect().left")) < 2
+    browser.open(page, media="print")
+    shown = "[...document.querySelectorAll('.scroll')].map(one => getComputedStyle(one).overflow)"
+    assert browser.evaluate(shown) == ["visible"] * 3
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1200, 800, 390])
 def test_it_can_be_looked_at(browser: Browser, page: Path, tmp_path: Path, width: int, dark: bool) -> None:
