@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 
 from support.dicoms import make_series
 from tomoseg import TomosegError
@@ -30,6 +31,7 @@ class Forger:
 
     url: str
     answer: Answer = (200, {}, b"")
+    to_searches: Answer | None = None
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
 
@@ -39,7 +41,7 @@ def forging(context: ssl.SSLContext | None = None) -> Iterator[Forger]:
         def do_GET(self) -> None:
             made.asked.append((self.path, dict(self.headers)))
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, headers, body = made.answer
+            status, headers, body = (self.command == "GET" and made.to_searches) or made.answer
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -130,10 +132,11 @@ def test_an_answer_to_a_search_that_is_none(case: str, forger: Forger) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_redirect_is_not_followed(forger: Forger) -> None:
+def test_a_redirect_is_not_followed(forger: Forger, images: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_bytes(images[0])
     with forging() as other:
         forger.answer = (302, {"Location": other.url}, b"")
-        for ask in (lambda archive: list(archive.search()), lambda archive: archive.store(STUDY, [])):
+        for ask in (lambda archive: list(archive.search()), lambda archive: archive.store(STUDY, [tmp_path / "a.dcm"])):
             with pytest.raises(ArchiveError, match="redirects"):
                 ask(Archive(forger.url))
         assert Archive(forger.url).last_change() is None
@@ -193,6 +196,12 @@ def test_a_result_that_the_archive_refuses(forger: Forger, images: list[bytes], 
         forger.answer = answer
         with pytest.raises(ArchiveError, match=message):
             Archive(forger.url).store(STUDY, [tmp_path / "a.dcm"])
+    forger.to_searches = as_json([{"00080018": {"vr": "UI", "Value": ["1.2.3"]}}])
+    with pytest.raises(ArchiveError, match="409"):
+        Archive(forger.url).store(STUDY, [tmp_path / "a.dcm"])
+    uid = str(dcmread(tmp_path / "a.dcm").SOPInstanceUID)
+    forger.to_searches = as_json([{"00080018": {"vr": "UI", "Value": [uid]}}])  # it refuses because it holds it
+    Archive(forger.url).store(STUDY, [tmp_path / "a.dcm"])
     forger.answer = as_json({})
     Archive(forger.url).store(STUDY, [tmp_path / "a.dcm"])
     assert forger.asked[-1][0] == f"/dicom-web/studies/{STUDY}"

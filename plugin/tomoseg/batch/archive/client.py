@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from pydicom import Dataset
 from pydicom.config import disable_value_validation
 
 from tomoseg.batch.archive.rules import FoundSeries
@@ -186,13 +187,27 @@ class Archive:
         """Store results in a study; an instance that is there already stays.
 
         Raises:
-            ArchiveError: it does not answer, or refuses one of them.
+            ArchiveError: it does not answer, or refuses one of them and does not hold it.
         """
         with self._asking("storage"), disable_value_validation():
-            answer = self._client.store_instances([read_dataset(path, pixels=True) for path in paths], study)
+            results = [read_dataset(path, pixels=True) for path in paths]
+        try:
+            self._store(study, results)
+        except ArchiveError:  # some refuse instances that they hold already
+            if not all(self._holds(study, str(one.SeriesInstanceUID), str(one.SOPInstanceUID)) for one in results):
+                raise
+
+    def _store(self, study: str, results: Sequence[Dataset]) -> None:
+        with self._asking("storage"), disable_value_validation():
+            answer = self._client.store_instances(results, study)
             reasons = {f"{one.get('FailureReason', 0):#06x}" for one in answer.get(REFUSED) or ()}
         if reasons:
             raise ArchiveError(f"{self.url}: refuses results (DICOM failure reason {', '.join(sorted(reasons))})")
+
+    def _holds(self, study: str, series: str, instance: str) -> bool:
+        with self._asking("search"):
+            found = self._client.search_for_instances(study, series, search_filters={"SOPInstanceUID": instance})
+        return any(_value(one, "00080018") == instance for one in found)
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[None]:
@@ -214,13 +229,16 @@ def is_uid(text: str) -> bool:
     return len(text) <= MAX_UID_LENGTH and UID.fullmatch(text) is not None
 
 
+def _value(item: Any, tag: str) -> Any:
+    """Return the first value of an element in an answer; empty where there is none."""
+    entry = item.get(tag) if isinstance(item, dict) else None
+    value = entry.get("Value") if isinstance(entry, dict) else None
+    return value[0] if isinstance(value, list) and value else ""
+
+
 def _read_found(item: Any) -> FoundSeries | None:
     """Return a series of an answer in JSON; None where it cannot be asked for."""
-    values: dict[str, Any] = {}
-    for tag, name in TAGS.items():
-        entry = item.get(tag) if isinstance(item, dict) else None
-        value = entry.get("Value") if isinstance(entry, dict) else None
-        values[name] = value[0] if isinstance(value, list) and value else ""
+    values = {name: _value(item, tag) for tag, name in TAGS.items()}
     images = str(values.pop("images"))
     texts = {name: value if isinstance(value, str) else "" for name, value in values.items()}
     if not (is_uid(texts["study"]) and is_uid(texts["uid"]) and images.isdecimal() and len(images) < 10):
