@@ -183,6 +183,15 @@ def test_the_measured_dice_are_those_of_the_labels(hippocampus_data: Path, faste
 
 
 @pytest.mark.slow
+def test_doctor_shows_int8_beside_bf16_where_the_bundle_has_it() -> None:
+    done = run_inside("doctor", "--measure", "hippocampus")
+    rows = [line for line in done.stdout.splitlines() if "openvino" in line]
+    assert [row.replace("│", " ").split()[0] for row in rows] == ["fp32", "bf16", "int8"], done.stdout
+    assert "-0.0005 to -0.0002, 42 cases" in rows[2]
+    assert "no" in rows[2].split(), "auto takes bf16 or fp32"
+
+
+@pytest.mark.slow
 def test_doctor_shows_and_measures(tmp_path: Path) -> None:
     assert run_inside("doctor", "--data", tmp_path).stderr == (
         "tomoseg: error: --data: is for --measure. Give a bundle with --measure BUNDLE.\n"

@@ -1,6 +1,6 @@
 """Write what the training cases of a bundle are like into it, so that other scans can be compared with them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,23 +25,18 @@ PARTS = 5  # of the cases, each compared with a look fitted on the others
 LIKENESS_PERCENTILE = 5  # of these; its half is the least likeness
 
 
-def measure_domain(segmenter: Segmenter, pairs: Sequence[Pair], on_case: Callable[[str], None] | None = None) -> Domain:
+def measure_domain(segmenter: Segmenter, pairs: Sequence[Pair]) -> Domain:
     """Return what cases are like after a bundle's preprocessing.
 
     Args:
         segmenter: of the bundle.
         pairs: at least 10 cases.
-        on_case: called with the name of each case before it is read.
 
     Raises:
         TomosegError: a case cannot be read.
     """
-    traits = []
-    for pair in pairs:
-        if on_case is not None:
-            on_case(pair.name)
-        prepared = segmenter.prepare(pair.source, as_it_is=True)
-        traits.append(measure_traits(prepared.image, prepared.grid))
+    prepared = (segmenter.prepare(pair.source, as_it_is=True) for pair in pairs)
+    traits = [measure_traits(one.image, one.grid) for one in prepared]
     return fit_domain(traits, mirrored=0 in InferenceConfig(segmenter.bundle).mirror_axes)
 
 
@@ -54,11 +49,13 @@ def fit_domain(traits: Sequence[Traits], mirrored: bool) -> Domain:
         weights = _fit_look([look for other, some in enumerate(parts) if other != part for look in some], mirrored)
         likeness += [float(standardise(look) @ weights) for look in held_out]
     intensities = np.array([one.intensities for one in traits])
-    spacing, extent = (np.array([getattr(one, name) for one in traits]) for name in ("spacing_mm", "extent_mm"))
+    (i, j, k), (x, y, z) = (
+        map(_range, np.array([getattr(one, name) for one in traits]).T) for name in ("spacing_mm", "extent_mm")
+    )
     return Domain(
         cases=len(traits),
-        spacing_mm=(_range(spacing[:, 0]), _range(spacing[:, 1]), _range(spacing[:, 2])),
-        extent_mm=(_range(extent[:, 0]), _range(extent[:, 1]), _range(extent[:, 2])),
+        spacing_mm=(i, j, k),
+        extent_mm=(x, y, z),
         quantiles=QUANTILES,
         intensities=tuple(tuple(map(_range, channel.T)) for channel in np.moveaxis(intensities, 1, 0)),
         roughness=_range(np.array([one.roughness for one in traits])),
