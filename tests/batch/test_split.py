@@ -102,6 +102,31 @@ def test_files_of_another_program_are_kept(segmenter: Segmenter, scans: Path, tm
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+def test_statistics_only_writes_the_same_statistics_and_no_labels(
+    segmenter: Segmenter, bundle: Path, scans: Path, tmp_path: Path
+) -> None:
+    only = OutputOptions(statistics_only=True)
+    status(segmenter, scans, tmp_path / "out", OutputOptions())
+    for expected in ("done", "skipped"):
+        (case,) = segment_batch(segmenter, [scans], tmp_path / "only", options=only).cases
+        assert (case.status, case.output) == (expected, None)
+        assert sorted(path.name for path in (tmp_path / "only").rglob("*") if path.is_file()) == [
+            ".ct_seg.nii.gz.done.json", "report.html", "report.json", "statistics.csv"
+        ]  # fmt: skip
+        assert (tmp_path / "only" / "statistics.csv").read_text() == (tmp_path / "out" / "statistics.csv").read_text()
+    assert status(segmenter, scans, tmp_path / "out", only) == "skipped"
+    assert status(segmenter, scans, tmp_path / "only", OutputOptions()) == "done"
+    fewer = Segmenter.from_bundle(bundle, device="cpu", backend="torch", labels=("*parotid",))
+    assert "ct_seg.nii.gz: exists" in status(fewer, scans, tmp_path / "out", only)
+    command = ["segment", scans, "-b", bundle, "--trust", "--device", "cpu", "--statistics-only", "-o"]
+    for further, told in (([tmp_path / "one.nii.gz"], "Give a folder"), ([tmp_path / "x", "--split"], "Leave out")):
+        done = run_inside(*command, *further)
+        assert done.returncode == 2
+        assert told in done.stderr
+    done = run_inside(*command, tmp_path / "shown")
+    assert "ct.nii.gz: Mandible " in done.stdout
+
+
 def test_one_file_has_its_masks_beside_it(bundle: Path, scans: Path, tmp_path: Path) -> None:
     command = ["segment", scans / "sub" / "ct.nii.gz", "-b", bundle, "--trust", "--device", "cpu", "--split"]
     done = run_inside(*command, "-o", tmp_path / "new" / "organs.nii.gz")

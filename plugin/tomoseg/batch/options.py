@@ -16,6 +16,7 @@ class OutputOptions:
         overwrite: replace files that are there already.
         min_dice: list labels whose expected Dice is lower in review.csv, worst first, and exit with 1 if there are any.
         split: write a file for each label, too, named as it, into a folder beside the label map.
+        statistics_only: write no label maps, but statistics and reports into the folder of results.
         preview: write a picture (PNG) beside each label map.
         neurological: draw it with the patient's right at the right; by default it is at the left, as in radiology.
         anonymous: write numbers in place of paths and UIDs, into names of files, reports, pictures and messages.
@@ -32,6 +33,7 @@ class OutputOptions:
     overwrite: bool = False
     min_dice: Annotated[float | None, Option("DICE")] = None
     split: bool = False
+    statistics_only: bool = False
     preview: bool = False
     neurological: bool = False
     anonymous: bool = False
@@ -42,6 +44,8 @@ class OutputOptions:
     def __post_init__(self) -> None:
         if self.min_dice is not None and not 0 <= self.min_dice <= 1:
             raise UsageError(f"min-dice: expected a Dice from 0 to 1, got {self.min_dice}")
+        if self.statistics_only and self.split:
+            raise UsageError("statistics only: writes no labels. Leave out --split")
         if self.neurological and not self.preview:
             raise UsageError("neurological: is for pictures. Add --preview")
         if self.key_table is not None and not self.anonymous:

@@ -47,8 +47,8 @@ class OutputWriter:
 
     def outputs(self, case: Case) -> list[Path]:
         """Return the files without which the case is not done."""
-        entropy = [case.entropy] if self.uncertainty else []
-        return [case.output, *entropy, *case.output_type.further_files(case.output)]
+        labels = [case.output, *case.output_type.further_files(case.output)]
+        return [*([] if self.options.statistics_only else labels), *([case.entropy] if self.uncertainty else [])]
 
     def find_existing(self, case: Case, hash_scan: Callable[[], str]) -> CaseReport | None:
         """Return the report of an earlier run that made just this, if its manifest proves it.
@@ -74,7 +74,7 @@ class OutputWriter:
         if manifest is not None and manifest.proves(scan, self.run, folder, asked):
             return _skipped(manifest, case)
         split = case.split_folder.glob("*.nii.gz") if self.options.split else ()
-        for path in filter(Path.exists, (*outputs, *split)):
+        for path in filter(Path.exists, dict.fromkeys((case.output, *outputs, *split))):
             # files of an interrupted run are replaced; other files are not
             if manifest is None or not manifest.made(folder, path):
                 raise OutputError(f"{path}: exists. Pass --overwrite to replace it")
@@ -106,13 +106,15 @@ class OutputWriter:
         with staging_folder(case.output.parent) as folder, ThreadPoolExecutor(1, "tomoseg-read-again") as pool:
             again = pool.submit(copy_context().run, self._read_again, case)  # with the limits that hold here
             staged = [folder / path.name for path in self.outputs(case)]
+            label_map = folder / case.output.name
             with collect_notes() as notes:
-                named = replace(result, origin=self.run, earlier=case.earlier, replaces=case.replaces)
-                case.output_type.write(staged[0], named)
+                if label_map in staged:
+                    named = replace(result, origin=self.run, earlier=case.earlier, replaces=case.replaces)
+                    case.output_type.write(label_map, named)
             if self.uncertainty:
-                result.save_entropy(staged[1])
-            if case.output_type.name == "nifti":
-                staged += write_label_tables(staged[0], result.label_table)
+                result.save_entropy(folder / case.entropy.name)
+            if label_map in staged and case.output_type.name == "nifti":
+                staged += write_label_tables(label_map, result.label_table)
             if self.options.split:
                 staged += result.save_each(folder / case.split_folder.name)
             stats = result.stats + RunStats(notes=tuple(notes))
@@ -128,7 +130,8 @@ class OutputWriter:
                     staged.append(picture)
                     preview = str(case.picture)
             report = CaseReport(
-                str(case.input), str(case.output), "done", series=result.series.uid if result.series else None,
+                str(case.input), str(case.output) if label_map in staged else None, "done",
+                series=result.series.uid if result.series else None,
                 study=result.series.description if result.series else "", stats=stats,
                 warnings=result.warnings, location=result.location, out_of_domain=result.out_of_domain, preview=preview,
                 voxels=math.prod(result.grid.shape), labels=_measure(result, image, self.options.measure),
@@ -177,14 +180,17 @@ def _require_inside(case: Case) -> None:
 
 def _skipped(manifest: Manifest, case: Case, *notes: str) -> CaseReport:
     preview = str(case.picture) if manifest.made(case.output.parent, case.picture) else None
-    try:
-        labels = _count_again(case, manifest.case.labels)
-    except VolumeError:
-        if case.output_type.name == "nifti":  # the others may be of a part of the grid, contours, or layers
-            raise
-        labels, notes = manifest.case.labels, (*notes, "its volumes are those that an earlier run wrote down")
+    labels, output = manifest.case.labels, None
+    if case.output.name in manifest.outputs and case.output.is_file():
+        output = str(case.output)
+        try:
+            labels = _count_again(case, labels)
+        except VolumeError:
+            if case.output_type.name == "nifti":  # the others may be of a part of the grid, contours, or layers
+                raise
+            notes = (*notes, "its volumes are those that an earlier run wrote down")
     return replace(
-        manifest.case, input=str(case.input), output=str(case.output), preview=preview, status="skipped",
+        manifest.case, input=str(case.input), output=output, preview=preview, status="skipped",
         stats=manifest.case.stats + RunStats(notes=notes), labels=labels,
     )  # fmt: skip
 

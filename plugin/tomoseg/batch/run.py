@@ -89,7 +89,7 @@ def _make_report(
         "checkpoint_sha256": " ".join(hash_weights(executor.weights)),
     }
     output = executor.output
-    written = {"overwrite": output.overwrite, "split": output.split, "preview": output.preview}
+    written = {name: getattr(output, name) for name in ("overwrite", "split", "statistics_only", "preview")}
     output_types = sorted({case.output_type.name for case in cases})
     return Report(
         bundle={"name": bundle.name, "version": bundle.version, **files},

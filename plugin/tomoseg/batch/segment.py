@@ -95,6 +95,8 @@ def segment_batch(
     is_file = names_output_file(target)
     if not is_file and target.exists() and not target.is_dir():
         raise UsageError(f"{target}: expected a folder or a name that ends in .nii.gz, got another file")
+    if is_file and options is not None and options.statistics_only:
+        raise UsageError(f"{target}: statistics only writes no label map. Give a folder with -o")
     options, place, progress = options or OutputOptions(), executor or ExecutorOptions(), progress or Progress()
     run_options = run_options or (loaded.options if loaded else RunOptions())
     with collect_notes() as notes, read_with(run_options.reading):

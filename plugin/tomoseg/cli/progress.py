@@ -70,11 +70,12 @@ def print_case(case: CaseReport, quiet: bool, place: str = "") -> None:
     if case.status == "failed":
         print_error(f"{place}{case.reason}")
         return
+    to = f" -> {case.output}" if case.output else ""
     for warning in case.warnings:
         print_warning(f"{case.input}: {warning}")
     if case.status == "skipped":
         if not quiet:
-            print_line(f"{place}{case.input} -> {case.output}: done by an earlier run")
+            print_line(f"{place}{case.input}{to}: done by an earlier run")
         return
     stats = case.stats
     for note in stats.notes:
@@ -82,7 +83,7 @@ def print_case(case: CaseReport, quiet: bool, place: str = "") -> None:
     if not quiet:
         volumes = ", ".join(map(_describe_label, case.labels))
         skipped = f", {stats.skipped_windows} of {stats.windows} windows skipped" if stats.skipped_windows else ""
-        print_line(f"{place}{case.input} -> {case.output}: {volumes} ({stats.total_seconds:.1f} s{skipped})")
+        print_line(f"{place}{case.input}{to}: {volumes} ({stats.total_seconds:.1f} s{skipped})")
 
 
 def _describe_label(row: LabelVolume) -> str:
