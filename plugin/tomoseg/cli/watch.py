@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tomoseg.batch.archive.options import ArchiveOptions
-from tomoseg.batch.archive.rules import Rule, read_rules
+from tomoseg.batch.archive.rules import Rule, choose_rule, read_rules
 from tomoseg.batch.options import OutputOptions, ScanOptions
 from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import describe_all, find_bundle
@@ -132,9 +132,10 @@ def _choose_rules(bundle: str, rules: Path | None, output_type: OutputTypeName |
 
 
 def _print_plan(url: str, rules: list[Rule], options: ArchiveOptions) -> None:
-    from tomoseg.batch.archive.watch import plan_archive
+    from tomoseg.batch.archive.client import Archive
 
-    for series, rule in plan_archive(url, rules, options):
+    for series in Archive(url, options.ca_path).search(options.since):
+        rule = choose_rule(rules, series)
         known = f"{series.modality or 'no modality'}, {series.images} images, {series.description or 'no description'}"
         fate = "not touched" if rule is None else f"{rule.bundle} -> {', '.join(rule.output_types)}"
         print_line(f"{series.uid} ({known}): {fate}")

@@ -1,6 +1,7 @@
 """Options of a watched archive."""
 
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,11 @@ class ArchiveOptions:
                 raise UsageError(f"{name.replace('_', '-')}: expected 1 or more, got {getattr(self, name)}")
         if self.days is not None and not 0 <= self.days <= 36500:
             raise UsageError(f"days: expected 0 to 36500, got {self.days}")
+
+    @property
+    def since(self) -> str:
+        """The first day of the studies, as YYYYMMDD; empty for all."""
+        return "" if self.days is None else f"{date.today() - timedelta(self.days):%Y%m%d}"
 
     @property
     def ca_path(self) -> Path | None:

@@ -4,10 +4,9 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
-from datetime import date, timedelta
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydicom.config import disable_value_validation
@@ -15,7 +14,7 @@ from pydicom.config import disable_value_validation
 from tomoseg.batch.archive.client import Archive, ArchiveError
 from tomoseg.batch.archive.options import ArchiveOptions
 from tomoseg.batch.archive.queue import FETCHED, SEGMENTED, STORED, Entry, Queue, locked
-from tomoseg.batch.archive.rules import FoundSeries, Rule, choose_rule
+from tomoseg.batch.archive.rules import Rule, choose_rule
 from tomoseg.batch.archive.status import save_status
 from tomoseg.batch.cases import Case
 from tomoseg.batch.local import LocalExecutor
@@ -70,10 +69,15 @@ def watch_archive(
         UsageError: another process watches with this state, or the address is none.
         BundleError: a bundle cannot be used.
     """
-    watcher = _Watcher(
-        Archive(url, options.ca_path if options else None), Queue(Path(state)), Path(state), rules,
-        options or ArchiveOptions(), run_options, on_line or _ignore, on_error or _ignore,
-    )  # fmt: skip
+    options = options or ArchiveOptions()
+    archive = Archive(url, options.ca_path)
+    output = OutputOptions(follow=True, measure=False)  # results of an earlier state of a series are replaced
+    executors = {
+        name: LocalExecutor(Segmenter(find_bundle(name), run_options), output)
+        for name in dict.fromkeys(rule.bundle for rule in rules)
+    }
+    shown = on_line or _ignore, on_error or _ignore
+    watcher = _Watcher(archive, Queue(Path(state)), Path(state), rules, options, executors, *shown)
     with closing(watcher.queue), locked(Path(state)):
         watcher.clean()
         while True:
@@ -88,45 +92,29 @@ def watch_archive(
                 time.sleep(min(LOOK_EVERY_S, max(settle_s / 4, 0.05)))
 
 
-def plan_archive(url: str, rules: Sequence[Rule], options: ArchiveOptions) -> Iterator[tuple[FoundSeries, Rule | None]]:
-    """Yield each series of an archive with the rule that fits it, if there is one; nothing is fetched or stored.
-
-    Raises:
-        ArchiveError: it does not answer, or not with DICOM.
-    """
-    for series in Archive(url, options.ca_path).search(_since(options)):
-        yield series, choose_rule(rules, series)
-
-
+@dataclass(eq=False)
 class _Watcher:
-    def __init__(
-        self,
-        archive: Archive,
-        queue: Queue,
-        state: Path,
-        rules: Sequence[Rule],
-        options: ArchiveOptions,
-        run_options: RunOptions | None,
-        on_line: Callable[[str], None],
-        on_error: Callable[[str], None],
-    ) -> None:
-        self.archive, self.queue = archive, queue
-        self._state, self._rules, self._options = state, rules, options
-        self._on_line, self._on_error = on_line, on_error
-        output = OutputOptions(follow=True, measure=False)  # results of an earlier state of a series are replaced
-        self._executors = {
-            name: LocalExecutor(Segmenter(find_bundle(name), run_options), output)
-            for name in dict.fromkeys(rule.bundle for rule in rules)
-        }
-        self._last_change: int | None = None
-        self._next_look = self._searched = self._down_since = 0.0
-        self._saved: object = None
-        self._cases: dict[str, deque[CaseReport]] = {}
+    """One process that watches an archive; the arguments of `watch_archive`, ready for use."""
+
+    archive: Archive
+    queue: Queue
+    state: Path
+    rules: Sequence[Rule]
+    options: ArchiveOptions
+    executors: Mapping[str, LocalExecutor]
+    on_line: Callable[[str], None]
+    on_error: Callable[[str], None]
+    last_change: int | None = None
+    next_look: float = 0
+    searched: float = 0
+    down_since: float = 0
+    saved: dict[str, int] = field(default_factory=dict)
+    cases: dict[str, deque[CaseReport]] = field(default_factory=dict)
 
     def clean(self) -> None:
         """Remove what a killed process left, and nothing that is still needed."""
         active = self.queue.active()
-        for folder in (self._state / IMAGES, self._state / RESULTS):
+        for folder in (self.state / IMAGES, self.state / RESULTS):
             remove_stale(folder)
             for path in folder.glob("*"):
                 if not any(path.name.lstrip(".").startswith(uid) for uid in active):
@@ -134,24 +122,24 @@ class _Watcher:
 
     def look(self, now: float, pause_s: float) -> None:
         """Search the archive, where it may have changed; an archive that is down is asked again later."""
-        if self._next_look - 2 * MAX_PAUSE_S < now < self._next_look:
+        if self.next_look - 2 * MAX_PAUSE_S < now < self.next_look:
             return
-        self._next_look = now + pause_s
+        self.next_look = now + pause_s
         last = self.archive.last_change()
-        if last is not None and last == self._last_change and 0 <= now - self._searched < SEARCH_EVERY_S:
+        if last is not None and last == self.last_change and 0 <= now - self.searched < SEARCH_EVERY_S:
             return
         try:
-            found = list(self.archive.search(_since(self._options)))
+            found = list(self.archive.search(self.options.since))
         except ArchiveError as error:
-            if not self._down_since:
-                self._on_error(one_line(error))
-                self._down_since = now
-            self._next_look += min(max(now - self._down_since, 0), MAX_PAUSE_S)  # the longer it lasts, the rarer
+            if not self.down_since:
+                self.on_error(one_line(error))
+                self.down_since = now
+            self.next_look += min(max(now - self.down_since, 0), MAX_PAUSE_S)  # the longer it lasts, the rarer
             return
-        self.queue.observe([(series, choose_rule(self._rules, series)) for series in found], now)
-        if self._down_since:
-            self._on_line(f"{self.archive.url}: answers again")
-        self._last_change, self._searched, self._down_since = last, now, 0.0
+        self.queue.observe([(series, choose_rule(self.rules, series)) for series in found], now)
+        if self.down_since:
+            self.on_line(f"{self.archive.url}: answers again")
+        self.last_change, self.searched, self.down_since = last, now, 0.0
 
     def advance(self, entry: Entry) -> None:
         """Do the next step of a series, and note what came of it."""
@@ -163,19 +151,19 @@ class _Watcher:
         except VolumeError as error:
             self._fail(entry, one_line(error), for_good=True)
         else:
-            self._on_line(f"{entry.uid}: {step} ({time.monotonic() - begun:.1f} s)")
+            self.on_line(f"{entry.uid}: {step} ({time.monotonic() - begun:.1f} s)")
 
     def _fail(self, entry: Entry, reason: str, *, for_good: bool = False) -> None:
         reason = reason.removeprefix(f"{entry.uid}: ")
         given_up = self.queue.fail(entry, reason, time.time(), for_good=for_good)
         if for_good:
             _remove(self._images(entry))
-        self._on_error(f"{entry.uid}: {reason}{'; given up' if given_up else '; tried again later'}")
+        self.on_error(f"{entry.uid}: {reason}{'; given up' if given_up else '; tried again later'}")
 
     def _fetch(self, entry: Entry) -> str:
         folder = self._images(entry)
         _remove(folder)
-        count = self.archive.fetch(entry.study, entry.uid, folder, self._options.max_bytes, self._options.max_images)
+        count = self.archive.fetch(entry.study, entry.uid, folder, self.options.max_bytes, self.options.max_images)
         if count != entry.images:
             _remove(folder)
             raise ArchiveError(f"{self.archive.url}: sent {count} images of a series of {entry.images}")
@@ -183,16 +171,16 @@ class _Watcher:
         return f"{count} images fetched"
 
     def _segment(self, entry: Entry) -> str:
-        executor = self._executors.get(entry.bundle)
+        executor = self.executors.get(entry.bundle)
         if executor is None:
             raise VolumeError(f"{entry.bundle}: no rule has this bundle any more. Retry it")
         case = self._case(entry)
         report = run_batch([case], executor)
         (record,) = report.cases
-        cases = self._cases.setdefault(entry.bundle, deque(maxlen=MAX_CASES_ON_PAGE))
+        cases = self.cases.setdefault(entry.bundle, deque(maxlen=MAX_CASES_ON_PAGE))
         cases.append(replace(record, output=None))  # which does not stay
         with suppress(OutputError):  # a page is written again after the next series
-            save_reports(replace(report, cases=tuple(cases)), self._state / executor.bundle.name)
+            save_reports(replace(report, cases=tuple(cases)), self.state / executor.bundle.name)
         if record.status == "failed":
             raise VolumeError(record.reason)
         self.queue.advance(entry.uid, SEGMENTED)
@@ -211,29 +199,25 @@ class _Watcher:
 
     def _case(self, entry: Entry) -> Case:
         """Return the scan and its results; reports and messages call it by its UID."""
-        kind, folder = combine(entry.output_types), self._state / RESULTS
+        kind, folder = combine(entry.output_types), self.state / RESULTS
         return Case(
             self._images(entry), folder / f"{entry.uid}{kind.ending}", kind, entry.uid, True,
             folder=folder, number=entry.uid, earlier=entry.earlier, replaces=entry.results,
         )  # fmt: skip
 
     def _images(self, entry: Entry) -> Path:
-        return self._state / IMAGES / entry.uid
+        return self.state / IMAGES / entry.uid
 
     def save(self, counts: dict[str, int]) -> None:
         """Write the page of the state, where it has changed."""
-        if counts != self._saved:
+        if counts != self.saved:
             with suppress(OutputError):  # of a full disk; it is written again
-                save_status(self._state, self.archive.url, self.queue)
-                self._saved = counts
+                save_status(self.state, self.archive.url, self.queue)
+                self.saved = counts
 
 
 def _ignore(line: str) -> None:
     pass
-
-
-def _since(options: ArchiveOptions) -> str:
-    return "" if options.days is None else f"{date.today() - timedelta(options.days):%Y%m%d}"
 
 
 def _read_predecessor(path: Path) -> Predecessor:

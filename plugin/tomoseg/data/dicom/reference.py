@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ WHOLE_FILE = {"enforce_file_format": True} if int(__version_info__[0]) >= 3 else
 SUFFIXES = (".dcm",)
 UTF_8 = "ISO_IR 192"  # holds all characters of the scan's own character set
 SERIES_STEP = 1000
+SERIES_OFFSETS = {"BINARY": 1000, "LABELMAP": 1000, "RTSTRUCT": 20_000, "SR": 40_000}
 MAX_INTEGER_STRING = 2**31 - 1  # of an integer string
 # must be there, and may be empty
 REQUIRED_KEYWORDS = (
@@ -225,19 +227,42 @@ def code_item(code: Code) -> Dataset:
     return item
 
 
-def series_number(source: Source, found: LabelMap, offset: int) -> int:
-    """Return a series number for a result, which follows from the scan's and from how many there were before.
+def identify(kind: str, found: LabelMap, source: Source) -> dict[str, Any]:
+    """Return UIDs, numbers and equipment of a result, by the names of highdicom's arguments.
+
+    The series number follows from the scan's and from how many results there were before.
 
     Args:
-        source: the series.
+        kind: of the result, one of `SERIES_OFFSETS`.
         found: the labels.
-        offset: of the results of one kind.
+        source: the series.
     """
     try:
         number = int(source.header.get("SeriesNumber") or 0)
     except (TypeError, ValueError):
         number = 0
-    return min(max(number, 0) + offset + SERIES_STEP * found.earlier, MAX_INTEGER_STRING)
+    number = max(number, 0) + SERIES_OFFSETS[kind] + SERIES_STEP * found.earlier
+    versions = (f"tomoseg {__version__}", text(f"{found.algorithm} {found.version}"))
+    return {
+        "series_instance_uid": make_uid(f"{kind} series", found, source),
+        "series_number": min(number, MAX_INTEGER_STRING),
+        "sop_instance_uid": make_uid(kind, found, source),
+        "instance_number": 1,
+        "manufacturer": "tomoseg",
+        "manufacturer_model_name": text(found.algorithm, default="tomoseg"),
+        "software_versions": tuple(filter(None, versions)),
+        "device_serial_number": "0",  # may not be empty, and a program has none
+    }
+
+
+def refer_to(source: Source, sop_class: str, instance: str, series: str) -> Dataset:
+    """Return what highdicom takes for an instance of the study; the patient's own data follow in the end."""
+    item = Dataset()
+    for keyword in REQUIRED_KEYWORDS:  # highdicom rejects values that the standard allows
+        setattr(item, keyword, None)
+    item.SOPClassUID, item.SOPInstanceUID = sop_class, instance
+    item.StudyInstanceUID, item.SeriesInstanceUID = source.study, series
+    return item
 
 
 def text(value: str, limit: int = 64, default: str = "") -> str:

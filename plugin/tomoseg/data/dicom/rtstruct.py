@@ -16,17 +16,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 from tomoseg.core.errors import OutputError
 from tomoseg.core.version import __version__
 from tomoseg.data.dicom.contours import trace_contours
-from tomoseg.data.dicom.reference import (
-    Reference,
-    Source,
-    adopt,
-    code_item,
-    make_uid,
-    read_source,
-    save,
-    series_number,
-    text,
-)
+from tomoseg.data.dicom.reference import Reference, Source, adopt, code_item, identify, read_source, save, text
 from tomoseg.data.dicom.slices import MAX_DEVIATION
 from tomoseg.data.geometry import Grid
 from tomoseg.data.labels import Label
@@ -34,7 +24,6 @@ from tomoseg.data.segments import LabelMap, Segment, find_segments, mask_of
 from tomoseg.data.volume import LPS_TO_RAS
 
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # retired, and still what everybody writes for a study
-SERIES_OFFSET = 20_000
 ANATOMY = ("123037004", "91723000")  # SNOMED CT's "anatomical structure", in both of its codes
 CONTOUR_DATA = Tag("ContourData")
 COORDINATE_DECIMALS = 4  # of a mm; leaves a number of 16 characters eleven digits before the point
@@ -87,7 +76,8 @@ def _describe(source: Source, found: LabelMap, made_by: str) -> FileDataset:
     now, algorithm = datetime.now(), found.algorithm
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = RTStructureSetStorage
-    meta.MediaStorageSOPInstanceUID = UID(make_uid("RTSTRUCT", found, source))
+    known = identify("RTSTRUCT", found, source)
+    meta.MediaStorageSOPInstanceUID = UID(known["sop_instance_uid"])
     # explicit lengths of decimal strings end at 64 KiB, which a large contour exceeds
     meta.TransferSyntaxUID = ImplicitVRLittleEndian
     dataset = FileDataset("", {}, preamble=bytes(128), file_meta=meta)
@@ -96,8 +86,8 @@ def _describe(source: Source, found: LabelMap, made_by: str) -> FileDataset:
     dataset.InstanceCreationDate = dataset.StructureSetDate = now.strftime("%Y%m%d")
     dataset.InstanceCreationTime = dataset.StructureSetTime = now.strftime("%H%M%S")
     dataset.Modality = "RTSTRUCT"
-    dataset.SeriesInstanceUID = make_uid("RTSTRUCT series", found, source)
-    dataset.SeriesNumber, dataset.InstanceNumber = series_number(source, found, SERIES_OFFSET), 1
+    dataset.SeriesInstanceUID = known["series_instance_uid"]
+    dataset.SeriesNumber, dataset.InstanceNumber = known["series_number"], known["instance_number"]
     dataset.SeriesDescription = text(f"Contours by {algorithm}")
     dataset.OperatorsName = None
     dataset.Manufacturer = "tomoseg"

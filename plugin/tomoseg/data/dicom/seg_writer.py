@@ -18,23 +18,12 @@ from pydicom.uid import CTImageStorage
 from pydicom.valuerep import DSfloat
 
 from tomoseg.core.errors import OutputError, import_package
-from tomoseg.core.version import __version__
-from tomoseg.data.dicom.reference import (
-    REQUIRED_KEYWORDS,
-    Source,
-    adopt,
-    make_uid,
-    read_source,
-    save,
-    series_number,
-    text,
-)
+from tomoseg.data.dicom.reference import Source, adopt, identify, make_uid, read_source, refer_to, save, text
 from tomoseg.data.labels import Code, Label
 from tomoseg.data.segments import LabelMap, find_segments
 
 # https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_7162.html
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
-SERIES_OFFSET = 1000
 MAX_SHORT_TEXT = 1024  # characters of DICOM's VR ST
 SRGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
@@ -86,18 +75,11 @@ def write_dicom_seg(path: Path, found: LabelMap, labelmap: bool = False) -> Data
             pixel_array=frames[: len(slices)],
             segmentation_type=kind,
             segment_descriptions=descriptions,
-            series_instance_uid=make_uid(f"{kind} series", found, source),
-            series_number=series_number(source, found, SERIES_OFFSET),
-            sop_instance_uid=make_uid(kind, found, source),
-            instance_number=1,
-            manufacturer="tomoseg",
-            manufacturer_model_name=text(algorithm, default="tomoseg"),
-            software_versions=(f"tomoseg {__version__}", *filter(None, [text(f"{algorithm} {found.version}")])),
-            device_serial_number="0",  # may not be empty, and a program has none
             content_label="SEGMENTATION",
             content_description=text(f"Segmentation by {maker} {'' if found.person else found.version}"),
             omit_empty_frames=bool(frames.any()),
             series_description=text(f"Segmentation by {maker}"),
+            **identify(kind, found, source),
         )
         adopt(dataset, source)
         dataset.SeriesDate, dataset.SeriesTime = dataset.ContentDate, dataset.ContentTime
@@ -129,11 +111,7 @@ def _frames(
 
 def _image(source: Source, index: int) -> Dataset:
     """Return a slice as a CT image on its own; its UID is its index."""
-    image = Dataset()
-    for keyword in REQUIRED_KEYWORDS:  # the patient's own follow in the end: highdicom rejects what the standard allows
-        setattr(image, keyword, None)
-    image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, str(index)
-    image.StudyInstanceUID, image.SeriesInstanceUID = source.study, source.series
+    image = refer_to(source, CTImageStorage, str(index), source.series)
     image.FrameOfReferenceUID = source.frame_of_reference
     image.Modality = str(source.header.get("Modality") or "CT")
     image.Columns, image.Rows, _ = source.shape

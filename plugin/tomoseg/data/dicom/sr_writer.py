@@ -11,22 +11,11 @@ from pydicom.config import disable_value_validation
 from pydicom.uid import Comprehensive3DSRStorage, generate_uid
 
 from tomoseg.core.errors import import_package
-from tomoseg.core.version import __version__
-from tomoseg.data.dicom.reference import (
-    REQUIRED_KEYWORDS,
-    Source,
-    adopt,
-    make_uid,
-    read_source,
-    save,
-    series_number,
-    text,
-)
+from tomoseg.data.dicom.reference import Source, adopt, identify, read_source, refer_to, save, text
 from tomoseg.data.dicom.seg_writer import concept, write_dicom_seg
 from tomoseg.data.labels import Code
 from tomoseg.data.segments import LabelMap, Segment, find_segments, mask_of
 
-SERIES_OFFSET = 40_000
 REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 VOLUME = Code("118565006", "SCT", "Volume")
 EXPECTED_DICE = Code("expected_dice", "99TOMOSEG", "Expected Dice coefficient")  # no scheme has one
@@ -66,23 +55,16 @@ def write_dicom_sr(path: Path, found: LabelMap, segmentation: Path) -> None:
             ],
             title=concept(REPORT),
         )
-        evidence = [_evidence(source, str(seg.SOPClassUID), str(seg.SOPInstanceUID), str(seg.SeriesInstanceUID))]
-        evidence += [_evidence(source, one.sop_class, one.instance, source.series) for one in source.instances()]
+        evidence = [refer_to(source, str(seg.SOPClassUID), str(seg.SOPInstanceUID), str(seg.SeriesInstanceUID))]
+        evidence += [refer_to(source, one.sop_class, one.instance, source.series) for one in source.instances()]
         earlier = [one for one in found.replaces if one.sop_class == Comprehensive3DSRStorage]
         dataset = hd.sr.Comprehensive3DSR(
             evidence=evidence,
             content=report[0],
-            series_instance_uid=make_uid("SR series", found, source),
-            series_number=series_number(source, found, SERIES_OFFSET),
-            sop_instance_uid=make_uid("SR", found, source),
-            instance_number=1,
-            manufacturer="tomoseg",
-            manufacturer_model_name=algorithm,
-            software_versions=(f"tomoseg {__version__}", text(f"{algorithm} {version}")),
-            device_serial_number="0",  # may not be empty, and a program has none
             series_description=text(f"Measurements by {algorithm}"),
             is_complete=True,
-            previous_versions=[_evidence(source, one.sop_class, one.instance, one.series) for one in earlier] or None,
+            **identify("SR", found, source),
+            previous_versions=[refer_to(source, one.sop_class, one.instance, one.series) for one in earlier] or None,
         )
         adopt(dataset, source)
         del dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator  # a report has no place
@@ -122,13 +104,3 @@ def _measure(hd: Any, found: LabelMap, segment: Segment, region: Any, item: Data
         algorithm_id=hd.sr.AlgorithmIdentification(*made_by),
         measurements=[hd.sr.Measurement(concept(name), value, concept(unit)) for name, value, unit in measured],
     )
-
-
-def _evidence(source: Source, sop_class: str, instance: str, series: str) -> Dataset:
-    """Return what highdicom takes for an image; the patient's own data follow in the end."""
-    item = Dataset()
-    for keyword in REQUIRED_KEYWORDS:
-        setattr(item, keyword, None)
-    item.SOPClassUID, item.SOPInstanceUID = sop_class, instance
-    item.StudyInstanceUID, item.SeriesInstanceUID = source.study, series
-    return item
