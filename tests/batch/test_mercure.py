@@ -69,7 +69,7 @@ def test_a_series_that_fails_is_an_error_of_the_module(folders: tuple[Path, Path
         ([], "expected the settings of the module with a bundle"),
         ({"bundle": 3}, "settings: expected str, got int"),
         ({"bundle": "hippocampus", "colour": "red"}, "settings"),
-        ({"bundle": "hippocampus", "output_types": ["nifti"]}, "output types: nifti is none of DICOM"),
+        ({"bundle": "hippocampus", "output_types": ["nifti"]}, "output types: expected some of dicom-seg"),
         ({"bundle": "hippocampus", "device": 3}, "settings"),
         ({"bundle": "none"}, "no such name or folder"),
     ],

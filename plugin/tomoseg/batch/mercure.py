@@ -19,7 +19,7 @@ from tomoseg.core.files import staging_folder
 from tomoseg.core.json_files import load_json, write_json
 from tomoseg.core.json_records import from_json
 from tomoseg.data.dicom.file_reader import read_dataset
-from tomoseg.data.output_types import OUTPUT_TYPES, OutputTypeName, combine
+from tomoseg.data.output_types import combine
 from tomoseg.inference.segmenter import Segmenter
 from tomoseg.report.records import Report
 
@@ -38,7 +38,7 @@ class ModuleSettings:
     """
 
     bundle: str
-    output_types: tuple[OutputTypeName, ...] = ("dicom-sr",)
+    output_types: tuple[str, ...] = ("dicom-sr",)
     series: str | None = None
 
 
@@ -94,6 +94,5 @@ def _read_settings(path: Path) -> tuple[ModuleSettings, RunOptions]:
     with errors_as(UsageError, f"{path}: settings", UsageError, ValueError, remedy=remedy):
         settings = from_json(ModuleSettings, {key: value for key, value in given.items() if key in own})
         options = from_json(RunOptions, {key: value for key, value in given.items() if key not in own})
-        if foreign := [name for name in settings.output_types if not OUTPUT_TYPES[name].of_series]:
-            raise UsageError(f"output types: {', '.join(foreign)} is none of DICOM")
+        combine(settings.output_types)
     return settings, options

@@ -1,6 +1,7 @@
 """`tomoseg watch`."""
 
 import signal
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -107,13 +108,10 @@ def _watch_archive(
 ) -> None:
     from tomoseg.batch.archive.watch import SETTLE_S, watch_archive
 
-    def print_step(line: str) -> None:
-        if not quiet:
-            print_line(line)
-
+    print_step: Callable[[str], None] = (lambda line: None) if quiet else print_line
     rounds = watch_archive(
         url, state, rules, settle_s=SETTLE_S if settle is None else settle,
-        options=archive, run_options=run, on_line=print_step, on_error=print_error,
+        options=archive, run_options=run, on_line=print_step,
     )  # fmt: skip
     print_step(f"{url}: waiting for series; see {state / 'status.html'}; Ctrl-C ends it")
     for _ in rounds:
@@ -134,7 +132,7 @@ def _choose_rules(bundle: str, rules: Path | None, output_type: OutputTypeName |
 def _print_plan(url: str, rules: list[Rule], options: ArchiveOptions) -> None:
     from tomoseg.batch.archive.client import Archive
 
-    for series in Archive(url, options.ca_path).search(options.since):
+    for series in Archive(url, options.ca_file).search(options.since):
         rule = choose_rule(rules, series)
         known = f"{series.modality or 'no modality'}, {series.images} images, {series.description or 'no description'}"
         fate = "not touched" if rule is None else f"{rule.bundle} -> {', '.join(rule.output_types)}"

@@ -98,8 +98,15 @@ def combine(names: Sequence[str]) -> OutputType:
     """Return a format that writes the files of several formats, e.g. of "dicom-sr" and "rtstruct".
 
     Args:
-        names: of the formats; one whose file another writes, too, may be left out.
+        names: of the formats, which refer to a DICOM series.
+
+    Raises:
+        UsageError: there is none, or one of them refers to no series.
     """
+    foreign = [name for name in names if name not in OUTPUT_TYPES or not OUTPUT_TYPES[name].of_series]
+    if foreign or not names:
+        wanted = ", ".join(name for name, kind in OUTPUT_TYPES.items() if kind.of_series)
+        raise UsageError(f"output types: expected some of {wanted}, got {', '.join(foreign) or 'none'}")
     named = [OUTPUT_TYPES[name] for name in dict.fromkeys(names)]
     kinds = [kind for kind in named if not any(kind.ending in other.further_endings for other in named)]
     endings = tuple(ending for kind in kinds for ending in (kind.ending, *kind.further_endings))

@@ -231,12 +231,12 @@ def test_only_a_known_certificate_is_taken(tmp_path: Path, monkeypatch: pytest.M
     context.load_cert_chain(*certificates[0])
     with forging(context) as forger:
         forger.answer = as_json([found()])
-        assert len(list(Archive(forger.url, certificates[0][0]).search())) == 1
-        for ca_file in (None, certificates[1][0]):
+        assert len(list(Archive(forger.url, str(certificates[0][0])).search())) == 1
+        for ca_file in (None, str(certificates[1][0])):
             with pytest.raises(ArchiveError, match="CERTIFICATE_VERIFY_FAILED"):
                 list(Archive(forger.url, ca_file).search())
     with pytest.raises(TomosegError, match=r"none\.pem: cannot be read: .*\. Check --ca-file"):
-        Archive("https://localhost/dicom-web", tmp_path / "none.pem")
+        Archive("https://localhost/dicom-web", str(tmp_path / "none.pem"))
 
 
 def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:

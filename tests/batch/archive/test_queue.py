@@ -81,7 +81,7 @@ def test_a_step_is_tried_again_with_growing_waits_for_a_day(queue: Queue) -> Non
     assert waits[:8] == [30, 60, 120, 240, 480, 960, 1920, 3600]
     assert sum(waits) == pytest.approx(DAY_S, abs=3600)
     (failed,) = queue.troubled(10)
-    assert (failed.shown_step, failed.reason) == ("failed", "the archive is down")
+    assert (failed.failed, failed.reason) == (True, "the archive is down")
     grow(queue, 10, now)
     assert due(queue, now + 10 * DAY_S) is None
     assert queue.retry() == 1

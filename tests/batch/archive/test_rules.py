@@ -58,7 +58,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
     [
         ("", "expected a list of rules"),
         ("bundle: a", "expected a list of rules, got dict"),
-        ("- [", "expected a list of rules"),
+        ("- [", "cannot be read as a list of rules"),
         ("- {modality: CT}", "rule 1: .*bundle"),
         ("- {bundle: a, modality: SR}", "rule 1: modality: expected CT or MR, got 'SR'"),
         ("- {bundle: a, modality: CT, colour: red}", "rule 1"),
@@ -66,10 +66,10 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
         ("- {bundle: a, modality: CT, output_types: [nifti]}", "rule 1: output types: expected some of dicom-seg"),
         ("- {bundle: a, modality: CT, output_types: []}", "rule 1: output types"),
         ("- {bundle: a, modality: CT, output_types: dicom-sr}", "rule 1"),
-        ("- !!python/object/apply:os.system ['touch x']", "expected a list of rules"),
+        ("- !!python/object/apply:os.system ['touch x']", "cannot be read as a list of rules"),
         (BOMB, "expected a list of rules, got dict"),
-        ("[" * 100_000, "expected a list of rules"),
-        ("- a\n" * 500_000, "expected at most"),
+        ("[" * 100_000, "cannot be read as a list of rules"),
+        ("- a\n" * 500_000, "cannot be read as a list of rules: expected at most"),
     ],
 )
 def test_a_wrong_file_is_one_line(text: str, complaint: str, tmp_path: Path) -> None:

@@ -27,8 +27,7 @@ MAX_ANSWER_BYTES = 1 << 26  # of a search
 MAX_ANSWER_S = 3600.0
 MAX_SILENCE_S = 60.0
 SERIES_PER_PAGE = 1000
-UID = re.compile(r"\d+(\.\d+)*")
-MAX_UID_LENGTH = 64
+UID = re.compile(r"(?=.{1,64}$)\d+(\.\d+)*")  # so it may name a file
 # attributes of a search, and the field of `FoundSeries` that each becomes
 TAGS = {
     "0020000D": "study", "0020000E": "uid", "00080060": "modality", "00180015": "body_part",
@@ -93,7 +92,7 @@ class Archive:
         MissingPackageError: dicomweb-client is not installed.
     """
 
-    def __init__(self, url: str, ca_file: Path | None = None) -> None:
+    def __init__(self, url: str, ca_file: str | None = None) -> None:
         client = import_package("dicomweb_client", "dicomweb-client")
         logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)  # it would log what the archive says
         self.url = url.rstrip("/")
@@ -105,7 +104,7 @@ class Archive:
             if parts.username or parts.password:
                 raise UsageError("the archive's address holds a user or a password. Put them into ~/.netrc")
             if ca_file is not None:
-                self._session.verify = str(require_regular(ca_file))
+                self._session.verify = str(require_regular(Path(ca_file)))
             self._client = client.DICOMwebClient(self.url, self._session)
         except OSError as error:
             raise UsageError(f"{ca_file}: cannot be read: {one_line(error)}. Check --ca-file") from error
@@ -224,11 +223,6 @@ class Archive:
             raise ArchiveError(f"{self.url}: {what} failed: expected DICOM, got something else ({name})") from error
 
 
-def is_uid(text: str) -> bool:
-    """Return whether a text is a UID, and so may name a file."""
-    return len(text) <= MAX_UID_LENGTH and UID.fullmatch(text) is not None
-
-
 def _value(item: Any, tag: str) -> Any:
     """Return the first value of an element in an answer; empty where there is none."""
     entry = item.get(tag) if isinstance(item, dict) else None
@@ -241,6 +235,6 @@ def _read_found(item: Any) -> FoundSeries | None:
     values = {name: _value(item, tag) for tag, name in TAGS.items()}
     images = str(values.pop("images"))
     texts = {name: value if isinstance(value, str) else "" for name, value in values.items()}
-    if not (is_uid(texts["study"]) and is_uid(texts["uid"]) and images.isdecimal() and len(images) < 10):
+    if not (UID.fullmatch(texts["study"]) and UID.fullmatch(texts["uid"]) and images.isdecimal() and len(images) < 10):
         return None
     return FoundSeries(**texts, images=int(images))

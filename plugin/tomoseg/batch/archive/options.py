@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Annotated
 
 from tomoseg.core.errors import UsageError
@@ -36,8 +35,3 @@ class ArchiveOptions:
     def since(self) -> str:
         """The first day of the studies, as YYYYMMDD; empty for all."""
         return "" if self.days is None else f"{date.today() - timedelta(self.days):%Y%m%d}"
-
-    @property
-    def ca_path(self) -> Path | None:
-        """The file of certificates."""
-        return None if self.ca_file is None else Path(self.ca_file)

@@ -67,11 +67,6 @@ class Entry:
     earlier: int
     results: tuple[Predecessor, ...]
 
-    @property
-    def shown_step(self) -> str:
-        """What a status calls it: its step, "failed", or "waiting" before the next attempt."""
-        return "failed" if self.failed else "waiting" if self.attempts else self.step
-
 
 class Queue:
     """The series of an archive in the folder of a state; times are seconds since 1970.
@@ -172,7 +167,7 @@ class Queue:
             return self._db.execute(f"UPDATE series SET {AGAIN} WHERE failed OR attempts").rowcount
 
     def counts(self) -> dict[str, int]:
-        """Return the number of series of each shown step."""
+        """Return the number of series of each step; those that failed, or wait for an attempt, as such."""
         sql = (
             "SELECT CASE WHEN failed THEN 'failed' WHEN attempts THEN 'waiting' ELSE step END AS shown, count(*) "
             "FROM series GROUP BY shown ORDER BY shown"

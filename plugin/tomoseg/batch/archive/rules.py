@@ -1,15 +1,14 @@
 """Rules that say which bundle segments which series of an archive."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tomoseg.core.errors import UsageError, errors_as
 from tomoseg.core.files import read_text
 from tomoseg.core.json_records import from_json
-from tomoseg.core.options import require_choices
-from tomoseg.data.output_types import OUTPUT_TYPES, OutputTypeName
+from tomoseg.data.output_types import combine
 
 MAX_RULES_LENGTH = 1 << 20  # characters
 MODALITIES = ("CT", "MR")  # what tomoseg reads; so no result of its own, nor of others, is ever segmented
@@ -53,16 +52,12 @@ class Rule:
     description: str = "*"
     station: str = "*"
     images: tuple[int, int] = (2, MAX_IMAGES)
-    output_types: tuple[OutputTypeName, ...] = field(default=("dicom-sr",))
+    output_types: tuple[str, ...] = ("dicom-sr",)
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        combine(self.output_types)
         if self.modality not in MODALITIES:
             raise UsageError(f"modality: expected {' or '.join(MODALITIES)}, got {self.modality!r}")
-        foreign = [name for name in self.output_types if not OUTPUT_TYPES[name].of_series]
-        if foreign or not self.output_types:
-            wanted = ", ".join(name for name, kind in OUTPUT_TYPES.items() if kind.of_series)
-            raise UsageError(f"output types: expected some of {wanted}, got {', '.join(foreign) or 'none'}")
 
     def fits(self, series: FoundSeries) -> bool:
         """Return whether the bundle segments a series."""
@@ -91,11 +86,11 @@ def read_rules(path: Path) -> list[Rule]:
     import yaml  # type: ignore[import-untyped]
 
     remedy = ". See the administrator's page of the documentation"
-    with errors_as(UsageError, f"{path}: cannot be read", OSError, UnicodeDecodeError, remedy=". Check the path"):
+    foreign = (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError)
+    with errors_as(UsageError, f"{path}: cannot be read as a list of rules", *foreign, remedy=remedy):
         text = read_text(path, "utf-8-sig")
-    if len(text) > MAX_RULES_LENGTH:
-        raise UsageError(f"{path}: expected at most {MAX_RULES_LENGTH} characters{remedy}")
-    with errors_as(UsageError, f"{path}: expected a list of rules", yaml.YAMLError, RecursionError, remedy=remedy):
+        if len(text) > MAX_RULES_LENGTH:
+            raise OSError(f"expected at most {MAX_RULES_LENGTH} characters")
         content = yaml.safe_load(text)
     if not isinstance(content, list) or not content:
         raise UsageError(f"{path}: expected a list of rules, got {type(content).__name__}{remedy}")

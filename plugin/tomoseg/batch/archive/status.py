@@ -20,8 +20,8 @@ STEPS = {
 
 def describe_status(queue: Queue) -> dict[str, Any]:
     """Return the number of series of each step, and those that failed or wait, as `archive_status.schema.json` says."""
-    rows = [(entry.shown_step, asdict(entry)) for entry in queue.troubled(MAX_SHOWN)]
-    series = [{"step": step, **{name: row[name] for name in SHOWN}} for step, row in rows]
+    rows = map(asdict, queue.troubled(MAX_SHOWN))
+    series = [{"step": "failed" if row["failed"] else "waiting", **{key: row[key] for key in SHOWN}} for row in rows]
     counts: Mapping[str, int] = queue.counts()
     return {"counts": {step: counts.get(step, 0) for step in STEPS}, "series": series}
 

@@ -24,6 +24,7 @@ from tomoseg.bundle.options import RunOptions
 from tomoseg.bundle.registry import find_bundle
 from tomoseg.core.errors import OutputError, VolumeError, one_line
 from tomoseg.core.files import remove_stale
+from tomoseg.core.notes import print_error, print_line
 from tomoseg.data.dicom.file_reader import read_dataset
 from tomoseg.data.output_types import combine
 from tomoseg.data.segments import Predecessor
@@ -47,8 +48,8 @@ def watch_archive(
     settle_s: float = SETTLE_S,
     options: ArchiveOptions | None = None,
     run_options: RunOptions | None = None,
-    on_line: Callable[[str], None] | None = None,
-    on_error: Callable[[str], None] | None = None,
+    on_line: Callable[[str], None] = print_line,
+    on_error: Callable[[str], None] = print_error,
 ) -> Generator[dict[str, int], None, None]:
     """Segment the series of an archive that a rule fits, store the results in their studies, and go on for ever.
 
@@ -70,14 +71,13 @@ def watch_archive(
         BundleError: a bundle cannot be used.
     """
     options = options or ArchiveOptions()
-    archive = Archive(url, options.ca_path)
+    archive = Archive(url, options.ca_file)
     output = OutputOptions(follow=True, measure=False)  # results of an earlier state of a series are replaced
     executors = {
         name: LocalExecutor(Segmenter(find_bundle(name), run_options), output)
         for name in dict.fromkeys(rule.bundle for rule in rules)
     }
-    shown = on_line or _ignore, on_error or _ignore
-    watcher = _Watcher(archive, Queue(Path(state)), Path(state), rules, options, executors, *shown)
+    watcher = _Watcher(archive, Queue(Path(state)), Path(state), rules, options, executors, on_line, on_error)
     with closing(watcher.queue), locked(Path(state)):
         watcher.clean()
         while True:
@@ -214,10 +214,6 @@ class _Watcher:
             with suppress(OutputError):  # of a full disk; it is written again
                 save_status(self.state, self.archive.url, self.queue)
                 self.saved = counts
-
-
-def _ignore(line: str) -> None:
-    pass
 
 
 def _read_predecessor(path: Path) -> Predecessor:
