@@ -88,7 +88,7 @@ def calibrate(
     dataset = match_labels(require_trainable(read_dataset(data)), PlannedBundle.read(chosen.root), None)
     own = [Path(one) for one in InferenceConfig(chosen).checkpoints]
     held_out = list(_fold_cases(dataset, [Path(one) for one in fold_weights], own))
-    known = _read_table(Path(table)) if table is not None and Path(table).is_file() else []
+    known = read_table(Path(table)) if table is not None and Path(table).is_file() else []
     done = {(one.case, one.copy) for one in known}
     results = known
     for found in run_cases(chosen, dataset, held_out, copies, threads=threads, done=done, on_case=on_case):
@@ -227,7 +227,12 @@ def _write_table(path: Path, results: Sequence[Result]) -> None:
     write_csv(path, COLUMNS, rows)
 
 
-def _read_table(path: Path) -> list[Result]:
+def read_table(path: Path) -> list[Result]:
+    """Return the results in a table of `calibrate`.
+
+    Raises:
+        UsageError: it is none.
+    """
     remedy = ". Name another file."
     with errors_as(UsageError, f"{path}: no table of results", OSError, ValueError, KeyError, remedy=remedy):
         return [

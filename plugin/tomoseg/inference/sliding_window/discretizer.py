@@ -84,7 +84,7 @@ class ArgMax(Discretizer):
             ahead = part[1:].amax(dim=0) - part[0]
             labelled = (ahead > 0).flatten().nonzero()[:, 0]
             found = torch.zeros(ahead.numel(), dtype=self._dtype, device=part.device)
-            best = part[1:].flatten(1).index_select(1, labelled).max(dim=0).indices
+            best = part[1:].flatten(1)[:, labelled].max(dim=0).indices
             found[labelled] = (best + 1).to(self._dtype)
             values.append(found.view(ahead.shape))
             if possible is not None:
