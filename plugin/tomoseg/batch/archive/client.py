@@ -18,7 +18,7 @@ from pydicom import Dataset
 from pydicom.config import disable_value_validation
 
 from tomoseg.batch.archive.rules import FoundSeries
-from tomoseg.core.errors import TomosegError, UsageError, VolumeError, import_package, one_line
+from tomoseg.core.errors import TomosegError, UsageError, VolumeError, errors_as, import_package, one_line
 from tomoseg.core.files import require_regular, staging_folder
 from tomoseg.core.quiet import suppress_warnings
 from tomoseg.data.dicom.file_reader import read_dataset
@@ -97,21 +97,17 @@ class Archive:
         logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)  # it would log what the archive says
         self.url = url.rstrip("/")
         self._session = _Session()
-        try:
-            parts = urlsplit(url)
-            if parts.port == 0 or not parts.hostname:
-                raise ValueError("no host")
-            if parts.username or parts.password:
-                raise UsageError("the archive's address holds a user or a password. Put them into ~/.netrc")
+        with errors_as(UsageError, f"{ca_file}: cannot be read", OSError, remedy=". Check --ca-file"):
             if ca_file is not None:
                 self._session.verify = str(require_regular(Path(ca_file)))
+        what = "expected an address such as https://archive/dicom-web"
+        with errors_as(UsageError, what, ValueError, AttributeError):  # whose messages hold no address with a password
+            parts = urlsplit(url)
+            if parts.username or parts.password:
+                raise UsageError("the archive's address holds a user or a password. Put them into ~/.netrc")
+            if parts.port == 0 or not parts.hostname:
+                raise ValueError(f"got {url}")
             self._client = client.DICOMwebClient(self.url, self._session)
-        except OSError as error:
-            raise UsageError(f"{ca_file}: cannot be read: {one_line(error)}. Check --ca-file") from error
-        except (ValueError, AttributeError) as error:
-            if isinstance(error, TomosegError):
-                raise
-            raise UsageError(f"{url}: expected an address such as https://archive/dicom-web") from error
         self._client.set_http_retry_params(retry=False)  # the queue tries again
         self._counts_changes = True
 

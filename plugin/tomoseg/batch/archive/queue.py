@@ -7,8 +7,8 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Entry:
         step: the last one that is done.
         bundle, output_types: how it is segmented.
         attempts: of the next step, which all failed.
+        failing_since: when the first of them was.
         failed: it is not tried again.
         reason: of the last failure.
         earlier: number of results that were stored before.
@@ -62,6 +63,7 @@ class Entry:
     bundle: str
     output_types: tuple[str, ...]
     attempts: int
+    failing_since: float | None
     failed: bool
     reason: str
     earlier: int
@@ -148,18 +150,14 @@ class Queue:
             for_good: do not try again. The images are fetched again after `retry`.
         """
         wait = min(FIRST_WAIT_S * 2.0 ** min(entry.attempts, 16), MAX_WAIT_S)
+        since = now if entry.failing_since is None else entry.failing_since
+        given_up = for_good or now - since >= GIVE_UP_AFTER_S
+        step, shown = ARRIVING if for_good else entry.step, shorten(reason, MAX_REASON_LENGTH)
+        sql = "step = ?, attempts = attempts + 1, reason = ?, due = ?, failing_since = ?, failed = ?"
         with self._errors(), self._db:
-            self._db.execute(
-                "UPDATE series SET attempts = attempts + 1, reason = :reason, due = :now + :wait, "
-                "failing_since = coalesce(failing_since, :now), step = CASE WHEN :good THEN 'arriving' ELSE step END, "
-                "failed = :good OR :now - coalesce(failing_since, :now) >= :limit WHERE uid = :uid",
-                {
-                    "uid": entry.uid, "reason": shorten(reason, MAX_REASON_LENGTH), "now": now, "wait": wait,
-                    "good": for_good, "limit": GIVE_UP_AFTER_S,
-                },
-            )  # fmt: skip
-            (given_up,) = self._db.execute("SELECT failed FROM series WHERE uid = ?", (entry.uid,)).fetchone()
-        return bool(given_up)
+            values = (step, shown, now + wait, since, given_up, entry.uid)
+            self._db.execute(f"UPDATE series SET {sql} WHERE uid = ?", values)
+        return given_up
 
     def retry(self) -> int:
         """Let failed series, and those that wait, be tried at once; return how many there are."""
@@ -201,15 +199,13 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: another process has it.
     """
-    lock = sqlite3.connect(folder / LOCK, timeout=0)
-    try:
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            raise UsageError(f"{folder}: another `tomoseg watch` uses it. Stop that first") from error
+    what, remedy = f"{folder}: another `tomoseg watch` uses it", ". Stop that first"
+    with (
+        closing(sqlite3.connect(folder / LOCK, timeout=0)) as lock,
+        errors_as(UsageError, what, sqlite3.OperationalError, remedy=remedy),
+    ):
+        lock.execute("BEGIN EXCLUSIVE")
         yield
-    finally:
-        lock.close()
 
 
 def open_state(folder: str | os.PathLike[str]) -> Queue:
@@ -224,8 +220,7 @@ def open_state(folder: str | os.PathLike[str]) -> Queue:
 
 
 def _read(row: sqlite3.Row) -> Entry:
-    kept = {name: row[name] for name in ("uid", "study", "images", "step", "bundle", "attempts", "reason", "earlier")}
-    results = tuple(Predecessor(**one) for one in json.loads(row["results"]))
-    return Entry(
-        **kept, failed=bool(row["failed"]), output_types=tuple(row["output_types"].split(",")), results=results
-    )
+    values = {field.name: row[field.name] for field in fields(Entry)}
+    values["failed"], values["output_types"] = bool(row["failed"]), tuple(row["output_types"].split(","))
+    values["results"] = tuple(Predecessor(**one) for one in json.loads(row["results"]))
+    return Entry(**values)
