@@ -88,6 +88,14 @@ def test_what_is_needed_during_the_imports_is_imported(packages: Path) -> None:
     assert light.total() == 21
 
 
+def test_a_stand_in_stays_one_as_the_parameter_of_a_generic_class(packages: Path) -> None:
+    """As nibabel names pydicom's."""
+    generic = "from typing import Generic, TypeVar\nT = TypeVar('T')\nclass Box(Generic[T]): pass\n"
+    (packages / "light.py").write_text(f"{generic}import heavy.inner\nclass Own(Box[heavy.inner.Base]): pass\n")
+    assert issubclass(_import_light().Own, _import_light().Box)
+    assert "heavy" not in sys.modules
+
+
 def test_copies_and_pickles_are_of_the_real_thing(packages: Path) -> None:
     light = _import_light()
     again = pickle.loads(pickle.dumps(light.add))

@@ -84,7 +84,8 @@ class _StandIn:
         self._home = (module, name)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_home":  # not there yet in a copy
+        # the first is not there yet in a copy; Generic[…] asks for the others
+        if name in ("_home", "__parameters__") or name.startswith("__typing_"):
             raise AttributeError(name)
         return getattr(_resolve(*self._home), name)
 

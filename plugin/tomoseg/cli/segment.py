@@ -21,8 +21,8 @@ from tomoseg.data.output_types import names_output_file
 # what few bundles use: MONAI imports it at once, and our search for heads SimpleITK;
 # ignite imports torch.distributed.optim, which brings sympy
 SELDOM_USED = (
-    "itk", "matplotlib", "nrrd", "pandas", "pydicom", "scipy", "SimpleITK", "skimage", "sklearn",
-    "torch.distributed.optim",
+    "huggingface_hub", "itk", "jsonschema", "matplotlib", "nrrd", "pandas", "pydicom", "requests", "scipy", "SimpleITK",
+    "skimage", "sklearn", "tensorboard", "torch.distributed.optim", "torch.utils.tensorboard",
 )  # fmt: skip
 
 
