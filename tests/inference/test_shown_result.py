@@ -71,6 +71,8 @@ def test_a_viewer_in_a_notebook_has_names_and_colours(segmenter: Segmenter, scan
     pytest.importorskip("ipyniivue")
     result = segmenter(scan)
     widget = result.view()
+    assert widget.opts.is_radiological_convention
+    assert not result.view(neurological=True).opts.is_radiological_convention
     labels = widget.volumes[1].colormap_label
     assert labels.labels == ["background", *result.names.values()]
     assert labels.lut == [0, 0, 0, 0, *(part for one in result.label_table for part in (*one.colour, 255))]

@@ -189,8 +189,10 @@ def test_the_example_runs(name: str, workplace: Path) -> None:
         result = tomoseg.Segmenter.from_bundle("hippocampus", device="cpu")(workplace / "scans" / "scan.nii.gz")
         for path in ("predictions/scan_seg.nii.gz", "references/scan.nii.gz"):
             result.save(workplace / path)
-    if name == "train":
+    if name in ("train", "calibrate"):
         tiny_bundle(workplace / "dataset", workplace / "my_bundle")
+    if name == "calibrate":
+        tomoseg.train("./my_bundle", "dataset", tomoseg.TrainingOptions(fold="none", epochs=1, device="cpu"))
     examples = doctest.DocTestFinder(recurse=False).find(getattr(tomoseg, name), name, globs={})
     assert len(examples) == 1
     assert doctest.DocTestRunner().run(examples[0]).failed == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ LEAST_ERROR: Final = 0.02  # of a Dice; better ones count as alike
 # doubt: by how much the probabilities miss the label, as log-odds; band: how wide the undecided border is, in cm;
 # small, large: logarithm of the volume against that of the cases it was fitted on; rough: surface for the volume
 FEATURES: Final = ("doubt", "band", "small", "large", "rough")
+DIGITS: Final = 3  # of what is expected
 SMALLEST: Final = 1e-3  # of the usual volume and of a Dice, which keeps the features finite
 
 
@@ -41,7 +42,8 @@ class ExpectedDice:
     presence: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.dice:.2f} (not calibrated)" if self.low is None else f"{self.dice:.2f}, at least {self.low:.2f}"
+        bound = "not calibrated" if self.low is None else f"likely at least {self.low:.2f}"
+        return f"{self.dice:.2f}, {bound}"
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,8 @@ def expect_dice(
     for logit, row in enumerate(sums):
         label, value = known.get(names.get(logit, "")), logit + overlapping
         one = label.expect(row) if label else ExpectedDice(float(2 * row[1] / (row[0] + row[2]))) if row[0] else None
-        if value and one is not None:
-            found[value] = one
+        if value and one is not None:  # rounded, for the sums depend a little on the number of threads
+            found[value] = ExpectedDice(*(part if part is None else round(float(part), DIGITS) for part in astuple(one)))
     return found
 
 

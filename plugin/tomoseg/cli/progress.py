@@ -90,7 +90,8 @@ def _describe_label(row: LabelVolume) -> str:
     """Return name, volume and expected Dice of a label."""
     if row.expected_dice is None:
         return f"{row.name} {row.volume_ml:.2f} mL"
-    return f"{row.name} {row.volume_ml:.2f} mL, Dice {ExpectedDice(row.expected_dice, row.expected_dice_low)}"
+    expected = ExpectedDice(row.expected_dice, row.expected_dice_low)
+    return f"{row.name} {row.volume_ml:.2f} mL (expected Dice {expected})"
 
 
 def print_summary(report: Report, page: Path | None) -> None:

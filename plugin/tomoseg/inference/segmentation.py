@@ -221,8 +221,11 @@ class Segmentation(LabelMap):
             title=title, hounsfield=self.hounsfield, neurological=neurological,
         )  # fmt: skip
 
-    def view(self) -> Any:
+    def view(self, neurological: bool = False) -> Any:
         """Show scan and labels, with names and colours, in a notebook (NiiVue, of the package `ipyniivue`).
+
+        Args:
+            neurological: the patient's left is at the left; by default at the right, as radiologists are used to.
 
         Returns:
             The widget; None, after a line of advice, where the package is not installed.
@@ -244,7 +247,7 @@ class Segmentation(LabelMap):
         colours: dict[str, list[Any]] = {
             key: [label.colour[place] for label in shown] for place, key in enumerate(("R", "G", "B"))
         }
-        widget = import_module("ipyniivue").NiiVue()
+        widget = import_module("ipyniivue").NiiVue(is_radiological_convention=not neurological)
         widget.load_volumes([{"path": scan}, {"path": labels, "opacity": 0.5}])
         widget.volumes[1].set_colormap_label(
             {**colours, "A": [255 * (label.value > 0) for label in shown], "labels": [label.name for label in shown]}

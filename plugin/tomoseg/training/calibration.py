@@ -80,9 +80,9 @@ def calibrate(
 
     Example:
         >>> import tomoseg
-        >>> found = tomoseg.calibrate("./my_bundle", "dataset")
+        >>> found = tomoseg.calibrate("./my_bundle", "dataset", copies=1)
         >>> sorted(found.labels)
-        ['anterior', 'posterior']
+        ['Back part', 'Front']
     """
     chosen = find_bundle(bundle)
     dataset = match_labels(require_trainable(read_dataset(data)), PlannedBundle.read(chosen.root), None)
