@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ LEAST_ERROR: Final = 0.02  # of a Dice; better ones count as alike
 # doubt: by how much the probabilities miss the label, as log-odds; band: how wide the undecided border is, in cm;
 # small, large: logarithm of the volume against that of the cases it was fitted on; rough: surface for the volume
 FEATURES: Final = ("doubt", "band", "small", "large", "rough")
-DIGITS: Final = 3  # of what is expected
+DIGITS: Final = 3  # of an expected Dice
 SMALLEST: Final = 1e-3  # of the usual volume and of a Dice, which keeps the features finite
 
 
@@ -40,6 +40,10 @@ class ExpectedDice:
     dice: float
     low: float | None = None
     presence: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():  # the sums depend a little on the number of threads
+            object.__setattr__(self, name, value if value is None else round(float(value), DIGITS))
 
     def __str__(self) -> str:
         bound = "not calibrated" if self.low is None else f"likely at least {self.low:.2f}"
@@ -154,8 +158,8 @@ def expect_dice(
     for logit, row in enumerate(sums):
         label, value = known.get(names.get(logit, "")), logit + overlapping
         one = label.expect(row) if label else ExpectedDice(float(2 * row[1] / (row[0] + row[2]))) if row[0] else None
-        if value and one is not None:  # rounded, for the sums depend a little on the number of threads
-            found[value] = ExpectedDice(*(part if part is None else round(float(part), DIGITS) for part in astuple(one)))
+        if value and one is not None:
+            found[value] = one
     return found
 
 
