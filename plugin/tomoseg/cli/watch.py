@@ -64,8 +64,9 @@ def watch(
     if status is not None:
         _print_status(status, json, retry)
         return
-    if inbox is None:
-        raise UsageError("expected a folder or the address of an archive. See tomoseg watch --help")
+    if inbox is None or (output is None and not dry_run):
+        raise UsageError("expected a folder or the address of an archive, and -o. See tomoseg watch --help")
+    folder = output or Path()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped like this
     if inbox.startswith(("http://", "https://")):
         if (scans, written) != (ScanOptions(scans.output_type), OutputOptions()):
@@ -76,11 +77,19 @@ def watch(
             return
         for name in {rule.bundle for rule in chosen}:
             import_engine(name, trust)
-        _watch_archive(inbox, _require_output(output), chosen, settle, archive, quiet, options)
+
+        from tomoseg.batch.archive.watch import SETTLE_S, watch_archive
+
+        show: Callable[[str], None] = (lambda line: None) if quiet else print_line
+        seconds = SETTLE_S if settle is None else settle
+        show(f"{inbox}: waiting for series; see {folder / 'status.html'}; Ctrl-C ends it")
+        for _ in watch_archive(
+            inbox, folder, chosen, settle_s=seconds, options=archive, run_options=options, on_line=show
+        ):
+            pass
         return
     if rules is not None or dry_run or archive != ArchiveOptions():
         raise UsageError(f"{inbox}: --rules, --dry-run and limits are for an archive. Give its address, http://...")
-    folder = _require_output(output)
     import_engine(bundle, trust)
 
     from tomoseg.batch.watch import watch as watch_folder
@@ -95,27 +104,6 @@ def watch(
             print_line(f"{inbox}: waiting for scans; results go to {folder}; Ctrl-C ends it")
         for _ in rounds:
             pass
-
-
-def _watch_archive(
-    url: str,
-    state: Path,
-    rules: list[Rule],
-    settle: float | None,
-    archive: ArchiveOptions,
-    quiet: bool,
-    run: RunOptions,
-) -> None:
-    from tomoseg.batch.archive.watch import SETTLE_S, watch_archive
-
-    print_step: Callable[[str], None] = (lambda line: None) if quiet else print_line
-    rounds = watch_archive(
-        url, state, rules, settle_s=SETTLE_S if settle is None else settle,
-        options=archive, run_options=run, on_line=print_step,
-    )  # fmt: skip
-    print_step(f"{url}: waiting for series; see {state / 'status.html'}; Ctrl-C ends it")
-    for _ in rounds:
-        pass
 
 
 def _choose_rules(bundle: str, rules: Path | None, output_type: OutputTypeName | None) -> list[Rule]:
@@ -155,9 +143,3 @@ def _print_status(state: Path, as_json: bool, retry: bool) -> None:
         print_line(f"{STEPS[step]}: {count}")
     for one in status["series"]:
         print_line(f"{one['uid']}: {STEPS[one['step']]}: {one['reason']}")
-
-
-def _require_output(output: Path | None) -> Path:
-    if output is None:
-        raise UsageError("expected a folder with -o. See tomoseg watch --help")
-    return output

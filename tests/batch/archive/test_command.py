@@ -16,7 +16,7 @@ RULES = "- {bundle: hippocampus, modality: MR}"
     ("arguments", "message"),
     [
         ([], "expected a folder or the address of an archive"),
-        ([URL, "-b", "hippocampus"], "expected a folder with -o"),
+        ([URL, "-b", "hippocampus"], "expected a folder or the address of an archive, and -o"),
         ([URL, "-o", "state"], "expected a bundle with -b, or --rules. Choose one of"),
         ([URL, "-o", "state", "-b", "none"], "bundle 'none': no such name"),
         ([URL, "-o", "state", "-b", "hippocampus", "--rules", "rules.yaml"], "--rules: names bundles"),

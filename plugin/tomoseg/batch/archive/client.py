@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from pydicom import Dataset
 from pydicom.config import disable_value_validation
 
 from tomoseg.batch.archive.rules import FoundSeries
@@ -187,17 +186,14 @@ class Archive:
         with self._asking("storage"), disable_value_validation():
             results = [read_dataset(path, pixels=True) for path in paths]
         try:
-            self._store(study, results)
+            with self._asking("storage"), disable_value_validation():
+                answer = self._client.store_instances(results, study)
+                reasons = {f"{one.get('FailureReason', 0):#06x}" for one in answer.get(REFUSED) or ()}
+            if reasons:
+                raise ArchiveError(f"{self.url}: refuses results (DICOM failure reason {', '.join(sorted(reasons))})")
         except ArchiveError:  # some refuse instances that they hold already
             if not all(self._holds(study, str(one.SeriesInstanceUID), str(one.SOPInstanceUID)) for one in results):
                 raise
-
-    def _store(self, study: str, results: Sequence[Dataset]) -> None:
-        with self._asking("storage"), disable_value_validation():
-            answer = self._client.store_instances(results, study)
-            reasons = {f"{one.get('FailureReason', 0):#06x}" for one in answer.get(REFUSED) or ()}
-        if reasons:
-            raise ArchiveError(f"{self.url}: refuses results (DICOM failure reason {', '.join(sorted(reasons))})")
 
     def _holds(self, study: str, series: str, instance: str) -> bool:
         with self._asking("search"):

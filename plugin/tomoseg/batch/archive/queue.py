@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from tomoseg.batch.archive.rules import FoundSeries, Rule
 from tomoseg.core.errors import OutputError, UsageError, errors_as, shorten
@@ -132,8 +131,7 @@ class Queue:
 
     def advance(self, uid: str, step: str, results: tuple[Predecessor, ...] | None = None) -> None:
         """Note that a step is done; with results, that these are in the archive."""
-        sql = f"UPDATE series SET step = ?, {AGAIN}"
-        values: list[Any] = [step]
+        sql, values = f"UPDATE series SET step = ?, {AGAIN}", [step]
         if results is not None:
             sql += ", earlier = earlier + 1, results = ?"
             values.append(json.dumps([asdict(one) for one in results]))

@@ -61,15 +61,10 @@ class Rule:
 
     def fits(self, series: FoundSeries) -> bool:
         """Return whether the bundle segments a series."""
-        patterns = (self.body_part, self.description, self.station)
-        values = (series.body_part, series.description, series.station)
-        return (
-            series.modality == self.modality
-            and self.images[0] <= series.images <= self.images[1]
-            and all(
-                fnmatchcase(value.lower(), pattern.lower()) for value, pattern in zip(values, patterns, strict=True)
-            )
-        )
+        if series.modality != self.modality or not self.images[0] <= series.images <= self.images[1]:
+            return False
+        texts = ("body_part", "description", "station")
+        return all(fnmatchcase(getattr(series, name).lower(), getattr(self, name).lower()) for name in texts)
 
 
 def choose_rule(rules: Sequence[Rule], series: FoundSeries) -> Rule | None:

@@ -33,12 +33,5 @@ def save_status(state: Path, url: str, queue: Queue) -> None:
         OutputError: it cannot be written.
     """
     pages = sorted(path.parent.name for path in state.glob("*/report.html"))
-    values = {
-        "url": url,
-        "steps": STEPS,
-        "when": utc_now(),
-        "pages": pages,
-        "details": {"tomoseg": __version__},
-        **describe_status(queue),
-    }
-    write_html(state / "status.html", Path(__file__).parent, "status.html", **values)
+    values = describe_status(queue) | {"url": url, "steps": STEPS, "when": utc_now(), "pages": pages}
+    write_html(state / "status.html", Path(__file__).parent, "status.html", details={"tomoseg": __version__}, **values)

@@ -49,7 +49,6 @@ def watch_archive(
     options: ArchiveOptions | None = None,
     run_options: RunOptions | None = None,
     on_line: Callable[[str], None] = print_line,
-    on_error: Callable[[str], None] = print_error,
 ) -> Generator[dict[str, int], None, None]:
     """Segment the series of an archive that a rule fits, store the results in their studies, and go on for ever.
 
@@ -60,8 +59,7 @@ def watch_archive(
         settle_s: a series is complete when its number of images has not changed for so many seconds.
         options: of the archive.
         run_options: how the bundles are run.
-        on_line: called with a line when a step of a series is done.
-        on_error: called with a line when a step failed.
+        on_line: called with a line when a step of a series is done; errors are printed.
 
     Yields:
         The number of series of each step, after each step and after each look at the archive.
@@ -77,7 +75,7 @@ def watch_archive(
         name: LocalExecutor(Segmenter(find_bundle(name), run_options), output)
         for name in dict.fromkeys(rule.bundle for rule in rules)
     }
-    watcher = _Watcher(archive, Queue(Path(state)), Path(state), rules, options, executors, on_line, on_error)
+    watcher = _Watcher(archive, Queue(Path(state)), Path(state), rules, options, executors, on_line)
     with closing(watcher.queue), locked(Path(state)):
         watcher.clean()
         while True:
@@ -103,7 +101,6 @@ class _Watcher:
     options: ArchiveOptions
     executors: Mapping[str, LocalExecutor]
     on_line: Callable[[str], None]
-    on_error: Callable[[str], None]
     last_change: int | None = None
     next_look: float = 0
     searched: float = 0
@@ -132,7 +129,7 @@ class _Watcher:
             found = list(self.archive.search(self.options.since))
         except ArchiveError as error:
             if not self.down_since:
-                self.on_error(one_line(error))
+                print_error(one_line(error))
                 self.down_since = now
             self.next_look += min(max(now - self.down_since, 0), MAX_PAUSE_S)  # the longer it lasts, the rarer
             return
@@ -158,7 +155,7 @@ class _Watcher:
         given_up = self.queue.fail(entry, reason, time.time(), for_good=for_good)
         if for_good:
             _remove(self._images(entry))
-        self.on_error(f"{entry.uid}: {reason}{'; given up' if given_up else '; tried again later'}")
+        print_error(f"{entry.uid}: {reason}{'; given up' if given_up else '; tried again later'}")
 
     def _fetch(self, entry: Entry) -> str:
         folder = self._images(entry)
@@ -223,8 +220,6 @@ def _read_predecessor(path: Path) -> Predecessor:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
+    shutil.rmtree(path, ignore_errors=True)  # does nothing to a file or a link
+    with suppress(OSError):
+        path.unlink()
