@@ -5,6 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tomoseg.core.notes import print_line
+
+
+def publish_table(bundle: Path, name: str, script: str, lines: list[str]) -> None:
+    """Print the lines of a table, and put it into the card of the bundle in a folder; otherwise as `replace_table`."""
+    for line in lines:
+        print_line(line)
+    replace_table(bundle / "docs" / "README.md", name, script, "\n".join(lines) + "\n")
+
 
 def replace_table(card: Path, name: str, script: str, table: str) -> None:
     """Replace what stands between the two comments of a card that begin `<!-- NAME` and `<!-- end of NAME`.

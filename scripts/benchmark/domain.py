@@ -18,10 +18,9 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from card_tables import replace_table
+from card_tables import publish_table
 from phantom import phantom
 from tomoseg import Grid, Segmenter, find_bundle
-from tomoseg.core.notes import print_line
 from tomoseg.data.datasets import Dataset, Pair, read_dataset
 from tomoseg.data.read import read_volume
 from tomoseg.data.splits import read_splits
@@ -111,9 +110,7 @@ def main() -> None:
         warned = sum(bool(one.reasons) for one in several)
         shown = " | ".join(f"{of(distances):.2f}" for of in (median, min, max))
         lines.append(f"| {name} | {len(several)} | {warned} | {shown} |")
-    for line in lines:
-        print_line(line)
-    replace_table(bundle.root / "docs" / "README.md", "domain", Path(__file__).name, "\n".join(lines) + "\n")
+    publish_table(bundle.root, "domain", Path(__file__).name, lines)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from card_tables import replace_table
+from card_tables import publish_table
 from tomoseg import find_bundle
 from tomoseg.bundle.metadata import Bundle
 from tomoseg.core.notes import print_line
@@ -55,9 +55,7 @@ def main() -> None:
     for label, dice in measured.dice.items():
         changes = " | ".join(f"{round(measured.change[name][label], 4) + 0.0:+.4f}" for name in names)  # no -0
         table.append(f"| {label.replace('_', ' ')} | {dice:.4f} | {changes} |")
-    for line in table:
-        print_line(line)
-    replace_table(bundle.root / "docs" / "README.md", "precision", Path(__file__).name, "\n".join(table) + "\n")
+    publish_table(bundle.root, "precision", Path(__file__).name, table)
 
 
 if __name__ == "__main__":

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoseg.bundle.configs import as_plain
-from tomoseg.core.errors import BundleError, errors_as
-from tomoseg.core.json_files import read_json, write_json
-from tomoseg.core.json_records import from_json
+from tomoseg.bundle.measured import read_measured, save_measured
 
 CONFIDENCE: Final = "configs/confidence.json"
 RAW_TEMPERATURE: Final = 1.0
@@ -101,13 +98,17 @@ class Confidence:
     temperature: float
     labels: dict[str, LabelConfidence]
 
+    def __post_init__(self) -> None:
+        if any(len(one.weights) != len(FEATURES) or not one.curve for one in self.labels.values()):
+            raise ValueError(f"expected {len(FEATURES)} weights and a curve for each label")
+
     def save(self, root: Path) -> None:
         """Write it into a bundle's folder, atomically.
 
         Raises:
             OutputError: it cannot be written.
         """
-        write_json(root / CONFIDENCE, as_plain(asdict(self)))
+        save_measured(root / CONFIDENCE, self)
 
 
 def read_confidence(root: Path, checkpoints: Collection[str]) -> Confidence | None:
@@ -120,15 +121,8 @@ def read_confidence(root: Path, checkpoints: Collection[str]) -> Confidence | No
     Raises:
         BundleError: the file is damaged.
     """
-    path = root / CONFIDENCE
-    if not path.is_file():
-        return None
-    remedy = ". Make it again with `tomoseg calibrate`, or remove the file."
-    with errors_as(BundleError, f"{path}: cannot be read", OSError, ValueError, remedy=remedy):
-        found: Confidence = from_json(Confidence, read_json(path))
-        if any(len(one.weights) != len(FEATURES) or not one.curve for one in found.labels.values()):
-            raise ValueError(f"expected {len(FEATURES)} weights and a curve for each label")
-    return found if set(checkpoints) <= set(found.checkpoints) else None
+    found = read_measured(root / CONFIDENCE, Confidence, "Make it again with `tomoseg calibrate`")
+    return found if found and set(checkpoints) <= set(found.checkpoints) else None
 
 
 def describe_sums(sums: NDArray[np.float64], volume_ml: float) -> NDArray[np.float64]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tomoseg.bundle.configs import as_plain
-from tomoseg.core.errors import BundleError, errors_as
-from tomoseg.core.json_files import read_json, write_json
-from tomoseg.core.json_records import from_json
+from tomoseg.bundle.measured import read_measured, save_measured
 
 DOMAIN: Final = "configs/domain.json"
 LOOK_SIDE: Final = 8  # blocks along each axis of a scan, over which its intensities are averaged
@@ -52,7 +49,7 @@ class Domain:
         Raises:
             OutputError: it cannot be written.
         """
-        write_json(root / DOMAIN, as_plain(asdict(self)))
+        save_measured(root / DOMAIN, self)
 
 
 def read_domain(root: Path) -> Domain | None:
@@ -61,10 +58,4 @@ def read_domain(root: Path) -> Domain | None:
     Raises:
         BundleError: the file is damaged.
     """
-    path = root / DOMAIN
-    if not path.is_file():
-        return None
-    remedy = ". Train the bundle again, or remove the file."
-    with errors_as(BundleError, f"{path}: cannot be read", OSError, ValueError, remedy=remedy):
-        domain: Domain = from_json(Domain, read_json(path))
-    return domain
+    return read_measured(root / DOMAIN, Domain, "Train the bundle again")

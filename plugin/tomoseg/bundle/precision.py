@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tomoseg.bundle.configs import as_plain
-from tomoseg.core.errors import BundleError, errors_as
-from tomoseg.core.json_files import read_json, write_json
-from tomoseg.core.json_records import from_json
+from tomoseg.bundle.measured import read_measured, save_measured
 
 PRECISION: Final = "configs/precision.json"
 MAX_CHANGE: Final = 0.002  # of the mean Dice of each label, up to which a precision counts as safe
@@ -39,7 +36,7 @@ class MeasuredPrecision:
         Raises:
             OutputError: it cannot be written.
         """
-        write_json(root / PRECISION, as_plain(asdict(self)))
+        save_measured(root / PRECISION, self)
 
 
 def read_precision(root: Path) -> MeasuredPrecision | None:
@@ -48,13 +45,7 @@ def read_precision(root: Path) -> MeasuredPrecision | None:
     Raises:
         BundleError: the file is damaged.
     """
-    path = root / PRECISION
-    if not path.is_file():
-        return None
-    remedy = ". Measure it again, or remove the file."
-    with errors_as(BundleError, f"{path}: cannot be read", OSError, ValueError, remedy=remedy):
-        measured: MeasuredPrecision = from_json(MeasuredPrecision, read_json(path))
-    return measured
+    return read_measured(root / PRECISION, MeasuredPrecision, "Measure it again")
 
 
 def safe_precisions(root: Path, weights: Collection[str], labels: Collection[str]) -> frozenset[str]:
