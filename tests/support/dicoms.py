@@ -198,7 +198,7 @@ def _common(array: NDArray[Any], grid: Grid, modality: str, uid: str | None) -> 
     dataset.StudyDate, dataset.StudyTime, dataset.StudyID = "20260102", "101112", "1"
     dataset.SeriesNumber, dataset.SeriesDescription = 3, "phantom"
     dataset.AccessionNumber = dataset.ReferringPhysicianName = dataset.PositionReferenceIndicator = ""
-    dataset.Manufacturer, dataset.ImageType = "nobody", ["ORIGINAL", "PRIMARY", "AXIAL"]
+    dataset.Manufacturer, dataset.ImageType = "phantoms", ["ORIGINAL", "PRIMARY", "AXIAL"]
     dataset.Modality, dataset.PatientPosition = modality, "HFS"
     dataset.Columns, dataset.Rows = array.shape[:2]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"

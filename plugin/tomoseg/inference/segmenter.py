@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from tomoseg.inference.domain import compare, join, tell
 from tomoseg.inference.label_map import find_label_table, require_labels, to_label_map
 from tomoseg.inference.localisation.assembly import MergedLabels, assemble
 from tomoseg.inference.localisation.crop import nearest
-from tomoseg.inference.localisation.locator import FindHead, LocatedRegions, Locator, RegionCrop
+from tomoseg.inference.localisation.locator import FindHead, LocatedRegions, Locator
 from tomoseg.inference.localisation.registration import register
 from tomoseg.inference.pipeline import Pipeline
 from tomoseg.inference.segmentation import Segmentation
@@ -262,10 +262,10 @@ class Segmenter:
                 labels = to_label_map(self.bundle, prediction.array, prediction.affine, prepared.grid)
                 found, ran = MergedLabels(labels, prediction.entropy), prediction.stats
                 table, expected = find_label_table(self.bundle, labels), prediction.expected_dice
+                unlike = None  # `prepare` has compared it
             else:
-                found, ran, expected = self._predict_crops(prepared, prepared.located, on_window)
+                found, ran, expected, unlike = self._predict_crops(prepared, prepared.located, on_window)
                 table = prepared.located.localisation.label_table
-        unlike = self._compare_places(found.places)
         if ran.planned_bytes:
             ran = replace(ran, planned_bytes=max(ran.planned_bytes, prepared.stats.peak_bytes))
         result = Segmentation(
@@ -308,18 +308,6 @@ class Segmenter:
         with self._network_lock:
             return self._pipeline.probabilities(prepared.data, grid or prepared.grid)
 
-    def _compare_places(self, places: Sequence[RegionCrop]) -> OutOfDomain | None:
-        """Return how unlike the training cases the crops of a scan are, if the bundle says what those are like."""
-        found: OutOfDomain | None = None
-        for place in places if self._domain else ():
-            one = compare(
-                self._pipeline.prepare(place.crop.volume)[self._pipeline.config.image_key], None, self._domain
-            )
-            if one is not None:
-                reasons = tuple(f"{place.region.name}: {reason}" for reason in one.reasons)
-                found = join(found, replace(one, reasons=reasons))
-        return found
-
     def _volume_warnings(self, result: Segmentation) -> list[str]:
         """Return why labels may be wrong, by the volumes that the bundle declares to be plausible."""
         if all(label.volume_ml is None for label in result.label_table):
@@ -331,13 +319,18 @@ class Segmenter:
 
     def _predict_crops(
         self, prepared: Prepared, located: LocatedRegions, on_window: OnWindow | None
-    ) -> tuple[MergedLabels, RunStats, dict[int, ExpectedDice]]:
-        """Segment the structures of a scan, each in its crop; return the labels of the scan, and what that took."""
-        ran, expected = RunStats(), dict[int, ExpectedDice]()
+    ) -> tuple[MergedLabels, RunStats, dict[int, ExpectedDice], OutOfDomain | None]:
+        """Segment the structures of a scan, each in its crop.
+
+        Returns:
+            The labels of the scan, what that took, how good they likely are, and how unlike the training cases.
+        """
+        ran, expected, unlike = RunStats(), dict[int, ExpectedDice](), None
         last: Mapping[int, ExpectedDice] = {}
+        data: dict[str, Any] = {}
 
         def predict(crop: Volume, target: Grid) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-            nonlocal ran, last
+            nonlocal ran, last, data
             start = time.perf_counter()
             data = self._pipeline.prepare(crop)
             ran += RunStats({"preprocessing": time.perf_counter() - start})
@@ -352,12 +345,18 @@ class Segmenter:
             return labels, entropy
 
         def finish(done: int, total: int) -> None:
-            values = located.places[done - 1].region.labels
+            nonlocal unlike
+            region = located.places[done - 1].region
+            one = compare(data[self._pipeline.config.image_key], None, self._domain)
+            if one is not None:
+                reasons = tuple(f"{region.name}: {reason}" for reason in one.reasons)
+                unlike = join(unlike, replace(one, reasons=reasons))
+            values = region.labels
             expected.update({values[value]: one for value, one in last.items() if value in values})
             if on_window is not None:
                 on_window(done, total)
 
-        return assemble(located, prepared.grid, predict, finish), ran, expected
+        return assemble(located, prepared.grid, predict, finish), ran, expected, unlike
 
 
 def _read(

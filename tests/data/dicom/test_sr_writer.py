@@ -145,6 +145,6 @@ def test_a_result_says_what_it_replaces_and_where_the_images_are_from(tmp_path: 
     assert [int(one.SeriesNumber) for one in (*first, report, seg)] == [40003, 1003, 41003, 2003]
     for dataset in (report, seg):
         (scanner,) = dataset.ContributingEquipmentSequence
-        assert (scanner.Manufacturer, scanner.StationName) == ("nobody", "CT 2")
+        assert (scanner.Manufacturer, scanner.StationName) == ("phantoms", "CT 2")
         assert scanner.PurposeOfReferenceCodeSequence[0].CodeValue == "109101"
         assert dataset.PatientID == "4711"
